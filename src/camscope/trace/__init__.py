@@ -1,0 +1,8 @@
+"""One forward pass, recorded: hooks in, hooks out, and the model left as it was."""
+
+from camscope.trace.forward import Forward, Trace, record
+from camscope.trace.hooks import Recording, tracing, unchanged
+from camscope.trace.layout import Layout
+from camscope.trace.structure import tensors, unwrap
+
+__all__ = ["Forward", "Layout", "Recording", "Trace", "record", "tensors", "tracing", "unchanged", "unwrap"]

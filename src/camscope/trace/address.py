@@ -1,0 +1,90 @@
+"""Names of places in a network: a module's output, or the result of a function that a module calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from camscope.errors import LayerError, nearest
+
+Record = Callable[["Address", Any], Any]
+
+
+@dataclass
+class Address:
+    """One place in a network.
+
+    Written as a module name, ``layer4.1``; as a function that a module's own forward calls, ``features.relu()``,
+    or ``relu()`` for one called by the network itself; either with ``#k`` for its k-th call, counted from 0, where
+    the last is not the one that is meant.
+
+    Attributes:
+        name: as written.
+        module: the module whose output it is, or whose forward calls the function.
+        function: name of the function, or "" for the module's output.
+        call: the call that is meant; None for the last.
+    """
+
+    name: str
+    module: nn.Module
+    function: str = ""
+    call: int | None = None
+    _depth: int = -1
+
+    @classmethod
+    def parse(cls, net: nn.Module, name: str) -> Address:
+        """Find the place that ``name`` means in ``net``.
+
+        Raises:
+            LayerError: there is no such module; the message has the nearest names.
+
+        >>> net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU())
+        >>> Address.parse(net, "1").module
+        ReLU()
+        >>> Address.parse(net, "relu()#0").call
+        0
+        """
+        base, _, call = name.partition("#")
+        path, function = base, ""
+        if base.endswith("()"):
+            path, _, function = base[:-2].rpartition(".")
+        modules = dict(net.named_modules())
+        if path not in modules or (call and not call.isdigit()):
+            raise LayerError(nearest("layer", name, [n for n in modules if n]))
+        return cls(name, modules[path], function, int(call) if call else None)
+
+    def install(self, record: Record) -> Iterator[RemovableHandle]:
+        """Hook the place, so that its output passes through ``record``; the handles remove the hooks."""
+        if not self.function:
+            yield self.module.register_forward_hook(lambda _, __, output: record(self, output))
+            return
+        self._depth = -1
+        for module in self.module.modules():
+            yield module.register_forward_pre_hook(self._enter)
+            yield module.register_forward_hook(self._leave)
+
+    def calls(self, function: str) -> bool:
+        """Whether a call of ``function`` now would be one by the module's own forward."""
+        return self._depth == 0 and function.rstrip("_") == self.function
+
+    def _enter(self, module: nn.Module, _: Any) -> None:
+        self._depth = 0 if module is self.module else self._depth + 1
+
+    def _leave(self, module: nn.Module, _: Any, __: Any) -> None:
+        self._depth -= 1
+
+
+def name_of(net: nn.Module, module: nn.Module) -> str:
+    """The name of a module in a network.
+
+    Raises:
+        LayerError: it is not part of the network.
+    """
+    names: dict[nn.Module, str] = {candidate: name for name, candidate in net.named_modules()}
+    if module in names:
+        return names[module]
+    raise LayerError(f"the layer given ({type(module).__name__}) is not a module of this {type(net).__name__}")

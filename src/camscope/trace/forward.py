@@ -1,0 +1,216 @@
+"""Forward: one pass recorded at several layers. Trace: that pass seen at one layer, for one score an image."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camscope.errors import LayerError
+from camscope.trace.hooks import Edit, tracing
+from camscope.trace.layout import Layout
+from camscope.trace.replay import Tail
+from camscope.trace.structure import map_tensors, tensors, unwrap
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward pass of a network, recorded at one or several layers.
+
+    Attributes:
+        net: the network.
+        inputs: (B, C, *space), or a tuple where the network takes several.
+        outputs: (B, ...) scores of the network, unwrapped, before a final softmax or sigmoid.
+        bypassed: the function that was undone at the end ("softmax", "sigmoid"), "log p" where only probabilities
+            could be had, or "".
+        records: layer name -> the tensor that the layer handed on.
+        picture: which of several inputs is the picture.
+        differentiable: whether the graph reaches the parameters.
+    """
+
+    net: nn.Module
+    inputs: Any
+    outputs: Tensor
+    bypassed: str
+    records: Mapping[str, Tensor]
+    picture: int = 0
+    differentiable: bool = False
+
+    @property
+    def batch(self) -> int:
+        """Number of images."""
+        return len(next(tensors(self.inputs)))
+
+    @property
+    def pictures(self) -> Tensor:
+        """(B, C, *space) the pictures, among the inputs."""
+        return self.inputs[self.picture] if isinstance(self.inputs, tuple) else self.inputs  # type: ignore[no-any-return]
+
+    def trace(
+        self, layer: str, targets: Sequence[Callable[[Tensor], Tensor]], *, layout: Layout | None = None
+    ) -> Trace:
+        """The pass seen at one layer, with one target an image; the layout is channels-first unless given."""
+        return Trace(self, layer, targets, layout or Layout())
+
+
+def record(
+    net: nn.Module,
+    inputs: Any,
+    *,
+    layers: Sequence[str],
+    edits: Mapping[str, Edit] | None = None,
+    picture: int = 0,
+    differentiable: bool = False,
+) -> Forward:
+    """Run a network once and record it at some layers.
+
+    Args:
+        net: any network; it runs in eval mode and is left bit-identical.
+        inputs: (B, C, *space), or a tuple of inputs.
+        layers: their names, see `tracing`.
+        edits: layer name -> a change to its output.
+        picture: which of several inputs is the picture.
+        differentiable: keep the whole graph, from the inputs and parameters on.
+
+    Raises:
+        LayerError: a layer does not exist, or did not run.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3), nn.Softmax(1))
+    >>> forward = record(net, torch.ones(1, 1, 4, 4), layers=["1"])
+    >>> forward.bypassed, forward.trace("1", [lambda out: out[0]]).gradients.shape
+    ('softmax', torch.Size([1, 2, 2, 2]))
+    """
+    if not differentiable:
+        inputs = map_tensors(inputs, torch.Tensor.detach)
+    with tracing(net, layers, edits=edits, differentiable=differentiable) as recording:
+        inputs = map_tensors(inputs, lambda t: t.clone() if t.is_inference() else t)
+        returned = net(*inputs) if isinstance(inputs, tuple) else net(inputs)
+        outputs, bypassed = recording.logits(unwrap(returned))
+    for name in layers:
+        if name not in recording.tensors:
+            raise LayerError(f"layer {name!r} did not run in the forward pass; name a layer that does")
+    return Forward(net, inputs, outputs, bypassed, recording.tensors, picture, differentiable)
+
+
+class Trace:
+    """One forward pass recorded at one layer, and the score to be explained in each image.
+
+    Attributes:
+        inputs: (B, C, *space), or a tuple where the network takes several.
+        outputs: (B, ...) what the network returned, unwrapped, before a final softmax or sigmoid.
+        scores: (B,) the explained score of each image.
+        layer: name of the layer.
+        layout: where batch, channels and space lie in its output.
+    """
+
+    def __init__(
+        self, forward: Forward, layer: str, targets: Sequence[Callable[[Tensor], Tensor]], layout: Layout
+    ) -> None:
+        self.forward, self.layer, self.targets, self.layout = forward, layer, list(targets), layout
+        self.inputs, self.outputs = forward.inputs, forward.outputs
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            self.scores = torch.stack([t(o) for t, o in zip(self.targets, forward.outputs, strict=True)])
+
+    @property
+    def pictures(self) -> Tensor:
+        """(B, C, *space) the pictures, among the inputs."""
+        return self.forward.pictures
+
+    @property
+    def _record(self) -> Tensor:
+        return self.forward.records[self.layer]
+
+    @cached_property
+    def activations(self) -> Tensor:
+        """(B, K, *grid) what the layer computed; half precision is returned as float32."""
+        record = self._record if self.forward.differentiable else self._record.detach()
+        return _at_least_float32(self.layout.read(record))
+
+    @cached_property
+    def gradients(self) -> Tensor:
+        """(B, K, *grid) derivative of each image's score; the backward pass runs on first use."""
+        gradient = torch.zeros_like(self._record) if self._gradient is None else self._gradient
+        return _at_least_float32(self.layout.read(gradient))
+
+    @property
+    def connected(self) -> bool:
+        """Whether the score depends on the layer at all."""
+        return self._gradient is not None
+
+    @cached_property
+    def _gradient(self) -> Tensor | None:
+        if not self.scores.requires_grad:
+            return None
+        gradient: Tensor | None
+        (gradient,) = torch.autograd.grad(
+            self.scores,
+            self._record,
+            grad_outputs=torch.ones_like(self.scores),
+            retain_graph=True,
+            create_graph=self.forward.differentiable,
+            allow_unused=True,
+        )
+        return gradient
+
+    def again(self, inputs: Any = None, *, rows: Tensor | None = None, edit: Edit | None = None) -> Trace:
+        """The same targets on other inputs, or with an edited layer output.
+
+        Without ``inputs`` only the part of the network after the layer runs again (see `Tail`).
+
+        Args:
+            inputs: (n, C, *space) pictures, or a whole tuple of inputs; None for the inputs of this trace. Other
+                inputs than the picture are taken from this trace where only pictures are given.
+            rows: (n,) the image of this trace that each of the n belongs to; None for all images in order.
+            edit: (n, K, *grid) -> (n, K, *grid), a change to the layer's output.
+
+        Returns:
+            A trace of n images.
+        """
+        rows = torch.arange(self.forward.batch) if rows is None else rows.cpu()
+        targets = [self.targets[row] for row in rows.tolist()]
+        if inputs is None:
+            forward = self._rerun(self._tail, rows, edit)
+        else:
+            if isinstance(self.inputs, tuple) and not isinstance(inputs, tuple):
+                others = map_tensors(self.inputs, lambda t: t[rows.to(t.device)])
+                inputs = tuple(inputs if i == self.forward.picture else o for i, o in enumerate(others))
+            edits = None if edit is None else {self.layer: lambda output: self._change(output, edit)}
+            forward = self._record_again(inputs, edits)
+        return forward.trace(self.layer, targets, layout=self.layout)
+
+    def _record_again(self, inputs: Any, edits: Mapping[str, Edit] | None) -> Forward:
+        return record(self.forward.net, inputs, layers=[self.layer], edits=edits, picture=self.forward.picture)
+
+    def _rerun(self, tail: Tail, rows: Tensor, edit: Edit | None) -> Forward:
+        recorded = self._record.detach().index_select(self.layout.batch, rows.to(self._record.device))
+        changed = recorded if edit is None else self._change(recorded, edit)
+        with tail.replayed(rows) as inputs:
+            return self._record_again(inputs, {self.layer: lambda _: changed})
+
+    def _change(self, output: Tensor, edit: Edit) -> Tensor:
+        """Apply an edit of (n, K, *grid) to what the layer returns."""
+        activations = _at_least_float32(self.layout.read(output))
+        return self.layout.write(output, edit(activations).to(output.dtype))
+
+    @cached_property
+    def _tail(self) -> Tail:
+        """The cheapest tail that is proved, on a batch of another size, to give the same outputs."""
+        net, rows = self.forward.net, torch.arange(self.forward.batch + 1) % self.forward.batch
+        expected = self.outputs.detach()[rows.to(self.outputs.device)]
+        for values, copies in itertools.product((False, True), repeat=2):
+            with contextlib.suppress(RuntimeError, ValueError, TypeError, IndexError):
+                tail = Tail.after(net, self.layer, self.inputs, values=values, copies=copies)
+                outputs = self._rerun(tail, rows, None).outputs
+                if torch.allclose(outputs, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
+                    return tail
+        return Tail(self.inputs, {})
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

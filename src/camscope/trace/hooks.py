@@ -1,0 +1,199 @@
+"""Hooks in, hooks out: recording layers while a network runs, and leaving it as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from camscope.errors import LayerError
+from camscope.trace.address import Address, Record
+from camscope.trace.structure import first_tensor
+
+Edit = Callable[[Tensor], Tensor]
+
+_LINKS = {"softmax", "log_softmax", "sigmoid", "expit", "special_expit"}
+_contexts = threading.local()
+
+
+@dataclass
+class Recording:
+    """What `tracing` saw in the last forward pass.
+
+    Attributes:
+        tensors: layer name -> its output; the first in execution order is a leaf that requires grad.
+        calls: layer name -> how often it ran.
+        link: the last softmax or sigmoid: its input, its output and its name.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    link: tuple[Tensor, Tensor, str] | None = None
+
+    def logits(self, scores: Tensor) -> tuple[Tensor, str]:
+        """Undo a final softmax or sigmoid.
+
+        Returns:
+            The tensor that the last softmax or sigmoid was given, and its name; or the logarithm and "log p" where
+            only probabilities that add up to 1 can be had; or the scores as they are, and "".
+        """
+        if self.link is not None:
+            before, after, name = self.link
+            reshaped = scores.numel() == after.numel() and scores.data_ptr() == after.data_ptr()
+            if scores is after or reshaped:
+                return before.reshape(scores.shape), name
+        if _are_probabilities(scores.detach()):
+            return scores.clamp_min(torch.finfo(scores.dtype).tiny).log(), "log p"
+        return scores, ""
+
+
+def _are_probabilities(scores: Tensor) -> bool:
+    if scores.ndim != 2 or scores.shape[1] < 2 or bool((scores < 0).any()):
+        return False
+    return bool(((scores.float().sum(1) - 1).abs() < 1e-3).all())
+
+
+class _Watch(TorchFunctionMode):
+    """Sees every torch call: remembers the last softmax or sigmoid, and records functional layers."""
+
+    def __init__(self, recording: Recording, addresses: Sequence[Address], record: Record) -> None:
+        super().__init__()
+        self.recording, self.record = recording, record
+        self.functional = [a for a in addresses if a.function]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if _innermost() is not self.recording:
+            return result
+        name = getattr(func, "__name__", "")
+        if name in _LINKS and args and result is not args[0]:
+            self.recording.link = (args[0], result, name)
+        for address in self.functional:
+            if address.calls(name):
+                result = self.record(address, result)
+        return result
+
+
+def _innermost() -> Recording | None:
+    stack: list[Recording] = getattr(_contexts, "stack", [])
+    return stack[-1] if stack else None
+
+
+@contextlib.contextmanager
+def _as_innermost(recording: Recording) -> Iterator[None]:
+    stack: list[Recording] = _contexts.__dict__.setdefault("stack", [])
+    stack.append(recording)
+    try:
+        yield
+    finally:
+        stack.pop()
+
+
+@contextlib.contextmanager
+def unchanged(net: nn.Module, *, frozen: bool = True) -> Iterator[None]:
+    """Put a network in eval mode inside, and leave it bit-identical, also after an exception.
+
+    Training flags are set module by module: a network's own ``eval()`` may do more. Buffers that a forward pass
+    writes to in spite of eval mode are put back.
+
+    Args:
+        net: any network.
+        frozen: switch ``requires_grad`` of the parameters off inside, so that no graph is built before a leaf.
+    """
+    training = [m for m in net.modules() if m.training]
+    trainable = [p for p in net.parameters() if p.requires_grad and p.is_leaf] if frozen else []
+    buffers = [
+        (module, name, buffer, buffer._version, buffer.detach().clone())
+        for module in net.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None and not buffer.is_inference()
+    ]
+    try:
+        for module in training:
+            module.training = False
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        for module, name, buffer, version, copy in buffers:
+            if buffer._version != version:
+                with torch.no_grad():
+                    buffer.copy_(copy)
+            module._buffers[name] = buffer
+
+
+@contextlib.contextmanager
+def tracing(
+    net: nn.Module,
+    layers: Sequence[str],
+    *,
+    edits: Mapping[str, Edit] | None = None,
+    differentiable: bool = False,
+) -> Iterator[Recording]:
+    """Record what ``net`` computes at some layers while the context is open.
+
+    The first recorded layer in execution order is detached and becomes a leaf that requires grad; later ones stay
+    in its graph. Every hook hands on a clone, so that in-place layers downstream cannot touch the record. Before
+    the first layer no graph is built. On leaving, also by an exception, the model is bit-identical. Of nested
+    contexts in one thread the innermost records.
+
+    Args:
+        net: any network.
+        layers: names of modules ("layer4.1") or of functions that a module calls ("relu()"): see `Address`. Of a
+            layer that runs several times the last call counts, unless the name ends in ``#k``.
+        edits: layer name -> a change to its output, made before it is recorded.
+        differentiable: keep the whole graph, from the inputs and parameters on.
+
+    Yields:
+        The `Recording`, filled by a forward pass.
+
+    Raises:
+        LayerError: there is no such layer, or it returns no tensor.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
+    >>> with tracing(net, ["1"]) as seen:
+    ...     scores = net(torch.ones(1, 1, 4, 4))
+    >>> seen.tensors["1"].shape, seen.tensors["1"].is_leaf, scores.requires_grad
+    (torch.Size([1, 2, 2, 2]), True, True)
+    """
+    recording = Recording()
+    addresses = [Address.parse(net, name) for name in layers]
+
+    def record(address: Address, output: Any) -> Any:
+        if _innermost() is not recording:
+            return output
+        call = recording.calls.get(address.name, 0)
+        recording.calls[address.name] = call + 1
+        if address.call not in (None, call):
+            return output
+        first = first_tensor(output)
+        if first is None:
+            raise LayerError(f"layer {address.name!r} returns no floating-point tensor; name another layer")
+        edit = (edits or {}).get(address.name)
+        tensor = edit(first.tensor) if edit else first.tensor
+        if not differentiable and not recording.tensors:
+            tensor = tensor.detach()
+            tensor = (tensor.clone() if tensor.is_inference() else tensor).requires_grad_()
+        recording.tensors[address.name] = tensor
+        return first.put(tensor.clone())
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(unchanged(net, frozen=not differentiable))
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(torch.enable_grad())
+        for address in addresses:
+            for handle in address.install(record):
+                stack.callback(handle.remove)
+        stack.enter_context(_as_innermost(recording))
+        stack.enter_context(_Watch(recording, addresses, record))
+        yield recording
