@@ -1,0 +1,72 @@
+"""From the layer's grid to the picture: upsampling, placing, scaling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from camscope.images.picture import Window
+
+
+def place(maps: Tensor, window: Window) -> Tensor:
+    """Lay grid maps over the picture, where the network saw it; what it did not see is 0.
+
+    Linear interpolation with ``align_corners=False`` (a grid cell covers an equal share of the window), one matrix
+    an axis, so that crops, letterboxes and fractional boxes are exact.
+
+    Args:
+        maps: (..., *grid), any number of leading axes.
+        window: the part of the picture that the network saw, with as many axes as the grid.
+
+    Returns:
+        (..., *picture) at picture size, in the unit of ``maps``.
+
+    >>> place(torch.tensor([[0.0, 1.0]]), Window((2, 4), (0, 0), (2, 4)))
+    tensor([[0.0000, 0.2500, 0.7500, 1.0000],
+            [0.0000, 0.2500, 0.7500, 1.0000]])
+    """
+    axes = len(window.picture)
+    for axis in range(-axes, 0):
+        cells = maps.shape[axis]
+        weights = _interpolation(cells, window.picture[axis], window.start[axis], window.extent[axis], like=maps)
+        maps = (maps.movedim(axis, -1) @ weights.T).movedim(-1, axis)
+    return maps
+
+
+def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Grid maps (..., *grid) at the size of the network's input, (..., *size).
+
+    >>> upsample(torch.ones(2, 7, 7), (224, 224)).shape
+    torch.Size([2, 224, 224])
+    """
+    return place(maps, Window.whole(tuple(size)))
+
+
+def normalise(maps: Tensor, axes: int = 2) -> Tensor:
+    """s(M) = (M - min) / (max - min) of each map over its last ``axes`` axes; a flat map becomes 0.
+
+    >>> normalise(torch.tensor([[1.0, 3.0]]))
+    tensor([[0., 1.]])
+    """
+    flat = maps.flatten(-axes)
+    low, high = flat.amin(-1, keepdim=True), flat.amax(-1, keepdim=True)
+    spread = high - low
+    scaled = (flat - low) / torch.where(spread > 0, spread, torch.ones_like(spread))
+    return scaled.reshape(maps.shape)
+
+
+def _interpolation(cells: int, pixels: int, start: float, extent: float, *, like: Tensor) -> Tensor:
+    """(pixels, cells) weights of linear interpolation; a row of zeros for each pixel outside the window."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    centre = torch.arange(pixels, device=like.device, dtype=dtype) + 0.5 - start
+    position = (centre / extent * cells - 0.5).clamp(0, cells - 1)
+    lower = position.floor().long().clamp(max=max(cells - 2, 0))
+    fraction = position - lower
+    weights = torch.zeros(pixels, cells, device=like.device, dtype=dtype)
+    weights.scatter_(1, lower[:, None], (1 - fraction)[:, None])
+    if cells > 1:
+        weights.scatter_(1, lower[:, None] + 1, fraction[:, None])
+    inside = (centre >= 0) & (centre < extent)
+    return (weights * inside[:, None]).to(like.dtype)
