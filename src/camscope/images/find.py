@@ -1,0 +1,112 @@
+"""From what the user typed - files, folders, patterns - to the list of pictures."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from camscope.errors import PictureError
+from camscope.images.registry import READERS
+
+
+def find_pictures(arguments: Iterable[str | Path], *, exclude: Iterable[Path] = ()) -> list[tuple[Path, Path]]:
+    """Find the pictures that files, folders and glob patterns stand for.
+
+    A file named by itself is always taken, even when it is missing or no picture: reading it says why. Folders are
+    searched with all their folders, and patterns may contain ``**``; of these only names with a picture's suffix
+    count, and hidden ones are skipped. Each argument's finds are in natural order (``x2`` before ``x10``); what
+    several arguments name is listed once, at its first place.
+
+    Args:
+        arguments: paths and patterns.
+        exclude: folders not to search, such as the one the results are written to.
+
+    Returns:
+        Pairs of the file and a relative path for its results. The latter are the paths below the current folder, or
+        below the deepest folder common to all arguments where one lies elsewhere. Suffixes are kept, so that no two
+        files ever share one, in this run or the next.
+
+    Raises:
+        PictureError: no argument at all, or a folder or pattern without pictures.
+    """
+    given = [str(argument) for argument in arguments]
+    if not given:
+        raise PictureError("no picture given; name files, folders or patterns such as 'photos/*.jpg'")
+    skipped = {_absolute(folder) for folder in exclude}
+    found: dict[Path, Path] = {}
+    for argument in given:
+        for path in _expand(argument, skipped):
+            found.setdefault(_absolute(path), path)
+    base = _absolute(".")
+    if not all(place.is_relative_to(base) for place in found):
+        base = Path(os.path.commonpath([*map(_root, given), *(place.parent for place in found)]))
+    return [(path, place.relative_to(base)) for place, path in found.items()]
+
+
+def _absolute(path: str | Path) -> Path:
+    # Not resolve(): a link to a picture keeps its own name and place.
+    return Path(os.path.abspath(path))  # noqa: PTH100
+
+
+def _root(argument: str) -> Path:
+    """The folder that an argument's results are named from."""
+    fixed = Path(argument)
+    if not _is_pattern(argument):
+        return _absolute(fixed).parent
+    while _is_pattern(str(fixed)):
+        fixed = fixed.parent
+    return _absolute(fixed)
+
+
+def _expand(argument: str, skipped: set[Path]) -> list[Path]:
+    """The files of one argument, in natural order; never none."""
+    path = Path(argument)
+    if os.path.isdir(path):  # noqa: PTH112  Path.is_dir() raises on names that are too long
+        files = sorted(_walk(path, skipped), key=_natural)
+    elif _is_pattern(argument):
+        files = []
+        # Not Path.glob(): it takes no absolute patterns.
+        for match in sorted(map(Path, glob.glob(argument, recursive=True)), key=_natural):  # noqa: PTH207
+            if match.is_dir():
+                files += sorted(_walk(match, skipped), key=_natural)
+            elif _is_picture(match.name) and not _inside(match, skipped):
+                files.append(match)
+    else:
+        return [path]
+    if not files:
+        suffixes = ", ".join(sorted(filter(None, READERS)))
+        raise PictureError(f"no pictures in {argument!r}; looked for files ending in {suffixes}")
+    return files
+
+
+def _walk(folder: Path, skipped: set[Path]) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder):
+        if _inside(Path(place), skipped):
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name) for name in names if _is_picture(name))
+
+
+def _is_pattern(argument: str) -> bool:
+    return glob.has_magic(argument) and not os.path.lexists(argument)
+
+
+def _is_picture(name: str) -> bool:
+    return not name.startswith(".") and name.lower().endswith(tuple(filter(None, READERS)))
+
+
+def _inside(path: Path, folders: set[Path]) -> bool:
+    return any(_absolute(path).is_relative_to(folder) for folder in folders)
+
+
+def _natural(path: Path) -> tuple[list[list[tuple[int, int, str]]], str]:
+    """Sort key: runs of digits count as numbers, case does not matter, equal keys fall back to the plain name."""
+    key = [
+        [(1, int(run), "") if run.isdecimal() else (2, 0, run.lower()) for run in re.findall(r"\d+|\D+", part)]
+        for part in (*path.parent.parts, path.stem, path.suffix)
+    ]
+    return key, str(path)

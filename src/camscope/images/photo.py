@@ -1,0 +1,140 @@
+"""Photographs and scans: everything that Pillow reads, turned into a Picture."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from camscope.errors import PictureError
+from camscope.images.picture import Picture
+from camscope.images.registry import reader, reason
+
+# A closed list: other formats of Pillow are rare, untested here, or start programs (EPS runs Ghostscript).
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
+_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
+
+_PHOTOMETRIC, _BITS_PER_SAMPLE, _WHITE_IS_ZERO = 262, 258, 0  # of the TIFF standard
+_opening = threading.Lock()
+
+
+@reader("", *_SUFFIXES)
+def read(path: Path) -> Picture:
+    """Read a JPEG, PNG, TIFF, BMP, WebP or GIF (its first frame) file.
+
+    The EXIF orientation is applied. Pixels are those of Pillow's ``convert("RGB")``, as in the input pipelines of
+    torchvision and timm: alpha is dropped, not blended, and colour profiles are ignored. Grey files stay one channel
+    and keep 16 bits or float; Pillow reduces 16-bit *colour* files to 8 bits.
+
+    Args:
+        path: an existing file; its content, not its suffix, tells the format.
+
+    Returns:
+        The picture: v / 255 at 8 bits, v / 65535 at 16 bits, the value itself for float files.
+
+    Raises:
+        PictureError: not a picture, damaged, truncated, too many pixels, or float values outside [0, 1].
+    """
+    named = repr(str(path))
+    try:
+        with _open(path) as image:
+            return from_pillow(image, source=str(path))
+    except PictureError:
+        raise
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise PictureError(
+            f"{named} says it has more than {limit:,} pixels; if that is true and not a trap, reduce or crop it first"
+        ) from None
+    except UnidentifiedImageError:
+        known = ", ".join(f for f in FORMATS if f != "MPO")
+        raise PictureError(f"{named} is not a picture, or damaged at its beginning; readable are {known}") from None
+    except PermissionError as fault:
+        raise PictureError(f"cannot read {named}: {reason(fault)}") from None
+    # Pillow's decoders meet a damaged file with anything from SyntaxError to struct.error.
+    except Exception as fault:
+        raise PictureError(f"{named} is damaged or truncated: {reason(fault)}") from None
+
+
+def _open(path: Path) -> Image.Image:
+    """Open a file without decoding it; pictures up to Pillow's error limit are fine, so its warning is not shown."""
+    # Warning filters belong to the process, hence the lock; only the header is read while it is held.
+    with _opening, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(path, formats=FORMATS)
+
+
+def from_pillow(image: Image.Image, *, source: str) -> Picture:
+    """Turn a Pillow image of any mode into a picture; the image itself is left as it is.
+
+    Args:
+        image: a Pillow image; its EXIF orientation, where it still has one, is applied.
+        source: what to call it.
+
+    Returns:
+        The picture, grey for grey modes and RGB for all others.
+
+    Raises:
+        PictureError: a mode without a known range: 32-bit integers, float outside [0, 1].
+
+    >>> from_pillow(Image.new("CMYK", (4, 2)), source="white").pixels.shape
+    (2, 4, 3)
+    """
+    tags = getattr(image, "tag_v2", {})  # of a TIFF file; the transposed image is a copy without them
+    image = _upright(image)
+    if image.mode.startswith("I;16"):
+        values, highest, bits = _sixteen_bits(image, tags)
+        return Picture(unit(values, highest), source, bits=bits)
+    if image.mode == "F":
+        return Picture(unit_float(np.asarray(image), source=source), source, bits=32)
+    if image.mode == "I":
+        raise PictureError(
+            f"{source!r} holds signed or 32-bit whole numbers of unknown range; save it as 8 or 16 bits unsigned"
+        )
+    image.info.pop("transparency", None)  # dropped anyway, and Pillow warns about it
+    image = image.convert("L" if image.mode in {"1", "L", "LA"} else "RGB")
+    return Picture(unit(np.asarray(image), 255), source)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A copy, turned as its EXIF data say."""
+    image.load()  # so that damaged pixels are an error, and damaged EXIF data below are none
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image.copy()
+
+
+def _sixteen_bits(image: Image.Image, tags: Mapping[int, Any]) -> tuple[npt.NDArray[np.uint16], int, int]:
+    """The values of a 16-bit grey image, the value of white, and the bits that its file says it uses."""
+    bits = int(tags.get(_BITS_PER_SAMPLE, (16,))[0])
+    values = np.asarray(image).astype(np.uint16)
+    # Pillow inverts "white is zero" files of 8 bits, but not those of 16.
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        values = np.uint16(2**bits - 1) - values
+    return values, 2**bits - 1, bits
+
+
+def unit(values: npt.NDArray[np.integer], highest: int) -> npt.NDArray[np.float32]:
+    """Whole numbers as float32 in [0, 1] with a channel axis, (H, W) or (H, W, C) -> (H, W, C).
+
+    >>> unit(np.array([[0, 51, 255]], np.uint8), 255)[..., 0]
+    array([[0. , 0.2, 1. ]], dtype=float32)
+    """
+    values = values[..., None] if values.ndim == 2 else values
+    return values.astype(np.float32) / np.float32(highest)
+
+
+def unit_float(values: npt.NDArray[np.floating], *, source: str) -> npt.NDArray[np.float32]:
+    """Check that float values lie in [0, 1]; (H, W) or (H, W, C) -> a float32 copy (H, W, C)."""
+    low, high = float(values.min()), float(values.max())
+    if not 0 <= low <= high <= 1:  # also false for NaN
+        found = "NaN" if np.isnan(low) else f"values from {low:.6g} to {high:.6g}"
+        raise PictureError(f"{source!r} holds {found}; float pixels must lie in [0, 1]: scale them first")
+    return np.array(values[..., None] if values.ndim == 2 else values, dtype=np.float32)

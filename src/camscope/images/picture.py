@@ -1,0 +1,76 @@
+"""The two types that every reader and every preprocessing speaks: Picture and Window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image in memory.
+
+    Attributes:
+        pixels: float32 in [0, 1], shape (H, W, C); C is 1 (grey) or 3 (RGB).
+        source: where it came from: a path, an address, or a name for pictures made in memory.
+        spacing: millimetres per pixel (row, column), or None where the file does not say.
+        bits: bits per channel of the file; at 8 every pixel is a whole number of 255ths.
+    """
+
+    pixels: Pixels = field(repr=False)
+    source: str = ""
+    spacing: tuple[float, float] | None = None
+    bits: int = 8
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+    @property
+    def rgb(self) -> npt.NDArray[np.uint8]:
+        """The pixels as (H, W, 3) bytes, for display."""
+        bytes_ = np.rint(self.pixels * 255).astype(np.uint8)
+        return np.ascontiguousarray(np.broadcast_to(bytes_, (*self.size, 3)))
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of the picture that the network saw: the network's input as a box on the picture.
+
+    Resizing, centre crops and letterboxes all reduce to one box in picture pixels: pixel (i, j) of a network input
+    of size (h, w) covers rows ``start[0] + i * extent[0] / h`` to ``start[0] + (i + 1) * extent[0] / h``. A box
+    that ends before the picture is a crop, one that reaches beyond it is padding. Works for any number of axes.
+
+    Attributes:
+        picture: size of the whole picture, (H, W) in pixels.
+        start: first edge of the box on each axis, (top, left); negative where the picture was padded.
+        extent: length of the box on each axis, (height, width).
+    """
+
+    picture: tuple[int, ...]
+    start: tuple[float, ...]
+    extent: tuple[float, ...]
+
+    @classmethod
+    def whole(cls, size: tuple[int, ...]) -> Window:
+        """The window of a network that sees the whole picture, however resized."""
+        return cls(tuple(size), (0.0,) * len(size), tuple(float(n) for n in size))
+
+    def seen(self) -> tuple[slice, ...]:
+        """The picture pixels whose centres lie inside the window, as one slice an axis."""
+        slices = []
+        for size, start, extent in zip(self.picture, self.start, self.extent, strict=True):
+            low = int(np.clip(np.ceil(start - 0.5), 0, size))
+            high = int(np.clip(np.ceil(start + extent - 0.5), 0, size))
+            slices.append(slice(low, high))
+        return tuple(slices)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, for JSON."""
+        return {"picture": list(self.picture), "start": list(self.start), "extent": list(self.extent)}

@@ -1,0 +1,86 @@
+"""From raw heatmap values to [0, 1] for display, remembering what 0 and 1 stand for."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from camscope.errors import SettingError
+
+Values = npt.NDArray[np.float32]
+Limits = tuple[float, float]
+
+SCALES = {
+    "minmax": "lowest value to highest value of the map",
+    "max": "zero to highest value of the map",
+    "percentile": "1st to 99th percentile of the map",
+    "fixed:LO,HI": "the same raw values for every map, such as fixed:0,0.5",
+}
+"""How a map may be scaled for display -> what its colours then span."""
+
+# Below this share of their size, differences are rounding of float32, not content.
+_FLAT = 1e-5
+
+
+def scale(heatmap: npt.NDArray[np.floating], how: str) -> tuple[Values, Limits]:
+    """Scale a heatmap to [0, 1] for display.
+
+    A map without content (all values equal, or none finite) stays empty, all 0, whatever its level, except on a fixed
+    scale, which shows that level. NaN is shown as 0.
+
+    Args:
+        heatmap: raw values, any shape.
+        how: "minmax", "max", "percentile" (1st to 99th; minmax where these two are equal) or "fixed:LO,HI".
+
+    Returns:
+        The values in [0, 1], same shape, and the raw values that 0 and 1 stand for.
+
+    Raises:
+        SettingError: ``how`` is none of these, or not LO < HI.
+
+    >>> values, limits = scale(np.array([[1.0, 2.0, 5.0]]), "minmax")
+    >>> values, limits
+    (array([[0.  , 0.25, 1.  ]], dtype=float32), (1.0, 5.0))
+    >>> scale(np.array([[1.0, 2.0, 5.0]]), "fixed:0,10")[0]
+    array([[0.1, 0.2, 0.5]], dtype=float32)
+    """
+    fixed = _fixed_limits(how)
+    values = np.asarray(heatmap, np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = fixed or _own_limits(finite, how)
+    flat = finite.size == 0 or finite.max() - finite.min() <= _FLAT * np.abs(finite).max()
+    if fixed is None and (flat or high <= low):
+        return np.zeros(values.shape, np.float32), (low, high)
+    values = np.clip((values - low) / (high - low), 0, 1)
+    return np.nan_to_num(values, copy=False, nan=0.0).astype(np.float32), (low, high)
+
+
+def _fixed_limits(how: str) -> Limits | None:
+    """LO and HI of a fixed scale, None for the scales that follow the map."""
+    if how in SCALES and how != "fixed:LO,HI":
+        return None
+    kind, _, text = how.partition(":")
+    if kind != "fixed":
+        raise SettingError(f"no scale called {how!r}; possible are {', '.join(SCALES)}")
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise SettingError(f"scale {how!r} needs two numbers, such as 'fixed:0,0.5'") from None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise SettingError(f"scale {how!r} needs a lower number before a higher one, such as 'fixed:0,0.5'")
+    return low, high
+
+
+def _own_limits(finite: npt.NDArray[np.float64], how: str) -> Limits:
+    if finite.size == 0:
+        return 0.0, 0.0
+    low, high = float(finite.min()), float(finite.max())
+    if how == "max":
+        return 0.0, max(high, 0.0)
+    if how == "percentile":
+        first, last = np.percentile(finite, [1, 99])
+        # A map with a single small spot has both at 0; it must not vanish.
+        return (float(first), float(last)) if last > first else (low, high)
+    return low, high
