@@ -1,0 +1,1 @@
+"""Models: networks with the preprocessing, class names and layer that belong to them."""

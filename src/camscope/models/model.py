@@ -1,0 +1,134 @@
+"""A network and everything needed to use it on pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from camscope.errors import TargetError, nearest
+from camscope.models import bundle
+from camscope.models.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from camscope.trace import Layout
+
+Outcome = Literal["one", "any", "value"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a source made the network, so that it can be made again.
+
+    Attributes:
+        spec: the source and its name for the architecture, such as "timm:resnet18".
+        classes: outputs of the network; 0 for one without a classifier.
+        options: what the caller gave to the maker, by keyword.
+        weights: "default" (the published ones), "none", or the path of a file.
+        sha256: of that file; None where there is none.
+    """
+
+    spec: str
+    _: KW_ONLY
+    classes: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = "default"
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network with its preprocessing, class names and the layer to look at.
+
+    Attributes:
+        name: what the model is called in results.
+        net: the network; inputs (B, C, h, w), outputs (B, classes) before any softmax or sigmoid.
+        preprocess: makes the input out of a picture.
+        labels: class names in the order of the outputs; may be empty.
+        layer: name of the layer that is explained; None: chosen when first needed.
+        layout: how that layer's output is arranged; None: found when first needed.
+        outcome: "one" class is right (softmax), "any" number of them is (sigmoid), or the outputs are a "value".
+        recipe: how the network was made; None for one that the caller brought.
+        facts: whatever else is known and belongs to the model, such as a test AUC; plain JSON values.
+
+    Examples:
+        >>> model = Model("mine", nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten()), labels=("cat", "tabby, tabby cat"))
+        >>> model.index("Tabby"), model.label(0), model.label(7)
+        (1, 'cat', 'class 7')
+        >>> model.probability(torch.tensor([0.0, 0.0]))
+        tensor([0.5000, 0.5000])
+    """
+
+    name: str
+    net: nn.Module = field(repr=False)
+    _: KW_ONLY
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    labels: tuple[str, ...] = field(default=(), repr=False)
+    layer: str | None = None
+    layout: Layout | None = None
+    outcome: Outcome = "one"
+    recipe: Recipe | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def index(self, label: str) -> int:
+        """Number of the class with this name.
+
+        The name as it stands wins over another spelling of its letters, and that over one of several synonyms
+        (ImageNet's "tabby, tabby cat" answers to "tabby").
+
+        Raises:
+            TargetError: for a name that no class or more than one class has.
+        """
+        if not self.labels:
+            raise TargetError(f"{self.name} has no class names, so {label!r} cannot be found: give the class's index")
+        wanted = label.strip().lower()
+        rules: tuple[Callable[[str], bool], ...] = (
+            lambda name: name == label,
+            lambda name: name.strip().lower() == wanted,
+            lambda name: wanted in [synonym.strip() for synonym in name.lower().split(",")],
+        )
+        for fits in rules:
+            found = [i for i, name in enumerate(self.labels) if fits(name)]
+            if len(found) > 1:
+                indices = ", ".join(str(i) for i in found)
+                raise TargetError(f"{len(found)} classes are called {label!r}: give one of their indices, {indices}")
+            if found:
+                return found[0]
+        synonyms = dict.fromkeys(synonym.strip() for name in self.labels for synonym in name.split(","))
+        raise TargetError(nearest("class", label, synonyms))
+
+    def label(self, index: int) -> str:
+        """Name of a class; "class 3" where it has none."""
+        return self.labels[index] if 0 <= index < len(self.labels) else f"class {index}"
+
+    def probability(self, logits: torch.Tensor) -> torch.Tensor | None:
+        """Probabilities in [0, 1] of logits (..., classes); None where the outputs are values."""
+        if self.outcome == "value":
+            return None
+        return logits.softmax(-1) if self.outcome == "one" else logits.sigmoid()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a bundle, ``model.json`` and ``weights.safetensors``, that ``load`` reads; returns the folder.
+
+        Raises:
+            ModelError: for a network that the caller brought: a bundle names its architecture by a source.
+        """
+        return bundle.write(self, Path(folder))
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over names, dtypes, shapes and bytes of the state_dict, taken when first asked for."""
+        content = hashlib.sha256()
+        for name, value in sorted(self.net.state_dict().items()):
+            if not isinstance(value, torch.Tensor):
+                content.update(f"{name} {value!r}".encode())
+                continue
+            content.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            content.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return content.hexdigest()

@@ -1,0 +1,190 @@
+"""A picture becomes the network's input, and a Window says which part of it the network saw."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from camscope.errors import ModelError, PictureError, SettingError
+from camscope.images.picture import Picture, Window
+
+Fit = Literal["crop", "squash", "pad"]
+
+INTERPOLATIONS = {filter_.name.lower(): filter_ for filter_ in Image.Resampling}
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# ITU-R BT.601 luma, the weights of Pillow's mode "L".
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+# A crop out of a longer strip than this would fill the memory with pixels that the network never sees.
+_MAX_ASPECT = 100
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize, cut to the input size, normalise: ``(pixels - mean) / std`` with pixels in [0, 1].
+
+    Pictures of 8 bits are resized as bytes by Pillow, so that the input equals that of timm and torchvision; deeper
+    ones are resized as floats and lose nothing. A grey picture is repeated for a network of three channels, an RGB
+    picture becomes its luminance for a network of one.
+
+    Attributes:
+        input_size: (height, width) of the network's input.
+        mean: one number a channel, 1 or 3 of them, on the scale [0, 1].
+        std: as mean.
+        fit: "crop" scales the picture until it covers ``resize`` and cuts the centre out; "squash" scales it to
+            ``resize`` whatever its shape and cuts the centre out; "pad" scales it until it lies within ``resize``
+            and fills the rest with the mean (its nearest byte for 8-bit pictures), 0 after normalisation.
+        resize: (height, width) before the cut; None: the input size, so that nothing is cut without need.
+        interpolation: name of a Pillow filter.
+
+    Examples:
+        >>> picture = Picture(np.zeros((100, 200, 3), dtype=np.float32))
+        >>> tensor, window = Preprocess()(picture)
+        >>> tuple(tensor.shape), window.start, window.extent
+        ((3, 224, 224), (0.0, 50.0), (100.0, 100.0))
+    """
+
+    input_size: tuple[int, int] = (224, 224)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    fit: Fit = "crop"
+    resize: tuple[int, int] | None = None
+    interpolation: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        """Refuse values that no network can be fed with."""
+        if self.fit not in get_args(Fit):
+            raise SettingError(f"fit cannot be {self.fit!r}; possible: {', '.join(get_args(Fit))}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise SettingError(f"interpolation cannot be {self.interpolation!r}; possible: {', '.join(INTERPOLATIONS)}")
+        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean) or min(self.std) <= 0:
+            raise SettingError(
+                f"mean {self.mean} and std {self.std} must have 1 (grey) or 3 (RGB) numbers each, std above 0"
+            )
+        for size in (self.input_size, self.resize or self.input_size):
+            if len(size) != 2 or min(size) < 1:
+                raise SettingError(f"a size is (height, width), each at least 1; given: {size}")
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input, 1 or 3."""
+        return len(self.mean)
+
+    def __call__(self, picture: Picture) -> tuple[torch.Tensor, Window]:
+        """Make the network's input out of a picture.
+
+        Args:
+            picture: pixels (H, W, 1 or 3) in [0, 1].
+
+        Returns:
+            The input (C, h, w) float32, and the window of the picture that it shows.
+
+        Raises:
+            PictureError: for a strip too long to be cropped.
+        """
+        scaled_size = self._scaled(*picture.size)
+        scaled = _scale(picture, scaled_size, grey=self.channels == 1, interpolation=self.interpolation)
+        corner = tuple(_offset(have, want) for have, want in zip(scaled_size, self.input_size, strict=True))
+        cut = self._cut(scaled, corner)
+        tensor = torch.from_numpy(cut).permute(2, 0, 1).to(torch.float32)
+        if cut.dtype == np.uint8:
+            tensor = tensor.div(255)
+        mean, std = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (self.mean, self.std))
+        pixel = tuple(whole / part for whole, part in zip(picture.size, scaled_size, strict=True))
+        window = Window(
+            picture=picture.size,
+            start=tuple(first * length for first, length in zip(corner, pixel, strict=True)),
+            extent=tuple(count * length for count, length in zip(self.input_size, pixel, strict=True)),
+        )
+        return tensor.sub(mean).div(std).contiguous(), window
+
+    def at(self, input_size: tuple[int, int]) -> Preprocess:
+        """The same for another input size; the share of the picture that is cut off stays.
+
+        >>> Preprocess(resize=(256, 256)).at((448, 448)).resize
+        (512, 512)
+        """
+        resize = None
+        if self.resize is not None:
+            (high, wide), (old_high, old_wide) = self.resize, self.input_size
+            resize = (high * input_size[0] // old_high, wide * input_size[1] // old_wide)
+        return dataclasses.replace(self, input_size=input_size, resize=resize)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and names, for JSON."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
+        """What ``to_dict`` wrote.
+
+        Raises:
+            ModelError: for a key or a value that does not belong there.
+        """
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        try:
+            return cls(**fields)
+        except (TypeError, AttributeError, SettingError) as error:
+            raise ModelError(f"preprocess cannot be read from {values!r}: {error}") from error
+
+    def _scaled(self, height: int, width: int) -> tuple[int, int]:
+        """Size that the whole picture is resized to before the cut; rounds as torchvision and timm do."""
+        goal = self.resize or self.input_size
+        if self.fit == "squash":
+            return goal
+        ratios = (height / goal[0], width / goal[1])
+        if self.fit == "pad":
+            return max(1, round(height / max(ratios))), max(1, round(width / max(ratios)))
+        if max(ratios) > _MAX_ASPECT * min(ratios):
+            raise PictureError(
+                f"a picture of {height} x {width} pixels is too long a strip to be cropped: use fit='squash' or 'pad'"
+            )
+        if goal[0] != goal[1]:
+            return round(height / min(ratios)), round(width / min(ratios))
+        short = goal[0]
+        return (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
+
+    def _cut(self, scaled: npt.NDArray[Any], corner: tuple[int, ...]) -> npt.NDArray[Any]:
+        """The input size at ``corner`` of the scaled picture, filled where it reaches beyond; (h, w, C)."""
+        fill = np.array(self.mean if self.fit == "pad" else [0.0], dtype=np.float32)
+        if scaled.dtype == np.uint8:
+            fill = np.rint(fill * 255).clip(0, 255).astype(np.uint8)
+        cut = np.empty((*self.input_size, self.channels), dtype=scaled.dtype)
+        cut[:] = fill
+        source, target = [], []
+        for first, have, want in zip(corner, scaled.shape, self.input_size, strict=False):
+            low, high = max(first, 0), min(first + want, have)
+            source.append(slice(low, high))
+            target.append(slice(low - first, high - first))
+        cut[tuple(target)] = scaled[tuple(source)]
+        return cut
+
+
+def _scale(picture: Picture, size: tuple[int, int], *, grey: bool, interpolation: str) -> npt.NDArray[Any]:
+    """Resize to (height, width, 1 or 3): bytes stay bytes, deeper pixels are floats in [0, 1]."""
+    pixels, filter_, wide_first = picture.pixels, INTERPOLATIONS[interpolation], (size[1], size[0])
+    if picture.bits == 8:
+        bytes_ = np.rint(pixels * 255).astype(np.uint8)
+        image = Image.fromarray(np.ascontiguousarray(bytes_.squeeze(2) if bytes_.shape[2] == 1 else bytes_))
+        if grey:
+            image = image.convert("L")
+        resized = np.asarray(image.resize(wide_first, filter_))
+        return resized if resized.ndim == 3 else resized[:, :, None]
+    if grey and pixels.shape[2] == 3:
+        pixels = (pixels @ _LUMA)[:, :, None]
+    planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(pixels, 2, 0)]
+    floats = np.stack([np.asarray(plane.resize(wide_first, filter_)) for plane in planes], axis=2)
+    return floats.clip(0, 1)
+
+
+def _offset(have: int, want: int) -> int:
+    """First row of a centred cut, negative where it must be padded; rounds as torchvision does."""
+    return -((want - have) // 2) if have < want else round((have - want) / 2)

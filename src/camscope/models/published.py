@@ -1,0 +1,48 @@
+"""Published weights: where they lie on this machine, whether they can be fetched, and what to say if not."""
+
+from __future__ import annotations
+
+import socket
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import torch
+
+from camscope.errors import ModelError
+
+_PATIENCE = 5.0  # seconds
+
+
+def reachable(address: str) -> bool:
+    """Whether the server of an address answers; libraries that download would retry for most of a minute."""
+    if urllib.request.getproxies():
+        return True  # the proxy knows the way, and this machine alone cannot tell
+    server = urlsplit(address)
+    try:
+        socket.create_connection((server.hostname or "", server.port or 443), timeout=_PATIENCE).close()
+    except OSError:
+        return False
+    return True
+
+
+def torch_cache() -> Path:
+    """The folder where PyTorch keeps downloaded weights."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def out_of_reach(spec: str, file: str, *, hub: str | None = None) -> ModelError:
+    """The error that says which file to bring.
+
+    Args:
+        spec: the model, such as "timm:resnet18".
+        file: name of the file that was published.
+        hub: id under which the Hugging Face hub has it; None where it is a file of PyTorch's own cache.
+    """
+    bring = (
+        f"the file {file} of {hub} on the Hugging Face hub" if hub else f"the file {file}, put it in {torch_cache()}"
+    )
+    return ModelError(
+        f"the published weights of {spec} are out of reach: bring {bring} {'and' if hub else 'or'} pass weights=FILE; "
+        f"weights='none' makes random ones"
+    )

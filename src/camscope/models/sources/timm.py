@@ -1,0 +1,180 @@
+"""Image classifiers of timm (PyTorch Image Models, Ross Wightman)."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from torch import nn
+
+from camscope.errors import ModelError, SettingError, nearest
+from camscope.models.model import Model, Recipe
+from camscope.models.preprocess import Fit, Preprocess
+from camscope.models.published import out_of_reach, reachable, torch_cache
+from camscope.models.sources.registry import source
+from camscope.models.weights import file_sha256, fill, mismatches, read_weights, without_prefixes
+
+_FITS: dict[str, Fit] = {"center": "crop", "squash": "squash", "border": "pad"}
+# Keywords of timm that would decide behind load's back which weights are read, and from where.
+_RESERVED = ("num_classes", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+
+
+def names() -> list[str]:
+    """Every architecture of timm."""
+    import timm
+
+    return list(timm.list_models())
+
+
+@source("timm", names=names)
+def make(
+    name: str,
+    *,
+    weights: str | Path,
+    classes: int | None,
+    input_size: tuple[int, int] | None,
+    options: Mapping[str, Any],
+) -> Model:
+    """A network of timm, with the preprocessing of its published weights and ImageNet's names where they fit."""
+    import timm
+
+    spec = f"timm:{name}"
+    reserved = [key for key in options if key in _RESERVED]
+    if reserved:
+        raise SettingError(f"{reserved[0]} is not for options: load has weights=, classes= and input_size= for that")
+    if not timm.is_model(name.partition(".")[0]):
+        raise ModelError(nearest("timm model", name, names()))
+    if options.get("in_chans", 3) not in (1, 3):
+        raise SettingError(f"in_chans is 1 (grey) or 3 (RGB), as pictures are; given: {options['in_chans']}")
+    cfg = _configuration(name)
+    if weights == "default":
+        _require_published(spec, cfg)
+    keywords = {"num_classes": classes, **options}
+    if input_size is not None and cfg.get("fixed_input_size"):
+        keywords.setdefault("img_size", input_size)
+    try:
+        net = _build(name, keywords, pretrained=weights == "default")
+    except OSError as error:
+        raise _out_of_reach(spec, cfg) from error
+    sha256 = None
+    if isinstance(weights, Path):
+        _fill_from(net, weights)
+        sha256 = file_sha256(weights)
+    recipe = Recipe(spec, classes=net.num_classes, options=dict(options), weights=str(weights), sha256=sha256)
+    return Model(
+        spec, net, preprocess=_preprocess(net.pretrained_cfg, input_size, options), labels=_labels(net), recipe=recipe
+    )
+
+
+def _configuration(name: str) -> Mapping[str, Any]:
+    """What timm knows of a name: where its weights are, and how its pictures were preprocessed."""
+    import timm
+
+    try:
+        registered = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError as error:
+        architecture = name.partition(".")[0]
+        tags = timm.list_models(f"{architecture}.*", pretrained=True)
+        raise ModelError(nearest("timm model", name, [architecture, *tags])) from error
+    if registered is not None:
+        return asdict(registered)
+    # A name from before timm's tags is in no register, but the network that it makes knows what it is.
+    return dict(_build(name, {}).pretrained_cfg)
+
+
+def _build(name: str, options: Mapping[str, Any], *, pretrained: bool = False) -> Any:
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except OSError:
+        raise  # of the download, which the caller explains
+    except Exception as error:
+        given = {key: value for key, value in options.items() if value is not None}
+        raise ModelError(f"timm cannot build {name} with options {given}: {error}") from error
+
+
+def _require_published(spec: str, cfg: Mapping[str, Any]) -> None:
+    """Make sure that the weights lie in a cache or can be fetched, before timm tries and tries."""
+    if not any(cfg.get(key) for key in ("hf_hub_id", "url", "file")):
+        raise ModelError(f"timm publishes no weights for {spec}: pass weights=FILE, or weights='none' for random ones")
+    if not cfg.get("hf_hub_id"):
+        if not (torch_cache() / _file(cfg)).is_file() and not reachable(_address(cfg)):
+            raise _out_of_reach(spec, cfg)
+        return
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    repository, _, revision = cfg["hf_hub_id"].partition("@")
+    files = {_file(cfg), "pytorch_model.bin"}
+    cached = any(isinstance(try_to_load_from_cache(repository, f, revision=revision or None), str) for f in files)
+    if not cached and (constants.HF_HUB_OFFLINE or not reachable(constants.ENDPOINT)):
+        raise _out_of_reach(spec, cfg)
+
+
+def _address(cfg: Mapping[str, Any]) -> str:
+    url = cfg["url"]
+    return str(url if isinstance(url, str) else url[0])
+
+
+def _file(cfg: Mapping[str, Any]) -> str:
+    """Name of the published file."""
+    if cfg.get("hf_hub_id"):
+        return str(cfg.get("hf_hub_filename") or "model.safetensors")
+    return Path(urlsplit(_address(cfg)).path).name if isinstance(cfg["url"], str) else str(cfg["url"][1])
+
+
+def _out_of_reach(spec: str, cfg: Mapping[str, Any]) -> ModelError:
+    return out_of_reach(spec, _file(cfg), hub=cfg.get("hf_hub_id"))
+
+
+def _fill_from(net: nn.Module, path: Path) -> None:
+    """Fill in a file; one in the layout of the first authors is translated by timm's own filter."""
+    own = net.state_dict()
+    state = without_prefixes(read_weights(path), own)
+    translate = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+    if translate is not None and mismatches(state, own):
+        # A file that the filter cannot translate is reported key by key below.
+        with contextlib.suppress(Exception):
+            state = translate(dict(state), net)
+    fill(net, state, origin=str(path))
+
+
+def _preprocess(cfg: Mapping[str, Any], input_size: tuple[int, int] | None, options: Mapping[str, Any]) -> Preprocess:
+    """Timm's evaluation preprocessing."""
+    from timm.data.config import resolve_data_config
+
+    size = input_size or options.get("img_size")
+    if isinstance(size, int):
+        size = (size, size)
+    wanted = {} if size is None else {"input_size": (cfg["input_size"][0], *size)}
+    data: dict[str, Any] = resolve_data_config(wanted, pretrained_cfg=dict(cfg))  # type: ignore[no-untyped-call]
+    height, width = data["input_size"][1:]
+    mean, std = tuple(data["mean"]), tuple(data["std"])
+    if options.get("in_chans") == 1:
+        # timm sums the first convolution over its channels, so grey is normalised by what they have in common.
+        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+    return Preprocess(
+        input_size=(height, width),
+        mean=mean,
+        std=std,
+        fit=_FITS[data["crop_mode"]],
+        resize=(int(height / data["crop_pct"]), int(width / data["crop_pct"])),
+        interpolation=data["interpolation"],
+    )
+
+
+def _labels(net: Any) -> tuple[str, ...]:
+    """ImageNet's class names, for an architecture that is published with just as many classes."""
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+
+    cfg = net.pretrained_cfg
+    published = any(cfg.get(key) for key in ("hf_hub_id", "url", "file"))
+    subset = infer_imagenet_subset(dict(cfg))
+    if not published or subset is None or net.num_classes != cfg.get("num_classes"):
+        return ()
+    return tuple(ImageNetInfo(subset).label_descriptions())

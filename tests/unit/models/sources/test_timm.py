@@ -1,0 +1,135 @@
+import warnings
+
+import pytest
+import timm
+import torch
+
+from camscope.errors import ModelError, SettingError
+from camscope.models import published
+from camscope.models.loading import load
+from camscope.models.sources import NAMES
+from camscope.models.sources import timm as source
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No server answers, and no cache holds anything."""
+    monkeypatch.setattr(source, "reachable", lambda address: False)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+
+
+def test_labels_are_imagenets_where_they_fit():
+    model = load("timm:test_resnet", weights="none")
+    assert len(model.labels) == 1000
+    assert model.index("tabby") == 281
+    assert load("timm:test_resnet", weights="none", classes=10).labels == ()
+    assert len(load("timm:convnext_atto", weights="none", classes=1000).labels) == 1000
+
+
+def test_a_larger_imagenet_has_its_own_names():
+    cfg = timm.get_pretrained_cfg("vit_tiny_patch16_224.augreg_in21k")
+    with torch.device("meta"):
+        net = timm.create_model("vit_tiny_patch16_224.augreg_in21k")
+    assert cfg.num_classes == len(source._labels(net)) == 21843
+
+
+def test_options_reach_the_maker():
+    model = load("timm:mobilenetv2_035", weights="none", options={"pad_type": "same", "in_chans": 1})
+    assert type(model.net.conv_stem).__name__ == "Conv2dSame"
+    assert model.net.conv_stem.in_channels == model.preprocess.channels == 1
+    assert model.recipe.options == {"pad_type": "same", "in_chans": 1}
+
+
+def test_input_size_of_networks_that_fix_it():
+    model = load("timm:vit_tiny_patch16_224", weights="none", classes=2, input_size=(96, 64))
+    assert model.net(torch.rand(1, 3, 96, 64)).shape == (1, 2)
+    assert model.preprocess.input_size == (96, 64)
+    assert load("timm:vit_tiny_patch16_224", weights="none", options={"img_size": 96}).preprocess.input_size == (96, 96)
+
+
+def test_files_in_the_first_authors_layout_are_translated(tmp_path):
+    """ConvNeXt's authors named the stages otherwise; timm knows how."""
+    model = load("timm:convnext_atto", weights="none", classes=2)
+    renamed = {}
+    for name, tensor in model.net.state_dict().items():
+        name = name.replace("stem.0", "downsample_layers.0.0").replace("stem.1", "downsample_layers.0.1")
+        for stage in range(4):
+            name = name.replace(f"stages.{stage}.downsample", f"downsample_layers.{stage}")
+            name = name.replace(f"stages.{stage}.blocks", f"stages.{stage}")
+        name = name.replace("conv_dw", "dwconv").replace("mlp.fc1", "pwconv1").replace("mlp.fc2", "pwconv2")
+        name = name.replace("head.fc", "head").replace("head.norm", "norm")
+        renamed[name] = tensor.flatten(1) if "pwconv" in name and tensor.ndim == 4 else tensor
+    torch.save(renamed, tmp_path / "w.pth")
+    assert load("timm:convnext_atto", weights=tmp_path / "w.pth", classes=2).digest == model.digest
+
+
+def test_unknown_names():
+    with pytest.raises(ModelError, match="no timm model called 'resnt18'; nearest: 'resnet18'"):
+        load("timm:resnt18")
+    with pytest.raises(ModelError, match=r"called 'resnet18\.foo'; nearest: .*'resnet18\.\w+'"):
+        load("timm:resnet18.foo")
+    assert "resnet18" in NAMES["timm"]()
+
+
+def test_old_names_still_work():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        model = load("timm:tv_resnet34", weights="none")
+    assert model.preprocess.resize == (256, 256)
+    assert len(model.labels) == 1000
+
+
+def test_impossible_options():
+    with pytest.raises(ModelError, match=r"options \{'colour': 1\}: .*unexpected keyword"):
+        load("timm:test_resnet", weights="none", options={"colour": 1})
+    with pytest.raises(SettingError, match="pretrained_cfg is not for options"):
+        load("timm:test_resnet", weights="none", options={"pretrained_cfg": "x"})
+    with pytest.raises(SettingError, match=r"in_chans is 1 \(grey\) or 3 \(RGB\)"):
+        load("timm:test_resnet", weights="none", options={"in_chans": 2})
+
+
+@pytest.mark.usefixtures("offline")
+def test_published_weights_out_of_reach():
+    with pytest.raises(ModelError) as error:
+        load("timm:resnet18")
+    message = str(error.value)
+    assert "timm:resnet18" in message
+    assert "model.safetensors of timm/resnet18.a1_in1k" in message
+    assert "weights=FILE" in message
+    assert "://" not in message
+    assert "\n" not in message
+
+
+@pytest.mark.usefixtures("offline")
+def test_weights_that_are_not_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "_configuration", lambda name: {"url": "https://server.invalid/a/net-1234.pth"})
+    with pytest.raises(ModelError) as error:
+        load("timm:test_resnet")
+    assert f"the file net-1234.pth, put it in {tmp_path / 'checkpoints'} or pass weights=FILE" in str(error.value)
+    assert "server.invalid" not in str(error.value)
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_download_that_breaks_off(monkeypatch):
+    def broken(*_, **__):
+        raise OSError("connection reset")
+
+    monkeypatch.setattr(source, "reachable", lambda address: True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("timm.create_model", broken)
+    with pytest.raises(ModelError, match="out of reach"):
+        load("timm:resnet18")
+
+
+def test_nothing_published():
+    with pytest.raises(ModelError, match="timm publishes no weights for timm:resnet18d_unpublished"):
+        source._require_published("timm:resnet18d_unpublished", {"url": "", "hf_hub_id": None})
+
+
+def test_servers(monkeypatch):
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    assert not published.reachable("http://127.0.0.1:9")
+    assert not published.reachable("https://server.invalid/file")
+    monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": "proxy"})
+    assert published.reachable("https://server.invalid/file")

@@ -1,0 +1,82 @@
+import pytest
+import torch
+
+from camscope.errors import ModelError, SettingError
+from camscope.models.loading import load
+
+
+def test_nets_are_ready_for_pictures():
+    model = load("torchvision:squeezenet1_1", weights="none")
+    assert not model.net.training
+    assert model.net.features[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert model.name == "torchvision:squeezenet1_1"
+
+
+def test_number_of_classes_decides_the_outcome():
+    assert load("timm:test_resnet", weights="none").outcome == "one"
+    assert load("timm:test_resnet", weights="none", labels=["Effusion"]).outcome == "any"
+    assert load("timm:test_resnet", weights="none", classes=1, outcome="value").outcome == "value"
+    assert load("timm:test_resnet", weights="none", classes=2).labels == ()
+
+
+def test_a_network_without_classifier_gives_values():
+    model = load("timm:vit_small_patch14_dinov2", weights="none", input_size=56)
+    assert (model.outcome, model.labels, model.recipe.classes) == ("value", (), 0)
+
+
+def test_weights_file_either_way(tmp_path):
+    made = load("timm:test_resnet", weights="none", classes=2)
+    path = tmp_path / "w.pth"
+    torch.save({"state_dict": {"module." + k: v for k, v in made.net.state_dict().items()}}, path)
+    for model in (
+        load("timm:test_resnet", weights=path, classes=2),
+        load(path, arch="timm:test_resnet", labels=["a", "b"]),
+        load(str(path), arch="timm:test_resnet", classes=2),
+    ):
+        assert model.digest == made.digest
+        assert model.recipe.weights == str(path)
+        assert len(model.recipe.sha256) == 64
+    with pytest.raises(ModelError, match=r"fc\.weight is \(2, 96\).*pass classes=2"):
+        load("timm:test_resnet", weights=path)
+
+
+def test_preprocessing_of_the_caller():
+    model = load("timm:test_resnet", weights="none", mean=[0.5], std=[0.25], input_size=128)
+    own = load("timm:test_resnet", weights="none").preprocess
+    assert (model.preprocess.mean, model.preprocess.std) == ((0.5,) * 3, (0.25,) * 3)
+    assert model.preprocess.input_size == (128, 128)
+    assert (model.preprocess.fit, model.preprocess.interpolation) == (own.fit, own.interpolation)
+    assert load("timm:test_resnet", weights="none", fit=own.fit).preprocess == own
+    assert load("timm:test_resnet", weights="none", fit="squash").preprocess.resize is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"spec": "resnet18"}, "there is no model 'resnet18'; possible: 'timm:NAME', 'torchvision:NAME', a bundle"),
+        ({"spec": "tim:resnet18"}, "no model source called 'tim'; nearest: 'timm'"),
+        ({"spec": "w.pth"}, r"w\.pth holds weights alone: name their network"),
+        ({"spec": "w.pth", "arch": "timm:resnet18"}, r"there is no weights file 'w\.pth'"),
+        ({"spec": "timm:resnet18", "weights": "absent.pth"}, r"there is no weights file 'absent\.pth'"),
+    ],
+)
+def test_models_that_do_not_exist(given, message):
+    with pytest.raises(ModelError, match=message):
+        load(given.pop("spec"), **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"spec": "w.pth", "arch": "timm:resnet18", "weights": "v.pth"}, "two files of weights"),
+        ({"arch": "timm:resnet18"}, "arch='timm:resnet18' goes with a weights file"),
+        ({"labels": ["a"], "classes": 2}, "1 labels for a network with 2 classes"),
+        ({"classes": 0}, "classes must be at least 1"),
+        ({"outcome": "both"}, "outcome cannot be 'both'; possible: one, any, value"),
+        ({"fit": "zoom"}, "fit cannot be 'zoom'"),
+        ({"mean": [0.5, 0.5]}, "mean has 2 numbers and the network takes 3 channels"),
+    ],
+)
+def test_settings_that_do_not_go_together(given, message):
+    with pytest.raises(SettingError, match=message):
+        load(given.pop("spec", "timm:test_resnet"), **{"weights": "none", **given})
