@@ -55,7 +55,9 @@ def gradcampp(trace: Trace) -> Tensor:
     """
     A, g = trace.activations.flatten(2), trace.gradients.flatten(2)
     denominator = 2 + A.sum(2, keepdim=True) * g
-    usable = (g != 0) & (denominator.abs() >= 1e-6)
+    undefined = (g != 0) & (denominator.abs() < 1e-6)
+    trace.note("some Grad-CAM++ weights are undefined here and count as 0", where=undefined.flatten(1).any(1))
+    usable = (g != 0) & ~undefined
     al = torch.where(usable, 1 / torch.where(usable, denominator, 1.0), 0.0)
     return weighted((al * g.relu()).sum(2), trace.activations)
 

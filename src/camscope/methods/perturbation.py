@@ -42,8 +42,8 @@ def scorecam(trace: Trace, *, chunk: int | None = None) -> Tensor:
 def ablationcam(trace: Trace, *, chunk: int | None = None) -> Tensor:
     """Ablation-CAM: each channel weighted by the share of the score that is lost without it.
 
-    L = sum_k w_k A_k with w_k = (y - y_k) / |y|, y_k the score with A_k set to 0. Only the part of the network after
-    the layer runs again.
+    L = sum_k w_k A_k with w_k = (y - y_k) / |y|, y_k the score with A_k set to 0; where y is 0, undivided. Only the
+    part of the network after the layer runs again.
 
     Args:
         trace: one forward pass recorded at the layer.
@@ -73,7 +73,7 @@ def ablationcam(trace: Trace, *, chunk: int | None = None) -> Tensor:
             rows = torch.full((len(channels),), image)
             ablated[image, channels] = trace.again(rows=rows, edit=ablate).scores.detach().to(A.dtype)
     y = trace.scores.detach().to(A.dtype)[:, None]
-    return weighted((y - ablated) / y.abs().clamp_min(torch.finfo(A.dtype).tiny), A)
+    return weighted((y - ablated) / torch.where(y == 0, 1.0, y.abs()), A)
 
 
 def masked_scores(trace: Trace, masks: Tensor, *, chunk: int | None = None) -> Tensor:

@@ -53,7 +53,8 @@ def default_layer(net: nn.Module, x: Any, *, picture: int = 0) -> str:
     known = _chosen.setdefault(net, {})
     key = tuple(pictures.shape[1:])
     if key not in known:
-        known[key] = _choose(net, _probe(x, picture), picture)
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            known[key] = _choose(net, _probe(x, picture), picture)
     return known[key]
 
 
@@ -228,6 +229,8 @@ class _Functions(TorchFunctionMode):
         self.counts: dict[str, int] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") == "_set_grad_enabled":
+            return None  # a network's own no_grad() would hide how it is connected
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "__").rstrip("_")
         if name.startswith("__"):
@@ -267,9 +270,8 @@ def _watch(net: nn.Module, x: Any, picture: int, parameters: Mapping[str, Tensor
         for module in net.modules():
             stack.callback(module.register_forward_pre_hook(enter).remove)
             stack.callback(module.register_forward_hook(leave).remove)
-        for context in (unchanged(net), torch.inference_mode(mode=False), torch.enable_grad()):
-            stack.enter_context(context)
-        leaves = map_tensors(x, lambda t: t.requires_grad_() if t.is_floating_point() else t)
+        stack.enter_context(unchanged(net))
+        leaves = map_tensors(x, lambda t: t.requires_grad_(t.is_floating_point()))
         inputs = map_tensors(leaves, torch.clone)
         with functions:
             returned = functional_call(net, dict(parameters), inputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -33,7 +33,7 @@ class Address:
     module: nn.Module
     function: str = ""
     call: int | None = None
-    _depth: int = -1
+    _running: list[nn.Module] = field(default_factory=list)
 
     @classmethod
     def parse(cls, net: nn.Module, name: str) -> Address:
@@ -62,20 +62,20 @@ class Address:
         if not self.function:
             yield self.module.register_forward_hook(lambda _, __, output: record(self, output))
             return
-        self._depth = -1
+        self._running.clear()
         for module in self.module.modules():
             yield module.register_forward_pre_hook(self._enter)
             yield module.register_forward_hook(self._leave)
 
     def calls(self, function: str) -> bool:
         """Whether a call of ``function`` now would be one by the module's own forward."""
-        return self._depth == 0 and function.rstrip("_") == self.function
+        return self._running[-1:] == [self.module] and function.rstrip("_") == self.function
 
     def _enter(self, module: nn.Module, _: Any) -> None:
-        self._depth = 0 if module is self.module else self._depth + 1
+        self._running.append(module)
 
     def _leave(self, module: nn.Module, _: Any, __: Any) -> None:
-        self._depth -= 1
+        self._running.pop()
 
 
 def name_of(net: nn.Module, module: nn.Module) -> str:

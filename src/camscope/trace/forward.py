@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camscope.errors import LayerError
+from camscope.errors import LayerError, TargetError
 from camscope.trace.hooks import Edit, tracing
 from camscope.trace.layout import Layout
 from camscope.trace.replay import Tail
@@ -30,6 +30,7 @@ class Forward:
         bypassed: the function that was undone at the end ("softmax", "sigmoid"), "log p" where only probabilities
             could be had, or "".
         records: layer name -> the tensor that the layer handed on.
+        calls: layer name -> how often it ran.
         picture: which of several inputs is the picture.
         differentiable: whether the graph reaches the parameters.
     """
@@ -39,6 +40,7 @@ class Forward:
     outputs: Tensor
     bypassed: str
     records: Mapping[str, Tensor]
+    calls: Mapping[str, int]
     picture: int = 0
     differentiable: bool = False
 
@@ -95,7 +97,7 @@ def record(
     for name in layers:
         if name not in recording.tensors:
             raise LayerError(f"layer {name!r} did not run in the forward pass; name a layer that does")
-    return Forward(net, inputs, outputs, bypassed, recording.tensors, picture, differentiable)
+    return Forward(net, inputs, outputs, bypassed, recording.tensors, recording.calls, picture, differentiable)
 
 
 class Trace:
@@ -107,6 +109,7 @@ class Trace:
         scores: (B,) the explained score of each image.
         layer: name of the layer.
         layout: where batch, channels and space lie in its output.
+        notes: for each image, what a method has to say about its map.
     """
 
     def __init__(
@@ -114,13 +117,20 @@ class Trace:
     ) -> None:
         self.forward, self.layer, self.targets, self.layout = forward, layer, list(targets), layout
         self.inputs, self.outputs = forward.inputs, forward.outputs
+        self.notes: list[list[str]] = [[] for _ in range(forward.batch)]
         with torch.inference_mode(mode=False), torch.enable_grad():
-            self.scores = torch.stack([t(o) for t, o in zip(self.targets, forward.outputs, strict=True)])
+            self.scores = torch.stack([_score(t, o) for t, o in zip(self.targets, forward.outputs, strict=True)])
 
     @property
     def pictures(self) -> Tensor:
         """(B, C, *space) the pictures, among the inputs."""
         return self.forward.pictures
+
+    @property
+    def _call(self) -> str:
+        """The layer by the number of its call, where it ran more than once: an edit is of that call alone."""
+        calls = self.forward.calls[self.layer]
+        return self.layer if calls == 1 or "#" in self.layer else f"{self.layer}#{calls - 1}"
 
     @property
     def _record(self) -> Tensor:
@@ -142,6 +152,16 @@ class Trace:
     def connected(self) -> bool:
         """Whether the score depends on the layer at all."""
         return self._gradient is not None
+
+    @property
+    def used_gradients(self) -> bool:
+        """Whether anybody has asked for the gradients."""
+        return "gradients" in self.__dict__
+
+    def note(self, text: str, *, where: Tensor) -> None:
+        """Say something about the maps of the images for which ``where`` (B,) is true."""
+        for image in where.nonzero().flatten().tolist():
+            self.notes[image].append(text)
 
     @cached_property
     def _gradient(self) -> Tensor | None:
@@ -180,18 +200,18 @@ class Trace:
             if isinstance(self.inputs, tuple) and not isinstance(inputs, tuple):
                 others = map_tensors(self.inputs, lambda t: t[rows.to(t.device)])
                 inputs = tuple(inputs if i == self.forward.picture else o for i, o in enumerate(others))
-            edits = None if edit is None else {self.layer: lambda output: self._change(output, edit)}
+            edits = None if edit is None else {self._call: lambda output: self._change(output, edit)}
             forward = self._record_again(inputs, edits)
-        return forward.trace(self.layer, targets, layout=self.layout)
+        return forward.trace(self._call, targets, layout=self.layout)
 
     def _record_again(self, inputs: Any, edits: Mapping[str, Edit] | None) -> Forward:
-        return record(self.forward.net, inputs, layers=[self.layer], edits=edits, picture=self.forward.picture)
+        return record(self.forward.net, inputs, layers=[self._call], edits=edits, picture=self.forward.picture)
 
     def _rerun(self, tail: Tail, rows: Tensor, edit: Edit | None) -> Forward:
         recorded = self._record.detach().index_select(self.layout.batch, rows.to(self._record.device))
         changed = recorded if edit is None else self._change(recorded, edit)
         with tail.replayed(rows) as inputs:
-            return self._record_again(inputs, {self.layer: lambda _: changed})
+            return self._record_again(inputs, {self._call: lambda _: changed})
 
     def _change(self, output: Tensor, edit: Edit) -> Tensor:
         """Apply an edit of (n, K, *grid) to what the layer returns."""
@@ -200,16 +220,27 @@ class Trace:
 
     @cached_property
     def _tail(self) -> Tail:
-        """The cheapest tail that is proved, on a batch of another size, to give the same outputs."""
-        net, rows = self.forward.net, torch.arange(self.forward.batch + 1) % self.forward.batch
-        expected = self.outputs.detach()[rows.to(self.outputs.device)]
+        """The cheapest tail that is proved to give the same outputs, on a batch of another size and on one image."""
+        batch = self.forward.batch
+        proofs = [torch.arange(batch + 1) % batch, torch.zeros(2, dtype=torch.long)]
         for values, copies in itertools.product((False, True), repeat=2):
             with contextlib.suppress(RuntimeError, ValueError, TypeError, IndexError):
-                tail = Tail.after(net, self.layer, self.inputs, values=values, copies=copies)
-                outputs = self._rerun(tail, rows, None).outputs
-                if torch.allclose(outputs, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
+                tail = Tail.after(self.forward.net, self._call, self.inputs, values=values, copies=copies)
+                if all(self._is_same(self._rerun(tail, rows, None), rows) for rows in proofs):
                     return tail
-        return Tail(self.inputs, {})
+        return Tail(self.inputs, {}, copies=True)
+
+    def _is_same(self, forward: Forward, rows: Tensor) -> bool:
+        expected = self.outputs.detach()[rows.to(self.outputs.device)]
+        return torch.allclose(forward.outputs, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def _score(target: Callable[[Tensor], Tensor], output: Tensor) -> Tensor:
+    score = target(output)
+    if not isinstance(score, Tensor) or score.ndim:
+        what = f"a tensor {tuple(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
+        raise TargetError(f"a target returns one number as a tensor without axes, and this one returned {what}")
+    return score
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

@@ -45,9 +45,11 @@ class Recording:
         """
         if self.link is not None:
             before, after, name = self.link
-            reshaped = scores.numel() == after.numel() and scores.data_ptr() == after.data_ptr()
-            if scores is after or reshaped:
-                return before.reshape(scores.shape), name
+            if scores is after:
+                return before, name
+            if scores.numel() == after.numel() and scores.data_ptr() == after.data_ptr():
+                alike = torch.empty_strided(after.shape, after.stride(), dtype=before.dtype, device=before.device)
+                return alike.copy_(before).as_strided(scores.shape, scores.stride()), name
         if _are_probabilities(scores.detach()):
             return scores.clamp_min(torch.finfo(scores.dtype).tiny).log(), "log p"
         return scores, ""
@@ -60,18 +62,23 @@ def _are_probabilities(scores: Tensor) -> bool:
 
 
 class _Watch(TorchFunctionMode):
-    """Sees every torch call: remembers the last softmax or sigmoid, and records functional layers."""
+    """Sees every torch call: remembers the last softmax or sigmoid, records functional layers, keeps the graph.
 
-    def __init__(self, recording: Recording, addresses: Sequence[Address], record: Record) -> None:
+    After the first layer a network's own ``torch.no_grad()`` is passed over: it would cut the score from the layer.
+    """
+
+    def __init__(self, recording: Recording, addresses: Sequence[Address], record: Record, *, keep_graph: bool) -> None:
         super().__init__()
-        self.recording, self.record = recording, record
+        self.recording, self.record, self.keep_graph = recording, record, keep_graph
         self.functional = [a for a in addresses if a.function]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name == "_set_grad_enabled" and self.recording.tensors and self.keep_graph:
+            return None
         result = func(*args, **(kwargs or {}))
         if _innermost() is not self.recording:
             return result
-        name = getattr(func, "__name__", "")
         if name in _LINKS and args and result is not args[0]:
             self.recording.link = (args[0], result, name)
         for address in self.functional:
@@ -128,7 +135,7 @@ def unchanged(net: nn.Module, *, frozen: bool = True) -> Iterator[None]:
         for module, name, buffer, version, copy in buffers:
             if buffer._version != version:
                 with torch.no_grad():
-                    buffer.copy_(copy)
+                    buffer.detach_().copy_(copy)
             module._buffers[name] = buffer
 
 
@@ -184,6 +191,7 @@ def tracing(
         if not differentiable and not recording.tensors:
             tensor = tensor.detach()
             tensor = (tensor.clone() if tensor.is_inference() else tensor).requires_grad_()
+            torch.set_grad_enabled(True)
         recording.tensors[address.name] = tensor
         return first.put(tensor.clone())
 
@@ -195,5 +203,5 @@ def tracing(
             for handle in address.install(record):
                 stack.callback(handle.remove)
         stack.enter_context(_as_innermost(recording))
-        stack.enter_context(_Watch(recording, addresses, record))
+        stack.enter_context(_Watch(recording, addresses, record, keep_graph=not differentiable))
         yield recording

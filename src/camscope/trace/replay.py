@@ -70,7 +70,6 @@ class Tail:
                 stack.callback(module.register_forward_pre_hook(enter).remove)
                 stack.callback(module.register_forward_hook(leave).remove)
             stack.enter_context(tracing(net, [layer], edits={layer: snapshot}))
-            stack.enter_context(torch.no_grad())
             net(*inputs) if isinstance(inputs, tuple) else net(inputs)
         return cls(inputs, _by_module(before, len(next(tensors(inputs)))), copies)
 

@@ -1,0 +1,103 @@
+"""camscope explain: why a model says what it says, in pictures."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from camscope.cli.options import BatchSize, Device, Out, Seed, Weights, pairs, prepare, progress
+
+if TYPE_CHECKING:
+    from camscope.explanation import Explanation
+
+
+def explain(
+    images: Annotated[list[str], typer.Argument(help="Picture files, folders or patterns such as 'photos/*.jpg'.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="timm:NAME, torchvision:NAME or a bundle folder.")],
+    out: Out,
+    weights: Weights = "default",
+    method: Annotated[list[str], typer.Option(help="See `camscope methods`; repeat for several.")] = ["gradcam"],  # noqa: B006
+    target: Annotated[
+        list[str] | None, typer.Option(help="Class name, class index, or topK; repeat for several. [default: top1]")
+    ] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer name. [default: found by itself]")] = None,
+    scale: Annotated[str, typer.Option(help="For display: minmax, max, percentile or fixed:LO,HI.")] = "minmax",
+    cmap: Annotated[str, typer.Option(help="byr (blue, yellow, red) or a Matplotlib colour map.")] = "byr",
+    opacity: Annotated[float, typer.Option(min=0, max=1, help="Of the map in the overlay.")] = 0.5,
+    write: Annotated[
+        str, typer.Option(help="Any of original,grayscale,heatmap,overlay,panel,npy,json, with commas.")
+    ] = "all",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="name=value for the method, see `camscope methods NAME`.")
+    ] = None,
+    device: Device = "auto",
+    batch_size: BatchSize = 16,
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for programs.")] = False,
+) -> None:
+    """Explain pictures: what did the model look at?
+
+    Writes, per picture, the original, the map as a grey picture and in colours, the overlay, a labelled panel, the
+    raw map (.npy) and explanation.json. Low is blue, medium yellow, high red.
+
+    Example: camscope explain cat.jpg --model timm:convnext_base --target tabby --out maps
+    """
+    from camscope.explanation import explain_all
+    from camscope.explanation.result import kinds
+    from camscope.images import find_pictures
+    from camscope.models.loading import load
+    from camscope.render import check_display
+
+    files = kinds(write)
+    check_display(scale, cmap)
+    found = dict(find_pictures(images, exclude=[out]))
+    loaded = load(model, weights=weights)
+    prepare(loaded, device, seed)
+    failed: dict[str, str] = {}
+    several = len(method) > 1 or (target is not None and (len(target) > 1 or target[0].lower().startswith("top")))
+    with progress() as bar:
+        task = bar.add_task("explaining", total=len(found))
+        done: set[str] = set()
+        for e in explain_all(
+            loaded,
+            found,
+            methods=method,
+            targets=list(target) if target else None,
+            layer=layer,
+            batch_size=batch_size,
+            settings=pairs(setting or [], "--set"),
+            on_error=lambda source, error: failed.update({source: str(error)}),
+        ):
+            place = out / found[Path(e.source)]
+            place = place / file_name(f"{e.method}_{e.label}") if several else place
+            e.save(place, write=files, scale=scale, cmap=cmap, opacity=opacity)
+            _say(e, place, as_json=as_json)
+            done.add(e.source)
+            bar.update(task, completed=len(done) + len(failed))
+    for source, reason in failed.items():
+        print(f"camscope: not explained: {source}: {reason}", file=sys.stderr)
+    raise typer.Exit(1 if failed else 0)
+
+
+def file_name(text: str) -> str:
+    """A text as a harmless name of a file: letters, digits, dots, dashes and underscores; at most 80 characters.
+
+    >>> file_name("gradcam_tiger shark, Galeocerdo/../cuvieri")
+    'gradcam_tiger_shark_Galeocerdo_cuvieri'
+    """
+    return re.sub(r"[^\w-]+", "_", text).strip("_")[:80] or "_"
+
+
+def _say(e: Explanation, place: Path, *, as_json: bool) -> None:
+    if as_json:
+        content: dict[str, Any] = e.to_dict() | {"folder": str(place)}
+        print(json.dumps(content, ensure_ascii=False))
+        return
+    certainty = f"p = {e.probability:.3f}" if e.probability is not None else f"score {e.score:.3g}"
+    notes = f" ({'; '.join(e.notes)})" if e.notes else ""
+    print(f"{e.source}: {e.label}, {certainty}, {e.method} at {e.layer} -> {place}{notes}")

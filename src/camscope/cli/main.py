@@ -1,0 +1,60 @@
+"""The commands put together, and errors turned into one line and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from camscope import __version__
+from camscope.cli import bundle, demo, explain, methods, models
+from camscope.errors import CamscopeError
+
+app = typer.Typer(
+    help="See what an image model looks at, and find out whether to believe it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (explain.explain, demo.demo, bundle.bundle, models.models, methods.methods):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"camscope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run a command: exit status 0 done, 1 some rows failed, 2 wrong usage or input (one line on standard error)."""
+    try:
+        status = app(standalone_mode=False)
+    except click.ClickException as error:
+        status = _complain(error.format_message())
+    except CamscopeError as error:
+        status = _complain(str(error))
+    except (click.Abort, KeyboardInterrupt):
+        status = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _complain(text: str) -> int:
+    print(f"camscope: {' '.join(text.split())}", file=sys.stderr)
+    return 2

@@ -1,0 +1,84 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from camscope.errors import SettingError
+
+if TYPE_CHECKING:
+    from camscope.models.model import Model
+
+Weights = Annotated[
+    str, typer.Option(help="'default' (the published ones), 'none' (random), or a .pth, .pt or .safetensors file.")
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto for the best there is.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pictures in one forward pass.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+def progress() -> Progress:
+    """A progress bar on standard error; silent where that is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+def pairs(given: Iterable[str], option: str) -> dict[str, Any]:
+    """``name=value`` arguments as a dictionary; values are read as JSON where they are JSON.
+
+    >>> pairs(["samples=8", "pad_type=same"], "--set")
+    {'samples': 8, 'pad_type': 'same'}
+    """
+    read: dict[str, Any] = {}
+    for item in given:
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise SettingError(f"{option} takes name=value, and {item!r} is not; write for example {option} samples=8")
+        try:
+            read[name] = json.loads(value)
+        except json.JSONDecodeError:
+            read[name] = value
+    return read
+
+
+def numbers(text: str | None, option: str) -> list[float] | None:
+    """Numbers separated by commas.
+
+    >>> numbers("0.5,0.5,0.5", "--mean")
+    [0.5, 0.5, 0.5]
+    """
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise SettingError(f"{option} takes numbers separated by commas, and {text!r} is not") from None
+
+
+def prepare(model: Model, device: str, seed: int) -> None:
+    """Put a model that was just loaded on its device, and seed everything random."""
+    import torch
+
+    torch.manual_seed(seed)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model.net.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingError(f"--device {device} cannot be used ({reason}); use cpu or auto") from None

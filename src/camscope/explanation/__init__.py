@@ -1,0 +1,7 @@
+"""From pictures to explanations, and from tensors to maps."""
+
+from camscope.explanation.maps import cam, cams
+from camscope.explanation.pictures import explain, explain_all
+from camscope.explanation.result import Explanation
+
+__all__ = ["Explanation", "cam", "cams", "explain", "explain_all"]

@@ -1,0 +1,91 @@
+"""Why a map is empty, and what one must know to read it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from camscope.methods import CLASS_AGNOSTIC
+from camscope.trace import Forward, Trace, tensors, unchanged
+
+_BYPASSED = {
+    "log p": "the model returns probabilities alone: log p is explained",
+    "log_softmax": "the logit before the final log-softmax is explained",
+    "softmax": "the logit before the final softmax is explained",
+}
+
+
+def notes(trace: Trace, raw: Tensor, *, method: str) -> list[list[str]]:
+    """What has to be said about each map.
+
+    Args:
+        trace: the pass that the maps were made from.
+        raw: (B, *grid) signed maps.
+        method: the method's name.
+
+    Returns:
+        For each image the notes, most telling first; empty lists where nothing is to be said.
+    """
+    return [[*_empty(trace, raw[i], i), *_reading(trace, method), *trace.notes[i]] for i in range(len(raw))]
+
+
+def _empty(trace: Trace, raw: Tensor, image: int) -> list[str]:
+    """Why the map of one image shows nothing."""
+    if not bool(raw.isfinite().all()):
+        module = first_not_finite(trace.forward)
+        where = (
+            f"first returned by module {module!r}" if module else "first made by the method, from finite activations"
+        )
+        return [f"the map is empty: it has values that are not finite (NaN or infinite), {where}"]
+    if bool((raw > 0).any()) and bool(raw.max() > raw.min()):
+        return []
+    if not trace.connected:
+        return [f"the map is empty: the score does not depend on layer {trace.layer!r}; name another layer or target"]
+    if trace.used_gradients and not bool(trace.gradients[image].any()):
+        score = float(trace.scores[image].detach())
+        return [f"the map is empty: the gradient is exactly 0, the score ({score:.4g}) is saturated"]
+    if bool(raw.max() > raw.min()):
+        low, high = float(raw.min()), float(raw.max())
+        return [
+            f"the map is empty: all its values are negative or 0 ({low:.3g} to {high:.3g}), nothing supports the class"
+        ]
+    return [f"the map is flat: every cell has the value {float(raw.flatten()[0]):.3g}"]
+
+
+def _reading(trace: Trace, method: str) -> list[str]:
+    said = []
+    if method in CLASS_AGNOSTIC:
+        said.append(f"{method} is class-agnostic: its map is the same for every class")
+    if trace.forward.bypassed:
+        text = _BYPASSED.get(trace.forward.bypassed, "the logit before the final sigmoid is explained")
+        said.append(text)
+    return said
+
+
+def first_not_finite(forward: Forward) -> str:
+    """Name of the first module that returns NaN or infinite values; "" where none does.
+
+    >>> class Root(nn.Module):
+    ...     def forward(self, x):
+    ...         return (x - 1).sqrt()
+    >>> from camscope.trace import record
+    >>> net = nn.Sequential(nn.Conv2d(1, 1, 1), Root(), nn.Flatten())
+    >>> first_not_finite(record(net, torch.full((1, 1, 2, 2), -50.0), layers=["0"]))
+    '1'
+    """
+    net, found = forward.net, [""]
+
+    def check(name: str, output: object) -> None:
+        if not found[0] and not all(bool(t.isfinite().all()) for t in tensors(output) if t.dtype.is_floating_point):
+            found[0] = name
+
+    handles = [
+        m.register_forward_hook(lambda _, __, out, name=n: check(name, out)) for n, m in net.named_modules() if n
+    ]
+    try:
+        with unchanged(net), torch.no_grad():
+            net(*forward.inputs) if isinstance(forward.inputs, tuple) else net(forward.inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0]

@@ -1,0 +1,188 @@
+"""Maps of tensors: any network, a batch of inputs, raw signed maps on the layer's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camscope.errors import MethodError, TargetError, nearest
+from camscope.methods import METHODS, Method
+from camscope.models.layer_choice import default_layer
+from camscope.models.layouts import find_layout
+from camscope.targets import Target, category
+from camscope.trace import Forward, Layout, Trace, record
+from camscope.trace.address import name_of
+
+Asked = int | Target | None
+"""What is asked for in one image: a class index, a target function, or None for the predicted class."""
+
+
+def cam(
+    net: nn.Module,
+    x: Any,
+    *,
+    method: str | Method = "gradcam",
+    layer: str | nn.Module | None = None,
+    targets: Asked | Sequence[Asked] | Tensor = None,
+    layout: Layout | None = None,
+    picture: int = 0,
+    differentiable: bool = False,
+    **settings: Any,
+) -> Tensor:
+    """The class activation map of each image: signed, before the final ReLU, on the layer's own grid.
+
+    Args:
+        net: any network; it runs in eval mode and is left bit-identical.
+        x: (B, C, *space) inputs as the network takes them; a tuple where it takes several.
+        method: a name in `METHODS`, or a function of a `Trace`.
+        layer: name ("layer4", "relu()") or module; None for `default_layer`.
+        targets: None for the predicted class, a class index or target function for all images, or a list with one of
+            these for each image; a tensor (B,) of class indices is such a list.
+        layout: the axes of the layer's output; None to tell them from the shapes.
+        picture: which of several inputs is the picture.
+        differentiable: keep the graph to the inputs and parameters, for a map inside a loss.
+        **settings: the method's own keyword arguments.
+
+    Returns:
+        (B, h, w), or (B, *grid) on inputs with another number of space axes, in the dtype of the activations.
+
+    Raises:
+        LayerError: the layer does not exist, did not run, or has no place for each part of the picture.
+        TargetError: a class that does not exist, or not one target an image.
+        MethodError: no such method.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    >>> cam(net, torch.randn(4, 3, 32, 32), targets=1).shape
+    torch.Size([4, 15, 15])
+    """
+    function = find_method(method)
+    forward, seen = look(net, x, layer=layer, layout=layout, picture=picture, differentiable=differentiable)
+    trace = forward.trace(seen.layer, spread(targets, forward), layout=seen.layout)
+    return raw_map(function, trace, **settings).to(forward.records[seen.layer].dtype)
+
+
+def cams(
+    net: nn.Module,
+    x: Any,
+    *,
+    targets: Sequence[Sequence[Asked]],
+    method: str | Method = "gradcam",
+    layer: str | nn.Module | None = None,
+    layout: Layout | None = None,
+    picture: int = 0,
+    **settings: Any,
+) -> Tensor:
+    """Maps of many targets an image, from one forward pass.
+
+    Args:
+        net: any network.
+        x: (B, C, *space) inputs, or a tuple of inputs.
+        targets: for each image, the same number T of class indices or target functions.
+        method: as for `cam`.
+        layer: as for `cam`.
+        layout: as for `cam`.
+        picture: as for `cam`.
+        **settings: the method's own keyword arguments.
+
+    Returns:
+        (B, T, h, w), or (B, T, *grid).
+
+    Raises:
+        TargetError: not one list an image, or lists of different lengths.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    >>> cams(net, torch.randn(2, 3, 32, 32), targets=[[0, 1, 2], [2, 1, 0]]).shape
+    torch.Size([2, 3, 15, 15])
+    """
+    if not targets or len({len(row) for row in targets}) != 1 or not len(targets[0]):
+        raise TargetError("targets must be one list an image, all of the same length: [[0, 1], [0, 1]]")
+    function = find_method(method)
+    forward, seen = look(net, x, layer=layer, layout=layout, picture=picture)
+    columns = [spread(list(column), forward) for column in zip(*targets, strict=True)]
+    traces = (forward.trace(seen.layer, column, layout=seen.layout) for column in columns)
+    maps = [raw_map(function, trace, **settings) for trace in traces]
+    return torch.stack(maps, 1).to(forward.records[seen.layer].dtype)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The layer that a forward pass was recorded at, and where its axes lie."""
+
+    layer: str
+    layout: Layout
+
+
+def look(
+    net: nn.Module,
+    x: Any,
+    *,
+    layer: str | nn.Module | None = None,
+    layout: Layout | None = None,
+    picture: int = 0,
+    differentiable: bool = False,
+) -> tuple[Forward, Seen]:
+    """Run a network once, recorded at a layer that is named, given or chosen."""
+    if layer is None:
+        layer = default_layer(net, x, picture=picture)
+    name = layer if isinstance(layer, str) else name_of(net, layer)
+    forward = record(net, x, layers=[name], picture=picture, differentiable=differentiable)
+    return forward, Seen(name, layout or layout_of(forward, name))
+
+
+def layout_of(forward: Forward, layer: str) -> Layout:
+    """Where the axes of a recorded layer lie, told from the shapes.
+
+    Raises:
+        LayerError: the layer has no place for each part of the picture.
+    """
+    return find_layout(forward.records[layer].shape, forward.pictures.shape, layer=layer)
+
+
+def spread(targets: Asked | Sequence[Asked] | Tensor, forward: Forward) -> list[Target]:
+    """One target function an image; predicted classes and indices are settled here, once and for all."""
+    targets = targets.tolist() if isinstance(targets, Tensor) else targets
+    asked: list[Asked] = [*targets] if isinstance(targets, Sequence) else [targets] * forward.batch
+    if len(asked) != forward.batch:
+        raise TargetError(f"{len(asked)} targets for {forward.batch} images; give one, or one for each image")
+    return [_as_target(one, output) for one, output in zip(asked, forward.outputs.detach(), strict=True)]
+
+
+def _as_target(asked: Asked, output: Tensor) -> Target:
+    if asked is None:
+        if output.ndim > 1:
+            raise TargetError(
+                f"the output is a map {tuple(output.shape)} of scores; name what to explain of it as target"
+            )
+        return category(int(output.reshape(-1).argmax()))
+    if callable(asked):
+        return asked
+    target = category(int(asked))
+    target(output)
+    return target
+
+
+def find_method(method: str | Method) -> Method:
+    """The method of this name; a function is its own method.
+
+    Raises:
+        MethodError: there is none; the message has the nearest names.
+    """
+    if callable(method):
+        return method
+    if method not in METHODS:
+        raise MethodError(nearest("method", method, METHODS))
+    return METHODS[method]
+
+
+def raw_map(function: Callable[..., Tensor], trace: Trace, **settings: Any) -> Tensor:
+    """Apply a method to a trace, whatever grad mode the caller is in.
+
+    Returns:
+        (B, *grid) signed map, float32 or better.
+    """
+    with torch.inference_mode(mode=False), torch.set_grad_enabled(trace.forward.differentiable):
+        return function(trace, **settings)

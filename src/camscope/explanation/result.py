@@ -1,0 +1,252 @@
+"""One explanation: the map of one picture for one target, with everything needed to show, save and repeat it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from camscope import render
+from camscope.errors import SettingError, nearest
+from camscope.images import Picture, Window
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FILES = {
+    "original": "original.png",
+    "grayscale": "grayscale.png",
+    "heatmap": "heatmap.png",
+    "overlay": "overlay.jpg",
+    "panel": "panel.png",
+    "npy": "map.npy",
+    "json": "explanation.json",
+}
+"""What an explanation can be written as: kind -> file name."""
+
+_JPEG_QUALITY = 92
+_PNG_LEVEL = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Where a model found what it says, in one picture.
+
+    Attributes:
+        heatmap: (H, W) float32 >= 0, the map after the ReLU at picture size, in the place that the network saw;
+            not rescaled.
+        grid: (h, w) float32, the map on the layer's own grid: signed, not scaled, before the ReLU.
+        label: name of what was explained.
+        index: its class index; None for a target function.
+        score: the explained score, before a final softmax or sigmoid.
+        probability: of the class, in [0, 1]; None where the model gives none.
+        model: name of the model.
+        method: name of the method.
+        layer: the layer that was looked at.
+        source: where the picture came from.
+        notes: what one must know to read the map, such as why it is empty.
+        picture: the picture.
+        window: the part of it that the network saw.
+        top: the five highest classes, (label, probability or score).
+        repeat: what else it takes to make the same explanation again; plain JSON values.
+    """
+
+    heatmap: npt.NDArray[np.float32] = field(repr=False)
+    grid: npt.NDArray[np.float32] = field(repr=False)
+    _: KW_ONLY
+    label: str
+    index: int | None
+    score: float
+    probability: float | None
+    model: str
+    method: str
+    layer: str
+    source: str
+    notes: tuple[str, ...] = ()
+    picture: Picture = field(repr=False)
+    window: Window = field(repr=False)
+    top: tuple[tuple[str, float], ...] = field(default=(), repr=False)
+    repeat: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def scaled(self, scale: str = "minmax") -> tuple[npt.NDArray[np.float32], tuple[float, float]]:
+        """The heatmap scaled for display, over the part of the picture that the network saw.
+
+        Args:
+            scale: "minmax", "max", "percentile" or "fixed:LO,HI".
+
+        Returns:
+            (H, W) in [0, 1], and the raw values that 0 and 1 stand for.
+        """
+        seen = self.window.seen()
+        values, limits = render.scale(self.heatmap[seen], scale)
+        whole = np.zeros(self.heatmap.shape, np.float32)
+        whole[seen] = values
+        return whole, limits
+
+    def overlay(self, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Image.Image:
+        """The heatmap laid over the picture, at picture size; what the network did not see stays uncoloured."""
+        values, _ = self.scaled(scale)
+        return render.overlay(self.picture, values, cmap=cmap, opacity=opacity, window=self.window)
+
+    def panel(self, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Image.Image:
+        """Original, heatmap and overlay side by side, labelled, with a colour bar in real values."""
+        values, limits = self.scaled(scale)
+        facts = {"score": f"{self.score:.3g}"}
+        if self.probability is not None:
+            facts["probability"] = f"{self.probability:.3f}"
+        facts |= {"model": self.model, "method": self.method, "layer": self.layer, "picture": self.source}
+        return render.panel(
+            self.picture,
+            values,
+            limits=limits,
+            title=self.label,
+            facts=facts,
+            notes=self.notes,
+            cmap=cmap,
+            opacity=opacity,
+            window=self.window,
+        )
+
+    def figure(self, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Figure:
+        """The picture and the overlay as a Matplotlib figure, with a colour bar in real values."""
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import ListedColormap, Normalize
+        from matplotlib.figure import Figure
+
+        low, high = self.scaled(scale)[1]
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.imshow(self.picture.rgb)
+        right.imshow(self.overlay(scale=scale, cmap=cmap, opacity=opacity))
+        left.set_title("picture")
+        right.set_title(f"{self.label} ({self.score:.3g})")
+        for axes in (left, right):
+            axes.set_axis_off()
+        colours = ListedColormap(render.colourise(np.linspace(0, 1, 256)[None], cmap)[0] / 255)
+        figure.colorbar(ScalarMappable(Normalize(low, high), colours), ax=right, label=self.method)
+        figure.suptitle(f"{self.model} | {self.method} | {self.layer}")
+        return figure
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.panel().save(buffer, format="PNG")
+        return buffer.getvalue()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the pixels, as plain JSON values."""
+        finite = self.grid[np.isfinite(self.grid)]
+        raw = (
+            {"min": float(finite.min()), "max": float(finite.max()), "sum": float(finite.sum())} if finite.size else {}
+        )
+        return {
+            "source": self.source,
+            "label": self.label,
+            "index": self.index,
+            "score": self.score,
+            "probability": self.probability,
+            "top": [{"label": label, "value": value} for label, value in self.top],
+            "model": self.model,
+            "method": self.method,
+            "layer": self.layer,
+            "grid": list(self.grid.shape),
+            "raw": raw,
+            "notes": list(self.notes),
+            "window": self.window.to_dict(),
+            **self.repeat,
+            "versions": versions(),
+        }
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        write: str | Sequence[str] = "all",
+        scale: str = "minmax",
+        cmap: str = "byr",
+        opacity: float = 0.5,
+    ) -> list[Path]:
+        """Write the explanation into a folder.
+
+        Args:
+            folder: made where it does not exist.
+            write: kinds of file, see `FILES`, as a list or with commas: the original, the map as an 8-bit grey
+                picture (grayscale) and in colours (heatmap), the overlay, a labelled panel, the signed map on the
+                layer's grid (npy), and everything needed to repeat it (json); or "all".
+            scale: for display: "minmax", "max", "percentile" or "fixed:LO,HI".
+            cmap: "byr" (low blue, medium yellow, high red) or a Matplotlib colour map.
+            opacity: of the map in the overlay, 0 to 1.
+
+        Returns:
+            The paths of the files.
+
+        Raises:
+            SettingError: an unknown kind, scale or colour map.
+        """
+        write = kinds(write)
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind in write:
+            path = folder / FILES[kind]
+            if kind == "npy":
+                np.save(path, self.grid)
+            elif kind == "json":
+                limits = self.scaled(scale)[1]
+                display = {"scale": scale, "low": limits[0], "high": limits[1], "cmap": cmap, "opacity": opacity}
+                content = self.to_dict() | {"display": display, "picture_sha256": _file_hash(self.source)}
+                path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            else:
+                image = self._image(kind, scale=scale, cmap=cmap, opacity=opacity)
+                # Each format takes its own option and passes over the other's.
+                image.save(path, quality=_JPEG_QUALITY, compress_level=_PNG_LEVEL)
+        return [folder / FILES[kind] for kind in write]
+
+    def _image(self, kind: str, *, scale: str, cmap: str, opacity: float) -> Image.Image:
+        if kind == "original":
+            return Image.fromarray(self.picture.rgb)
+        if kind == "panel":
+            return self.panel(scale=scale, cmap=cmap, opacity=opacity)
+        if kind == "overlay":
+            return self.overlay(scale=scale, cmap=cmap, opacity=opacity)
+        values, _ = self.scaled(scale)
+        return render.grey(values) if kind == "grayscale" else Image.fromarray(render.colourise(values, cmap))
+
+
+def kinds(write: str | Sequence[str]) -> list[str]:
+    """The kinds of file that were asked for, each of `FILES`; "all" is all of them.
+
+    Raises:
+        SettingError: an unknown kind.
+
+    >>> kinds("overlay,npy")
+    ['overlay', 'npy']
+    """
+    asked = [kind.strip() for kind in write.split(",")] if isinstance(write, str) else list(write)
+    asked = list(FILES) if asked == ["all"] else asked
+    for kind in asked:
+        if kind not in FILES:
+            raise SettingError(nearest("kind of file", kind, FILES))
+    return asked
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    packages = ("camscope", "torch", "torchvision", "timm", "numpy", "pillow")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+
+
+def _file_hash(source: str) -> str | None:
+    path = Path(source)
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    except OSError:
+        return None
