@@ -6,12 +6,14 @@ import os
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from camscope import __version__
 from camscope.cli import bundle, demo, explain, methods, models
 from camscope.errors import CamscopeError
+
+# Typer brings click under a name of its own from one version to the next; its errors are found through its public ones.
+_UsageError = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     help="See what an image model looks at, and find out whether to believe it.",
@@ -43,15 +45,17 @@ def main() -> None:
     """Run a command: exit status 0 done, 1 some rows failed, 2 wrong usage or input (one line on standard error)."""
     try:
         status = app(standalone_mode=False)
-    except click.ClickException as error:
-        status = _complain(error.format_message())
     except CamscopeError as error:
         status = _complain(str(error))
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         status = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
+    except Exception as error:
+        if not isinstance(error, _UsageError):
+            raise
+        status = _complain(error.format_message())
     sys.exit(status if isinstance(status, int) else 0)
 
 

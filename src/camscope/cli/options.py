@@ -27,14 +27,16 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 def progress() -> Progress:
     """A progress bar on standard error; silent where that is no terminal."""
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
 
 

@@ -46,9 +46,7 @@ def _empty(trace: Trace, raw: Tensor, image: int) -> list[str]:
         return [f"the map is empty: the gradient is exactly 0, the score ({score:.4g}) is saturated"]
     if bool(raw.max() > raw.min()):
         low, high = float(raw.min()), float(raw.max())
-        return [
-            f"the map is empty: all its values are negative or 0 ({low:.3g} to {high:.3g}), nothing supports the class"
-        ]
+        return [f"the map is empty: no value is positive ({low:.3g} to {high:.3g}), so nothing supports the class"]
     return [f"the map is flat: every cell has the value {float(raw.flatten()[0]):.3g}"]
 
 

@@ -118,7 +118,8 @@ def _find(candidates: list[_Event], facts: _Facts) -> _Event | None:
     """The last candidate that all the places of an earlier cut lead through, and that keeps places in place.
 
     A network that mixes all places on the way (LeViT's downsampling) keeps none: then the last cut is the answer. One
-    of several branches (CrossViT) has no cut: then the last tensor is that every place still acts through.
+    of several branches (CrossViT) has no cut: then it is the last tensor that every place still acts through. And where
+    nothing but a map of verdicts is there, that is the answer.
     """
     last_first = candidates[::-1]
     in_place = [c for c in last_first if _keeps_corner(c)]
@@ -132,7 +133,7 @@ def _find(candidates: list[_Event], facts: _Facts) -> _Event | None:
     for candidate in itertools.chain(itertools.islice(cuts, _MOST_TRIALS), in_place[: 2 * _MOST_TRIALS]):
         if _is_answer(candidate, facts):
             return candidate
-    return None
+    return next((c for c in in_place if _is_cut(c, facts) and _covers(c, facts.target)), None)
 
 
 def _is_cut(event: _Event, facts: _Facts) -> bool:
@@ -267,10 +268,10 @@ def _watch(net: nn.Module, x: Any, picture: int, parameters: Mapping[str, Tensor
             events.append(_Event(names[module], first.tensor, first.tensor._version, functions.clock, learned))
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(unchanged(net))
         for module in net.modules():
             stack.callback(module.register_forward_pre_hook(enter).remove)
             stack.callback(module.register_forward_hook(leave).remove)
-        stack.enter_context(unchanged(net))
         leaves = map_tensors(x, lambda t: t.requires_grad_(t.is_floating_point()))
         inputs = map_tensors(leaves, torch.clone)
         with functions:

@@ -1,0 +1,96 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+import camscope as cs
+from camscope.errors import SettingError
+from camscope.explanation.result import FILES
+from camscope.images import Picture, Window
+
+
+@pytest.fixture
+def e(tmp_path):
+    source = tmp_path / "p.png"
+    pixels = np.linspace(0, 1, 40 * 60, dtype=np.float32).reshape(40, 60, 1)
+    Image.fromarray((pixels[..., 0] * 255).astype(np.uint8)).save(source)
+    heatmap = np.zeros((40, 60), np.float32)
+    heatmap[10:20, 20:30] = 4.0
+    return cs.Explanation(
+        heatmap,
+        np.array([[-1.0, 2.0], [4.0, 0.0]], np.float32),
+        label="cat",
+        index=3,
+        score=7.25,
+        probability=0.875,
+        model="net",
+        method="gradcam",
+        layer="layer4",
+        source=str(source),
+        notes=("a note",),
+        picture=Picture(pixels, str(source)),
+        window=Window((40, 60), (0, 10), (40, 40)),
+        top=(("cat", 0.875), ("dog", 0.125)),
+        repeat={"settings": {"chunk": 4}},
+    )
+
+
+def test_save_writes_each_kind(e, tmp_path):
+    paths = e.save(tmp_path / "out", scale="max", cmap="byr", opacity=0.4)
+    assert [path.name for path in paths] == list(FILES.values())
+    images = {path.name: np.asarray(Image.open(path)) for path in paths if path.suffix in (".png", ".jpg")}
+    assert images["original.png"].shape == (40, 60, 3)
+    assert images["grayscale.png"].shape == (40, 60)
+    assert images["grayscale.png"][15, 25] == 255
+    assert images["grayscale.png"][0, 25] == 0
+    high, low = images["heatmap.png"][15, 25].astype(int), images["heatmap.png"][5, 25].astype(int)
+    assert high[0] > high[2] + 100
+    assert low[2] > low[0] + 100
+    assert images["panel.png"].shape[1] > 3 * 60
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "map.npy"), e.grid)
+
+
+def test_the_overlay_leaves_uncoloured_what_was_not_seen(e):
+    overlay = np.asarray(e.overlay())
+    np.testing.assert_array_equal(overlay[:, :10], e.picture.rgb[:, :10])
+    assert (overlay[:, 10:50] != e.picture.rgb[:, 10:50]).any()
+
+
+def test_the_json_has_everything_needed_to_repeat_it(e, tmp_path):
+    e.save(tmp_path, write="json", scale="fixed:0,8")
+    content = json.loads((tmp_path / "explanation.json").read_text(encoding="utf-8"))
+    assert content["raw"] == {"min": -1.0, "max": 4.0, "sum": 5.0}
+    assert content["label"] == "cat"
+    assert content["index"] == 3
+    assert content["top"][1] == {"label": "dog", "value": 0.125}
+    assert content["settings"] == {"chunk": 4}
+    assert content["window"] == {"picture": [40, 60], "start": [0, 10], "extent": [40, 40]}
+    assert content["display"] == {"scale": "fixed:0,8", "low": 0.0, "high": 8.0, "cmap": "byr", "opacity": 0.5}
+    assert content["notes"] == ["a note"]
+    assert {"camscope", "torch", "timm", "python"} <= set(content["versions"])
+    with open(e.source, "rb") as file:
+        assert content["picture_sha256"] == hashlib.sha256(file.read()).hexdigest()
+
+
+def test_only_what_is_asked_for_is_written(e, tmp_path):
+    e.save(tmp_path / "few", write="overlay,npy")
+    assert sorted(path.name for path in (tmp_path / "few").iterdir()) == ["map.npy", "overlay.jpg"]
+    with pytest.raises(SettingError, match="no kind of file called 'overlai'; nearest: 'overlay'"):
+        e.save(tmp_path / "none", write=["overlai"])
+    assert not (tmp_path / "none").exists()
+
+
+def test_it_shows_itself_in_a_notebook_and_as_a_figure(e):
+    assert e._repr_png_().startswith(b"\x89PNG")
+    figure = e.figure(scale="max")
+    assert isinstance(figure, Figure)
+    assert any("cat" in axes.get_title() for axes in figure.axes)
+    assert figure.axes[-1].get_ylim() == (0.0, 4.0)
+
+
+def test_scaling_looks_only_at_what_was_seen(e):
+    e.heatmap[0, 0] = 100.0
+    assert e.scaled("max")[1] == (0.0, 4.0)
