@@ -1,0 +1,107 @@
+"""Networks whose right map is known: weights set by hand, and every class-discriminative method must point at it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import camscope as cs
+from camscope.errors import MethodError
+from camscope.heatmap import upsample
+from camscope.methods import CLASS_AGNOSTIC, NETWORK_METHODS
+
+PICTURES, SIZE, OBJECT = 12, 48, 12
+
+
+def head(kind: str, channels: int) -> list[nn.Module]:
+    """A class for each channel, which speaks for its own class and a little against the others."""
+    linear = nn.Linear(channels, channels)
+    linear.weight.data = 300 * (1.2 * torch.eye(channels) - 0.2)
+    linear.bias.data.zero_()
+    norm = [nn.LayerNorm(channels)] if kind == "normed" else []
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), *norm, linear]
+
+
+def colours(kind: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """Three squares, red, green and blue, and a channel for each colour: it sees its own less the others."""
+    detector = nn.Conv2d(3, 3, 4, 4, bias=False)
+    detector.weight.data = ((1.5 * torch.eye(3) - 0.5) / 16)[:, :, None, None].expand(3, 3, 4, 4).contiguous()
+    torch.manual_seed(0)
+    pictures = 0.1 * torch.rand(PICTURES, 3, SIZE, SIZE)
+    regions = torch.zeros(PICTURES, 3, SIZE, SIZE, dtype=torch.bool)
+    for picture, cells in zip(range(PICTURES), places(), strict=True):
+        for colour, (top, left) in enumerate(cells):
+            pictures[picture, colour, top : top + OBJECT, left : left + OBJECT] = 1
+            regions[picture, colour, top : top + OBJECT, left : left + OBJECT] = True
+    return nn.Sequential(detector, nn.ReLU(), *head(kind, 3)).eval(), pictures, regions
+
+
+def shapes(kind: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """A patch of upright stripes and one of lying ones, of one colour, and a channel for each edge direction."""
+    edges = nn.Conv2d(1, 4, (2, 2), bias=False)
+    upright, lying = torch.tensor([[1.0, -1], [1, -1]]), torch.tensor([[1.0, 1], [-1, -1]])
+    edges.weight.data = torch.stack([upright, -upright, lying, -lying])[:, None]
+    pool = nn.Conv2d(4, 2, 4, 4, bias=False)
+    pool.weight.data = torch.tensor([[1.0, 1, -1, -1], [-1, -1, 1, 1]])[:, :, None, None].expand(2, 4, 4, 4) / 32
+    torch.manual_seed(0)
+    pictures = 0.05 * torch.rand(PICTURES, 1, SIZE + 1, SIZE + 1)
+    regions = torch.zeros(PICTURES, 2, SIZE + 1, SIZE + 1, dtype=torch.bool)
+    stripes = (torch.arange(OBJECT) % 4 < 2).float().expand(OBJECT, OBJECT)
+    for picture, cells in zip(range(PICTURES), places(), strict=True):
+        for shape, (top, left) in enumerate(cells[:2]):
+            rows, columns = slice(top, top + OBJECT), slice(left, left + OBJECT)
+            pictures[picture, 0, rows, columns] += stripes if shape == 0 else stripes.T
+            regions[picture, shape, rows, columns] = True
+    return nn.Sequential(edges, nn.ReLU(), pool, nn.ReLU(), *head(kind, 2)).eval(), pictures, regions
+
+
+def places() -> list[list[tuple[int, int]]]:
+    """For each picture the corners of three objects, which do not touch."""
+    cells = [(top, left) for top in range(0, SIZE, 16) for left in range(0, SIZE, 16)]
+    generator = torch.Generator().manual_seed(0)
+    return [[cells[i] for i in torch.randperm(9, generator=generator)[:3].tolist()] for _ in range(PICTURES)]
+
+
+def pointing_game(method: str, net: nn.Module, pictures: Tensor, regions: Tensor) -> float:
+    """Share of pictures and classes where the peak of the map, at picture size, lies in the class's own region."""
+    layer = "3" if isinstance(net[2], nn.Conv2d) else "1"
+    hits = []
+    for index in range(regions.shape[1]):
+        maps = cs.cam(net, pictures, method=method, layer=layer, targets=index, **SETTINGS.get(method, {}))
+        peaks = upsample(maps, pictures.shape[2:]).flatten(1).argmax(1)
+        hits.append(regions[:, index].flatten(1).gather(1, peaks[:, None]))
+    return float(torch.stack(hits).double().mean())
+
+
+SETTINGS = {"sscam": {"samples": 4, "noise": 0.1}}
+# Gradients of the picture itself are left out: the colour detectors' weights add up to 0 over the colours.
+DISCRIMINATIVE = sorted(cs.METHODS.keys() - CLASS_AGNOSTIC - NETWORK_METHODS.keys())
+
+
+@pytest.mark.parametrize("toy", [colours, shapes])
+@pytest.mark.parametrize("method", DISCRIMINATIVE)
+def test_pointing_game(method, toy):
+    kind = "normed" if method == "frozennormcam" else "plain"
+    assert pointing_game(method, *toy(kind)) == 1.0
+
+
+@pytest.mark.parametrize("method", sorted(CLASS_AGNOSTIC - NETWORK_METHODS.keys()))
+def test_pointing_game_of_class_agnostic_methods(method):
+    """One map for three classes hits at most one of the three; so the game can be lost."""
+    assert pointing_game(method, *colours("plain")) <= 1 / 3 + 1e-9
+
+
+def test_the_toys_know_their_classes():
+    for toy in (colours, shapes):
+        net, pictures, regions = toy("plain")
+        for index in range(regions.shape[1]):
+            alone = torch.where(regions[:, [index]], pictures, pictures.new_zeros(()))
+            assert (net(alone).argmax(1) == index).all()
+
+
+def test_cam_and_frozennormcam_are_for_different_heads():
+    for method, kind in (("cam", "normed"), ("frozennormcam", "plain")):
+        net, pictures, _ = colours(kind)
+        with pytest.raises(MethodError):
+            cs.cam(net, pictures, method=method, layer="1", targets=0)
