@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from camscope import __version__
-from camscope.cli import bundle, demo, explain, methods, models
+from camscope.cli import bundle, compare, demo, explain, layers, methods, models
 from camscope.errors import CamscopeError
 
 # Typer brings click under a name of its own from one version to the next; its errors are found through its public ones.
-_UsageError = typer.BadParameter.__mro__[2]
+_UsageError: Any = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     help="See what an image model looks at, and find out whether to believe it.",
@@ -22,7 +22,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (explain.explain, demo.demo, bundle.bundle, models.models, methods.methods):
+for command in (
+    explain.explain,
+    layers.layers,
+    compare.compare,
+    demo.demo,
+    bundle.bundle,
+    models.models,
+    methods.methods,
+):
     app.command()(command)
 
 
@@ -52,9 +60,7 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
-    except Exception as error:
-        if not isinstance(error, _UsageError):
-            raise
+    except _UsageError as error:
         status = _complain(error.format_message())
     sys.exit(status if isinstance(status, int) else 0)
 

@@ -111,7 +111,9 @@ def test_a_bad_file_is_reported_and_the_rest_goes_on(model, picture, tmp_path):
     failed = {}
     found = list(
         cs.explain_all(
-            model, [picture, tmp_path / "bad.png", picture], on_error=lambda source, error: failed.update({source: error})
+            model,
+            [picture, tmp_path / "bad.png", picture],
+            on_error=lambda source, error: failed.update({source: error}),
         )
     )
     assert len(found) == 2

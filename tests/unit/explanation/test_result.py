@@ -1,5 +1,6 @@
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,8 +72,7 @@ def test_the_json_has_everything_needed_to_repeat_it(e, tmp_path):
     assert content["display"] == {"scale": "fixed:0,8", "low": 0.0, "high": 8.0, "cmap": "byr", "opacity": 0.5}
     assert content["notes"] == ["a note"]
     assert {"camscope", "torch", "timm", "python"} <= set(content["versions"])
-    with open(e.source, "rb") as file:
-        assert content["picture_sha256"] == hashlib.sha256(file.read()).hexdigest()
+    assert content["picture_sha256"] == hashlib.sha256(Path(e.source).read_bytes()).hexdigest()
 
 
 def test_only_what_is_asked_for_is_written(e, tmp_path):

@@ -1,0 +1,99 @@
+"""camscope compare: several models and methods on one picture, side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from camscope.cli.options import Device, Out, Seed, Weights, pairs, prepare, progress
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from camscope.explanation import Explanation
+
+
+def compare(
+    image: Annotated[Path, typer.Argument(help="One picture.")],
+    models: Annotated[str, typer.Option(help="Models with commas: timm:NAME, torchvision:NAME, bundle folders.")],
+    out: Out,
+    methods: Annotated[str, typer.Option(help="Methods with commas.")] = "gradcam",
+    targets: Annotated[str, typer.Option(help="Class names or indices with semicolons, or topK.")] = "top1",
+    weights: Weights = "default",
+    setting: Annotated[list[str] | None, typer.Option("--set", help="name=value for the methods.")] = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Compare models and methods on one picture.
+
+    Writes compare.png, a sheet with a column for each model, its top prediction on top, and a row for each method and
+    target, and compare.json with the agreement of every two maps: Spearman's rank correlation on a common grid. Maps
+    that are one map under several names are marked.
+
+    Example: camscope compare dog.jpg --models timm:legacy_xception,timm:resnet50,timm:vgg19 --out sheet
+    """
+    from camscope.explanation import explain_all
+    from camscope.explanation.agreement import agreement
+    from camscope.images import read
+    from camscope.models.loading import load
+
+    picture = read(image)
+    columns: list[list[Explanation]] = []
+    names = [name.strip() for name in models.split(",")]
+    with progress() as bar:
+        for name in bar.track(names, description="explaining"):
+            model = load(name, weights=weights)
+            prepare(model, device, seed)
+            wanted = [target.strip() for target in targets.split(";")]
+            asked = [method.strip() for method in methods.split(",")]
+            made = explain_all(model, [picture], methods=asked, targets=wanted, settings=pairs(setting or [], "--set"))
+            columns.append(list(made))
+    out.mkdir(parents=True, exist_ok=True)
+    page = out / "compare.png"
+    _sheet(columns, picture_name=str(image)).save(page)
+    everything = [e for column in columns for e in column]
+    # NaN, the agreement of a flat map, is no JSON.
+    table = [[None if value != value else round(float(value), 4) for value in row] for row in agreement(everything)]
+    content = {"picture": str(image), "maps": [e.to_dict() for e in everything], "spearman": table}
+    (out / "compare.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if as_json:
+        print(json.dumps(content, ensure_ascii=False))
+        return
+    _print_table(everything, table)
+    print(page)
+
+
+def _sheet(columns: list[list[Explanation]], *, picture_name: str) -> Image.Image:
+    from PIL import Image
+
+    from camscope.render import Cell, sheet
+
+    headings = [column[0].model for column in columns]
+    first = [Cell(Image.fromarray(column[0].picture.rgb), _says(column[0])) for column in columns]
+    rows = [first, *([Cell(e.overlay(), _caption(e)) for e in cells] for cells in zip(*columns, strict=True))]
+    named = ["top prediction", *(f"{e.method}" for e in columns[0])]
+    return sheet(rows, column_headings=headings, row_headings=named, title=picture_name, cell_width=300)
+
+
+def _says(e: Explanation) -> str:
+    label, value = e.top[0] if e.top else (e.label, e.score)
+    return f"{label.partition(',')[0]} ({value:.3f})"
+
+
+def _caption(e: Explanation) -> str:
+    certainty = f"p = {e.probability:.3f}" if e.probability is not None else f"score {e.score:.3g}"
+    same = [note.partition(":")[0] for note in e.notes if note.startswith("the same map")]
+    return "; ".join([*same, f"{e.short_label}, {certainty}"])
+
+
+def _print_table(maps: list[Explanation], spearman: list[list[float | None]]) -> None:
+    """Each map with a number, its notes, and its agreement with those before it."""
+    for number, (e, row) in enumerate(zip(maps, spearman, strict=True)):
+        values = " ".join("    -" if value is None else f"{value:5.2f}" for value in row[:number])
+        print(f"{number:2} {e.model} {e.method} {e.short_label}: {values}")
+        for note in e.notes:
+            print(f"   {note}")

@@ -1,0 +1,49 @@
+"""camscope layers: what a network looks at, stage by stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from camscope.cli.options import Device, Out, Seed, Weights, pairs, prepare
+
+
+def layers(
+    image: Annotated[Path, typer.Argument(help="One picture.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="timm:NAME, torchvision:NAME or a bundle folder.")],
+    out: Out,
+    weights: Weights = "default",
+    method: Annotated[str, typer.Option(help="See `camscope methods`.")] = "gradcam",
+    target: Annotated[str, typer.Option(help="Class name or index, or top1.")] = "top1",
+    layer: Annotated[str | None, typer.Option(help="With --steps: the layer. [default: found by itself]")] = None,
+    steps: Annotated[bool, typer.Option("--steps", help="Show how the map is made, step by step.")] = False,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="name=value for the method.")] = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Show the map at every stage of a network, first to last; or how one map is made.
+
+    Writes layers.png: a map for each stage, with its name and the size of its grid. With --steps it writes steps.png:
+    the strongest 12 channels with their weights, their weighted sum before and after the ReLU, the grid, the map at
+    picture size and the overlay.
+
+    Example: camscope layers cat.jpg --model torchvision:vgg16 --out sheet
+    """
+    from camscope.explanation.sheets import stages_sheet, steps_sheet
+    from camscope.images import read
+    from camscope.models.loading import load
+
+    picture = read(image)
+    loaded = load(model, weights=weights)
+    prepare(loaded, device, seed)
+    settings: dict[str, Any] = pairs(setting or [], "--set")
+    out.mkdir(parents=True, exist_ok=True)
+    if steps:
+        page = out / "steps.png"
+        steps_sheet(loaded, picture, method=method, target=target, layer=layer, settings=settings).save(page)
+    else:
+        page = out / "layers.png"
+        stages_sheet(loaded, picture, method=method, target=target, settings=settings).save(page)
+    print(page)
