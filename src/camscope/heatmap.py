@@ -1,12 +1,14 @@
-"""From the layer's grid to the picture: upsampling, placing, scaling."""
+"""From the layer's grid to the picture: upsampling, placing, scaling; several layers fused."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from camscope.errors import SettingError, nearest
 from camscope.images.picture import Window
 
 
@@ -55,6 +57,52 @@ def normalise(maps: Tensor, axes: int = 2) -> Tensor:
     spread = high - low
     scaled = (flat - low) / torch.where(spread > 0, spread, torch.ones_like(spread))
     return scaled.reshape(maps.shape)
+
+
+def fuse(maps: Sequence[Tensor], how: str = "mean") -> Tensor:
+    """One map out of the maps of several layers, on the finest of their grids.
+
+    Each map is rectified, M = R(L), divided by its own maximum (an empty map stays 0) and upsampled. Then
+
+    * "mean": their mean;
+    * "max": the largest in each place;
+    * "tanh": the largest of tanh(2 M / max M) in each place, as LayerCAM fuses early layers;
+    * "product": their product, as RefineCAM fuses.
+
+    Args:
+        maps: (B, *grid) signed maps, each of its own grid.
+        how: one of these words.
+
+    Returns:
+        (B, *grid) in [0, 1].
+
+    Raises:
+        SettingError: another word, or no maps.
+
+    Reference:
+        Jiang et al. LayerCAM. IEEE TIP 2021. doi:10.1109/TIP.2021.3089943 (tanh); Domeniconi et al. How to Evaluate
+        and Refine your CAM. 2026. arXiv:2605.14641 (product)
+
+    >>> fuse([torch.tensor([[1.0, 2.0]]), torch.tensor([[-1.0, 4.0]])], "mean")
+    tensor([[0.2500, 1.0000]])
+    """
+    if how not in _FUSIONS:
+        raise SettingError(nearest("way to fuse maps", how, _FUSIONS))
+    if not maps:
+        raise SettingError("there are no maps to fuse; name at least one layer")
+    finest = max((m.shape[1:] for m in maps), key=math.prod)
+    heat = [m.relu() for m in maps]
+    largest = [m.flatten(1).amax(1).reshape(-1, *[1] * (m.ndim - 1)) for m in heat]
+    unit = [m / torch.where(top > 0, top, 1.0) for m, top in zip(heat, largest, strict=True)]
+    return _FUSIONS[how](torch.stack([upsample(m, finest) for m in unit]))
+
+
+_FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda maps: maps.mean(0),
+    "max": lambda maps: maps.amax(0),
+    "tanh": lambda maps: (2 * maps).tanh().amax(0),
+    "product": lambda maps: maps.prod(0),
+}
 
 
 def _interpolation(cells: int, pixels: int, start: float, extent: float, *, like: Tensor) -> Tensor:

@@ -50,7 +50,9 @@ def peaks(model, folder, rows, targets):
 
 
 def pointing(points, boxes):
-    hits = [any(x0 <= x <= x1 and y0 <= y <= y1 for x0, y0, x1, y1 in b) for (x, y), b in zip(points, boxes, strict=True)]
+    hits = [
+        any(x0 <= x <= x1 and y0 <= y <= y1 for x0, y0, x1, y1 in b) for (x, y), b in zip(points, boxes, strict=True)
+    ]
     return sum(hits) / len(hits)
 
 

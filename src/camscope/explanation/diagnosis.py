@@ -26,36 +26,54 @@ def notes(trace: Trace, raw: Tensor, *, method: str) -> list[list[str]]:
     Returns:
         For each image the notes, most telling first; empty lists where nothing is to be said.
     """
-    return [[*_empty(trace, raw[i], i), *_reading(trace, method), *trace.notes[i]] for i in range(len(raw))]
+    said = _reading(trace.forward, method)
+    return [[*_empty(trace, raw[i], i), *said, *trace.notes[i]] for i in range(len(raw))]
+
+
+def network_notes(forward: Forward, raw: Tensor, *, method: str) -> list[list[str]]:
+    """As `notes`, for maps (B, ...) of a method that sees the whole network."""
+    said = _reading(forward, method)
+    return [[*(_not_finite(forward, one) or _nothing_positive(one)), *said] for one in raw]
 
 
 def _empty(trace: Trace, raw: Tensor, image: int) -> list[str]:
     """Why the map of one image shows nothing."""
-    if not bool(raw.isfinite().all()):
-        module = first_not_finite(trace.forward)
-        where = (
-            f"first returned by module {module!r}" if module else "first made by the method, from finite activations"
-        )
-        return [f"the map is empty: it has values that are not finite (NaN or infinite), {where}"]
-    if bool((raw > 0).any()) and bool(raw.max() > raw.min()):
+    if said := _not_finite(trace.forward, raw):
+        return said
+    if not _nothing_positive(raw):
         return []
     if not trace.connected:
         return [f"the map is empty: the score does not depend on layer {trace.layer!r}; name another layer or target"]
     if trace.used_gradients and not bool(trace.gradients[image].any()):
         score = float(trace.scores[image].detach())
         return [f"the map is empty: the gradient is exactly 0, the score ({score:.4g}) is saturated"]
+    return _nothing_positive(raw)
+
+
+def _not_finite(forward: Forward, raw: Tensor) -> list[str]:
+    if bool(raw.isfinite().all()):
+        return []
+    module = first_not_finite(forward)
+    where = f"first returned by module {module!r}" if module else "first made by the method, from finite activations"
+    return [f"the map is empty: it has values that are not finite (NaN or infinite), {where}"]
+
+
+def _nothing_positive(raw: Tensor) -> list[str]:
+    if bool((raw > 0).any()) and bool(raw.max() > raw.min()):
+        return []
     if bool(raw.max() > raw.min()):
         low, high = float(raw.min()), float(raw.max())
         return [f"the map is empty: no value is positive ({low:.3g} to {high:.3g}), so nothing supports the class"]
     return [f"the map is flat: every cell has the value {float(raw.flatten()[0]):.3g}"]
 
 
-def _reading(trace: Trace, method: str) -> list[str]:
+def _reading(forward: Forward, method: str) -> list[str]:
     said = []
-    if method in CLASS_AGNOSTIC:
+    # What is made from a class-agnostic method, "augmented(eigencam)", is that too.
+    if method.split("(")[-1].rstrip(")") in CLASS_AGNOSTIC:
         said.append(f"{method} is class-agnostic: its map is the same for every class")
-    if trace.forward.bypassed:
-        text = _BYPASSED.get(trace.forward.bypassed, "the logit before the final sigmoid is explained")
+    if forward.bypassed:
+        text = _BYPASSED.get(forward.bypassed, "the logit before the final sigmoid is explained")
         said.append(text)
     return said
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from camscope.errors import MethodError, TargetError, nearest
-from camscope.methods import METHODS, Method
+from camscope.methods import ATTRIBUTIONS, META, METHODS, Method, NetworkMethod, sees_network
 from camscope.models.layer_choice import default_layer
-from camscope.models.layouts import find_layout
+from camscope.models.stages import stage_layers
 from camscope.targets import Target, category
 from camscope.trace import Forward, Layout, Trace, record
 from camscope.trace.address import name_of
+from camscope.trace.layout import find_layout
+
+_MADE = re.compile(r"(\w+)\((.+)\)")
 
 Asked = int | Target | None
 """What is asked for in one image: a class index, a target function, or None for the predicted class."""
@@ -33,12 +38,15 @@ def cam(
     differentiable: bool = False,
     **settings: Any,
 ) -> Tensor:
-    """The class activation map of each image: signed, before the final ReLU, on the layer's own grid.
+    """The map of each image: signed, before the final ReLU, on the layer's own grid.
+
+    A method that sees the whole network has its map at input size, or on a grid of its own.
 
     Args:
         net: any network; it runs in eval mode and is left bit-identical.
         x: (B, C, *space) inputs as the network takes them; a tuple where it takes several.
-        method: a name in `METHODS`, or a function of a `Trace`.
+        method: a name in `METHODS`, alone or in "augmented(...)", "eigensmoothed(...)" or "fused(...)"; or a function
+            of a `Trace`, or of (net, inputs, targets).
         layer: name ("layer4", "relu()") or module; None for `default_layer`.
         targets: None for the predicted class, a class index or target function for all images, or a list with one of
             these for each image; a tensor (B,) of class indices is such a list.
@@ -53,13 +61,25 @@ def cam(
     Raises:
         LayerError: the layer does not exist, did not run, or has no place for each part of the picture.
         TargetError: a class that does not exist, or not one target an image.
-        MethodError: no such method.
+        MethodError: no such method, or it cannot be applied to this network.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
-    >>> cam(net, torch.randn(4, 3, 32, 32), targets=1).shape
-    torch.Size([4, 15, 15])
+    >>> x = torch.randn(4, 3, 32, 32)
+    >>> cam(net, x, targets=1).shape, cam(net, x, targets=1, method="fullgrad").shape
+    (torch.Size([4, 15, 15]), torch.Size([4, 32, 32]))
     """
     function = find_method(method)
+    if sees_network(function):
+        if differentiable:
+            raise MethodError(
+                f"{method_name(method)} has no differentiable map; use a method of one layer, as gradcam is"
+            )
+        if layer is not None and "layer" not in inspect.signature(function).parameters:
+            raise MethodError(f"{method_name(method)} sees the whole network and takes no layer=; leave it out")
+        forward = record(net, x, layers=[], picture=picture)
+        given = provided(function, forward, settings, layer=layer, layout=layout)
+        maps = network_map(function, forward, spread(targets, forward), **given)
+        return maps.to(forward.pictures.dtype)
     forward, seen = look(net, x, layer=layer, layout=layout, picture=picture, differentiable=differentiable)
     trace = forward.trace(seen.layer, spread(targets, forward), layout=seen.layout)
     return raw_map(function, trace, **settings).to(forward.records[seen.layer].dtype)
@@ -101,6 +121,10 @@ def cams(
     if not targets or len({len(row) for row in targets}) != 1 or not len(targets[0]):
         raise TargetError("targets must be one list an image, all of the same length: [[0, 1], [0, 1]]")
     function = find_method(method)
+    if sees_network(function):
+        columns = [list(column) for column in zip(*targets, strict=True)]
+        more = {"method": method, "layer": layer, "layout": layout, "picture": picture} | settings
+        return torch.stack([cam(net, x, targets=column, **more) for column in columns], 1)
     forward, seen = look(net, x, layer=layer, layout=layout, picture=picture)
     columns = [spread(list(column), forward) for column in zip(*targets, strict=True)]
     traces = (forward.trace(seen.layer, column, layout=seen.layout) for column in columns)
@@ -165,17 +189,85 @@ def _as_target(asked: Asked, output: Tensor) -> Target:
     return target
 
 
-def find_method(method: str | Method) -> Method:
-    """The method of this name; a function is its own method.
+def find_method(method: str | Method | NetworkMethod) -> Method | NetworkMethod:
+    """The method of this name, also "augmented(gradcam)"; a function is its own method.
 
     Raises:
         MethodError: there is none; the message has the nearest names.
+
+    >>> find_method("fused(layercam)").__name__
+    'fused(layercam)'
     """
     if callable(method):
         return method
+    made = _MADE.fullmatch(method)
+    if made and made[1] in META:
+        return META[made[1]](find_method(made[2]))
     if method not in METHODS:
-        raise MethodError(nearest("method", method, METHODS))
+        raise MethodError(nearest("method", method, [*METHODS, *(f"{name}(gradcam)" for name in META)]))
     return METHODS[method]
+
+
+def method_name(method: str | Method | NetworkMethod) -> str:
+    """What a method is called in results.
+
+    >>> method_name("gradcam"), method_name(METHODS["gradcam"])
+    ('gradcam', 'gradcam')
+    """
+    return method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
+
+
+def place_name(function: NetworkMethod, given: Mapping[str, Any], *, chosen: bool) -> str:
+    """What a method that sees the whole network looked at, in words.
+
+    Args:
+        function: the method.
+        given: its settings.
+        chosen: whether its ``layers`` are those that the user named.
+
+    >>> place_name(METHODS["occlusion"], {}, chosen=False), place_name(METHODS["fullgrad"], {}, chosen=False)
+    ('input', 'whole network')
+    """
+    if "layer" in given:
+        return str(given["layer"])
+    if chosen and "layers" in given:
+        return ", ".join(given["layers"])
+    return "input" if method_name(function).split("(")[-1].rstrip(")") in ATTRIBUTIONS else "whole network"
+
+
+def known(function: Callable[..., Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a method takes."""
+    takes = inspect.signature(function).parameters
+    return {name: value for name, value in settings.items() if name in takes}
+
+
+def provided(
+    function: NetworkMethod,
+    forward: Forward,
+    settings: Mapping[str, Any],
+    *,
+    layer: str | nn.Module | None = None,
+    layout: Layout | None = None,
+) -> dict[str, Any]:
+    """The settings of a method that sees the whole network, with the layers that it asks for by its parameters."""
+    takes = inspect.signature(function).parameters
+    given = dict(settings) | {"picture": forward.picture}
+    if "layer" in takes:
+        layer = default_layer(forward.net, forward.inputs, picture=forward.picture) if layer is None else layer
+        given |= {"layer": layer if isinstance(layer, str) else name_of(forward.net, layer), "layout": layout}
+    if "layers" in takes and takes["layers"].default is inspect.Parameter.empty and "layers" not in given:
+        given["layers"] = stage_layers(forward.net, forward.inputs, picture=forward.picture)
+    return {name: value for name, value in given.items() if name in takes or name in settings}
+
+
+def network_map(function: NetworkMethod, forward: Forward, targets: Sequence[Target], **given: Any) -> Tensor:
+    """Apply a method that sees the whole network to the inputs of a pass, whatever grad mode the caller is in.
+
+    Returns:
+        (B, *grid) or (B, *space) signed map, float32 or better.
+    """
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        return function(forward.net, forward.inputs, list(targets), **given).detach()
 
 
 def raw_map(function: Callable[..., Tensor], trace: Trace, **settings: Any) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,15 +17,26 @@ from PIL import Image
 from torch import Tensor
 
 from camscope.errors import CamscopeError, TargetError
-from camscope.explanation.diagnosis import notes
-from camscope.explanation.maps import Seen, find_method, look, raw_map
+from camscope.explanation.agreement import same_map
+from camscope.explanation.diagnosis import network_notes, notes
+from camscope.explanation.maps import (
+    Seen,
+    find_method,
+    known,
+    look,
+    method_name,
+    network_map,
+    place_name,
+    provided,
+    raw_map,
+)
 from camscope.explanation.result import Explanation
 from camscope.heatmap import place
 from camscope.images import Picture, Window, as_picture
-from camscope.methods import Method
+from camscope.methods import Method, NetworkMethod, sees_network
 from camscope.models.model import Model
 from camscope.targets import Target, category
-from camscope.trace import Forward
+from camscope.trace import Forward, Layout, record
 
 Source = str | Path | Picture | Image.Image | npt.NDArray[Any]
 Wanted = str | int | Target | None
@@ -66,9 +76,11 @@ def explain(
     Args:
         model: from `load`, or a `Model` around a network of your own.
         picture: a path, a Picture, a Pillow image, or an array (H, W), (H, W, 1) or (H, W, 3).
-        method: a name in `METHODS`, or a function of a `Trace`.
+        method: a name in `METHODS`, alone or in "augmented(...)", "eigensmoothed(...)" or "fused(...)"; or a function
+            of a `Trace`, or of (net, inputs, targets).
         target: a class name or index, a target function, or None for the top class.
-        layer: the layer to look at; None for the model's own, or else `default_layer`.
+        layer: the layer to look at; None for the model's own, or else `default_layer`. Methods that see the whole
+            network have no use for it.
         settings: keyword arguments of the method.
 
     Returns:
@@ -105,15 +117,15 @@ def explain_all(
 ) -> Iterator[Explanation]:
     """Explain many pictures, lazily and in order: for each picture each method, for each method each target.
 
-    All methods and targets of a batch come from one forward pass.
+    All targets, and all methods of one layer, of a batch come from one forward pass.
 
     Args:
         model: the model.
         pictures: paths, Pictures, Pillow images or arrays.
-        methods: names in `METHODS`, or functions of a `Trace`.
+        methods: as for `explain`.
         targets: one target for all pictures or a list of them: class names or indices, "top3" for the three highest
             of each picture, target functions, None for the highest.
-        layer: the layer to look at; None for the model's own, or else `default_layer`.
+        layer: as for `explain`.
         batch_size: pictures in one forward pass.
         settings: keyword arguments of the methods; each takes those that it knows.
         on_error: called with the source and the error of a picture that cannot be read, which is then left out;
@@ -125,7 +137,7 @@ def explain_all(
     Raises:
         CamscopeError: as for `explain`.
     """
-    functions = [(m if isinstance(m, str) else m.__name__, find_method(m)) for m in methods]
+    functions = [(method_name(m), find_method(m)) for m in methods]
     wanted: list[Wanted] = list(targets) if isinstance(targets, (list, tuple)) else [targets]  # type: ignore[list-item]
     samples = _samples(model, pictures, on_error)
     while batch := list(itertools.islice(samples, batch_size)):
@@ -148,7 +160,7 @@ def _samples(
 def _explain_batch(
     model: Model,
     batch: list[_Sample],
-    functions: list[tuple[str, Method]],
+    functions: list[tuple[str, Method | NetworkMethod]],
     wanted: list[Wanted],
     *,
     layer: str | None,
@@ -156,13 +168,25 @@ def _explain_batch(
 ) -> Iterator[Explanation]:
     parameter = next(model.net.parameters(), torch.empty(0))
     x = torch.stack([sample.tensor for sample in batch]).to(parameter.device, parameter.dtype)
-    forward, seen = look(model.net, x, layer=layer or model.layer, layout=model.layout)
+    layer = layer or model.layer
+    layout = model.layout if layer == model.layer else None
+    seen: Seen | None = None
+    if all(sees_network(function) for _, function in functions):
+        forward = record(model.net, x, layers=[])
+    else:
+        forward, seen = look(model.net, x, layer=layer, layout=layout)
     goals = [_goals(model, wanted, output) for output in forward.outputs.detach()]
-    made = [
-        (name, column, _map(function, name, forward, seen, [goal[column] for goal in goals], settings))
-        for name, function in functions
-        for column in range(len(goals[0]))
-    ]
+    columns = range(len(goals[0]))
+    made: list[tuple[str, int, _Maps]] = []
+    for name, function in functions:
+        for column in columns:
+            asked = [goal[column] for goal in goals]
+            if seen is None or sees_network(function):
+                maps = _network_map(function, name, forward, asked, settings, layer=layer, layout=layout)
+            else:
+                maps = _map(function, name, forward, seen, asked, settings)
+            made.append((name, column, maps))
+    _mark_same(made)
     heatmaps = [_placed(maps.grids, [sample.window for sample in batch]) for _, _, maps in made]
     probabilities = model.probability(forward.outputs.detach().float())
     for i, sample in enumerate(batch):
@@ -180,7 +204,7 @@ def _explain_batch(
                 probability=float(values[goal.index]) if known and goal.index is not None else None,
                 model=model.name,
                 method=name,
-                layer=seen.layer,
+                layer=maps.layer,
                 source=sample.source,
                 notes=tuple(maps.notes[i]),
                 picture=sample.picture,
@@ -196,20 +220,44 @@ class _Maps(NamedTuple):
     grids: Tensor
     scores: list[float]
     notes: list[list[str]]
+    layer: str
+
+
+def _mark_same(made: list[tuple[str, int, _Maps]]) -> None:
+    """Note where several methods are one on this model: their maps of a target differ by a positive factor alone."""
+    for later, (name, column, maps) in enumerate(made):
+        for other, its_column, earlier in made[:later]:
+            if column != its_column or name == other:
+                continue
+            for notes_, one, two in zip(maps.notes, maps.grids, earlier.grids, strict=True):
+                if same_map(one.cpu().numpy(), two.cpu().numpy()):
+                    notes_.append(f"the same map as {other}: the two methods are one on this model")
 
 
 def _map(
     function: Method, name: str, forward: Forward, seen: Seen, goals: list[_Goal], settings: Mapping[str, Any]
 ) -> _Maps:
     trace = forward.trace(seen.layer, [goal.target for goal in goals], layout=seen.layout)
-    raw = raw_map(function, trace, **_known(function, settings)).float()
-    return _Maps(raw, [float(score) for score in trace.scores.detach()], notes(trace, raw, method=name))
+    raw = raw_map(function, trace, **known(function, settings)).float()
+    return _Maps(raw, [float(score) for score in trace.scores.detach()], notes(trace, raw, method=name), seen.layer)
 
 
-def _known(function: Method, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a method takes."""
-    takes = inspect.signature(function).parameters
-    return {name: value for name, value in settings.items() if name in takes}
+def _network_map(
+    function: NetworkMethod,
+    name: str,
+    forward: Forward,
+    goals: list[_Goal],
+    settings: Mapping[str, Any],
+    *,
+    layer: str | None,
+    layout: Layout | None,
+) -> _Maps:
+    targets = [goal.target for goal in goals]
+    given = provided(function, forward, known(function, settings), layer=layer, layout=layout)
+    raw = network_map(function, forward, targets, **given).float()
+    scores = [float(target(output)) for target, output in zip(targets, forward.outputs.detach(), strict=True)]
+    place = place_name(function, given, chosen="layers" in settings)
+    return _Maps(raw, scores, network_notes(forward, raw, method=name), place)
 
 
 def _placed(grids: Tensor, windows: list[Window]) -> list[npt.NDArray[np.float32]]:

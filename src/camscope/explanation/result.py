@@ -78,6 +78,11 @@ class Explanation:
     top: tuple[tuple[str, float], ...] = field(default=(), repr=False)
     repeat: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
+    @property
+    def short_label(self) -> str:
+        """The first of a label's synonyms, for places with little room: "tabby" of "tabby, tabby cat"."""
+        return self.label.partition(",")[0]
+
     def scaled(self, scale: str = "minmax") -> tuple[npt.NDArray[np.float32], tuple[float, float]]:
         """The heatmap scaled for display, over the part of the picture that the network saw.
 

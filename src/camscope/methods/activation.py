@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
+from camscope.errors import SettingError, nearest, require
+from camscope.methods.noise import content_seeds, uniform
 from camscope.methods.registry import class_agnostic, method
+from camscope.methods.weights import weighted
 from camscope.trace import Trace
 
 
@@ -30,6 +35,181 @@ def eigencam(trace: Trace) -> Tensor:
     """
     A = trace.activations
     return first_component(A.flatten(2).transpose(1, 2)).reshape(len(A), *A.shape[2:])
+
+
+@class_agnostic
+@method
+def kpcacam(trace: Trace, *, kernel: str = "sigmoid", gamma: float | None = None) -> Tensor:
+    """KPCA-CAM: Eigen-CAM with kernel PCA, so that the first component may be curved; whatever the class.
+
+    The cells of an image are points x_i in K dimensions, centred; L_i is the projection of cell i on the first
+    component of kernel PCA with k(x, y): "sigmoid" tanh(gamma x.y + 1), "poly" (gamma x.y + 1)^3, "rbf"
+    exp(-gamma |x - y|^2), or "linear" x.y. The sign, which the decomposition leaves open, is chosen so that the value
+    largest in size is positive.
+
+    Args:
+        trace: one forward pass recorded at the layer.
+        kernel: its name.
+        gamma: its scale; 1 / K by default.
+
+    Returns:
+        (B, *grid) signed map, before the final ReLU.
+
+    Raises:
+        SettingError: there is no such kernel.
+
+    Cost: 1 forward; memory for cells^2 numbers an image.
+
+    Reference:
+        Karmani et al. KPCA-CAM: Visual Explainability of Deep Computer Vision Models using Kernel PCA. MMSP 2024.
+        arXiv:2410.00267
+    """
+    A = trace.activations
+    X = A.flatten(2).transpose(1, 2)
+    gram = _kernel(X - X.mean(1, keepdim=True), kernel, 1 / A.shape[1] if gamma is None else gamma)
+    gram = gram - gram.mean(1, keepdim=True) - gram.mean(2, keepdim=True) + gram.mean((1, 2), keepdim=True)
+    values, vectors = torch.linalg.eigh(gram)
+    projected = vectors[:, :, -1] * values[:, -1:].clamp_min(0).sqrt()
+    return peak_positive(projected).reshape(len(A), *A.shape[2:])
+
+
+@class_agnostic
+@method
+def fem(trace: Trace, *, sigmas: float = 2.0) -> Tensor:
+    """FEM, the feature explanation method: where channels answer unusually strongly, whatever the class.
+
+    L = sum_k mu_k 1[A_k > mu_k + sigmas * sigma_k], mu_k and sigma_k the mean and standard deviation of A_k.
+
+    Args:
+        trace: one forward pass recorded at the layer.
+        sigmas: how far above the mean counts as strong.
+
+    Returns:
+        (B, *grid) map, nowhere negative where the activations are not.
+
+    Cost: 1 forward.
+
+    Reference:
+        Fuad, Martin, Giot, Bourqui, Benois-Pineau, Zemmari. Features Understanding in 3D CNNs for Actions Recognition
+        in Video. IPTA 2020. doi:10.1109/IPTA50016.2020.9286629
+    """
+    A = trace.activations.flatten(2)
+    mean, spread = A.mean(2, keepdim=True), A.std(2, correction=0, keepdim=True)
+    strong = A.gt(mean + sigmas * spread)
+    text = f"no cell of any channel lies more than {sigmas:g} standard deviations above the channel's mean"
+    trace.note(text, where=~strong.flatten(1).any(1))
+    return (mean * strong).sum(1).reshape(len(A), *trace.activations.shape[2:])
+
+
+@class_agnostic
+@method
+def randomcam(trace: Trace, *, seed: int = 0) -> Tensor:
+    """Random CAM: the activations with random weights; the null that a method has to beat in a table.
+
+    L = sum_k w_k A_k with w_k ~ U(-1, 1), the same for the same picture and seed.
+
+    Args:
+        trace: one forward pass recorded at the layer.
+        seed: of the weights, together with the content of the picture.
+
+    Returns:
+        (B, *grid) signed map, before the final ReLU.
+
+    Cost: 1 forward.
+
+    Reference:
+        The method has no paper: Gildenblat and contributors. PyTorch library for CAM methods, software, 2021,
+        github.com/jacobgil/pytorch-grad-cam
+    """
+    A = trace.activations
+    return weighted(uniform(content_seeds(trace.pictures, seed=seed), A.shape[1:2], like=A), A)
+
+
+@class_agnostic
+@method
+def dff(trace: Trace, *, concepts: int = 4, seed: int = 0) -> Tensor:
+    """Deep feature factorisation: where the strongest concept in the activations is, whatever the class.
+
+    Non-negative matrix factorisation R(A) = sum_c f_c L_c finds parts that answer alike: concepts with a feature
+    vector f_c (of length 1) and a map L_c. This is the map of the largest sum; `concept_maps` returns all. Each
+    picture is factorised by itself, so that its map does not depend on the batch. Needs scikit-learn.
+
+    Args:
+        trace: one forward pass recorded at the layer.
+        concepts: number of parts to look for.
+        seed: of the factorisation's start.
+
+    Returns:
+        (B, *grid) map, nowhere negative.
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
+
+    Cost: 1 forward, 1 factorisation an image.
+
+    Reference:
+        Collins, Achanta, Süsstrunk. Deep Feature Factorization For Concept Discovery. ECCV 2018. arXiv:1806.10206
+    """
+    return concept_maps(trace, concepts=concepts, seed=seed)[0][:, 0]
+
+
+def concept_maps(trace: Trace, *, concepts: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """All concepts of a deep feature factorisation (see `dff`), the strongest first.
+
+    Args:
+        trace: one forward pass recorded at the layer.
+        concepts: number of parts to look for; those that a picture does not hold are 0.
+        seed: of the factorisation's start.
+
+    Returns:
+        Maps (B, concepts, *grid), nowhere negative, and features (B, concepts, K) of length 1, so that the sum over
+        the concepts of feature times map is about R(A).
+
+    Raises:
+        SettingError: fewer than one concept.
+        MissingExtraError: scikit-learn is not installed.
+    """
+    if concepts < 1:
+        raise SettingError(f"concepts={concepts} is not possible; it takes at least 1")
+    factorise = require(
+        "sklearn.decomposition", "deep feature factorisation", "factorisation"
+    ).non_negative_factorization
+    A = trace.activations.detach()
+    maps = torch.zeros(len(A), concepts, A[0, 0].numel(), dtype=A.dtype, device=A.device)
+    features = torch.zeros(len(A), concepts, A.shape[1], dtype=A.dtype, device=A.device)
+    found = min(concepts, *A.flatten(2).shape[1:])
+    for image, positive in enumerate(A.relu().flatten(2)):
+        if not positive.any():
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # It warns where it stops before it has converged: near enough.
+            W, H, _ = factorise(positive.T.cpu().numpy(), n_components=found, init="nndsvda", random_state=seed)
+        W, H = torch.from_numpy(W).to(A), torch.from_numpy(H).to(A)
+        length = H.norm(dim=1)
+        strength, order = (W * length).sum(0).sort(descending=True, stable=True)
+        order = order[strength > 0]
+        maps[image, : len(order)] = (W * length).T[order]
+        features[image, : len(order)] = H[order] / length[order, None]
+    return maps.unflatten(2, A.shape[2:]), features
+
+
+def _kernel(X: Tensor, name: str, gamma: float) -> Tensor:
+    """k(x, y) of all pairs of rows: (B, cells, K) -> (B, cells, cells)."""
+    if name == "rbf":
+        return (-gamma * torch.cdist(X, X).square()).exp()
+    products = X @ X.transpose(1, 2)
+    if name == "linear":
+        return products
+    if name == "sigmoid":
+        return (gamma * products + 1).tanh()
+    if name == "poly":
+        return (gamma * products + 1) ** 3
+    raise SettingError(nearest("kernel", name, ["sigmoid", "poly", "rbf", "linear"]))
+
+
+def peak_positive(projected: Tensor) -> Tensor:
+    """Turn those of (B, cells) round whose lowest value is larger in size than the highest."""
+    return torch.where(-projected.amin(1, keepdim=True) > projected.amax(1, keepdim=True), -projected, projected)
 
 
 def first_component(X: Tensor) -> Tensor:

@@ -5,10 +5,16 @@ Letters: A activations (B, K, *grid), g = d score / d A, Z number of cells, S_k 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from camscope.errors import MethodError, SettingError
+from camscope.methods.activation import first_component, peak_positive
 from camscope.methods.registry import method
+from camscope.methods.weights import mean_over_cells, weighted
 from camscope.trace import Trace
 
 
@@ -130,11 +136,175 @@ def xgradcam(trace: Trace) -> Tensor:
     return weighted(weights, trace.activations)
 
 
-def mean_over_cells(values: Tensor) -> Tensor:
-    """(B, K, *grid) -> (B, K)."""
-    return values.flatten(2).mean(2)
+@method
+def gradcamelementwise(trace: Trace) -> Tensor:
+    """Grad-CAM element-wise: gradient times activation where the product is positive.
+
+    L = sum_k R(g_k * A_k).
+
+    Args:
+        trace: one forward pass recorded at the layer.
+
+    Returns:
+        (B, *grid) map, nowhere negative.
+
+    Cost: 1 forward, 1 backward to the layer.
+
+    Reference:
+        The method has no paper of its own: Gildenblat and contributors. PyTorch library for CAM methods, software,
+        2021, github.com/jacobgil/pytorch-grad-cam; it rectifies HiResCAM (arXiv:2011.08891) channel by channel.
+    """
+    return (trace.gradients * trace.activations).relu().sum(1)
 
 
-def weighted(weights: Tensor, activations: Tensor) -> Tensor:
-    """sum_k w_k A_k: (B, K) and (B, K, *grid) -> (B, *grid)."""
-    return torch.einsum("bk,bk...->b...", weights, activations)
+@method
+def eigengradcam(trace: Trace) -> Tensor:
+    """Eigen-CAM of gradient times activation: its first principal direction, and so one for each class.
+
+    With X the cells x channels matrix of g * A and v its first right singular vector (not centred), L = X v. The
+    sign, which the decomposition leaves open, is chosen so that most of the mass is positive.
+
+    Args:
+        trace: one forward pass recorded at the layer.
+
+    Returns:
+        (B, *grid) signed map, before the final ReLU.
+
+    Cost: 1 forward, 1 backward to the layer.
+
+    Reference:
+        Muhammad, Yeasin. Eigen-CAM: Class Activation Map using Principal Components. IJCNN 2020. arXiv:2008.00299;
+        on g * A as in Gildenblat and contributors. PyTorch library for CAM methods, software, 2021.
+    """
+    X = (trace.gradients * trace.activations).flatten(2).transpose(1, 2)
+    return first_component(X).reshape(len(X), *trace.activations.shape[2:])
+
+
+@method
+def segeigencam(trace: Trace) -> Tensor:
+    """Seg-Eigen-CAM: Eigen-CAM of the activations weighted by the size of their gradients, made for segmentation.
+
+    With X the cells x channels matrix of |g| * A and v its first right singular vector (not centred), L = X v,
+    turned round where the lowest value is larger in size than the highest.
+
+    Args:
+        trace: one forward pass recorded at the layer.
+
+    Returns:
+        (B, *grid) signed map, before the final ReLU.
+
+    Cost: 1 forward, 1 backward to the layer.
+
+    Reference:
+        Chung, Ying. Seg-Eigen-CAM: Eigen-Value-Based Visual Explanations for Semantic Segmentation Models. Applied
+        Sciences 15(13), 2025. doi:10.3390/app15137562
+    """
+    X = (trace.gradients.abs() * trace.activations).flatten(2).transpose(1, 2)
+    return peak_positive(first_component(X)).reshape(len(X), *trace.activations.shape[2:])
+
+
+@method
+def finercam(trace: Trace, *, alpha: float = 1.0, comparisons: int = 3) -> Tensor:
+    """Finer-CAM: why this class and not those that come closest to it; a Grad-CAM of the difference of scores.
+
+    Grad-CAM on y_c - alpha sum_d w_d y_d over the ``comparisons`` classes d whose scores are nearest to y_c, w being
+    the softmax of their scores, held constant. Needs a class index as target and at least two classes.
+
+    Args:
+        trace: one forward pass recorded at the layer.
+        alpha: strength of the comparison; with 0 it is Grad-CAM.
+        comparisons: how many classes to compare with, at most all others.
+
+    Returns:
+        (B, *grid) signed map, before the final ReLU.
+
+    Raises:
+        MethodError: the target is not the score of one class among several.
+
+    Cost: 1 forward, 1 backward to the layer.
+
+    Reference:
+        Zhang et al. Finer-CAM: Spotting the Difference Reveals Finer Details for Visual Explanation. CVPR 2025.
+        arXiv:2501.11309
+    """
+    if comparisons < 1:
+        raise SettingError(f"comparisons={comparisons} is not possible; it takes at least 1")
+    finer = []
+    for image, (target, output) in enumerate(zip(trace.targets, trace.outputs.detach(), strict=True)):
+        index = _explained_class(target, output)
+        distance = (output - output[index]).abs().index_fill(0, torch.tensor([index], device=output.device), torch.inf)
+        others = distance.topk(min(comparisons, len(output) - 1), largest=False).indices
+        finer.append(_difference(index, others, alpha * output[others].softmax(0)))
+        text = f"class {index} is compared with {', '.join(map(str, others.tolist()))}"
+        trace.note(text, where=torch.arange(len(trace.targets)) == image)
+    return gradcam(trace.forward.trace(trace.layer, finer, layout=trace.layout))
+
+
+@method
+def shapleycam(trace: Trace) -> Tensor:
+    """Shapley-CAM: Grad-CAM whose weights count how the channels act together, to second order.
+
+    L = sum_k w_k A_k with w_k = mean_ij (g - H A / 2)_kij, H the second derivative of the score by the layer's output
+    (of token layers the class token included). H A is one Hessian-vector product; it is 0, and the map Grad-CAM's,
+    where the rest of the network is piecewise linear. Attention is computed again without its fused kernels, which
+    have no second derivative.
+
+    Args:
+        trace: one forward pass recorded at the layer.
+
+    Returns:
+        (B, *grid) signed map, before the final ReLU.
+
+    Cost: 1 forward, 2 backwards to the layer; with fused attention 1 tail more.
+
+    Reference:
+        Cai. CAMs as Shapley Value-based Explainers. The Visual Computer 2025. arXiv:2501.06261
+    """
+    return weighted(mean_over_cells(trace.gradients - _curvature(trace) / 2), trace.activations)
+
+
+def _curvature(trace: Trace) -> Tensor:
+    """H A: (B, K, *grid)."""
+    try:
+        return _hessian_product(trace)
+    except RuntimeError:
+        if trace.forward.differentiable:
+            raise
+    with sdpa_kernel(SDPBackend.MATH):
+        return _hessian_product(trace.again())
+
+
+def _hessian_product(trace: Trace) -> Tensor:
+    layer = trace.forward.records[trace.layer]
+    product = None
+    if trace.scores.requires_grad:
+        ones = torch.ones_like(trace.scores)
+        (g,) = torch.autograd.grad(trace.scores, layer, ones, create_graph=True, retain_graph=True, allow_unused=True)
+        if g is not None and g.requires_grad:
+            keep = trace.forward.differentiable
+            (product,) = torch.autograd.grad(
+                g, layer, layer if keep else layer.detach(), retain_graph=True, create_graph=keep, allow_unused=True
+            )
+    return trace.layout.read(torch.zeros_like(layer) if product is None else product).to(trace.activations.dtype)
+
+
+def _explained_class(target: Callable[[Tensor], Tensor], output: Tensor) -> int:
+    """The class whose score a target is, told from its derivative by the output.
+
+    Raises:
+        MethodError: it is not the score of one class among several.
+    """
+    with torch.enable_grad():
+        leaf = output.clone().requires_grad_()
+        score = target(leaf)
+        (slope,) = torch.autograd.grad(score, leaf, allow_unused=True) if score.requires_grad else (None,)
+    if slope is None or output.ndim != 1 or len(output) < 2 or slope.count_nonzero() != 1 or float(slope.sum()) != 1:
+        raise MethodError(
+            "Finer-CAM compares a class with those nearest to it, and what is explained here is not the score of one "
+            "class among several; give a class index as target, or use gradcam"
+        )
+    return int(slope.argmax())
+
+
+def _difference(index: int, others: Tensor, weights: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda output: output[index] - (weights * output[others]).sum()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from camscope.errors import SettingError
 from camscope.heatmap import normalise, upsample
-from camscope.methods.gradient import weighted
 from camscope.methods.registry import method
+from camscope.methods.weights import weighted
 from camscope.trace import Trace
 
 _CHUNK_PIXELS = 32 * 224 * 224
@@ -60,10 +63,9 @@ def ablationcam(trace: Trace, *, chunk: int | None = None) -> Tensor:
     """
     A = trace.activations
     B, K = A.shape[:2]
-    chunk = chunk or max(1, _CHUNK_VALUES // A[0].numel())
     ablated = torch.empty(B, K, dtype=A.dtype, device=A.device)
     for image in range(B):
-        for channels in torch.arange(K, device=A.device).split(chunk):
+        for channels in torch.arange(K, device=A.device).split(chunk or _activations_at_once(A)):
 
             def ablate(activations: Tensor, channels: Tensor = channels) -> Tensor:
                 changed = activations.clone()
@@ -76,25 +78,107 @@ def ablationcam(trace: Trace, *, chunk: int | None = None) -> Tensor:
     return weighted((y - ablated) / torch.where(y == 0, 1.0, y.abs()), A)
 
 
-def masked_scores(trace: Trace, masks: Tensor, *, chunk: int | None = None) -> Tensor:
+@method
+def fasterscorecam(trace: Trace, *, channels: int = 10, chunk: int | None = None) -> Tensor:
+    """Faster Score-CAM: Score-CAM over the few channels that vary most over the picture.
+
+    L = sum_k w_k A_k over the ``channels`` channels of the largest variance, with Score-CAM's weights: the softmax is
+    over these channels alone.
+
+    Args:
+        trace: one forward pass recorded at the layer.
+        channels: how many; all of them is Score-CAM.
+        chunk: masked pictures in one forward pass; by default as many as 32 of 224 x 224 pixels hold.
+
+    Returns:
+        (B, *grid) signed map, before the final ReLU.
+
+    Cost: channels + 1 forwards; 11 by default.
+
+    Reference:
+        The method has no paper: Tabayashi. Score-CAM, software, 2020, github.com/tabayashi0117/Score-CAM; it shortens
+        Wang et al. Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks. CVPRW 2020.
+        arXiv:1910.01279
+    """
+    if channels < 1:
+        raise SettingError(f"channels={channels} is not possible; it takes at least 1")
+    A = trace.activations
+    strongest = A.flatten(2).var(2, correction=0).topk(min(channels, A.shape[1]), dim=1).indices
+    kept = A[torch.arange(len(A), device=A.device)[:, None], strongest]
+    return weighted(masked_scores(trace, kept, chunk=chunk).softmax(1), kept)
+
+
+@method
+def reciprocam(trace: Trace, *, chunk: int | None = None) -> Tensor:
+    """Recipro-CAM: the score that is left when the layer keeps one cell alone.
+
+    L_ij = score(A with every cell but ij set to 0). No gradients; only the part of the network after the layer runs
+    again. Class and other tokens outside the grid are kept.
+
+    Args:
+        trace: one forward pass recorded at the layer.
+        chunk: cells in one pass; by default as many as fit in 2^24 activations.
+
+    Returns:
+        (B, *grid) signed map, before the final ReLU.
+
+    Cost: 2 forwards, Z tails (Z the number of cells).
+
+    Reference:
+        Byun, Lee. Recipro-CAM: Fast gradient-free visual explanations for convolutional neural networks. 2022.
+        arXiv:2209.14074
+    """
+    A = trace.activations
+    B, Z = len(A), A[0, 0].numel()
+    left = torch.empty(B, Z, dtype=A.dtype, device=A.device)
+    for image in range(B):
+        for cells in torch.arange(Z, device=A.device).split(chunk or _activations_at_once(A)):
+
+            def keep(activations: Tensor, cells: Tensor = cells) -> Tensor:
+                others = torch.ones(len(cells), Z, dtype=torch.bool, device=activations.device)
+                others[torch.arange(len(cells)), cells] = False
+                return activations.masked_fill(others.reshape(len(cells), 1, *activations.shape[2:]), 0)
+
+            rows = torch.full((len(cells),), image)
+            left[image, cells] = trace.again(rows=rows, edit=keep).scores.detach().to(A.dtype)
+    return left.reshape(B, *A.shape[2:])
+
+
+def masked_scores(
+    trace: Trace,
+    masks: Tensor,
+    *,
+    chunk: int | None = None,
+    change: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Tensor:
     """Score of each picture seen through each mask.
 
     Args:
         trace: one forward pass.
         masks: (B, M, *grid); upsampled to the picture and scaled to [0, 1].
         chunk: masked pictures in one forward pass.
+        change: what to do to n scaled masks (n, *space) of numbers (n,), where mask m of image b has b * M + m.
 
     Returns:
         (B, M) scores.
     """
     pictures = trace.pictures
     size = pictures.shape[2:]
-    chunk = chunk or max(1, _CHUNK_PIXELS // size.numel())
     B, M = masks.shape[:2]
     scores = torch.empty(B * M, dtype=masks.dtype, device=masks.device)
-    for pairs in torch.arange(B * M).split(chunk):
+    for pairs in torch.arange(B * M).split(chunk or pictures_at_once(trace)):
         rows = pairs // M
-        seen = normalise(upsample(masks.flatten(0, 1)[pairs.to(masks.device)], size), len(size)).to(pictures.dtype)
+        seen = normalise(upsample(masks.flatten(0, 1)[pairs.to(masks.device)], size), len(size))
+        seen = (change(seen, pairs) if change else seen).to(pictures.dtype)
         masked = pictures[rows.to(pictures.device)] * seen[:, None].to(pictures.device)
         scores[pairs] = trace.again(masked, rows=rows).scores.detach().to(scores)
     return scores.reshape(B, M)
+
+
+def pictures_at_once(trace: Trace) -> int:
+    """How many pictures a forward pass takes by default: as many as 32 of 224 x 224 pixels hold."""
+    return max(1, _CHUNK_PIXELS // trace.pictures.shape[2:].numel())
+
+
+def _activations_at_once(A: Tensor) -> int:
+    return max(1, _CHUNK_VALUES // A[0].numel())

@@ -1,7 +1,11 @@
-"""The methods by name. A method is one function: Trace -> signed map on the layer's grid."""
+"""The methods by name. A method is one function: Trace -> signed map on the layer's grid.
+
+One that must see the whole network is a function (net, inputs, targets) -> signed map.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,7 +14,20 @@ from torch import Tensor
 Method = Callable[..., Tensor]
 """(trace, **settings) -> (B, *grid), signed, not scaled, before the final ReLU."""
 
-METHODS: dict[str, Method] = {}
+NetworkMethod = Callable[..., Tensor]
+"""(net, inputs, targets, **settings) -> (B, *grid) or, at input size, (B, *space); signed, not scaled.
+
+``inputs`` is (B, C, *space) or a tuple of inputs, ``targets`` one function of an image's output for each image. What
+it names among its parameters is found for it: ``picture`` (which input is the picture), ``layer`` with ``layout``
+(the layer to look at), ``layers`` (names of the network's stages, first to last).
+"""
+
+METHODS: dict[str, Method | NetworkMethod] = {}
+"""All methods, of both kinds."""
+NETWORK_METHODS: dict[str, NetworkMethod] = {}
+"""Those of `METHODS` that see the whole network."""
+ATTRIBUTIONS: set[str] = set()
+"""Network methods that explain the input's own pixels, and no layer."""
 CLASS_AGNOSTIC: set[str] = set()
 """Methods whose map is the same whatever class is asked for."""
 
@@ -20,6 +37,28 @@ _Function = TypeVar("_Function", bound=Method)
 def method(function: _Function) -> _Function:
     """Register a method under its function's name."""
     METHODS[function.__name__] = function
+    return function
+
+
+def network_method(function: _Function) -> _Function:
+    """Register a method that sees the whole network under its function's name."""
+    METHODS[function.__name__] = NETWORK_METHODS[function.__name__] = function
+    return function
+
+
+def sees_network(function: Callable[..., Tensor]) -> bool:
+    """Whether a method is a function of (net, inputs, targets) rather than of a `Trace`.
+
+    >>> sees_network(lambda trace: trace.activations.sum(1)), sees_network(lambda net, inputs, targets: inputs.sum(1))
+    (False, True)
+    """
+    parameters = inspect.signature(function).parameters.values()
+    return sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) >= 3
+
+
+def attribution(function: _Function) -> _Function:
+    """Mark a method that explains the input's own pixels."""
+    ATTRIBUTIONS.add(function.__name__)
     return function
 
 

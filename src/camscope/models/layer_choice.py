@@ -20,8 +20,8 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from camscope.errors import LayerError
-from camscope.models.layouts import grid_of, guess_layout
 from camscope.trace import Layout, unchanged, unwrap
+from camscope.trace.layout import grid_of, guess_layout
 from camscope.trace.structure import first_tensor, map_tensors
 
 _MOST_TRIALS = 12

@@ -52,7 +52,7 @@ class Address:
         path, function = base, ""
         if base.endswith("()"):
             path, _, function = base[:-2].rpartition(".")
-        modules = dict(net.named_modules())
+        modules = dict(net.named_modules(remove_duplicate=False))
         if path not in modules or (call and not call.isdigit()):
             raise LayerError(nearest("layer", name, [n for n in modules if n]))
         return cls(name, modules[path], function, int(call) if call else None)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from camscope.errors import LayerError, TargetError
-from camscope.trace.hooks import Edit, tracing
+from camscope.trace.hooks import Edit, lock_of, tracing
 from camscope.trace.layout import Layout
 from camscope.trace.replay import Tail
 from camscope.trace.structure import map_tensors, tensors, unwrap
@@ -210,7 +210,7 @@ class Trace:
     def _rerun(self, tail: Tail, rows: Tensor, edit: Edit | None) -> Forward:
         recorded = self._record.detach().index_select(self.layout.batch, rows.to(self._record.device))
         changed = recorded if edit is None else self._change(recorded, edit)
-        with tail.replayed(rows) as inputs:
+        with lock_of(self.forward.net), tail.replayed(rows) as inputs:
             return self._record_again(inputs, {self._call: lambda _: changed})
 
     def _change(self, output: Tensor, edit: Edit) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ Edit = Callable[[Tensor], Tensor]
 
 _LINKS = {"softmax", "log_softmax", "sigmoid", "expit", "special_expit"}
 _contexts = threading.local()
+_locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 
 
 @dataclass
@@ -102,17 +104,28 @@ def _as_innermost(recording: Recording) -> Iterator[None]:
         stack.pop()
 
 
+def lock_of(net: nn.Module) -> threading.RLock:
+    """The lock that whoever hooks a network or changes its flags holds: of several threads one at a time."""
+    return _locks.setdefault(net, threading.RLock())
+
+
 @contextlib.contextmanager
 def unchanged(net: nn.Module, *, frozen: bool = True) -> Iterator[None]:
     """Put a network in eval mode inside, and leave it bit-identical, also after an exception.
 
     Training flags are set module by module: a network's own ``eval()`` may do more. Buffers that a forward pass
-    writes to in spite of eval mode are put back.
+    writes to in spite of eval mode are put back. Of several threads one at a time is inside with the same network.
 
     Args:
         net: any network.
         frozen: switch ``requires_grad`` of the parameters off inside, so that no graph is built before a leaf.
     """
+    with lock_of(net), _restored(net, frozen=frozen):
+        yield
+
+
+@contextlib.contextmanager
+def _restored(net: nn.Module, *, frozen: bool) -> Iterator[None]:
     training = [m for m in net.modules() if m.training]
     trainable = [p for p in net.parameters() if p.requires_grad and p.is_leaf] if frozen else []
     buffers = [

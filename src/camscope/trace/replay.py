@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from camscope.trace.address import Address
-from camscope.trace.hooks import tracing
+from camscope.trace.hooks import lock_of, tracing
 from camscope.trace.structure import map_tensors, tensors
 
 Pick = Callable[[Tensor], Tensor]
@@ -66,6 +66,7 @@ class Tail:
             return output
 
         with contextlib.ExitStack() as stack:
+            stack.enter_context(lock_of(net))
             for module in net.modules():
                 stack.callback(module.register_forward_pre_hook(enter).remove)
                 stack.callback(module.register_forward_hook(leave).remove)

@@ -1,0 +1,285 @@
+"""Methods for vision transformers: they read the attention of every block.
+
+Attention is found by what is computed and not by names: a softmax over (B, heads, N, N), or a fused function that
+holds one and is computed openly instead, while the method looks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.overrides import TorchFunctionMode
+
+from camscope.errors import MethodError
+from camscope.methods.network import Targets, at_input, picture_of
+from camscope.methods.registry import class_agnostic, network_method
+from camscope.trace import Layout, Trace, record, unchanged
+from camscope.trace.layout import guess_layout
+from camscope.trace.structure import first_tensor
+
+
+@class_agnostic
+@network_method
+def rollout(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) -> Tensor:
+    """Attention rollout: from which places what the classifier reads has flowed together, whatever the class.
+
+    R = prod_l (A_l + I) / 2, later blocks on the left, A_l the mean over the heads of block l; the rows of the tokens
+    that the score reads (the class token; all tokens where it reads their mean), averaged.
+
+    Args:
+        net: a vision transformer.
+        inputs: (B, C, *space), or a tuple of inputs.
+        targets: one function of an image's output for each image.
+        picture: which of several inputs is the picture.
+
+    Returns:
+        (B, *grid) map in [0, 1] on the grid of the patches.
+
+    Raises:
+        MethodError: the network has no attention among all places of the picture.
+
+    Cost: 1 forward, 1 backward to the last block.
+
+    Reference:
+        Abnar, Zuidema. Quantifying Attention Flow in Transformers. ACL 2020. arXiv:2005.00928
+    """
+    trace, blocks = _look(net, inputs, targets, method="rollout", picture=picture)
+    flow = torch.eye(blocks[0].attention.shape[-1], device=blocks[0].attention.device)
+    for block in blocks:
+        attention = block.attention.detach()
+        attention = attention.to(torch.promote_types(attention.dtype, torch.float32)).mean(1)
+        flow = (attention + torch.eye(len(flow[-1])).to(attention)) / 2 @ flow.to(attention)
+    read = _tokens_read(trace, blocks[-1]).to(flow)
+    return _on_grid(torch.einsum("bn,bnm->bm", read / read.sum(1, keepdim=True), flow), trace, method="rollout")
+
+
+@network_method
+def legrad(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) -> Tensor:
+    """LeGrad: how sensitive the score of every block's tokens is to the attention that formed them.
+
+    L = mean over blocks l, heads and queries of R(ds_l / dA_l), with s_l the score that the rest of the network gives
+    when each of its tokens is the mean token of block l, that is s_l = head(norm(mean token)).
+
+    Args:
+        net: a vision transformer.
+        inputs: (B, C, *space), or a tuple of inputs.
+        targets: one function of an image's output for each image.
+        picture: which of several inputs is the picture.
+
+    Returns:
+        (B, *grid) map >= 0 on the grid of the patches.
+
+    Raises:
+        MethodError: the network has no attention among all places of the picture.
+
+    Cost: 2 forwards; for each block 1 backward through it and 1 pass of the head.
+
+    Reference:
+        Bousselham, Boggust, Chaybouti, Strobelt, Kuehne. LeGrad: An Explainability Method for Vision Transformers via
+        Feature Formation Sensitivity. ICCV 2025. arXiv:2404.03214
+    """
+    trace, blocks = _look(net, inputs, targets, method="legrad", picture=picture)
+    last = blocks[-1]
+    head = record(net, inputs, layers=[last.name], picture=picture).trace(last.name, targets, layout=last.layout)
+    total = torch.zeros(())
+    for block in blocks:
+        tokens = block.layout.read(block.tokens.detach())
+        mean = tokens.mean(2, keepdim=True).expand_as(tokens)
+        by_mean = head.again(edit=functools.partial(_instead, mean)).gradients.sum(2, keepdim=True)
+        by_tokens = block.layout.write(block.tokens.detach(), (by_mean / tokens.shape[2]).expand_as(tokens))
+        (gradient,) = torch.autograd.grad(
+            block.tokens, [block.edge], grad_outputs=by_tokens.to(block.tokens.dtype), retain_graph=True
+        )
+        gradient = gradient.reshape(block.attention.shape)
+        gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+        total = total.to(gradient) + gradient.relu().mean((1, 2)) / len(blocks)
+    return _on_grid(total, trace, method="legrad")
+
+
+def _instead(values: Tensor, _: Tensor) -> Tensor:
+    return values
+
+
+@dataclass
+class _Block:
+    """A transformer block: its attention, and the tokens that it returns.
+
+    Attributes:
+        name: of the module.
+        attention: (B, heads, N, N).
+        edge: where the attention lies in the autograd graph.
+        tokens: what the block returns.
+        layout: the axes of the tokens, as (B, K, N).
+    """
+
+    name: str
+    attention: Tensor
+    edge: GradientEdge
+    tokens: Tensor
+    layout: Layout
+
+
+def _look(net: nn.Module, inputs: Any, targets: Targets, *, method: str, picture: int) -> tuple[Trace, list[_Block]]:
+    """One forward pass from the picture on, and the blocks that attend among all tokens, first to last."""
+    watch = _Attention(len(picture_of(inputs, picture)))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(unchanged(net))
+        for remove in watch.hooks(net):
+            stack.callback(remove)
+        stack.enter_context(watch)
+        trace = at_input(net, inputs, targets, picture=picture)
+    name = type(net).__name__
+    if watch.partial:
+        raise MethodError(f"{method} needs attention among all tokens, and {name} attends {watch.partial}")
+    if not watch.found:
+        raise MethodError(f"{method} needs a vision transformer, and {name} has no attention among places")
+    sizes = sorted({attention.shape[-1] for attention, _ in watch.found})
+    if len(sizes) > 1:
+        raise MethodError(f"{method} needs the same tokens in every block, and {name} has {sizes} of them")
+    if len(watch.blocks) < len(watch.found):
+        raise MethodError(f"{method} needs one module a block that returns all {sizes[0]} tokens; {name} has none")
+    return trace, [watch.blocks[i] for i in range(len(watch.found))]
+
+
+def _tokens_read(trace: Trace, last: _Block) -> Tensor:
+    """(B, N) of 0 and 1: the tokens of the last block that the score depends on; all where it depends on none."""
+    gradient: Tensor | None
+    (gradient,) = torch.autograd.grad(trace.scores.sum(), last.tokens, retain_graph=True, allow_unused=True)
+    read = torch.zeros_like(last.tokens) if gradient is None else gradient
+    read = (last.layout.read(read) != 0).any(1)
+    return (read | ~read.any(1, keepdim=True)).float()
+
+
+def _on_grid(tokens: Tensor, trace: Trace, *, method: str) -> Tensor:
+    """One value a token (B, N) -> (B, *grid), the patches in their places."""
+    layout = guess_layout((*tokens.shape, 1), trace.pictures.shape)
+    if layout is None:
+        raise MethodError(f"{method} finds {tokens.shape[1]} tokens, which make no grid over the picture")
+    return layout.read(tokens[:, :, None])[:, 0]
+
+
+class _Attention(TorchFunctionMode):
+    """Sees attention being computed, and which module returns the tokens that it formed.
+
+    Attributes:
+        found: (B, heads, N, N) of each attention, with its place in the autograd graph.
+        blocks: number of the attention -> the outermost module that holds this one alone.
+        partial: an attention that is not among all tokens, in words.
+    """
+
+    def __init__(self, batch: int) -> None:
+        super().__init__()
+        self.batch = batch
+        self.found: list[tuple[Tensor, GradientEdge]] = []
+        self.blocks: dict[int, _Block] = {}
+        self.partial = ""
+        self._starts: list[int] = []
+
+    def hooks(self, net: nn.Module) -> Iterator[Callable[[], None]]:
+        """Hook every module; each callable takes a hook away."""
+        names = {module: name for name, module in net.named_modules()}
+
+        def enter(_: nn.Module, __: Any) -> None:
+            self._starts.append(len(self.found))
+
+        def leave(module: nn.Module, _: Any, output: Any) -> Any:
+            start = self._starts.pop()
+            first = first_tensor(output)
+            if len(self.found) != start + 1 or first is None or not names[module]:
+                return None
+            attention, edge = self.found[start]
+            layout = self._tokens(first.tensor, attention.shape[-1])
+            if layout is None:
+                return None
+            # What follows gets a copy, so that nothing is written into the tokens.
+            self.blocks[start] = _Block(names[module], attention, edge, first.tensor, layout)
+            return first.put(first.tensor.clone())
+
+        for module in net.modules():
+            yield module.register_forward_pre_hook(enter).remove
+            yield module.register_forward_hook(leave).remove
+
+    def _tokens(self, output: Tensor, count: int) -> Layout | None:
+        if output.ndim != 3:
+            return None
+        if output.shape[:2] == (self.batch, count):
+            return Layout(batch=0, channel=2)
+        return Layout(batch=1, channel=2) if output.shape[:2] == (count, self.batch) else None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return self._fused(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            return self._multi_head(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if getattr(func, "__name__", "") == "softmax" and isinstance(result, Tensor):
+            self._note(result, get_gradient_edge)
+        return result
+
+    def _note(self, weights: Tensor, edge: Callable[[Tensor], GradientEdge]) -> None:
+        """Keep attention weights (B, heads, queries, keys), also with the heads folded into the batch."""
+        if weights.ndim not in (3, 4) or weights.shape[0] % self.batch or not weights.requires_grad:
+            return
+        queries, keys = weights.shape[-2:]
+        folded = weights.shape[0] // self.batch
+        if queries != keys:
+            # One query is class attention, and reads what the blocks before it have formed.
+            if weights.ndim == 4 and queries > 1:
+                self.partial = f"from {queries} to {keys} tokens"
+        elif weights.ndim == 4 and folded > 1:
+            self.partial = f"within windows of {keys} tokens"
+        else:
+            self.found.append((weights.reshape(self.batch, -1, queries, keys), edge(weights)))
+
+    def _fused(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,  # noqa: FBT001, FBT002 - as PyTorch has it
+        *,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """`F.scaled_dot_product_attention` with its softmax in the open; dropout is off in eval mode."""
+        if enable_gqa:
+            key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
+        scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+        if is_causal:
+            attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        if attn_mask is not None:
+            boolean = attn_mask.dtype == torch.bool
+            scores = scores.masked_fill(~attn_mask, -math.inf) if boolean else scores + attn_mask
+        weights = scores.softmax(-1)
+        self._note(weights, get_gradient_edge)
+        return weights @ value
+
+    def _multi_head(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """`F.multi_head_attention_forward`, asked for the weights of each head."""
+        given = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs)
+        given.apply_defaults()
+        wanted, averaged = given.arguments["need_weights"], given.arguments["average_attn_weights"]
+        given.arguments |= {"need_weights": True, "average_attn_weights": False}
+        if given.arguments["attn_mask"] is not None:
+            given.arguments["is_causal"] = False
+        output, weights = F.multi_head_attention_forward(*given.args, **given.kwargs)
+        if weights is None:
+            raise TypeError("multi_head_attention_forward returned no weights, which it was asked for")
+        # The weights are handed out as a view of those that were used, which come right before it in the graph.
+        self._note(weights, lambda view: GradientEdge(*view.grad_fn.next_functions[0]))  # type: ignore[union-attr]
+        if not wanted:
+            return output, None
+        return output, weights.mean(-3) if averaged else weights

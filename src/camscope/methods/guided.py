@@ -1,0 +1,156 @@
+"""Guided backpropagation, and Guided Grad-CAM.
+
+The rule is put on the autograd graph, and not on modules: a ReLU is found whether it is a module, a function or done
+in place, and the network is never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import Node, get_gradient_edge
+
+from camscope.errors import MethodError
+from camscope.heatmap import upsample
+from camscope.methods.gradient import gradcam
+from camscope.methods.network import Targets, at_input, input_gradients
+from camscope.methods.registry import attribution, network_method
+from camscope.trace import Layout, Trace, record
+from camscope.trace.layout import find_layout
+
+_OTHERS = (
+    "Celu Elu Gelu Glu Hardshrink Hardswish LeakyRelu LogSigmoid Mish Prelu PreluKernel RreluWithNoise Silu Softplus "
+    "Softshrink"
+)
+_UNDEFINED = {f"{name}Backward{number}": name for name in _OTHERS.split() for number in range(3)}
+_LOWER_BOUND = {
+    "HardtanhBackward": "_saved_min_val",
+    "ClampBackward": "_saved_min",
+    "ClampMinBackward": "_saved_min",
+    "ThresholdBackward": "_saved_threshold",
+}
+
+
+@attribution
+@network_method
+def guidedbackprop(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) -> Tensor:
+    """Guided backpropagation: the gradient by the pixels, of which each ReLU lets only positive values pass.
+
+    At each ReLU with input z, and gradient g at its output, the gradient handed on is R(g) where z > 0, else 0. It is
+    defined for rectifiers alone (ReLU, ReLU6, clamping at 0), as modules or functions, also in place.
+
+    Args:
+        net: a network of ReLUs.
+        inputs: (B, C, *space), or a tuple of inputs.
+        targets: one function of an image's output for each image.
+        picture: which of several inputs is the picture.
+
+    Returns:
+        (B, *space) signed map, summed over the colour channels.
+
+    Raises:
+        MethodError: the network has other activation functions, or no ReLU.
+
+    Cost: 1 forward, 1 backward.
+
+    Reference:
+        Springenberg, Dosovitskiy, Brox, Riedmiller. Striving for Simplicity: The All Convolutional Net. ICLR 2015
+        workshop. arXiv:1412.6806
+    """
+    return guided_gradients(net, inputs, targets, picture=picture).sum(1)
+
+
+@network_method
+def guidedgradcam(
+    net: nn.Module, inputs: Any, targets: Targets, *, layer: str, layout: Layout | None = None, picture: int = 0
+) -> Tensor:
+    """Guided Grad-CAM: guided backpropagation where Grad-CAM glows; fine detail of one class.
+
+    L = G * U(R(L_Grad-CAM)), G guided backpropagation.
+
+    Args:
+        net: a network of ReLUs.
+        inputs: (B, C, *space), or a tuple of inputs.
+        targets: one function of an image's output for each image.
+        layer: the layer of Grad-CAM.
+        layout: the axes of its output; None to tell them from the shapes.
+        picture: which of several inputs is the picture.
+
+    Returns:
+        (B, *space) signed map, summed over the colour channels.
+
+    Raises:
+        MethodError: the network has other activation functions than ReLU, or none.
+
+    Cost: 2 forwards, 1 backward, 1 backward to the layer.
+
+    Reference:
+        Selvaraju et al. Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization.
+        ICCV 2017, IJCV 2020. arXiv:1610.02391
+    """
+    guided = guidedbackprop(net, inputs, targets, picture=picture)
+    forward = record(net, inputs, layers=[layer], picture=picture)
+    layout = layout or find_layout(forward.records[layer].shape, forward.pictures.shape, layer=layer)
+    heat = gradcam(forward.trace(layer, targets, layout=layout)).relu()
+    return guided * upsample(heat, guided.shape[1:]).to(guided)
+
+
+def guided_gradients(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) -> Tensor:
+    """Guided backpropagation before the sum over channels: (B, C, *space)."""
+    trace = at_input(net, inputs, targets, picture=picture)
+    rectifiers = [node for node in _graph(trace) if _is_rectifier(node)]
+    for node in rectifiers:
+        node.register_prehook(lambda gradients: tuple(None if g is None else g.relu() for g in gradients))
+    gradients = input_gradients(trace)
+    if not rectifiers:
+        raise MethodError(f"guided backpropagation needs ReLUs, and {type(net).__name__} has none; use smoothgrad")
+    return gradients
+
+
+def _graph(trace: Trace) -> Iterator[Node]:
+    """Every node between the scores and the picture.
+
+    Raises:
+        MethodError: for an activation function that guided backpropagation is not defined for.
+    """
+    if not trace.scores.requires_grad:
+        return
+    waiting, seen = [get_gradient_edge(trace.scores).node], set()
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if name := _undefined(node):
+            raise MethodError(
+                f"guided backpropagation is defined for ReLU alone, and {type(trace.forward.net).__name__} computes "
+                f"{name}; use smoothgrad or integratedgradients"
+            )
+        waiting += [following for following, _ in node.next_functions if following is not None]
+        yield node
+
+
+def _undefined(node: Node) -> str:
+    """Name of the activation function that is no ReLU, if the node is one's derivative; else ""."""
+    if _is_custom(node):
+        return f"{node.name().removesuffix('Backward')}, a function with a derivative of its own,"
+    if node.name().startswith("MulBackward"):
+        # x * sigmoid(x), SiLU written out, as opposed to a gate: other(x) * sigmoid(x).
+        factors = [following for following, _ in node.next_functions]
+        for gate, value in (factors, factors[::-1]):
+            if gate and value and gate.name().startswith("SigmoidBackward") and gate.next_functions[0][0] is value:
+                return "x * sigmoid(x)"
+    return _UNDEFINED.get(node.name(), "")
+
+
+def _is_custom(node: object) -> bool:
+    return isinstance(node, BackwardCFunction)
+
+
+def _is_rectifier(node: Node) -> bool:
+    """Whether the node is the derivative of a function that is 0 for negative values and then rises with slope 1."""
+    name = node.name().rstrip("0123456789")
+    return name == "ReluBackward" or (name in _LOWER_BOUND and getattr(node, _LOWER_BOUND[name], None) == 0)

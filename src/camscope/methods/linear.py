@@ -1,0 +1,170 @@
+"""Methods for networks whose head is known: pooling and one linear layer, with or without a layer norm between them.
+
+Whether a network is one of these is decided by what it computes, never by what its parts are called.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camscope.errors import MethodError
+from camscope.methods.registry import method
+from camscope.methods.weights import weighted
+from camscope.trace import Layout, Trace, record, tracing
+
+
+@method
+def cam(trace: Trace) -> Tensor:
+    """CAM, the original: the activations with the weights of the one linear layer that follows the pooling.
+
+    L = sum_k W_ck A_k; the map's mean is the score less the bias. Needs global average pooling and one linear layer
+    after the layer: that the score is such a function of the activations is verified on changed ones.
+
+    Args:
+        trace: one forward pass recorded at the layer.
+
+    Returns:
+        (B, *grid) signed map, before the final ReLU.
+
+    Raises:
+        MethodError: the rest of the network is something else.
+
+    Cost: 1 forward, 1 backward to the layer, 3 tails.
+
+    Reference:
+        Zhou, Khosla, Lapedriza, Oliva, Torralba. Learning Deep Features for Discriminative Localization. CVPR 2016.
+        arXiv:1512.04150
+    """
+    g = trace.gradients.flatten(2)
+    needs = f"CAM needs global average pooling and one linear layer after {trace.layer!r}"
+    if not _is_pooled(trace):
+        raise MethodError(f"{needs}, and here the gradient differs from place to place; use hirescam")
+    if not _is_affine(trace):
+        raise MethodError(f"{needs}, and here the score is not linear in the activations; use gradcam or hirescam")
+    return weighted(g.sum(2), trace.activations)
+
+
+@method
+def frozennormcam(trace: Trace) -> Tensor:
+    """Frozen-norm CAM: CAM for heads with a layer norm between the pooling and the linear layer, as ConvNeXt has.
+
+    L = sum_k v_k (A_k - mu) / sigma with v = gamma * W_c, and mu, sigma the layer norm's mean and standard deviation
+    (with its eps) of the pooled activations, held as they are. The map's mean is the score less the bias and
+    W_c . beta, exactly; Grad-CAM's map of such a network adds up to nearly 0 whatever the score, and so shows a
+    contrast without a level. The layer norm is found, and the head verified, by what they compute.
+
+    Args:
+        trace: one forward pass recorded at the layer.
+
+    Returns:
+        (B, *grid) signed map, before the final ReLU.
+
+    Raises:
+        MethodError: the rest of the network is something else.
+
+    Cost: 3 forwards, 1 backward to the layer norm, 3 tails.
+
+    Reference:
+        This library; it takes CAM (arXiv:1512.04150) through the layer norm.
+    """
+    A = trace.activations
+    pooled = A.flatten(2).mean(2)
+    needs = f"frozen-norm CAM needs global average pooling, a layer norm and one linear layer after {trace.layer!r}"
+    for name, norm, channel in _norms(trace, pooled):
+        forward = trace.forward
+        again = record(
+            forward.net, forward.inputs, layers=[name], picture=forward.picture, differentiable=forward.differentiable
+        )
+        after = again.trace(name, trace.targets, layout=Layout(channel=channel))
+        if not _is_affine(after):
+            raise MethodError(f"{needs}, and here the score is not linear in the layer norm's output; use gradcam")
+        W = after.gradients.flatten(1).to(A.dtype)
+        mu, sigma = _statistics(pooled, norm.eps)
+        v = W if norm.weight is None else W * norm.weight.flatten().to(A.dtype)
+        flat = (v[:, :, None] * (A.flatten(2) - mu[:, :, None]) / sigma[:, :, None]).sum(1)
+        for image, (level, score) in enumerate(zip(flat.mean(1).tolist(), trace.scores.tolist(), strict=True)):
+            text = f"the map's mean, {level:.4g}, is the score, {score:.4g}, without its constant part"
+            trace.note(text, where=torch.arange(len(A)) == image)
+        return flat.reshape(len(A), *A.shape[2:])
+    raise MethodError(f"{needs}, and here no layer norm of the mean activations runs; use cam or gradcam")
+
+
+def _norms(trace: Trace, pooled: Tensor) -> Iterator[tuple[str, Any, int]]:
+    """The layer norms of the mean activations: modules whose output is what a layer norm would make of them.
+
+    Yields:
+        Name, module, and the axis of its output where the K channels lie.
+    """
+    B, K = pooled.shape
+    candidates: dict[str, Any] = {
+        name: module
+        for name, module in trace.forward.net.named_modules()
+        if isinstance(getattr(module, "eps", None), float) and _size(module, "weight") in (0, K)
+    }
+    with tracing(trace.forward.net, list(candidates)) as seen:
+        inputs = trace.inputs
+        trace.forward.net(*inputs) if isinstance(inputs, tuple) else trace.forward.net(inputs)
+    for name, output in seen.tensors.items():
+        module = candidates[name]
+        axes = [axis for axis in range(1, output.ndim) if output.shape[axis] == K]
+        if len(output) != B or output.numel() != B * K or not axes:
+            continue
+        mu, sigma = _statistics(pooled, module.eps)
+        expected = (pooled - mu) / sigma
+        if module.weight is not None:
+            expected = expected * module.weight.flatten()
+        if _size(module, "bias"):
+            expected = expected + module.bias.flatten()
+        error = (output.detach().reshape(B, K) - expected).abs().amax(1)
+        if bool((error <= _tolerance(output) * expected.abs().amax(1)).all()):
+            yield name, module, axes[0]
+
+
+def _size(module: nn.Module, name: str) -> int:
+    """Number of values in a parameter; 0 where it is None, -1 where the module has none of this name."""
+    value = getattr(module, name, -1)
+    return value.numel() if isinstance(value, Tensor) else (0 if value is None else -1)
+
+
+def _statistics(pooled: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over the channels, (B, 1) each."""
+    return pooled.mean(1, keepdim=True), (pooled.var(1, correction=0, keepdim=True) + eps).sqrt()
+
+
+def _is_pooled(trace: Trace) -> bool:
+    """Whether the gradient is the same at every place, as it is where the layer is averaged."""
+    g = trace.gradients.flatten(2)
+    spread = (g - g.mean(2, keepdim=True)).abs().flatten(1).amax(1)
+    return bool((spread <= _tolerance(trace.scores) * g.abs().flatten(1).amax(1)).all())
+
+
+def _is_affine(trace: Trace) -> bool:
+    """Whether the score of each image is linear in the activations: y(A') = y(0) + sum g A' also for other A'.
+
+    An image whose gradient is 0, or whose activations are not finite, has nothing to show and passes.
+    """
+    A, g = trace.activations.detach(), trace.gradients.detach()
+    size = A.flatten(1).square().mean(1).sqrt().reshape(-1, *[1] * (A.ndim - 1))
+    constant = _score_of(trace, torch.zeros_like(A))
+    passes = ~g.flatten(1).any(1) | ~size.flatten().isfinite()
+    linear = torch.ones_like(passes)
+    for seed, factor in enumerate((1.0, -10.0)):
+        noise = torch.randn(A.shape[1:], generator=torch.Generator().manual_seed(seed)).to(A)
+        probe = A + factor * size * noise
+        y, share = _score_of(trace, probe), (g * probe).flatten(1)
+        error = (y - constant - share.sum(1)).abs()
+        linear &= error <= _tolerance(trace.scores) * (y.abs() + constant.abs() + share.abs().sum(1))
+    return bool((passes | linear).all())
+
+
+def _score_of(trace: Trace, activations: Tensor) -> Tensor:
+    return trace.again(edit=lambda _: activations).scores.detach().to(activations.dtype)
+
+
+def _tolerance(values: Tensor) -> float:
+    return math.sqrt(torch.finfo(values.dtype).eps)

@@ -1,0 +1,199 @@
+"""Methods made from methods: each takes a method, by name or as a function, and returns one.
+
+>>> augmented("gradcam").__name__
+'augmented(gradcam)'
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from camscope.errors import MethodError, nearest
+from camscope.heatmap import fuse
+from camscope.methods.activation import first_component
+from camscope.methods.network import Targets, maps_of_layers, picture_of, trace_method
+from camscope.methods.registry import METHODS, Method, NetworkMethod, sees_network
+from camscope.trace import Trace
+from camscope.trace.structure import map_tensors
+
+META: dict[str, Callable[..., Method | NetworkMethod]] = {}
+"""By name what makes a method from a method; "augmented(gradcam)" is a method's name too."""
+
+
+def _meta(function: Any) -> Any:
+    META[function.__name__] = function
+    return function
+
+
+@_meta
+def augmented(method: str | Method | NetworkMethod, *, scales: Sequence[float] = (0.9, 1.0, 1.1)) -> Any:
+    """Augmentation smoothing: the mean of the maps of several views of the picture.
+
+    Each view is the picture or its mirror image, with the normalised input multiplied by one of the scales. All views
+    of all images go through the network in one batch, and their maps are mirrored back.
+
+    Args:
+        method: a name in `METHODS`, or a function.
+        scales: factors of the intensity.
+
+    Returns:
+        A method of the same kind, with the same settings.
+
+    Cost: 2 * len(scales) times that of the method; 6 times by default.
+    """
+    function = _found(method)
+
+    def views(pictures: Tensor) -> Tensor:
+        return torch.cat([p * scale for scale in scales for p in (pictures, pictures.flip(-1))])
+
+    def mean(maps: Tensor) -> Tensor:
+        pairs = maps.unflatten(0, (len(scales), 2, -1))
+        return torch.cat([pairs[:, 0], pairs[:, 1].flip(-1)]).mean(0)
+
+    def over_trace(trace: Trace, **settings: Any) -> Tensor:
+        rows = torch.arange(trace.forward.batch).repeat(2 * len(scales))
+        inner = trace.again(views(trace.pictures.detach()), rows=rows)
+        maps = function(inner, **settings)
+        for row, said in zip(rows.tolist(), inner.notes, strict=True):
+            trace.notes[row] += [text for text in said if text not in trace.notes[row]]
+        return mean(maps)
+
+    def over_network(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0, **settings: Any) -> Tensor:
+        pictures = picture_of(inputs, picture)
+        several: Any = views(pictures)
+        if isinstance(inputs, tuple):
+            others = map_tensors(inputs, lambda t: torch.cat([t] * 2 * len(scales)))
+            several = tuple(several if i == picture else other for i, other in enumerate(others))
+        return mean(function(net, several, list(targets) * 2 * len(scales), picture=picture, **settings))
+
+    return _named(over_network if sees_network(function) else over_trace, "augmented", function)
+
+
+@_meta
+def eigensmoothed(method: str | Method) -> Any:
+    """Eigen smoothing: the first principal component of the weighted channels instead of their sum.
+
+    Where the method ends in L = sum_k w_k A_k, L is the projection of the cells x channels matrix (w_k A_k) on its
+    first right singular vector, not centred, with most of its mass positive.
+
+    Args:
+        method: a name in `METHODS`, or a function of a `Trace`, that ends in a sum over the channels.
+
+    Returns:
+        A method of a trace, with the same settings.
+
+    Raises:
+        MethodError: when called, for a method that ends in something else.
+
+    Reference:
+        Muhammad, Yeasin. Eigen-CAM: Class Activation Map using Principal Components. IJCNN 2020. arXiv:2008.00299
+    """
+    function = trace_method(method)
+
+    def over_trace(trace: Trace, **settings: Any) -> Tensor:
+        with _ChannelSums(trace.activations.shape) as sums:
+            summed = function(trace, **settings)
+        if sums.result is not summed or sums.parts is None:
+            raise MethodError(
+                f"eigen smoothing needs a method that ends in a sum over channels; {_name(function)} does not"
+            )
+        parts = sums.parts
+        return first_component(parts.flatten(2).transpose(1, 2)).reshape(len(parts), *parts.shape[2:])
+
+    return _named(over_trace, "eigensmoothed", function)
+
+
+@_meta
+def fused(method: str | Method, *, how: str = "mean", layers: Sequence[str] | None = None) -> Any:
+    """Multi-layer fusion: one map out of a method's maps at several layers, from one forward pass.
+
+    Args:
+        method: a name in `METHODS`, or a function of a `Trace`.
+        how: "mean", "max", "tanh" (as LayerCAM) or "product" (as RefineCAM), see `camscope.heatmap.fuse`.
+        layers: names of the layers; None for the stages of the network.
+
+    Returns:
+        A method that sees the whole network, with the same settings and ``how`` and ``layers``; its maps lie in
+        [0, 1], on the finest of the layers' grids.
+
+    Reference:
+        Jiang et al. LayerCAM: Exploring Hierarchical Class Activation Maps for Localization. IEEE TIP 2021.
+        doi:10.1109/TIP.2021.3089943
+    """
+    function = trace_method(method)
+    way, chosen = how, layers
+
+    def over_network(
+        net: nn.Module,
+        inputs: Any,
+        targets: Targets,
+        *,
+        layers: Sequence[str],
+        how: str = way,
+        picture: int = 0,
+        **settings: Any,
+    ) -> Tensor:
+        at_layer = functools.partial(function, **settings)
+        return fuse(maps_of_layers(at_layer, net, inputs, targets, layers=layers, picture=picture), how)
+
+    own = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    base = [p for p in inspect.signature(over_network).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    if chosen is not None:
+        base = [p.replace(default=list(chosen)) if p.name == "layers" else p for p in base]
+    made = _named(functools.partial(over_network, **({} if chosen is None else {"layers": chosen})), "fused", function)
+    made.__signature__ = inspect.Signature([*base, *own])
+    return made
+
+
+def _found(method: str | Method | NetworkMethod) -> Method | NetworkMethod:
+    if not isinstance(method, str):
+        return method
+    if method not in METHODS:
+        raise MethodError(nearest("method", method, METHODS))
+    return METHODS[method]
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _named(made: Any, kind: str, function: Callable[..., Tensor]) -> Any:
+    """Name what was made after what it was made from, and let it have the same signature."""
+    made.__signature__ = inspect.signature(function)
+    made.__name__ = f"{kind}({_name(function)})"
+    made.__doc__ = f"{_name(function)}, {kind}: see `camscope.methods.meta.{kind}`.\n\n{inspect.getdoc(function)}"
+    return made
+
+
+class _ChannelSums(TorchFunctionMode):
+    """Remembers the last sum over the channels of something of the activations' shape.
+
+    Attributes:
+        result: (B, *grid) the sum.
+        parts: (B, K, *grid) what was summed.
+    """
+
+    def __init__(self, shape: torch.Size) -> None:
+        super().__init__()
+        self.shape = shape
+        self.result: Tensor | None = None
+        self.parts: Tensor | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        parts = None
+        if name == "sum" and len(args) > 1 and args[1] == 1:
+            parts = args[0]
+        elif name == "einsum" and args[0] == "bk,bk...->b...":
+            parts = args[1].reshape(*args[1].shape, *[1] * (args[2].ndim - 2)) * args[2]
+        if parts is not None and parts.shape == self.shape:
+            self.result, self.parts = result, parts
+        return result

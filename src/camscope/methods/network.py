@@ -1,0 +1,139 @@
+"""What the methods that see the whole network share: a pass with its graph from the picture on. RefineCAM."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camscope.errors import LayerError, MethodError, nearest
+from camscope.heatmap import fuse
+from camscope.methods.registry import METHODS, Method, network_method, sees_network
+from camscope.trace import Trace, record, unchanged
+from camscope.trace.layout import find_layout
+from camscope.trace.structure import map_tensors
+
+Targets = Sequence[Callable[[Tensor], Tensor]]
+
+INPUT = "input"
+
+
+@network_method
+def refinecam(
+    net: nn.Module,
+    inputs: Any,
+    targets: Targets,
+    *,
+    layers: Sequence[str],
+    base: str | Method = "gradcampp",
+    picture: int = 0,
+) -> Tensor:
+    """RefineCAM: the product of the maps of all stages, as sharp as the first and as selective as the last.
+
+    L = prod_l U(R(L_l) / max R(L_l)), L_l the map of the base method at layer l.
+
+    Args:
+        net: any network.
+        inputs: (B, C, *space), or a tuple of inputs.
+        targets: one function of an image's output for each image.
+        layers: names of the layers; by default the stages of the network.
+        base: the method that is refined: a name in `METHODS`, or a function of a `Trace`.
+        picture: which of several inputs is the picture.
+
+    Returns:
+        (B, *grid) map in [0, 1], on the finest of the layers' grids.
+
+    Raises:
+        MethodError: the base method is unknown, or sees the whole network.
+
+    Cost: 1 forward, and what the base method costs at each layer: 1 backward to it.
+
+    Reference:
+        Domeniconi, Stramiglio, Lombardi, Salti. How to Evaluate and Refine your CAM. 2026. arXiv:2605.14641
+    """
+    return fuse(maps_of_layers(trace_method(base), net, inputs, targets, layers=layers, picture=picture), "product")
+
+
+def maps_of_layers(
+    function: Method, net: nn.Module, inputs: Any, targets: Targets, *, layers: Sequence[str], picture: int = 0
+) -> list[Tensor]:
+    """A method's maps (B, *grid) at several layers, of one forward pass.
+
+    Raises:
+        LayerError: no layer is named, or one has no place for each part of the picture.
+    """
+    if not layers or isinstance(layers, str):
+        raise LayerError(f"layers={layers!r} is no list of layers; give names, such as ['layer3', 'layer4']")
+    forward = record(net, inputs, layers=layers, picture=picture)
+    maps = []
+    for layer in layers:
+        layout = find_layout(forward.records[layer].shape, forward.pictures.shape, layer=layer)
+        with torch.no_grad():
+            maps.append(function(forward.trace(layer, targets, layout=layout)))
+    return maps
+
+
+def trace_method(method: str | Method) -> Method:
+    """The method of this name, which must be a function of a `Trace`.
+
+    Raises:
+        MethodError: there is none, or it sees the whole network.
+    """
+    function = METHODS.get(method) if isinstance(method, str) else method
+    if function is None:
+        raise MethodError(nearest("method", str(method), METHODS))
+    if sees_network(function):
+        raise MethodError(
+            f"{function.__name__} sees the whole network; this needs a method of one layer, as gradcam is"
+        )
+    return function
+
+
+def at_input(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) -> Trace:
+    """One forward pass with its graph from the picture on, seen at the input as if that were a layer.
+
+    Args:
+        net: any network; left bit-identical.
+        inputs: (B, C, *space), or a tuple of inputs.
+        targets: one function of an image's output for each image.
+        picture: which of several inputs is the picture.
+
+    Returns:
+        A trace whose activations are the pictures and whose gradients are those of the scores by the pictures.
+
+    >>> trace = at_input(nn.Flatten(), torch.ones(1, 1, 2, 2), [lambda output: 3 * output[2]])
+    >>> trace.gradients
+    tensor([[[[0., 0.],
+              [3., 0.]]]])
+    """
+    with torch.inference_mode(mode=False), torch.enable_grad(), unchanged(net):
+        inputs = map_tensors(inputs, lambda tensor: tensor.detach().clone())
+        pictures = (inputs[picture] if isinstance(inputs, tuple) else inputs).requires_grad_()
+        # The network gets copies: it may write into its input.
+        forward = record(net, map_tensors(inputs, torch.clone), layers=[], picture=picture, differentiable=True)
+        seen = dataclasses.replace(
+            forward, inputs=inputs, records={INPUT: pictures}, calls={INPUT: 1}, differentiable=False
+        )
+        return seen.trace(INPUT, targets)
+
+
+def input_gradients(trace: Trace) -> Tensor:
+    """Gradients (B, C, *space) of a trace `at_input`.
+
+    Raises:
+        MethodError: the score does not depend on the picture.
+    """
+    if not trace.connected:
+        raise MethodError(
+            f"the score of {type(trace.forward.net).__name__} has no gradient by its input (it is computed under "
+            "no_grad, or detached); use a method of one layer, as gradcam is"
+        )
+    return trace.gradients
+
+
+def picture_of(inputs: Any, picture: int = 0) -> Tensor:
+    """(B, C, *space) the pictures, among the inputs."""
+    return inputs[picture] if isinstance(inputs, tuple) else inputs  # type: ignore[no-any-return]

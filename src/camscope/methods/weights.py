@@ -1,0 +1,59 @@
+"""Weighted sums of channels, and a way to see the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from camscope.errors import MethodError
+
+_seen: ContextVar[list[Tensor] | None] = ContextVar("weights that methods gave to channels", default=None)
+
+
+def mean_over_cells(values: Tensor) -> Tensor:
+    """(B, K, *grid) -> (B, K)."""
+    return values.flatten(2).mean(2)
+
+
+def weighted(weights: Tensor, activations: Tensor) -> Tensor:
+    """sum_k w_k A_k: (B, K) and (B, K, *grid) -> (B, *grid)."""
+    seen = _seen.get()
+    if seen is not None:
+        seen.append(weights)
+    return torch.einsum("bk,bk...->b...", weights, activations)
+
+
+def channel_weights(function: Callable[..., Tensor], *args: Any, **settings: Any) -> tuple[Tensor, Tensor]:
+    """Apply a method and see the weights that it gives to the channels.
+
+    Args:
+        function: the method.
+        *args: what it is applied to, a `Trace`.
+        **settings: its settings.
+
+    Returns:
+        The map (B, *grid), and the weights (B, K).
+
+    Raises:
+        MethodError: it does not weight channels.
+
+    >>> A = torch.ones(1, 2, 3, 3)
+    >>> channel_weights(lambda A: weighted(torch.tensor([[1.0, 2.0]]), A), A)[1]
+    tensor([[1., 2.]])
+    """
+    seen: list[Tensor] = []
+    token = _seen.set(seen)
+    try:
+        raw = function(*args, **settings)
+    finally:
+        _seen.reset(token)
+    if not seen:
+        raise MethodError(
+            f"{function.__name__} gives the channels no weights, so its steps cannot be shown; gradcam, gradcampp, "
+            "xgradcam, scorecam and ablationcam do"
+        )
+    return raw, seen[-1].detach()

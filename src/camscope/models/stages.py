@@ -1,0 +1,156 @@
+"""The stages of a network, first to last: one layer for each size of grid, or each block where there is one size.
+
+As for the default layer, what the network does decides and not its names: a stage is a layer with a grid through which
+everything leads on its way from the picture to the scores.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+
+from camscope.models import layer_choice
+from camscope.models.layer_choice import default_layer
+from camscope.trace.layout import grid_of
+
+_Cut = tuple[str, tuple[int, ...]]
+
+
+def stage_layers(net: nn.Module, x: Any, *, picture: int = 0) -> list[str]:
+    """Name the layers that show what a network looks at, stage by stage.
+
+    Args:
+        net: any network.
+        x: (B, C, *space) inputs, or a tuple of inputs; the first of the batch is used.
+        picture: which of several inputs is the picture.
+
+    Returns:
+        Names of layers in the order in which they run: of a network whose grid shrinks the last of each size, of one
+        with a single size each of its blocks. The last is `default_layer`.
+
+    Raises:
+        LayerError: no tensor of the network has a place for each part of the picture.
+
+    >>> net = nn.Sequential(
+    ...     nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    ... )
+    >>> stage_layers(net, torch.randn(1, 3, 32, 32))
+    ['1', '3']
+    """
+    last = default_layer(net, x, picture=picture)
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        cuts, grid = _cuts(net, x, picture, until=last)
+    sizes = _by_size([*cuts, (last, grid)])
+    if len(sizes) == 1:
+        return [*_blocks([name for name, _ in cuts]), last]
+    return [*(_end_of(one, following, cuts) for one, following in itertools.pairwise(sizes)), last]
+
+
+def _by_size(cuts: list[_Cut]) -> list[list[_Cut]]:
+    """Cuts in a row whose grids have about as many cells, within a factor of 2: unpadded convolutions lose a few."""
+    sizes: list[list[_Cut]] = []
+    for cut in cuts:
+        cells = math.prod(cut[1])
+        if sizes and 1 / 2 < cells / math.prod(sizes[-1][0][1]) < 2:
+            sizes[-1].append(cut)
+        else:
+            sizes.append([cut])
+    return sizes
+
+
+def _end_of(size: list[_Cut], following: list[_Cut], cuts: list[_Cut]) -> str:
+    """The last cut of a size; the last before the module that leads to the next size, where it lies within that.
+
+    >>> wide, narrow = [("a.0", (8, 8)), ("a.1.conv", (8, 8))], [("a.1", (4, 4)), ("a.2", (4, 4))]
+    >>> _end_of(wide, narrow, [*wide, *narrow, ("a.3", (2, 2))])
+    'a.0'
+    """
+    last, first = size[-1][0], following[0][0]
+    pairs = zip(last.split("."), first.split("."), strict=False)
+    shared = [part for part, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    for depth in range(1, len(shared) + 1):
+        module = ".".join(shared[:depth])
+        inside = {name for name, _ in cuts if (name + ".").startswith(module + ".")}
+        before = [name for name, _ in size if name not in inside]
+        if before and len(_by_size([cut for cut in cuts if cut[0] in inside])) <= 2:
+            return before[-1]
+    return last
+
+
+def _cuts(net: nn.Module, x: Any, picture: int, *, until: str) -> tuple[list[_Cut], tuple[int, ...]]:
+    """The cuts that run before a layer, by name and grid, and the grid of that layer."""
+    events, facts = layer_choice._watch(net, layer_choice._probe(x, picture), picture, {})
+    paths = _Paths(facts.target, facts.pictures)
+    found: dict[str, tuple[int, ...]] = {}
+    for event in events:
+        candidate = layer_choice._as_candidate(event, facts)
+        if candidate is None:
+            continue
+        name = layer_choice._outermost(candidate, events)
+        grid = grid_of(candidate.tensor.shape, candidate.layout)
+        if until in (name, event.name):
+            return list(found.items()), grid
+        if paths.all_lead_through(get_gradient_edge(candidate.tensor)):
+            found.setdefault(name, grid)
+    return list(found.items()), ()
+
+
+def _blocks(names: list[str]) -> list[str]:
+    """Those names that are the most numerous siblings: the blocks of a network, without its stem.
+
+    >>> _blocks(["patch_embed", "blocks.0.add()#0", "blocks.0", "blocks.1.add()#0", "blocks.1"])
+    ['blocks.0', 'blocks.1']
+    """
+    modules = [name for name in names if not name.partition("#")[0].endswith("()")]
+    parents = Counter(name.rpartition(".")[0] for name in modules)
+    if not parents:
+        return []
+    parent = parents.most_common(1)[0][0]
+    return [name for name in modules if name.rpartition(".")[0] == parent]
+
+
+class _Paths:
+    """Counts the ways from the scores back to the picture, and those through a place in the autograd graph."""
+
+    def __init__(self, scores: Tensor, pictures: Tensor) -> None:
+        self._source = get_gradient_edge(pictures).node
+        start = get_gradient_edge(scores)
+        order = self._from_the_end(start.node)
+        self._onward: dict[Node, int] = {}
+        for node in order:
+            ways = (self._onward[following] for following, _ in node.next_functions if following is not None)
+            self._onward[node] = 1 if node == self._source else sum(ways)
+        self._into: Counter[tuple[Node, int]] = Counter({(start.node, start.output_nr): 1})
+        arrived: Counter[Node] = Counter({start.node: 1})
+        for node in reversed(order):
+            for following, output in node.next_functions:
+                if following is not None:
+                    self._into[following, output] += arrived[node]
+                    arrived[following] += arrived[node]
+        self._all = self._onward[start.node]
+
+    def all_lead_through(self, place: GradientEdge) -> bool:
+        """Whether there is no way around this place."""
+        return self._into[place.node, place.output_nr] * self._onward.get(place.node, 0) == self._all
+
+    @staticmethod
+    def _from_the_end(start: Node) -> list[Node]:
+        """Every node after all the nodes that it leads on to."""
+        order: list[Node] = []
+        entered, waiting = {start}, [(start, iter(start.next_functions))]
+        while waiting:
+            node, following = waiting[-1]
+            onward = next((n for n, _ in following if n is not None and n not in entered), None)
+            if onward is None:
+                order.append(node)
+                waiting.pop()
+            else:
+                entered.add(onward)
+                waiting.append((onward, iter(onward.next_functions)))
+        return order
