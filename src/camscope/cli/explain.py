@@ -50,6 +50,7 @@ def explain(
     from camscope.explanation import explain_all
     from camscope.explanation.result import kinds
     from camscope.images import find_pictures
+    from camscope.methods.passes import reporting
     from camscope.models.loading import load
     from camscope.render import check_display
 
@@ -60,8 +61,9 @@ def explain(
     prepare(loaded, device, seed)
     failed: dict[str, str] = {}
     several = len(method) > 1 or (target is not None and (len(target) > 1 or target[0].lower().startswith("top")))
-    with progress() as bar:
+    with progress() as bar, reporting(lambda done, total: bar.update(passes, completed=done, total=total)):
         task = bar.add_task("explaining", total=len(found))
+        passes = bar.add_task("passes of a map", total=None)
         done: set[str] = set()
         for e in explain_all(
             loaded,

@@ -16,11 +16,12 @@ def methods(
     Example: camscope methods scorecam
     """
     from camscope.explanation.maps import find_method
-    from camscope.methods import METHODS
+    from camscope.methods import META, METHODS
 
     if name:
-        print(inspect.getdoc(find_method(name)))
+        print(inspect.getdoc(META[name] if name in META else find_method(name)))
         return
-    width = max(map(len, METHODS))
-    for method, function in METHODS.items():
+    listed = METHODS | {f"{name}(METHOD)": made for name, made in META.items()}
+    width = max(map(len, listed))
+    for method, function in listed.items():
         print(f"{method:{width}}  {(inspect.getdoc(function) or '').splitlines()[0]}")

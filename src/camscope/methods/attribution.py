@@ -205,7 +205,8 @@ class _Scores:
         self.rows = torch.arange(len(self.pictures), device=self.pictures.device)
 
     def __call__(self, pictures: Tensor, rows: Tensor) -> Tensor:
-        inputs: Any = pictures.clone()
+        # captum's noise and steps are float32 whatever the pictures are.
+        inputs: Any = pictures.to(self.pictures.dtype, copy=True)
         if isinstance(self.inputs, tuple):
             others = map_tensors(self.inputs, lambda tensor: tensor[rows.to(tensor.device)])
             inputs = tuple(inputs if i == self.picture else other for i, other in enumerate(others))

@@ -22,11 +22,14 @@ from camscope.trace.structure import map_tensors
 Take = Callable[[str, Tensor], None]
 
 _CONVOLUTIONS = {f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)}
-_HOMOGENEOUS = (
-    "__get__ __getitem__ __len__ adaptive_avg_pool2d adaptive_max_pool2d avg_pool2d chunk clone contiguous detach dim "
-    "dropout flatten is_inference max_pool2d mean movedim permute relu relu_ reshape roll size split squeeze sum to "
-    "transpose type unbind unflatten unsqueeze view"
-).split()
+# fmt: off
+_HOMOGENEOUS = {
+    "__get__", "__getitem__", "__len__", "adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "backward",
+    "chunk", "clone", "contiguous", "detach", "dim", "dropout", "flatten", "is_inference", "max_pool2d", "mean",
+    "movedim", "permute", "register_hook", "relu", "relu_", "requires_grad_", "reshape", "retain_grad", "roll",
+    "size", "split", "squeeze", "sum", "to", "transpose", "type", "unbind", "unflatten", "unsqueeze", "view",
+}
+# fmt: on
 """Functions without a bias, f(z) = f'(z) z, or that compute nothing; only to save time: others are found out."""
 _SUMS = ("__add__", "__iadd__", "add", "add_", "cat", "stack")
 """Functions without a bias if all that they are given depends on the picture; to save time too."""
@@ -115,12 +118,18 @@ class _Biases(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        biases = self._biases(func, name, args, kwargs)
+        biases = iter(self._biases(func, name, args, kwargs))
         result = func(*args, **kwargs)
-        for output, bias in zip(tensors(result), biases, strict=False):
-            if bias is not None and output.requires_grad:
-                output.register_hook(lambda gradient, bias=bias: self.take(name, gradient * bias))
-        return result
+
+        def watched(output: Tensor) -> Tensor:
+            bias = next(biases, None)
+            if bias is None or not output.requires_grad:
+                return output
+            output.register_hook(lambda gradient: self.take(name, gradient * bias))
+            # A view forgets its hooks when it is written into; what was written into must stay the same object.
+            return output.clone() if output._is_view() and not name.endswith("_") else output
+
+        return map_tensors(result, watched)
 
     def _biases(self, func: Any, name: str, args: Any, kwargs: Any) -> list[Tensor | None]:
         """The bias of each result of a call; empty where there is none."""

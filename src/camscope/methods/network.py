@@ -28,12 +28,13 @@ def refinecam(
     targets: Targets,
     *,
     layers: Sequence[str],
-    base: str | Method = "gradcampp",
+    base: str | Method = "layercam",
     picture: int = 0,
 ) -> Tensor:
     """RefineCAM: the product of the maps of all stages, as sharp as the first and as selective as the last.
 
-    L = prod_l U(R(L_l) / max R(L_l)), L_l the map of the base method at layer l.
+    L = prod_l U(R(L_l) / max R(L_l)), L_l the map of the base method at layer l. The paper refines several methods;
+    LayerCAM is the default here, since it keeps its place at early layers, also where activations are signed.
 
     Args:
         net: any network.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from camscope.errors import SettingError
 from camscope.heatmap import normalise, upsample
+from camscope.methods.passes import in_chunks
 from camscope.methods.registry import method
 from camscope.methods.weights import weighted
 from camscope.trace import Trace
@@ -65,7 +66,7 @@ def ablationcam(trace: Trace, *, chunk: int | None = None) -> Tensor:
     B, K = A.shape[:2]
     ablated = torch.empty(B, K, dtype=A.dtype, device=A.device)
     for image in range(B):
-        for channels in torch.arange(K, device=A.device).split(chunk or _activations_at_once(A)):
+        for channels in in_chunks(K, chunk or _activations_at_once(A), like=A):
 
             def ablate(activations: Tensor, channels: Tensor = channels) -> Tensor:
                 changed = activations.clone()
@@ -132,7 +133,7 @@ def reciprocam(trace: Trace, *, chunk: int | None = None) -> Tensor:
     B, Z = len(A), A[0, 0].numel()
     left = torch.empty(B, Z, dtype=A.dtype, device=A.device)
     for image in range(B):
-        for cells in torch.arange(Z, device=A.device).split(chunk or _activations_at_once(A)):
+        for cells in in_chunks(Z, chunk or _activations_at_once(A), like=A):
 
             def keep(activations: Tensor, cells: Tensor = cells) -> Tensor:
                 others = torch.ones(len(cells), Z, dtype=torch.bool, device=activations.device)
@@ -166,9 +167,9 @@ def masked_scores(
     size = pictures.shape[2:]
     B, M = masks.shape[:2]
     scores = torch.empty(B * M, dtype=masks.dtype, device=masks.device)
-    for pairs in torch.arange(B * M).split(chunk or pictures_at_once(trace)):
+    for pairs in in_chunks(B * M, chunk or pictures_at_once(trace), like=scores):
         rows = pairs // M
-        seen = normalise(upsample(masks.flatten(0, 1)[pairs.to(masks.device)], size), len(size))
+        seen = normalise(upsample(masks.flatten(0, 1)[pairs], size), len(size))
         seen = (change(seen, pairs) if change else seen).to(pictures.dtype)
         masked = pictures[rows.to(pictures.device)] * seen[:, None].to(pictures.device)
         scores[pairs] = trace.again(masked, rows=rows).scores.detach().to(scores)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from camscope.errors import SettingError
 from camscope.methods.noise import content_seeds, normal
+from camscope.methods.passes import in_chunks
 from camscope.methods.perturbation import masked_scores, pictures_at_once
 from camscope.methods.registry import method
 from camscope.methods.weights import weighted
@@ -140,7 +141,7 @@ def _mean_powers(
         raise SettingError(f"samples={samples} is not possible; it takes at least 1")
     clean, seeds = trace.pictures.detach(), content_seeds(trace.pictures, seed=seed)
     sums = [torch.zeros_like(trace.gradients.flatten(2)) for _ in range(3)]
-    for pairs in torch.arange(len(clean) * samples).split(chunk or pictures_at_once(trace)):
+    for pairs in in_chunks(len(clean) * samples, chunk or pictures_at_once(trace), like=clean):
         rows = pairs // samples
         own = [seeds[pair // samples] + pair % samples for pair in pairs.tolist()]
         noisy = clean[rows.to(clean.device)] + noise * normal(own, clean.shape[1:], like=clean)
