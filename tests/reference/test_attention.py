@@ -10,7 +10,7 @@ from torch import nn
 import camscope as cs
 from camscope.errors import MethodError
 
-CLASSES, HEADS, DIM, DEPTH = 4, 2, 16, 3
+CLASSES, HEADS, DIM, DEPTH = 4, 2, 8, 2
 
 
 class Attention(nn.Module):
@@ -135,10 +135,10 @@ def by_hand(net, x, target):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("prefix", "read"), [(1, "class"), (0, "mean"), (3, "class"), (2, "mean")])
+@pytest.mark.parametrize(("prefix", "read"), [(1, "class"), (2, "mean")])
 def test_rollout_and_legrad_from_the_papers(way, prefix, read, pictures, close, snapshot):
     net, reference = make(way, prefix=prefix, read=read)
-    x = pictures(2, 3, 16, 24)
+    x = pictures(2, 3, 12, 16)
     before = snapshot(net)
     rolled = cs.cam(net, x, method="rollout", targets=[1, 3])
     legrad = cs.cam(net, x, method="legrad", targets=[1, 3])

@@ -81,6 +81,7 @@ def _reading(forward: Forward, method: str) -> list[str]:
 def first_not_finite(forward: Forward) -> str:
     """Name of the first module that returns NaN or infinite values; "" where none does.
 
+    >>> from torch import nn
     >>> class Root(nn.Module):
     ...     def forward(self, x):
     ...         return (x - 1).sqrt()

@@ -118,8 +118,9 @@ class _Biases(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        biases = iter(self._biases(func, name, args, kwargs))
+        found = self._biases(func, name, args, kwargs)
         result = func(*args, **kwargs)
+        biases = iter(found)
 
         def watched(output: Tensor) -> Tensor:
             bias = next(biases, None)
@@ -129,7 +130,7 @@ class _Biases(TorchFunctionMode):
             # A view forgets its hooks when it is written into; what was written into must stay the same object.
             return output.clone() if output._is_view() and not name.endswith("_") else output
 
-        return map_tensors(result, watched)
+        return map_tensors(result, watched) if found else result
 
     def _biases(self, func: Any, name: str, args: Any, kwargs: Any) -> list[Tensor | None]:
         """The bias of each result of a call; empty where there is none."""

@@ -147,7 +147,8 @@ def fused(method: str | Method, *, how: str = "mean", layers: Sequence[str] | No
     base = [p for p in inspect.signature(over_network).parameters.values() if p.kind is not p.VAR_KEYWORD]
     if chosen is not None:
         base = [p.replace(default=list(chosen)) if p.name == "layers" else p for p in base]
-    made = _named(functools.partial(over_network, **({} if chosen is None else {"layers": chosen})), "fused", function)
+    more: dict[str, Any] = {} if chosen is None else {"layers": chosen}
+    made = _named(functools.partial(over_network, **more), "fused", function)
     made.__signature__ = inspect.Signature([*base, *own])
     return made
 
