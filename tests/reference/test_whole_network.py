@@ -81,7 +81,9 @@ NETS = {
     "tower": None,
     "resnet18": lambda: torchvision.models.resnet18(num_classes=CLASSES),
     "vgg": lambda: nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(True), nn.Flatten(), nn.Linear(4 * 31 * 31, CLASSES)),
-    "convnext": lambda: timm.create_model("convnext_atto", num_classes=CLASSES, depths=(1, 1, 1, 1), dims=(8, 8, 16, 16)),
+    "convnext": lambda: timm.create_model(
+        "convnext_atto", num_classes=CLASSES, depths=(1, 1, 1, 1), dims=(8, 8, 16, 16)
+    ),
     "groups": lambda: nn.Sequential(
         nn.Conv2d(3, 8, 3, 4), nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 8, 3), nn.InstanceNorm2d(8, affine=True),
         nn.Mish(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES), nn.Softplus(),
@@ -262,5 +264,5 @@ def test_refinecam_and_fusion_from_their_formulas(tower, pictures, close):
     for how, expected in ways.items():
         actual = cs.cam(tower, x, method="fused(layercam)", how=how, layers=layers, targets=2)
         close(actual, expected, to=1e-12, table=(f"fused {how}", "Tower", "paper"))
-    refined = cs.cam(tower, x, method="refinecam", layers=layers, targets=2)
+    refined = cs.cam(tower, x, method="refinecam", base="layercam", layers=layers, targets=2)
     close(refined, ways["product"], to=1e-12, table=("refinecam", "Tower", "paper"))

@@ -28,13 +28,15 @@ def refinecam(
     targets: Targets,
     *,
     layers: Sequence[str],
-    base: str | Method = "layercam",
+    base: str | Method = "gradcampp",
     picture: int = 0,
 ) -> Tensor:
     """RefineCAM: the product of the maps of all stages, as sharp as the first and as selective as the last.
 
-    L = prod_l U(R(L_l) / max R(L_l)), L_l the map of the base method at layer l. The paper refines several methods;
-    LayerCAM is the default here, since it keeps its place at early layers, also where activations are signed.
+    L = prod_l U(R(L_l) / max R(L_l)), L_l the map of the base method at layer l. The paper refines several
+    methods. Grad-CAM++ gives smooth maps on networks of ReLUs; it assumes activations >= 0, so that where stages end
+    in signed ones (MobileNetV2, ConvNeXt, ViT) "hirescam" or "layercam" is the better base. A stage whose map is
+    nowhere positive makes the product empty.
 
     Args:
         net: any network.
