@@ -3,6 +3,8 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+# Two workers of one thread each: threads of several workers on the same cores wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 INSTALL = $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt
 
 .PHONY: demo test test-all lint install clean
@@ -11,10 +13,10 @@ demo: $(VENV)/demo
 	$(BIN)/camscope demo --out camscope-demo
 
 test: install lint
-	$(BIN)/pytest -m "not slow" -n 2
+	$(PYTEST) -m "not slow"
 
 test-all: install lint
-	$(BIN)/pytest -n 2
+	$(PYTEST)
 
 lint: install
 	$(BIN)/ruff format --check .
