@@ -86,8 +86,8 @@ def first_not_finite(forward: Forward) -> str:
     ...     def forward(self, x):
     ...         return (x - 1).sqrt()
     >>> from camscope.trace import record
-    >>> net = nn.Sequential(nn.Conv2d(1, 1, 1), Root(), nn.Flatten())
-    >>> first_not_finite(record(net, torch.full((1, 1, 2, 2), -50.0), layers=["0"]))
+    >>> net = nn.Sequential(nn.Identity(), Root(), nn.Flatten())
+    >>> first_not_finite(record(net, torch.zeros(1, 1, 2, 2), layers=["0"]))
     '1'
     """
     net, found = forward.net, [""]
