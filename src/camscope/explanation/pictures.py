@@ -189,6 +189,7 @@ def _explain_batch(
     _mark_same(made)
     heatmaps = [_placed(maps.grids, [sample.window for sample in batch]) for _, _, maps in made]
     probabilities = model.probability(forward.outputs.detach().float())
+    repeat = _repeat(model, settings)
     for i, sample in enumerate(batch):
         values = forward.outputs[i].detach().float() if probabilities is None else probabilities[i]
         top = _top(model, values)
@@ -210,7 +211,7 @@ def _explain_batch(
                 picture=sample.picture,
                 window=sample.window,
                 top=top,
-                repeat=_repeat(model, settings),
+                repeat=repeat,
             )
 
 
