@@ -76,3 +76,27 @@ def test_a_folder_without_a_study(tmp_path):
     assert done.returncode == 2
     assert "there is no study in" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ('when = "present"', 'when = "present"\nlayer = "stages.1"'),
+        ('methods = ["gradcam"]', 'methods = ["fullgrad"]'),
+    ],
+    ids=["another layer", "maps as large as the input"],
+)
+def test_maps_of_another_grid_are_audited_too(tmp_path, was, now):
+    study = write_cohort(tmp_path, patients=12, size=(64, 64))
+    head, label, *_ = study.read_text(encoding="utf-8").split("\n[labels.")
+    tail = study.read_text(encoding="utf-8").partition("\n[explain]")[2]
+    text = f"{head}\n[labels.{label}\n[explain]{tail}".replace("delta = 0.10", "delta = 0.10\nreplicates = 99")
+    study.write_text(text.replace(was, now), encoding="utf-8")
+    done = command("study", study, "--out", tmp_path / "results")
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads((tmp_path / "results" / "audit.json").read_text(encoding="utf-8"))["labels"].values()
+    grid = pl.read_parquet(tmp_path / "results" / "rows" / "*.parquet").drop_nulls("grid")["grid_height"][0]
+    assert grid != 8
+    assert all(len(null) == grid for null in found["null_maps"].values())
+    nulls = found["regions"]["border:0.10"]["heat"]["nulls"]
+    assert all(0 < value < 3 for value in nulls["N2 random weights"] + nulls["N5 random CAM"])

@@ -32,6 +32,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 from camscope.errors import SettingError
+from camscope.study.grids import unit
 from camscope.study.statistics import ELEMENTS, Floats, Indices, at_least_one, benjamini_hochberg, patient_index
 
 Mask = npt.NDArray[np.bool_]
@@ -123,7 +124,7 @@ def cluster_maps(
     Raises:
         SettingError: when there are not as many ids as maps.
     """
-    shares = _shares(maps)
+    shares = _flat(maps)
     index = patient_index(patients)
     if len(shares) != len(index):
         raise SettingError(f"{len(shares)} maps and {len(index)} patient ids: give one id a map")
@@ -170,7 +171,7 @@ def typical(labels: npt.ArrayLike, maps: npt.ArrayLike, *, k: int) -> dict[int, 
     Returns:
         For each cluster at most k indices into ``maps``, the most typical first.
     """
-    shares, clusters = _shares(maps), np.asarray(labels)
+    shares, clusters = _flat(maps), np.asarray(labels)
     chosen = {}
     for cluster in range(int(clusters.max(initial=-1)) + 1):
         members = np.flatnonzero(clusters == cluster)
@@ -303,13 +304,10 @@ def _eta_squared(ranks: npt.NDArray[Any], labels: Indices) -> Floats:
         return np.asarray(between / (centred**2).sum(1), np.float64)
 
 
-def _shares(maps: npt.ArrayLike) -> Floats:
-    """Rectified maps as (n, h w) shares of their sum; rows of 0 for empty maps."""
-    array = np.maximum(np.nan_to_num(np.asarray(maps, np.float64)), 0)
-    flat = array.reshape(len(array), int(np.prod(array.shape[1:])))
-    sums = flat.sum(1, keepdims=True)
-    shares: Floats = np.divide(flat, sums, out=np.zeros_like(flat), where=sums > 0)
-    return shares
+def _flat(maps: npt.ArrayLike) -> Floats:
+    """Maps as rows (n, h w) of shares of their sum."""
+    shares = unit(maps)
+    return shares.reshape(len(shares), int(np.prod(shares.shape[1:])))
 
 
 def _unit(rows: Floats) -> Floats:

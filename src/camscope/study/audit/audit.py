@@ -27,6 +27,7 @@ from camscope.study.audit.measures import (
 )
 from camscope.study.audit.verdicts import LEVEL, Alignment, Effect, Role, judge
 from camscope.study.clusters import associations, cluster_maps, typical
+from camscope.study.grids import stacked
 from camscope.study.rows import OK
 from camscope.study.store import Store, StoreError, write_atomically
 from camscope.study.study import Study
@@ -176,8 +177,8 @@ def _label_content(
         "alignment": aligned,
         "alignment_not_possible": not_aligned,
         "metadata": metadata(rows, columns),
-        "group_maps": group_maps(rows, one.test.grid, settings=settings),
-        "clusters": _clusters(rows, columns, grid=one.test.grid, seed=settings.seed),
+        "group_maps": group_maps(rows, settings=settings),
+        "clusters": _clusters(rows, columns, seed=settings.seed),
     }
 
 
@@ -230,12 +231,12 @@ def _untestable(region: str, one: Measured) -> str:
     return f"at most {most} patients with it are on one side of the label, and {FEWEST} are needed"
 
 
-def _clusters(rows: pl.DataFrame, columns: Sequence[str], *, grid: tuple[int, int], seed: int) -> dict[str, Any]:
+def _clusters(rows: pl.DataFrame, columns: Sequence[str], *, seed: int) -> dict[str, Any]:
     """Clusters of the maps of one label, what they go with, and their most typical cases."""
     mapped = rows.filter(pl.col("status") == OK)
     if not len(mapped):
         return {"number": 0, "reason": "there are no maps"}
-    maps = np.array(mapped["grid"].to_list(), np.float64).reshape(len(mapped), *grid)
+    maps = stacked(mapped)
     patients = mapped["patient"].to_list()
     clusters = cluster_maps(maps, patients, seed=seed)
     content: dict[str, Any] = {

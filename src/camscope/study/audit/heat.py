@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from camscope.errors import MethodError
-from camscope.explanation.maps import cam, look, raw_map
+from camscope.explanation.maps import cam, find_method, known, look, raw_map
+from camscope.heatmap import upsample
 from camscope.images import Window
-from camscope.methods import METHODS
+from camscope.methods import METHODS, sees_network
 from camscope.models.model import Model
 from camscope.study.audit.nulls import BATCH, random_cam, randomised
-from camscope.study.audit.subjects import DRAWN, Subject
+from camscope.study.audit.subjects import Subject, is_drawn
+from camscope.study.grids import Grids, unit
 from camscope.study.regions import Scene, border, cell_shares, evidence, seen_shares
 from camscope.targets import category
-
-Grids = npt.NDArray[np.float64]
 
 _PADDING = 8
 """The frame that is put around a picture is one part in so many of its side."""
@@ -52,12 +52,37 @@ class Nulls:
     frozen_norm: float
 
 
+@dataclass(frozen=True)
+class Explained:
+    """How the study's maps of a label were made, so that maps of other networks are made alike.
+
+    Attributes:
+        index: of the class.
+        layer: that was looked at.
+        method: a name in ``METHODS``.
+        settings: of the study's methods.
+    """
+
+    index: int
+    layer: str
+    method: str
+    settings: Mapping[str, Any]
+
+    def maps(self, net: nn.Module, x: Tensor) -> Grids:
+        """The maps (n, h, w) of inputs (n, C, h, w)."""
+        function = find_method(self.method)
+        given = known(function, {**self.settings, "layer": self.layer})
+        if not sees_network(function):
+            given["layer"] = self.layer
+        maps = [cam(net, batch, method=self.method, targets=self.index, **given) for batch in x.split(BATCH)]
+        return torch.cat(maps).double().cpu().numpy()
+
+
 def nulls(
     model: Model,
-    index: int,
+    explained: Explained,
     sample: Sequence[Subject],
     *,
-    layer: str,
     grids: Grids,
     regions: Sequence[str],
     seeds: int,
@@ -67,9 +92,8 @@ def nulls(
 
     Args:
         model: the label's model.
-        index: its class.
+        explained: how its maps were made.
         sample: subjects whose maps were made, in order.
-        layer: where.
         grids: (n, h, w) those maps, signed.
         regions: that are asked about.
         seeds: networks with random weights, and draws of random CAM.
@@ -81,29 +105,28 @@ def nulls(
     """
     parameter = next(model.net.parameters())
     x = torch.from_numpy(np.stack([subject.x for subject in sample])).to(parameter.device, parameter.dtype)
-    by_weights = []
-    for n in range(seeds):
-        net = randomised(model, seed=seed + n, inputs=x)
-        by_weights.append(_maps(net, x, index=index, layer=layer))
-    passes = [_activations_and_frozen(model.net, batch, index=index, layer=layer) for batch in x.split(BATCH)]
+    by_weights = [explained.maps(randomised(model, seed=seed + n, inputs=x), x) for n in range(seeds)]
+    passes = [_activations_and_frozen(model.net, batch, explained) for batch in x.split(BATCH)]
     activations = torch.cat([one for one, _ in passes])
-    frozen = [maps for _, maps in passes if maps is not None]
-    by_chance = [random_cam(activations, seed=seed + n).numpy() for n in range(seeds)]
+    size = grids.shape[1:]
+    by_chance = [_at(random_cam(activations, seed=seed + n), size) for n in range(seeds)]
+    norms = _at(activations.norm(dim=1), size)
+    frozen = [_at(maps, size) for _, maps in passes if maps is not None]
     others = _of_other_patients(grids, [subject.case.patient for subject in sample])
-    framed = _framed(model.net, x, index=index, layer=layer) if any(map(_is_frame, regions)) else None
+    framed = explained.maps(model.net, _framed(x)) if any(map(_is_frame, regions)) else None
     found = {}
     for name in regions:
         frame, content = (float("nan"), float("nan"))
         if framed is not None and _is_frame(name):
             frame, content = _frame_and_content(name, framed, sample)
         found[name] = Nulls(
-            mean_map=_enrichment(others, sample, name) if _moves(name) else float("nan"),
+            mean_map=_enrichment(others, sample, name) if is_drawn(name) else float("nan"),
             random_weights=tuple(_enrichment(maps, sample, name) for maps in by_weights),
             random_cam=tuple(_enrichment(maps, sample, name) for maps in by_chance),
             frame=frame,
             content=content,
-            norm_map=_enrichment(activations.norm(dim=1).numpy(), sample, name),
-            frozen_norm=_enrichment(torch.cat(frozen).numpy(), sample, name) if frozen else float("nan"),
+            norm_map=_enrichment(norms, sample, name),
+            frozen_norm=_enrichment(np.concatenate(frozen), sample, name) if frozen else float("nan"),
         )
     mean_maps = {
         "N2 random weights": _mean_map(np.concatenate(by_weights)),
@@ -112,21 +135,21 @@ def nulls(
     return found, mean_maps, len(x) * (seeds + 1 + (framed is not None))
 
 
-def _maps(net: nn.Module, x: Tensor, *, index: int, layer: str) -> Grids:
-    return np.concatenate(
-        [cam(net, batch, layer=layer, targets=index).double().cpu().numpy() for batch in x.split(BATCH)]
-    )
-
-
-def _activations_and_frozen(net: nn.Module, x: Tensor, *, index: int, layer: str) -> tuple[Tensor, Tensor | None]:
+def _activations_and_frozen(net: nn.Module, x: Tensor, explained: Explained) -> tuple[Tensor, Tensor | None]:
     """The activations of a layer, and frozen-norm CAM where the head is one for it, from one pass."""
-    forward, seen = look(net, x, layer=layer)
-    trace = forward.trace(layer, [category(index)] * len(x), layout=seen.layout)
+    forward, seen = look(net, x, layer=explained.layer)
+    trace = forward.trace(seen.layer, [category(explained.index)] * len(x), layout=seen.layout)
     try:
         frozen = raw_map(METHODS["frozennormcam"], trace).detach().float().cpu()
     except MethodError:
         frozen = None
     return trace.activations.detach().float().cpu(), frozen
+
+
+def _at(maps: Tensor, size: Sequence[int]) -> Grids:
+    """Maps of a layer on the grid of the study's maps, which a method of the whole network has finer."""
+    at_size: Grids = (maps if maps.shape[1:] == tuple(size) else upsample(maps, size)).double().numpy()
+    return at_size
 
 
 def _enrichment(maps: Grids, sample: Sequence[Subject], name: str) -> float:
@@ -143,40 +166,29 @@ def _enrichment(maps: Grids, sample: Sequence[Subject], name: str) -> float:
 
 def _of_other_patients(grids: Grids, patients: Sequence[str]) -> Grids:
     """For each case the mean positive map of the other patients' cases, each map weighing the same."""
-    heat = grids.clip(0)
-    total = heat.sum((1, 2), keepdims=True)
-    unit = np.divide(heat, total, out=np.zeros_like(heat), where=total > 0)
-    names = np.array(patients)
-    return np.stack(
-        [unit[names != name].mean(0) if (names != name).any() else np.zeros(grids.shape[1:]) for name in names]
-    )
+    names, heat = np.array(patients), unit(grids)
+    nothing = np.zeros(grids.shape[1:])
+    return np.stack([heat[names != name].mean(0) if (names != name).any() else nothing for name in names])
 
 
 def _mean_map(maps: Grids) -> Grids:
-    """The mean of maps (n, h, w), each of sum 1, in units of an even spread."""
-    heat = maps.clip(0)
-    total = heat.sum((1, 2))
-    kept = heat[total > 0] / total[total > 0, None, None]
+    """The mean of the maps (n, h, w) that are not empty, each of sum 1, in units of an even spread."""
+    heat = unit(maps)
+    kept = heat[heat.any((1, 2))]
     result: Grids = kept.mean(0) * maps[0].size if len(kept) else np.zeros(maps.shape[1:])
     return result
-
-
-def _moves(name: str) -> bool:
-    """Whether a region lies elsewhere from case to case."""
-    return name.partition(":")[0] in DRAWN
 
 
 def _is_frame(name: str) -> bool:
     return name.partition(":")[0] == "border"
 
 
-def _framed(net: nn.Module, x: Tensor, *, index: int, layer: str) -> Grids:
-    """Maps of the pictures with their mirror image around them, at the input's own size."""
+def _framed(x: Tensor) -> Tensor:
+    """Inputs with their mirror image around them, at their own size."""
     height, width = x.shape[2:]
     up, side = height // _PADDING, width // _PADDING
     wide = F.pad(x, (side, side, up, up), mode="reflect")
-    smaller = F.interpolate(wide, size=(height, width), mode="bilinear", antialias=True)
-    return _maps(net, smaller, index=index, layer=layer)
+    return F.interpolate(wide, size=(height, width), mode="bilinear", antialias=True)
 
 
 def _frame_and_content(name: str, framed: Grids, sample: Sequence[Subject]) -> tuple[float, float]:

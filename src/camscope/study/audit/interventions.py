@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from camscope.study.audit.subjects import DRAWN, Array, Donors, Subject
+from camscope.study.audit.subjects import Array, Donors, Subject, is_drawn
 from camscope.study.edits import FILL_INS, sham
 from camscope.study.regions import Mask
 
@@ -104,9 +104,8 @@ def _removed(
     place = sham(mask, subject.forbidden, seed=given["seed"] + 1000 * subject.case.number)
     if place is None:
         return
-    drawn = name.partition(":")[0] in DRAWN
     lender = donors.pick(
-        subject, lambda other: not drawn or name not in other.masks, role=("remove", name, subject.truth)
+        subject, lambda other: not is_drawn(name) or name not in other.masks, role=("remove", name, subject.truth)
     )
     for fill in fill_ins:
         fill = fill if fill != "donor" or lender is not None else "blur"

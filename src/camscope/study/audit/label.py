@@ -15,13 +15,14 @@ import torch
 from camscope.images import read
 from camscope.models.device import on_device
 from camscope.models.model import Model
-from camscope.study.audit.heat import Nulls, nulls
+from camscope.study.audit.heat import Explained, Nulls, nulls
 from camscope.study.audit.interventions import LARGE, Change, Score, measured_changes
 from camscope.study.audit.selftest import SelfTest, self_test
 from camscope.study.audit.subjects import Array, Donors, Subject, subjects
 from camscope.study.cohort import Case
 from camscope.study.config import AuditSection
 from camscope.study.edits import sham
+from camscope.study.grids import Grids, stacked
 from camscope.study.rows import FAILED, OK
 from camscope.study.study import Study
 from camscope.trace import record
@@ -55,7 +56,7 @@ class Measured:
     rows: pl.DataFrame
     changes: list[Change]
     nulls: dict[str, Nulls]
-    null_maps: dict[str, npt.NDArray[np.float64]]
+    null_maps: dict[str, Grids]
     large: tuple[str, ...]
     forwards: int
 
@@ -82,6 +83,9 @@ def measure(
         progress: called as cases are done.
     """
     model, index = study.model(label)
+    explain = study.file.explain
+    if explain.layer is not None:
+        model = dataclasses.replace(model, layer=explain.layer, layout=None)
     on_device(model, device)
     own = rows.filter((pl.col("label") == label) & (pl.col("status") != FAILED) & pl.col("truth").is_not_null())
     numbers, regions = own["case"].to_list(), section.regions
@@ -91,7 +95,9 @@ def measure(
     pooled = sorted(draw.permutation(numbers)[:_POOL].tolist())
     inputs = [model.preprocess(read(case.source))[0] for case in _cases(study, own, pooled[:_TESTED])]
     test = self_test(model, index, _on_its_device(model, np.stack([x.numpy() for x in inputs])))
-    given: dict[str, Any] = {"preprocess": model.preprocess, "regions": regions, "grid": test.grid}
+    mapped = own.filter(pl.col("status") == OK)
+    grid = (mapped["grid_height"][0], mapped["grid_width"][0]) if len(mapped) else test.grid
+    given: dict[str, Any] = {"preprocess": model.preprocess, "regions": regions, "grid": grid}
     reading = subjects(study, label, _cases(study, own, pooled), **given)
     pool = list(_counted(reading, len(pooled), f"reading for {label}", progress))
     large = _large(pool, regions)
@@ -107,7 +113,8 @@ def measure(
         seed=section.seed,
         batch_size=batch_size,
     )
-    known, null_maps, more = _nulls(model, index, own, pool, test=test, section=section)
+    explained = Explained(index, test.layer, explain.methods[0], explain.settings)
+    known, null_maps, more = _nulls(model, explained, mapped, pool, section=section)
     return Measured(test, own, changes, known, null_maps, large, test.forwards + forwards + more)
 
 
@@ -146,21 +153,18 @@ def _on_its_device(model: Model, inputs: Array) -> torch.Tensor:
 
 
 def _nulls(
-    model: Model, index: int, rows: pl.DataFrame, pool: Sequence[Subject], *, test: SelfTest, section: AuditSection
-) -> tuple[dict[str, Nulls], dict[str, npt.NDArray[np.float64]], int]:
+    model: Model, explained: Explained, mapped: pl.DataFrame, pool: Sequence[Subject], *, section: AuditSection
+) -> tuple[dict[str, Nulls], dict[str, Grids], int]:
     """Heat that knows nothing, on the cases whose maps count: present and predicted."""
     by_case = {subject.case.number: subject for subject in pool}
-    mapped = rows.filter(
-        (pl.col("status") == OK) & (pl.col("outcome") == "TP") & pl.col("case").is_in(list(by_case))
-    ).head(_SAMPLE)
-    if not len(mapped):
+    counted = mapped.filter((pl.col("outcome") == "TP") & pl.col("case").is_in(list(by_case))).head(_SAMPLE)
+    if not len(counted):
         return {}, {}, 0
     return nulls(
         model,
-        index,
-        [by_case[case] for case in mapped["case"]],
-        layer=test.layer,
-        grids=np.array(mapped["grid"].to_list(), np.float64).reshape(len(mapped), *test.grid),
+        explained,
+        [by_case[case] for case in counted["case"]],
+        grids=stacked(counted),
         regions=section.regions,
         seeds=_SEEDS,
         seed=section.seed,

@@ -14,6 +14,7 @@ from camscope.study.auc import Scored, auc_difference, auc_interval
 from camscope.study.audit.heat import Nulls
 from camscope.study.audit.interventions import Change
 from camscope.study.audit.verdicts import Alignment, Effect, Heat
+from camscope.study.grids import stacked, unit
 from camscope.study.intervals import Interval, bootstrap, ratio
 from camscope.study.statistics import holm, max_statistic, patient_means, sign_flip, tost
 
@@ -227,14 +228,13 @@ def metadata(rows: pl.DataFrame, columns: Sequence[str]) -> dict[str, dict[str, 
     return found
 
 
-def group_maps(rows: pl.DataFrame, grid: tuple[int, int], *, settings: Settings) -> dict[str, Any]:
+def group_maps(rows: pl.DataFrame, *, settings: Settings) -> dict[str, Any]:
     """Where the maps of two groups differ, such as AP and PA: the largest |t| over the grid, by sign flips.
 
     The two groups with the most maps are compared, in the patients who have maps in both.
 
     Args:
         rows: of the label, one a case.
-        grid: (h, w) of the maps.
         settings: of the statistics.
 
     Returns:
@@ -247,11 +247,8 @@ def group_maps(rows: pl.DataFrame, grid: tuple[int, int], *, settings: Settings)
     means = []
     for group in most:
         own = mapped.filter(pl.col("group") == group)
-        maps = np.array(own["grid"].to_list(), np.float64).reshape(len(own), *grid).clip(0)
-        total = maps.sum((1, 2), keepdims=True)
-        unit = np.divide(maps, total, out=np.zeros_like(maps), where=total > 0)
         patients = own["patient"].to_list()
-        means.append(dict(zip(dict.fromkeys(patients), patient_means(unit, patients), strict=True)))
+        means.append(dict(zip(dict.fromkeys(patients), patient_means(unit(stacked(own)), patients), strict=True)))
     both = [patient for patient in means[0] if patient in means[1]]
     if len(both) < FEWEST:
         return {"reason": f"only {len(both)} patients have maps in both {most[0]} and {most[1]}"}

@@ -17,8 +17,7 @@ from camscope.study.study import Study
 
 Array = npt.NDArray[np.float32]
 
-DRAWN = ("mask", "inside", "cue")
-"""Kinds of region that not every picture has."""
+_DRAWN = ("mask", "inside", "cue")
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,12 @@ def subjects(
 
 def _on_input(name: str, mask: Mask, window: Window, size: tuple[int, int]) -> Mask:
     """A region on the input; drawn things a pixel wider, since resampling spreads them."""
-    return at_input(mask, window, size, grow=int(name.partition(":")[0] in DRAWN))
+    return at_input(mask, window, size, grow=int(is_drawn(name)))
+
+
+def is_drawn(name: str) -> bool:
+    """Whether a region is something in the picture: not every picture has it, and it lies elsewhere in each."""
+    return name.partition(":")[0] in _DRAWN
 
 
 class Donors:

@@ -21,10 +21,12 @@ from PIL import Image
 from camscope.heatmap import upsample
 from camscope.images import Picture
 from camscope.render import colourise, overlay
+from camscope.study.grids import stacked, unit
 from camscope.study.report.figures import Drawn
 from camscope.study.report.results import Results
 from camscope.study.report.svg import SETTINGS, svg
 from camscope.study.report.words import short
+from camscope.study.statistics import patient_means
 
 Values = npt.NDArray[np.float64]
 
@@ -72,18 +74,14 @@ def mean_map(maps: pl.DataFrame) -> MeanMap | None:
         return None
     (height, width), _ = Counter(zip(maps["grid_height"], maps["grid_width"], strict=True)).most_common(1)[0]
     own = maps.filter((pl.col("grid_height") == height) & (pl.col("grid_width") == width))
-    heat = np.nan_to_num(own["grid"].list.to_array(height * width).to_numpy().astype(np.float64)).clip(0)
-    total = heat.sum(1)
-    kept = total > 0
+    heat = unit(stacked(own))
+    kept = heat.any((1, 2))
     if not kept.any():
         return None
-    unit = heat[kept] / total[kept, None]
-    patients, index = np.unique(own["patient"].fill_null("").to_numpy()[kept].astype(str), return_inverse=True)
-    sums = np.zeros((len(patients), height * width))
-    np.add.at(sums, index, unit)
-    values = (sums / np.bincount(index)[:, None]).mean(0) * height * width
+    means = patient_means(heat[kept], own["patient"].fill_null("").filter(pl.Series(kept)).to_list())
+    values = means.mean(0) * height * width
     _, _, tall, wide = own["window"][0]
-    return MeanMap(values.reshape(height, width), int(kept.sum()), len(patients), float(tall / wide))
+    return MeanMap(values, int(kept.sum()), len(means), float(tall / wide))
 
 
 @dataclass(frozen=True)

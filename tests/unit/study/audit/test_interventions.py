@@ -194,10 +194,10 @@ def test_where_the_maps_of_two_views_differ():
         grids.append(grid.ravel().tolist())
         groups.append("AP" if number % 2 else "PA")
         patients.append(f"P{number // 2}")
-    rows = pl.DataFrame({"grid": grids, "group": groups, "patient": patients})
-    found = group_maps(rows, (4, 4), settings=SETTINGS)
+    rows = pl.DataFrame({"grid": grids, "group": groups, "patient": patients}).with_columns(grid_height=4, grid_width=4)
+    found = group_maps(rows, settings=SETTINGS)
     assert found["patients"] == 40
     assert found["p"][0, 0] < 0.05
     flat = rows.with_columns(pl.Series("grid", draw.random((80, 16)).tolist()))
-    assert group_maps(flat, (4, 4), settings=SETTINGS)["smallest_p"] > 0.05
-    assert "reason" in group_maps(rows.filter(pl.col("group") == "AP"), (4, 4), settings=SETTINGS)
+    assert group_maps(flat, settings=SETTINGS)["smallest_p"] > 0.05
+    assert "reason" in group_maps(rows.filter(pl.col("group") == "AP"), settings=SETTINGS)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from camscope.models.model import Model
-from camscope.study.audit.heat import nulls
+from camscope.study.audit.heat import Explained, nulls
 from camscope.study.audit.nulls import random_cam, randomised
 from camscope.study.audit.selftest import self_test
 
@@ -45,9 +45,8 @@ def test_nulls_of_regions(subjects):
     one = model()
     found, maps, forwards = nulls(
         one,
-        1,
+        Explained(1, "4", "gradcam", {}),
         sample,
-        layer="4",
         grids=torch.rand(len(sample), 6, 6).double().numpy(),
         regions=("border:0.25", "cue:token"),
         seeds=2,
