@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from camscope.study.auc import Scored, auc_difference, auc_interval
+from camscope.statistics.auc import Scored, auc_difference, auc_interval
+from camscope.statistics.hypotheses import max_statistic, patient_means, sign_flip, tost
+from camscope.statistics.intervals import bootstrap, exact_interval, mean, ratio
 from camscope.study.clusters import associations, cluster_maps
-from camscope.study.intervals import bootstrap, exact_interval, mean, ratio
-from camscope.study.statistics import max_statistic, patient_means, sign_flip, tost
 
 COHORTS, REPLICATES, SIZES = 2000, 999, (20, 70, 200)
 

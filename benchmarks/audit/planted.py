@@ -27,13 +27,13 @@ from torch import nn
 
 import camscope as cs
 from camscope.images import Window
-from camscope.study.auc import auc
+from camscope.statistics.auc import auc
+from camscope.statistics.intervals import exact_interval
 from camscope.study.audit.interventions import LARGE, measured_changes
 from camscope.study.audit.measures import Settings, adjusted, alignment, effects
 from camscope.study.audit.subjects import Donors, Subject
 from camscope.study.audit.verdicts import judge
 from camscope.study.cohort import Case
-from camscope.study.intervals import exact_interval
 from camscope.study.regions import Scene, cell_shares, evidence, region, seen_shares
 
 SIDE, IMAGES, TRAINED, EPOCHS, CONTRAST = 64, 3, 480, 8, 0.12

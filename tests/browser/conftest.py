@@ -14,8 +14,9 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from camscope.store import frame
 from camscope.study.config import StudyFile
-from camscope.study.rows import frame, map_values, schema
+from camscope.study.rows import map_values, schema
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PLAN = "0123abcd"

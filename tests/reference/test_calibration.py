@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from camscope.study.auc import Scored, auc_difference, auc_interval
+from camscope.statistics.auc import Scored, auc_difference, auc_interval
+from camscope.statistics.hypotheses import patient_means, sign_flip, tost
+from camscope.statistics.intervals import bootstrap, ratio
 from camscope.study.clusters import associations
-from camscope.study.intervals import bootstrap, ratio
-from camscope.study.statistics import patient_means, sign_flip, tost
 
 COHORTS, PATIENTS, REPLICATES = 2000, 70, 499
 CORRELATION = 0.5

@@ -32,8 +32,8 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 from camscope.errors import SettingError
+from camscope.statistics.hypotheses import ELEMENTS, Floats, Indices, at_least_one, benjamini_hochberg, patient_index
 from camscope.study.grids import unit
-from camscope.study.statistics import ELEMENTS, Floats, Indices, at_least_one, benjamini_hochberg, patient_index
 
 Mask = npt.NDArray[np.bool_]
 

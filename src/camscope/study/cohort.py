@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,11 +12,10 @@ from typing import Any
 import polars as pl
 
 from camscope.errors import nearest
-from camscope.images.source import is_address
 from camscope.naming import fingerprint, unique_file_name
-from camscope.study.config import Problem, StudyFile
+from camscope.study.config import Problem, StudyError, StudyFile
 from camscope.study.names import picture_name
-from camscope.study.tables import LINE, read_table
+from camscope.tables import LINE, TableError, located, read_table
 
 _TRUTH = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": None}
 _UNCERTAIN = {"-1", "-1.0"}
@@ -77,7 +75,10 @@ class Cohort:
         self.file = file
         self.path = located(file.cohort.table, folder)
         self.root = located(file.cohort.root, folder)
-        table, self._ragged = read_table(self.path)
+        try:
+            table, self._ragged = read_table(self.path)
+        except TableError as error:
+            raise StudyError([Problem(error.text, error.path, error.line)]) from None
         if os.path.isdir(self.path):  # noqa: PTH112  as in read_table
             self.root = self.path
         self.missing = _missing_columns(file, table.columns, self.path)
@@ -230,29 +231,6 @@ class Cohort:
                     for patient, line in deviates.items()
                 ]
         return found
-
-
-def located(name: str, folder: str | Path) -> str:
-    """Where a file lies whose name is relative to a folder; each may be an address.
-
-    >>> located("a.png", "s3://bucket/images"), located("gs://b/a.png", "images"), located("a.png", "images")
-    ('s3://bucket/images/a.png', 'gs://b/a.png', 'images/a.png')
-    """
-    if is_address(name):
-        return name
-    if is_address(str(folder)):
-        return f"{str(folder).rstrip('/')}/{name}"
-    return str(Path(folder, name))
-
-
-def names_file(cell: str) -> bool:
-    """Whether the cell of a mask is the name of a file, and not boxes or run lengths.
-
-    >>> names_file("masks/a.png"), names_file("1,2,3,4"), names_file('{"counts": [4], "size": [2, 2]}')
-    (True, False, False)
-    """
-    text = cell.strip()
-    return not text.startswith("{") and (text.startswith("./") or re.search(r"[^\W\d_]", text) is not None)
 
 
 def read_truth(cell: str, *, uncertain: str = "drop") -> tuple[bool | None, str]:

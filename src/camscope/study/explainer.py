@@ -7,37 +7,24 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
 
 import numpy as np
 import torch
 
+from camscope.ahead import ahead
 from camscope.errors import CamscopeError
 from camscope.explanation.batch import Goal, Pass, Sample
 from camscope.explanation.maps import find_method
 from camscope.images import Picture, Window, decode, fetch
 from camscope.images.source import split
 from camscope.methods import Method, NetworkMethod
-from camscope.models.device import on_device
-from camscope.models.model import Model
+from camscope.models.device import device_of, on_device
+from camscope.store import FAILED, NOT_ASKED, OK, Known, Row, Store, key_of, write_atomically
 from camscope.study.cohort import Case
 from camscope.study.header import Identities
 from camscope.study.measure import Places, drawn, measured
 from camscope.study.names import picture_name
-from camscope.study.rows import (
-    FAILED,
-    FILES,
-    MAP,
-    NOT_ASKED,
-    OK,
-    SCHEMA_VERSION,
-    Row,
-    is_region,
-    key_of,
-    map_values,
-    region_names,
-)
-from camscope.study.store import Known, Store, write_atomically
+from camscope.study.rows import FILES, MAP, SCHEMA_VERSION, is_region, map_values, region_names
 from camscope.study.study import Study
 from camscope.study.task import Opened, Task, grid_of, mark_same, note, noted
 from camscope.targets import category
@@ -46,9 +33,6 @@ _JPEG_QUALITY = 90
 _THREADS = 2
 
 _Named = tuple[str, Method | NetworkMethod]
-
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
 
 
 class Explainer:
@@ -60,6 +44,7 @@ class Explainer:
         known: what was computed before.
         device: "cpu", "cuda" or "auto".
         batch_size: pictures in one forward pass.
+        engine: what computes the part of a network before the layer, "eager", "packed" or "openvino".
         seed: of everything random.
         watch: called with what is being explained.
     """
@@ -72,11 +57,12 @@ class Explainer:
         known: Known,
         device: str = "auto",
         batch_size: int = 16,
+        engine: str = "eager",
         seed: int = 0,
         watch: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.study, self.store, self.known = study, store, known
-        self.batch_size, self.watch = batch_size, watch
+        self.batch_size, self.engine, self.watch = batch_size, engine, watch
         torch.manual_seed(seed)
         explain = study.file.explain
         self._functions = [(method, find_method(method)) for method in explain.methods]
@@ -87,9 +73,9 @@ class Explainer:
         self._keys: dict[str, str] = {}
         for label, section in study.file.labels.items():
             model, index = study.model(label)
-            engine = engine_of(on_device(model, device))
+            computed = f"{engine}:{device_of(on_device(model, device))}"
             self._classes.setdefault(section.model.key, {})[label] = index
-            made_with = (model.digest, model.preprocess.to_dict(), model.outcome, index, model.layer, engine)
+            made_with = (model.digest, model.preprocess.to_dict(), model.outcome, index, model.layer, computed)
             self._keys[label] = key_of(SCHEMA_VERSION, made_with, explain.layer, explain.settings, seed)
 
     def rows(self, cases: Iterable[Case]) -> Iterator[Row]:
@@ -102,7 +88,7 @@ class Explainer:
             StoreError: an overlay cannot be written.
         """
         with ThreadPoolExecutor(_THREADS) as readers, ThreadPoolExecutor(_THREADS) as writers:
-            opened = _ahead(readers, self._open, cases, depth=self.batch_size)
+            opened = ahead(readers, self._open, cases, depth=self.batch_size)
             finished: deque[Future[list[Row]]] = deque()
             while batch := list(itertools.islice(opened, self.batch_size)):
                 for key in self._classes:
@@ -189,7 +175,9 @@ class Explainer:
         functions = self._functions if explain.when != "present" or any(t.lacks_map for t in tasks) else []
         try:
             samples = [one.samples[key] for one in members]
-            run = Pass.over(model, samples, functions=[f for _, f in functions], layer=explain.layer)
+            run = Pass.over(
+                model, samples, functions=[f for _, f in functions], layer=explain.layer, engine=self.engine
+            )
             self._score(run, key, members)
         except Exception as error:
             if len(members) > 1:
@@ -323,26 +311,3 @@ class Explainer:
         if self.study.file.explain.when == "predicted":
             return "not predicted"
         return "the label is blank or uncertain" if truth is None else "not present"
-
-
-def engine_of(model: Model) -> str:
-    """What computes a model's outputs; another engine may differ in the last digits.
-
-    >>> engine_of(Model("mine", torch.nn.Linear(2, 2)))
-    'torch:cpu'
-    """
-    parameter = next(model.net.parameters(), torch.empty(0))
-    return f"torch:{parameter.device.type}"
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, function: Callable[[_In], _Out], items: Iterable[_In], *, depth: int
-) -> Iterator[_Out]:
-    """Apply a function in threads, in order, never more than ``depth`` results ahead."""
-    waiting: deque[Future[_Out]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) >= depth:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()

@@ -7,9 +7,11 @@ import secrets
 from dataclasses import replace
 
 from camscope.images import peek
+from camscope.store import Store, write_atomically, writing
 from camscope.study.cohort import Case
-from camscope.study.store import PRIVATE, Store, write_atomically, writing
 from camscope.study.study import Study
+
+PRIVATE = "private"
 
 _DIGITS = 12
 

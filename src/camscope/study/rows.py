@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from camscope.store import Row
 from camscope.study.config import StudyFile
 from camscope.study.regions import Evidence
 
 SCHEMA_VERSION = 1
-
-Row = dict[str, Any]
-
-OK, NOT_ASKED, FAILED = "ok", "not asked", "failed"
 
 CASE: dict[str, Any] = {
     "case": pl.Int64,
@@ -88,11 +83,6 @@ def is_region(column: str) -> bool:
     return column.partition(":")[0] in REGION
 
 
-def frame(rows: Sequence[Row], columns: Mapping[str, Any]) -> pl.DataFrame:
-    """Rows as a table with these columns; what a row does not have is null."""
-    return pl.DataFrame({name: [row.get(name) for row in rows] for name in columns}, schema=dict(columns))
-
-
 def map_values(grid: npt.NDArray[np.float32], window: Sequence[float]) -> Row:
     """The columns that describe a map on its own grid.
 
@@ -133,13 +123,3 @@ def region_values(name: str, found: Evidence | None) -> Row:
     numbers = {"mass": found.mass, "area": found.area, "enrichment": found.enrichment}
     row: Row = {f"{what}:{name}": None if np.isnan(value) else value for what, value in numbers.items()}
     return row | {f"peak:{name}": found.peak_inside}
-
-
-def key_of(*parts: Any) -> str:
-    """32 hexadecimal digits that stand for some content, as plain JSON values.
-
-    >>> key_of("a", 1) == key_of("a", 1), len(key_of())
-    (True, 32)
-    """
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -13,9 +13,10 @@ import polars as pl
 import torch
 
 from camscope.explanation.result import versions
+from camscope.models.engines import resolve
+from camscope.store import FAILED, Row, Store, StoreError
 from camscope.study.explainer import Explainer
-from camscope.study.rows import FAILED, SCHEMA_VERSION, Row, schema
-from camscope.study.store import Store, StoreError
+from camscope.study.rows import SCHEMA_VERSION, schema
 from camscope.study.study import Study, recorded_models
 
 _SMALLEST_SHARD, _MOST_SHARDS = 32, 1024
@@ -44,6 +45,7 @@ def run(
     *,
     device: str = "auto",
     batch_size: int = 16,
+    engine: str = "auto",
     seed: int = 0,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Iterator[Row]:
@@ -57,6 +59,8 @@ def run(
         out: folder of the results.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto".
         batch_size: pictures in one forward pass.
+        engine: "eager", "packed", "openvino", or "auto" by the number of cases (see `camscope.models.engines`); it is
+            settled once and stands in study.json.
         seed: of everything random.
         progress: called as labels are begun and cases are done.
 
@@ -71,6 +75,7 @@ def run(
     with store.locked():
         columns = schema(study.file)
         device = _resolved(device, store.read_record())
+        engine = resolve(engine, len(study.cohort), device=torch.device(device).type)
         record = {
             "schema_version": SCHEMA_VERSION,
             "plan": study.plan,
@@ -78,7 +83,7 @@ def run(
             "study_file": str(study.path.absolute()),
             "cases": len(study.cohort),
             "models": recorded_models(study),
-            "run": {"engine": "torch", "device": device, "batch_size": batch_size, "seed": seed},
+            "run": {"engine": engine, "device": device, "batch_size": batch_size, "seed": seed},
             "versions": versions(),
         }
         known = store.begin(study.plan)
@@ -89,7 +94,8 @@ def run(
             state.label = label
             progress(state)
 
-        explainer = Explainer(study, store, known=known, device=device, batch_size=batch_size, seed=seed, watch=watch)
+        given: dict[str, Any] = {"device": device, "batch_size": batch_size, "engine": engine, "seed": seed}
+        explainer = Explainer(study, store, known=known, watch=watch, **given)
         rows = _counted(explainer, study, state, progress)
         size = max(_SMALLEST_SHARD, math.ceil(len(study.cohort) / _MOST_SHARDS)) * _rows_of_a_case(study)
         number = 0

@@ -12,10 +12,9 @@ from camscope.errors import CamscopeError
 from camscope.explanation.agreement import same_map
 from camscope.explanation.batch import Sample
 from camscope.images import Picture
+from camscope.store import Row, StoreError
 from camscope.study.cohort import Case
 from camscope.study.measure import Grid, Places
-from camscope.study.rows import Row
-from camscope.study.store import StoreError
 
 _SAME = "the same map as "
 

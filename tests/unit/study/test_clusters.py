@@ -4,8 +4,8 @@ from scipy import stats
 from scipy.stats.contingency import association as v_of_table
 
 from camscope.errors import SettingError
+from camscope.statistics.hypotheses import patient_index
 from camscope.study.clusters import associations, cluster_maps, typical
-from camscope.study.statistics import patient_index
 
 SIZE = 8
 

@@ -11,8 +11,8 @@ from PIL import Image
 import camscope as cs
 from camscope.explanation.batch import Pass
 from camscope.images import Picture
+from camscope.store import FAILED, NOT_ASKED, OK
 from camscope.study import explainer as module
-from camscope.study.rows import FAILED, NOT_ASKED, OK
 from camscope.study.study import Study
 
 
@@ -354,5 +354,5 @@ def test_the_record_says_what_made_it(make_study):
     run(path, seed=3)
     record = json.loads((path.parent / "out/study.json").read_text())
     assert record["finished"] is True
-    assert record["run"] == {"engine": "torch", "device": "cpu", "batch_size": 16, "seed": 3}
+    assert record["run"] == {"engine": "eager", "device": "cpu", "batch_size": 16, "seed": 3}
     assert record["models"]["Nodule"]["weights_sha256"] == Study.read(path).model("Nodule")[0].digest

@@ -5,8 +5,8 @@ import io
 import numpy as np
 import pytest
 
+from camscope.store import Store
 from camscope.study.header import Identities
-from camscope.study.store import Store
 from camscope.study.study import Study
 
 pydicom = pytest.importorskip("pydicom")

@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 
 import camscope as cs
+from camscope.store import StoreError
 from camscope.study import run as module
 from camscope.study.run import Progress, status
-from camscope.study.store import StoreError
 from camscope.study.study import Study
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from camscope.errors import PictureError
-from camscope.study.store import StoreError
+from camscope.store import StoreError
 from camscope.study.task import Task, grid_of, mark_same, noted
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from camscope.study.auc import auc_interval
+from camscope.statistics.auc import auc_interval
+from camscope.store import OK, Store, StoreError, write_atomically
 from camscope.study.audit.label import Measured, Progress, measure
 from camscope.study.audit.measures import (
     FEWEST,
@@ -28,8 +29,6 @@ from camscope.study.audit.measures import (
 from camscope.study.audit.verdicts import LEVEL, Alignment, Effect, Role, judge
 from camscope.study.clusters import associations, cluster_maps, typical
 from camscope.study.grids import stacked
-from camscope.study.rows import OK
-from camscope.study.store import Store, StoreError, write_atomically
 from camscope.study.study import Study
 
 AUDIT_VERSION = 1

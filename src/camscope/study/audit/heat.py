@@ -16,8 +16,9 @@ from camscope.explanation.maps import cam, find_method, known, look, raw_map
 from camscope.heatmap import upsample
 from camscope.images import Window
 from camscope.methods import METHODS, sees_network
+from camscope.metrics.sanity import randomised
 from camscope.models.model import Model
-from camscope.study.audit.nulls import BATCH, random_cam, randomised
+from camscope.study.audit.nulls import BATCH, random_cam
 from camscope.study.audit.subjects import Subject, is_drawn
 from camscope.study.grids import Grids, unit
 from camscope.study.regions import Scene, border, cell_shares, evidence, seen_shares
@@ -105,7 +106,7 @@ def nulls(
     """
     parameter = next(model.net.parameters())
     x = torch.from_numpy(np.stack([subject.x for subject in sample])).to(parameter.device, parameter.dtype)
-    by_weights = [explained.maps(randomised(model, seed=seed + n, inputs=x), x) for n in range(seeds)]
+    by_weights = [explained.maps(randomised(model.net, seed=seed + n, inputs=x), x) for n in range(seeds)]
     passes = [_activations_and_frozen(model.net, batch, explained) for batch in x.split(BATCH)]
     activations = torch.cat([one for one, _ in passes])
     size = grids.shape[1:]

@@ -15,6 +15,7 @@ import torch
 from camscope.images import read
 from camscope.models.device import on_device
 from camscope.models.model import Model
+from camscope.store import FAILED, OK
 from camscope.study.audit.heat import Explained, Nulls, nulls
 from camscope.study.audit.interventions import LARGE, Change, Score, measured_changes
 from camscope.study.audit.selftest import SelfTest, self_test
@@ -23,7 +24,6 @@ from camscope.study.cohort import Case
 from camscope.study.config import AuditSection
 from camscope.study.edits import sham
 from camscope.study.grids import Grids, stacked
-from camscope.study.rows import FAILED, OK
 from camscope.study.study import Study
 from camscope.trace import record
 

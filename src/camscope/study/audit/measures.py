@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from camscope.study.auc import Scored, auc_difference, auc_interval
+from camscope.statistics.auc import Scored, auc_difference, auc_interval
+from camscope.statistics.hypotheses import holm, max_statistic, patient_means, sign_flip, tost
+from camscope.statistics.intervals import Interval, bootstrap, ratio
 from camscope.study.audit.heat import Nulls
 from camscope.study.audit.interventions import Change
 from camscope.study.audit.verdicts import Alignment, Effect, Heat
 from camscope.study.grids import stacked, unit
-from camscope.study.intervals import Interval, bootstrap, ratio
-from camscope.study.statistics import holm, max_statistic, patient_means, sign_flip, tost
 
 FEWEST = 8
 """Patients below which nothing is tested: 7 of them cannot reach p = .01 by sign flips."""

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from camscope.explanation.maps import cam, look, raw_map
 from camscope.methods import METHODS
 from camscope.methods.heads import frozen_sums, linear_levels
+from camscope.metrics.sanity import SANE, cascade
 from camscope.models.model import Model
 from camscope.targets import category
 
 _STEPS = 5
-_SANE = 0.5
-"""Rank correlation with the maps of random weights from which on one must doubt that maps show what was learned."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ class SelfTest:
             said.append(
                 "the maps add up to nearly 0 whatever the logit: they are contrasts, read them beside frozennormcam"
             )
-        if self.cascade and abs(self.cascade[-1]) < _SANE:
+        if self.cascade and abs(self.cascade[-1]) < SANE:
             said.append(f"with random weights the maps are others (rank correlation {self.cascade[-1]:.2f})")
         elif self.cascade:
             said.append(f"maps of random weights look alike (rank correlation {self.cascade[-1]:.2f}): beware")
@@ -91,21 +87,10 @@ def self_test(model: Model, index: int, x: Tensor) -> SelfTest:
 
 def _cascade(model: Model, index: int, x: Tensor, layer: str, maps: Tensor) -> tuple[float, ...]:
     """Random weights from the last module to the first, in steps; how far the maps stay what they were."""
-    net = copy.deepcopy(model.net)
-    learned = [module for module in net.modules() if callable(getattr(module, "reset_parameters", None))][::-1]
-    found = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for step in range(_STEPS):
-            for module in learned[step * len(learned) // _STEPS : (step + 1) * len(learned) // _STEPS]:
-                module.reset_parameters()  # type: ignore[operator]
-            now = cam(net, x, layer=layer, targets=index).double()
-            pairs = zip(maps.flatten(1).cpu().numpy(), now.flatten(1).cpu().numpy(), strict=True)
-            correlations = [stats.spearmanr(one, other).statistic for one, other in pairs]
-            found.append(float(np.nanmean(correlations)) if not np.isnan(correlations).all() else 0.0)
-    return tuple(found)
+    found = cascade(lambda net: cam(net, x, layer=layer, targets=index), model.net, steps=_STEPS, maps=maps)
+    return tuple(found.spearman.nanmean(1).nan_to_num(0.0).tolist())
 
 
 def _largest(values: Tensor) -> float:
     known = values[values.isfinite()]
-    return float(known.max()) if len(known) else float(np.nan)
+    return float(known.max()) if len(known) else float("nan")

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from camscope.study.intervals import Interval
+from camscope.statistics.intervals import Interval
 
 Verdict = Literal[
     "RELIES",

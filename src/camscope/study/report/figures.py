@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import polars as pl
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from camscope.study.report.svg import SETTINGS, svg
+from camscope.page.lines import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    WIDTH,
+    Drawn,
+    ends,
+    lines,
+    plain_ticks,
+    whisker,
+)
+from camscope.page.svg import SETTINGS, svg
+from camscope.page.words import interval, short
 from camscope.study.report.tables import Slice
-from camscope.study.report.words import interval, region_words, short
+from camscope.study.report.words import region_words
 
-# Okabe and Ito's colours, told apart by all common kinds of colour vision.
-BLUE, ORANGE, GREEN, VERMILLION, PURPLE, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#8893a2"
-WIDTH = 3.6  # inches; the width of a phone
 _MOST_POINTS = 1500
 
 Content = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A figure and its numbers.
-
-    Attributes:
-        title: above it.
-        svg: the figure.
-        columns: of the table of its numbers; () where there is none.
-        rows: of that table.
-    """
-
-    title: str
-    svg: str
-    columns: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
 
 
 def auc_figure(label: str, slices: Sequence[Slice], *, name: str) -> Drawn:
@@ -81,7 +74,7 @@ def enrichment_figure(label: str, found: Content, *, name: str) -> Drawn | None:
             rows.append((region_words(region), str(heat["cases"]), str(heat["patients"]), interval(e), band))
         ax.axvline(1, color=VERMILLION, lw=1, ls=(0, (4, 3)))
         ax.set(xscale="log", xlabel="heat ÷ area (dashed: as anywhere)")
-        _plain_ticks(ax)
+        plain_ticks(ax)
         ax.set_yticks(range(len(regions)), [short(region_words(region), 22) for region in regions])
     text = "; ".join(f"{row[0]} {row[3]}, nulls {row[4]}" for row in rows)
     columns = ("Region", "Maps", "Patients", "Enrichment (95 % interval)", "Nulls")
@@ -114,7 +107,7 @@ def effect_figure(label: str, found: Content, *, delta: float, name: str) -> Dra
         shown = [e for _, effect in effects for e in (effect["effect"], *effect["by_fill"].values())]
         widest = 1.3 * max(1.0, *(abs(v) for e in shown for v in ends(e) if v is not None))
         ax.set_xlim(-widest, widest)
-        _plain_ticks(ax, [t for t in (-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100) if abs(t) <= widest])
+        plain_ticks(ax, [t for t in (-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100) if abs(t) <= widest])
         ax.set_xlabel("change beyond the sham, SD (band: counts as none)")
         ax.set_yticks([])
         ax.set_ylim(len(effects) - 0.4, -0.7)
@@ -210,49 +203,3 @@ def _rank_correlation(one: Any, other: Any) -> float:
 
 
 _FLOOR = 0.02
-
-
-def lines(count: int, *, height: float = 0.27) -> tuple[Figure, Axes]:
-    """A figure with one line for each of some things, the first on top."""
-    figure = Figure(figsize=(WIDTH, height * count + 0.6), layout="constrained")
-    ax = figure.add_subplot()
-    ax.set_ylim(count - 0.4, -0.6)
-    ax.grid(visible=True)
-    ax.set_axisbelow(True)
-    ax.spines["left"].set_visible(False)
-    return figure, ax
-
-
-def ends(content: Content) -> tuple[float | None, float | None, float | None]:
-    """Low, high and estimate of an interval."""
-    return content["low"], content["high"], content["estimate"]
-
-
-def whisker(
-    ax: Axes,
-    y: float,
-    low: float | None,
-    high: float | None,
-    estimate: float | None,
-    *,
-    colour: str,
-    small: bool = False,
-) -> None:
-    """A point with its interval; nothing where there is no estimate."""
-    if estimate is None or np.isnan(estimate):
-        return
-    if low is not None and high is not None and not np.isnan(low + high):
-        ax.plot([low, high], [y, y], color=colour, lw=1 if small else 2, solid_capstyle="butt", zorder=3, clip_on=False)
-    ax.plot([estimate], [y], "D" if small else "o", color=colour, ms=2.5 if small else 5, zorder=4, clip_on=False)
-
-
-def _plain_ticks(ax: Axes, ticks: Sequence[float] | None = None) -> None:
-    """Ticks that are written as plain numbers."""
-    if ticks is None:
-        low, high = ax.get_xlim()
-        ax.set_xlim(min(low, 0.45), max(high, 2.2))
-        low, high = ax.get_xlim()
-        dense, sparse = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50), (0.02, 0.1, 1, 10, 100)
-        ticks = [t for t in (dense if high / low < 50 else sparse) if low <= t <= high]
-    ax.set_xticks(ticks, [f"{t:g}".replace("-", "−") for t in ticks])
-    ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())

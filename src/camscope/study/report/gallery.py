@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import itertools
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,15 +14,16 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
+from camscope.ahead import ahead
 from camscope.errors import CamscopeError
 from camscope.images import decode, fetch
 from camscope.render import colourise
-from camscope.study.cohort import located
+from camscope.store import FAILED
 from camscope.study.report.mean_maps import MeanPictures, data_address
 from camscope.study.report.names import Names
 from camscope.study.report.results import Case, Results
 from camscope.study.report.words import region_words
-from camscope.study.rows import FAILED
+from camscope.tables import located
 
 FOLDER = "report_files"
 INSIDE = 300
@@ -77,10 +76,10 @@ def _thumbnails(
 ) -> Iterator[tuple[dict[str, Any], Image.Image | None, str]]:
     """Each case with its thumbnail, or why it has none; a few are read ahead."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        while batch := list(itertools.islice(cases, _AHEAD)):
-            found = pool.map(lambda case: _thumbnail(case, results.root), batch)
-            for case, (image, reason) in zip(batch, found, strict=True):
-                yield case, image, reason
+        for case, (image, reason) in ahead(
+            pool, lambda case: (case, _thumbnail(case, results.root)), cases, depth=_AHEAD
+        ):
+            yield case, image, reason
 
 
 def _thumbnail(case: Case, root: str) -> tuple[Image.Image | None, str]:
@@ -236,15 +235,3 @@ def _colours(name: str) -> str:
 def rounded(column: pl.Series) -> list[float | None]:
     """Numbers to seven digits; NaN and infinities as none."""
     return [None if v is None or not np.isfinite(v) else float(f"{v:.7g}") for v in column.to_list()]
-
-
-def script_json(content: Any) -> str:
-    r"""JSON that is safe inside a ``<script>`` element: no ``<``, ``>``, ``&``, and nothing but ASCII.
-
-    >>> script_json({"a": "</script>"})
-    '{"a":"\\u003c/script\\u003e"}'
-    """
-    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text

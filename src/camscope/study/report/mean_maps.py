@@ -20,13 +20,13 @@ from PIL import Image
 
 from camscope.heatmap import upsample
 from camscope.images import Picture
+from camscope.page.lines import Drawn
+from camscope.page.svg import SETTINGS, svg
+from camscope.page.words import short
 from camscope.render import colourise, overlay
+from camscope.statistics.hypotheses import patient_means
 from camscope.study.grids import stacked, unit
-from camscope.study.report.figures import Drawn
 from camscope.study.report.results import Results
-from camscope.study.report.svg import SETTINGS, svg
-from camscope.study.report.words import short
-from camscope.study.statistics import patient_means
 
 Values = npt.NDArray[np.float64]
 

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import importlib.resources
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
-from camscope.study.report.figures import (
-    Drawn,
-    alignment_figure,
-    auc_figure,
-    effect_figure,
-    enrichment_figure,
-    mass_figure,
-)
-from camscope.study.report.gallery import INSIDE, Progress, gallery_data, script_json, thumbnails
+from camscope.page.lines import Drawn
+from camscope.page.shell import rendered, script_json
+from camscope.page.words import interval
+from camscope.store import FAILED, OK, write_atomically
+from camscope.study.report.figures import alignment_figure, auc_figure, effect_figure, enrichment_figure, mass_figure
+from camscope.study.report.gallery import INSIDE, Progress, gallery_data, thumbnails
 from camscope.study.report.mean_maps import (
     LabelMaps,
     MeanPictures,
@@ -36,14 +30,12 @@ from camscope.study.report.names import Names
 from camscope.study.report.prose import limitations, methods_text, record_rows
 from camscope.study.report.results import Results, read_results
 from camscope.study.report.tables import Slice, areas, flow, make_up, number_of, outcomes
-from camscope.study.report.words import MEANINGS, answers, interval, number, region_words
-from camscope.study.rows import FAILED, OK
-from camscope.study.store import write_atomically
+from camscope.study.report.words import MEANINGS, answers, region_words
 from camscope.study.study import Study
 
 PAGE = "report.html"
 
-_FILES = importlib.resources.files("camscope.study.report")
+_SCRIPT = importlib.resources.files("camscope.study.report").joinpath("templates/page.js")
 
 
 def report(
@@ -79,34 +71,11 @@ def report(
         maps.append(label_maps(results, label))
         progress("averaging maps", done, len(results.labels))
     data = gallery_data(results, names, addresses=addresses, reasons=reasons)
-    text = _page(_content(results, names, maps, means=means), data)
+    content = _content(results, names, maps, means=means) | {"data": Markup(script_json(data))}
+    text = rendered("page.html.j2", content, package="camscope.study.report", script=_SCRIPT.read_text("utf-8"))
     path = results.folder / PAGE
     write_atomically(path, lambda file: file.write(text.encode("utf-8", "replace")))
     return path
-
-
-def _page(content: dict[str, Any], data: Any) -> str:
-    """The page's text; its style and script are allowed by their hashes alone."""
-    style, script = (_FILES.joinpath(f"templates/{name}").read_text("utf-8") for name in ("style.css", "page.js"))
-    policy = (
-        f"default-src 'none'; img-src data: 'self' file:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("camscope.study.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"interval": interval, "number": number, "region": region_words}
-    return environment.get_template("page.html.j2").render(
-        **content, policy=policy, style=Markup(style), script=Markup(script), data=Markup(script_json(data))
-    )
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _content(results: Results, names: Names, maps: list[LabelMaps], *, means: MeanPictures) -> dict[str, Any]:
@@ -143,6 +112,7 @@ def _content(results: Results, names: Names, maps: list[LabelMaps], *, means: Me
         "top": top,
         "scale": Markup(scale_address()),
         "meanings": MEANINGS,
+        "region_words": region_words,
         "flow": flow(results, names),
         "make_up": make_up(results),
         "groups": results.groups,

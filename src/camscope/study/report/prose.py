@@ -11,10 +11,11 @@ import polars as pl
 
 from camscope.methods import METHODS
 from camscope.methods.registry import NETWORK_METHODS
+from camscope.page.words import number
+from camscope.store import FAILED, OK
 from camscope.study.report.results import Results
 from camscope.study.report.tables import number_of
-from camscope.study.report.words import number, region_words
-from camscope.study.rows import FAILED, OK
+from camscope.study.report.words import region_words
 
 _FEW_PATIENTS = 100
 

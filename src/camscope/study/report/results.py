@@ -13,12 +13,12 @@ from typing import Any
 import polars as pl
 from pydantic import ValidationError
 
+from camscope.store import OK, Store, StoreError
 from camscope.study.audit.audit import JSON
-from camscope.study.cohort import located
 from camscope.study.config import StudyFile
-from camscope.study.rows import OK, region_names
-from camscope.study.store import Store, StoreError
+from camscope.study.rows import region_names
 from camscope.study.study import Study
+from camscope.tables import located
 
 _LARGE = ("grid", "notes")
 _GROUPS = 8

@@ -8,11 +8,11 @@ from typing import Any
 
 import polars as pl
 
-from camscope.study.auc import auc_interval
-from camscope.study.intervals import Interval
+from camscope.statistics.auc import auc_interval
+from camscope.statistics.intervals import Interval
+from camscope.store import FAILED, NOT_ASKED, OK
 from camscope.study.report.names import Names
 from camscope.study.report.results import Results
-from camscope.study.rows import FAILED, NOT_ASKED, OK
 
 _REASONS = 8
 

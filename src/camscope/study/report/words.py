@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from camscope.page.words import interval, number
 from camscope.study.report.results import Results
 
 Tone = Literal["bad", "good", "open", "none"]
@@ -38,32 +39,6 @@ def region_words(name: str) -> str:
             return f"border {argument}"
     known = {"mask": "mask “{}”", "cue": "cue “{}”", "outside": "outside “{}”"}
     return known.get(kind, f"{kind} {{}}" if argument else kind).format(argument)
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """A number as text; "unknown" where there is none.
-
-    >>> number(-0.123), number(None)
-    ('−0.12', 'unknown')
-    """
-    if value is None or value != value:
-        return "unknown"
-    text = f"{value:.{digits}f}"
-    return (text if float(text) else text.lstrip("-")).replace("-", "−")
-
-
-def interval(content: Mapping[str, Any] | None) -> str:
-    """An estimate and its interval as text.
-
-    >>> interval({"estimate": 0.5, "low": 0.25, "high": 0.75}), interval(None)
-    ('0.50 (0.25 to 0.75)', 'unknown')
-    """
-    if content is None or content["estimate"] is None or content["estimate"] != content["estimate"]:
-        return "unknown"
-    low, high = content["low"], content["high"]
-    if low is None or high is None or low + high != low + high:
-        return f"{number(content['estimate'])} (no interval: too few patients)"
-    return f"{number(content['estimate'])} ({number(low)} to {number(high)})"
 
 
 @dataclass(frozen=True)
@@ -176,13 +151,3 @@ def _chip(region: str, one: Mapping[str, Any]) -> Chip:
         p="" if p is None else "< .001" if p < 0.001 else f"{p:.3f}",
         patients="" if effect is None else str(effect["patients"]),
     )
-
-
-def short(text: str, most: int = 36) -> str:
-    """A name that fits into a figure.
-
-    >>> short("a very long name", 6)
-    'a ver…'
-    """
-    text = " ".join(text.split())
-    return text if len(text) <= most else text[: most - 1] + "…"

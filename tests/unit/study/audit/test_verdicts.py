@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from camscope.statistics.intervals import Interval
 from camscope.study.audit.verdicts import Alignment, Effect, Heat, judge
-from camscope.study.intervals import Interval
 
 STRONG, NONE, WIDE = Interval(-1.2, -0.8, -1.0), Interval(-0.03, 0.03, 0.0), Interval(-0.5, 0.5, 0.0)
 

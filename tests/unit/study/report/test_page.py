@@ -12,11 +12,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from camscope.cli.main import app
+from camscope.store import FAILED, StoreError
 from camscope.study.report import report
 from camscope.study.report.results import read_results
-from camscope.study.rows import FAILED
 from camscope.study.run import run
-from camscope.study.store import StoreError
 from camscope.study.study import Study
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from camscope.study.auc import auc_interval
+from camscope.statistics.auc import auc_interval
 from camscope.study.report.names import Names
 from camscope.study.report.prose import limitations, methods_text
 from camscope.study.report.results import read_results

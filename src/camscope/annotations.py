@@ -23,6 +23,7 @@ Mask = npt.NDArray[np.bool_]
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)"
 _NUMBERS_AND_COMMAS = re.compile(rf"{_NUMBER}\s*(?:[,;]\s*(?:{_NUMBER}\s*)?)+")
+_LISTED_BOXES = re.compile(r"\[\s*\[[^][]*\](?:\s*,\s*\[[^][]*\])*\s*\]")
 _NUMBERS_AND_BLANKS = re.compile(r"\d+(?:\s+\d+)+")
 _POSSIBLE = "possible are a box 'x0,y0,x1,y1', run lengths, and a mask file"
 _MAX_PIXELS = 2**28  # of a mask of another size than its picture
@@ -37,8 +38,8 @@ def read_annotation(cell: str, size: tuple[int, int], *, root: Path) -> Mask:
 
     * ``{...}``: COCO's uncompressed run lengths, JSON with ``counts`` (outside and inside in turn, down the columns)
       and ``size`` [height, width];
-    * numbers with commas: boxes ``x0,y0,x1,y1`` in pixels of the picture, several separated by ``;``. A pixel is
-      inside where its centre is, so that whole numbers exclude x1 and y1;
+    * numbers with commas: boxes ``x0,y0,x1,y1`` in pixels of the picture, several separated by ``;``, or written as
+      JSON, ``[[x0, y0, x1, y1], ...]``. A pixel is inside where its centre is, so that whole numbers exclude x1, y1;
     * two or more whole numbers with blanks: Kaggle's run lengths ``start length start length ...``, from 1, down the
       columns;
     * all else is a file, relative to ``root``, or an address such as ``s3://...``: a pixel is inside where a colour is
@@ -70,6 +71,8 @@ def read_annotation(cell: str, size: tuple[int, int], *, root: Path) -> Mask:
         raise AnnotationError(f"an empty cell says nothing about where something is; {_POSSIBLE}")
     if text.startswith("{"):
         return _resized(_coco(text), size, named=text)
+    if _LISTED_BOXES.fullmatch(text):
+        return _boxes(re.sub(r"\]\s*,\s*\[", ";", text[1:-1]).strip("[] \t\r\n"), size)
     if _NUMBERS_AND_COMMAS.fullmatch(text):
         return _boxes(text, size)
     if _NUMBERS_AND_BLANKS.fullmatch(text):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,14 +15,28 @@ import polars as pl
 
 from camscope.errors import CamscopeError
 from camscope.images import fetch, find_pictures
-from camscope.study.config import Problem, StudyError
-from camscope.study.store import RECORD
+from camscope.images.source import is_address
+from camscope.store import EVALUATION, STUDY
 
 LINE = "__line__"
 """The column that holds the line of each row."""
 
 _DELIMITERS = ",;\t|"
 _LONGEST_CELL = 2**28  # characters; run lengths of a large mask are many
+
+
+class TableError(CamscopeError):
+    """A table that cannot be read.
+
+    Attributes:
+        text: what is wrong, and what to do.
+        path: of the table.
+        line: in it, from 1; None where it concerns the file as a whole.
+    """
+
+    def __init__(self, text: str, path: str, line: int | None = None) -> None:
+        self.text, self.path, self.line = text, path, line
+        super().__init__(f"{path}:{line}: {text}" if line else f"{path}: {text}")
 
 
 def read_table(path: str) -> tuple[pl.DataFrame, dict[int, str]]:
@@ -37,7 +52,7 @@ def read_table(path: str) -> tuple[pl.DataFrame, dict[int, str]]:
         The table, with the column ``LINE``; and what is wrong with rows that have too few or too many cells, by row.
 
     Raises:
-        StudyError: it cannot be read, or has no rows.
+        TableError: it cannot be read, or has no rows.
     """
     ragged: dict[int, str] = {}
     if os.path.isdir(path):  # noqa: PTH112  Path.is_dir() raises on names that are too long
@@ -46,20 +61,43 @@ def read_table(path: str) -> tuple[pl.DataFrame, dict[int, str]]:
         try:
             content = fetch(path)
         except CamscopeError as error:
-            raise StudyError([Problem(f"the table cannot be read: {error}", path)]) from None
+            raise TableError(f"the table cannot be read: {error}", path) from None
         if path.lower().endswith((".parquet", ".pq")):
             table = _parquet(content, path)
         else:
             table, ragged = _csv(content, path)
     if not len(table):
-        raise StudyError([Problem("has no rows", path)])
+        raise TableError("has no rows", path)
     return table, ragged
+
+
+def located(name: str, folder: str | Path) -> str:
+    """Where a file lies whose name is relative to a folder; each may be an address.
+
+    >>> located("a.png", "s3://bucket/images"), located("gs://b/a.png", "images"), located("a.png", "images")
+    ('s3://bucket/images/a.png', 'gs://b/a.png', 'images/a.png')
+    """
+    if is_address(name):
+        return name
+    if is_address(str(folder)):
+        return f"{str(folder).rstrip('/')}/{name}"
+    return str(Path(folder, name))
+
+
+def names_file(cell: str) -> bool:
+    """Whether the cell of a mask is the name of a file, and not boxes or run lengths.
+
+    >>> names_file("masks/a.png"), names_file("1,2,3,4"), names_file('{"counts": [4], "size": [2, 2]}')
+    (True, False, False)
+    """
+    text = cell.strip()
+    return not text.startswith("{") and (text.startswith("./") or re.search(r"[^\W\d_]", text) is not None)
 
 
 def _csv(content: bytes, path: str) -> tuple[pl.DataFrame, dict[int, str]]:
     text = _decoded(content)
     if "\0" in text:
-        raise StudyError([Problem("is no text: save the table as CSV or Parquet", path)])
+        raise TableError("is no text: save the table as CSV or Parquet", path)
     head = text.split("\n", 1)[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(_DELIMITERS, key=head.count))
     columns: list[list[str]] = []
@@ -79,9 +117,9 @@ def _csv(content: bytes, path: str) -> tuple[pl.DataFrame, dict[int, str]]:
                     lines.append(start)
                 start = reader.line_num + 1
     except csv.Error as fault:
-        raise StudyError([Problem(f"is not a table: {fault}", path, reader.line_num)]) from None
+        raise TableError(f"is not a table: {fault}", path, reader.line_num) from None
     if twice := [name for name, count in Counter(header).items() if name and count > 1]:
-        raise StudyError([Problem(f"has two columns called {twice[0]!r}: rename one", path, 1)])
+        raise TableError(f"has two columns called {twice[0]!r}: rename one", path, 1)
     named = {name: column for name, column in zip(header, columns, strict=True) if name}
     return pl.DataFrame(named | {LINE: lines}, schema_overrides=dict.fromkeys(named, pl.String)), ragged
 
@@ -108,7 +146,7 @@ def _parquet(content: bytes, path: str) -> pl.DataFrame:
     try:
         table = pl.read_parquet(content)
     except (OSError, pl.exceptions.PolarsError) as fault:
-        raise StudyError([Problem(f"the table cannot be read: {str(fault).splitlines()[0]}", path)]) from None
+        raise TableError(f"the table cannot be read: {str(fault).splitlines()[0]}", path) from None
     columns = [text for name in table.columns if (text := _as_text(table[name])) is not None]
     return pl.DataFrame(columns).with_columns(pl.int_range(1, len(table) + 1).alias(LINE))
 
@@ -130,11 +168,11 @@ def _as_text(column: pl.Series) -> pl.Series | None:
 
 
 def _class_folders(path: Path) -> pl.DataFrame:
-    studies = [record.parent for record in path.rglob(RECORD)]
+    results = [record.parent for name in (STUDY, EVALUATION) for record in path.rglob(name)]
     try:
-        pictures = [file.relative_to(path) for file, _ in find_pictures([path], exclude=studies)]
+        pictures = [file.relative_to(path) for file, _ in find_pictures([path], exclude=results)]
     except CamscopeError as error:
-        raise StudyError([Problem(str(error), str(path))]) from None
+        raise TableError(str(error), str(path)) from None
     rows = [file for file in pictures if len(file.parts) > 1 and "masks" not in file.parts[1:-1]]
     masks = {file.with_suffix(""): file for file in pictures if "masks" in file.parts[1:-1]}
     table = {"path": [file.as_posix() for file in rows], "class": [file.parts[0] for file in rows]}
@@ -142,6 +180,6 @@ def _class_folders(path: Path) -> pl.DataFrame:
     table["mask"] = [masks[mask].as_posix() if mask in masks else "" for mask in mask_of]
     for name in sorted(set(table["class"])):
         if name in table:
-            raise StudyError([Problem(f"a class folder cannot be called {name!r}: rename it", str(path))])
+            raise TableError(f"a class folder cannot be called {name!r}: rename it", str(path))
         table[name] = [str(int(file.parts[0] == name)) for file in rows]
     return pl.DataFrame(table).with_columns(pl.int_range(1, len(rows) + 1).alias(LINE))

@@ -4,7 +4,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from camscope.errors import SettingError
-from camscope.study.auc import Scored, auc, auc_difference, auc_interval
+from camscope.statistics.auc import Scored, auc, auc_difference, auc_interval
 
 
 @pytest.fixture

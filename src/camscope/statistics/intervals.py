@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.special import ndtr, ndtri
 
 from camscope.errors import SettingError
-from camscope.study.statistics import ELEMENTS, Floats, at_least_one, cases_of, patient_index
+from camscope.statistics.hypotheses import ELEMENTS, Floats, at_least_one, cases_of, patient_index
 
 Statistic = Callable[[Floats, Floats], Floats]
 

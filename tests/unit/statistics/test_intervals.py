@@ -3,8 +3,8 @@ import pytest
 from scipy import stats
 
 from camscope.errors import SettingError
-from camscope.study.intervals import bootstrap, exact_interval, ratio
-from camscope.study.statistics import patient_means
+from camscope.statistics.hypotheses import patient_means
+from camscope.statistics.intervals import bootstrap, exact_interval, ratio
 
 
 @pytest.fixture

@@ -8,14 +8,13 @@ import sys
 import polars as pl
 import pytest
 
-from camscope.study.rows import FAILED, OK
-from camscope.study.store import Known, Store, StoreError, write_atomically
+from camscope.store import FAILED, NOT_ASKED, OK, Known, Store, StoreError, write_atomically
 
-COLUMNS = {"key": pl.String, "status": pl.String, "grid_height": pl.Int32, "file": pl.String}
+COLUMNS = {"key": pl.String, "status": pl.String, "file": pl.String}
 
 
-def row(key, *, status=OK, mapped=True, file=None):
-    return {"key": key, "status": status, "grid_height": 2 if mapped else None, "file": file}
+def row(key, *, status=OK, file=None):
+    return {"key": key, "status": status, "file": file}
 
 
 @pytest.fixture
@@ -43,12 +42,12 @@ def test_rows_come_back_by_their_keys(store):
 
 
 def test_of_several_rows_with_one_key_the_newest_map_wins(store):
-    store.write("ffff", 0, rows=[row("k", file="old.jpg"), row("m", mapped=False)], columns=COLUMNS)
+    store.write("ffff", 0, rows=[row("k", file="old.jpg"), row("m", status=NOT_ASKED)], columns=COLUMNS)
     store.begin("aaaa")
-    store.write("aaaa", 0, rows=[row("k", file="new.jpg"), row("k", mapped=False)], columns=COLUMNS)
+    store.write("aaaa", 0, rows=[row("k", file="new.jpg"), row("k", status=NOT_ASKED)], columns=COLUMNS)
     known = store.begin("aaaa")
     assert known.get("k")["file"] == "new.jpg"
-    assert known.get("m")["grid_height"] is None
+    assert known.get("m")["status"] == NOT_ASKED
 
 
 def test_a_new_plan_puts_the_old_aside_and_takes_its_pictures_away_at_last(store):
@@ -125,7 +124,7 @@ def test_a_second_process_is_kept_out(store):
     assert store.busy
     code = f"""
 from pathlib import Path
-from camscope.study.store import Store
+from camscope.store import Store
 store = Store(Path({str(store.folder)!r}))
 print(store.busy)
 with store.locked():
@@ -149,7 +148,7 @@ def test_records(store):
     store.record({"name": "Ä", "path": store.folder})
     assert store.read_record() == {"name": "Ä", "path": str(store.folder)}
     (store.folder / "study.json").write_text("{")
-    with pytest.raises(StoreError, match="delete it and run the study again"):
+    with pytest.raises(StoreError, match="delete it and run the same command again"):
         store.read_record()
 
 

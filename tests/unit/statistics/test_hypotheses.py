@@ -7,7 +7,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
 from camscope.errors import SettingError
-from camscope.study.statistics import (
+from camscope.statistics.hypotheses import (
     benjamini_hochberg,
     holm,
     max_statistic,

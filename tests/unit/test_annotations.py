@@ -2,15 +2,16 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from camscope.annotations import read_annotation
 from camscope.demo.cohort import write_cohort
 from camscope.errors import AnnotationError
 from camscope.images import read
-from camscope.study.annotations import read_annotation
 
 SIZE = (12, 20)
 MASK = np.random.default_rng(0).random(SIZE) < 0.3
@@ -172,3 +173,10 @@ def test_the_columns_of_a_demo_cohort(tmp_path):
             assert token.sum() == (x1 - x0) * (y1 - y0) == token[y0:y1, x0:x1].sum()
             tokens += 1
     assert tokens
+
+
+def test_boxes_written_as_json_are_the_same_boxes():
+    one = read_annotation("[[1.0, 0.0, 3.0, 2.0], [0, 2, 1, 3]]", (3, 4), root=Path())
+    assert np.array_equal(one, read_annotation("1,0,3,2;0,2,1,3", (3, 4), root=Path()))
+    with pytest.raises(AnnotationError, match="is no box"):
+        read_annotation("[[1, 2, 3]]", (3, 4), root=Path())

@@ -7,7 +7,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from camscope.study.report.svg import SETTINGS, svg
+from camscope.page.svg import SETTINGS, svg
 
 HOSTILE = "<script>alert(1)</script> $\\frac$ \"'& \x00\x1b 漢"
 

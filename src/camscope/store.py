@@ -1,8 +1,9 @@
-"""The folder of a study: its rows in shards that are whole or absent, and what has been computed before."""
+"""A folder of rows in shards that are whole or absent, and what has been computed before."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -20,9 +21,15 @@ import polars as pl
 
 from camscope.errors import CamscopeError
 from camscope.naming import fingerprint
-from camscope.study.rows import FAILED, Row, frame
 
-ROWS, FORMER, RECORD, LOCK, PRIVATE = "rows", "former", "study.json", ".lock", "private"
+Row = dict[str, Any]
+
+OK, NOT_ASKED, FAILED = "ok", "not asked", "failed"
+
+STUDY, EVALUATION = "study.json", "evaluation.json"
+"""The records of a study and of an evaluation."""
+
+ROWS, FORMER, LOCK = "rows", "former", ".lock"
 
 _OPEN_SHARDS = 4
 _TRIED = 16  # rows with one key
@@ -31,22 +38,24 @@ _PARTIAL = re.compile(r"\.[0-9a-f]{8}\.part")
 
 
 class StoreError(CamscopeError):
-    """A study's folder that cannot be used or written."""
+    """A folder of results that cannot be used or written."""
 
 
 class Store:
-    """The folder of a study.
+    """The folder of a study or an evaluation.
 
     Rows lie in ``rows/<plan>-<number>.parquet``, where the plan is the fingerprint of table and settings. Shards of
-    a former plan, and those that are written anew, wait in ``rows/former`` while a study runs, so that nothing is
+    a former plan, and those that are written anew, wait in ``rows/former`` while a run lasts, so that nothing is
     computed again that is still true; `finish` removes them.
 
     Args:
         folder: made where missing.
+        record: name of the file that says what the rows were made with.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, record: str = STUDY) -> None:
         self.folder = folder
+        self._record = record
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -148,9 +157,9 @@ class Store:
                 parent.rmdir()
 
     def record(self, content: Mapping[str, Any]) -> None:
-        """Write what the study was made with."""
+        """Write what the rows were made with."""
         text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
-        write_atomically(self.folder / RECORD, lambda file: file.write(text.encode("utf-8", "replace")))
+        write_atomically(self.folder / self._record, lambda file: file.write(text.encode("utf-8", "replace")))
 
     def read_record(self) -> dict[str, Any]:
         """What `record` wrote; empty where nothing is.
@@ -158,13 +167,13 @@ class Store:
         Raises:
             StoreError: it is damaged.
         """
-        path = self.folder / RECORD
+        path = self.folder / self._record
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as fault:
-            raise StoreError(f"{path} cannot be read ({fault}): delete it and run the study again") from None
+            raise StoreError(f"{path} cannot be read ({fault}): delete it and run the same command again") from None
         return content
 
 
@@ -177,16 +186,16 @@ class Known:
 
     def __init__(self, shards: Sequence[Path]) -> None:
         self._files = list(shards)
-        keys, mapped, places = [np.empty(0, "S32")], [np.empty(0, bool)], [np.empty((0, 2), np.int64)]
+        keys, asked, places = [np.empty(0, "S32")], [np.empty(0, bool)], [np.empty((0, 2), np.int64)]
         for number, path in enumerate(self._files):
             with contextlib.suppress(OSError, pl.exceptions.PolarsError):
-                table = pl.read_parquet(path, columns=["key", "status", "grid_height"]).with_row_index()
+                table = pl.read_parquet(path, columns=["key", "status"]).with_row_index()
                 table = table.filter((pl.col("status") != FAILED) & pl.col("key").is_not_null())
                 keys.append(table["key"].to_numpy().astype("S32"))
-                mapped.append(table["grid_height"].is_not_null().to_numpy())
+                asked.append((table["status"] == OK).to_numpy())
                 places.append(np.stack([np.full(len(table), number), table["index"].to_numpy()], axis=1))
-        # By key; of rows with one key those with a map last, of these the newest.
-        order = np.lexsort([np.arange(sum(map(len, keys))), np.concatenate(mapped), np.concatenate(keys)])
+        # By key; of rows with one key those that were asked for last, of these the newest.
+        order = np.lexsort([np.arange(sum(map(len, keys))), np.concatenate(asked), np.concatenate(keys)])
         self._keys, self._places = np.concatenate(keys)[order], np.concatenate(places)[order]
         self._open: OrderedDict[int, pl.DataFrame] = OrderedDict()
         self._reading = threading.Lock()
@@ -194,17 +203,17 @@ class Known:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def get(self, key: str, *, label: str = "", image: str = "") -> Row | None:
+    def get(self, key: str, **alike: str) -> Row | None:
         """The row of a key, None where there is none.
 
-        Of several rows with one key, that of the same label and image is returned, or else one with a map, or else
-        the newest.
+        Of several rows with one key, that with most of the values ``alike`` is returned, the first of them counting
+        most, or else one that was asked for, or else the newest.
         """
         wanted = key.encode()
         first, last = (int(np.searchsorted(self._keys, wanted, side=side)) for side in ("left", "right"))
         found = [row for place in self._places[max(first, last - _TRIED) : last] if (row := self._row(place, key))]
         return max(
-            reversed(found), key=lambda row: (row.get("label") == label, row.get("image") == image), default=None
+            reversed(found), key=lambda row: [row.get(name) == value for name, value in alike.items()], default=None
         )
 
     def _row(self, place: npt.NDArray[np.int64], key: str) -> Row | None:
@@ -223,6 +232,21 @@ class Known:
                 self._open.popitem(last=False)
         self._open.move_to_end(file)
         return self._open[file]
+
+
+def frame(rows: Sequence[Row], columns: Mapping[str, Any]) -> pl.DataFrame:
+    """Rows as a table with these columns; what a row does not have is null."""
+    return pl.DataFrame({name: [row.get(name) for row in rows] for name in columns}, schema=dict(columns))
+
+
+def key_of(*parts: Any) -> str:
+    """32 hexadecimal digits that stand for some content, as plain JSON values.
+
+    >>> key_of("a", 1) == key_of("a", 1), len(key_of())
+    (True, 32)
+    """
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:

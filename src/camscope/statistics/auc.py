@@ -11,8 +11,8 @@ from scipy import stats
 from scipy.special import expit, logit
 
 from camscope.errors import SettingError
-from camscope.study.intervals import Interval, bootstrap, exact_interval
-from camscope.study.statistics import Floats, Indices, patient_index
+from camscope.statistics.hypotheses import Floats, Indices, patient_index
+from camscope.statistics.intervals import Interval, bootstrap, exact_interval
 
 Truth = npt.NDArray[np.bool_]
 

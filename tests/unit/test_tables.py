@@ -5,8 +5,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from camscope.study.config import StudyError
-from camscope.study.tables import LINE, read_table
+from camscope.tables import LINE, TableError, read_table
 
 TEXT = 'path,patient,finding\nx.png,P1,"a, b"\ny.png,Ä2,=1+1\n'
 
@@ -53,12 +52,12 @@ def test_a_long_cell(tmp_path):
     [(b"", "is empty"), (b"a,b\n", "has no rows"), (b"a,a\n1,2\n", "two columns called 'a'"), (b"PK\0\0", "no text")],
 )
 def test_what_is_no_table(tmp_path, content, said):
-    with pytest.raises(StudyError, match=said):
+    with pytest.raises(TableError, match=said):
         read_table(written(tmp_path, content))
 
 
 def test_no_table(tmp_path):
-    with pytest.raises(StudyError, match="there is no file"):
+    with pytest.raises(TableError, match="there is no file"):
         read_table(str(tmp_path / "t.csv"))
 
 
@@ -70,7 +69,7 @@ def test_parquet_of_any_types(tmp_path):
 
 
 def test_a_damaged_parquet_file(tmp_path):
-    with pytest.raises(StudyError, match="cannot be read"):
+    with pytest.raises(TableError, match="cannot be read"):
         read_table(written(tmp_path, b"PAR1 no", "t.parquet"))
 
 

@@ -1,0 +1,1 @@
+"""Self-contained pages: the shell with its policy, figures as SVG."""

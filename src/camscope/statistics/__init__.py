@@ -1,0 +1,1 @@
+"""Tests and intervals in which the patient is the unit."""
