@@ -1,0 +1,309 @@
+"""Does the score depend on what the map shows? Pictures are edited by their maps and scored again."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from camscope.errors import SettingError
+from camscope.metrics.edits import Substrate, clean_scores, ranks, scores, substitute
+from camscope.metrics.fitting import at_size, unit
+from camscope.metrics.registry import Facts, Score, metric
+
+
+class Curve(NamedTuple):
+    """Scores of pictures of which more and more pixels are edited.
+
+    Attributes:
+        shares: (S,) of the pixels, from 0 to 1.
+        scores: (B, S).
+    """
+
+    shares: Tensor
+    scores: Tensor
+
+    @property
+    def area(self) -> Tensor:
+        """(B,) the area under the curve, by trapezoids."""
+        return torch.trapezoid(self.scores, self.shares, dim=1)
+
+
+def deletion_curve(
+    maps: Tensor,
+    inputs: Tensor,
+    score: Score,
+    *,
+    substrate: Substrate = "zero",
+    steps: int = 32,
+    clean: Tensor | None = None,
+    batch_size: int = 32,
+) -> Curve:
+    """Scores while the most relevant pixels are replaced first, a constant number a step.
+
+    Args:
+        maps: (B, h, w), signed; laid over the input first.
+        inputs: (B, C, H, W).
+        score: gives the score of edited inputs, best a probability.
+        substrate: what replaces them; see `SUBSTRATES`.
+        steps: of ceil(pixels / steps) pixels each; the last may be smaller. RISE takes one row of pixels a step.
+        clean: (B,) the score of the inputs, where it is known.
+        batch_size: inputs in one call of ``score``.
+    """
+    return _curve(maps, inputs, score, substrate, backwards=False, steps=steps, clean=clean, batch_size=batch_size)
+
+
+def insertion_curve(
+    maps: Tensor,
+    inputs: Tensor,
+    score: Score,
+    *,
+    substrate: Substrate = "blur",
+    steps: int = 32,
+    clean: Tensor | None = None,
+    batch_size: int = 32,
+) -> Curve:
+    """Scores while the most relevant pixels are put back first into what is left of the picture.
+
+    Args:
+        maps: as for `deletion_curve`.
+        inputs: as for `deletion_curve`.
+        score: as for `deletion_curve`.
+        substrate: what they are put back into; see `SUBSTRATES`.
+        steps: as for `deletion_curve`.
+        clean: as for `deletion_curve`.
+        batch_size: as for `deletion_curve`.
+    """
+    return _curve(maps, inputs, score, substrate, backwards=True, steps=steps, clean=clean, batch_size=batch_size)
+
+
+def _curve(
+    maps: Tensor,
+    inputs: Tensor,
+    score: Score,
+    substrate: Substrate,
+    *,
+    backwards: bool,
+    steps: int,
+    clean: Tensor | None,
+    batch_size: int,
+) -> Curve:
+    size, pixels = inputs.shape[2:], inputs[0, 0].numel()
+    if not 1 <= steps <= pixels:
+        raise SettingError(f"{steps} steps are not possible on {pixels} pixels; give 1 to {pixels}")
+    rank, rest = ranks(maps.to(inputs.device), size), substitute(inputs, substrate)
+    width = -(-pixels // steps)
+    counts = torch.tensor([*range(0, pixels, width), pixels], device=inputs.device)
+    edited = counts[:-1] if backwards else counts[1:]
+    start, end = (rest, inputs) if backwards else (inputs, rest)
+
+    def edit(rows: Tensor, numbers: Tensor) -> Tensor:
+        rows, numbers = rows.to(inputs.device), numbers.to(inputs.device)
+        done = (rank[rows] < edited[numbers, None]).view(-1, 1, *size)
+        return torch.where(done, end[rows], start[rows])
+
+    known = clean_scores(inputs, score, clean, batch_size=batch_size)[:, None]
+    found = scores(edit, rows=len(inputs), edits=len(edited), score=score, batch_size=batch_size)
+    return Curve(counts.to(found) / pixels, torch.cat([found, known] if backwards else [known, found], 1))
+
+
+@metric(Facts("low", score="probability"))
+def deletion(
+    maps: Tensor,
+    inputs: Tensor,
+    score: Score,
+    *,
+    substrate: Substrate = "zero",
+    steps: int = 32,
+    clean: Tensor | None = None,
+    batch_size: int = 32,
+) -> Tensor:
+    """Area under the deletion curve: low where the score falls as soon as the map's peak is gone.
+
+    Args:
+        maps: as for `deletion_curve`.
+        inputs: as for `deletion_curve`.
+        score: as for `deletion_curve`.
+        substrate: as for `deletion_curve`.
+        steps: as for `deletion_curve`.
+        clean: as for `deletion_curve`.
+        batch_size: as for `deletion_curve`.
+
+    Returns:
+        (B,) in the unit of the score.
+
+    Reference:
+        Petsiuk, Das, Saenko. RISE: Randomized Input Sampling for Explanation of Black-box Models. BMVC 2018.
+        arXiv:1806.07421
+
+    >>> x = torch.tensor([[[[4.0, 0.0, 0.0, 0.0]]]])
+    >>> total = lambda inputs, rows: inputs.sum((1, 2, 3)) / 4
+    >>> deletion(x[0], x, total, steps=4), deletion(-x[0], x, total, steps=4)
+    (tensor([0.1250], dtype=torch.float64), tensor([0.8750], dtype=torch.float64))
+    """
+    curve = deletion_curve(maps, inputs, score, substrate=substrate, steps=steps, clean=clean, batch_size=batch_size)
+    return curve.area
+
+
+@metric(Facts("high", score="probability"))
+def insertion(
+    maps: Tensor,
+    inputs: Tensor,
+    score: Score,
+    *,
+    substrate: Substrate = "blur",
+    steps: int = 32,
+    clean: Tensor | None = None,
+    batch_size: int = 32,
+) -> Tensor:
+    """Area under the insertion curve: high where the map's peak alone brings the score back.
+
+    Args:
+        maps: as for `insertion_curve`.
+        inputs: as for `insertion_curve`.
+        score: as for `insertion_curve`.
+        substrate: as for `insertion_curve`.
+        steps: as for `insertion_curve`.
+        clean: as for `insertion_curve`.
+        batch_size: as for `insertion_curve`.
+
+    Returns:
+        (B,) in the unit of the score.
+
+    Reference:
+        Petsiuk, Das, Saenko. RISE. BMVC 2018. arXiv:1806.07421
+
+    >>> x = torch.tensor([[[[4.0, 0.0, 0.0, 0.0]]]])
+    >>> insertion(x[0], x, lambda inputs, rows: inputs.sum((1, 2, 3)) / 4, steps=4, substrate="zero")
+    tensor([0.8750], dtype=torch.float64)
+    """
+    curve = insertion_curve(maps, inputs, score, substrate=substrate, steps=steps, clean=clean, batch_size=batch_size)
+    return curve.area
+
+
+class Kept(NamedTuple):
+    """Scores p of pictures, and o of what their maps keep of them.
+
+    Attributes:
+        clean: (B,) p.
+        kept: (B,) o, of x * s(R(U(L))): each pixel times its heat, scaled to [0, 1].
+    """
+
+    clean: Tensor
+    kept: Tensor
+
+    @property
+    def drop(self) -> Tensor:
+        """R(p - o) / p."""
+        return (self.clean - self.kept).relu() / self.clean
+
+    @property
+    def increase(self) -> Tensor:
+        """1 where o > p."""
+        return (self.kept > self.clean).double()
+
+    @property
+    def gain(self) -> Tensor:
+        """R(o - p) / (1 - p)."""
+        return (self.kept - self.clean).relu() / (1 - self.clean)
+
+
+def kept(maps: Tensor, inputs: Tensor, score: Score, *, clean: Tensor | None = None, batch_size: int = 32) -> Kept:
+    """What is left of the score where pictures are multiplied by their heat: for drop, increase and gain at once.
+
+    Args:
+        maps: (B, h, w), signed; laid over the input, rectified and scaled to [0, 1] first.
+        inputs: (B, C, H, W).
+        score: a probability.
+        clean: (B,) the score of the inputs, where it is known.
+        batch_size: inputs in one call of ``score``.
+    """
+    heat = unit(at_size(maps.to(inputs.device), inputs.shape[2:])).to(inputs.dtype)[:, None]
+    known = clean_scores(inputs, score, clean, batch_size=batch_size)
+    left = scores(
+        lambda rows, _: inputs[rows] * heat[rows], rows=len(inputs), edits=1, score=score, batch_size=batch_size
+    )
+    return Kept(known, left[:, 0])
+
+
+@metric(Facts("low", score="probability"))
+def average_drop(
+    maps: Tensor, inputs: Tensor, score: Score, *, clean: Tensor | None = None, batch_size: int = 32
+) -> Tensor:
+    """How much of the score is lost when the picture is multiplied by its map: R(p - o) / p.
+
+    A map of ones loses nothing: read it beside `complexity`, or as `adcc`. The paper gives the mean in percent;
+    pytorch-grad-cam's drop is R(p - o), not divided by p.
+
+    Args:
+        maps: as for `kept`.
+        inputs: as for `kept`.
+        score: a probability.
+        clean: as for `kept`.
+        batch_size: as for `kept`.
+
+    Returns:
+        (B,) in [0, 1], whose mean is the average drop.
+
+    Reference:
+        Chattopadhay, Sarkar, Howlader, Balasubramanian. Grad-CAM++. WACV 2018. arXiv:1710.11063
+
+    >>> x = torch.tensor([[[[0.6, 0.2]]]])
+    >>> average_drop(torch.tensor([[[1.0, 0.0]]]), x, lambda inputs, rows: inputs.sum((1, 2, 3)))
+    tensor([0.2500], dtype=torch.float64)
+    """
+    return kept(maps, inputs, score, clean=clean, batch_size=batch_size).drop
+
+
+@metric(Facts("high", score="probability"))
+def increase(
+    maps: Tensor, inputs: Tensor, score: Score, *, clean: Tensor | None = None, batch_size: int = 32
+) -> Tensor:
+    """Whether the score rises when the picture is multiplied by its map: increase in confidence, o > p.
+
+    Args:
+        maps: as for `kept`.
+        inputs: as for `kept`.
+        score: a probability.
+        clean: as for `kept`.
+        batch_size: as for `kept`.
+
+    Returns:
+        (B,) 1 or 0, whose mean is the rate of increase.
+
+    Reference:
+        Chattopadhay et al. Grad-CAM++. WACV 2018. arXiv:1710.11063
+
+    >>> x = torch.tensor([[[[0.6, -0.2]]]])
+    >>> increase(torch.tensor([[[1.0, 0.0]]]), x, lambda inputs, rows: inputs.sum((1, 2, 3)))
+    tensor([1.], dtype=torch.float64)
+    """
+    return kept(maps, inputs, score, clean=clean, batch_size=batch_size).increase
+
+
+@metric(Facts("high", score="probability"))
+def average_gain(
+    maps: Tensor, inputs: Tensor, score: Score, *, clean: Tensor | None = None, batch_size: int = 32
+) -> Tensor:
+    """How much of what the score lacked to 1 is gained when the picture is multiplied by its map: R(o - p) / (1 - p).
+
+    Args:
+        maps: as for `kept`.
+        inputs: as for `kept`.
+        score: a probability.
+        clean: as for `kept`.
+        batch_size: as for `kept`.
+
+    Returns:
+        (B,) in [0, 1], whose mean is the average gain; NaN where p is 1.
+
+    Reference:
+        Zhang, Torres, Sicre, Avrithis, Ayache. Opti-CAM: Optimizing saliency maps for interpretability. CVIU 2024.
+        arXiv:2301.07002
+
+    >>> x = torch.tensor([[[[0.6, -0.2]]]])
+    >>> average_gain(torch.tensor([[[1.0, 0.0]]]), x, lambda inputs, rows: inputs.sum((1, 2, 3)))
+    tensor([0.3333], dtype=torch.float64)
+    """
+    return kept(maps, inputs, score, clean=clean, batch_size=batch_size).gain

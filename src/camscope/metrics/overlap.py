@@ -1,0 +1,284 @@
+"""The map as an outline: thresholds, boxes, and how well they overlap with what was annotated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from camscope.errors import SettingError
+from camscope.metrics.fitting import against, at_size, undefined
+from camscope.metrics.registry import Facts, metric
+
+Box = tuple[int, int, int, int]
+"""(left, top, right, bottom) in pixels, right and bottom outside."""
+
+THRESHOLDS = torch.arange(100, dtype=torch.float64) / 100
+"""Shares of a map's maximum at which the tuned metrics cut: 0, 0.01 ... 0.99."""
+
+_BINS = 256
+_SIDE = 224
+"""Boxes are drawn on pictures of at most so many pixels a side, as in the paper."""
+_EIGHT = np.ones((3, 3), int)
+
+
+class Tuned(NamedTuple):
+    """A metric at the threshold that is best for a whole set.
+
+    Attributes:
+        value: mean over the set.
+        thresholds: the shares of the maximum that were chosen: one, of MaxBoxAccV2 one for each overlap.
+        values: (B,) of each picture at these.
+    """
+
+    value: float
+    thresholds: tuple[float, ...]
+    values: Tensor
+
+
+def tuned(curves: Tensor) -> Tuned:
+    """One threshold for a whole set: the one at which the mean over its pictures is largest.
+
+    The threshold is chosen on the set itself, as MaxBoxAcc does; so the number flatters, all maps alike.
+
+    Args:
+        curves: (B, ..., T) of all pictures of the set, of a metric whose facts say that it is tuned. Pictures with NaN
+            do not count.
+
+    >>> tuned(torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.5, 1.0]]))
+    Tuned(value=0.75, thresholds=(0.01,), values=tensor([1.0000, 0.5000]))
+    """
+    several = curves.flatten(1, -2) if curves.ndim > 2 else curves[:, None]
+    best = several.nanmean(0).nan_to_num(-1).argmax(-1)
+    values = several.gather(2, best.expand(len(several), -1)[:, :, None])[:, :, 0].mean(1)
+    return Tuned(float(values.nanmean()), tuple(THRESHOLDS[best.cpu()].tolist()), values)
+
+
+def otsu(maps: Tensor) -> Tensor:
+    """Otsu's threshold of each heat map R(L), of 256 levels from 0 to its maximum.
+
+    It maximises the variance between the two classes; foreground is what lies above it.
+
+    Args:
+        maps: (B, h, w), signed.
+
+    Returns:
+        (B,) in the unit of the maps; below all values for a flat map.
+
+    Reference:
+        Otsu. A threshold selection method from gray-level histograms. IEEE Trans. SMC 1979.
+        doi:10.1109/TSMC.1979.4310076
+
+    >>> otsu(torch.tensor([[[0.0, 0.1, 0.9, 1.0]]])).item()
+    0.1015625
+    """
+    heat = maps.detach().double().relu().flatten(1)
+    top = heat.amax(1, keepdim=True)
+    level = _levels(heat, top, _BINS)
+    count = torch.zeros(len(heat), _BINS, dtype=heat.dtype, device=heat.device)
+    count.scatter_add_(1, level, torch.ones_like(heat))
+    below = count.cumsum(1)
+    sums = (count * torch.arange(_BINS, device=heat.device)).cumsum(1)
+    total, mass = below[:, -1:], sums[:, -1:]
+    between = (mass * below - total * sums).square() / (below * (total - below))
+    cut = between.nan_to_num(-1, posinf=-1).argmax(1)
+    flat = (count > 0).sum(1) <= 1
+    return torch.where(flat, -1.0, (cut + 1) / _BINS * top[:, 0])
+
+
+@metric(Facts("high"))
+def iou(maps: Tensor, masks: Tensor) -> Tensor:
+    """Overlap of the heat above Otsu's threshold with the region: intersection over union.
+
+    Args:
+        maps: (B, h, w), signed.
+        masks: (B, H, W).
+
+    Returns:
+        (B,) in [0, 1]: 0 for a map without heat, the region's area for a uniform one; NaN for an empty mask.
+
+    >>> iou(torch.tensor([[[0.0, 0.1, 0.9, 1.0]]]), torch.tensor([[[False, False, False, True]]]))
+    tensor([0.5000], dtype=torch.float64)
+    """
+    values, inside = against(maps, masks)
+    heat = values.relu()
+    shown = (heat >= otsu(heat)[:, None]) & (heat > 0)
+    overlap = (shown & inside).sum(1).double() / (shown | inside).sum(1)
+    return undefined(overlap, ~inside.any(1) | heat.isnan().any(1))
+
+
+@metric(Facts("high", tuned=True))
+def tuned_iou(maps: Tensor, masks: Tensor) -> Tensor:
+    """Overlap with the region of the heat of at least t of its maximum, for each of `THRESHOLDS`.
+
+    Args:
+        maps: (B, h, w), signed.
+        masks: (B, H, W).
+
+    Returns:
+        (B, T) in [0, 1]; NaN for an empty mask. `tuned` makes one number of a set.
+
+    >>> tuned_iou(torch.tensor([[[0.0, 0.1, 0.9, 1.0]]]), torch.tensor([[[False, False, False, True]]]))[0, [0, 50, 95]]
+    tensor([0.2500, 0.5000, 1.0000], dtype=torch.float64)
+    """
+    values, inside = against(maps, masks)
+    heat = values.relu()
+    top, steps = heat.amax(1, keepdim=True), len(THRESHOLDS)
+    level = _levels(heat, top, steps)
+    counts = torch.zeros(2, len(heat), steps, dtype=heat.dtype, device=heat.device)
+    counts[0].scatter_add_(1, level, torch.ones_like(heat))
+    counts[1].scatter_add_(1, level, inside.double())
+    shown, both = counts.flip(2).cumsum(2).flip(2)
+    overlap = both / (shown + inside.sum(1, keepdim=True) - both)
+    overlap = torch.where(top > 0, overlap, 0.0)
+    return undefined(overlap, (~inside.any(1) | heat.isnan().any(1))[:, None])
+
+
+@metric(Facts("high", tuned=True))
+def maxboxacc(maps: Tensor, masks: Tensor, *, boxes: Sequence[Sequence[Box]] | None = None) -> Tensor:
+    """Whether the box around the largest piece of the heat overlaps a true box by half, for each of `THRESHOLDS`.
+
+    MaxBoxAcc is the share of pictures where it does, at the best threshold (`tuned`).
+
+    Args:
+        maps: (B, h, w), signed.
+        masks: (B, H, W); their connected pieces are the true boxes, unless these are given.
+        boxes: the true boxes of each picture, in pixels of the masks.
+
+    Returns:
+        (B, T) 1 or 0; NaN for a picture without a true box.
+
+    Reference:
+        Choe, Oh, Lee, Chun, Akata, Shim. Evaluating Weakly Supervised Object Localization Methods Right. CVPR 2020.
+        arXiv:2001.07437. Their code cuts maps of 8 bits, makes boxes one pixel larger, and takes the piece with the
+        largest outline.
+
+    >>> maps = torch.tensor([[[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]]])
+    >>> maxboxacc(maps, maps > 0)[0, [0, 50]]
+    tensor([1., 1.], dtype=torch.float64)
+    """
+    return (_box_overlaps(maps, masks, boxes, pick=_largest) >= 0.5).double().masked_fill(*_boxless(masks, boxes, 1))
+
+
+@metric(Facts("high", tuned=True))
+def maxboxaccv2(maps: Tensor, masks: Tensor, *, boxes: Sequence[Sequence[Box]] | None = None) -> Tensor:
+    """Whether the box around any piece of the heat overlaps a true box by 0.3, 0.5 and 0.7, for each of `THRESHOLDS`.
+
+    MaxBoxAccV2 is the mean of the three shares of pictures, each at its own best threshold (`tuned`).
+
+    Args:
+        maps: (B, h, w), signed.
+        masks: (B, H, W); their connected pieces are the true boxes, unless these are given.
+        boxes: the true boxes of each picture, in pixels of the masks.
+
+    Returns:
+        (B, 3, T) 1 or 0; NaN for a picture without a true box.
+
+    Reference:
+        Choe et al. Evaluation for Weakly Supervised Object Localization: Protocol, Metrics, and Datasets. TPAMI 2022.
+        arXiv:2007.04178
+
+    >>> maps = torch.tensor([[[1.0, 0.0, 0.9, 0.9], [0.0, 0.0, 0.9, 0.9]]])
+    >>> maxboxaccv2(maps, torch.tensor([[[True, False, False, False], [False] * 4]]))[0, :, 95]
+    tensor([1., 1., 1.], dtype=torch.float64)
+    """
+    overlaps = _box_overlaps(maps, masks, boxes, pick=lambda found, _: found)
+    wanted = torch.tensor([0.3, 0.5, 0.7], dtype=overlaps.dtype, device=overlaps.device)
+    return (overlaps[:, None] >= wanted[:, None]).double().masked_fill(*_boxless(masks, boxes, 2))
+
+
+def boxes_of(heat: Tensor, threshold: float) -> list[Box]:
+    """The boxes around the connected pieces of a map, the largest piece first.
+
+    Args:
+        heat: (h, w), one map.
+        threshold: share of its maximum that still belongs to a piece; nothing does of a map without heat.
+
+    Returns:
+        Boxes (left, top, right, bottom), right and bottom outside; pieces touch at edges and corners.
+
+    >>> boxes_of(torch.tensor([[1.0, 0.0, 0.6, 0.9], [0.0, 0.0, 0.7, 0.9]]), 0.5)
+    [(2, 0, 4, 2), (0, 0, 1, 1)]
+    """
+    values = heat.detach().double().cpu().numpy()
+    if not values.max() > 0:
+        return []
+    found, sizes = _pieces(values >= threshold * values.max())
+    return [_as_box(found[i]) for i in np.argsort(-sizes, kind="stable")]
+
+
+def mask_boxes(masks: Tensor) -> list[list[Box]]:
+    """The boxes around the connected pieces of each mask (B, H, W)."""
+    return [[_as_box(box) for box in _pieces(mask.cpu().numpy().astype(bool))[0]] for mask in masks]
+
+
+Edges = npt.NDArray[np.number]
+"""(n, 4) left, top, right, bottom."""
+
+
+def _box_overlaps(
+    maps: Tensor,
+    masks: Tensor,
+    boxes: Sequence[Sequence[Box]] | None,
+    *,
+    pick: Callable[[Edges, npt.NDArray[np.int64]], Edges],
+) -> Tensor:
+    """The best overlap (B, T) of the picked boxes with any true box."""
+    height, width = (min(side, _SIDE) for side in masks.shape[1:])
+    truths = mask_boxes(masks) if boxes is None else boxes
+    if not len(truths) == len(maps) == len(masks):
+        raise SettingError(f"boxes of {len(truths)} pictures do not fit {len(maps)} maps; give one list for each")
+    heat = at_size(at_size(maps, masks.shape[1:]), (height, width)).relu().cpu().numpy()
+    scale = np.array([width, height] * 2) / np.array([masks.shape[2], masks.shape[1]] * 2)
+    found = np.zeros((len(heat), len(THRESHOLDS)))
+    for row, (values, truth) in enumerate(zip(heat, truths, strict=True)):
+        top = values.max()
+        if not truth or not top > 0:
+            continue
+        true = np.array(truth) * scale
+        for column, threshold in enumerate(THRESHOLDS.tolist()):
+            pieces, sizes = _pieces(values >= threshold * top)
+            found[row, column] = _box_iou(pick(pieces, sizes), true).max(initial=0)
+    return torch.from_numpy(found).to(maps.device)
+
+
+def _largest(found: Edges, sizes: npt.NDArray[np.int64]) -> Edges:
+    return found[[int(sizes.argmax())]]
+
+
+def _pieces(shown: npt.NDArray[np.bool_]) -> tuple[Edges, npt.NDArray[np.int64]]:
+    """Boxes (n, 4) and sizes (n,) of the connected pieces."""
+    labels, count = ndimage.label(shown, structure=_EIGHT)
+    found = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)]
+    return np.array(found, np.int64).reshape(count, 4), np.bincount(labels.ravel(), minlength=count + 1)[1:]
+
+
+def _box_iou(some: Edges, others: Edges) -> npt.NDArray[np.float64]:
+    """(n, m) intersection over union."""
+    low = np.maximum(some[:, None, :2], others[None, :, :2])
+    high = np.minimum(some[:, None, 2:], others[None, :, 2:])
+    both = (high - low).clip(0).prod(2)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (some, others)]
+    overlap: npt.NDArray[np.float64] = both / (areas[0][:, None] + areas[1][None] - both)
+    return overlap
+
+
+def _boxless(masks: Tensor, boxes: Sequence[Sequence[Box]] | None, axes: int) -> tuple[Tensor, float]:
+    """Which pictures have no true box, and what stands for their number."""
+    missing = ~masks.flatten(1).any(1) if boxes is None else torch.tensor([not one for one in boxes])
+    return missing.to(masks.device).view(-1, *[1] * axes), torch.nan
+
+
+def _as_box(edges: npt.NDArray[np.int64]) -> Box:
+    left, top, right, bottom = (int(edge) for edge in edges)
+    return left, top, right, bottom
+
+
+def _levels(heat: Tensor, top: Tensor, bins: int) -> Tensor:
+    """Which of ``bins`` equal parts of [0, top] each value lies in; the maximum lies in the last."""
+    return (heat / torch.where(top > 0, top, 1.0) * bins).nan_to_num().long().clamp(0, bins - 1)

@@ -1,0 +1,209 @@
+"""ROAD: remove and debias. Removed pixels are imputed from their neighbours, so that the hole itself says nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from camscope.errors import SettingError
+from camscope.metrics.edits import clean_scores, ranks, scores
+from camscope.metrics.imputation import impute
+from camscope.metrics.registry import Facts, Score, metric
+
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_NOISE = 0.01
+
+
+@metric(Facts("low", low=-1.0, score="probability"))
+def road_morf(
+    maps: Tensor,
+    inputs: Tensor,
+    score: Score,
+    *,
+    shares: Sequence[float] = SHARES,
+    noise: float = _NOISE,
+    seed: int = 0,
+    clean: Tensor | None = None,
+    batch_size: int = 32,
+) -> Tensor:
+    """Change of the score when the most relevant pixels are removed first, the mean over the shares; low is good.
+
+    Removed pixels are imputed (`impute`), with a little noise, so that the classifier cannot read the mask.
+
+    Args:
+        maps: (B, h, w), signed; laid over the input first.
+        inputs: (B, C, H, W).
+        score: gives the score of edited inputs, best a probability.
+        shares: of the pixels that are removed, each between 0 and 1.
+        noise: standard deviation of what is added to imputed pixels, in the unit of the inputs.
+        seed: of the noise, which is the same for every picture.
+        clean: (B,) the score of the inputs, where it is known.
+        batch_size: inputs that are imputed, and scored, in one call.
+
+    Returns:
+        (B,) the mean of (score after - score before), in [-1, 1] for probabilities.
+
+    Raises:
+        SettingError: a share that removes nothing or everything.
+
+    Reference:
+        Rong, Leemann, Borisov, Kasneci, Kasneci. A Consistent and Efficient Evaluation Strategy for Attribution
+        Methods. ICML 2022. arXiv:2202.00449
+
+    >>> x = torch.zeros(1, 1, 8, 8)
+    >>> x[..., 3, 3] = 1
+    >>> total = lambda inputs, rows: inputs.sum((1, 2, 3))
+    >>> road_morf(x[0], x, total, noise=0).item(), road_morf(-x[0], x, total, noise=0, shares=[0.1]).item() >= 0
+    (-1.0, True)
+    """
+    known = clean_scores(inputs, score, clean, batch_size=batch_size)
+    changes = _changes(maps, inputs, score, known=known, shares=shares, noise=noise, seed=seed, batch_size=batch_size)
+    return changes.mean(1)
+
+
+@metric(Facts("high", low=-1.0, score="probability"))
+def road_lerf(
+    maps: Tensor,
+    inputs: Tensor,
+    score: Score,
+    *,
+    shares: Sequence[float] = SHARES,
+    noise: float = _NOISE,
+    seed: int = 0,
+    clean: Tensor | None = None,
+    batch_size: int = 32,
+) -> Tensor:
+    """Change of the score when the least relevant pixels are removed first, the mean over the shares; high is good.
+
+    Args:
+        maps: as for `road_morf`.
+        inputs: as for `road_morf`.
+        score: as for `road_morf`.
+        shares: as for `road_morf`.
+        noise: as for `road_morf`.
+        seed: as for `road_morf`.
+        clean: as for `road_morf`.
+        batch_size: as for `road_morf`.
+
+    Returns:
+        (B,) the mean of (score after - score before), in [-1, 1] for probabilities.
+
+    Reference:
+        Rong et al. ICML 2022. arXiv:2202.00449
+    """
+    more = {"shares": shares, "noise": noise, "seed": seed, "clean": clean, "batch_size": batch_size}
+    return road_morf(-maps, inputs, score, **more)  # type: ignore[arg-type]
+
+
+@metric(Facts("high", low=-1.0, score="probability"))
+def road(
+    maps: Tensor,
+    inputs: Tensor,
+    score: Score,
+    *,
+    shares: Sequence[float] = SHARES,
+    noise: float = _NOISE,
+    seed: int = 0,
+    clean: Tensor | None = None,
+    batch_size: int = 32,
+) -> Tensor:
+    """ROAD combined: (`road_lerf` - `road_morf`) / 2; 0 is expected of a map that knows nothing.
+
+    Args:
+        maps: as for `road_morf`.
+        inputs: as for `road_morf`.
+        score: as for `road_morf`.
+        shares: as for `road_morf`.
+        noise: as for `road_morf`.
+        seed: as for `road_morf`.
+        clean: as for `road_morf`; it cancels, and is not needed.
+        batch_size: as for `road_morf`.
+
+    Returns:
+        (B,) in [-0.5, 0.5] for probabilities.
+
+    Reference:
+        Rong et al. ICML 2022. arXiv:2202.00449; both orders in one number as in pytorch-grad-cam.
+    """
+    curves = road_curves(maps, inputs, score, shares=shares, noise=noise, seed=seed, clean=clean, batch_size=batch_size)
+    return curves.combined
+
+
+class RoadCurves(NamedTuple):
+    """What is left of the score where pixels are removed, and the three numbers of it.
+
+    Attributes:
+        shares: (S,) of the pixels that are removed.
+        morf: (B, S) change of the score, the most relevant pixels removed first.
+        lerf: (B, S) the same, the least relevant removed first.
+    """
+
+    shares: Tensor
+    morf: Tensor
+    lerf: Tensor
+
+    @property
+    def combined(self) -> Tensor:
+        """(B,) (LeRF - MoRF) / 2, each the mean over the shares."""
+        return (self.lerf.mean(1) - self.morf.mean(1)) / 2
+
+
+def road_curves(
+    maps: Tensor,
+    inputs: Tensor,
+    score: Score,
+    *,
+    shares: Sequence[float] = SHARES,
+    noise: float = _NOISE,
+    seed: int = 0,
+    clean: Tensor | None = None,
+    batch_size: int = 32,
+) -> RoadCurves:
+    """Both curves of ROAD at once.
+
+    Args:
+        maps: as for `road_morf`.
+        inputs: as for `road_morf`.
+        score: as for `road_morf`.
+        shares: as for `road_morf`.
+        noise: as for `road_morf`.
+        seed: as for `road_morf`.
+        clean: as for `road_morf`.
+        batch_size: as for `road_morf`.
+    """
+    known = clean_scores(inputs, score, clean, batch_size=batch_size)
+    morf, lerf = (
+        _changes(one, inputs, score, known=known, shares=shares, noise=noise, seed=seed, batch_size=batch_size)
+        for one in (maps, -maps)
+    )
+    return RoadCurves(torch.tensor(shares, dtype=known.dtype), morf, lerf)
+
+
+def _changes(
+    maps: Tensor,
+    inputs: Tensor,
+    score: Score,
+    *,
+    known: Tensor,
+    shares: Sequence[float],
+    noise: float,
+    seed: int,
+    batch_size: int,
+) -> Tensor:
+    """(B, S) score after the removal of each share, the highest values of the map first, less the clean score."""
+    size, pixels = inputs.shape[2:], inputs[0, 0].numel()
+    counts = torch.tensor([round(share * pixels) for share in shares], device=inputs.device)
+    if not len(counts) or not ((counts > 0) & (counts < pixels)).all():
+        raise SettingError(f"shares {shares} of {pixels} pixels remove none or all of them; give some between 0 and 1")
+    rank = ranks(maps.to(inputs.device), size)
+    grain = noise * torch.randn(inputs.shape[1:], generator=torch.Generator().manual_seed(seed)).to(inputs)
+
+    def edit(rows: Tensor, numbers: Tensor) -> Tensor:
+        rows, numbers = rows.to(inputs.device), numbers.to(inputs.device)
+        removed = (rank[rows] < counts[numbers, None]).view(-1, *size)
+        return impute(inputs[rows], removed) + grain * removed[:, None]
+
+    return scores(edit, rows=len(inputs), edits=len(counts), score=score, batch_size=batch_size) - known[:, None]

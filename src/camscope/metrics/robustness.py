@@ -1,0 +1,133 @@
+"""Does the map hold still where the picture hardly changes, and stay itself on what it keeps of the picture?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from camscope.metrics.comparison import pearson
+from camscope.metrics.complexity import complexity
+from camscope.metrics.faithfulness import kept
+from camscope.metrics.fitting import at_size, undefined, unit
+from camscope.metrics.registry import Explain, Facts, Score, metric
+
+
+@metric(Facts("low", high=torch.inf))
+def max_sensitivity(
+    explain: Explain,
+    inputs: Tensor,
+    *,
+    radius: float = 0.02,
+    samples: int = 10,
+    seed: int = 0,
+    maps: Tensor | None = None,
+) -> Tensor:
+    """How far the map moves at most under small noise: max over e in [-r, r] of |L(x + e) - L(x)| / |L(x)|.
+
+    The paper's formula is not divided by |L(x)|; its authors' code, captum and Quantus are, since a map is defined up
+    to a factor.
+
+    Args:
+        explain: inputs (B, C, H, W) -> maps (B, h, w), of the class that the clean picture was explained for.
+        inputs: (B, C, H, W).
+        radius: r, in the unit of the inputs.
+        samples: draws of uniform noise, the same for every picture; the maximum is over these.
+        seed: of the noise.
+        maps: (B, h, w) the maps of the inputs, where they are known.
+
+    Returns:
+        (B,) from 0; NaN for a map of zeros.
+
+    Reference:
+        Yeh, Hsieh, Suggala, Inouye, Ravikumar. On the (In)fidelity and Sensitivity of Explanations. NeurIPS 2019.
+        arXiv:1901.09392
+
+    >>> max_sensitivity(lambda x: x.sum(1), torch.ones(1, 3, 8, 8), radius=0.0).item()
+    0.0
+    """
+    here = _flat(explain(inputs) if maps is None else maps)
+    generator = torch.Generator().manual_seed(seed)
+    length, largest = here.norm(dim=1), torch.zeros(len(here), dtype=here.dtype, device=here.device)
+    for _ in range(samples):
+        noise = radius * (2 * torch.rand(inputs.shape[1:], generator=generator) - 1)
+        moved = _flat(explain(inputs + noise.to(inputs)))
+        largest = torch.maximum(largest, (moved - here).norm(dim=1))
+    return undefined(largest / length, length == 0)
+
+
+@metric(Facts("high"))
+def coherency(explain: Explain, inputs: Tensor, *, maps: Tensor | None = None) -> Tensor:
+    """Whether the map stays the same on what it keeps of the picture: (1 + Pearson(L(x * s(L)), L(x))) / 2.
+
+    Both maps are rectified, and scaled to [0, 1] at the input's size where they multiply it.
+
+    Args:
+        explain: inputs (B, C, H, W) -> maps (B, h, w), of the class that the clean picture was explained for.
+        inputs: (B, C, H, W).
+        maps: (B, h, w) the maps of the inputs, where they are known.
+
+    Returns:
+        (B,) in [0, 1]; NaN where one of the maps is flat.
+
+    Reference:
+        Poppi, Cornia, Baraldi, Cucchiara. CVPR workshops 2021. arXiv:2104.10252
+
+    >>> coherency(lambda x: x.sum(1), torch.rand(2, 1, 8, 8)).gt(0.9)
+    tensor([True, True])
+    """
+    here = explain(inputs) if maps is None else maps
+    heat = unit(at_size(here.to(inputs.device), inputs.shape[2:])).to(inputs.dtype)[:, None]
+    there = explain(inputs * heat)
+    one, other = (_flat(m).relu() for m in (here, there))
+    return (1 + pearson(one, other)) / 2
+
+
+@metric(Facts("high", score="probability"))
+def adcc(
+    explain: Explain,
+    inputs: Tensor,
+    score: Score,
+    *,
+    maps: Tensor | None = None,
+    clean: Tensor | None = None,
+    batch_size: int = 32,
+) -> Tensor:
+    """Average drop, coherency and complexity in one number: their harmonic mean (`adcc_of`).
+
+    Args:
+        explain: as for `coherency`.
+        inputs: (B, C, H, W).
+        score: a probability.
+        maps: (B, h, w) the maps of the inputs, where they are known.
+        clean: (B,) the score of the inputs, where it is known.
+        batch_size: inputs in one call of ``score``.
+
+    Returns:
+        (B,) in [0, 1]; NaN where coherency is.
+
+    Reference:
+        Poppi, Cornia, Baraldi, Cucchiara. CVPR workshops 2021. arXiv:2104.10252
+
+    >>> adcc(lambda x: x.sum(1), torch.rand(2, 1, 8, 8), lambda x, rows: x.mean((1, 2, 3)).sigmoid()).gt(0.5)
+    tensor([True, True])
+    """
+    here = explain(inputs) if maps is None else maps
+    drop = kept(here, inputs, score, clean=clean, batch_size=batch_size).drop
+    parts = coherency(explain, inputs, maps=here), complexity(here), drop
+    coherent, dense, dropped = (part.to(here.device) for part in parts)
+    return adcc_of(coherency=coherent, complexity=dense, drop=dropped)
+
+
+def adcc_of(*, coherency: Tensor, complexity: Tensor, drop: Tensor) -> Tensor:
+    """ADCC = 3 / (1 / coherency + 1 / (1 - complexity) + 1 / (1 - drop)), from its parts, each (B,) in [0, 1].
+
+    The authors' published code lacks the outer reciprocal; this is the paper's formula.
+
+    >>> adcc_of(coherency=torch.tensor(0.9), complexity=torch.tensor(0.2), drop=torch.tensor(0.1))
+    tensor(0.8640)
+    """
+    return 3 / (1 / coherency + 1 / (1 - complexity) + 1 / (1 - drop))
+
+
+def _flat(maps: Tensor) -> Tensor:
+    return maps.detach().double().flatten(1)

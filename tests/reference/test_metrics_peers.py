@@ -1,0 +1,161 @@
+"""Metrics against pytorch-grad-cam, torch-cam and captum where they are right, and where they differ on purpose."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from camscope.metrics import METRICS, deletion_curve, road_curves
+from camscope.metrics.imputation import impute
+
+captum = pytest.importorskip("captum.metrics")
+grad_cam = pytest.importorskip("pytorch_grad_cam.metrics.road")
+drops = pytest.importorskip("pytorch_grad_cam.metrics.cam_mult_image")
+perturbation = pytest.importorskip("pytorch_grad_cam.metrics.perturbation_confidence")
+torchcam = pytest.importorskip("torchcam.metrics")
+torchcam_methods = pytest.importorskip("torchcam.methods")
+
+B, SIDE, CLASSES = 3, 16, [0, 2, 1]
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)]
+    return nn.Sequential(*body, nn.Softmax(1)).eval()
+
+
+@pytest.fixture
+def inputs():
+    return torch.randn(B, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def maps():
+    return torch.rand(B, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
+
+
+def scorer(net):
+    return lambda inputs, rows: net(inputs).gather(1, torch.tensor(CLASSES)[rows, None])[:, 0]
+
+
+def targets():
+    return [lambda output, c=c: output[c] for c in CLASSES]
+
+
+def test_imputation_is_that_of_pytorch_grad_cam(inputs, maps, close):
+    removed = maps > 0.3
+    imputer = grad_cam.NoisyLinearImputer(noise=0)
+    theirs = torch.stack([imputer(x, (~m).float()) for x, m in zip(inputs, removed, strict=True)])
+    close(impute(inputs, removed), theirs, to=1e-6)
+
+
+def test_road_is_that_of_pytorch_grad_cam(net, inputs, maps):
+    """Percentiles of the map cut off the same pixels as shares of their number do, where no two are equal."""
+    percentiles = [10, 30, 50, 90]
+    imputer = grad_cam.NoisyLinearImputer(noise=0)
+    counts = [int((maps[0] >= np.percentile(maps[0].numpy(), p)).sum()) for p in percentiles]
+    curves = road_curves(maps, inputs, scorer(net), shares=[c / SIDE**2 for c in counts], noise=0)
+    for ours, remove in (
+        (curves.morf, perturbation.RemoveMostRelevantFirst),
+        (curves.lerf, perturbation.RemoveLeastRelevantFirst),
+    ):
+        for column, percentile in enumerate(percentiles):
+            metric = perturbation.PerturbationConfidenceMetric(remove(percentile, imputer))
+            theirs = metric(inputs, maps.numpy(), targets(), net)
+            assert np.abs(ours[:, column].numpy() - theirs).max() < 1e-6
+    assert curves.combined.abs().min() > 1e-5, "nothing to compare"
+
+
+def test_deliberate_difference_pytorch_grad_cams_drop_is_not_divided_by_p(net, inputs, maps):
+    unit = (maps - maps.amin((1, 2), keepdim=True)) / (maps.amax((1, 2)) - maps.amin((1, 2)))[:, None, None]
+    theirs = drops.DropInConfidence()(inputs, unit[:, None].numpy(), targets(), net)
+    ours = METRICS["average_drop"](maps, inputs, scorer(net)).numpy()
+    clean = scorer(net)(inputs, torch.arange(B)).detach().numpy()
+    assert theirs.max() > 1e-4, "nothing to compare"
+    assert np.abs(ours * clean - theirs).max() < 1e-6
+    assert np.abs(ours - theirs).max() > 1e-4
+
+
+def its_maps(net, inputs):
+    extractor = torchcam_methods.GradCAM(net, "1", input_shape=(3, SIDE, SIDE))
+    with torch.enable_grad():
+        found = extractor(CLASSES, net(inputs))[0].detach()
+    extractor.remove_hooks()
+    return found
+
+
+def test_deletion_and_insertion_are_those_of_torch_cam(net, inputs):
+    maps = its_maps(net, inputs)
+    assert all(len(m.unique()) > SIDE for m in maps)
+    # its order of equal values is that of the rows, ours is random: a little is added that makes none equal
+    tilt = torch.linspace(1e-6, 0, SIDE**2).view(SIDE, SIDE)
+    metric = torchcam.DeletionInsertionMetric(torchcam_methods.GradCAM(net, "1", input_shape=(3, SIDE, SIDE)), steps=16)
+    metric.update(inputs, CLASSES)
+    theirs = metric.summary()
+    ours = deletion_curve(maps + tilt, inputs, scorer(net), steps=16).area.mean()
+    back = METRICS["insertion"](maps + tilt, inputs, scorer(net), steps=16, substrate="zero").mean()
+    assert abs(float(ours) - theirs["deletion_auc"]) < 1e-6
+    assert abs(float(back) - theirs["insertion_auc"]) < 1e-6
+
+
+def test_average_drop_is_that_of_torch_cam(net, inputs):
+    """Its scaled maps have the inputs' size here, so that it does not matter that it scales before it resizes."""
+    maps = its_maps(net, inputs)
+    metric = torchcam.ClassificationMetric(torchcam_methods.GradCAM(net, "1", input_shape=(3, SIDE, SIDE)))
+    metric.update(inputs, CLASSES)
+    theirs = metric.summary()
+    assert abs(float(METRICS["average_drop"](maps, inputs, scorer(net)).mean()) - theirs["avg_drop"]) < 1e-6
+    assert float(METRICS["increase"](maps, inputs, scorer(net)).mean()) == pytest.approx(theirs["conf_increase"])
+
+
+def test_infidelity_is_that_of_captum(net, inputs, maps, close):
+    """Our rectangles are handed to captum, whose maps have channels: each has its share of ours."""
+    from camscope.metrics.additivity import _rectangles
+
+    boxes = _rectangles(inputs.shape[2:], 16, 0)
+    drawn = iter(boxes)
+
+    def perturb(x, *_):
+        box = next(drawn)
+        edited = torch.where(box, torch.zeros_like(x), x)
+        return box.double().expand_as(x), edited.to(x)
+
+    net, x = net.double(), inputs.double()
+    theirs = captum.infidelity(
+        lambda some: net(some),
+        lambda x, *_: perturb(x),
+        x,
+        (maps.double()[:, None] / 3).expand_as(x),
+        target=CLASSES,
+        n_perturb_samples=16,
+        max_examples_per_batch=B,
+        normalize=True,
+    )
+    ours = METRICS["infidelity"](maps, x, scorer(net), samples=16)
+    close(ours, theirs, to=1e-6)
+
+
+def test_max_sensitivity_is_that_of_captum(net, inputs, close):
+    x = inputs.double()
+    noise = 0.02 * (2 * torch.rand(4, *x.shape[1:], generator=torch.Generator().manual_seed(5)) - 1)
+    explain = lambda some: (some**2).sum(1)  # noqa: E731
+    drawn = iter(noise)
+
+    def perturb(some, _radius):
+        """Captum asks for several samples of each image at once, the images one after the other."""
+        more = torch.stack([next(drawn) for _ in range(len(some) // B)])
+        return some + more.repeat(B, 1, 1, 1)
+
+    theirs = captum.sensitivity_max(
+        lambda some: (explain(some[0] if isinstance(some, tuple) else some)[:, None],),
+        x,
+        perturb_func=perturb,
+        n_perturb_samples=4,
+        max_examples_per_batch=B,
+    )
+    again = iter(noise)
+    ours = METRICS["max_sensitivity"](lambda _: explain(x + next(again)), x, samples=4, maps=explain(x))
+    close(ours, theirs, to=1e-6)

@@ -1,0 +1,85 @@
+"""Metrics against Quantus, whose numbers were computed once and stored (benchmarks/quality/quantus_numbers.py)."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from camscope.metrics import METRICS, deletion_curve, spearman, ssim
+
+HERE = Path(__file__).parent
+STORED = json.loads((HERE / "quantus.json").read_text(encoding="utf-8"))
+TO = 1e-6
+
+
+def script():
+    path = HERE.parents[1] / "benchmarks/quality/quantus_numbers.py"
+    spec = importlib.util.spec_from_file_location("quantus_numbers", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SCRIPT = script()
+GIVEN = {name: torch.from_numpy(values) for name, values in SCRIPT.given().items()}
+
+
+def score(inputs, rows):
+    net = SCRIPT.network(GIVEN["weights"].numpy())
+    return net(inputs).gather(1, GIVEN["classes"][rows, None])[:, 0]
+
+
+def test_the_numbers_belong_to_these_inputs():
+    assert STORED["seed"] == SCRIPT.SEED
+    assert STORED["versions"]["quantus"] == "0.6.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "maps"), [("pointing", "signed"), ("mass_accuracy", "heat"), ("rank_accuracy", "signed")]
+)
+def test_localisation(name, maps, close):
+    close(METRICS[name](GIVEN[maps], GIVEN["masks"]), STORED["numbers"][name], to=TO)
+
+
+@pytest.mark.parametrize("name", ["gini", "entropy"])
+def test_complexity(name, close):
+    """Quantus adds 1e-7 to each value for Gini's index, and 1e-12 inside the logarithm."""
+    close(METRICS[name](GIVEN["heat"]), STORED["numbers"][name], to=TO)
+
+
+def test_deletion_is_pixel_flipping_to_zero(close):
+    curve = deletion_curve(GIVEN["signed"], GIVEN["inputs"], score, steps=SCRIPT.SIDE)
+    close(curve.scores[:, 1:], STORED["numbers"]["deletion"], to=TO)
+
+
+def test_max_sensitivity(close):
+    noises = iter(GIVEN["noise"])
+
+    def explain(inputs):
+        moved = (GIVEN["inputs"] + next(noises)).numpy()
+        return torch.from_numpy(SCRIPT.explained(moved, GIVEN["weights"].numpy(), GIVEN["classes"].numpy()))[:, 0]
+
+    maps = SCRIPT.explained(*(GIVEN[name].numpy() for name in ("inputs", "weights", "classes")))[:, 0]
+    ours = METRICS["max_sensitivity"](explain, GIVEN["inputs"], samples=5, maps=torch.from_numpy(maps))
+    close(ours, STORED["numbers"]["max_sensitivity"], to=TO)
+
+
+@pytest.mark.parametrize(("name", "function"), [("spearman", spearman), ("ssim", ssim)])
+def test_comparison(name, function, close):
+    close(function(GIVEN["signed"], GIVEN["others"]), STORED["numbers"][name], to=TO)
+
+
+def test_deliberate_difference_signed_values_are_not_summed():
+    """Quantus' share of a signed map leaves [0, 1]; ours is that of the heat, R(L)."""
+    theirs = np.array(STORED["numbers"]["mass_accuracy of signed maps"])
+    ours = METRICS["mass_accuracy"](GIVEN["signed"], GIVEN["masks"]).numpy()
+    assert theirs.min() < 0
+    assert theirs.max() > 1
+    assert ((ours >= 0) & (ours <= 1)).all()
+    heat = GIVEN["signed"].clamp_min(0)
+    assert np.allclose(ours, ((heat * GIVEN["masks"]).sum((1, 2)) / heat.sum((1, 2))).numpy())
