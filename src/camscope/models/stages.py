@@ -12,12 +12,10 @@ from collections import Counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch import nn
 
-from camscope.models import layer_choice
 from camscope.models.layer_choice import default_layer
-from camscope.trace.layout import grid_of
+from camscope.models.probe import Probe
 
 _Cut = tuple[str, tuple[int, ...]]
 
@@ -84,19 +82,14 @@ def _end_of(size: list[_Cut], following: list[_Cut], cuts: list[_Cut]) -> str:
 
 def _cuts(net: nn.Module, x: Any, picture: int, *, until: str) -> tuple[list[_Cut], tuple[int, ...]]:
     """The cuts that run before a layer, by name and grid, and the grid of that layer."""
-    events, facts = layer_choice._watch(net, layer_choice._probe(x, picture), picture, {})
-    paths = _Paths(facts.target, facts.pictures)
+    probe = Probe(net, x, picture=picture)
     found: dict[str, tuple[int, ...]] = {}
-    for event in events:
-        candidate = layer_choice._as_candidate(event, facts)
-        if candidate is None:
-            continue
-        name = layer_choice._outermost(candidate, events)
-        grid = grid_of(candidate.tensor.shape, candidate.layout)
-        if until in (name, event.name):
-            return list(found.items()), grid
-        if paths.all_lead_through(get_gradient_edge(candidate.tensor)):
-            found.setdefault(name, grid)
+    for candidate in probe.candidates:
+        name = probe.name(candidate)
+        if until in (name, candidate.name):
+            return list(found.items()), candidate.grid
+        if probe.is_cut(candidate):
+            found.setdefault(name, candidate.grid)
     return list(found.items()), ()
 
 
@@ -112,44 +105,3 @@ def _blocks(names: list[str]) -> list[str]:
         return []
     parent = parents.most_common(1)[0][0]
     return [name for name in modules if name.rpartition(".")[0] == parent]
-
-
-class _Paths:
-    """Counts the ways from the scores back to the picture, and those through a place in the autograd graph."""
-
-    def __init__(self, scores: Tensor, pictures: Tensor) -> None:
-        self._source = get_gradient_edge(pictures).node
-        start = get_gradient_edge(scores)
-        order = self._from_the_end(start.node)
-        self._onward: dict[Node, int] = {}
-        for node in order:
-            ways = (self._onward[following] for following, _ in node.next_functions if following is not None)
-            self._onward[node] = 1 if node == self._source else sum(ways)
-        self._into: Counter[tuple[Node, int]] = Counter({(start.node, start.output_nr): 1})
-        arrived: Counter[Node] = Counter({start.node: 1})
-        for node in reversed(order):
-            for following, output in node.next_functions:
-                if following is not None:
-                    self._into[following, output] += arrived[node]
-                    arrived[following] += arrived[node]
-        self._all = self._onward[start.node]
-
-    def all_lead_through(self, place: GradientEdge) -> bool:
-        """Whether there is no way around this place."""
-        return self._into[place.node, place.output_nr] * self._onward.get(place.node, 0) == self._all
-
-    @staticmethod
-    def _from_the_end(start: Node) -> list[Node]:
-        """Every node after all the nodes that it leads on to."""
-        order: list[Node] = []
-        entered, waiting = {start}, [(start, iter(start.next_functions))]
-        while waiting:
-            node, following = waiting[-1]
-            onward = next((n for n, _ in following if n is not None and n not in entered), None)
-            if onward is None:
-                order.append(node)
-                waiting.pop()
-            else:
-                entered.add(onward)
-                waiting.append((onward, iter(onward.next_functions)))
-        return order

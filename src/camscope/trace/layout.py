@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from camscope.errors import LayerError
 
@@ -55,26 +55,29 @@ class Layout:
         return activations.movedim((0, 1), (self.batch, self.channel))
 
 
-def guess_layout(shape: Sequence[int], picture: Sequence[int]) -> Layout | None:
+def guess_layout(shape: Sequence[int], picture: Sequence[int], *, last: bool = False) -> Layout | None:
     """Find how a layer's output maps to the picture.
 
     Args:
         shape: of the layer's output.
         picture: (B, C, *space) shape of the network's input.
+        last: the network keeps its channels last (see `is_last`).
 
     Returns:
-        The layout whose grid has the picture's aspect: channels first before channels last, then tokens (B, N, K),
-        (N, B, K) or (B, K, N), a grid of the very aspect before one that is a cell off, with the fewest prefix
-        tokens; None where nothing fits.
+        The layout whose grid has the picture's aspect: channels first before channels last (``last``: after), then
+        tokens (B, N, K), (N, B, K) or (B, K, N), a grid of the very aspect before one that is a cell off, with the
+        fewest prefix tokens; None where nothing fits.
 
     >>> guess_layout((1, 7, 7, 768), (1, 3, 224, 224))
     Layout(batch=0, channel=3, grid=None, prefix=0)
     >>> guess_layout((1, 197, 768), (1, 3, 224, 224))
     Layout(batch=0, channel=2, grid=(14, 14), prefix=1)
+    >>> guess_layout((1, 32, 32, 32), (1, 3, 64, 64), last=True)
+    Layout(batch=0, channel=3, grid=None, prefix=0)
     """
     batch, space = picture[0], tuple(picture[2:])
     if len(shape) == len(space) + 2 and shape[0] == batch:
-        for channel in (1, len(shape) - 1):
+        for channel in (len(shape) - 1, 1) if last else (1, len(shape) - 1):
             layout = Layout(channel=channel)
             if fits(grid_of(shape, layout), space):
                 return layout
@@ -87,7 +90,16 @@ def guess_layout(shape: Sequence[int], picture: Sequence[int]) -> Layout | None:
     return None
 
 
-def find_layout(shape: Sequence[int], picture: Sequence[int], *, layer: str) -> Layout:
+def is_last(net: nn.Module) -> bool:
+    """Whether a network says, by an attribute ``channels_last``, that its layers keep the channels last.
+
+    >>> is_last(nn.Identity())
+    False
+    """
+    return bool(getattr(net, "channels_last", False))
+
+
+def find_layout(shape: Sequence[int], picture: Sequence[int], *, layer: str, last: bool = False) -> Layout:
     """As `guess_layout`, for a layer that was named.
 
     Raises:
@@ -96,7 +108,7 @@ def find_layout(shape: Sequence[int], picture: Sequence[int], *, layer: str) -> 
     >>> find_layout((2, 512, 7, 7), (2, 3, 224, 224), layer="layer4")
     Layout(batch=0, channel=1, grid=None, prefix=0)
     """
-    layout = guess_layout(shape, picture)
+    layout = guess_layout(shape, picture, last=last)
     if layout is None:
         raise LayerError(
             f"layer {layer!r} returns {tuple(shape)}, which has no place for each part of a picture of "

@@ -1,0 +1,118 @@
+"""The table of the coverage benchmark, written from its rows: the summary first, then every miss with its reason."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = Mapping[str, Any]
+
+_TITLES = {
+    "timm": "timm, one of each family",
+    "torchvision": "torchvision, all classifiers",
+    "segmentation": "torchvision, segmentation",
+    "detection": "torchvision, detection",
+    "hf": "Hugging Face, one of each family",
+    "keras": "keras.applications, one of each family",
+    "all": "timm, every architecture",
+}
+_CONTRACT = """\
+Random weights; where makers start at zero, random values, and batch norms have the statistics of the picture, as after
+training. `found`: a layer was chosen without being named. `verified`: a judge that shares no code with the choice
+agrees (benchmarks/coverage/judge.py): the grid has the picture's shape, a change in each of the four corners shows
+most in that corner of the grid, the gradient of a class score reaches half of the places. `finite`: Grad-CAM on it is,
+and has the grid's size. `time`: seconds of the choice over those of one forward pass of one picture, on a machine that
+does other work too. torch-cam: the layer that `GradCAM(net)` takes by itself, under the same judge; a patch embedding
+at the stem passes it, though it explains nothing that the network has worked out.
+"""
+
+
+def passed(row: Row) -> bool:
+    """Whether a layer was found, verified, and gave a finite map."""
+    return bool(row.get("found") and row.get("verified") and row.get("finite"))
+
+
+def write(folder: Path) -> None:
+    """Write coverage.md from coverage.json and timm.json."""
+    rows, about = _read(folder / "coverage.json")
+    whole, _ = _read(folder / "timm.json")
+    groups: dict[str, dict[str, Row]] = {}
+    for key, row in rows.items():
+        group, _, name = key.partition(":")
+        groups.setdefault(group, {})[name] = row
+    if whole:
+        groups["all"] = {key.partition(":")[2]: row for key, row in whole.items()}
+    versions = ", ".join(f"{name} {version}" for name, version in about.items())
+    lines = ["# Is the layer found for every architecture?", "", _CONTRACT, f"Versions: {versions}.", ""]
+    lines += [*_summary(groups), "", *_misses(groups), ""]
+    for group, members in groups.items():
+        if group != "all":
+            lines += [f"## {_TITLES[group]}", "", *_table(members), ""]
+    (folder / "coverage.md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+def _read(path: Path) -> tuple[dict[str, Row], dict[str, str]]:
+    read = json.loads(path.read_text()) if path.is_file() else {}
+    return read.get("rows", {}), read.get("about", {})
+
+
+def _summary(groups: Mapping[str, Mapping[str, Row]]) -> list[str]:
+    lines = ["| | networks | found | verified | finite | time, median | torch-cam runs | torch-cam verified |"]
+    lines.append("|---" * 8 + "|")
+    for group, members in groups.items():
+        rows = list(members.values())
+        counts = [sum(bool(row.get(fact)) for row in rows) for fact in ("found", "verified", "finite")]
+        peer = [sum(bool(row.get("torchcam", {}).get(fact)) for row in rows) for fact in ("runs", "verified")]
+        ratios = [row["seconds"] / row["forward"] for row in rows if "seconds" in row]
+        time = f"{statistics.median(ratios):.1f}" if ratios else ""
+        lines.append(f"| {_TITLES[group]} | {len(rows)} | {_cells(counts)} | {time} | {_cells(peer)} |")
+    return lines
+
+
+def _misses(groups: Mapping[str, Mapping[str, Row]]) -> list[str]:
+    lines = ["## Misses", ""]
+    for group, members in groups.items():
+        for name, row in members.items():
+            if not passed(row):
+                reason = row.get("error") or row.get("why") or "not finite"
+                lines.append(f"* {group}:{name}, {_place(row)}: {reason}")
+    return lines if len(lines) > 2 else [*lines, "None."]
+
+
+def _table(members: Mapping[str, Row]) -> list[str]:
+    heads = ["family", "network", "picture", "layer", "grid", "last stage by timm", "layout", "verdict", "time"]
+    lines = [f"| {_cells([*heads, 'torch-cam layer', 'its grid', 'its verdict'])} |", "|---" * (len(heads) + 3) + "|"]
+    for name, row in sorted(members.items(), key=lambda one: (one[1].get("family", ""), one[0])):
+        peer = row.get("torchcam", {})
+        verdict = "verified" if passed(row) else row.get("error") or row.get("why")
+        cells = [
+            row.get("family"), name, _size(row.get("input", [])[1:]), _code(row.get("layer")), _size(row.get("grid")),
+            _size(row.get("stage")), row.get("layout"), verdict,
+            f"{row['seconds'] / row['forward']:.1f}" if "seconds" in row else "",
+            _code(peer.get("layer")), _size(peer.get("grid")), _verdict(peer),
+        ]  # fmt: skip
+        lines.append(f"| {_cells(cells)} |")
+    return lines
+
+
+def _verdict(row: Row) -> str:
+    return "verified" if row.get("verified") else str(row.get("error") or row.get("why") or "")
+
+
+def _place(row: Row) -> str:
+    return f"{_code(row['layer'])} {_size(row.get('grid'))}" if row.get("layer") else "no layer"
+
+
+def _size(sides: Sequence[int] | None) -> str:
+    return " x ".join(str(side) for side in sides or ())
+
+
+def _code(name: str | None) -> str:
+    return f"`{name}`" if name else ""
+
+
+def _cells(values: Sequence[Any]) -> str:
+    return " | ".join("" if value is None else str(value).replace("|", "/").replace("\n", " ") for value in values)
