@@ -36,6 +36,10 @@ class MethodError(CamscopeError):
     """A method that does not exist or cannot be applied to this model."""
 
 
+class EngineError(CamscopeError):
+    """An engine that cannot compute this network."""
+
+
 class SettingError(CamscopeError):
     """An option with a value that is not possible."""
 

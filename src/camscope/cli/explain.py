@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from camscope.ahead import ahead
 from camscope.cli.methods import check_settings
 from camscope.cli.noted import load_noted
-from camscope.cli.options import BatchSize, Device, Out, Seed, Weights, pairs, prepare, progress
+from camscope.cli.options import BatchSize, Device, Engine, Out, Seed, Weights, pairs, prepare, progress
 from camscope.naming import file_name
 
 if TYPE_CHECKING:
     from camscope.explanation import Explanation
+
+_WRITERS = 2
 
 
 def explain(
@@ -39,6 +44,7 @@ def explain(
     ] = None,
     device: Device = "auto",
     batch_size: BatchSize = 16,
+    engine: Engine = "auto",
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for programs.")] = False,
 ) -> None:
@@ -64,26 +70,35 @@ def explain(
     prepare(loaded, device, seed)
     failed: dict[str, str] = {}
     several = len(method) > 1 or (target is not None and (len(target) > 1 or target[0].lower().startswith("top")))
-    with progress() as bar, reporting(lambda done, total: bar.update(passes, completed=done, total=total)):
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(progress())
+        stack.enter_context(reporting(lambda done, total: bar.update(passes, completed=done, total=total)))
         task = bar.add_task("explaining", total=len(found))
         passes = bar.add_task("passes of a map", total=None)
-        done: set[str] = set()
-        for e in explain_all(
+        explanations = explain_all(
             loaded,
             found,
             methods=method,
             targets=list(target) if target else None,
             layer=layer,
             batch_size=batch_size,
+            engine=engine,
             settings=settings,
             on_error=lambda source, error: failed.update({source: str(error)}),
-        ):
+        )
+
+        def save(e: Explanation) -> tuple[Explanation, Path]:
             place = out / found[Path(e.source)]
             place = place / file_name(f"{e.method}_{e.label}") if several else place
             e.save(place, write=files, scale=scale, cmap=cmap, opacity=opacity)
+            return e, place
+
+        last, done = "", 0
+        writers = stack.enter_context(ThreadPoolExecutor(_WRITERS))
+        for e, place in ahead(writers, save, explanations, depth=batch_size):
             _say(e, place, as_json=as_json)
-            done.add(e.source)
-            bar.update(task, completed=len(done) + len(failed))
+            last, done = e.source, done + (e.source != last)
+            bar.update(task, completed=done + len(failed))
     for source, reason in failed.items():
         print(f"camscope: not explained: {source}: {reason}", file=sys.stderr)
     raise typer.Exit(1 if failed else 0)

@@ -6,12 +6,12 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from camscope.cli.audit import audited, summary
-from camscope.cli.options import BatchSize, Device, Seed, progress
+from camscope.cli.options import BatchSize, Device, Engine, Seed, progress
 from camscope.cli.report import reported
 from camscope.errors import SettingError
 
@@ -26,6 +26,7 @@ def study(
     status: Annotated[Path | None, typer.Option("--status", metavar="DIR", help="Say how far a study is.")] = None,
     device: Device = "auto",
     batch_size: BatchSize = 16,
+    engine: Engine = "auto",
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")] = False,
 ) -> None:
@@ -51,7 +52,7 @@ def study(
         raise typer.Exit(_check(file, device, as_json=as_json))
     try:
         read = Study.read(file)
-        failed = _run(read, out, device=device, batch_size=batch_size, seed=seed, as_json=as_json)
+        failed = _run(read, out, as_json=as_json, device=device, batch_size=batch_size, engine=engine, seed=seed)
         if read.file.audit is not None and read.file.audit.regions:
             content = audited(read, out, device=device)
             if not as_json:
@@ -66,9 +67,9 @@ def study(
     raise typer.Exit(1 if failed else 0)
 
 
-def _run(study: Study, out: Path, *, device: str, batch_size: int, seed: int, as_json: bool) -> int:
+def _run(study: Study, out: Path, *, as_json: bool, **given: Any) -> int:
     """Run it with a display; returns how many rows failed."""
-    from camscope.study.rows import FAILED
+    from camscope.store import FAILED
     from camscope.study.run import Progress, run
 
     counts: Counter[str] = Counter()
@@ -81,7 +82,7 @@ def _run(study: Study, out: Path, *, device: str, batch_size: int, seed: int, as
             failures = f", {state.failed} failed" if state.failed else ""
             bar.update(task, completed=state.done, description=f"explaining {state.label}{speed}{failures}")
 
-        for row in run(study, out, device=device, batch_size=batch_size, seed=seed, progress=show):
+        for row in run(study, out, **given, progress=show):
             counts[row["status"]] += 1
             if row["status"] == FAILED and said != (row["line"], row["message"]):
                 said = row["line"], row["message"]

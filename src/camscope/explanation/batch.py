@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,22 +12,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from camscope.errors import TargetError
 from camscope.explanation.agreement import same_map
 from camscope.explanation.diagnosis import network_notes, notes
+from camscope.explanation.goals import Goal as Goal
+from camscope.explanation.goals import Wanted as Wanted
+from camscope.explanation.goals import goals_of as goals_of
 from camscope.explanation.maps import Seen, known, look, network_map, place_name, provided, raw_map
 from camscope.explanation.result import Explanation
 from camscope.heatmap import place
 from camscope.images import Picture, Window
 from camscope.methods import Method, NetworkMethod, sees_network
 from camscope.models.model import Model
-from camscope.targets import Target, category
 from camscope.trace import Forward, Layout, record
 
-Wanted = str | int | Target | None
-"""What to explain: a class name or index, "top3" for the three highest, a target function, None for the highest."""
-
-_TOP = re.compile(r"top(\d*)", re.IGNORECASE)
 _SHOWN = 5
 
 
@@ -39,15 +35,6 @@ class Sample(NamedTuple):
     picture: Picture
     tensor: Tensor
     window: Window
-
-
-@dataclass(frozen=True)
-class Goal:
-    """One target of one image."""
-
-    label: str
-    index: int | None
-    target: Target
 
 
 @dataclass(frozen=True)
@@ -78,15 +65,24 @@ class Pass:
         *,
         functions: Iterable[Method | NetworkMethod] = (),
         layer: str | None = None,
+        engine: str = "eager",
     ) -> Pass:
-        """Run a model once, recorded as some methods need it; without methods only its outputs are of use."""
+        """Run a model once, recorded as some methods need it; without methods only its outputs are of use.
+
+        Args:
+            model: the model.
+            samples: its pictures.
+            functions: the methods that are to come.
+            layer: to look at; None for the model's own, or else `default_layer`.
+            engine: as for `cam`; methods that see the whole network always run in eager PyTorch.
+        """
         parameter = next(model.net.parameters(), torch.empty(0))
         x = torch.stack([sample.tensor for sample in samples]).to(parameter.device, parameter.dtype)
         layer = layer or model.layer
         layout = model.layout if layer == model.layer else None
         if all(sees_network(function) for function in functions):
             return cls(model, samples, record(model.net, x, layers=[]), None, layer, layout)
-        forward, seen = look(model.net, x, layer=layer, layout=layout)
+        forward, seen = look(model.net, x, layer=layer, layout=layout, engine=engine)
         return cls(model, samples, forward, seen, layer, layout)
 
     @property
@@ -121,8 +117,9 @@ class Pass:
                 windows = [self.samples[i].window for i in column]
                 made.append((name, n, self.maps(name, function, goals=column, settings=settings).placed(windows)))
         _mark_same(made)
-        probabilities = self.model.probability(self.outputs.float())
-        repeat = _repeat(self.model, settings)
+        probabilities = self.model.probability(self.outputs.float()) if self.outputs.ndim == 2 else None
+        engine = "eager" if self.seen is None else self.seen.engine.name
+        repeat = _repeat(self.model, settings) | {"engine": engine}
         for i, sample in enumerate(self.samples):
             values = self.outputs[i].float() if probabilities is None else probabilities[i]
             top = _top(self.model, values)
@@ -130,7 +127,6 @@ class Pass:
                 if i not in maps:
                     continue
                 goal, one = goals[i][n], maps[i]
-                known = probabilities is not None and goal.index is not None and values.ndim == 1
                 yield (
                     i,
                     Explanation(
@@ -139,12 +135,12 @@ class Pass:
                         label=goal.label,
                         index=goal.index,
                         score=one.score,
-                        probability=float(values[goal.index]) if known and goal.index is not None else None,
+                        probability=_probability(self.model, goal, one.score, probabilities, image=i),
                         model=self.model.name,
                         method=name,
                         layer=one.layer,
                         source=sample.source,
-                        notes=tuple(one.notes),
+                        notes=(*filter(None, [goal.note]), *one.notes),
                         picture=sample.picture,
                         window=sample.window,
                         top=top,
@@ -182,6 +178,8 @@ class Pass:
             raw = raw_map(function, trace, **known(function, settings)).float()
             scores = [float(score) for score in trace.scores.detach()]
             said = notes(trace, raw, method=name)
+            if self.seen.engine.note:
+                said = [[*one, self.seen.engine.note] for one in said]
         return Maps(rows, raw, scores, said, layer)
 
 
@@ -234,34 +232,13 @@ def _placed(grids: Tensor, windows: list[Window]) -> list[npt.NDArray[np.float32
     return [placed[i] for i in range(len(windows))]
 
 
-def goals_of(model: Model, wanted: Sequence[Wanted], output: Tensor) -> list[Goal]:
-    """What is wanted of one image, in its own output."""
-    goals: list[Goal] = []
-    for want in wanted:
-        if callable(want):
-            goals.append(Goal(getattr(want, "__name__", "target"), None, want))
-            continue
-        goals += [Goal(model.label(index), index, category(index)) for index in _indices(model, want, output)]
-    return goals
-
-
-def _indices(model: Model, want: str | int | None, output: Tensor) -> list[int]:
-    """Class indices that a name, number, "top3" or None stands for."""
-    if output.ndim > 1:
-        shape = tuple(output.shape)
-        raise TargetError(f"the output is a map {shape} of scores; give a target such as targets.region(index)")
-    flat = output.reshape(-1)
-    rank = _TOP.fullmatch(want) if isinstance(want, str) and want not in model.labels else None
-    if want is None or rank:
-        count = int(rank[1] or 1) if rank else 1
-        if not 1 <= count <= len(flat):
-            raise TargetError(f"{want!r} asks for {count} classes, and the model has {len(flat)}")
-        return [int(i) for i in flat.topk(count).indices]
-    if isinstance(want, str) and not want.lstrip("-").isdigit():
-        return [model.index(want)]
-    index = int(want)
-    category(index)(flat)
-    return [index % len(flat)]
+def _probability(model: Model, goal: Goal, score: float, of_classes: Tensor | None, *, image: int) -> float | None:
+    """Of a goal that is a class, or a box."""
+    if goal.index is None:
+        return None
+    if model.outcome == "boxes":
+        return float(torch.tensor(score).sigmoid())
+    return None if of_classes is None else float(of_classes[image, goal.index])
 
 
 def _top(model: Model, values: Tensor) -> tuple[tuple[str, float], ...]:

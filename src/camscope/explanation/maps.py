@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camscope.errors import MethodError, TargetError, nearest
+from camscope.errors import MethodError, SettingError, TargetError, nearest
 from camscope.methods import ATTRIBUTIONS, META, METHODS, Method, NetworkMethod, sees_network
+from camscope.models.engines import Prepared, prepare
 from camscope.models.layer_choice import default_layer
 from camscope.models.stages import stage_layers
 from camscope.targets import Target, category
 from camscope.trace import Forward, Layout, Trace, record
 from camscope.trace.address import name_of
-from camscope.trace.layout import find_layout
+from camscope.trace.hooks import refuse_program
+from camscope.trace.layout import find_layout, is_last
 
 _MADE = re.compile(r"(\w+)\((.+)\)")
 
@@ -36,6 +38,7 @@ def cam(
     layout: Layout | None = None,
     picture: int = 0,
     differentiable: bool = False,
+    engine: str = "eager",
     **settings: Any,
 ) -> Tensor:
     """The map of each image: signed, before the final ReLU, on the layer's own grid.
@@ -53,6 +56,8 @@ def cam(
         layout: the axes of the layer's output; None to tell them from the shapes.
         picture: which of several inputs is the picture.
         differentiable: keep the graph to the inputs and parameters, for a map inside a loss.
+        engine: what computes the part of the network before the layer: "eager" PyTorch, "packed" or "openvino" (see
+            `camscope.models.engines.prepare`), which are worth their preparation for many inputs of one size.
         **settings: the method's own keyword arguments.
 
     Returns:
@@ -80,7 +85,13 @@ def cam(
         given = provided(function, forward, settings, layer=layer, layout=layout)
         maps = network_map(function, forward, spread(targets, forward), **given)
         return maps.to(forward.pictures.dtype)
-    forward, seen = look(net, x, layer=layer, layout=layout, picture=picture, differentiable=differentiable)
+    if differentiable and engine != "eager":
+        raise SettingError(
+            f"a differentiable map is made by engine='eager', and {engine!r} has no graph of the network"
+        )
+    forward, seen = look(
+        net, x, layer=layer, layout=layout, picture=picture, differentiable=differentiable, engine=engine
+    )
     trace = forward.trace(seen.layer, spread(targets, forward), layout=seen.layout)
     return raw_map(function, trace, **settings).to(forward.records[seen.layer].dtype)
 
@@ -94,6 +105,7 @@ def cams(
     layer: str | nn.Module | None = None,
     layout: Layout | None = None,
     picture: int = 0,
+    engine: str = "eager",
     **settings: Any,
 ) -> Tensor:
     """Maps of many targets an image, from one forward pass.
@@ -106,6 +118,7 @@ def cams(
         layer: as for `cam`.
         layout: as for `cam`.
         picture: as for `cam`.
+        engine: as for `cam`.
         **settings: the method's own keyword arguments.
 
     Returns:
@@ -125,7 +138,7 @@ def cams(
         columns = [list(column) for column in zip(*targets, strict=True)]
         more = {"method": method, "layer": layer, "layout": layout, "picture": picture} | settings
         return torch.stack([cam(net, x, targets=column, **more) for column in columns], 1)
-    forward, seen = look(net, x, layer=layer, layout=layout, picture=picture)
+    forward, seen = look(net, x, layer=layer, layout=layout, picture=picture, engine=engine)
     columns = [spread(list(column), forward) for column in zip(*targets, strict=True)]
     traces = (forward.trace(seen.layer, column, layout=seen.layout) for column in columns)
     maps = [raw_map(function, trace, **settings) for trace in traces]
@@ -134,10 +147,11 @@ def cams(
 
 @dataclass(frozen=True)
 class Seen:
-    """The layer that a forward pass was recorded at, and where its axes lie."""
+    """The layer that a forward pass was recorded at, where its axes lie, and what computed the way to it."""
 
     layer: str
     layout: Layout
+    engine: Prepared
 
 
 def look(
@@ -148,13 +162,16 @@ def look(
     layout: Layout | None = None,
     picture: int = 0,
     differentiable: bool = False,
+    engine: str = "eager",
 ) -> tuple[Forward, Seen]:
     """Run a network once, recorded at a layer that is named, given or chosen."""
+    refuse_program(net)
     if layer is None:
         layer = default_layer(net, x, picture=picture)
     name = layer if isinstance(layer, str) else name_of(net, layer)
-    forward = record(net, x, layers=[name], picture=picture, differentiable=differentiable)
-    return forward, Seen(name, layout or layout_of(forward, name))
+    prepared = prepare(net, x, layer=name, engine=engine)
+    forward = record(net, x, layers=[name], picture=picture, differentiable=differentiable, trunk=prepared.trunk)
+    return forward, Seen(name, layout or layout_of(forward, name), prepared)
 
 
 def layout_of(forward: Forward, layer: str) -> Layout:
@@ -163,7 +180,7 @@ def layout_of(forward: Forward, layer: str) -> Layout:
     Raises:
         LayerError: the layer has no place for each part of the picture.
     """
-    return find_layout(forward.records[layer].shape, forward.pictures.shape, layer=layer)
+    return find_layout(forward.records[layer].shape, forward.pictures.shape, layer=layer, last=is_last(forward.net))
 
 
 def spread(targets: Asked | Sequence[Asked] | Tensor, forward: Forward) -> list[Target]:

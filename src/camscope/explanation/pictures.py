@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 from PIL import Image
 
+from camscope.ahead import ahead
 from camscope.errors import CamscopeError, TargetError
 from camscope.explanation.batch import Pass, Sample, Wanted, goals_of
 from camscope.explanation.maps import (
@@ -18,8 +21,15 @@ from camscope.explanation.maps import (
 )
 from camscope.explanation.result import Explanation
 from camscope.images import Picture, as_picture
-from camscope.methods import Method, NetworkMethod
+from camscope.methods import Method
+from camscope.models.device import device_of
+from camscope.models.engines import resolve
 from camscope.models.model import Model
+
+Unread = tuple[str, CamscopeError]
+"""A source that cannot be read, and why."""
+
+_READERS = 2
 
 Source = str | Path | Picture | Image.Image | npt.NDArray[Any]
 
@@ -75,12 +85,14 @@ def explain_all(
     targets: Wanted | Sequence[Wanted] = None,
     layer: str | None = None,
     batch_size: int = 16,
+    engine: str = "auto",
     settings: Mapping[str, Any] | None = None,
     on_error: Callable[[str, CamscopeError], None] | None = None,
 ) -> Iterator[Explanation]:
     """Explain many pictures, lazily and in order: for each picture each method, for each method each target.
 
-    All targets, and all methods of one layer, of a batch come from one forward pass.
+    All targets, and all methods of one layer, of a batch come from one forward pass. Two batches of pictures are read
+    ahead in threads.
 
     Args:
         model: the model.
@@ -90,6 +102,8 @@ def explain_all(
             of each picture, target functions, None for the highest.
         layer: as for `explain`.
         batch_size: pictures in one forward pass.
+        engine: what computes the part of the network before the layer: "eager" PyTorch, "packed", "openvino", or
+            "auto" to choose by the number of pictures (see `camscope.models.engines`).
         settings: keyword arguments of the methods; each takes those that it knows.
         on_error: called with the source and the error of a picture that cannot be read, which is then left out;
             None to raise the error.
@@ -102,34 +116,31 @@ def explain_all(
     """
     functions = [(method_name(m), find_method(m)) for m in methods]
     wanted: list[Wanted] = list(targets) if isinstance(targets, (list, tuple)) else [targets]  # type: ignore[list-item]
-    samples = _samples(model, pictures, on_error)
-    while batch := list(itertools.islice(samples, batch_size)):
-        yield from _explain_batch(model, batch, functions, wanted, layer=layer, settings=settings or {})
+    coming = len(pictures) if isinstance(pictures, Sized) else None
+    engine = resolve(engine, coming, device=device_of(model))
+    with ThreadPoolExecutor(_READERS) as readers:
+        samples = _read(ahead(readers, partial(_open, model), pictures, depth=2 * batch_size), on_error)
+        while batch := list(itertools.islice(samples, batch_size)):
+            run = Pass.over(model, batch, functions=[f for _, f in functions], layer=layer, engine=engine)
+            goals = [goals_of(model, wanted, output) for output in run.outputs]
+            for _, e in run.explain(functions, goals, settings=settings or {}):
+                yield e
 
 
-def _samples(
-    model: Model, pictures: Iterable[Source], on_error: Callable[[str, CamscopeError], None] | None
-) -> Iterator[Sample]:
-    for source in pictures:
-        try:
-            picture = as_picture(source)
-            yield Sample(picture.source, picture, *model.preprocess(picture))
-        except CamscopeError as error:
-            if on_error is None:
-                raise
-            on_error(str(source) if isinstance(source, (str, Path)) else "picture in memory", error)
+def _open(model: Model, source: Source) -> Sample | Unread:
+    """Read a picture and make it ready; its error is not raised in a thread, but where its turn comes."""
+    try:
+        picture = as_picture(source)
+        return Sample(picture.source, picture, *model.preprocess(picture))
+    except CamscopeError as error:
+        return str(source) if isinstance(source, (str, Path)) else "picture in memory", error
 
 
-def _explain_batch(
-    model: Model,
-    batch: list[Sample],
-    functions: list[tuple[str, Method | NetworkMethod]],
-    wanted: list[Wanted],
-    *,
-    layer: str | None,
-    settings: Mapping[str, Any],
-) -> Iterator[Explanation]:
-    run = Pass.over(model, batch, functions=[function for _, function in functions], layer=layer)
-    goals = [goals_of(model, wanted, output) for output in run.outputs]
-    for _, e in run.explain(functions, goals, settings=settings):
-        yield e
+def _read(opened: Iterable[Sample | Unread], on_error: Callable[[str, CamscopeError], None] | None) -> Iterator[Sample]:
+    for one in opened:
+        if isinstance(one, Sample):
+            yield one
+        elif on_error is None:
+            raise one[1]
+        else:
+            on_error(*one)

@@ -26,3 +26,12 @@ def on_device(model: Model, device: str = "auto") -> Model:
         reason = str(error).splitlines()[0]
         raise SettingError(f"device {device!r} cannot be used ({reason}); use cpu or auto") from None
     return model
+
+
+def device_of(model: Model) -> str:
+    """The kind of device that a model is on, such as "cpu" or "cuda".
+
+    >>> device_of(Model("mine", torch.nn.Linear(2, 2)))
+    'cpu'
+    """
+    return next(model.net.parameters(), torch.empty(0)).device.type

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,10 @@ from camscope.trace.hooks import Edit, lock_of, tracing
 from camscope.trace.layout import Layout
 from camscope.trace.replay import Tail
 from camscope.trace.structure import map_tensors, tensors, unwrap
+
+Trunk = Callable[[Any], AbstractContextManager[Mapping[str, Edit]]]
+"""Computes what comes before a layer in another way: given the inputs, a context in which the network runs so, and
+what is then put in the place of a layer's output, by its name."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Forward:
         calls: layer name -> how often it ran.
         picture: which of several inputs is the picture.
         differentiable: whether the graph reaches the parameters.
+        trunk: what computed the part before the layer; None: the network itself.
     """
 
     net: nn.Module
@@ -43,6 +49,7 @@ class Forward:
     calls: Mapping[str, int]
     picture: int = 0
     differentiable: bool = False
+    trunk: Trunk | None = None
 
     @property
     def batch(self) -> int:
@@ -98,6 +105,7 @@ def record(
     edits: Mapping[str, Edit] | None = None,
     picture: int = 0,
     differentiable: bool = False,
+    trunk: Trunk | None = None,
 ) -> Forward:
     """Run a network once and record it at some layers.
 
@@ -108,6 +116,7 @@ def record(
         edits: layer name -> a change to its output.
         picture: which of several inputs is the picture.
         differentiable: keep the whole graph, from the inputs and parameters on.
+        trunk: computes what comes before the first layer; None: the network itself.
 
     Raises:
         LayerError: a layer does not exist, or did not run.
@@ -119,14 +128,28 @@ def record(
     """
     if not differentiable:
         inputs = map_tensors(inputs, torch.Tensor.detach)
-    with tracing(net, layers, edits=edits, differentiable=differentiable) as recording:
+    with contextlib.ExitStack() as stack:
+        if trunk is not None:
+            stack.enter_context(lock_of(net))
+            edits = _in_turn(stack.enter_context(trunk(inputs)), edits or {})
+        recording = stack.enter_context(tracing(net, layers, edits=edits, differentiable=differentiable))
         inputs = map_tensors(inputs, lambda t: t.clone() if t.is_inference() else t)
         returned = net(*inputs) if isinstance(inputs, tuple) else net(inputs)
         outputs, bypassed = recording.logits(unwrap(returned))
     for name in layers:
         if name not in recording.tensors:
             raise LayerError(f"layer {name!r} did not run in the forward pass; name a layer that does")
-    return Forward(net, inputs, outputs, bypassed, recording.tensors, recording.calls, picture, differentiable)
+    return Forward(net, inputs, outputs, bypassed, recording.tensors, recording.calls, picture, differentiable, trunk)
+
+
+def _in_turn(first: Mapping[str, Edit], second: Mapping[str, Edit]) -> dict[str, Edit]:
+    """Edits that are made one after the other."""
+    both = {name: _both(first[name], second[name]) for name in first.keys() & second.keys()}
+    return {**first, **second, **both}
+
+
+def _both(first: Edit, second: Edit) -> Edit:
+    return lambda output: second(first(output))
 
 
 class Trace:
@@ -252,11 +275,12 @@ class Trace:
                 others = map_tensors(self.inputs, lambda t: t[rows.to(t.device)])
                 inputs = tuple(inputs if i == self.forward.picture else o for i, o in enumerate(others))
             edits = None if edit is None else {self._call: lambda output: self._change(output, edit)}
-            forward = self._record_again(inputs, edits)
+            forward = self._record_again(inputs, edits, self.forward.trunk)
         return forward.trace(self._call, targets, layout=self.layout)
 
-    def _record_again(self, inputs: Any, edits: Mapping[str, Edit] | None) -> Forward:
-        return record(self.forward.net, inputs, layers=[self._call], edits=edits, picture=self.forward.picture)
+    def _record_again(self, inputs: Any, edits: Mapping[str, Edit] | None, trunk: Trunk | None = None) -> Forward:
+        run = self.forward
+        return record(run.net, inputs, layers=[self._call], edits=edits, picture=run.picture, trunk=trunk)
 
     def _rerun(self, tail: Tail, rows: Tensor, edit: Edit | None) -> Forward:
         recorded = self._record.detach().index_select(self.layout.batch, rows.to(self._record.device))

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.fx import GraphModule
 from torch.overrides import TorchFunctionMode
 
-from camscope.errors import LayerError
+from camscope.errors import LayerError, ModelError
 from camscope.trace.address import Address, Record
 from camscope.trace.structure import first_tensor
 
@@ -109,6 +111,20 @@ def lock_of(net: nn.Module) -> threading.RLock:
     return _locks.setdefault(net, threading.RLock())
 
 
+def refuse_program(net: nn.Module) -> None:
+    """Say what to do instead of explaining a compiled or exported program.
+
+    Raises:
+        ModelError: for TorchScript, ``torch.export`` and whatever else is no network of modules.
+    """
+    exported = isinstance(net, GraphModule) and any(isinstance(n.target, OpOverload) for n in net.graph.nodes)
+    if exported or isinstance(net, torch.jit.ScriptModule) or not isinstance(net, nn.Module):
+        raise ModelError(
+            f"{type(net).__name__} is a program without modules to look into: make the network from its Python class, "
+            "and fill it from the program, net.load_state_dict(program.state_dict())"
+        )
+
+
 @contextlib.contextmanager
 def unchanged(net: nn.Module, *, frozen: bool = True) -> Iterator[None]:
     """Put a network in eval mode inside, and leave it bit-identical, also after an exception.
@@ -119,7 +135,11 @@ def unchanged(net: nn.Module, *, frozen: bool = True) -> Iterator[None]:
     Args:
         net: any network.
         frozen: switch ``requires_grad`` of the parameters off inside, so that no graph is built before a leaf.
+
+    Raises:
+        ModelError: for a compiled or exported program, whose inside cannot be seen.
     """
+    refuse_program(net)
     with lock_of(net), _restored(net, frozen=frozen):
         yield
 

@@ -85,18 +85,25 @@ class Tail:
             The inputs of those images, (n, C, *space), to run the network on.
         """
         pick = _picker(rows, copies=self.copies)
-        replaced = []
-        try:
-            for module, outputs in self.outputs.items():
-                original = module.__dict__.get("forward")
-                replaced.append((module, original))
-                module.forward = _replay(module.forward, outputs, pick)
+        forwards = {module: _replay(module.forward, outputs, pick) for module, outputs in self.outputs.items()}
+        with stand_ins(forwards):
             yield map_tensors(self.inputs, pick)
-        finally:
-            for module, original in replaced:
-                module.__dict__.pop("forward", None)
-                if original is not None:
-                    module.forward = original
+
+
+@contextlib.contextmanager
+def stand_ins(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Let functions compute in place of modules while the context is open."""
+    originals: list[tuple[nn.Module, Any]] = []
+    try:
+        for module, forward in forwards.items():
+            originals.append((module, module.__dict__.get("forward")))
+            module.forward = forward
+        yield
+    finally:
+        for module, original in originals:
+            module.__dict__.pop("forward", None)
+            if original is not None:
+                module.forward = original
 
 
 def _copy(output: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from camscope.errors import LayerError
+from camscope.errors import LayerError, ModelError
 from camscope.explanation import cam
 from camscope.trace import record, tracing, unchanged
 
@@ -304,3 +304,13 @@ def test_a_layer_without_a_tensor():
 
     with pytest.raises(LayerError, match="layer 'names' returns no floating-point tensor"):
         record(Net(), torch.ones(1, 1, 2, 2), layers=["names"])
+
+
+def test_programs_are_refused_with_what_to_do_instead():
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+    x = torch.zeros(1, 2, 8, 8)
+    exported = torch.export.export(net, (x,))
+    for program in (torch.jit.trace(net, x), exported, exported.module()):
+        with pytest.raises(ModelError, match=r"is a program without modules .*load_state_dict\(program\.state_dict"):
+            cam(program, x)
+    assert cam(torch.fx.symbolic_trace(net), x, layer="1").shape == (1, 6, 6)

@@ -1,0 +1,129 @@
+"""What would be used to explain a model, and what is true of its maps: found out on one random picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from camscope.errors import CamscopeError
+from camscope.explanation.agreement import same_map
+from camscope.explanation.batch import Pass, Sample, goals_of
+from camscope.images import Picture
+from camscope.methods import METHODS
+from camscope.methods.heads import frozen_sums, linear_levels
+from camscope.models.model import Model
+from camscope.trace import Layout, Trace
+
+# Methods that are one where the head is simple, and cost one pass.
+_COMPARED = ("gradcam", "hirescam", "xgradcam", "gradcamelementwise", "layercam", "shapleycam", "cam", "frozennormcam")
+_FLAT = 1e-5
+_SHOWN = 5
+
+
+def examine(model: Model) -> dict[str, Any]:
+    """How a model would be explained.
+
+    Args:
+        model: on any device; it is left as it is.
+
+    Returns:
+        Plain values for JSON: model, weights, outcome, outputs, labels (how many, the first), layer, layout (axes),
+        grid, channels, head (what follows the layer), preprocess, same (groups of methods that are one on this
+        model, by their maps of a random picture), facts.
+
+    Raises:
+        LayerError: no layer is found.
+
+    >>> from camscope.models.loading import load
+    >>> found = examine(load("timm:test_resnet", weights="none"))
+    >>> found["layer"], found["grid"], found["head"]
+    ('layer4', [5, 5], 'global average pooling, linear')
+    >>> found["same"][0]
+    ['gradcam', 'hirescam', 'xgradcam', 'shapleycam', 'cam']
+    """
+    run = Pass.over(model, [_random_sample(model)], functions=[METHODS["gradcam"]])
+    if run.seen is None:
+        raise AssertionError("a pass for a method of one layer is recorded at that layer")
+    goal = goals_of(model, [None], run.outputs[0])[0]
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        trace = run.forward.trace(run.seen.layer, [goal.target], layout=run.seen.layout)
+        head = head_of(trace, model)
+    record = run.forward.records[run.seen.layer]
+    return {
+        "model": model.name,
+        "weights": None if model.recipe is None else model.recipe.weights,
+        "outcome": model.outcome,
+        "outputs": list(run.outputs.shape[1:]),
+        "labels": {"count": len(model.labels), "first": list(model.labels[:_SHOWN])},
+        "layer": run.seen.layer,
+        "layout": axes(run.seen.layout, record.ndim),
+        "grid": list(trace.activations.shape[2:]),
+        "channels": trace.activations.shape[1],
+        "head": head,
+        "preprocess": model.preprocess.to_dict(),
+        "same": _same(run, goal),
+        "facts": dict(model.facts),
+    }
+
+
+def head_of(trace: Trace, model: Model) -> str:
+    """What follows a layer, in words: told from the gradient of the explained score, and from the outputs."""
+    if model.outcome == "boxes":
+        return "boxes"
+    if trace.outputs.ndim > 2:
+        return "a map of scores"
+    gradients = trace.gradients.detach().flatten(2)
+    if not bool(gradients.any()):
+        return "none that the score depends on"
+    spread = (gradients - gradients.mean(2, keepdim=True)).abs().amax()
+    pooled = bool(spread <= _FLAT * gradients.abs().amax())
+    if bool(frozen_sums(trace).isfinite().any()):
+        return "global average pooling, layer norm, linear"
+    if bool(linear_levels(trace).isfinite().any()):
+        return "global average pooling, linear" if pooled else "flatten, linear"
+    if pooled:
+        return "global average pooling, and more than a linear layer"
+    if trace.layout.grid is not None:
+        return f"tokens with {trace.layout.prefix} before the grid"
+    return "flattened or convolved: places weigh differently"
+
+
+def axes(layout: Layout, count: int) -> str:
+    """The axes of a layer's output in words.
+
+    >>> axes(Layout(), 4), axes(Layout(channel=2, grid=(14, 14), prefix=1), 3)
+    ('(batch, channels, space, space)', '(batch, tokens, channels), tokens = 1 + 14 x 14')
+    """
+    others = "space" if layout.grid is None else "tokens"
+    names = ["batch" if a == layout.batch else "channels" if a == layout.channel else others for a in range(count)]
+    text = f"({', '.join(names)})"
+    if layout.grid is None:
+        return text
+    before = f"{layout.prefix} + " if layout.prefix else ""
+    return f"{text}, tokens = {before}{' x '.join(map(str, layout.grid))}"
+
+
+def _random_sample(model: Model) -> Sample:
+    height, width = model.preprocess.input_size
+    pixels = np.random.default_rng(0).random((height, width, 3)).astype(np.float32)
+    picture = Picture(pixels, "random", bits=32)
+    return Sample(picture.source, picture, *model.preprocess(picture))
+
+
+def _same(run: Pass, goal: Any) -> list[list[str]]:
+    """Groups of methods whose maps of this pass differ by a positive factor alone."""
+    groups: list[tuple[np.ndarray[Any, np.dtype[np.float32]], list[str]]] = []
+    for name in _COMPARED:
+        try:
+            made = run.maps(name, METHODS[name], goals={0: goal}, settings={})
+        except (CamscopeError, RuntimeError):
+            continue  # a method that cannot be applied to this network
+        grid = made.raw[0].cpu().numpy()
+        group = next((names for other, names in groups if same_map(grid, other)), None)
+        if group is None:
+            groups.append((grid, [name]))
+        else:
+            group.append(name)
+    return [names for _, names in groups if len(names) > 1]

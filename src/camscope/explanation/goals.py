@@ -1,0 +1,130 @@
+"""From what is wanted of a picture, a name or a number or "top3", to the targets in its output."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from camscope.errors import TargetError
+from camscope.models.model import Model
+from camscope.targets import Target, box, category, region
+
+Wanted = str | int | Target | None
+"""What to explain: a class name or index, "top3" for the three highest, a target function, None for the highest."""
+
+_TOP = re.compile(r"top(\d*)", re.IGNORECASE)
+_BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One target of one image, and what is to be said where it is of nothing in that image."""
+
+    label: str
+    index: int | None
+    target: Target
+    note: str = ""
+
+
+def goals_of(model: Model, wanted: Sequence[Wanted], output: Tensor) -> list[Goal]:
+    """What is wanted of one image, in its own output.
+
+    A class of a segmentation is the region that is predicted to be of it, and the highest class the largest region
+    that is not background; of a detector it is its best box, and "top3" are up to three best boxes of any class.
+    """
+    goals: list[Goal] = []
+    for want in wanted:
+        if callable(want):
+            goals.append(Goal(getattr(want, "__name__", "target"), None, want))
+        elif model.outcome == "boxes":
+            goals += _boxes(model, want, output)
+        else:
+            indices = _indices(model, want, _scores(model, output))
+            goals += [_of_class(model, index, output) for index in indices]
+    return goals
+
+
+def _of_class(model: Model, index: int, output: Tensor) -> Goal:
+    label = model.label(index)
+    absent = output.ndim > 2 and not bool((output.argmax(0) == index).any())
+    note = f"no place is predicted to be {label!r}; targets.region(index, mask=...) explains places of yours"
+    return Goal(label, index, class_target(model, index, output), note if absent else "")
+
+
+def class_target(model: Model, index: int, output: Tensor) -> Target:
+    """The score of a class: of a vector its entry, of a map its region as it is predicted in this very output.
+
+    Of a lone logit with two class names the second is the logit's, as 1 is in the labels that it was trained with,
+    and the first is its opposite.
+    """
+    if output.ndim > 2:
+        return region(index, mask=output.argmax(0) == index)
+    if model.has_opposite(output.numel()):
+        return category(0) if index == 1 else lambda scores: -category(0)(scores)
+    return category(index)
+
+
+def _scores(model: Model, output: Tensor) -> Tensor:
+    """(classes,) how much there is of each class."""
+    if output.ndim == 2:
+        shape = tuple(output.shape)
+        raise TargetError(f"the output {shape} has no score for each class; give a target function")
+    if output.ndim > 2:
+        areas = torch.bincount(output.argmax(0).flatten(), minlength=len(output)).float()
+        behind = [i for i in range(len(output)) if model.label(i).strip("_").lower() == _BACKGROUND]
+        areas[behind] = -1
+        return areas
+    flat = output.reshape(-1)
+    return torch.cat([-flat, flat]) if model.has_opposite(flat.numel()) else flat
+
+
+def _indices(model: Model, want: str | int | None, scores: Tensor) -> list[int]:
+    """Class indices that a name, number, "top3" or None stands for."""
+    count = _rank(model, want)
+    if count is not None:
+        if not 1 <= count <= len(scores):
+            raise TargetError(f"{want!r} asks for {count} classes, and the model has {len(scores)}")
+        return [int(i) for i in scores.topk(count).indices]
+    return [_index(model, want, len(scores))]
+
+
+def _boxes(model: Model, want: str | int | None, output: Tensor) -> list[Goal]:
+    """The best boxes, or the best of a class; each stays the target where it is now."""
+    found = output[output[:, 5] >= 0].detach()
+    count = _rank(model, want)
+    if count is None:
+        index = _index(model, want, len(model.labels) or 1 + int(output[:, 5].max()))
+        found = found[found[:, 5] == index]
+        if not len(found):
+            return [Goal(model.label(index), index, box(index), f"no box of {model.label(index)!r} was found")]
+    elif not len(found):
+        return [Goal("no box", None, box(-2), "no box was found")]
+    goals: list[Goal] = []
+    for row in found[found[:, 4].topk(min(count or 1, len(found))).indices]:
+        label = model.label(int(row[5]))
+        number = 1 + sum(goal.label.partition(", box ")[0] == label for goal in goals)
+        left, top, right, bottom = row[:4].tolist()
+        target = box(int(row[5]), at=(left, top, right, bottom))
+        goals.append(Goal(label if number == 1 else f"{label}, box {number}", int(row[5]), target))
+    return goals
+
+
+def _rank(model: Model, want: str | int | None) -> int | None:
+    """How many of the highest are wanted; None where it is one class that is named."""
+    if want is None:
+        return 1
+    top = _TOP.fullmatch(want) if isinstance(want, str) and want not in model.labels else None
+    return int(top[1] or 1) if top else None
+
+
+def _index(model: Model, want: str | int | None, classes: int) -> int:
+    if isinstance(want, str) and not want.lstrip("-").isdigit():
+        return model.index(want)
+    index = int(want or 0)
+    if not -classes <= index < classes:
+        raise TargetError(f"no class {index}: the model has {classes}, 0 to {classes - 1}")
+    return index % classes

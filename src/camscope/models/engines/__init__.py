@@ -1,0 +1,5 @@
+"""Ways to compute the part of a network before the layer, where no gradient is needed."""
+
+from camscope.models.engines.choice import ENGINES, Prepared, prepare, resolve
+
+__all__ = ["ENGINES", "Prepared", "prepare", "resolve"]

@@ -1,0 +1,145 @@
+"""Which engine computes what comes before the layer, and the proof that it computes the same."""
+
+from __future__ import annotations
+
+import importlib.util
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camscope.errors import EngineError, SettingError, nearest
+from camscope.models.engines.openvino import compiled
+from camscope.models.engines.packed import pack
+from camscope.trace import record
+from camscope.trace.forward import Trunk
+from camscope.trace.structure import map_tensors, tensors
+
+ENGINES = ("auto", "eager", "packed", "openvino")
+
+TOLERANCE = 1e-4
+"""Of the layer's and the network's outputs, relative to their largest absolute value, against eager float32."""
+
+_PACKED_FROM = 24
+_OPENVINO_FROM = 1000
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An engine made ready for one network and layer.
+
+    Attributes:
+        name: "eager", "packed" or "openvino": what really computes.
+        trunk: for `record`; None for eager.
+        note: why it is another than the one asked for, or "".
+    """
+
+    name: str
+    trunk: Trunk | None = None
+    note: str = ""
+
+
+_EAGER = Prepared("eager")
+_prepared: weakref.WeakKeyDictionary[nn.Module, dict[Any, Prepared]] = weakref.WeakKeyDictionary()
+
+
+def resolve(engine: str, pictures: int | None, *, device: str = "cpu") -> str:
+    """The engine for a number of pictures that are coming.
+
+    Packing costs about four passes of one picture, compiling some hundreds: "auto" is "packed" from 24 pictures on,
+    and "openvino" from 1000 on where it is installed and the model is on a CPU.
+
+    Args:
+        engine: one of `ENGINES`.
+        pictures: how many; None where nobody knows: many enough to pack.
+        device: type of the model's device.
+
+    Raises:
+        SettingError: there is no such engine.
+
+    >>> resolve("auto", 1), resolve("auto", 200), resolve("eager", 200)
+    ('eager', 'packed', 'eager')
+    """
+    if engine not in ENGINES:
+        raise SettingError(nearest("engine", engine, ENGINES))
+    if engine != "auto":
+        return engine
+    if pictures is not None and pictures < _PACKED_FROM:
+        return "eager"
+    many = pictures is not None and pictures >= _OPENVINO_FROM
+    return "openvino" if many and device == "cpu" and importlib.util.find_spec("openvino") else "packed"
+
+
+def prepare(net: nn.Module, x: Any, *, layer: str, engine: str) -> Prepared:
+    """Make an engine ready, prove on the inputs at hand that it computes what the network does, and remember it.
+
+    Args:
+        net: any network.
+        x: (B, C, *space) inputs, or a tuple of inputs.
+        layer: its layer.
+        engine: "eager", "packed" or "openvino".
+
+    Returns:
+        The engine; eager with a note where the one asked for cannot take this network or is not exact enough.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    >>> prepare(net, torch.randn(2, 3, 32, 32), layer="1", engine="packed").name
+    'packed'
+    """
+    if engine == "eager":
+        return _EAGER
+    known = _prepared.setdefault(net, {})
+    sizes = tuple(tuple(t.shape[1:]) for t in tensors(x))
+    key = (engine, layer, sizes, _place(net))
+    if key not in known:
+        known[key] = _proved(net, x, layer, engine)
+    return known[key]
+
+
+def _place(net: nn.Module) -> tuple[Any, ...]:
+    return next(((p.device, p.dtype, p._version) for p in net.parameters()), ())
+
+
+def _proved(net: nn.Module, x: Any, layer: str, engine: str) -> Prepared:
+    try:
+        few = map_tensors(x, lambda t: t[:2])
+        expected = record(net, few, layers=[layer])
+        if expected.calls[layer] > 1 and "#" not in layer:
+            raise EngineError(f"{layer!r} runs {expected.calls[layer]} times in a pass")
+        trunk = _MAKERS[engine](net, x, layer)
+        for images, inputs in ((1, map_tensors(x, lambda t: t[:1])), (expected.batch, few)):
+            found = record(net, inputs, layers=[layer], trunk=trunk)
+            _same(found.records[layer], expected.records[layer][:images])
+            _same(found.outputs, expected.outputs[:images])
+    except Exception as error:  # whatever it is, the network itself still computes
+        return Prepared("eager", note=f"computed without engine {engine}: {error}")
+    return Prepared(engine, trunk)
+
+
+def _packed(net: nn.Module, x: Any, layer: str) -> Trunk:
+    one = tuple(t[:1] for t in x) if isinstance(x, tuple) else x[:1]
+    trunk = pack(net, one, layer=layer)
+    if not trunk.forwards:
+        raise EngineError(f"nothing before {layer!r} can be packed")
+    return trunk
+
+
+def _openvino(net: nn.Module, x: Any, layer: str) -> Trunk:
+    if not isinstance(x, Tensor) or x.device.type != "cpu" or x.dtype != torch.float32:
+        raise EngineError("it takes networks of one input, on the CPU, in float32")
+    return compiled(net, x, layer=layer)
+
+
+_MAKERS = {"packed": _packed, "openvino": _openvino}
+
+
+def _same(found: Tensor, expected: Tensor) -> None:
+    """Raise unless two results agree."""
+    if found.shape != expected.shape:
+        raise EngineError(f"its results have shape {tuple(found.shape)} instead of {tuple(expected.shape)}")
+    largest = expected.detach().abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
+    error = float((found.detach() - expected.detach()).abs().max() / largest)
+    if not error <= TOLERANCE:
+        raise EngineError(f"its results differ by {error:.1e} of the largest value")

@@ -1,0 +1,132 @@
+"""The part of a network before the layer, compiled by OpenVINO; what follows stays in PyTorch, where gradients are."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camscope.errors import EngineError, require
+from camscope.trace import record, tracing
+from camscope.trace.hooks import Edit
+from camscope.trace.replay import Tail
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled trunk for batches of one size; larger ones are cut, smaller ones are filled up.
+
+    Attributes:
+        layer: where it ends.
+        batch: images in one call.
+        run: inputs (batch, C, h, w) -> the layer's output, which is overwritten by the next call.
+        tail: what stands in for the modules before the layer.
+        versions: tensor -> how often it had been written to.
+    """
+
+    layer: str
+    batch: int
+    run: Any
+    tail: Tail
+    versions: tuple[tuple[Tensor, int], ...]
+
+    @contextlib.contextmanager
+    def __call__(self, inputs: Tensor) -> Iterator[Mapping[str, Edit]]:
+        """Compute the layer's output, and let the network begin there while the context is open."""
+        if any(tensor._version != version for tensor, version in self.versions):
+            yield {}
+            return
+        output = torch.cat([self._of(part) for part in inputs.split(self.batch)])
+        with self.tail.replayed(torch.zeros(len(inputs), dtype=torch.long)):
+            yield {self.layer: lambda _: output}
+
+    def _of(self, inputs: Tensor) -> Tensor:
+        missing = self.batch - len(inputs)
+        filled = torch.cat([inputs, inputs[:1].expand(missing, *inputs.shape[1:])]) if missing else inputs
+        result = torch.from_numpy(self.run([filled.contiguous().numpy()])[0])
+        return result[: len(inputs)].clone()
+
+
+def compiled(net: nn.Module, x: Tensor, *, layer: str) -> Compiled:
+    """Compile what comes before a layer, or take it from the cache on disk.
+
+    Args:
+        net: any network with one input, on the CPU, in float32.
+        x: (B, C, h, w) inputs; B becomes the batch that is compiled for.
+        layer: its layer, which runs once in a pass, and whose output has the batch as first axis.
+
+    Raises:
+        EngineError: OpenVINO cannot take this network.
+        MissingExtraError: it is not installed.
+    """
+    openvino = require("openvino", "engine='openvino'", "openvino")
+    core = openvino.Core()
+    file = cache() / f"{_key(net, x, layer, openvino.__version__)}.xml"
+    try:
+        model = core.read_model(file) if file.is_file() else _converted(openvino, net, x, layer, file)
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        ready = core.compile_model(model, "CPU", settings | {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
+    except Exception as error:  # of the compiler: many kinds, and each means the same here
+        raise EngineError(f"OpenVINO cannot compile {type(net).__name__} up to {layer!r}: {_first(error)}") from error
+    versions = tuple((t, t._version) for t in (*net.parameters(), *net.buffers()))
+    light = Compiled(layer, len(x), ready, Tail.after(net, layer, x[:1]), versions)
+    with contextlib.suppress(RuntimeError):
+        record(net, x, layers=[layer], trunk=light)
+        return light
+    return replace(light, tail=replace(light.tail, copies=True))  # the network writes into what it is handed on
+
+
+def cache() -> Path:
+    """Where compiled trunks are kept: ``CAMSCOPE_CACHE``, or ``camscope`` in the user's folder for caches."""
+    own = os.environ.get("CAMSCOPE_CACHE")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return (Path(own) if own else home / "camscope") / "openvino"
+
+
+def _converted(openvino: Any, net: nn.Module, x: Tensor, layer: str, file: Path) -> Any:
+    """Convert from a trace, and keep the result on disk where that is possible."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = openvino.convert_model(_Trunk(net, layer), example_input=x, input=[tuple(x.shape)])
+    with contextlib.suppress(OSError, RuntimeError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_name(f"{file.stem}.{os.getpid()}.xml")
+        openvino.save_model(model, unfinished, compress_to_fp16=False)
+        unfinished.with_suffix(".bin").replace(file.with_suffix(".bin"))
+        unfinished.replace(file)
+    return model
+
+
+class _Trunk(nn.Module):
+    """A network that ends at a layer."""
+
+    def __init__(self, net: nn.Module, layer: str) -> None:
+        super().__init__()
+        self.net, self.layer = net, layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        with tracing(self.net, [self.layer]) as seen:
+            self.net(x)
+        return seen.tensors[self.layer].detach()
+
+
+def _key(net: nn.Module, x: Tensor, layer: str, version: str) -> str:
+    """What the compiled trunk depends on: structure, weights, layer, size of the batch, versions."""
+    content = hashlib.sha256(f"{net!r} {layer} {tuple(x.shape)} {version} {torch.__version__}".encode())
+    for name, value in sorted(net.state_dict().items()):
+        if isinstance(value, Tensor):
+            content.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            content.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return content.hexdigest()[:32]
+
+
+def _first(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
