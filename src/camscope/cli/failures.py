@@ -1,0 +1,68 @@
+"""camscope failures: what a model is sure about and wrong, explained."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from camscope.cli.noted import load_noted
+from camscope.cli.options import BatchSize, Device, Out, Seed, Weights, prepare, progress
+from camscope.cli.train import stages
+from camscope.errors import SettingError
+
+
+def failures(
+    model: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="What `camscope train` wrote, or any model.")],
+    out: Out,
+    data: Annotated[
+        Path | None, typer.Option(help="Class folders, a table, or a study file. [default: those of the run]")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, val, test or all; of data that have splits.")] = "test",
+    label: Annotated[list[str] | None, typer.Option(help="Column or label; repeat for several.")] = None,
+    patient: Annotated[str | None, typer.Option(help="Column of patients. [default: patient_id]")] = None,
+    labels: Annotated[str | None, typer.Option(help="Class names of the model, or a file of them.")] = None,
+    weights: Weights = "default",
+    method: Annotated[str, typer.Option(help="See `camscope methods`.")] = "gradcam",
+    layer: Annotated[str | None, typer.Option(help="Layer name. [default: found by itself]")] = None,
+    device: Device = "auto",
+    batch_size: BatchSize = 16,
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")] = False,
+) -> None:
+    """Judge a model on labelled pictures, and explain its most certain mistakes.
+
+    Writes report.html, failures.csv (every mistake), predictions.csv and metrics.json. Each mistake is explained for
+    what the model says and for what is true, and the worst at every stage of the network.
+
+    Example: camscope failures run --data new_xrays --out failures
+    """
+    from camscope.training.dataset import SPLITS, read_dataset
+    from camscope.training.judging import of_split, predict
+    from camscope.training.report import report
+    from camscope.training.splits import FILE
+
+    if split not in (*SPLITS, "all"):
+        raise SettingError(f"split cannot be {split!r}; possible: {', '.join(SPLITS)}, all")
+    if data is None:
+        data = Path(model) / FILE
+        if not data.is_file():
+            raise SettingError(f"{model} has no {FILE} of a training: give labelled pictures with --data")
+    names = None if labels is None else Path(labels) if Path(labels).is_file() else labels.split(",")
+    loaded = load_noted(model, seed=seed, weights=weights, **({} if names is None else {"labels": names}))
+    prepare(loaded, device, seed)
+    dataset = read_dataset(data, labels=label or (), patient=patient).for_model(loaded)
+    chosen = dataset.examples if split == "all" else of_split(dataset, split)
+    with progress() as bar:
+        found = predict(loaded, chosen, batch_size=batch_size, progress=stages(bar))
+        figures = report(found, out, method=method, layer=layer, seed=seed, progress=stages(bar))
+    for name, reason in found.faults.items():
+        print(f"camscope: not judged: {name}: {reason}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"folder": str(out), **figures}, ensure_ascii=False))
+    else:
+        print(out / "report.html")
+    raise typer.Exit(1 if found.faults else 0)

@@ -1,0 +1,144 @@
+"""camscope train: a model for labelled pictures, judged, with its failures explained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import Progress, TaskID
+
+from camscope.cli.options import BatchSize, Device, Out, Seed, numbers, pairs, progress
+from camscope.naming import unique_file_name
+
+if TYPE_CHECKING:
+    from camscope.models.model import Model
+    from camscope.training.dataset import Dataset
+    from camscope.training.settings import Settings
+
+
+def train(
+    data: Annotated[Path, typer.Argument(help="A folder of class folders, a table, or a study file.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="timm:NAME, torchvision:NAME or a bundle folder.")],
+    out: Out,
+    weights: Annotated[
+        str, typer.Option(help="'default' (the published ones, or random where out of reach), 'none', or a file.")
+    ] = "default",
+    label: Annotated[
+        list[str] | None, typer.Option(help="Column of the table, or label of the study; repeat. [default: all]")
+    ] = None,
+    each: Annotated[bool, typer.Option("--each", help="A model for each label, in OUT/LABEL.")] = False,
+    patient: Annotated[str | None, typer.Option(help="Column of patients. [default: patient_id]")] = None,
+    split: Annotated[str, typer.Option(help="Shares of training, validation and test.")] = "0.7,0.15,0.15",
+    epochs: Annotated[int, typer.Option(help="At most.")] = 30,
+    patience: Annotated[int, typer.Option(help="Epochs without a lower validation loss before it stops.")] = 8,
+    batch_size: BatchSize = 32,
+    rate: Annotated[float, typer.Option(help="Highest learning rate, of the classifier.")] = 1e-3,
+    frozen: Annotated[
+        int | None, typer.Option(help="Epochs of the classifier alone. [default: 2 where weights were learnt]")
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Mirror pictures; not for chests.")] = False,
+    hide: Annotated[
+        list[str] | None, typer.Option(help="Region to hide in training, such as border:0.1; repeat for several.")
+    ] = None,
+    right_reasons: Annotated[
+        str | None, typer.Option(metavar="MASK", help="Punish attribution outside this mask.")
+    ] = None,
+    reasons_weight: Annotated[float, typer.Option(help="Of that penalty.")] = 1.0,
+    input_size: Annotated[str | None, typer.Option(help="Side in pixels, or HEIGHT,WIDTH.")] = None,
+    fit: Annotated[str | None, typer.Option(help="crop, squash or pad.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="name=value for the source, such as in_chans=1; repeat for several.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="auto, 32-true, bf16-mixed or 16-mixed.")] = "auto",
+    device: Device = "auto",
+    devices: Annotated[int, typer.Option(min=1, help="How many of them.")] = 1,
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a model for programs.")] = False,
+) -> None:
+    """Train a model on labelled pictures, judge it, and explain its failures.
+
+    OUT becomes a bundle that every other command takes as --model, with split.csv, report.html and checkpoints.
+    Patients are never divided between training, validation and test. Stopped in any way, the same command goes on.
+
+    Example: camscope train xrays --model timm:densenet121 --out run
+    """
+    from camscope.training.dataset import read_dataset
+    from camscope.training.settings import Settings
+
+    shares = numbers(split, "--split") or []
+    settings = Settings(
+        epochs=epochs, patience=patience, batch_size=batch_size, rate=rate, frozen=frozen, flip=flip,
+        fractions=tuple(shares), hide=tuple(hide or ()), reasons=right_reasons, reasons_weight=reasons_weight,  # type: ignore[arg-type]
+        precision=precision, seed=seed,
+    )  # fmt: skip
+    size = numbers(input_size, "--input-size")
+    options: dict[str, Any] = {"options": pairs(option or [], "--option")} if option else {}
+    options |= {"input_size": (int(size[0]), int(size[-1]))} if size else {}
+    options |= {"fit": fit} if fit else {}
+    read = read_dataset(data, labels=label or (), patient=patient)
+    wanted = {name: read.only(name) for name in read.labels} if each else {"": read}
+    faults = 0
+    for name, dataset in wanted.items():
+        place = out / unique_file_name(name) if name else out
+        where: dict[str, Any] = {"device": device, "devices": devices}
+        trained, used = _trained(dataset, model, place, weights=weights, settings=settings, options=options, **where)
+        faults += len(used.problems)
+        _say(trained, place, as_json=as_json)
+    raise typer.Exit(1 if faults else 0)
+
+
+def _trained(
+    dataset: Dataset,
+    spec: str,
+    out: Path,
+    *,
+    weights: str,
+    settings: Settings,
+    options: dict[str, Any],
+    device: str,
+    devices: int,
+) -> tuple[Model, Dataset]:
+    from camscope.training.fit import train as fit
+    from camscope.training.start import start
+
+    with progress() as bar:
+
+        def say(text: str) -> None:
+            bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+        begun = start(spec, dataset, weights=weights, seed=settings.seed, say=say, **options)
+        return fit(
+            dataset, begun, out=out, settings=settings, device=device, devices=devices, progress=stages(bar), say=say
+        )
+
+
+def stages(bar: Progress) -> Callable[[str, int, int], None]:
+    """A line of the display for each step that is told of."""
+    tasks: dict[str, TaskID] = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(what, total=total)
+        bar.update(tasks[what], completed=done)
+
+    return show
+
+
+def _say(model: Model, out: Path, *, as_json: bool) -> None:
+    from camscope.page.words import interval
+
+    figures = model.facts.get("test")
+    if figures is None:
+        return  # another process of several devices has judged
+    if as_json:
+        print(json.dumps({"model": model.name, "folder": str(out), "test": figures}, ensure_ascii=False))
+        return
+    print(
+        f"{figures['pictures']} test pictures of {figures['patients']} patients: right {interval(figures['accuracy'])}"
+    )
+    for label, one in figures["labels"].items():
+        print(f"  {label}: AUC {interval(one['auc'])}, F1 {interval(one['f1'])}")
+    print(out / "report.html")

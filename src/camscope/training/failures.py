@@ -1,0 +1,159 @@
+"""Where a model is sure and wrong: the worst mistakes, each explained for what it said and for what is true."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from camscope.explanation import Explanation
+from camscope.explanation.batch import Goal, Pass
+from camscope.explanation.maps import find_method
+from camscope.models.model import Model
+from camscope.store import write_atomically
+from camscope.targets import Target, category
+from camscope.training.judging import Predictions, sample_of
+from camscope.training.pictures import Progress
+
+FAILURES = "failures.csv"
+MOST = 4
+"""Failures of each kind that are explained for each class."""
+
+Kind = Literal["false positive", "false negative"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A picture that a model is wrong about.
+
+    Attributes:
+        number: of the picture among the predictions.
+        kind: "false positive": the model says the label, and it is not there; "false negative": the other way round.
+        label: the label that the model is wrong about.
+        said: what the model says instead of what is true: a class, or "no LABEL".
+        true: what is true.
+        certainty: probability in [0, 1] that the model gives to what it says.
+    """
+
+    number: int
+    kind: Kind
+    label: str
+    said: str
+    true: str
+    certainty: float
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A failure with the map for what the model said, and the map for what is true, from the same pass."""
+
+    failure: Failure
+    said: Explanation
+    true: Explanation
+
+
+def find_failures(found: Predictions) -> list[Failure]:
+    """All mistakes of a model, the most certain first."""
+    model, said = found.model, found.said
+    one = model.outcome == "one"
+    failures = []
+    for i, n in np.argwhere(~np.isnan(found.truth) & (said != (found.truth == 1))):
+        label, p = model.labels[n], float(found.probabilities[i, n])
+        positive = bool(said[i, n])
+        if one:
+            predicted, right = int(said[i].argmax()), int(found.truth[i].argmax())
+            words = model.labels[predicted], model.labels[right]
+            certainty = float(found.probabilities[i, predicted])
+        else:
+            words = (label, f"no {label}") if positive else (f"no {label}", label)
+            certainty = p if positive else 1 - p
+        kind: Kind = "false positive" if positive else "false negative"
+        failures.append(Failure(int(i), kind, label, *words, certainty))
+    return sorted(failures, key=lambda failure: (-failure.certainty, failure.number, failure.label))
+
+
+def worst(failures: Sequence[Failure], model: Model, *, most: int = MOST) -> list[Failure]:
+    """The most certain false positives and false negatives of each class, ``most`` of each."""
+    chosen = []
+    for label in model.labels:
+        for kind in ("false positive", "false negative"):
+            chosen += [failure for failure in failures if (failure.label, failure.kind) == (label, kind)][:most]
+    return chosen
+
+
+def explain_failures(
+    found: Predictions,
+    failures: Sequence[Failure],
+    *,
+    method: str = "gradcam",
+    layer: str | None = None,
+    batch_size: int = 16,
+    progress: Progress = lambda *_: None,
+) -> Iterator[Explained]:
+    """Explain failures: for what the model said, and for what is true.
+
+    The map for "no LABEL", where labels are there or not, is that of the label's score with its sign turned: what
+    speaks against it.
+
+    Args:
+        found: the predictions that they are of.
+        failures: some of them.
+        method: as for `camscope.explain`.
+        layer: as for `camscope.explain`.
+        batch_size: pictures in one forward pass.
+        progress: called with "explaining failures", how many are done, and their number.
+    """
+    functions = [(method, find_method(method))]
+    for start in range(0, len(failures), batch_size):
+        batch = failures[start : start + batch_size]
+        samples = [sample_of(found.model, found.examples[failure.number]) for failure in batch]
+        run = Pass.over(found.model, samples, functions=[functions[0][1]], layer=layer)
+        goals = [[_goal(found.model, failure.said), _goal(found.model, failure.true)] for failure in batch]
+        made: list[list[Explanation]] = [[] for _ in batch]
+        for i, e in run.explain(functions, goals, settings={}):
+            made[i].append(e)
+        for failure, (said, true) in zip(batch, made, strict=True):
+            yield Explained(failure, said, true)
+        progress("explaining failures", start + len(batch), len(failures))
+
+
+def _goal(model: Model, words: str) -> Goal:
+    """The score that stands for a class, or for "no LABEL"."""
+    if words in model.labels:
+        index = model.labels.index(words)
+        return Goal(words, index, category(index))
+    return Goal(words, None, against(model.labels.index(words.removeprefix("no "))))
+
+
+def against(index: int) -> Target:
+    """What speaks against a label: -output[index].
+
+    >>> import torch
+    >>> against(0)(torch.tensor([2.0]))
+    tensor(-2.)
+    """
+    score = category(index)
+
+    def negative(output: Tensor) -> Tensor:
+        return -score(output)
+
+    return negative
+
+
+def write_failures(found: Predictions, failures: Sequence[Failure], folder: Path) -> Path:
+    """Write ``failures.csv``: every mistake, the most certain first."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "patient", "kind", "label", "said", "true", "certainty"])
+    for f in failures:
+        example = found.examples[f.number]
+        writer.writerow([example.source, example.patient, f.kind, f.label, f.said, f.true, f"{f.certainty:.6f}"])
+    path = folder / FAILURES
+    write_atomically(path, lambda file: file.write(text.getvalue().encode("utf-8", "replace")))
+    return path

@@ -1,0 +1,181 @@
+"""train(): labelled pictures in, a judged model out."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from camscope.errors import SettingError, require
+from camscope.explanation.result import versions
+from camscope.models.device import on_device
+from camscope.models.model import Model
+from camscope.store import write_atomically
+from camscope.training.dataset import SPLITS, UNKNOWN, Dataset
+from camscope.training.judging import predict
+from camscope.training.pictures import Pictures, Preparation, Progress, read_all
+from camscope.training.report import report
+from camscope.training.settings import Settings
+from camscope.training.splits import FILE, conflicts, split, write_split
+from camscope.training.start import Start
+
+RECORD = "training.json"
+
+
+def train(
+    dataset: Dataset,
+    begun: Start,
+    *,
+    out: str | Path,
+    settings: Settings | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    progress: Progress = lambda *_: None,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[Model, Dataset]:
+    """Train a model, judge it on its test set, and write it as a bundle.
+
+    A training that was stopped in any way goes on from its last whole epoch when the same call is made again, and
+    ends with the same weights as one that was not.
+
+    Args:
+        dataset: from `read_dataset`.
+        begun: from `start`; its network is trained in place.
+        out: a folder; gets the bundle (``model.json``, ``weights.safetensors``), ``split.csv``, ``history.csv``,
+            ``training.json``, ``checkpoints``, ``logs`` for TensorBoard, ``maps`` of a few pictures after each epoch,
+            and what `report` writes of the test set.
+        settings: how.
+        device: "cpu", "cuda", "cuda:1", "mps", or "auto".
+        devices: how many of them.
+        progress: called with a step, what of it is done, and its total.
+        say: called with what the user must know, a line each.
+
+    Returns:
+        The model with the weights of the epoch with the lowest validation loss, in eval mode on the CPU, with the
+        figures of the test set in ``facts["test"]``; and the dataset with its splits, in which pictures that could not
+        be used have their problem.
+
+    Raises:
+        MissingExtraError: the extra ``train`` is not installed.
+        SettingError: settings that do not fit the data, splits that leak, or a folder of another training.
+
+    Example:
+        >>> from camscope.training.dataset import read_dataset
+        >>> from camscope.training.start import start
+        >>> data = read_dataset("xrays")  # doctest: +SKIP
+        >>> model, data = train(data, start("timm:densenet121", data), out="run")  # doctest: +SKIP
+    """
+    for package in ("lightning", "torchmetrics", "tensorboard"):
+        require(package, "training", "train")
+    from camscope.training.loop import Where, fitted
+
+    settings, out, model = settings or Settings(), Path(out), begun.model
+    dataset, pictures = _shelved(dataset, model, settings, progress=progress)
+    for text in (*_unused(dataset), *conflicts(dataset)):
+        say(text)
+    identity = _identity(dataset, begun, settings)
+    _same_training(out, identity)
+    write_split(dataset, out)
+    ended = fitted(
+        model,
+        dataset,
+        pictures,
+        out=out,
+        settings=settings,
+        learnt=begun.learnt,
+        where=Where(device, devices),
+        progress=progress,
+        say=say,
+    )
+    facts = {"training": identity | _facts(dataset, out) | {"lowest_val_loss": ended.val_loss}}
+    trained = dataclasses.replace(model, facts=facts)
+    if ended.leads:
+        on_device(trained, device)
+        found = predict(trained, dataset.of("test"), batch_size=settings.batch_size, progress=progress)
+        facts["test"] = report(found, out, dataset=dataset, seed=settings.seed, progress=progress)
+        trained.net.cpu()
+        trained.save(out)
+    return trained, dataset
+
+
+def _shelved(
+    dataset: Dataset, model: Model, settings: Settings, *, progress: Progress
+) -> tuple[Dataset, dict[str, Pictures]]:
+    """The dataset read and split, and the pictures of each split."""
+    _check_reasons(dataset, settings)
+    preparation = Preparation(model.preprocess, dataset.root, dataset.masks, settings.hide, settings.reasons)
+    dataset, shelf = read_all(dataset, preparation, progress=progress)
+    dataset = split(dataset, fractions=settings.fractions, seed=settings.seed)
+    given: dict[str, Any] = {"preparation": preparation, "shelf": shelf, "flip": settings.flip, "seed": settings.seed}
+    return dataset, {name: Pictures(dataset, name, varied=name == "train", **given) for name in SPLITS}
+
+
+def _check_reasons(dataset: Dataset, settings: Settings) -> None:
+    if settings.reasons is not None and dataset.outcome == "any" and len(dataset.labels) > 1:
+        raise SettingError(
+            f"the mask {settings.reasons!r} belongs to one label, and {len(dataset.labels)} are trained: "
+            f"give one --label, or --each for a model each"
+        )
+
+
+def _unused(dataset: Dataset) -> Iterator[str]:
+    yield from (f"not used: {name}: {problem}" for name, problem in dataset.problems.items())
+    if unlabelled := sum(example.problem == UNKNOWN for example in dataset.examples):
+        yield f"{unlabelled} pictures are not used, since their label is unknown"
+
+
+def _identity(dataset: Dataset, begun: Start, settings: Settings) -> dict[str, Any]:
+    """What a training is made of, as JSON: where this is the same, it is the same training."""
+    recipe = begun.model.recipe
+    rows = [(e.name, e.sha256, e.patient, e.split, repr(e.truth)) for e in dataset.usable]
+    return {
+        "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
+        "network": None if recipe is None else recipe.spec,
+        "preprocess": begun.model.preprocess.to_dict(),
+        "start": begun.origin,
+        "start_sha256": begun.model.digest,
+        "labels": list(dataset.labels),
+        "outcome": dataset.outcome,
+        "data_sha256": hashlib.sha256(repr(rows).encode()).hexdigest(),
+    }
+
+
+def _same_training(out: Path, identity: dict[str, Any]) -> None:
+    """Write what is trained here, or refuse to mix it with another training."""
+    path = out / RECORD
+    if path.is_file():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            before = {}
+        changed = [key for key in identity if before.get(key) != identity[key]]
+        if "settings" in changed and isinstance(before.get("settings"), dict):
+            old, new = before["settings"], identity["settings"]
+            changed += [f"{key} was {old.get(key)}, is {new[key]}" for key in new if old.get(key) != new[key]]
+            changed.remove("settings")
+        if changed:
+            raise SettingError(f"{out} holds another training ({', '.join(changed)}): give another --out, or remove it")
+    text = json.dumps(identity, indent=1) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _facts(dataset: Dataset, out: Path) -> dict[str, Any]:
+    """What else the bundle tells of its training."""
+    splits = {}
+    for name in SPLITS:
+        examples = dataset.of(name)
+        splits[name] = {
+            "pictures": len(examples),
+            "patients": len({e.patient for e in examples}),
+            "present": {label: sum(e.truth[n] == 1 for e in examples) for n, label in enumerate(dataset.labels)},
+        }
+    packages = ("lightning", "torchmetrics")
+    return {
+        "splits": splits,
+        "split_sha256": hashlib.sha256((out / FILE).read_bytes()).hexdigest(),
+        "versions": versions() | {package: importlib.metadata.version(package) for package in packages},
+    }

@@ -1,0 +1,290 @@
+"""How good a model is on labelled pictures, with intervals in which the patient is the unit."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from camscope.errors import CamscopeError, SettingError
+from camscope.explanation.batch import Pass, Sample
+from camscope.images import read
+from camscope.models.model import Model
+from camscope.statistics.auc import auc_interval
+from camscope.statistics.hypotheses import Floats
+from camscope.statistics.intervals import Interval, bootstrap, exact_interval, mean
+from camscope.store import write_atomically
+from camscope.training.dataset import UNKNOWN, Dataset, Example
+from camscope.training.pictures import Progress
+
+THRESHOLD = 0.5
+REPLICATES = 2000
+PREDICTIONS = "predictions.csv"
+_BINS = 10
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of labelled pictures.
+
+    Attributes:
+        model: the model.
+        examples: the pictures that could be read.
+        probabilities: (n, labels).
+        truth: (n, labels) 1, 0, or NaN where unknown.
+        failed: the name of each picture that could not be judged -> why.
+    """
+
+    model: Model
+    examples: tuple[Example, ...]
+    probabilities: Floats
+    truth: Floats
+    failed: dict[str, str]
+
+    @property
+    def said(self) -> npt.NDArray[np.bool_]:
+        """(n, labels) which labels the model says are there: the most probable one, or those from 0.5 on."""
+        if self.model.outcome == "one":
+            highest: npt.NDArray[np.bool_] = np.arange(self.truth.shape[1]) == self.probabilities.argmax(1)[:, None]
+            return highest
+        above: npt.NDArray[np.bool_] = self.probabilities >= THRESHOLD
+        return above
+
+    @property
+    def faults(self) -> dict[str, str]:
+        """Those that failed because something is wrong with them, not because their label is unknown."""
+        return {name: problem for name, problem in self.failed.items() if problem != UNKNOWN}
+
+    @property
+    def patients(self) -> list[str]:
+        """Whose pictures they are."""
+        return [example.patient for example in self.examples]
+
+
+def predict(
+    model: Model,
+    examples: Sequence[Example],
+    *,
+    batch_size: int = 16,
+    progress: Progress = lambda *_: None,
+) -> Predictions:
+    """Run a model over labelled pictures.
+
+    Args:
+        model: on its device.
+        examples: with truth in the order of the model's labels.
+        batch_size: pictures in one forward pass.
+        progress: called with "judging", how many are done, and their number.
+
+    Raises:
+        SettingError: a model of values, or no picture that can be read.
+    """
+    if model.outcome == "value":
+        raise SettingError(f"{model.name} gives values and not classes: it cannot be right or wrong about labels")
+    kept: list[Example] = []
+    failed = {example.name: example.problem for example in examples if example.problem}
+    probabilities: list[Floats] = []
+
+    def samples() -> Iterator[tuple[Example, Sample]]:
+        for example in examples:
+            if example.problem:
+                continue
+            try:
+                yield example, sample_of(model, example)
+            except CamscopeError as error:
+                failed[example.name] = " ".join(str(error).split())
+
+    waiting = samples()
+    while batch := list(itertools.islice(waiting, batch_size)):
+        run = Pass.over(model, [sample for _, sample in batch])
+        found = model.probability(run.outputs.double())
+        assert found is not None  # of a value, which was refused
+        probabilities.append(found.cpu().numpy())
+        kept += [example for example, _ in batch]
+        progress("judging", len(kept) + len(failed), len(examples))
+    if not kept:
+        raise SettingError("none of the pictures can be read, so that there is nothing to judge")
+    truth = np.array([example.truth for example in kept])
+    return Predictions(model, tuple(kept), np.concatenate(probabilities), truth, failed)
+
+
+def sample_of(model: Model, example: Example) -> Sample:
+    """An example made ready for a model.
+
+    Raises:
+        CamscopeError: it cannot be read.
+    """
+    picture = read(example.source)
+    return Sample(example.source, picture, *model.preprocess(picture))
+
+
+def judge(found: Predictions, *, seed: int = 0) -> dict[str, Any]:
+    """Figures with 95 % intervals in which the patient is the unit.
+
+    Args:
+        found: predictions.
+        seed: of the bootstrap.
+
+    Returns:
+        Plain JSON values: "pictures", "patients", "accuracy", "f1" (macro), "ece" (expected calibration error) and,
+        for each label under "labels": "present", "absent", "auc", "f1", "sensitivity", "specificity"; an interval is
+        {"estimate", "low", "high"}, None where there is none.
+    """
+    truth, said, patients = found.truth, found.said, found.patients
+    known = ~np.isnan(truth)
+    right = np.where(known, said == (truth == 1), np.nan)
+    correct = right.min(1) if found.model.outcome == "one" else np.nanmean(right, 1)
+    labels = {}
+    for n, label in enumerate(found.model.labels):
+        has, tells, p = truth[:, n] == 1, said[:, n], found.probabilities[:, n]
+        ok, who = known[:, n], [one for one, k in zip(patients, known[:, n], strict=True) if k]
+        counts = np.column_stack([has & tells, ~has & tells, has & ~tells])[ok].astype(np.float64)
+        labels[label] = {
+            "present": int((has & ok).sum()),
+            "absent": int((~has & ok).sum()),
+            "auc": _plain(auc_interval(p[ok], has[ok], patients=who)),
+            "f1": _f1_interval(counts, who, seed),
+            "sensitivity": _share(tells[ok & has], [patients[i] for i in np.flatnonzero(ok & has)], seed),
+            "specificity": _share(~tells[ok & ~has], [patients[i] for i in np.flatnonzero(ok & ~has)], seed),
+        }
+    every = np.where(
+        known[:, :, None], np.stack([(truth == 1) & said, (truth == 0) & said, (truth == 1) & ~said], 2), 0
+    )
+    every = every.reshape(len(truth), -1).astype(np.float64)
+    return {
+        "pictures": len(truth),
+        "patients": len(set(patients)),
+        "accuracy": _share(correct, patients, seed),
+        "f1": _f1_interval(every, patients, seed),
+        "ece": calibration_error(calibration(found)),
+        "labels": labels,
+    }
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Pictures of similar certainty: how sure the model is on average, and how often it is right."""
+
+    pictures: int
+    said: float
+    found: float
+
+
+def calibration(found: Predictions) -> list[Bin]:
+    """Certainty against truth in ten bins of equal width.
+
+    For one of several classes: the probability of the predicted one, and how often it is right. For any number of
+    labels: the probability of each label, and how often it is there.
+    """
+    if found.model.outcome == "one":
+        p, hit = found.probabilities.max(1), (found.said & (found.truth == 1)).any(1)
+    else:
+        known = ~np.isnan(found.truth)
+        p, hit = found.probabilities[known], found.truth[known] == 1
+    place = np.minimum((p * _BINS).astype(int), _BINS - 1)
+    bins = ((place == b) for b in range(_BINS))
+    return [Bin(int(m.sum()), float(p[m].mean()), float(hit[m].mean())) for m in bins if m.any()]
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """sum_b n_b / n |said_b - found_b|, the expected calibration error.
+
+    >>> calibration_error([Bin(3, 0.9, 0.9), Bin(1, 0.5, 0.1)])
+    0.1
+
+    Reference:
+        Guo, Pleiss, Sun, Weinberger. On Calibration of Modern Neural Networks. ICML 2017. arXiv:1706.04599
+    """
+    total = sum(b.pictures for b in bins)
+    return sum(b.pictures * abs(b.said - b.found) for b in bins) / total
+
+
+def confusion(found: Predictions) -> npt.NDArray[np.int64]:
+    """Counts (truth, prediction) of one of several classes; for any number of labels (labels, 2, 2), absent first."""
+    truth, said = found.truth, found.said
+    if found.model.outcome == "one":
+        one: npt.NDArray[np.int64] = (truth == 1).T.astype(np.int64) @ said.astype(np.int64)
+        return one
+    return np.stack(
+        [
+            [[int(((t == a) & (s == b)).sum()) for b in (0, 1)] for a in (0, 1)]
+            for t, s in zip(truth.T, said.T, strict=True)
+        ]
+    ).astype(np.int64)
+
+
+def write_predictions(found: Predictions, folder: Path) -> Path:
+    """Write ``predictions.csv``: each picture with its truth and its probabilities, or why there are none."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    labels = found.model.labels
+    writer.writerow(["path", "patient", "split", *labels, *(f"p:{label}" for label in labels), "predicted", "problem"])
+    for e, truth, p, said in zip(found.examples, found.truth, found.probabilities, found.said, strict=True):
+        names = "|".join(label for label, there in zip(labels, said, strict=True) if there)
+        known = ["" if value != value else f"{value:.0f}" for value in truth]
+        writer.writerow([e.source, e.patient, e.split, *known, *(f"{v:.6f}" for v in p), names, ""])
+    for name, problem in found.failed.items():
+        writer.writerow([name, "", "", *[""] * (2 * len(labels)), "", problem])
+    path = folder / PREDICTIONS
+    write_atomically(path, lambda file: file.write(text.getvalue().encode("utf-8", "replace")))
+    return path
+
+
+def of_split(dataset: Dataset, split: str) -> tuple[Example, ...]:
+    """The examples of a split, or all where the data have no splits; those with a problem too.
+
+    Raises:
+        SettingError: a split without pictures.
+    """
+    if not any(example.split for example in dataset.examples):
+        return dataset.examples
+    chosen = tuple(e for e in dataset.examples if e.split == split)
+    if not chosen:
+        raise SettingError(f"{dataset.path} has no picture in the split {split!r}")
+    return chosen
+
+
+def _share(values: npt.ArrayLike, patients: Sequence[str], seed: int) -> dict[str, float | None]:
+    """Mean over pictures, its interval by drawing patients.
+
+    Where all pictures agree, drawing them again shows nothing: the interval is then the exact one of as many patients.
+    """
+    known = np.asarray(values, np.float64)
+    if len(known) and known.min() == known.max() in (0, 1):
+        count = len(set(patients))
+        return _plain(exact_interval(count * int(known[0]), count))
+    return _plain(bootstrap(known, patients, statistic=mean, weigh="cases", seed=seed, replicates=REPLICATES))
+
+
+def _f1_interval(counts: Floats, patients: Sequence[str], seed: int) -> dict[str, float | None]:
+    """Macro F1 of (n, 3 labels) counts; without ends where it is 0 or 1, which drawing again cannot change."""
+    found = bootstrap(counts, patients, statistic=_macro_f1, weigh="cases", seed=seed, replicates=REPLICATES)
+    if found.estimate in (0, 1):
+        return {"low": None, "high": None, "estimate": found.estimate}
+    return _plain(found)
+
+
+def _f1(counts: Floats, weights: Floats) -> Floats:
+    """2 TP / (2 TP + FP + FN) of (n, 3) counts for each row of weights; 0 / 0 is 0, as a label nobody has found."""
+    tp, fp, fn = (weights @ counts).T
+    whole = 2 * tp + fp + fn
+    result: Floats = np.where(whole > 0, 2 * tp / np.where(whole > 0, whole, 1), 0)
+    return result
+
+
+def _macro_f1(counts: Floats, weights: Floats) -> Floats:
+    """Mean of the labels' F1; three columns a label."""
+    each = [_f1(counts[:, k : k + 3], weights) for k in range(0, counts.shape[1], 3)]
+    result: Floats = np.mean(each, axis=0)
+    return result
+
+
+def _plain(found: Interval) -> dict[str, float | None]:
+    return {name: None if np.isnan(value) else float(value) for name, value in asdict(found).items()}

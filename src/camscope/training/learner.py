@@ -1,0 +1,192 @@
+"""What is learnt in a step: the loss, its penalties, the schedule. Needs the extra ``train``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+import torchmetrics as tm
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from camscope.models.model import Model
+from camscope.trace.structure import unwrap
+from camscope.training.dataset import Dataset
+from camscope.training.pictures import Pictures
+from camscope.training.reasons import share_outside
+from camscope.training.settings import Settings
+from camscope.training.start import head_of
+
+_WARMUP = 0.1
+_MOST_WEIGHT = 20.0
+_BACKBONE = 0.1
+"""Learning rate of weights that have learnt before, as a share of the head's."""
+
+UNKNOWN = -1
+
+
+class Learner(L.LightningModule):
+    """A network that learns labels.
+
+    Args:
+        model: trained in place.
+        settings: of the training.
+        learnt: whether its backbone has learnt something before.
+        weights: (labels,) of the loss, as `label_weights` makes them.
+        layer: of the maps in the loss; None where there are none.
+    """
+
+    def __init__(
+        self, model: Model, settings: Settings, *, learnt: bool, weights: Tensor, layer: str | None = None
+    ) -> None:
+        super().__init__()
+        self.net, self.outcome, self.settings, self.layer = model.net, model.outcome, settings, layer
+        self.learnt = learnt
+        self.frozen = settings.frozen_epochs(learnt=learnt)
+        self.backbone_share = _BACKBONE if learnt else 1.0
+        self.rate = settings.rate
+        self.heads = head_of(model.net, len(model.labels))
+        self.weights: Tensor
+        self.register_buffer("weights", weights, persistent=False)
+        self.figures = _figures(model, "val_")
+
+    def on_train_epoch_start(self) -> None:
+        """Train mode, the backbone frozen or not; what is drawn follows from seed and epoch alone.
+
+        Batch norms that have learnt keep their statistics: those of small batches would undo what was learnt.
+        """
+        torch.manual_seed(self.settings.seed * 100_003 + self.current_epoch)
+        frozen = self.current_epoch < self.frozen
+        self.net.train()
+        for name, module in self.net.named_modules():
+            kept = frozen or (self.learnt and isinstance(module, nn.modules.batchnorm._BatchNorm))
+            if kept and not self._in_head(name):
+                module.training = False
+        for name, parameter in self.net.named_parameters():
+            parameter.requires_grad_(not frozen or self._in_head(name))
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> Tensor:
+        """Loss of a batch: cross-entropy, and the penalty on maps that lie elsewhere."""
+        x, truth, masks = batch
+        loss = self._loss(unwrap(self.net(x)), truth)
+        if self.layer is not None:
+            loss = loss + self.settings.reasons_weight * self._outside(x, truth, masks, layer=self.layer)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(x), sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> None:
+        """Loss and figures of a batch; pictures are whole and as they are."""
+        x, truth, _masks = batch
+        scores = unwrap(self.net(x))
+        self.log("val_loss", self._loss(scores, truth), on_epoch=True, batch_size=len(x), sync_dist=True)
+        if self.outcome == "one":
+            self.figures.update(scores.softmax(-1), truth.argmax(1))
+        else:
+            self.figures.update(scores.sigmoid(), truth.nan_to_num(UNKNOWN).int())
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures of the epoch."""
+        self.log_dict(self.figures.compute())
+        self.figures.reset()
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; the rate rises over the first tenth of the steps, then falls along a cosine."""
+        named = list(self.net.named_parameters())
+        groups = [
+            {"params": [p for n, p in named if not self._in_head(n)], "lr": self.rate * self.backbone_share},
+            {"params": [p for n, p in named if self._in_head(n)], "lr": self.rate},
+        ]
+        optimiser = torch.optim.AdamW(groups, weight_decay=self.settings.decay)
+        total = max(int(self.trainer.estimated_stepping_batches), 1)
+        warm = max(1, round(_WARMUP * total))
+
+        def factor(step: int) -> float:
+            if step < warm:
+                return (step + 1) / warm
+            return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _in_head(self, name: str) -> bool:
+        return any(name == head or name.startswith(f"{head}.") for head in self.heads)
+
+    def _loss(self, scores: Tensor, truth: Tensor) -> Tensor:
+        if self.outcome == "one":
+            return F.cross_entropy(scores, truth.argmax(1), weight=self.weights)
+        known = ~truth.isnan()
+        each = F.binary_cross_entropy_with_logits(
+            scores, truth.nan_to_num(0), pos_weight=self.weights, reduction="none"
+        )
+        return (each * known).sum() / known.sum().clamp_min(1)
+
+    def _outside(self, x: Tensor, truth: Tensor, masks: Tensor, *, layer: str) -> Tensor:
+        """Mean share of the maps outside the masks, over the pictures that have a mask and the label."""
+        rows = masks.flatten(1).any(1) & (truth == 1).any(1)
+        if not rows.any():
+            return x.new_zeros(())
+        targets = truth[rows].argmax(1).tolist()
+        return share_outside(self.net, x[rows], masks=masks[rows], targets=targets, layer=layer).mean()
+
+
+class Data(L.LightningDataModule):
+    """The pictures of each split in batches; a new loader every epoch, so that the order follows from its number."""
+
+    def __init__(self, pictures: dict[str, Pictures], settings: Settings, *, workers: int) -> None:
+        super().__init__()
+        self.pictures, self.settings, self.workers = pictures, settings, workers
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Training pictures in the order of this epoch."""
+        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        pictures, size = self.pictures["train"], self.settings.batch_size
+        pictures.epoch = epoch
+        # A list, since Lightning asks a loader for its order more than once.
+        draw = torch.Generator().manual_seed(self.settings.seed * 100_003 + epoch)
+        order = torch.randperm(len(pictures), generator=draw).tolist()
+        # A last batch of one picture would have no variance for batch norm.
+        last = len(pictures) > size
+        return self._loader(pictures, sampler=order, drop_last=last)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Validation pictures."""
+        return self._loader(self.pictures["val"])
+
+    def _loader(self, pictures: Pictures, **more: Any) -> DataLoader[Any]:
+        return DataLoader(pictures, batch_size=self.settings.batch_size, num_workers=self.workers, **more)
+
+
+def label_weights(dataset: Dataset) -> Tensor:
+    """Weights of the loss that make rare labels count as much as common ones, from the training set.
+
+    One of several classes: n / (classes n_k). Any number of labels: n_absent / n_present. None above 20.
+
+    Returns:
+        (labels,) for ``cross_entropy(weight=)`` or ``binary_cross_entropy_with_logits(pos_weight=)``.
+    """
+    truth = torch.tensor([example.truth for example in dataset.of("train")])
+    present, absent = (truth == 1).sum(0), (truth == 0).sum(0)
+    if dataset.outcome == "one":
+        weights = len(truth) / (len(dataset.labels) * present.clamp_min(1))
+    else:
+        weights = absent.clamp_min(1) / present.clamp_min(1)
+    return weights.float().clamp(1 / _MOST_WEIGHT, _MOST_WEIGHT)
+
+
+def _figures(model: Model, prefix: str) -> tm.MetricCollection:
+    count, one = len(model.labels), model.outcome == "one"
+    given: dict[str, Any] = {
+        "task": "multiclass" if one else "binary" if count == 1 else "multilabel",
+        "num_classes": count,
+        "num_labels": count,
+        "ignore_index": None if one else UNKNOWN,
+    }
+    made: dict[str, Any] = {
+        "auc": tm.AUROC(**given),
+        "f1": tm.F1Score(**given, average="macro"),
+        "accuracy": tm.Accuracy(**given, average="micro"),
+    }
+    return tm.MetricCollection(made, prefix=prefix)

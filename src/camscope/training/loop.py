@@ -1,0 +1,191 @@
+"""The loop of a training, by Lightning: from the last checkpoint, or from the start. Needs the extra ``train``."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from camscope.errors import SettingError
+from camscope.images import read
+from camscope.models.layer_choice import default_layer
+from camscope.models.model import Model
+from camscope.training.dataset import Dataset
+from camscope.training.following import MAPS, History, LogMaps
+from camscope.training.learner import Data, Learner, label_weights
+from camscope.training.pictures import Pictures, Progress
+from camscope.training.settings import Settings
+
+CHECKPOINTS, LOGS = "checkpoints", "logs"
+
+_SHOWN = 4
+_MOST_WORKERS = 8
+
+
+class Where(NamedTuple):
+    """On what a training runs: a device as the commands name it, and how many of them."""
+
+    device: str
+    devices: int
+
+
+class Ended(NamedTuple):
+    """How a training ended: the lowest validation loss, and whether this process leads those of several devices."""
+
+    val_loss: float
+    leads: bool
+
+
+def fitted(
+    model: Model,
+    dataset: Dataset,
+    pictures: dict[str, Pictures],
+    *,
+    out: Path,
+    settings: Settings,
+    learnt: bool,
+    where: Where,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> Ended:
+    """Train a model's network, from the last checkpoint in ``out`` where there is one.
+
+    Args:
+        model: whose network is trained in place; it ends with the weights of the lowest validation loss, on the CPU.
+        dataset: split.
+        pictures: by split.
+        out: the run's folder.
+        settings: how.
+        learnt: whether the backbone has learnt something before.
+        where: on what.
+        progress: as for `train`.
+        say: as for `train`.
+    """
+    example = pictures["train"][0][0][None]
+    shown = dataclasses.replace(model, layer=model.layer or default_layer(model.net, example))
+    layer = shown.layer if settings.reasons is not None else None
+    learner = Learner(model, settings, learnt=learnt, weights=label_weights(dataset), layer=layer)
+    saved = ModelCheckpoint(
+        out / CHECKPOINTS, filename="best", monitor="val_loss", save_last=True, save_on_train_epoch_end=True
+    )
+    callbacks = [
+        History(out, progress=progress, say=say),
+        LogMaps(shown, _shown(dataset), folder=out / MAPS),
+        EarlyStopping("val_loss", patience=settings.patience, check_on_train_epoch_end=True),
+        saved,
+    ]
+    with _quiet():
+        trainer = _trainer(settings, callbacks, out=out, where=where, frozen=learner.frozen > 0)
+        last = out / CHECKPOINTS / "last.ckpt"
+        before = torch.load(last, map_location="cpu", weights_only=True) if last.is_file() else None
+        if before is not None:
+            say(f"going on after epoch {before['epoch'] + 1}")
+        if before is not None and _has_stopped(before, settings):
+            saved.load_state_dict(before["callbacks"][saved.state_key])
+        else:
+            workers = 0 if _all_kept(pictures) else min(_MOST_WORKERS, os.cpu_count() or 1)
+            trainer.fit(learner, Data(pictures, settings, workers=workers), ckpt_path=last if before else None)
+    _take_best(learner, saved)
+    assert saved.best_model_score is not None  # every epoch has a validation loss
+    return Ended(float(saved.best_model_score), trainer.is_global_zero)
+
+
+def _trainer(settings: Settings, callbacks: list[L.Callback], *, out: Path, where: Where, frozen: bool) -> L.Trainer:
+    accelerator, devices = _where(*where)
+    return L.Trainer(
+        max_epochs=settings.epochs,
+        accelerator=accelerator,
+        devices=devices,
+        # A frozen backbone gets no gradients.
+        strategy="auto" if where.devices == 1 else "ddp_find_unused_parameters_true" if frozen else "ddp",
+        precision=_precision(settings.precision, accelerator),  # type: ignore[arg-type]
+        deterministic="warn",
+        logger=TensorBoardLogger(out / LOGS, name="", version=""),
+        callbacks=callbacks,
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _has_stopped(content: dict[str, Any], settings: Settings) -> bool:
+    """Whether the training of a checkpoint had come to its end."""
+    waited = [state["wait_count"] for name, state in content["callbacks"].items() if name.startswith("EarlyStopping")]
+    return max(waited, default=0) >= settings.patience or content["epoch"] + 1 >= settings.epochs
+
+
+def _take_best(learner: Learner, saved: ModelCheckpoint) -> None:
+    """Fill in the weights of the epoch with the lowest validation loss."""
+    content = torch.load(saved.best_model_path, map_location="cpu", weights_only=True)
+    learner.load_state_dict(content["state_dict"], strict=False)
+    learner.cpu().eval()
+    for parameter in learner.parameters():
+        parameter.requires_grad_(True)
+
+
+def _where(device: str, devices: int) -> tuple[str, int | list[int]]:
+    """Lightning's words for a device."""
+    kind, _, number = device.partition(":")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind not in ("cpu", "cuda", "mps"):
+        raise SettingError(f"device cannot be {device!r}; possible: auto, cpu, cuda, cuda:1, mps")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise SettingError(f"device {device!r} cannot be used (there is no CUDA here); use cpu or auto")
+    return ("gpu" if kind == "cuda" else kind), ([int(number)] if number else devices)
+
+
+def _precision(wanted: str, accelerator: str) -> str:
+    if wanted != "auto":
+        return wanted
+    if accelerator != "gpu":
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+
+
+def _all_kept(pictures: dict[str, Pictures]) -> bool:
+    return all(number in p.shelf.inputs for p in pictures.values() for number in p.numbers)
+
+
+def _shown(dataset: Dataset) -> list[tuple[Any, int]]:
+    """A few validation pictures, one of each label first, to be seen after each epoch."""
+    chosen: dict[str, int] = {}
+    examples = dataset.of("val")
+    for label in range(len(dataset.labels)):
+        for example in (e for e in examples if e.truth[label] == 1 and e.source not in chosen):
+            chosen[example.source] = label
+            break
+    return [(read(source), label) for source, label in list(chosen.items())[:_SHOWN]]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's advertisements and advice, and with what it switches in PyTorch switched back."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    exact, only_warn = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        torch.use_deterministic_algorithms(exact, warn_only=only_warn)

@@ -1,0 +1,272 @@
+"""Training pictures: read as `explain` reads them, then hidden in part and varied."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import data
+
+from camscope.annotations import read_annotation
+from camscope.errors import CamscopeError, SettingError, nearest
+from camscope.images import decode, fetch
+from camscope.images.source import is_address
+from camscope.models.preprocess import Preprocess
+from camscope.study.regions import Mask, Scene, Source, at_input, check_spec, region, seen_shares
+from camscope.tables import located, names_file
+from camscope.training.dataset import Dataset, Example
+from camscope.training.hiding import hidden
+
+MEMORY = 2**30
+"""Bytes of inputs that are kept from one epoch to the next; more are read again each time."""
+
+_HALF = 0.5
+_DEGREES, _SHIFT, _ZOOM, _LIGHT = 10, 0.05, 0.1, 0.15
+
+Progress = Callable[[str, int, int], None]
+
+
+class Prepared(NamedTuple):
+    """An example as the network sees it, before it is varied.
+
+    Attributes:
+        x: (C, h, w) normalised.
+        seen: (h, w) true where the input shows the picture.
+        hidden: for each region to be hidden, where it is (h, w); None where the picture has none.
+        reason: (h, w) where the reasons are to lie; None where that is unknown.
+    """
+
+    x: Tensor
+    seen: Mask
+    hidden: tuple[Mask | None, ...] = ()
+    reason: Mask | None = None
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How an example becomes an input: `camscope.images` reads it, the model's preprocessing cuts and scales it.
+
+    Attributes:
+        preprocess: of the model.
+        root: where the paths of masks start.
+        masks: the names that masks can have.
+        hide: regions to be hidden.
+        reasons: the mask outside of which attribution is punished.
+    """
+
+    preprocess: Preprocess
+    root: str
+    masks: tuple[str, ...] = ()
+    hide: tuple[str, ...] = ()
+    reasons: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse regions and masks that the data do not have."""
+        for spec in self.hide:
+            check_spec(spec, masks=self.masks, cues=self.masks)
+        if self.reasons is not None and self.reasons not in self.masks:
+            raise SettingError(f"{nearest('mask', self.reasons, self.masks)} in the data")
+
+    def __call__(self, example: Example) -> Prepared:
+        """Read an example.
+
+        Raises:
+            CamscopeError: its file or one of its masks cannot be read.
+        """
+        return self.of(example, fetch(example.source))
+
+    def of(self, example: Example, content: bytes) -> Prepared:
+        """The same from the bytes of its file."""
+        picture = decode(content, example.source)
+        x, window = self.preprocess(picture)
+        size = self.preprocess.input_size
+        seen = seen_shares(window, size) >= _HALF
+
+        def source(name: str) -> Source:
+            return (lambda: self._mask(example.masks[name], picture.size)) if name in example.masks else None
+
+        sources = {name: source(name) for name in self.masks}
+        scene = Scene(picture.size, window, picture.pixels, sources, sources)
+
+        def placed(spec: str, grow: int) -> Mask | None:
+            mask = region(spec, scene)
+            return None if mask is None else at_input(mask, window, size, grow=grow)
+
+        return Prepared(
+            x,
+            seen,
+            # Resampling spreads what stands in a region by a pixel.
+            tuple(placed(spec, 1) for spec in self.hide),
+            None if self.reasons is None else placed(f"mask:{self.reasons}", 0),
+        )
+
+    def _mask(self, cell: str, size: tuple[int, int]) -> Mask:
+        root = self.root
+        if is_address(root) and names_file(cell):
+            cell, root = located(cell, root), ""
+        return read_annotation(cell, size, root=Path(root))
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """What has been read: as many inputs as fit, and which examples have the regions to be hidden.
+
+    Attributes:
+        inputs: number of the example -> its input.
+        having: for each region, the numbers of the examples that have it.
+    """
+
+    inputs: Mapping[int, Prepared]
+    having: tuple[frozenset[int], ...]
+
+
+def read_all(
+    dataset: Dataset, preparation: Preparation, *, progress: Progress = lambda *_: None, memory: int = MEMORY
+) -> tuple[Dataset, Shelf]:
+    """Read every file once: its hash, its input, and what is wrong with it.
+
+    Args:
+        dataset: of unread examples.
+        preparation: how they are read.
+        progress: called with "reading pictures", how many are done, and their number.
+        memory: bytes of inputs to keep.
+
+    Returns:
+        The dataset, in which every example has its hash or its problem; and the inputs.
+    """
+    examples: list[Example] = []
+    inputs: dict[int, Prepared] = {}
+    having: list[set[int]] = [set() for _ in preparation.hide]
+
+    def read(example: Example) -> tuple[Example, Prepared | None]:
+        if example.problem:
+            return example, None
+        try:
+            content = fetch(example.source)
+            known = dataclasses.replace(example, sha256=hashlib.sha256(content).hexdigest())
+            return known, preparation.of(example, content)
+        except CamscopeError as error:
+            return dataclasses.replace(example, problem=" ".join(str(error).split())), None
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for number, (example, one) in enumerate(pool.map(read, dataset.examples)):
+            examples.append(example)
+            if one is not None:
+                memory -= one.x.numel() * one.x.element_size()
+                if memory >= 0:
+                    inputs[number] = one
+                for members, mask in zip(having, one.hidden, strict=True):
+                    if mask is not None:
+                        members.add(number)
+            progress("reading pictures", number + 1, len(dataset.examples))
+    shelf = Shelf(inputs, tuple(frozenset(members) for members in having))
+    return dataclasses.replace(dataset, examples=tuple(examples)), shelf
+
+
+class Pictures(data.Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """The pictures of a split as the network is shown them.
+
+    What is hidden and how a picture is varied follow from (seed, epoch, number of the picture) alone, so that
+    neither the number of worker processes nor an interruption changes anything.
+
+    Args:
+        dataset: the examples.
+        split: which of them.
+        preparation: how they are read.
+        shelf: what has been read.
+        varied: whether they are hidden in part and varied.
+        flip: whether the variations mirror left and right.
+        seed: of both.
+
+    Attributes:
+        epoch: that is being trained.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str,
+        *,
+        preparation: Preparation,
+        shelf: Shelf,
+        varied: bool = False,
+        flip: bool = False,
+        seed: int = 0,
+    ) -> None:
+        usable = [n for n, e in enumerate(dataset.examples) if e.split == split and not e.problem]
+        self.examples, self.numbers = dataset.examples, usable
+        self.preparation, self.shelf, self.seed, self.epoch = preparation, shelf, seed, 0
+        # Only this split's own pictures lend regions and pixels.
+        self.having = [sorted(members.intersection(usable)) for members in shelf.having]
+        self.vary = _variation(preparation.preprocess, flip=flip) if varied else None
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor, Tensor]:
+        """An input (C, h, w), its truth (labels,) and where its reasons are to lie (h, w), nowhere where unknown."""
+        number = self.numbers[place]
+        one = self._prepared(number)
+        x = one.x
+        reason = torch.from_numpy(one.reason) if one.reason is not None else torch.zeros(x.shape[1:], dtype=torch.bool)
+        if self.vary is not None:
+            draw = np.random.default_rng([self.seed, self.epoch, number])
+            if self.preparation.hide:
+                x = self._hidden(place, draw)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(draw.integers(2**62)))
+                x, reason = self.vary(x, reason)
+        return x, torch.tensor(self.examples[number].truth), reason
+
+    def _prepared(self, number: int) -> Prepared:
+        found = self.shelf.inputs.get(number)
+        return self.preparation(self.examples[number]) if found is None else found
+
+    def _hidden(self, place: int, draw: np.random.Generator) -> Tensor:
+        """The input without the regions; where it has none, another's place, so that hiding tells nothing."""
+        one = self._prepared(self.numbers[place])
+        masks = []
+        for k, (own, members) in enumerate(zip(one.hidden, self.having, strict=True)):
+            lender = members[int(draw.integers(len(members)))] if members else None
+            if own is not None:
+                masks.append(own)
+            elif lender is not None:
+                lent = self._prepared(lender).hidden[k]
+                masks += [] if lent is None else [lent]
+        other = (place + int(draw.integers(1, max(len(self), 2)))) % len(self)
+        donor = self._prepared(self.numbers[other])
+        x = hidden(one.x.numpy(), masks, seen=one.seen, donor=donor.x.numpy(), draw=draw)
+        return torch.from_numpy(x)
+
+
+def _variation(preprocess: Preprocess, *, flip: bool) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Turned by up to 10 degrees, moved by 5 %, zoomed by 10 %, brightness and contrast by 15 %, by torchvision."""
+    from torchvision import tv_tensors
+    from torchvision.transforms import v2
+
+    mean, std = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (preprocess.mean, preprocess.std))
+    fill: dict[Any, Any] = {tv_tensors.Image: list(preprocess.mean), tv_tensors.Mask: 0}
+    zoom = (1 - _ZOOM, 1 + _ZOOM)
+    steps: Sequence[Any] = [
+        *([v2.RandomHorizontalFlip()] if flip else []),
+        v2.RandomAffine(
+            _DEGREES, translate=(_SHIFT, _SHIFT), scale=zoom, interpolation=v2.InterpolationMode.BILINEAR, fill=fill
+        ),
+        v2.ColorJitter(brightness=_LIGHT, contrast=_LIGHT),
+    ]
+    compose = v2.Compose(steps)
+
+    def vary(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        image, varied = compose(tv_tensors.Image((x * std + mean).clamp(0, 1)), tv_tensors.Mask(mask))
+        return (image.as_subclass(torch.Tensor) - mean) / std, varied.as_subclass(torch.Tensor)
+
+    return vary

@@ -1,0 +1,228 @@
+"""One page about a model: how good it is, and its failures explained."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from PIL import Image
+
+from camscope.errors import CamscopeError
+from camscope.explanation import Explanation
+from camscope.explanation.sheets import stages_sheet
+from camscope.images import read
+from camscope.page.lines import Drawn
+from camscope.page.shell import rendered
+from camscope.page.words import interval
+from camscope.render import Cell, sheet
+from camscope.store import write_atomically
+from camscope.study.report.mean_maps import data_address
+from camscope.training.dataset import Dataset
+from camscope.training.failures import Explained, explain_failures, find_failures, worst, write_failures
+from camscope.training.figures import (
+    auc_figure,
+    calibration_figure,
+    confusion_figures,
+    curves_figure,
+    ranking_figures,
+)
+from camscope.training.judging import Predictions, calibration, confusion, judge, write_predictions
+from camscope.training.pictures import Progress
+
+PAGE, METRICS, HISTORY = "report.html", "metrics.json", "history.csv"
+
+_SIDE, _SAMPLES, _MOST_LABELS = 256, 5, 24
+_SMALL = 100
+"""Patients below which a test set is called small."""
+
+
+def report(
+    found: Predictions,
+    folder: str | Path,
+    *,
+    dataset: Dataset | None = None,
+    method: str = "gradcam",
+    layer: str | None = None,
+    seed: int = 0,
+    progress: Progress = lambda *_: None,
+) -> dict[str, Any]:
+    """Judge predictions and write the page about them.
+
+    Writes ``report.html``, which fetches nothing; ``metrics.json``; ``predictions.csv``, a row a picture;
+    ``failures.csv``, a row a mistake.
+
+    Args:
+        found: what a model says of labelled pictures.
+        folder: made where missing.
+        dataset: of the training, for samples and splits; the folder's ``history.csv`` is drawn with it.
+        method: of the maps.
+        layer: of the maps; None for the model's.
+        seed: of the intervals.
+        progress: called with a step, what of it is done, and its total.
+
+    Returns:
+        The figures, as `judge` makes them.
+    """
+    folder = Path(folder)
+    figures = judge(found, seed=seed)
+    failures = find_failures(found)
+    shown = worst(failures, found.model)
+    explained = list(explain_failures(found, shown, method=method, layer=layer, progress=progress))
+    text = _page(found, figures, explained, folder=folder, dataset=dataset, mistakes=len({f.number for f in failures}))
+    write_predictions(found, folder)
+    write_failures(found, failures, folder)
+    content = json.dumps(figures, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    write_atomically(folder / METRICS, lambda file: file.write(content.encode()))
+    write_atomically(folder / PAGE, lambda file: file.write(text.encode("utf-8", "replace")))
+    return figures
+
+
+def _page(
+    found: Predictions,
+    figures: Mapping[str, Any],
+    explained: Sequence[Explained],
+    *,
+    folder: Path,
+    dataset: Dataset | None,
+    mistakes: int,
+) -> str:
+    model = found.model
+    one = model.outcome == "one"
+    history = [] if dataset is None else read_history(folder / HISTORY)
+    bins = calibration(found)
+    content = {
+        "model": model.name,
+        "labels": model.labels,
+        "headline": _headline(figures, one=one),
+        "lead": _lead(figures, held_out=dataset is not None),
+        "warnings": _warnings(figures, model.facts),
+        "figures": figures,
+        "mistakes": mistakes,
+        "failed": found.faults | ({} if dataset is None else dataset.problems),
+        "auc": _safe(auc_figure(figures)),
+        "calibration": _safe(calibration_figure(bins, figures["ece"], one=one)),
+        "history": history,
+        "curves": _safe(curves_figure(history)) if history else None,
+        "samples": _samples(dataset) if dataset is not None else "",
+        "splits": model.facts.get("training", {}).get("splits", {}),
+        "confusion": [_safe(d) for d in confusion_figures(found, confusion(found), most=_MOST_LABELS)],
+        "ranking": [_safe(d) for d in ranking_figures(found, figures, most=_MOST_LABELS)],
+        "against": not one,
+        "groups": _groups(explained),
+        **_worst_sheet(found, explained),
+        "record": _record(model.facts, found),
+    }
+    return rendered("judged.html.j2", content, package="camscope.training")
+
+
+def _headline(figures: Mapping[str, Any], *, one: bool) -> str:
+    what = "pictures" if one else "labels"
+    return f"Right about {interval(figures['accuracy'])} of the {what}"
+
+
+def _lead(figures: Mapping[str, Any], *, held_out: bool) -> str:
+    those = " that had no part in the training" if held_out else ""
+    pictures = f"{figures['pictures']} pictures of {figures['patients']} patients{those}"
+    return f"Macro F1 {interval(figures['f1'])}, on {pictures}."
+
+
+def _warnings(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
+    found = []
+    if figures["patients"] < _SMALL:
+        found.append(
+            f"Small: {figures['patients']} patients were judged; the intervals are wide, and rare mistakes are unseen."
+        )
+    begun = facts.get("training", {}).get("start", "")
+    if begun == "random weights":
+        found.append("Training started from random weights: the network has seen nothing but these pictures.")
+    return found
+
+
+def _groups(explained: Sequence[Explained]) -> list[dict[str, Any]]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for one in explained:
+        failure = one.failure
+        title = f"{failure.kind.capitalize()}s of {failure.label}"
+        groups.setdefault(title, []).append(
+            {
+                "said": failure.said,
+                "true": failure.true,
+                "certainty": f"{failure.certainty:.0%}",
+                "name": Path(one.said.source).name,
+                "said_map": _map(one.said),
+                "true_map": _map(one.true),
+                "notes": [
+                    f"map for {e.label}: {text}" for e in (one.said, one.true) for text in e.notes if "empty" in text
+                ],
+            }
+        )
+    return [{"title": title, "cards": cards} for title, cards in groups.items()]
+
+
+def _map(e: Explanation) -> str:
+    image = e.overlay()
+    image.thumbnail((_SIDE, _SIDE))
+    return data_address(image)
+
+
+def _worst_sheet(found: Predictions, explained: Sequence[Explained]) -> dict[str, str]:
+    """The most certain mistake at every stage of the network, for what the model says."""
+    if not explained:
+        return {"sheet": "", "worst": ""}
+    one = max(explained, key=lambda e: e.failure.certainty)
+    target = one.said.index
+    if target is None:
+        # What speaks against a label is drawn at the last layer above; stages show the label itself.
+        target = one.true.index
+    shown = found.model.label(target if target is not None else 0)
+    image = stages_sheet(found.model, read(one.said.source), target=target)
+    image.thumbnail((1200, 2400))
+    says = f"the model says {one.failure.said}, {one.failure.certainty:.0%}, and the truth is {one.failure.true}"
+    text = f"{Path(one.said.source).name}: {says}. The maps are for {shown}."
+    return {"sheet": data_address(image), "worst": text}
+
+
+def _samples(dataset: Dataset) -> str:
+    """A few training pictures of each label, as a data address."""
+    rows, names = [], []
+    for n, label in enumerate(dataset.labels[:_MOST_LABELS]):
+        cells = []
+        for example in (e for e in dataset.of("train") if e.truth[n] == 1):
+            try:
+                image = Image.fromarray(read(example.source).rgb)
+            except CamscopeError:
+                continue  # gone since it was trained on
+            image.thumbnail((_SIDE, _SIDE))
+            cells.append(Cell(image))
+            if len(cells) == _SAMPLES:
+                break
+        if cells:
+            rows.append(cells)
+            names.append(label)
+    return data_address(sheet(rows, row_headings=names, cell_width=180)) if rows else ""
+
+
+def _record(facts: Mapping[str, Any], found: Predictions) -> list[tuple[str, str]]:
+    training = facts.get("training", {})
+    settings = {f"setting {key}": value for key, value in training.get("settings", {}).items()}
+    known = {key: training[key] for key in ("network", "start", "data_sha256", "split_sha256") if key in training}
+    content = {"model": found.model.name, "weights": found.model.digest} | known | settings
+    content |= {"versions": ", ".join(f"{k} {v}" for k, v in training.get("versions", {}).items())}
+    return [(key, str(value)) for key, value in content.items() if value not in ("", None)]
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The epochs that were trained, in order; none where the file is missing."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def _safe(drawn: Drawn) -> Drawn:
+    """A figure whose SVG the template may take as it is."""
+    return Drawn(drawn.title, Markup(drawn.svg), drawn.columns, drawn.rows)

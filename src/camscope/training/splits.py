@@ -1,0 +1,169 @@
+"""Training, validation and test sets that share no patient and no picture."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from camscope.errors import SettingError
+from camscope.images.source import is_address
+from camscope.store import write_atomically
+from camscope.training.dataset import SPLITS, Dataset, Example
+
+FILE = "split.csv"
+FRACTIONS = (0.7, 0.15, 0.15)
+_LISTED = 5
+
+Floats = npt.NDArray[np.float64]
+
+
+def split(dataset: Dataset, *, fractions: Sequence[float] = FRACTIONS, seed: int = 0) -> Dataset:
+    """Give every usable picture a split.
+
+    A split that the data state is kept, and must not leak; where only the validation set is missing, it is taken out
+    of the training set. Otherwise patients are dealt out whole, pictures of identical bytes always together, so that
+    each split gets its share of every label.
+
+    Args:
+        dataset: read, its files hashed.
+        fractions: shares of training, validation and test; they add up to 1.
+        seed: of the dealing.
+
+    Raises:
+        SettingError: shares that are none, a stated split that leaks (the files are named), or a split left empty.
+
+    Reference:
+        Sechidis, Tsoumakas, Vlahavas. On the Stratification of Multi-label Data. ECML PKDD 2011 (here of patients).
+    """
+    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise SettingError(f"fractions must be three shares above 0 that add up to 1; given: {tuple(fractions)}")
+    stated = {example.split for example in dataset.usable} - {""}
+    if not stated:
+        shares = dict(zip(SPLITS, fractions, strict=True))
+        dealt = _dealt(dataset, dataset.usable, shares, seed)
+    elif stated == {"train", "test"}:
+        _refuse_leaks(dataset.usable)
+        train, val = fractions[0], fractions[1]
+        shares = {"train": train / (train + val), "val": val / (train + val)}
+        dealt = _dealt(dataset, dataset.of("train"), shares, seed)
+    else:
+        dealt = dataset
+    _refuse_leaks(dealt.usable)
+    empty = [name for name in SPLITS if not dealt.of(name)]
+    if empty:
+        patients = len({example.patient for example in dealt.usable})
+        raise SettingError(
+            f"nothing is left for {' and '.join(empty)}: {len(dealt.usable)} usable pictures of {patients} patients "
+            f"in {dataset.path}; give more, or a split column with all of {', '.join(SPLITS)}"
+        )
+    return dealt
+
+
+def _dealt(dataset: Dataset, examples: Sequence[Example], shares: Mapping[str, float], seed: int) -> Dataset:
+    groups = _groups(examples)
+    found = _deal([_counts(group) for group in groups], shares, seed=seed)
+    names = {id(example): name for group, name in zip(groups, found, strict=True) for example in group}
+    changed = [dataclasses.replace(e, split=names[id(e)]) if id(e) in names else e for e in dataset.examples]
+    return dataclasses.replace(dataset, examples=tuple(changed))
+
+
+def _groups(examples: Sequence[Example]) -> list[list[Example]]:
+    """Pictures that must stay together: those of one patient, and those of the same bytes, joined."""
+    parent: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while parent.setdefault(key, key) != key:
+            key = parent[key]
+        return key
+
+    for example in examples:
+        keys = [f"patient {example.patient}", *([f"bytes {example.sha256}"] if example.sha256 else [])]
+        for key in keys:
+            parent[root(key)] = root(keys[0])
+    groups: dict[str, list[Example]] = defaultdict(list)
+    for example in examples:
+        groups[root(f"patient {example.patient}")].append(example)
+    return list(groups.values())
+
+
+def _counts(group: Sequence[Example]) -> Floats:
+    """How often each label is there and is not there in a group: the second half keeps negative cases dealt evenly."""
+    truth = np.array([example.truth for example in group])
+    return np.concatenate([(truth == 1).sum(0), (truth == 0).sum(0)]).astype(np.float64)
+
+
+def _deal(counts: Sequence[Floats], shares: Mapping[str, float], *, seed: int) -> list[str]:
+    """Deal groups out: again and again, the rarest label left goes to the split that lacks it most."""
+    names, table = list(shares), np.array(counts)
+    draw = np.random.default_rng(seed)
+    wanted = np.outer(list(shares.values()), table.sum(0))
+    room = np.array(list(shares.values())) * len(table)
+    found = np.full(len(table), -1)
+    order = draw.permutation(len(table))
+    while (left := order[found[order] < 0]).size:
+        totals = table[left].sum(0)
+        label = int(np.where(totals > 0, totals, np.inf).argmin())
+        # The groups with most of the label first, since the last ones can no longer be balanced out.
+        having = left[table[left, label] > 0]
+        group = int(having[table[having, label].argmax()]) if having.size else int(left[0])
+        tie = draw.random(len(names))
+        best = max(range(len(names)), key=lambda s: (wanted[s, label], room[s], tie[s]))
+        found[group] = best
+        wanted[best] -= table[group]
+        room[best] -= 1
+    return [names[s] for s in found]
+
+
+def _refuse_leaks(examples: Sequence[Example]) -> None:
+    """Raise where a patient or a picture is in two splits."""
+    found = []
+    for kind in ("patient", "sha256"):
+        first: dict[str, dict[str, str]] = defaultdict(dict)
+        for example in examples:
+            value = getattr(example, kind)
+            if example.split and value:
+                first[value].setdefault(example.split, example.name)
+        for value, places in first.items():
+            if len(places) > 1:
+                where = " and ".join(f"{name} ({split})" for split, name in places.items())
+                same = f"are of patient {value!r}" if kind == "patient" else "are the same bytes"
+                found.append(f"{where} {same}")
+    if found:
+        more = f" (and {len(found) - _LISTED} more)" if len(found) > _LISTED else ""
+        listed = "; ".join(found[:_LISTED])
+        raise SettingError(f"the splits leak: {listed}{more}; put each patient and each picture into one split")
+
+
+def conflicts(dataset: Dataset) -> list[str]:
+    """Pictures of the same bytes with different truth, a sentence each."""
+    seen: dict[str, Example] = {}
+    found = []
+    for example in dataset.usable:
+        other = seen.setdefault(example.sha256, example)
+        if example.sha256 and repr(other.truth) != repr(example.truth):
+            found.append(f"{other.name} and {example.name} are the same bytes with different labels")
+    return found
+
+
+def write_split(dataset: Dataset, folder: Path) -> Path:
+    """Write ``split.csv``: every picture with its split, its truth, its sha256 and, where it is unused, the reason."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "patient", "split", *dataset.labels, "sha256", "problem"])
+    for e in dataset.examples:
+        truth = ["" if value != value else f"{value:.0f}" for value in e.truth]
+        writer.writerow([_absolute(e.source), e.patient, e.split, *truth, e.sha256, e.problem])
+    path = folder / FILE
+    write_atomically(path, lambda file: file.write(text.getvalue().encode("utf-8", "replace")))
+    return path
+
+
+def _absolute(source: str) -> str:
+    return source if is_address(source) else str(Path(source).absolute())

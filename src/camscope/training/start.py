@@ -1,0 +1,136 @@
+"""Where training starts: a network for the labels of the data, with published, given or random weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from camscope.errors import ModelError, SettingError
+from camscope.models.loading import load
+from camscope.models.model import Model
+from camscope.models.weights import file_sha256, mismatches, read_weights, without_prefixes
+from camscope.training.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model before training.
+
+    Attributes:
+        model: with the labels of the data.
+        learnt: whether its backbone has learnt something before.
+        origin: where its weights came from, in words.
+    """
+
+    model: Model
+    learnt: bool
+    origin: str
+
+
+def start(
+    spec: str | Path,
+    dataset: Dataset,
+    *,
+    weights: str | Path = "default",
+    seed: int = 0,
+    say: Callable[[str], None] = lambda _: None,
+    **options: Any,
+) -> Start:
+    """Make the network that is to be trained.
+
+    Args:
+        spec: "timm:NAME", "torchvision:NAME", or a bundle of a network with as many outputs as the data have labels.
+        dataset: gives the labels.
+        weights: "default" for the published ones; where they cannot be had, as offline, that is said and training
+            starts from random ones. "none" for random ones. A file: its classifier is left out where it is another's.
+        seed: of random weights.
+        say: called with what the user must know.
+        **options: as for `camscope.load`: ``input_size``, ``fit``, ``mean``, ``std``, ``options``.
+
+    Raises:
+        ModelError: no such network, or weights that are not its own.
+        SettingError: a bundle of other labels.
+    """
+    torch.manual_seed(seed)
+    if Path(spec).is_dir():
+        model = load(spec, **options)
+        if len(model.labels) != len(dataset.labels):
+            raise SettingError(
+                f"{spec} has {len(model.labels)} classes and the data {len(dataset.labels)}: "
+                f"give its architecture as --model, and its weights.safetensors as --weights"
+            )
+        return Start(_named(model, dataset, spec), learnt=True, origin=f"the bundle {spec}")
+
+    def made(weights: str) -> Start:
+        model = load(spec, weights=weights, labels=dataset.labels, outcome=dataset.outcome, **options)
+        origin = "random weights" if weights == "none" else "published weights"
+        return Start(_named(model, dataset, spec), learnt=weights != "none", origin=origin)
+
+    if weights in ("default", "none"):
+        try:
+            return made(str(weights))
+        except ModelError as error:
+            if weights == "none":
+                raise
+            begun = made("none")  # a name that does not exist is an error here too
+            say(f"{error}; training starts from random weights, which takes more pictures and more epochs")
+            return begun
+    begun = made("none")
+    path = Path(weights)
+    _fill_backbone(begun.model.net, path, classes=len(dataset.labels))
+    recipe = None if begun.model.recipe is None else dataclasses.replace(begun.model.recipe, weights=str(path))
+    model = dataclasses.replace(begun.model, recipe=recipe)
+    return Start(model, learnt=True, origin=f"{path.name}, sha256 {file_sha256(path)}")
+
+
+def _named(model: Model, dataset: Dataset, spec: str | Path) -> Model:
+    """A model called as its architecture and data."""
+    name = f"{str(spec).partition(':')[2] or Path(spec).name}-{'-'.join(dataset.labels[:3]).lower()}"
+    return dataclasses.replace(model, name=name, labels=dataset.labels, outcome=dataset.outcome, facts={})
+
+
+def _fill_backbone(net: nn.Module, path: Path, *, classes: int) -> None:
+    own = net.state_dict()
+    state = dict(without_prefixes(read_weights(path), own))
+    heads = tuple(f"{name}." for name in head_of(net, classes))
+    kept: Mapping[str, torch.Tensor] = {
+        k: v for k, v in state.items() if not (k.startswith(heads) and (k not in own or v.shape != own[k].shape))
+    }
+    wrong = [text for text in mismatches(kept, own) if not text.startswith(heads)]
+    if wrong:
+        raise ModelError(f"{path} does not fit the network: {'; '.join(wrong[:5])}")
+    net.load_state_dict(kept, strict=False)
+
+
+def head_of(net: nn.Module, classes: int) -> list[str]:
+    """Names of the modules that turn features into class scores.
+
+    timm says which; elsewhere it is the last layer with as many outputs as there are classes.
+
+    Raises:
+        ModelError: there is none.
+
+    >>> head_of(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Flatten(), nn.Linear(8, 2)), 2)
+    ['2']
+    """
+    if hasattr(net, "get_classifier"):
+        found: Any = net.get_classifier()  # type: ignore[operator]
+        parts = found if isinstance(found, tuple) else (found,)
+        names = [name for name, module in net.named_modules() if name and any(module is part for part in parts)]
+        if names:
+            return names
+    outputs = {
+        name: getattr(module, "out_features", getattr(module, "out_channels", None))
+        for name, module in net.named_modules()
+        if name
+    }
+    last = [name for name, count in outputs.items() if count == classes]
+    if not last:
+        raise ModelError(f"no layer of {type(net).__name__} gives {classes} scores, so that its classifier is unknown")
+    return last[-1:]

@@ -1,0 +1,103 @@
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import nn
+
+from camscope.errors import SettingError
+from camscope.models.model import Model
+from camscope.models.preprocess import Preprocess
+from camscope.training.dataset import Example, read_dataset
+from camscope.training.failures import find_failures, worst
+from camscope.training.judging import Predictions, calibration, confusion, judge, predict, write_predictions
+
+
+def predictions(probabilities, truth, *, outcome="one", patients=None):
+    truth = np.array(truth, float)
+    names = [f"{n}.png" for n in range(len(truth))]
+    patients = patients or names
+    examples = tuple(Example(n, n, p, tuple(t)) for n, p, t in zip(names, patients, truth, strict=True))
+    labels = ("a", "b", "c")[: truth.shape[1]]
+    model = Model("hand-made", nn.Linear(1, truth.shape[1]), labels=labels, outcome=outcome)
+    return Predictions(model, examples, np.array(probabilities, float), truth, {})
+
+
+ONE = predictions(
+    [[0.9, 0.05, 0.05], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.1, 0.1, 0.8]],
+    [[1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0]],
+)
+ANY = predictions([[0.9, 0.2], [0.4, 0.6], [0.7, 0.9]], [[1, 0], [1, np.nan], [0, 1]], outcome="any")
+
+
+def test_figures_of_one_of_several_classes_by_hand():
+    found = judge(ONE)
+    assert found["accuracy"]["estimate"] == 0.5
+    assert confusion(ONE).tolist() == [[1, 0, 0], [1, 1, 1], [0, 0, 0]]
+    assert found["labels"]["b"]["sensitivity"]["estimate"] == pytest.approx(1 / 3)
+    assert found["labels"]["b"]["f1"]["estimate"] == pytest.approx(0.5)
+    assert found["labels"]["a"]["auc"]["estimate"] == 1
+    assert found["labels"]["c"]["auc"]["estimate"] is None
+    assert found["f1"]["estimate"] == pytest.approx((2 / 3 + 0.5 + 0) / 3)
+
+
+def test_figures_of_any_number_of_labels_leave_the_unknown_out():
+    found = judge(ANY)
+    assert found["labels"]["b"]["present"] + found["labels"]["b"]["absent"] == 2
+    assert confusion(ANY).tolist() == [[[0, 1], [1, 1]], [[1, 0], [0, 1]]]
+    assert found["accuracy"]["estimate"] == pytest.approx((1 + 0 + 0.5) / 3)
+
+
+def test_an_interval_counts_patients_and_not_pictures():
+    rows = [[0.9, 0.1], [0.1, 0.9]] * 40
+    right = [[1, 0], [0, 1]] * 20 + [[1, 0], [1, 0]] * 20
+    alone = judge(predictions(rows, right))["accuracy"]
+    shared = judge(predictions(rows, right, patients=[f"P{n // 10}" for n in range(80)]))["accuracy"]
+    assert alone["estimate"] == shared["estimate"]
+    assert shared["high"] - shared["low"] > 1.2 * (alone["high"] - alone["low"])
+
+
+def test_perfection_on_few_patients_is_no_certainty():
+    perfect = judge(predictions([[0.9, 0.1], [0.1, 0.9]] * 3, [[1, 0], [0, 1]] * 3))
+    assert perfect["accuracy"]["low"] == pytest.approx(0.541, abs=1e-3)
+    assert perfect["f1"] == {"low": None, "high": None, "estimate": 1.0}
+
+
+def test_calibration_bins_by_hand():
+    bins = calibration(ONE)
+    assert [(b.pictures, b.said, b.found) for b in bins] == [(1, 0.6, 0), (1, 0.7, 1), (1, 0.8, 0), (1, 0.9, 1)]
+    assert judge(ONE)["ece"] == pytest.approx((0.6 + 0.3 + 0.8 + 0.1) / 4)
+
+
+def test_failures_are_ordered_by_certainty_with_both_sides_named():
+    found = [(f.number, f.kind, f.label, f.said, f.true, f.certainty) for f in find_failures(ONE)]
+    assert found == [
+        (3, "false negative", "b", "c", "b", 0.8),
+        (3, "false positive", "c", "c", "b", 0.8),
+        (2, "false positive", "a", "a", "b", 0.6),
+        (2, "false negative", "b", "a", "b", 0.6),
+    ]
+    any_ = [(f.number, f.kind, f.label, f.said, f.true) for f in find_failures(ANY)]
+    assert any_ == [(2, "false positive", "a", "a", "no a"), (1, "false negative", "a", "no a", "a")]
+    assert [f.number for f in worst(find_failures(ONE), ONE.model, most=1)] == [2, 3, 3]
+
+
+def test_every_picture_is_predicted_or_says_why(class_folders, tmp_path):
+    folder = class_folders(2)
+    (folder / "cat/1.png").write_bytes(b"damaged")
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    model = Model("tiny", net, labels=("cat", "dog"), preprocess=Preprocess(input_size=(8, 8), mean=(0.5,), std=(1.0,)))
+    data = read_dataset(folder).for_model(model)
+    found = predict(model, data.examples, batch_size=2)
+    assert (len(found.examples), list(found.failed)) == (3, ["cat/1.png"])
+    np.testing.assert_allclose(found.probabilities.sum(1), 1)
+    with write_predictions(found, Path(tmp_path)).open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    assert "cat/1.png" in rows[-1]["problem"]
+
+
+def test_a_model_of_values_cannot_be_judged():
+    model = Model("values", nn.Linear(1, 1), outcome="value")
+    with pytest.raises(SettingError, match="gives values"):
+        predict(model, [])
