@@ -20,6 +20,9 @@ from camscope.demo.training import new_model
 
 CLASSES = 5
 
+collect_ignore_glob = ["*keras_cases.py"]
+"""Run by their test_keras.py in a process of their own; collecting them here for doctests would import Keras."""
+
 
 def enliven(net: nn.Module, seed: int = 0) -> nn.Module:
     """Give random values to what training would have changed: zero weights and biases, batch-norm statistics."""

@@ -9,6 +9,10 @@ from torch import Tensor
 
 from camscope.errors import TargetError
 
+_BOX = 6
+_HALF = 0.5
+_NEVER = 1e-6
+
 Target = Callable[[Tensor], Tensor]
 """One image's output, without the batch axis -> a scalar."""
 
@@ -85,6 +89,46 @@ def region(index: int, *, mask: Tensor | None = None) -> Target:
         return (output[index] * where).sum()
 
     return score
+
+
+def box(index: int, *, at: tuple[float, float, float, float] | None = None) -> Target:
+    """The score of a box that a detector found: the best of a class, or the one at a place.
+
+    Args:
+        index: class index.
+        at: left, top, right, bottom in pixels of the network's input; the box of the class that overlaps most with
+            it, by half of their union or more. Where there is none, the score is the lowest that there can be.
+
+    Raises:
+        TargetError: when called on an output that is not of boxes.
+
+    >>> found = torch.tensor([[0.0, 0.0, 9.0, 9.0, 2.5, 1.0], [20.0, 0.0, 29.0, 9.0, 1.5, 1.0]])
+    >>> box(1)(found), box(1, at=(21, 0, 29, 9))(found)
+    (tensor(2.5000), tensor(1.5000))
+    """
+
+    def score(output: Tensor) -> Tensor:
+        if output.ndim != 2 or output.shape[1] != _BOX:
+            shape = tuple(output.shape)
+            raise TargetError(f"a box needs an output (boxes, {_BOX}): corners, score, class; this one is {shape}")
+        fits = output[:, 5].detach() == index
+        rank = output[:, 4].detach()
+        if at is not None:
+            rank = _overlaps(output[:, :4].detach(), output.new_tensor(at))
+            fits &= rank >= _HALF
+        if not bool(fits.any()):
+            return torch.logit(output.new_tensor(_NEVER)) + 0 * output[:, 4].sum()
+        return output[rank.where(fits, -torch.inf).argmax(), 4]
+
+    return score
+
+
+def _overlaps(boxes: Tensor, place: Tensor) -> Tensor:
+    """(N,) intersection over union of boxes (N, 4) with one."""
+    low, high = torch.maximum(boxes[:, :2], place[:2]), torch.minimum(boxes[:, 2:], place[2:])
+    both = (high - low).clamp_min(0).prod(1)
+    areas = [(one[..., 2:] - one[..., :2]).prod(-1) for one in (boxes, place)]
+    return both / (areas[0] + areas[1] - both).clamp_min(torch.finfo(boxes.dtype).tiny)
 
 
 def similarity(embedding: Tensor) -> Target:

@@ -1,12 +1,16 @@
 """Trained networks of the shared data, loaded and asked about real pictures."""
 
 import csv
+import importlib.util
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from camscope import Model, Preprocess, explain, targets
 from camscope.images import read
 from camscope.models.loading import load
 
@@ -92,3 +96,62 @@ def test_a_bundle_answers_alike(tmp_path):
     again = load(model.save(tmp_path / "bundle"))
     assert (again.digest, again.preprocess, again.labels) == (model.digest, model.preprocess, model.labels)
     assert torch.equal(logits(again, row), logits(model, row))
+
+
+@pytest.fixture(scope="module")
+def deeplab():
+    spec = importlib.util.spec_from_file_location("seg_models", DATA / "models/seg_models.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    net = module.DeepLabMobileNetV2()
+    net.load_state_dict(torch.load(next(WEIGHTS.glob("voc_deeplabv3_mobilenetv2.*")), weights_only=True))
+    half = Preprocess(input_size=(513, 513), mean=(0.5,) * 3, std=(0.5,) * 3, fit="pad", interpolation="bilinear")
+    return Model("deeplab", net.eval(), preprocess=half, labels=module.DeepLabMobileNetV2.classes)
+
+
+def test_a_segmentation_network_looks_at_the_bird_that_it_finds(deeplab):
+    picture = read(DATA / "voc_segmentation/bird_segmentation.png")
+    mask = np.asarray(Image.open(DATA / "voc_segmentation/bird_segmentation_mask.png")) == 3
+    e = explain(deeplab, picture, method="hirescam", layer="project")
+    assert (e.label, e.index) == ("bird", 3)
+    assert e.heatmap[mask].sum() / e.heatmap.sum() > 0.85 > 4 * mask.mean()
+    found = explain(deeplab, picture)
+    assert found.grid.shape == (33, 33)
+    assert found.heatmap.any()
+    whole = torch.ones(deeplab.net(deeplab.preprocess(picture)[0][None]).shape[2:])
+    assert explain(deeplab, picture, target=targets.region(3, mask=whole)).grid.any()
+    absent = explain(deeplab, picture, target="sofa")
+    assert not absent.heatmap.any()
+    assert absent.notes[0].startswith("no place is predicted to be 'sofa'")
+
+
+PROCESSORS = {
+    "MobileViT": {"size": {"shortest_edge": 288}},
+    "Bit": {"size": {"shortest_edge": 256}},
+    "CLIP": {},
+    "ConvNext": {"size": {"shortest_edge": 224}, "crop_pct": 0.875},
+    "ConvNext warped": {"size": {"shortest_edge": 384}},
+    "DeiT": {},
+    "EfficientNet": {"size": {"height": 224, "width": 224}, "rescale_offset": True, "rescale_factor": 1 / 127.5},
+    "Levit": {},
+    "MobileNetV2": {},
+    "PoolFormer": {},
+    "Segformer": {},
+    "Siglip": {},
+    "ViT": {"resample": 0},
+}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_the_input_is_that_of_the_processor(name):
+    import transformers
+
+    from camscope.models.sources.hf_pictures import read_processor
+
+    processor = getattr(transformers, f"{name.partition(' ')[0]}ImageProcessorPil")(**PROCESSORS[name])
+    preprocess = read_processor(processor)
+    files = sorted((DATA / "imagenet_photos/images").iterdir())[:4] + sorted((DATA / "cxr_masks").rglob("*.jpg"))[:2]
+    for file in files:
+        picture = read(file)
+        wanted = processor(images=Image.fromarray(picture.rgb), return_tensors="pt")["pixel_values"][0]
+        torch.testing.assert_close(preprocess(picture)[0], wanted.float(), rtol=0, atol=1e-5, msg=str(file))

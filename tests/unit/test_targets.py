@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from camscope.errors import TargetError
-from camscope.targets import category, contrast, region, similarity, top
+from camscope.targets import box, category, contrast, region, similarity, top
 
 
 @pytest.fixture
@@ -87,3 +87,27 @@ def test_similarity(output):
     torch.testing.assert_close(similarity(other)(output).detach(), expected)
     torch.testing.assert_close(similarity(other)(10 * output).detach(), expected)
     torch.testing.assert_close(similarity(other[None])(output.reshape(2, 2)).detach(), expected)
+
+
+BOXES = [[0, 0, 10, 10, 1.5, 3], [20, 0, 30, 10, 2.5, 3], [0, 0, 10, 10, 4.0, 1], [0, 0, 0, 0, -13.8, -1]]
+
+
+def test_box_of_a_class_and_at_a_place():
+    output = torch.tensor(BOXES, requires_grad=True)
+    assert float(box(3)(output).detach()) == 2.5
+    assert float(box(3, at=(1, 0, 11, 10))(output).detach()) == 1.5
+    (seen,) = torch.autograd.grad(box(3, at=(1, 0, 11, 10))(output), output)
+    assert seen.nonzero().tolist() == [[0, 4]]
+
+
+@pytest.mark.parametrize("target", [box(2), box(1, at=(6, 0, 16, 10)), box(3, at=(0, 0, 0, 0))])
+def test_a_box_that_is_not_there_has_the_lowest_score_and_no_gradient(target):
+    output = torch.tensor(BOXES, requires_grad=True)
+    score = target(output)
+    assert float(score.detach()) == pytest.approx(-13.8155, abs=1e-3)
+    assert not torch.autograd.grad(score, output)[0].any()
+
+
+def test_a_box_needs_boxes():
+    with pytest.raises(TargetError, match=r"a box needs an output \(boxes, 6\): .*; this one is \(4,\)"):
+        box(0)(torch.zeros(4))

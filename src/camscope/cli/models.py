@@ -1,26 +1,84 @@
-"""camscope models: the names that can be loaded."""
+"""camscope models: the names that can be loaded, and what would be used of one."""
 
 from __future__ import annotations
 
 import fnmatch
-from typing import Annotated
+import json
+import sys
+from typing import Annotated, Any
 
 import typer
+
+from camscope.cli.noted import load_noted
+from camscope.cli.options import Device, Seed, Weights, prepare
+
+_OF_THE_HUB = "hf: takes any image classifier, CLIP or SigLIP of the Hugging Face hub, or a folder; these are examples"
 
 
 def models(
     pattern: Annotated[str, typer.Argument(help="Part of a name, or a pattern such as 'timm:convnext*'.")] = "",
+    check: Annotated[
+        str | None, typer.Option(help="Load this model and print what would be used to explain it.", metavar="SPEC")
+    ] = None,
+    weights: Weights = "default",
+    device: Device = "auto",
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """List the models that --model takes.
+    """List the models that --model takes; or with --check, what would be used of one, and which methods are one on it.
 
     Example: camscope models 'timm:convnext*'
+
+    Example: camscope models --check timm:resnet18 --weights none
     """
+    if check is not None:
+        from camscope.explanation.examination import examine
+
+        model = load_noted(check, seed=seed, weights=weights)
+        prepare(model, device, seed)
+        found = examine(model)
+        print(json.dumps(found, ensure_ascii=False) if as_json else _told(found))
+        return
+    names = _names(pattern)
+    if any(name.startswith("hf:") for name in names):
+        print(f"note: {_OF_THE_HUB}", file=sys.stderr)
+    print(json.dumps(names) if as_json else "\n".join(names))
+
+
+def _names(pattern: str) -> list[str]:
     from camscope.errors import ModelError
     from camscope.models.sources import NAMES
 
-    names = [f"{source}:{name}" for source, listed in NAMES.items() for name in listed()]
+    # Sources that the pattern rules out are not asked: to some of them it means an import of seconds.
+    prefix, colon, _ = pattern.partition(":")
+    asked = {source: listed for source, listed in NAMES.items() if not colon or fnmatch.fnmatch(source, f"*{prefix}")}
+    names = [f"{source}:{name}" for source, listed in asked.items() for name in listed()]
     wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
     found = fnmatch.filter(names, wanted)
     if not found:
         raise ModelError(f"none of the {len(names)} models matches {pattern!r}; `camscope models` lists them all")
-    print("\n".join(found))
+    return found
+
+
+def _told(found: dict[str, Any]) -> str:
+    """One line a fact."""
+    first, count = found["labels"]["first"], found["labels"]["count"]
+    more = " ..." if count > len(first) else ""
+    preprocess = {key: value for key, value in found["preprocess"].items() if value is not None}
+    lines = {
+        "model": f"{found['model']} (weights: {found['weights']})",
+        "layer": found["layer"],
+        "layout": f"{found['layout']}, {found['channels']} channels",
+        "grid": " x ".join(map(str, found["grid"])),
+        "head": found["head"],
+        "input": ", ".join(f"{key} {_short(value)}" for key, value in preprocess.items()),
+        "labels": f"{count}: {', '.join(repr(name) for name in first)}{more}" if count else "none; classes by index",
+        "outcome": f"{found['outcome']}, outputs {' x '.join(map(str, found['outputs']))}",
+        "same maps": "; ".join(" = ".join(group) for group in found["same"]) or "none of those compared",
+    } | {key.replace("_", " "): _short(value) for key, value in found["facts"].items()}
+    width = max(map(len, lines))
+    return "\n".join(f"{key:{width}}  {value}" for key, value in lines.items())
+
+
+def _short(value: Any) -> str:
+    return " ".join(map(_short, value)) if isinstance(value, list | tuple) else str(value)

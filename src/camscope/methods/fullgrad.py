@@ -16,7 +16,7 @@ from camscope.heatmap import normalise, upsample
 from camscope.methods.network import Targets, at_input, input_gradients, picture_of
 from camscope.methods.registry import network_method
 from camscope.trace import tensors
-from camscope.trace.layout import grid_of, guess_layout
+from camscope.trace.layout import grid_of, guess_layout, is_last
 from camscope.trace.structure import map_tensors
 
 Take = Callable[[str, Tensor], None]
@@ -77,7 +77,7 @@ def fullgrad(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0)
         sums[grid] = sums[grid] + summed if grid in sums else summed
 
     def take(name: str, term: Tensor) -> None:
-        layout = None if name in _UNPLACED else guess_layout(term.shape, shape)
+        layout = None if name in _UNPLACED else guess_layout(term.shape, shape, last=is_last(net))
         if layout is not None and min(grid_of(term.shape, layout)) > 1:
             add(layout.read(term).to(torch.promote_types(term.dtype, torch.float32)))
 

@@ -19,7 +19,7 @@ from camscope.methods.gradient import gradcam
 from camscope.methods.network import Targets, at_input, input_gradients
 from camscope.methods.registry import attribution, network_method
 from camscope.trace import Layout, Trace, record
-from camscope.trace.layout import find_layout
+from camscope.trace.layout import find_layout, is_last
 
 _OTHERS = (
     "Celu Elu Gelu Glu Hardshrink Hardswish LeakyRelu LogSigmoid Mish Prelu PreluKernel RreluWithNoise Silu Softplus "
@@ -97,7 +97,9 @@ def guidedgradcam(
     """
     guided = guidedbackprop(net, inputs, targets, picture=picture)
     forward = record(net, inputs, layers=[layer], picture=picture)
-    layout = layout or find_layout(forward.records[layer].shape, forward.pictures.shape, layer=layer)
+    layout = layout or find_layout(
+        forward.records[layer].shape, forward.pictures.shape, layer=layer, last=is_last(forward.net)
+    )
     heat = gradcam(forward.trace(layer, targets, layout=layout)).relu()
     return guided * upsample(heat, guided.shape[1:]).to(guided)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,13 +102,21 @@ def _last_layers(trace: Trace, widths: Collection[int]) -> Iterator[tuple[Tensor
         return
     slopes = None
     for module in trace.forward.net.modules():
-        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+        weight, bias = _linear(module)
         if not isinstance(weight, Tensor) or weight.ndim < 2 or len(weight) != outputs.shape[1]:
             continue
         if weight[0].numel() in widths:
             slopes = _slopes(trace) if slopes is None else slopes
             W = slopes @ weight.detach().flatten(1).to(slopes)
             yield W, slopes @ bias.detach().to(slopes) if isinstance(bias, Tensor) else slopes.new_zeros(len(slopes))
+
+
+def _linear(module: nn.Module) -> tuple[Any, Any]:
+    """Weight (C, width) and bias (C,) of a module that may be linear."""
+    kernel = module._parameters.get("kernel")
+    if kernel is not None and kernel.ndim == 2:  # as Keras has it, (width, C)
+        return kernel.T, module._parameters.get("bias")
+    return getattr(module, "weight", None), getattr(module, "bias", None)
 
 
 def _slopes(trace: Trace) -> Tensor:

@@ -13,7 +13,7 @@ from camscope.errors import LayerError, MethodError, nearest
 from camscope.heatmap import fuse
 from camscope.methods.registry import METHODS, Method, network_method, sees_network
 from camscope.trace import Trace, record, unchanged
-from camscope.trace.layout import find_layout
+from camscope.trace.layout import find_layout, is_last
 from camscope.trace.structure import map_tensors
 
 Targets = Sequence[Callable[[Tensor], Tensor]]
@@ -76,7 +76,9 @@ def maps_of_layers(
     forward = record(net, inputs, layers=layers, picture=picture)
     maps = []
     for layer in layers:
-        layout = find_layout(forward.records[layer].shape, forward.pictures.shape, layer=layer)
+        layout = find_layout(
+            forward.records[layer].shape, forward.pictures.shape, layer=layer, last=is_last(forward.net)
+        )
         with torch.no_grad():
             maps.append(function(forward.trace(layer, targets, layout=layout)))
     return maps

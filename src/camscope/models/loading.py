@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +17,15 @@ from camscope.models.labels import read_labels
 from camscope.models.model import Model, Outcome
 from camscope.models.preprocess import Fit, Preprocess
 from camscope.models.sources import SOURCES
+from camscope.models.sources.keras import FILES as KERAS_FILES
 from camscope.models.weights import SUFFIXES
 
-_FORMS = "'timm:NAME', 'torchvision:NAME', a bundle folder, or a weights file with arch='timm:NAME'"
+_FORMS = (
+    "'timm:NAME', 'torchvision:NAME', 'hf:NAME or FOLDER', 'torchxrayvision:NAME', 'keras:NAME', a bundle folder, "
+    "a .keras file, or a weights file with arch='timm:NAME'"
+)
+# What networks are exported to, by torch.export and others.
+_PROGRAMS = (".pt2", ".onnx", ".tflite", ".pb", ".torchscript", ".mlmodel", ".mlpackage", ".engine")
 # What the number of classes says, unless the caller does: none are values, one alone is there or not.
 _OUTCOMES: dict[int, Outcome] = {0: "value", 1: "any"}
 
@@ -39,12 +47,15 @@ def load(
     """Make a model ready for pictures, on the CPU, in eval mode and in channels-last memory format.
 
     Args:
-        spec: "timm:NAME", "torchvision:NAME", a bundle folder, or a weights file (then ``arch`` names the network).
+        spec: "timm:NAME", "torchvision:NAME", "hf:NAME" or "hf:FOLDER" (Hugging Face), "torchxrayvision:NAME",
+            "keras:NAME", a bundle folder, a ``.keras`` or ``.h5`` file, or a weights file (then ``arch`` names the
+            network).
         weights: "default" for the published ones, "none" for random ones, or a file (see ``read_weights``).
         classes: number of outputs; None: as many as there are labels, else the source's own number.
-        labels: class names, or the path of a file with them (see ``read_labels``); None: those of the source.
-        outcome: "one" class is right (softmax), "any" number of them (sigmoid), or "value"; None: "any" for a single
-            class, "value" for a network without a classifier, else "one".
+        labels: class names, or the path of a file with them (see ``read_labels``); None: those of the source. With
+            ``classes=1`` two names are those of 0 and 1; a model of pictures and texts (CLIP) takes them for texts.
+        outcome: "one" class is right (softmax), "any" number of them (sigmoid), "value" or "boxes" (see ``Model``);
+            None: the source's, or "any" for a single class, "value" for a network without a classifier, else "one".
         mean: subtracted from pixels in [0, 1], one number for all channels or one each; None: the source's.
         std: divides them, as mean.
         input_size: (height, width), or one number for both; None: the source's.
@@ -65,13 +76,23 @@ def load(
     names = None if labels is None else read_labels(labels)
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
     if Path(spec).is_dir():
+        if (Path(spec) / "config.json").is_file() and not (Path(spec) / bundle.CARD).is_file():
+            raise ModelError(f"{spec} is no bundle, but looks like a folder of transformers: load hf:{spec}")
         if weights != "default" or classes is not None or options or arch:
             raise SettingError(f"{spec} is a bundle and has its own weights, classes, options and arch: leave them out")
         model = _from_bundle(Path(spec), size)
     else:
         spec, weights = _network_and_weights(spec, weights, arch)
         classes = len(names) if classes is None and names is not None else classes
-        model = _from_source(spec, weights=weights, classes=classes, input_size=size, options=options or {})
+        model = _from_source(
+            spec, weights=weights, classes=classes, input_size=size, options=options or {}, labels=names
+        )
+    assumed = model.facts.get("assumed")
+    if assumed is not None and not Path(spec).is_dir():
+        if mean is None and std is None:
+            warnings.warn(assumed, stacklevel=2)
+        else:
+            model = replace(model, facts={key: fact for key, fact in model.facts.items() if key != "assumed"})
     return replace(
         model,
         labels=_checked(names, model) if names is not None else model.labels,
@@ -82,6 +103,13 @@ def load(
 
 def _network_and_weights(spec: str | Path, weights: str | Path, arch: str | None) -> tuple[str, str | Path]:
     """Which network, and what fills it: "default", "none" or a Path."""
+    if Path(spec).suffix.lower() in KERAS_FILES and str(spec).partition(":")[0] not in SOURCES:
+        spec, arch, weights = (f"keras:{spec}", None, weights) if arch is None else (arch, None, Path(spec))
+    if Path(spec).suffix.lower() in _PROGRAMS and str(spec).partition(":")[0] not in SOURCES:
+        raise ModelError(
+            f"{spec} is an exported program, without modules to look into: save the weights of the network that it was "
+            "made from, torch.save(net.state_dict(), 'weights.pth'), and name the network, arch='timm:NAME'"
+        )
     if Path(spec).suffix.lower() in SUFFIXES and str(spec).partition(":")[0] not in SOURCES:
         if arch is None:
             raise ModelError(f"{spec} holds weights alone: name their network, such as arch='timm:resnet18'")
@@ -104,6 +132,7 @@ def _from_source(
     classes: int | None,
     input_size: tuple[int, int] | None,
     options: Mapping[str, Any],
+    labels: Sequence[str] | None,
 ) -> Model:
     prefix, colon, name = spec.partition(":")
     if not colon:
@@ -112,9 +141,11 @@ def _from_source(
         raise ModelError(f"{nearest('model source', prefix, SOURCES)}; possible: {_FORMS}")
     if classes is not None and classes < 1:
         raise SettingError(f"classes must be at least 1; given: {classes}")
-    model = SOURCES[prefix](name, weights=weights, classes=classes, input_size=input_size, options=options)
+    make = SOURCES[prefix]
+    more = {"labels": labels} if "labels" in inspect.signature(make).parameters else {}
+    model = make(name, weights=weights, classes=classes, input_size=input_size, options=options, **more)
     model.net.eval().to(memory_format=torch.channels_last)
-    return replace(model, outcome=_OUTCOMES.get(_outputs(model), "one"))
+    return model if model.outcome != "one" else replace(model, outcome=_OUTCOMES.get(_outputs(model), "one"))
 
 
 def _from_bundle(folder: Path, input_size: tuple[int, int] | None) -> Model:
@@ -128,6 +159,7 @@ def _from_bundle(folder: Path, input_size: tuple[int, int] | None) -> Model:
         classes=card["classes"] or None,
         input_size=preprocess.input_size,
         options=card["options"],
+        labels=card["labels"] or None,
     )
     return replace(
         model,
@@ -141,7 +173,7 @@ def _from_bundle(folder: Path, input_size: tuple[int, int] | None) -> Model:
 
 
 def _checked(names: tuple[str, ...], model: Model) -> tuple[str, ...]:
-    if len(names) != _outputs(model):
+    if len(names) != _outputs(model) and (len(names), _outputs(model)) != (2, 1):
         raise SettingError(f"{len(names)} labels for a network with {_outputs(model)} classes: give one each")
     return names
 

@@ -19,7 +19,7 @@ from camscope.models.preprocess import Preprocess
 if TYPE_CHECKING:
     from camscope.trace import Layout
 
-Outcome = Literal["one", "any", "value"]
+Outcome = Literal["one", "any", "value", "boxes"]
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,12 @@ class Model:
         name: what the model is called in results.
         net: the network; inputs (B, C, h, w), outputs (B, classes) before any softmax or sigmoid.
         preprocess: makes the input out of a picture.
-        labels: class names in the order of the outputs; may be empty.
+        labels: class names in the order of the outputs; may be empty. Of two names for one output, a logit, the
+            second is what the logit is for, and the first its opposite.
         layer: name of the layer that is explained; None: chosen when first needed.
         layout: how that layer's output is arranged; None: found when first needed.
-        outcome: "one" class is right (softmax), "any" number of them is (sigmoid), or the outputs are a "value".
+        outcome: "one" class is right (softmax), "any" number of them is (sigmoid), the outputs are a "value", or they
+            are "boxes": (B, boxes, 6) left, top, right, bottom in pixels of the input, score, class.
         recipe: how the network was made; None for one that the caller brought.
         facts: whatever else is known and belongs to the model, such as a test AUC; plain JSON values.
 
@@ -108,10 +110,16 @@ class Model:
         return self.labels[index] if 0 <= index < len(self.labels) else f"class {index}"
 
     def probability(self, logits: torch.Tensor) -> torch.Tensor | None:
-        """Probabilities in [0, 1] of logits (..., classes); None where the outputs are values."""
-        if self.outcome == "value":
+        """Probabilities in [0, 1] of logits (..., classes); None where the outputs are values or boxes."""
+        if self.outcome in ("value", "boxes"):
             return None
+        if self.has_opposite(logits.shape[-1]):
+            return torch.cat([-logits, logits], -1).sigmoid()
         return logits.softmax(-1) if self.outcome == "one" else logits.sigmoid()
+
+    def has_opposite(self, outputs: int) -> bool:
+        """Whether of a number of outputs the one is the second class against the first: two names, one logit."""
+        return outputs == 1 and len(self.labels) == 2 and self.outcome != "value"
 
     def save(self, folder: str | Path) -> Path:
         """Write a bundle, ``model.json`` and ``weights.safetensors``, that ``load`` reads; returns the folder.

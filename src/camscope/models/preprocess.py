@@ -16,6 +16,8 @@ from camscope.errors import ModelError, PictureError, SettingError
 from camscope.images.picture import Picture, Window
 
 Fit = Literal["crop", "squash", "pad"]
+Order = Literal["rgb", "bgr"]
+Centre = Literal["round", "floor"]
 
 INTERPOLATIONS = {filter_.name.lower(): filter_ for filter_ in Image.Resampling}
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -44,6 +46,9 @@ class Preprocess:
             and fills the rest with the mean (its nearest byte for 8-bit pictures), 0 after normalisation.
         resize: (height, width) before the cut; None: the input size, so that nothing is cut without need.
         interpolation: name of a Pillow filter.
+        order: of the input's channels, "rgb" or "bgr"; ``mean`` and ``std`` are in the same order.
+        centre: where a centred cut starts that would start between two pixels: "round" to the even one, as
+            torchvision and timm, or "floor", as Hugging Face.
 
     Examples:
         >>> picture = Picture(np.zeros((100, 200, 3), dtype=np.float32))
@@ -58,11 +63,18 @@ class Preprocess:
     fit: Fit = "crop"
     resize: tuple[int, int] | None = None
     interpolation: str = "bicubic"
+    order: Order = "rgb"
+    centre: Centre = "round"
 
     def __post_init__(self) -> None:
         """Refuse values that no network can be fed with."""
-        if self.fit not in get_args(Fit):
-            raise SettingError(f"fit cannot be {self.fit!r}; possible: {', '.join(get_args(Fit))}")
+        for key, value, possible in (
+            ("fit", self.fit, get_args(Fit)),
+            ("order", self.order, get_args(Order)),
+            ("centre", self.centre, get_args(Centre)),
+        ):
+            if value not in possible:
+                raise SettingError(f"{key} cannot be {value!r}; possible: {', '.join(possible)}")
         if self.interpolation not in INTERPOLATIONS:
             raise SettingError(f"interpolation cannot be {self.interpolation!r}; possible: {', '.join(INTERPOLATIONS)}")
         if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean) or min(self.std) <= 0:
@@ -92,8 +104,8 @@ class Preprocess:
         """
         scaled_size = self._scaled(*picture.size)
         scaled = _scale(picture, scaled_size, grey=self.channels == 1, interpolation=self.interpolation)
-        corner = tuple(_offset(have, want) for have, want in zip(scaled_size, self.input_size, strict=True))
-        cut = self._cut(scaled, corner)
+        corner = tuple(self._offset(have, want) for have, want in zip(scaled_size, self.input_size, strict=True))
+        cut = self._cut(scaled[:, :, ::-1] if self.order == "bgr" else scaled, corner)
         tensor = torch.from_numpy(cut).permute(2, 0, 1).to(torch.float32)
         if cut.dtype == np.uint8:
             tensor = tensor.div(255)
@@ -152,6 +164,12 @@ class Preprocess:
         short = goal[0]
         return (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
 
+    def _offset(self, have: int, want: int) -> int:
+        """First row of a centred cut, negative where it must be padded."""
+        if have < want:
+            return -((want - have) // 2)
+        return (have - want) // 2 if self.centre == "floor" else round((have - want) / 2)
+
     def _cut(self, scaled: npt.NDArray[Any], corner: tuple[int, ...]) -> npt.NDArray[Any]:
         """The input size at ``corner`` of the scaled picture, filled where it reaches beyond; (h, w, C)."""
         fill = np.array(self.mean if self.fit == "pad" else [0.0], dtype=np.float32)
@@ -183,8 +201,3 @@ def _scale(picture: Picture, size: tuple[int, int], *, grey: bool, interpolation
     planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(pixels, 2, 0)]
     floats = np.stack([np.asarray(plane.resize(wide_first, filter_)) for plane in planes], axis=2)
     return floats.clip(0, 1)
-
-
-def _offset(have: int, want: int) -> int:
-    """First row of a centred cut, negative where it must be padded; rounds as torchvision does."""
-    return -((want - have) // 2) if have < want else round((have - want) / 2)

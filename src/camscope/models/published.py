@@ -31,17 +31,17 @@ def torch_cache() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def out_of_reach(spec: str, file: str, *, hub: str | None = None) -> ModelError:
+def out_of_reach(spec: str, file: str, *, hub: str | None = None, folder: Path | None = None) -> ModelError:
     """The error that says which file to bring.
 
     Args:
         spec: the model, such as "timm:resnet18".
         file: name of the file that was published.
-        hub: id under which the Hugging Face hub has it; None where it is a file of PyTorch's own cache.
+        hub: id under which the Hugging Face hub has it; None where it is a file of a cache.
+        folder: that cache; None: PyTorch's own.
     """
-    bring = (
-        f"the file {file} of {hub} on the Hugging Face hub" if hub else f"the file {file}, put it in {torch_cache()}"
-    )
+    place = folder or torch_cache()
+    bring = f"the file {file} of {hub} on the Hugging Face hub" if hub else f"the file {file}, put it in {place}"
     return ModelError(
         f"the published weights of {spec} are out of reach: bring {bring} {'and' if hub else 'or'} pass weights=FILE; "
         f"weights='none' makes random ones"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -120,6 +121,10 @@ def _is_tensor(value: object) -> bool:
 
 def _unreadable(path: Path, error: Exception) -> ModelError:
     text = str(error)
+    if zipfile.is_zipfile(path) and any("archive_format" in name for name in zipfile.ZipFile(path).namelist()):
+        return ModelError(
+            f"{path} is an exported program, not weights: save torch.export.load(FILE).state_dict and give that file"
+        )
     if "TorchScript" in text:
         return ModelError(
             f"{path} is a TorchScript program, not weights: save torch.jit.load(FILE).state_dict() and give that file"

@@ -53,8 +53,13 @@ def test_preprocessing_of_the_caller():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"spec": "resnet18"}, "there is no model 'resnet18'; possible: 'timm:NAME', 'torchvision:NAME', a bundle"),
+        (
+            {"spec": "resnet18"},
+            "there is no model 'resnet18'; possible: 'timm:NAME', 'torchvision:NAME', 'hf:NAME or FOLDER'",
+        ),
         ({"spec": "tim:resnet18"}, "no model source called 'tim'; nearest: 'timm'"),
+        ({"spec": "net.onnx"}, r"net\.onnx is an exported program, .* arch='timm:NAME'"),
+        ({"spec": "net.pt2", "arch": "timm:resnet18"}, r"net\.pt2 is an exported program"),
         ({"spec": "w.pth"}, r"w\.pth holds weights alone: name their network"),
         ({"spec": "w.pth", "arch": "timm:resnet18"}, r"there is no weights file 'w\.pth'"),
         ({"spec": "timm:resnet18", "weights": "absent.pth"}, r"there is no weights file 'absent\.pth'"),
@@ -72,7 +77,7 @@ def test_models_that_do_not_exist(given, message):
         ({"arch": "timm:resnet18"}, "arch='timm:resnet18' goes with a weights file"),
         ({"labels": ["a"], "classes": 2}, "1 labels for a network with 2 classes"),
         ({"classes": 0}, "classes must be at least 1"),
-        ({"outcome": "both"}, "outcome cannot be 'both'; possible: one, any, value"),
+        ({"outcome": "both"}, "outcome cannot be 'both'; possible: one, any, value, boxes"),
         ({"fit": "zoom"}, "fit cannot be 'zoom'"),
         ({"mean": [0.5, 0.5]}, "mean has 2 numbers and the network takes 3 channels"),
     ],
@@ -80,3 +85,12 @@ def test_models_that_do_not_exist(given, message):
 def test_settings_that_do_not_go_together(given, message):
     with pytest.raises(SettingError, match=message):
         load(given.pop("spec", "timm:test_resnet"), **{"weights": "none", **given})
+
+
+def test_two_names_for_one_logit():
+    model = load("timm:test_resnet", weights="none", classes=1, labels=["normal", "ill"])
+    assert (model.outcome, model.labels, model.index("ill")) == ("any", ("normal", "ill"), 1)
+    both = model.probability(torch.tensor([[2.0]]))
+    torch.testing.assert_close(both, torch.tensor([[-2.0, 2.0]]).sigmoid())
+    value = load("timm:test_resnet", weights="none", classes=1, labels=["age"], outcome="value")
+    assert value.probability(torch.tensor([[2.0]])) is None

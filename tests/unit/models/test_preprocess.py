@@ -193,3 +193,24 @@ def test_a_strip_cannot_be_cropped_but_squashed():
     with pytest.raises(PictureError, match="2 x 5000"):
         Preprocess()(strip)
     assert Preprocess(fit="pad")(strip)[0].shape == Preprocess(fit="squash")(strip)[0].shape == (3, 224, 224)
+
+
+def test_the_order_of_the_channels():
+    picture = picture_of((40, 50))
+    rgb, _ = Preprocess(input_size=(32, 32), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))(picture)
+    bgr, _ = Preprocess(input_size=(32, 32), mean=(0.3, 0.2, 0.1), std=(0.6, 0.5, 0.4), order="bgr")(picture)
+    assert torch.equal(bgr, rgb.flip(0))
+    assert not torch.equal(bgr, rgb)
+
+
+def test_where_a_cut_between_two_pixels_starts():
+    picture = picture_of((39, 32))
+    rounded, floored = (Preprocess(input_size=(32, 32), centre=centre)(picture) for centre in ("round", "floor"))
+    assert (rounded[1].start, floored[1].start) == ((4, 0), (3, 0))
+    assert torch.equal(rounded[0][:, :-1], floored[0][:, 1:])
+
+
+def test_values_that_are_not_possible():
+    for key, value in (("order", "gbr"), ("centre", "ceiling"), ("fit", "zoom")):
+        with pytest.raises(SettingError, match=f"{key} cannot be '{value}'; possible: "):
+            Preprocess(**{key: value})

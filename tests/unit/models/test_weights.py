@@ -181,6 +181,16 @@ def test_damaged_files(tmp_path, name):
         read_weights(tmp_path / name)
 
 
+def test_programs_are_refused_with_what_to_do_instead(tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
+    torch.export.save(torch.export.export(net, (torch.zeros(1, 3, 8, 8),)), tmp_path / "exported.pt2")
+    (tmp_path / "exported.pt2").rename(tmp_path / "exported.pt")
+    with pytest.raises(
+        ModelError, match=r"exported\.pt is an exported program, .* torch\.export\.load\(FILE\)\.state_dict"
+    ):
+        read_weights(tmp_path / "exported.pt")
+
+
 def test_files_without_weights(tmp_path):
     with pytest.raises(ModelError, match="there is no weights file"):
         read_weights(tmp_path / "absent.pth")

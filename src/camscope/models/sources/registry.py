@@ -29,6 +29,8 @@ class Source(Protocol):
             classes: number of outputs; None: as many as the source gives it.
             input_size: (height, width); None: the source's own.
             options: further keywords for the source's maker.
+
+        A source that makes something of class names, as CLIP's texts are, asks for them by a parameter ``labels``.
         """
 
 

@@ -1,4 +1,4 @@
-"""Image classifiers of torchvision."""
+"""Image classifiers, segmentation networks and detectors of torchvision."""
 
 from __future__ import annotations
 
@@ -14,19 +14,28 @@ from camscope.errors import ModelError, SettingError, nearest
 from camscope.models.model import Model, Recipe
 from camscope.models.preprocess import Preprocess
 from camscope.models.published import out_of_reach, reachable, torch_cache
+from camscope.models.sources import torchvision_boxes
 from camscope.models.sources.registry import source
 from camscope.models.weights import file_sha256, fill, read_weights
 
 # The published weights of these two expect the input normalised once more inside the network. Their makers' other
 # initialisation takes a minute and is overwritten anyway.
 _DEFAULTS = {name: {"transform_input": True, "init_weights": False} for name in ("inception_v3", "googlenet")}
+_SECOND = "aux_classifier."
 
 
 def names() -> list[str]:
-    """Every image classifier of torchvision."""
+    """Every network of torchvision for single pictures."""
     from torchvision import models
 
-    return list(models.list_models(module=models))
+    return [name for module in (models, *_dense()) for name in models.list_models(module=module)]
+
+
+def _dense() -> tuple[Any, Any]:
+    """The modules of networks with more than one score a class: maps and boxes."""
+    from torchvision import models
+
+    return models.segmentation, models.detection
 
 
 @source("torchvision", names=names)
@@ -40,7 +49,8 @@ def make(
 ) -> Model:
     """A network of torchvision; ``resnet50.IMAGENET1K_V1`` names one of its published weights.
 
-    Preprocessing and class names are those of the published weights.
+    Preprocessing and class names are those of the published weights. A segmentation network's outputs are maps of
+    scores (B, classes, h, w), a detector's are boxes (see ``Boxes``); both see the whole picture, with a margin.
     """
     from torchvision import models
 
@@ -48,7 +58,7 @@ def make(
     architecture, _, tag = name.partition(".")
     if architecture not in names():
         raise ModelError(nearest("torchvision model", architecture, names()))
-    reserved = [key for key in options if key in ("num_classes", "weights", "weights_backbone")]
+    reserved = [key for key in options if key in ("num_classes", "weights", "weights_backbone", "aux_loss")]
     if reserved:
         raise SettingError(f"{reserved[0]} is not for options: load has weights= and classes= for that")
     choices = models.get_model_weights(architecture)
@@ -57,7 +67,8 @@ def make(
         raise ModelError(nearest("torchvision model", name, known))
     entry = choices[tag] if tag else choices.DEFAULT
     categories = tuple(entry.meta["categories"] or ())
-    keywords = {**_DEFAULTS.get(architecture, {}), **options}
+    dense = [architecture in models.list_models(module=module) for module in _dense()]
+    keywords = {**_DEFAULTS.get(architecture, {}), **({"weights_backbone": None} if any(dense) else {}), **options}
     if classes is not None:
         keywords["num_classes"] = classes
     try:
@@ -66,18 +77,21 @@ def make(
         raise ModelError(f"torchvision cannot build {architecture} with options {dict(options)}: {error}") from error
     sha256 = None
     if weights == "default":
-        fill(net, _with_own_head(_published(spec, entry), net, len(categories), classes), origin=str(entry))
+        fill(net, _with_own_head(_published(spec, entry), net), origin=str(entry))
     elif isinstance(weights, Path):
         fill(net, _modern(read_weights(weights)), origin=str(weights))
         sha256 = file_sha256(weights)
     outputs = classes or len(categories) or 1000
     recipe = Recipe(spec, classes=outputs, options=dict(options), weights=str(weights), sha256=sha256)
-    preprocess = _preprocess(entry.transforms())
+    is_detector = dense[1]
+    preprocess = torchvision_boxes.preprocess_of(net) if is_detector else _preprocess(entry.transforms())
     return Model(
         spec,
-        net,
+        torchvision_boxes.Boxes(net) if is_detector else net,
         preprocess=preprocess if input_size is None else preprocess.at(input_size),
         labels=categories if len(categories) == outputs else (),
+        layer=torchvision_boxes.layer_of(net) if is_detector else None,
+        outcome="boxes" if is_detector else "one",
         recipe=recipe,
     )
 
@@ -97,30 +111,29 @@ def _published(spec: str, entry: Any) -> dict[str, torch.Tensor]:
 
 
 def _modern(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """DenseNet's published files have names with a dot ("norm.1") that modules cannot have any more ("norm1")."""
+    """Weights as networks have them now.
+
+    DenseNet's published files have names with a dot ("norm.1") that modules cannot have any more ("norm1"). The second
+    head of a segmentation network is of use in training alone.
+    """
     old = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
-    if not any(old.search(name) for name in state):
+    if not any(old.search(name) or name.startswith(_SECOND) for name in state):
         return state
-    return {old.sub(r"\1\2", name): tensor for name, tensor in state.items()}
+    return {old.sub(r"\1\2", name): tensor for name, tensor in state.items() if not name.startswith(_SECOND)}
 
 
-def _with_own_head(
-    state: dict[str, torch.Tensor], net: torch.nn.Module, published: int, classes: int | None
-) -> dict[str, torch.Tensor]:
+def _with_own_head(state: dict[str, torch.Tensor], net: torch.nn.Module) -> dict[str, torch.Tensor]:
     """For another number of classes than the published one the head stays as the network was made."""
-    if classes is None or classes == published:
-        return state
     own = net.state_dict()
-    heads = [k for k, v in state.items() if v.shape[:1] == (published,) and own[k].shape[:1] == (classes,)]
+    heads = [k for k, v in state.items() if k in own and v.shape != own[k].shape and v.shape[1:] == own[k].shape[1:]]
     return {**state, **{k: own[k] for k in heads}}
 
 
 def _preprocess(preset: Any) -> Preprocess:
-    """Torchvision's evaluation preset as ours."""
-    return Preprocess(
-        input_size=(preset.crop_size[0], preset.crop_size[-1]),
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
-        resize=(preset.resize_size[0], preset.resize_size[-1]),
-        interpolation=preset.interpolation.value,
-    )
+    """Torchvision's evaluation preset as ours; one that cuts nothing, for segmentation, sees the whole picture."""
+    mean, std, interpolation = tuple(preset.mean), tuple(preset.std), preset.interpolation.value
+    resize = (preset.resize_size[0], preset.resize_size[-1])
+    if not hasattr(preset, "crop_size"):
+        return Preprocess(input_size=resize, mean=mean, std=std, fit="pad", interpolation=interpolation)
+    size = (preset.crop_size[0], preset.crop_size[-1])
+    return Preprocess(input_size=size, mean=mean, std=std, resize=resize, interpolation=interpolation)

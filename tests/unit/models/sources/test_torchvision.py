@@ -1,13 +1,17 @@
 import re
 
+import numpy as np
 import pytest
 import torch
 from torchvision import models
 
+from camscope import explain, explain_all
 from camscope.errors import ModelError, SettingError
+from camscope.images import Picture
 from camscope.models.loading import load
 from camscope.models.sources import NAMES
 from camscope.models.sources import torchvision as source
+from camscope.targets import region
 
 
 def test_labels_and_preprocessing_of_the_published_weights():
@@ -69,9 +73,9 @@ def test_unknown_names():
         load("torchvision:resnt18")
     with pytest.raises(ModelError, match=r"called 'resnet18\.V1'; nearest: 'resnet18\.IMAGENET1K_V1'"):
         load("torchvision:resnet18.V1")
-    with pytest.raises(ModelError, match="no torchvision model called 'fcn_resnet50'"):
-        load("torchvision:fcn_resnet50")
-    assert "vgg16" in NAMES["torchvision"]()
+    with pytest.raises(ModelError, match="no torchvision model called 'r3d_18'"):
+        load("torchvision:r3d_18")
+    assert {"vgg16", "lraspp_mobilenet_v3_large", "fcos_resnet50_fpn"} <= {*NAMES["torchvision"]()}
 
 
 def test_impossible_options():
@@ -79,3 +83,92 @@ def test_impossible_options():
         load("torchvision:squeezenet1_1", weights="none", options={"colour": 1})
     with pytest.raises(SettingError, match="weights is not for options"):
         load("torchvision:squeezenet1_1", weights="none", options={"weights": "DEFAULT"})
+
+
+def smooth_picture():
+    rows, columns = np.mgrid[0:96, 0:160]
+    waves = [np.sin(rows / 9), np.cos(columns / 14), np.sin((rows + columns) / 21)]
+    return Picture(((np.stack(waves, 2) + 1) / 2).astype(np.float32), "waves", bits=32)
+
+
+def test_a_segmentation_network_explains_the_region_that_it_predicts(tmp_path, monkeypatch):
+    spec = "torchvision:lraspp_mobilenet_v3_large"
+    model = load(spec, weights="none", input_size=128)
+    assert (model.labels[0], len(model.labels), model.outcome) == ("__background__", 21, "one")
+    assert (model.preprocess.fit, load(spec, weights="none").preprocess.input_size) == ("pad", (520, 520))
+    e = explain(model, smooth_picture())
+    x = model.preprocess(smooth_picture())[0][None]
+    with torch.no_grad():
+        output = model.net(x)["out"][0]
+    areas = torch.bincount(output.argmax(0).flatten(), minlength=21)
+    areas[0] = 0
+    assert e.index == int(areas.argmax())
+    assert e.score == pytest.approx(float(region(e.index)(output)), rel=1e-3)
+    assert e.heatmap.shape == (96, 160)
+    absent = int(areas[1:].argmin()) + 1
+    assert areas[absent] == 0
+    none = explain(model, smooth_picture(), target=absent)
+    assert none.notes[0].startswith(f"no place is predicted to be {model.label(absent)!r}")
+    assert not none.heatmap.any()
+    cached(tmp_path, monkeypatch, "lraspp_mobilenet_v3_large", model.net.state_dict())
+    assert load(spec, input_size=128).digest == model.digest
+    own = load(spec, labels=["tissue", "lesion"])
+    assert own.net.classifier.low_classifier.out_channels == 2
+
+
+def test_the_second_head_of_published_segmentation_weights_is_left_out(tmp_path, monkeypatch):
+    name = "deeplabv3_mobilenet_v3_large"
+    theirs = models.get_model(name, weights=None, weights_backbone=None, aux_loss=True)
+    cached(tmp_path, monkeypatch, name, theirs.state_dict())
+    model = load(f"torchvision:{name}")
+    assert torch.equal(model.net.classifier[4].weight, theirs.classifier[4].weight)
+    assert not any(key.startswith("aux") for key in model.net.state_dict())
+
+
+DETECTORS = {
+    "ssdlite320_mobilenet_v3_large": ("score_thresh", "net.backbone.features.0"),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": ("box_score_thresh", "net.backbone.body.16"),
+    "retinanet_resnet50_fpn": ("score_thresh", "net.backbone.body.layer4"),
+    "fcos_resnet50_fpn": ("score_thresh", "net.backbone.body.layer4"),
+    "maskrcnn_resnet50_fpn": ("box_score_thresh", "net.backbone.body.layer4"),
+    "ssd300_vgg16": ("score_thresh", "net.backbone.features"),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n.startswith("ssdlite") else pytest.mark.slow, id=n) for n in DETECTORS]
+)
+def test_a_detector_explains_a_box(name):
+    threshold, layer = DETECTORS[name]
+    torch.manual_seed(0)
+    model = load(f"torchvision:{name}", weights="none", input_size=320, options={threshold: 0.0})
+    assert (model.outcome, model.layer, model.recipe.classes) == ("boxes", layer, 91)
+    x = model.preprocess(smooth_picture())[0][None]
+    with torch.no_grad():
+        ours, theirs = model.net(x)[0], model.net.net([x[0]])[0]
+    best = theirs["scores"].argmax()
+    torch.testing.assert_close(ours[0, :4], theirs["boxes"][best])
+    assert int(ours[0, 5]) == int(theirs["labels"][best])
+    assert ours[0, 4].sigmoid().clamp(1e-6).item() == pytest.approx(max(1e-6, float(theirs["scores"][best])), rel=1e-3)
+    first, second = explain_all(model, [smooth_picture()], targets="top2")
+    assert first.index == int(ours[0, 5])
+    assert first.probability == pytest.approx(float(ours[0, 4].sigmoid()), rel=1e-2)
+    assert first.label != second.label
+    assert np.isfinite(first.grid).all()
+    assert first.grid.any() or name.startswith("fcos")  # its scores are below 1e-6 without training
+
+
+def test_a_detector_that_finds_nothing():
+    model = load("torchvision:ssdlite320_mobilenet_v3_large", weights="none", options={"score_thresh": 0.9})
+    e = explain(model, smooth_picture())
+    assert (e.label, e.index, e.heatmap.any()) == ("no box", None, np.False_)
+    assert e.notes[0] == "no box was found"
+    named = explain(model, smooth_picture(), target="dog")
+    assert (named.label, named.notes[0]) == ("dog", "no box of 'dog' was found")
+
+
+def test_a_detectors_bundle(tmp_path):
+    model = load("torchvision:ssdlite320_mobilenet_v3_large", weights="none", labels=["ground", "ship"])
+    again = load(model.save(tmp_path))
+    assert (again.digest, again.outcome, again.layer) == (model.digest, "boxes", model.layer)
+    assert again.labels == ("ground", "ship")

@@ -1,0 +1,197 @@
+"""Keras models as PyTorch networks: channels first, layers and weights under the names that Keras gives them.
+
+On its torch backend a Keras layer is a torch module, but a model does not list its layers among its children, and each
+level repeats the weights of all levels below. Here they become what a network of PyTorch has: children, parameters
+and buffers, once each; and what stands there is what the model computes with.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from camscope.errors import ModelError, require
+
+
+def keras() -> Any:
+    """The package, on its torch backend.
+
+    ``KERAS_BACKEND`` is set where Keras has not been imported yet; afterwards its backend cannot be changed.
+
+    Raises:
+        MissingExtraError: it is not installed.
+        ModelError: it was imported with another backend.
+    """
+    if "keras" not in sys.modules:
+        os.environ["KERAS_BACKEND"] = "torch"
+    package: Any = require("keras", "a Keras model", "keras")
+    backend = package.config.backend()
+    if backend != "torch":
+        raise ModelError(
+            f"Keras was imported with its {backend} backend, and camscope needs torch: set KERAS_BACKEND=torch before "
+            "the first import of Keras, or load the model with camscope before Keras is imported"
+        )
+    return package
+
+
+class _State(NamedTuple):
+    """A weight of a layer: Keras reads the variable, PyTorch the entry ``name`` of the table."""
+
+    variable: Any
+    table: dict[str, Any]
+    name: str
+
+
+class KerasNet(nn.Module):
+    """A Keras model that takes (B, C, H, W) pictures, with its layers as modules under their Keras names.
+
+    Layers of a model that is itself a layer are below its name, ``vgg16.block5_conv3``. Their outputs keep Keras'
+    order of axes. A model whose output has places, (B, H, W, classes), returns (B, classes, H, W).
+
+    Args:
+        model: a built Keras model of one picture and one output; from here on it shares its weights with this
+            network. Either order of axes will do.
+        custom_objects: classes by name, for copies of the model.
+
+    Raises:
+        ModelError: the model takes or returns several tensors, or no pictures.
+    """
+
+    keras_model: Any
+
+    def __init__(self, model: Any, *, custom_objects: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.channels_last = input_shape(model)[-1] in (1, 3)
+        self._custom_objects = dict(custom_objects or {})
+        # Beside the modules, or every name would begin with it.
+        object.__setattr__(self, "keras_model", model)
+        self._states = list(_adopt(model, set()))
+        self._modules, self._parameters, self._buffers = model._modules, model._parameters, model._buffers
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Scores (B, classes), or (B, classes, H, W), of pictures (B, C, H, W)."""
+        package = keras()
+        state = [(s.variable, s.table[s.name]) for s in self._states]
+        inputs = pictures.movedim(1, -1) if self.channels_last else pictures
+        with package.device(str(pictures.device)), package.StatelessScope(state_mapping=state):
+            scores: Tensor = self.keras_model(inputs, training=False)
+        return scores.movedim(-1, 1) if scores.ndim == 4 and self.channels_last else scores
+
+    def __deepcopy__(self, memo: Any) -> KerasNet:
+        """A network of its own; Keras copies by configuration, which leaves nothing shared."""
+        twin = KerasNet(
+            from_architecture(architecture(self.keras_model), custom_objects=self._custom_objects),
+            custom_objects=self._custom_objects,
+        )
+        twin.load_state_dict(self.state_dict())
+        device = next((tensor.device for tensor in self.state_dict().values()), torch.device("cpu"))
+        twin.to(device).train(self.training)
+        memo[id(self)] = twin
+        return twin
+
+
+def architecture(model: Any) -> dict[str, Any]:
+    """A model without its weights, as plain JSON values."""
+    described: dict[str, Any] = keras().saving.serialize_keras_object(model)
+    described.pop("compile_config", None)
+    return described
+
+
+def from_architecture(described: Mapping[str, Any], *, custom_objects: Mapping[str, Any]) -> Any:
+    """The Keras model that `architecture` described, with random weights on the CPU; no code is read."""
+    package = keras()
+    with package.device("cpu"):
+        return package.saving.deserialize_keras_object(
+            dict(described), custom_objects=dict(custom_objects), safe_mode=True
+        )
+
+
+def input_shape(model: Any) -> tuple[int | None, ...]:
+    """Shape of the one picture that a model takes, without the batch: (H, W, C), or (C, H, W).
+
+    Raises:
+        ModelError: it is not built, or takes or returns anything else than one tensor.
+    """
+    inputs, outputs = getattr(model, "inputs", None) or [], getattr(model, "outputs", None) or []
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ModelError(
+            f"the Keras model {model.name!r} has {len(inputs)} inputs and {len(outputs)} outputs, and camscope "
+            "explains models of one picture and one output: save a keras.Model(inputs=..., outputs=...) of those two"
+        )
+    shape = tuple(inputs[0].shape[1:])
+    if len(shape) != 3 or not {shape[0], shape[-1]} & {1, 3}:
+        raise ModelError(f"the Keras model {model.name!r} takes {shape}, which is no picture of 1 or 3 channels")
+    return shape
+
+
+def sublayers(layer: Any) -> list[Any]:
+    """The layers that a Keras layer or model consists of, in order."""
+    found: list[Any] = layer._flatten_layers(include_self=False, recursive=False)
+    return found
+
+
+def _adopt(layer: Any, seen: set[int]) -> Iterator[_State]:
+    """Make sublayers the children of a layer and its own weights its parameters and buffers; all the way down."""
+    if id(layer) in seen:
+        return
+    seen.add(id(layer))
+    within = sublayers(layer)
+    # What Keras keeps there besides: every weight below once more, and the inside of a Sequential, which never runs
+    # as a module. As plain attributes they still answer to their names.
+    for name in [name for name, module in layer._modules.items() if module not in within]:
+        if not _is_foreign(layer, name):
+            layer.__dict__[name] = layer._modules.pop(name)
+    layer.__dict__["_torch_params"] = {}
+    for child in within:
+        if child not in layer._modules.values():
+            layer._modules[_free(child.name, layer._modules)] = child
+    if "module" not in layer._modules:
+        yield from _own(layer)
+    for child in within:
+        yield from _adopt(child, seen)
+
+
+def _own(layer: Any) -> Iterator[_State]:
+    """A layer's weights, those that are never trained as buffers; frozen ones are parameters all the same."""
+    learned = (layer._parameters, layer._trainable_variables)
+    for table, variables in (learned, (layer._buffers, layer._non_trainable_variables)):
+        for variable in variables:
+            name = _free(variable.name, {**layer._parameters, **layer._buffers})
+            table[name] = variable.value
+            yield _State(variable, table, name)
+    if layer._parameters:
+        layer.__dict__["reset_parameters"] = functools.partial(_reset, layer)
+
+
+def _is_foreign(layer: Any, name: str) -> bool:
+    """Whether it is a module of PyTorch that Keras wrapped: its weights are its own."""
+    return name == "module" and type(layer).__name__ == "TorchModuleWrapper"
+
+
+def _free(name: str, taken: Mapping[str, Any]) -> str:
+    """A name without dots that is not taken yet."""
+    plain = name.replace(".", "_")
+    number = sum(t == plain or t.startswith(f"{plain}_again") for t in taken)
+    return plain if plain not in taken else f"{plain}_again{number}"
+
+
+def _reset(layer: Any) -> None:
+    """Weights as Keras starts with them, drawn anew; a parameter without an initialiser of its name is shuffled."""
+    with torch.no_grad():
+        for name, tensor in (*layer._parameters.items(), *layer._buffers.items()):
+            initializer = getattr(layer, f"{name}_initializer", None)
+            if name == "kernel" and initializer is None:
+                initializer = getattr(layer, "depthwise_initializer", None)
+            if initializer is not None:
+                settings = initializer.get_config()
+                if "seed" in settings:
+                    settings["seed"] = int(torch.randint(2**31, ()))
+                tensor.copy_(type(initializer).from_config(settings)(tuple(tensor.shape), dtype="float32"))
+            elif name in layer._parameters:
+                tensor.copy_(tensor.flatten()[torch.randperm(tensor.numel()).to(tensor.device)].view_as(tensor))

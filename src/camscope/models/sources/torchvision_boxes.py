@@ -1,0 +1,78 @@
+"""Detectors of torchvision as networks with one tensor for an output: the boxes that they find, with their scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camscope.models.preprocess import Preprocess
+
+_NEVER = 1e-6
+
+
+class Boxes(nn.Module):
+    """A detector as (B, 3, h, w) pictures -> (B, boxes, 6): left, top, right, bottom, log-odds of the score, class.
+
+    The detector's own preprocessing is taken out of it. Its scores are probabilities p; log p / (1 - p) is what is
+    before a sigmoid, and for a softmax the class against all others. Scores below 1e-6 and above 1 - 1e-6 count as
+    these. Rows beyond an image's last box have the class -1 and the lowest score. Corners are in pixels of the input;
+    the gradient of a score reaches the backbone.
+
+    Args:
+        net: of ``torchvision.models.detection``.
+    """
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.net = net
+        net.transform.image_mean, net.transform.image_std = [0.0], [1.0]
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(B, boxes, 6), the best box of each image first."""
+        self._take_as_it_is(pictures)
+        found = self.net(list(pictures))
+        rows = max(1, *(len(one["scores"]) for one in found))
+        outputs = pictures.new_zeros(len(found), rows, 6)
+        outputs[:, :, 4] = torch.logit(outputs.new_tensor(_NEVER))
+        outputs[:, :, 5] = -1
+        filled = []
+        for one, empty in zip(found, outputs, strict=True):
+            best_first = one["scores"].argsort(descending=True, stable=True)
+            columns = [one["boxes"], torch.logit(one["scores"], eps=_NEVER)[:, None], one["labels"][:, None]]
+            boxes = torch.cat([column.to(pictures.dtype) for column in columns], 1)[best_first]
+            filled.append(torch.cat([boxes, empty[len(boxes) :]]))
+        return torch.stack(filled)
+
+    def _take_as_it_is(self, pictures: Tensor) -> None:
+        """Have the detector resize to the size that the input has."""
+        height, width = pictures.shape[-2:]
+        transform = self.net.transform
+        transform.min_size, transform.max_size = (min(height, width),), max(height, width)
+        if transform.fixed_size is not None:
+            transform.fixed_size = (width, height)
+
+
+def preprocess_of(net: Any) -> Preprocess:
+    """What a detector of torchvision does to pictures, in its own square: the whole picture, black beside it."""
+    transform = net.transform
+    mean, std = tuple(transform.image_mean), tuple(transform.image_std)
+    if transform.fixed_size is not None:
+        width, height = transform.fixed_size
+        return Preprocess(input_size=(height, width), mean=mean, std=std, fit="squash", interpolation="bilinear")
+    side = transform.min_size[-1]
+    return Preprocess(input_size=(side, side), mean=mean, std=std, fit="pad", interpolation="bilinear")
+
+
+def layer_of(net: Any) -> str:
+    """The backbone's last stage that every box's score depends on, by its name in ``Boxes``.
+
+    A pyramid leads from the last stage down to all of its maps. An SSD has none: its boxes come each from one map,
+    and all maps from the first.
+    """
+    body = getattr(net.backbone, "body", None)
+    if body is not None:
+        return f"net.backbone.body.{[*body][-1]}"
+    several = isinstance(net.backbone.features[0], nn.Sequential)
+    return "net.backbone.features.0" if several else "net.backbone.features"
