@@ -6,16 +6,14 @@ from typing import Annotated
 
 import typer
 
-from camscope.cli.options import Out, Weights, numbers, pairs
+from camscope.cli.options import MODELS, Labels, Out, Weights, class_names, numbers, pairs
 
 
 def bundle(
-    spec: Annotated[str, typer.Argument(help="timm:NAME, torchvision:NAME or another bundle.")],
+    spec: Annotated[str, typer.Argument(help=f"{MODELS}.")],
     out: Out,
     weights: Weights = "default",
-    labels: Annotated[
-        str | None, typer.Option(help="Class names with commas, or a text, JSON or CSV file of them.")
-    ] = None,
+    labels: Labels = None,
     classes: Annotated[int | None, typer.Option(min=1, help="Number of outputs. [default: as many as labels]")] = None,
     outcome: Annotated[
         str | None, typer.Option(help="one (softmax), any (sigmoid) or value (regression). [default: by the classes]")
@@ -34,16 +32,14 @@ def bundle(
     Example: camscope bundle timm:convnext_base --weights effusion.pth --labels Effusion --outcome any --out effusion
     """
     import dataclasses
-    from pathlib import Path
 
     from camscope.models.loading import load
 
     size = numbers(input_size, "--input-size")
-    names = None if labels is None else Path(labels) if Path(labels).is_file() else labels.split(",")
     model = load(
         spec,
         weights=weights,
-        labels=names,
+        labels=class_names(labels),
         classes=classes,
         outcome=outcome,  # type: ignore[arg-type]
         input_size=None if size is None else (int(size[0]), int(size[-1])),

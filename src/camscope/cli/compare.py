@@ -10,7 +10,7 @@ import typer
 
 from camscope.cli.methods import check_settings
 from camscope.cli.noted import load_noted
-from camscope.cli.options import Device, Out, Seed, Weights, pairs, prepare, progress
+from camscope.cli.options import MODELS, Device, Out, Seed, Weights, pairs, prepare, progress
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,7 +22,7 @@ _SAME = "the same map as "
 
 def compare(
     image: Annotated[Path, typer.Argument(help="One picture.")],
-    models: Annotated[str, typer.Option(help="Models with commas: timm:NAME, torchvision:NAME, bundle folders.")],
+    models: Annotated[str, typer.Option(help=f"Models with commas, each {MODELS}.")],
     out: Out,
     methods: Annotated[str, typer.Option(help="Methods with commas.")] = "gradcam",
     targets: Annotated[str, typer.Option(help="Class names or indices with semicolons, or topK.")] = "top1",

@@ -14,7 +14,20 @@ import typer
 from camscope.ahead import ahead
 from camscope.cli.methods import check_settings
 from camscope.cli.noted import load_noted
-from camscope.cli.options import BatchSize, Device, Engine, Out, Seed, Weights, pairs, prepare, progress
+from camscope.cli.options import (
+    BatchSize,
+    Device,
+    Engine,
+    Labels,
+    ModelName,
+    Out,
+    Seed,
+    Weights,
+    class_names,
+    pairs,
+    prepare,
+    progress,
+)
 from camscope.naming import file_name
 
 if TYPE_CHECKING:
@@ -25,9 +38,10 @@ _WRITERS = 2
 
 def explain(
     images: Annotated[list[str], typer.Argument(help="Picture files, folders or patterns such as 'photos/*.jpg'.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="timm:NAME, torchvision:NAME or a bundle folder.")],
+    model: ModelName,
     out: Out,
     weights: Weights = "default",
+    labels: Labels = None,
     method: Annotated[list[str], typer.Option(help="See `camscope methods`; repeat for several.")] = ["gradcam"],  # noqa: B006
     target: Annotated[
         list[str] | None, typer.Option(help="Class name, class index, or topK; repeat for several. [default: top1]")
@@ -66,7 +80,7 @@ def explain(
     found = dict(find_pictures(images, exclude=[out]))
     settings = pairs(setting or [], "--set")
     check_settings(settings, method)
-    loaded = load_noted(model, seed=seed, weights=weights)
+    loaded = load_noted(model, seed=seed, weights=weights, labels=class_names(labels))
     prepare(loaded, device, seed)
     failed: dict[str, str] = {}
     several = len(method) > 1 or (target is not None and (len(target) > 1 or target[0].lower().startswith("top")))

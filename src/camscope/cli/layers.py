@@ -9,12 +9,12 @@ import typer
 
 from camscope.cli.methods import check_settings
 from camscope.cli.noted import load_noted
-from camscope.cli.options import Device, Out, Seed, Weights, pairs, prepare
+from camscope.cli.options import Device, ModelName, Out, Seed, Weights, pairs, prepare
 
 
 def layers(
     image: Annotated[Path, typer.Argument(help="One picture.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="timm:NAME, torchvision:NAME or a bundle folder.")],
+    model: ModelName,
     out: Out,
     weights: Weights = "default",
     method: Annotated[str, typer.Option(help="See `camscope methods`.")] = "gradcam",

@@ -9,7 +9,21 @@ from typing import Annotated, Any
 import typer
 
 from camscope import __version__
-from camscope.cli import audit, bundle, compare, demo, explain, layers, methods, models, report, study
+from camscope.cli import (
+    audit,
+    bundle,
+    compare,
+    demo,
+    evaluate,
+    explain,
+    failures,
+    layers,
+    methods,
+    models,
+    report,
+    study,
+    train,
+)
 from camscope.errors import CamscopeError
 
 # Typer brings click under a name of its own from one version to the next; its errors are found through its public ones.
@@ -29,6 +43,9 @@ for command in (
     study.study,
     audit.audit,
     report.report,
+    evaluate.evaluate,
+    train.train,
+    failures.failures,
     demo.demo,
     bundle.bundle,
     models.models,

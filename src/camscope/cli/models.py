@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from camscope.cli.noted import load_noted
-from camscope.cli.options import Device, Seed, Weights, prepare
+from camscope.cli.options import Device, Labels, Seed, Weights, class_names, prepare
 
 _OF_THE_HUB = "hf: takes any image classifier, CLIP or SigLIP of the Hugging Face hub, or a folder; these are examples"
 
@@ -21,6 +21,7 @@ def models(
         str | None, typer.Option(help="Load this model and print what would be used to explain it.", metavar="SPEC")
     ] = None,
     weights: Weights = "default",
+    labels: Labels = None,
     device: Device = "auto",
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
@@ -34,7 +35,7 @@ def models(
     if check is not None:
         from camscope.explanation.examination import examine
 
-        model = load_noted(check, seed=seed, weights=weights)
+        model = load_noted(check, seed=seed, weights=weights, labels=class_names(labels))
         prepare(model, device, seed)
         found = examine(model)
         print(json.dumps(found, ensure_ascii=False) if as_json else _told(found))

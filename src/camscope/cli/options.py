@@ -16,6 +16,13 @@ from camscope.errors import SettingError
 if TYPE_CHECKING:
     from camscope.models.model import Model
 
+MODELS = "timm:NAME, torchvision:NAME, hf:NAME, keras:NAME, torchxrayvision:NAME, a bundle folder or a .keras file"
+"""What a model can be given as, in a word of help."""
+
+ModelName = Annotated[str, typer.Option("--model", "-m", help=f"{MODELS}.")]
+Labels = Annotated[
+    str | None, typer.Option(help="Class names with commas, or a text, JSON or CSV file of them; for CLIP the texts.")
+]
 Weights = Annotated[
     str, typer.Option(help="'default' (the published ones), 'none' (random), or a .pth, .pt or .safetensors file.")
 ]
@@ -73,6 +80,17 @@ def numbers(text: str | None, option: str) -> list[float] | None:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise SettingError(f"{option} takes numbers separated by commas, and {text!r} is not") from None
+
+
+def class_names(labels: str | None) -> Path | list[str] | None:
+    """A file of class names, or the names, as `camscope.load` takes them.
+
+    >>> class_names("Normal,Effusion")
+    ['Normal', 'Effusion']
+    """
+    if labels is None:
+        return None
+    return Path(labels) if Path(labels).is_file() else labels.split(",")
 
 
 def prepare(model: Model, device: str, seed: int) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import Progress, TaskID
 
-from camscope.cli.options import BatchSize, Device, Out, Seed, numbers, pairs, progress
+from camscope.cli.options import BatchSize, Device, ModelName, Out, Seed, numbers, pairs, progress
 from camscope.naming import unique_file_name
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def train(
     data: Annotated[Path, typer.Argument(help="A folder of class folders, a table, or a study file.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="timm:NAME, torchvision:NAME or a bundle folder.")],
+    model: ModelName,
     out: Out,
     weights: Annotated[
         str, typer.Option(help="'default' (the published ones, or random where out of reach), 'none', or a file.")

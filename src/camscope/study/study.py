@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,7 @@ def class_index(section: LabelSection, label: str, model: Model) -> int:
 
 
 def _load(section: ModelSection, folder: Path) -> Model:
-    """Load a model; paths are relative to the study file."""
+    """Load a model; paths are relative to the study file. Of a logit with two names the second is its class here."""
     arguments: dict[str, Any] = section.model_dump(exclude_defaults=True)
     arguments["spec"] = _placed(section.spec, folder)
     if section.weights not in ("default", "none"):
@@ -182,7 +182,9 @@ def _load(section: ModelSection, folder: Path) -> Model:
     if isinstance(section.labels, str) and (folder / section.labels).is_file():
         arguments["labels"] = folder / section.labels
     spec = arguments.pop("spec")
-    return load(spec, **arguments)
+    model = load(spec, **arguments)
+    outputs = 0 if model.recipe is None else model.recipe.classes
+    return replace(model, labels=model.labels[1:]) if model.has_opposite(outputs) else model
 
 
 def _placed(spec: str, folder: Path) -> str | Path:

@@ -123,3 +123,11 @@ def test_one_model_is_loaded_once_for_several_labels(make_study, make_bundle):
     path = changed(make_study(), model=(f'"{make_bundle("Nodule")}"', f'"{make_bundle("Effusion")}"\nclass = 0'))
     study = Study.read(path)
     assert study.model("Nodule")[0] is study.model("Effusion")[0]
+
+
+def test_a_logit_with_two_names_is_for_the_second(make_study, make_bundle, tmp_path):
+    model = cs.load("timm:test_convnext", weights="none", classes=1, labels=["normal", "Effusion"], input_size=64)
+    model.save(tmp_path / "two_names")
+    path = make_study(effusion=str(tmp_path / "two_names"))
+    named, index = Study.read(path).model("Effusion")
+    assert (index, named.labels, named.outcome) == (0, ("Effusion",), "any")
