@@ -75,7 +75,7 @@ def run(
     with store.locked():
         columns = schema(study.file)
         device = _resolved(device, store.read_record())
-        engine = resolve(engine, len(study.cohort), device=torch.device(device).type)
+        engine = resolve(engine, len(study.cohort), device=device.partition(":")[0])
         record = {
             "schema_version": SCHEMA_VERSION,
             "plan": study.plan,

@@ -69,8 +69,7 @@ def train(
         >>> data = read_dataset("xrays")  # doctest: +SKIP
         >>> model, data = train(data, start("timm:densenet121", data), out="run")  # doctest: +SKIP
     """
-    for package in ("lightning", "torchmetrics", "tensorboard"):
-        require(package, "training", "train")
+    _required()
     from camscope.training.loop import Where, fitted
 
     settings, out, model = settings or Settings(), Path(out), begun.model
@@ -80,17 +79,8 @@ def train(
     identity = _identity(dataset, begun, settings)
     _same_training(out, identity)
     write_split(dataset, out)
-    ended = fitted(
-        model,
-        dataset,
-        pictures,
-        out=out,
-        settings=settings,
-        learnt=begun.learnt,
-        where=Where(device, devices),
-        progress=progress,
-        say=say,
-    )
+    more: dict[str, Any] = {"learnt": begun.learnt, "where": Where(device, devices), "progress": progress, "say": say}
+    ended = fitted(model, dataset, pictures, out=out, settings=settings, **more)
     facts = {"training": identity | _facts(dataset, out) | {"lowest_val_loss": ended.val_loss}}
     trained = dataclasses.replace(model, facts=facts)
     if ended.leads:
@@ -100,6 +90,11 @@ def train(
         trained.net.cpu()
         trained.save(out)
     return trained, dataset
+
+
+def _required() -> None:
+    for package in ("lightning", "torchmetrics", "tensorboard"):
+        require(package, "training", "train")
 
 
 def _shelved(
