@@ -1,7 +1,7 @@
 """What Quantus says of given maps, stored for the tests: it brings an OpenCV of its own, so it is run apart, once.
 
-    uv venv /tmp/quantus && uv pip install --python /tmp/quantus/bin/python quantus==0.6.0 torch
-    /tmp/quantus/bin/python benchmarks/quality/quantus_numbers.py tests/reference/quantus.json
+    uv venv quantus-env && uv pip install --python quantus-env/bin/python quantus==0.6.0 torch
+    quantus-env/bin/python benchmarks/quality/quantus_numbers.py tests/reference/quantus.json
 
 `given` makes the same maps, masks and inputs here and in the test, from one seed.
 """

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from camscope import targets as targets
     from camscope.errors import CamscopeError as CamscopeError
+    from camscope.evaluation.sanity import sanity as sanity
     from camscope.explanation import Explanation as Explanation
     from camscope.explanation import cam as cam
     from camscope.explanation import cams as cams
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from camscope.images import Picture as Picture
     from camscope.images import Window as Window
     from camscope.methods import METHODS as METHODS
+    from camscope.metrics import METRICS as METRICS
     from camscope.models.layer_choice import default_layer as default_layer
     from camscope.models.loading import load as load
     from camscope.models.model import Model as Model
@@ -37,6 +39,7 @@ _HOMES = {
     "Explanation": "explanation",
     "Layout": "trace",
     "METHODS": "methods",
+    "METRICS": "metrics",
     "Model": "models.model",
     "Picture": "images",
     "Preprocess": "models.preprocess",
@@ -51,6 +54,7 @@ _HOMES = {
     "Study": "study.study",
     "record": "trace",
     "run": "study.run",
+    "sanity": "evaluation.sanity",
     "targets": "",
     "tracing": "trace",
 }

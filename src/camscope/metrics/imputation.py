@@ -34,7 +34,7 @@ def impute(inputs: Tensor, removed: Tensor) -> Tensor:
     tensor([[[[1., 2., 3., 4.]]]])
     """
     weights, sums, order = _grid(inputs.shape[2], inputs.shape[3])
-    pixels = np.array(inputs.detach().flatten(2).cpu(), np.float64)
+    pixels = inputs.detach().flatten(2).cpu().numpy().astype(np.float64)
     for values, gone in zip(pixels, removed.flatten(1).cpu().numpy(), strict=True):
         unknown = order[gone[order]]
         rows = weights[unknown]

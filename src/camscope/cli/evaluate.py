@@ -1,0 +1,110 @@
+"""camscope evaluate: are the maps right? Methods judged by numbers, beside maps that know nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from camscope.cli.methods import check_settings
+from camscope.cli.noted import load_noted
+from camscope.cli.options import BatchSize, Device, ModelName, Out, Seed, Weights, pairs, prepare, progress
+
+if TYPE_CHECKING:
+    from camscope.evaluation.plan import Plan
+
+
+def evaluate(
+    model: ModelName,
+    data: Annotated[str, typer.Option("--data", help="A folder of pictures, or a CSV, TSV or Parquet table.")],
+    out: Out,
+    weights: Weights = "default",
+    masks: Annotated[
+        str | None, typer.Option(help="A column with masks, boxes or run lengths, or a folder of masks.")
+    ] = None,
+    boxes: Annotated[str | None, typer.Option(help="A column with boxes x0,y0,x1,y1;... in pixels.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Class name or index, or column:NAME. [default: the predicted class]")
+    ] = None,
+    image: Annotated[str | None, typer.Option(help="The column with the pictures. [default: by its name]")] = None,
+    patient: Annotated[str | None, typer.Option(help="The column with the patients. [default: by its name]")] = None,
+    methods: Annotated[str, typer.Option(help="Methods with commas, see `camscope methods`; or all.")] = "all",
+    metrics: Annotated[str, typer.Option(help="Metrics with commas; or all.")] = "all",
+    layer: Annotated[str | None, typer.Option(help="Layer name. [default: found by itself]")] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="name=value for the methods.")] = None,
+    few: Annotated[int, typer.Option(min=1, help="Pictures for what needs many passes, as sanity checks do.")] = 4,
+    most_passes: Annotated[int, typer.Option(min=1, help="A method that needs more is run on few pictures.")] = 2000,
+    device: Device = "auto",
+    batch_size: BatchSize = 16,
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as one JSON object.")] = False,
+) -> None:
+    """Evaluate methods: are their maps right, faithful, steady and affordable on this model?
+
+    Writes one row a picture and method, with the metrics as columns, into DIR/rows/*.parquet; the table with intervals
+    and comparisons into DIR/evaluation.json; and DIR/evaluation.html with figures. Beside the methods there are always
+    a uniform map, a centre prior, the average mask and random channel weights. Stopped in any way, the same command
+    continues.
+
+    Example: camscope evaluate -m timm:resnet50 --data birds.csv --boxes box --methods gradcam,layercam --out results
+    """
+    from camscope.evaluation.contestants import chosen_methods
+    from camscope.evaluation.data import read_items
+    from camscope.evaluation.page import evaluated
+    from camscope.evaluation.plan import Plan
+    from camscope.evaluation.rows import chosen_metrics
+
+    asked, measured = chosen_methods(methods), chosen_metrics(metrics)
+    settings = pairs(setting or [], "--set")
+    check_settings(settings, [name for name in asked if name not in ("uniform", "centre", "averagemask")])
+    items = read_items(data, masks=masks, boxes=boxes, target=target, image=image, patient=patient, exclude=[out])
+    loaded = load_noted(model, seed=seed, weights=weights)
+    prepare(loaded, device, seed)
+    plan = Plan(
+        loaded,
+        items,
+        asked,
+        measured,
+        layer=layer,
+        settings=settings,
+        few=few,
+        most_passes=most_passes,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    failed = _run(plan, out)
+    content = evaluated(out)
+    print(json.dumps(content, ensure_ascii=False) if as_json else _told(content, out))
+    raise typer.Exit(1 if failed else 0)
+
+
+def _run(plan: Plan, out: Path) -> int:
+    """Run it with a display; returns how many rows failed."""
+    from camscope.evaluation.run import evaluate as rows_of
+    from camscope.store import FAILED
+
+    failed, said = 0, set()
+    with progress() as bar:
+        task = bar.add_task("evaluating", total=None)
+
+        def show(done: int, total: int, method: str) -> None:
+            bar.update(task, completed=done, total=total, description=f"evaluating {method}")
+
+        for row in rows_of(plan, out, progress=show):
+            if row["status"] == FAILED:
+                failed += 1
+                reason = "".join(c if c.isprintable() else "?" for c in f"{row['image']}: {row['message']}")
+                if reason not in said:
+                    said.add(reason)
+                    print(f"camscope: failed: {reason}", file=sys.stderr)
+    return failed
+
+
+def _told(content: dict[str, Any], out: Path) -> str:
+    """The table in the terminal: one line a method, the headline metrics."""
+    from camscope.evaluation.words import headline_table
+
+    return "\n".join([*headline_table(content["table"]), f"{out / 'evaluation.html'}"])

@@ -1,0 +1,1 @@
+"""Methods judged by metrics over annotated pictures, and whether maps can be believed."""

@@ -1,0 +1,186 @@
+"""The figures of an evaluation's page: intervals, two judgements against each other, cascades, costs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from camscope.evaluation.nulls import NULLS
+from camscope.evaluation.words import arrow, cell_of, of_kind
+from camscope.metrics import FACTS
+from camscope.page.lines import BLUE, GREY, ORANGE, VERMILLION, Drawn, lines, whisker
+from camscope.page.svg import SETTINGS, svg
+from camscope.page.words import interval, number
+
+Table = Mapping[str, Any]
+
+_WIDE, _HIGH = 10.6, 6.0  # inches
+_LINE = 9.5  # points from line to line
+_ABSENT = "–"
+
+
+def metric_figure(table: Table, metric: str, *, name: str) -> Drawn:
+    """One metric of all methods with intervals, the best first; the dashed line is the best that knows nothing."""
+    cells = [cell for cell in table["cells"] if cell["metric"] == metric and cell["estimate"] is not None]
+    best = FACTS[metric].best
+    cells.sort(key=lambda cell: cell["estimate"], reverse=best != "low")
+    null = next((cell for cell in cells if cell["method"] == cell["best_null"]), None)
+    with mpl.rc_context(SETTINGS):
+        figure, ax = lines(len(cells), height=0.19)
+        for y, cell in enumerate(cells):
+            colour = ORANGE if cell["method"] in NULLS else BLUE if cell["beats_null"] else GREY
+            whisker(ax, y, cell["low"], cell["high"], cell["estimate"], colour=colour)
+        if null is not None:
+            ax.axvline(null["estimate"], color=VERMILLION, lw=1, ls=(0, (4, 3)))
+        ax.set_yticks(range(len(cells)), [cell["method"] for cell in cells])
+        ax.set_xlabel(f"{metric} {arrow(metric)}")
+    rows = [
+        (
+            cell["method"],
+            interval(cell),
+            str(cell["pictures"]),
+            _difference(cell.get("against_null")),
+            _difference(cell.get("against_reference")),
+        )
+        for cell in cells
+    ]
+    text = "; ".join(f"{row[0]} {row[1]}" for row in rows)
+    other = "" if null is None else f" ({null['method']})"
+    columns = ("Method", "Mean (95 % interval)", "Pictures", f"Less the best null{other}", f"Less {table['reference']}")
+    return Drawn(f"{metric} {arrow(metric)}".strip(), svg(figure, name, text=f"{metric}: {text}."), columns, rows)
+
+
+def _difference(found: Mapping[str, Any] | None) -> str:
+    if found is None or found["difference"] is None:
+        return _ABSENT
+    p = "" if found["p"] is None else " (p < .001)" if found["p"] < 0.001 else f" (p {found['p']:.3f})"
+    return f"{number(found['difference'], 3)}{p}"
+
+
+def against_figure(table: Table, across: str, upwards: str, *, name: str) -> Drawn | None:
+    """Two metrics against each other: a point a method, the nulls as crosses."""
+    points = []
+    for one in table["methods"]:
+        pair = [cell_of(table, one["method"], metric) for metric in (across, upwards)]
+        if all(cell is not None and cell["estimate"] is not None for cell in pair):
+            points.append((one, pair[0]["estimate"], pair[1]["estimate"]))  # type: ignore[index]
+    if len(points) < 2:
+        return None
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=(_WIDE, _HIGH), layout="constrained")
+        ax = figure.add_subplot()
+        for one, x, y in points:
+            null, restricted = one["method"] in NULLS, bool(one["restricted"])
+            marker = "X" if null else "o"
+            face = "none" if restricted else ORANGE if null else BLUE
+            ax.scatter([x], [y], s=38, marker=marker, facecolors=face, edgecolors=ORANGE if null else BLUE, zorder=3)
+        ax.grid(visible=True, axis="both")
+        ax.margins(x=0.06, y=0.08)
+        _labelled(ax, points)
+        ax.set(xlabel=f"{across} {arrow(across)}", ylabel=f"{upwards} {arrow(upwards)}")
+    text = "; ".join(f"{one['method']} {number(x)}, {number(y)}" for one, x, y in points)
+    return Drawn(f"{upwards} against {across}", svg(figure, name, text=f"{across}, {upwards}: {text}."))
+
+
+def _labelled(ax: Any, points: Sequence[tuple[Mapping[str, Any], float, float]]) -> None:
+    """Names beside the points, each moved up or down until it covers no other; those of one place share a line."""
+    groups: dict[tuple[float, float], list[str]] = {}
+    for one, x, y in points:
+        groups.setdefault((round(x, 3), round(y, 3)), []).append(one["method"])
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    across, up = _WIDE * 72 / (right - left), _HIGH * 72 / (high - low)  # points of the page
+    taken: list[tuple[float, float, float]] = []
+    for (x, y), names in sorted(groups.items(), key=lambda item: (item[0][1], item[0][0])):
+        text = ", ".join(names)
+        width, at = 4.2 * len(text), x * across
+        start = at - width - 6 if at + width > right * across else at + 6
+        shift = next(s for s in _shifts() if not _covers(taken, start, width, y * up + s))
+        taken.append((start, width, y * up + shift))
+        line = {"arrowstyle": "-", "lw": 0.5, "color": GREY} if abs(shift) > _LINE else None
+        ax.annotate(
+            text,
+            (x, y),
+            xytext=(start - at, shift - 3),
+            textcoords="offset points",
+            fontsize=7.5,
+            color="#29323d",
+            arrowprops=line,
+        )
+
+
+def _shifts() -> Iterator[float]:
+    """0, a line up, a line down, two up ..."""
+    return (sign * k * _LINE for k in itertools.count() for sign in ((1, -1) if k else (1,)))
+
+
+def _covers(taken: Sequence[tuple[float, float, float]], start: float, width: float, y: float) -> bool:
+    """Whether a label would cover one that is there."""
+    return any(abs(y - there) < _LINE and start < s + w and s < start + width for s, w, there in taken)
+
+
+def cascade_figure(table: Table, *, name: str) -> Drawn | None:
+    """How alike maps stay while the weights become random: a row of cells a method, from trained to random."""
+    found = [one for one in table["methods"] if one["sanity"]]
+    if not found:
+        return None
+    found.sort(key=lambda one: (one["sanity"]["passed"], -(one["sanity"]["curve"][-1] or 0.0)))
+    curves = np.array([[np.nan if v is None else v for v in one["sanity"]["curve"]] for one in found], float)
+    with mpl.rc_context(SETTINGS):
+        figure, ax = lines(len(found), height=0.2)
+        colours = mpl.colormaps["viridis"]
+        for y, curve in enumerate(curves):
+            for x, value in enumerate(curve):
+                shade = "#e3e7ec" if np.isnan(value) else colours(float(np.clip(abs(value), 0, 1)))
+                ax.add_patch(mpl.patches.Rectangle((x, y - 0.42), 0.96, 0.84, facecolor=shade, lw=0))
+                shown = "" if np.isnan(value) else f"{value:.1f}".replace("-", "−")
+                colour = "white" if abs(np.nan_to_num(value)) < 0.6 else "#1b2330"
+                ax.text(x + 0.48, y, shown, ha="center", va="center", fontsize=7, color=colour)
+        steps = curves.shape[1]
+        ax.set_xlim(0, steps)
+        ax.grid(visible=False)
+        ax.set_xticks(np.arange(steps) + 0.48, [f"{(k + 1) / steps:.0%}" for k in range(steps)])
+        labels = [f"{one['method']}: {'passed' if one['sanity']['passed'] else 'failed'}" for one in found]
+        ax.set_yticks(range(len(found)), labels)
+        ax.set_xlabel("share of the network that is random, from the last layer")
+    rows = [
+        (
+            one["method"],
+            "passed" if one["sanity"]["passed"] else "failed",
+            ", ".join(_ABSENT if v is None else number(v) for v in one["sanity"]["curve"]),
+            str(one["sanity"]["pictures"]),
+        )
+        for one in found
+    ]
+    text = "; ".join(f"{row[0]} {row[1]} ({row[2]})" for row in rows)
+    columns = ("Method", "Sanity", "Rank correlation with the trained network's map", "Pictures")
+    return Drawn("Cascading randomisation", svg(figure, name, text=f"Cascade: {text}."), columns, rows)
+
+
+def cost_figure(table: Table, *, name: str) -> Drawn:
+    """Seconds of one map, on a logarithmic axis."""
+    found = sorted((one for one in table["methods"] if one["seconds"]), key=lambda one: one["seconds"])
+    with mpl.rc_context(SETTINGS):
+        figure, ax = lines(len(found), height=0.19)
+        for y, one in enumerate(found):
+            ax.plot([one["seconds"]], [y], "o", color=BLUE, ms=5)
+        ax.set_xscale("log")
+        seconds = [one["seconds"] for one in found] or [1.0]
+        ticks = [t for t in (0.001, 0.01, 0.1, 1, 10, 100, 1000) if min(seconds) / 5 <= t <= max(seconds) * 5]
+        ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+        ax.set_yticks(range(len(found)), [one["method"] for one in found])
+        ax.set_xlabel("seconds a map")
+    rows = [(one["method"], f"{one['seconds']:.3g}", f"{one['passes']:.0f}") for one in found]
+    text = "; ".join(f"{row[0]} {row[1]} s, {row[2]} passes" for row in rows)
+    return Drawn("Cost", svg(figure, name, text=f"Cost: {text}."), ("Method", "Seconds", "Forward passes"), rows)
+
+
+def ordered(table: Table) -> Sequence[Mapping[str, Any]]:
+    """The methods in the order of the page: by localisation, or else by faithfulness."""
+    kinds = {what for ranks in table["ranks"].values() for what in ranks}
+    return of_kind(table, "localisation" if "localisation" in kinds else "faithfulness")

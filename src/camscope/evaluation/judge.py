@@ -1,0 +1,230 @@
+"""The metrics of the maps that one method made of a batch of pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from camscope.annotations import Mask
+from camscope.errors import CamscopeError
+from camscope.evaluation.rows import CURVE, on_few
+from camscope.explanation.batch import Goal, Sample
+from camscope.heatmap import place
+from camscope.metrics import FACTS, METRICS, Score, adcc_of, cascade, kept, kind, road_curves
+from camscope.models.model import Model
+from camscope.store import Row
+from camscope.targets import category
+from camscope.trace import record
+
+Draw = Callable[[Model, Sequence[Sample], Sequence[Goal]], Tensor]
+"""(model, samples, a goal for each) -> signed maps (B, h, w): a method, or a map that knows nothing."""
+
+_KEPT = {"average_drop": "drop", "increase": "increase", "average_gain": "gain"}
+_ROAD = ("road_morf", "road_lerf", "road")
+_STEPS = 5  # of the cascade
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What one method made of some pictures.
+
+    Attributes:
+        model: the model.
+        samples: B pictures.
+        goals: what is explained in each.
+        outputs: (B, classes) of the model, before a softmax or sigmoid.
+        maps: (B, h, w) signed.
+        masks: (H, W) of each picture, where it has one.
+        draw: makes the maps again, of edited pictures or another network.
+        few: the pictures in which what needs more maps is measured too.
+    """
+
+    model: Model
+    samples: Sequence[Sample]
+    goals: Sequence[Goal]
+    outputs: Tensor
+    maps: Tensor
+    masks: Sequence[Mask | None]
+    draw: Draw
+    few: Sequence[int] = ()
+
+    def only(self, rows: Sequence[int]) -> Subject:
+        """The same for some of the pictures."""
+        return dataclasses.replace(
+            self,
+            samples=[self.samples[i] for i in rows],
+            goals=[self.goals[i] for i in rows],
+            outputs=self.outputs[list(rows)],
+            maps=self.maps[list(rows)],
+            masks=[self.masks[i] for i in rows],
+            few=range(len(rows)),
+        )
+
+    @property
+    def inputs(self) -> Tensor:
+        """(B, C, H, W) what the network was given."""
+        parameter = next(self.model.net.parameters(), torch.empty(0))
+        return torch.stack([sample.tensor for sample in self.samples]).to(parameter.device, parameter.dtype)
+
+
+def judged(subject: Subject, metrics: Sequence[str], *, batch_size: int, seed: int) -> list[Row]:
+    """The metrics' columns of each picture's row; what is not defined there is absent.
+
+    Args:
+        subject: the maps.
+        metrics: names; those of `on_few` are measured in ``subject.few`` alone.
+        batch_size: inputs in one forward pass.
+        seed: of everything random.
+    """
+    rows: list[Row] = [{} for _ in subject.samples]
+    everywhere, rarely = ([m for m in metrics if on_few(m) is few] for few in (False, True))
+    for places, names in ((range(len(rows)), everywhere), (subject.few, rarely)):
+        if not names or not len(places):
+            continue
+        part = subject.only(list(places))
+        for make in (_localisation, _complexity, _faithfulness, _robustness, _comparison, _randomisation):
+            for name, values in make(part, names, batch_size=batch_size, seed=seed).items():
+                for i, value in zip(places, values, strict=True):
+                    if _defined(value):
+                        rows[i][name] = value
+    return rows
+
+
+Values = float | list[float] | None
+Columns = Mapping[str, Sequence[Values]]
+
+
+def _defined(value: Values) -> bool:
+    return value is not None and (isinstance(value, list) or math.isfinite(value))
+
+
+def _of_kind(names: Sequence[str], wanted: str) -> list[str]:
+    return [name for name in names if kind(METRICS[name]) == wanted]
+
+
+def heat_on_picture(grid: Tensor, sample: Sample) -> Tensor:
+    """The rectified map (h, w) at picture size, (H, W); 0 where the network did not look."""
+    return place(grid.nan_to_num(0.0, 0.0, 0.0).relu(), sample.window)
+
+
+def _localisation(subject: Subject, names: Sequence[str], **_: int) -> Columns:
+    found: dict[str, list[Values]] = {name: [] for name in _of_kind(names, "localisation")}
+    if not found:
+        return {}
+    for sample, grid, mask in zip(subject.samples, subject.maps.cpu(), subject.masks, strict=True):
+        heat = heat_on_picture(grid, sample)[None]
+        for name, values in found.items():
+            if mask is None:
+                values.append(None)
+                continue
+            value = METRICS[name](heat, torch.from_numpy(mask)[None])[0]
+            values.append(value.flatten().tolist() if FACTS[name].tuned else float(value))
+    return found
+
+
+def _complexity(subject: Subject, names: Sequence[str], **_: int) -> Columns:
+    return {name: METRICS[name](subject.maps).tolist() for name in _of_kind(names, "complexity")}
+
+
+def _faithfulness(subject: Subject, names: Sequence[str], *, batch_size: int, seed: int) -> Columns:
+    asked = _of_kind(names, "faithfulness")
+    scales = {scale: _scorer(subject, scale) for scale in ("probability", "logit")}
+    found: dict[str, Sequence[Values]] = {}
+    inputs, maps = subject.inputs, subject.maps
+
+    def given(scale: str) -> tuple[Score, dict[str, Tensor | int]] | None:
+        scored = scales[scale]
+        return None if scored is None else (scored[0], {"clean": scored[1], "batch_size": batch_size})
+
+    probability = given("probability")
+    if probability is not None and any(name in _KEPT for name in asked):
+        left = kept(maps, inputs, probability[0], **probability[1])  # type: ignore[arg-type]
+        found |= {name: getattr(left, what).tolist() for name, what in _KEPT.items() if name in asked}
+    if probability is not None and any(name in _ROAD for name in asked):
+        curves = road_curves(maps, inputs, probability[0], seed=seed, **probability[1])  # type: ignore[arg-type]
+        three = (curves.morf.mean(1), curves.lerf.mean(1), curves.combined)
+        found |= {name: value.tolist() for name, value in zip(_ROAD, three, strict=True) if name in asked}
+    for name in asked:
+        scored = given(FACTS[name].score)
+        if scored is not None and name not in _KEPT and name not in _ROAD:
+            found[name] = METRICS[name](maps, inputs, scored[0], **scored[1]).tolist()
+    return found
+
+
+def _scorer(subject: Subject, scale: str) -> tuple[Score, Tensor] | None:
+    """The score function of a scale, and the scores of the clean pictures; None where the model has no such scale."""
+    model = subject.model
+    index = torch.tensor([-1 if goal.index is None else goal.index for goal in subject.goals])
+
+    def scaled(outputs: Tensor, rows: Tensor) -> Tensor:
+        outputs = outputs.detach().float()
+        values = model.probability(outputs) if scale == "probability" else outputs
+        if values is None:
+            raise CamscopeError(f"{model.name} returns values, no probabilities")
+        return values.gather(1, index[rows].to(values.device)[:, None])[:, 0]
+
+    if scale == "probability" and model.outcome == "value":
+        return None
+
+    def score(inputs: Tensor, rows: Tensor) -> Tensor:
+        return scaled(record(model.net, inputs, layers=[]).outputs, rows.cpu())
+
+    return score, scaled(subject.outputs, torch.arange(len(index)))
+
+
+def _robustness(subject: Subject, names: Sequence[str], *, batch_size: int, seed: int) -> Columns:
+    asked = _of_kind(names, "robustness")
+    inputs, maps = subject.inputs, subject.maps
+
+    def explain(edited: Tensor) -> Tensor:
+        samples = [sample._replace(tensor=x) for sample, x in zip(subject.samples, edited.detach().cpu(), strict=True)]
+        return subject.draw(subject.model, samples, subject.goals)
+
+    found: dict[str, Sequence[Values]] = {}
+    if "max_sensitivity" in asked:
+        found["max_sensitivity"] = METRICS["max_sensitivity"](explain, inputs, seed=seed, maps=maps).tolist()
+    scored = _scorer(subject, "probability")
+    if {"coherency", "adcc"} & set(asked):
+        coherent = METRICS["coherency"](explain, inputs, maps=maps).cpu()
+        found |= {"coherency": coherent.tolist()} if "coherency" in asked else {}
+        if "adcc" in asked and scored is not None:
+            drop = kept(maps, inputs, scored[0], clean=scored[1], batch_size=batch_size).drop.cpu()
+            complex_ = METRICS["complexity"](maps).cpu()
+            found["adcc"] = adcc_of(coherency=coherent, complexity=complex_, drop=drop).tolist()
+    return found
+
+
+def _comparison(subject: Subject, names: Sequence[str], **_: int) -> Columns:
+    found: dict[str, Sequence[Values]] = {}
+    asked, maps = _of_kind(names, "comparison"), subject.maps
+    if "logit_randomisation" in asked and subject.outputs.shape[1] > 1:
+        least = subject.outputs.argmin(1).tolist()
+        goals = [Goal(subject.model.label(index), index, category(index)) for index in least]
+        others = subject.draw(subject.model, subject.samples, goals)
+        found["logit_randomisation"] = METRICS["logit_randomisation"](maps, others).tolist()
+    if "image_swap" in asked and len(maps) > 1:
+        found["image_swap"] = METRICS["image_swap"](maps, maps.roll(1, 0)).tolist()
+    return found
+
+
+def _randomisation(subject: Subject, names: Sequence[str], *, batch_size: int, seed: int) -> Columns:
+    asked, maps = _of_kind(names, "randomisation"), subject.maps
+
+    def explain(net: nn.Module) -> Tensor:
+        return subject.draw(dataclasses.replace(subject.model, net=net), subject.samples, subject.goals)
+
+    net, found = subject.model.net, {}
+    if "cascading_randomisation" in asked:
+        curves = cascade(explain, net, steps=_STEPS, seed=seed, maps=maps, inputs=subject.inputs).spearman
+        found["cascading_randomisation"] = curves[-1].tolist()
+        found[CURVE] = curves.T.tolist()
+    if "independent_randomisation" in asked:
+        found["independent_randomisation"] = METRICS["independent_randomisation"](
+            explain, net, steps=_STEPS, seed=seed, maps=maps
+        ).tolist()
+    return found

@@ -1,0 +1,111 @@
+"""Maps that know nothing of the model or the picture: what a number has to beat before it impresses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from camscope.errors import CamscopeError
+from camscope.evaluation.data import Item
+from camscope.heatmap import place
+from camscope.images import Window, peek
+from camscope.store import key_of
+
+UNIFORM, CENTRE, AVERAGE, RANDOM = "uniform", "centre", "averagemask", "randomcam"
+NULLS = (UNIFORM, CENTRE, AVERAGE, RANDOM)
+"""Rows that every table has; the last is a method that sees the network."""
+WORDS = {
+    UNIFORM: "the same heat everywhere",
+    CENTRE: "a Gaussian around the centre of what the network saw, its standard deviation a quarter of each side",
+    AVERAGE: "the mean of the other pictures' annotations; of pictures of other patients, where patients are known",
+    RANDOM: "the layer's activations with random weights",
+}
+"""Null -> what it is."""
+
+CELLS = 32
+_SPREAD = 0.25
+
+
+def uniform() -> Tensor:
+    """(CELLS, CELLS) of ones."""
+    return torch.ones(CELLS, CELLS)
+
+
+def centre() -> Tensor:
+    """(CELLS, CELLS): exp(-(u^2 + v^2) / (2 s^2)), u and v in [-1/2, 1/2] over the sides, s = 1/4.
+
+    >>> bool(centre()[16, 16] > centre()[0, 16] > centre()[0, 0] > 0)
+    True
+    """
+    u = (torch.arange(CELLS) + 0.5) / CELLS - 0.5
+    line = torch.exp(-(u**2) / (2 * _SPREAD**2))
+    return line[:, None] * line[None]
+
+
+class AverageMasks:
+    """The mean annotation of all pictures but those of one patient, for each patient.
+
+    Annotations are averaged on CELLS x CELLS cells over the whole picture, each picture the same.
+
+    Args:
+        items: with their annotations; those that cannot be read are passed over.
+    """
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        for item in items:
+            if not item.cells or item.problem:
+                continue
+            try:
+                mask = item.mask(peek(item.source).size)
+            except CamscopeError:
+                continue
+            shares = F.adaptive_avg_pool2d(torch.from_numpy(mask).double()[None], (CELLS, CELLS))[0]
+            self._sums[item.patient] = self._sums.get(item.patient, torch.zeros_like(shares)) + shares
+            self._counts[item.patient] = self._counts.get(item.patient, 0) + 1
+        self._total = sum(self._sums.values(), torch.zeros(CELLS, CELLS, dtype=torch.float64))
+
+    @property
+    def fingerprint(self) -> str:
+        """Stands for all the annotations."""
+        return key_of([(patient, self._counts[patient], grid.tolist()) for patient, grid in self._sums.items()])
+
+    def without(self, patient: str) -> Tensor | None:
+        """(CELLS, CELLS) over the whole picture, in [0, 1]; None where no other patient has an annotation."""
+        count = sum(self._counts.values()) - self._counts.get(patient, 0)
+        if not count:
+            return None
+        left = self._total - self._sums.get(patient, torch.zeros_like(self._total))
+        return (left / count).clamp_min(0).float()
+
+
+def as_seen(grid: Tensor, window: Window) -> Tensor:
+    """A map over the whole picture as a map over what the network saw of it; padding is 0.
+
+    Args:
+        grid: (h, w) over the picture.
+        window: what the network saw.
+
+    Returns:
+        (CELLS, CELLS) over the window.
+
+    >>> half = torch.tensor([[1.0, 0.0]])
+    >>> as_seen(half, Window((8, 8), (0, 4), (8, 4))).abs().max().item() < 0.6  # the right half alone was seen
+    True
+    """
+    start = tuple(-s / e * CELLS for s, e in zip(window.start, window.extent, strict=True))
+    extent = tuple(size / e * CELLS for size, e in zip(window.picture, window.extent, strict=True))
+    return place(grid, Window((CELLS, CELLS), start, extent))
+
+
+def null_maps(name: str, *, items: list[Item], windows: list[Window], average: AverageMasks) -> Mapping[int, Tensor]:
+    """The maps of one null that needs no network, by the place of the picture in the list; absent where it has none."""
+    if name != AVERAGE:
+        grid = uniform() if name == UNIFORM else centre()
+        return dict.fromkeys(range(len(items)), grid)
+    found = {i: average.without(item.patient) for i, item in enumerate(items)}
+    return {i: as_seen(grid, windows[i]) for i, grid in found.items() if grid is not None}

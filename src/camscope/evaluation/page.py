@@ -1,0 +1,149 @@
+"""What an evaluation ends with: the table in ``evaluation.json``, and the page."""
+
+from __future__ import annotations
+
+import base64
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from markupsafe import Markup
+
+from camscope.evaluation.figures import against_figure, cascade_figure, cost_figure, metric_figure, ordered
+from camscope.evaluation.nulls import NULLS, WORDS
+from camscope.evaluation.rows import on_few
+from camscope.evaluation.summary import summary
+from camscope.evaluation.words import KINDS, arrow, cell_of, measured, sentences
+from camscope.metrics import FACTS, METRICS
+from camscope.page.lines import Drawn
+from camscope.page.shell import rendered
+from camscope.store import EVALUATION, FAILED, Store, StoreError, write_atomically
+
+PAGE = "evaluation.html"
+
+_SHOWN = 4  # pictures of the sheet
+_PAIRS = (("mass_accuracy", "road"), ("mass_accuracy", "deletion"), ("pointing", "average_drop"))
+
+
+def evaluated(folder: Path) -> dict[str, Any]:
+    """Write the table and the page of an evaluation whose rows are there.
+
+    Args:
+        folder: of the evaluation.
+
+    Returns:
+        What ``evaluation.json`` holds; under "table" the numbers.
+
+    Raises:
+        StoreError: the folder holds no evaluation, or cannot be written.
+    """
+    store = Store(Path(folder), record=EVALUATION)
+    record = store.read_record()
+    shards = [path for path in store.shards() if path.name.startswith(f"{record.get('plan')}-")]
+    if not record or not shards:
+        raise StoreError(f"there is no evaluation in {folder}: run camscope evaluate --out {folder} first")
+    rows = pl.read_parquet(shards)
+    table = summary(
+        rows.drop("overlay"),
+        metrics=record["metrics"],
+        contestants=record["contestants"],
+        seed=record["run"]["seed"],
+    )
+    content = record | {"table": table}
+    store.record(content)
+    text = rendered("evaluation.html.j2", _content(content, rows), package="camscope.evaluation")
+    write_atomically(store.folder / PAGE, lambda file: file.write(text.encode("utf-8", "replace")))
+    return content
+
+
+def _content(content: Mapping[str, Any], rows: pl.DataFrame) -> dict[str, Any]:
+    """What the template shows."""
+    table = content["table"]
+    methods = table["methods"]
+    return {
+        "record": content,
+        "table": table,
+        "sentences": sentences(table),
+        "counts": {
+            "pictures": content["data"]["pictures"],
+            "annotated": content["data"]["annotated"],
+            "methods": sum(not one["null"] and bool(one["pictures"]) for one in methods),
+            "maps": sum(one["pictures"] for one in methods),
+        },
+        "patients": rows["patient"].n_unique() if content["data"]["patients"] else None,
+        "kinds": [
+            {"name": what, "question": words, "metrics": metrics, "order": _order(table, what)}
+            for what, words in KINDS.items()
+            if (metrics := measured(table, what))
+        ],
+        "cell": lambda method, metric: cell_of(table, method, metric),
+        "arrow": arrow,
+        "describe": lambda metric: (METRICS[metric].__doc__ or "").splitlines()[0].replace("`", ""),
+        "on_few": on_few,
+        "nulls": NULLS,
+        "null_words": WORDS,
+        "drawn": _drawn(table),
+        "sheet": _sheet(rows, [one["method"] for one in ordered(table)]),
+        "refused": [one for one in methods if one["refused"]],
+        "restricted": [one for one in methods if one["restricted"] and not one["refused"]],
+        "failures": _failures(rows),
+        "area": _mean_area(rows),
+    }
+
+
+def _order(table: Mapping[str, Any], what: str) -> list[Mapping[str, Any]]:
+    """The methods of one table: by mean rank of its kind, of those without by that of localisation."""
+    ranks = table["ranks"]
+    fallback = {one["method"]: place for place, one in enumerate(ordered(table))}
+    run = [one for one in table["methods"] if one["pictures"]]
+    return sorted(run, key=lambda one: (ranks.get(one["method"], {}).get(what, 1e9), fallback[one["method"]]))
+
+
+def _drawn(table: Mapping[str, Any]) -> dict[str, list[Drawn]]:
+    """The figures of each section."""
+    shown = [name for name in measured(table) if FACTS[name].best != "none"]
+    pair = next(((x, y) for x, y in _PAIRS if {x, y} <= set(shown)), None)
+    against = None if pair is None else against_figure(table, *pair, name="against")
+    cascade = cascade_figure(table, name="cascade")
+    made: dict[str, Sequence[Drawn | None]] = {
+        "against": [against],
+        "cascade": [cascade],
+        "cost": [cost_figure(table, name="cost")],
+        "metrics": [metric_figure(table, name, name=f"m{n}") for n, name in enumerate(shown)],
+    }
+    return {
+        section: [Drawn(d.title, Markup(d.svg), d.columns, d.rows) for d in drawn if d is not None]
+        for section, drawn in made.items()
+    }
+
+
+def _sheet(rows: pl.DataFrame, methods: Sequence[str]) -> dict[str, Any]:
+    """The maps of the first pictures as data addresses: a line a method, "" where there is no map."""
+    made = rows.filter(pl.col("overlay").is_not_null())
+    cases = made["case"].unique().sort().to_list()[:_SHOWN]
+    overlays = {
+        (row["method"], row["case"]): "data:image/jpeg;base64," + base64.b64encode(row["overlay"]).decode()
+        for row in made.filter(pl.col("case").is_in(cases)).select("method", "case", "overlay").iter_rows(named=True)
+    }
+    classes = [made.filter(pl.col("case") == case)["class"][0] for case in cases]
+    lines = [
+        {"method": method, "maps": [overlays.get((method, case), "") for case in cases]}
+        for method in methods
+        if any((method, case) in overlays for case in cases)
+    ]
+    return {"classes": classes, "lines": lines}
+
+
+def _failures(rows: pl.DataFrame) -> list[tuple[str, int]]:
+    """The reasons why rows failed, with their number."""
+    failed = rows.filter(pl.col("status") == FAILED)
+    counts = failed.group_by("message").len().sort("len", descending=True).rows()
+    return [(str(message), int(number)) for message, number in counts]
+
+
+def _mean_area(rows: pl.DataFrame) -> float | None:
+    """The mean share of a picture that its annotation covers."""
+    areas = rows.filter(pl.col("area").is_not_null()).unique("case")["area"].to_list()
+    return statistics.fmean(areas) if areas else None

@@ -1,0 +1,277 @@
+"""The rows of a batch of pictures: read, explained, judged; what is known from before is not done again."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from io import BytesIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from camscope import render
+from camscope.annotations import Mask
+from camscope.errors import CamscopeError
+from camscope.evaluation.contestants import Contestant, Made, drawn_again, made
+from camscope.evaluation.data import Item
+from camscope.evaluation.judge import Draw, Subject, judged
+from camscope.evaluation.nulls import AVERAGE, AverageMasks, null_maps
+from camscope.evaluation.plan import Plan, goal_of, sample_of
+from camscope.explanation.batch import Goal, Pass, Sample
+from camscope.heatmap import place
+from camscope.images import Picture, Window, fetch
+from camscope.images.source import split
+from camscope.models.model import Model
+from camscope.store import FAILED, NOT_ASKED, OK, Known, Row, StoreError, key_of
+from camscope.tables import located, names_file
+
+_THUMBNAIL, _QUALITY = 160, 80
+
+
+@dataclass
+class _Opened:
+    """A picture in hand: what is known of it, and why it cannot be used."""
+
+    item: Item
+    sha256: str | None = None
+    fault: str = ""
+    keys: dict[str, str] = field(default_factory=dict)
+    known: dict[str, Row] = field(default_factory=dict)
+    sample: Sample | None = None
+    mask: Mask | None = None
+    goal: Goal | None = None
+
+
+class Referee:
+    """Makes the rows of batches.
+
+    Args:
+        plan: what is evaluated.
+        contestants: its methods and nulls.
+        known: what was measured before.
+    """
+
+    def __init__(self, plan: Plan, contestants: Sequence[Contestant], known: Known) -> None:
+        self.plan, self.contestants, self.known = plan, contestants, known
+        self.average = AverageMasks(plan.data.items)
+        self._averaged = self.average.fingerprint
+        self._few = plan.chosen_few
+        self._made_with = plan.made_with
+        self._layer = plan.layer
+
+    def rows(self, batch: Sequence[Item]) -> Iterator[tuple[Contestant, Callable[[], Iterator[Row]]]]:
+        """For each method what makes its rows of a batch."""
+        opened = [self._opened(item) for item in batch]
+        run, shared = self._pass(opened)
+        for contestant in self.contestants:
+            yield contestant, partial(self._rows, contestant, opened, run, shared=shared)
+
+    def _rows(
+        self, contestant: Contestant, opened: Sequence[_Opened], run: Pass | None, *, shared: float
+    ) -> Iterator[Row]:
+        asked = [one for one in opened if not one.fault and self._asked(contestant, one)]
+        lacking = [one for one in asked if contestant.name not in one.known]
+        found = {} if run is None else self._judged(contestant, run, lacking, shared=shared)
+        for one in opened:
+            yield self._row(contestant, one, found.get(one.item.number))
+
+    def _asked(self, contestant: Contestant, one: _Opened) -> bool:
+        if contestant.refused or (contestant.name == AVERAGE and self.average.without(one.item.patient) is None):
+            return False
+        return not contestant.restricted or one.item.number in self._few
+
+    def _opened(self, item: Item) -> _Opened:
+        """Read a picture's file, look up what is known of it, and make it ready where something is not."""
+        one = _Opened(item)
+        try:
+            if item.problem:
+                raise CamscopeError(item.problem)
+            content = fetch(item.source)
+            one.sha256 = hashlib.sha256(content).hexdigest()
+            where = [_content(item, cell) for cell in item.cells]
+            for contestant in self.contestants:
+                if not self._asked(contestant, one):
+                    continue
+                one.keys[contestant.name] = key = self._key(contestant, one, where)
+                if (row := self.known.get(key, image=item.image)) is not None:
+                    one.known[contestant.name] = row
+            if len(one.known) < len(one.keys):
+                one.sample = sample_of(self.plan.model, item, content)
+                one.mask = item.mask(one.sample.picture.size)
+        except Exception as error:  # whatever a file holds: the other pictures go on
+            one.fault = _words(error)
+        return one
+
+    def _key(self, contestant: Contestant, one: _Opened, where: Sequence[str]) -> str:
+        item = one.item
+        more = self._averaged + item.patient if contestant.name == AVERAGE else ""
+        role = self._repeated(contestant, item.number)
+        made_with = (contestant.name, dict(contestant.settings), self._made_with, more, role)
+        return key_of(one.sha256, split(item.source)[1], where, item.target, made_with)
+
+    def _repeated(self, contestant: Contestant, number: int) -> bool:
+        """Whether a picture is one of the few for which a method's maps are made again."""
+        return number in self._few[: contestant.repeats(self.plan.few)]
+
+    def _pass(self, opened: Sequence[_Opened]) -> tuple[Pass | None, float]:
+        """One forward pass over the pictures that have something to do, and the seconds a picture that it took."""
+        ready = [one for one in opened if one.sample is not None and not one.fault]
+        if not ready:
+            return None, 0.0
+        functions = [one.function for one in self.contestants if not one.null and not one.refused]
+        start = time.perf_counter()
+        try:
+            samples = [one.sample for one in ready if one.sample is not None]
+            run = Pass.over(self.plan.model, samples, functions=functions, layer=self._layer)
+            self._layer = self._layer or (run.seen.layer if run.seen else None)
+            outputs = run.outputs.cpu()
+            for one, output in zip(ready, outputs, strict=True):
+                try:
+                    one.goal = goal_of(self.plan.model, one.item, output)
+                    if not output.isfinite().all():
+                        raise CamscopeError("the model returns values that are not finite on this picture")
+                except CamscopeError as error:
+                    one.fault = _words(error)
+        except Exception as error:  # which of them is it?
+            for one in ready[1:] and ready:
+                self._pass([one])
+            sound = [one for one in ready if not one.fault]
+            if ready[1:] and len(sound) < len(ready):
+                return self._pass(sound)
+            for one in ready:
+                one.fault = _words(error)
+            return None, 0.0
+        return run, (time.perf_counter() - start) / len(ready)
+
+    def _judged(
+        self, contestant: Contestant, run: Pass, lacking: Sequence[_Opened], *, shared: float
+    ) -> dict[int, Row]:
+        """What a method's rows say beyond the picture; where a batch fails together, each has its own chance."""
+        if not lacking:
+            return {}
+        try:
+            return self._measured(contestant, run, lacking, shared=shared)
+        except StoreError:
+            raise
+        except Exception as error:  # whatever a method or metric does: the other rows go on
+            if len(lacking) == 1:
+                return {lacking[0].item.number: {"message": _words(error)}}
+            return {
+                number: row
+                for one in lacking
+                for number, row in self._judged(contestant, run, [one], shared=shared).items()
+            }
+
+    def _measured(
+        self, contestant: Contestant, run: Pass, lacking: Sequence[_Opened], *, shared: float
+    ) -> dict[int, Row]:
+        places = [next(i for i, s in enumerate(run.samples) if s is one.sample) for one in lacking]
+        goals = {i: one.goal for i, one in zip(places, lacking, strict=True) if one.goal is not None}
+        samples = [run.samples[i] for i in places]
+        items = [one.item for one in lacking]
+        found = self._maps(contestant, run, goals, items=items, shared=shared)
+        subject = Subject(
+            self.plan.model,
+            samples,
+            list(goals.values()),
+            run.outputs[places],
+            found.maps.float(),
+            [one.mask for one in lacking],
+            self._draw(contestant, found.maps.float(), samples),
+            [k for k, item in enumerate(items) if self._repeated(contestant, item.number)],
+        )
+        columns = judged(subject, self.plan.metrics, batch_size=self.plan.batch_size, seed=self.plan.seed)
+        probabilities = self.plan.model.probability(run.outputs.float())
+        rows = {}
+        for k, (i, one) in enumerate(zip(places, lacking, strict=True)):
+            goal, grid = goals[i], found.maps[k]
+            rows[one.item.number] = columns[k] | {
+                "class": goal.label,
+                "index": goal.index,
+                "score": float(run.outputs[i, goal.index]),
+                "probability": None if probabilities is None else float(probabilities[i, goal.index]),
+                "layer": found.layer,
+                "grid_height": grid.shape[0],
+                "grid_width": grid.shape[1],
+                "empty": not bool((grid.nan_to_num(0.0, 0.0, 0.0) > 0).any()),
+                "notes": list(found.notes[k]),
+                "passes": found.passes,
+                "seconds": found.seconds,
+                "area": None if one.mask is None else float(one.mask.mean()),
+                "overlay": thumbnail(samples[k], grid),
+            }
+        return rows
+
+    def _maps(
+        self, contestant: Contestant, run: Pass, goals: Mapping[int, Goal], *, items: Sequence[Item], shared: float
+    ) -> Made:
+        if not contestant.null:
+            return made(contestant, run, goals, shared=shared)
+        windows = [run.samples[i].window for i in goals]
+        grids = null_maps(contestant.name, items=list(items), windows=windows, average=self.average)
+        return Made(torch.stack([grids[k] for k in range(len(items))]), "none", [[] for _ in items], 0, 0.0)
+
+    def _draw(self, contestant: Contestant, maps: Tensor, samples: Sequence[Sample]) -> Draw:
+        sources = [sample.picture for sample in samples]
+
+        def draw(model: Model, wanted: Sequence[Sample], goals: Sequence[Goal]) -> Tensor:
+            if contestant.null:
+                return torch.stack([maps[next(i for i, p in enumerate(sources) if p is s.picture)] for s in wanted])
+            return drawn_again(contestant, model, wanted, goals, layer=self._layer)
+
+        return draw
+
+    def _row(self, contestant: Contestant, one: _Opened, found: Row | None) -> Row:
+        item = one.item
+        row: Row = {
+            "case": item.number,
+            "line": item.line,
+            "image": item.image,
+            "patient": item.patient,
+            "method": contestant.name,
+            "model": self.plan.model.name,
+            "image_sha256": one.sha256,
+        }
+        if one.fault:
+            return row | {"status": FAILED, "message": one.fault}
+        if not self._asked(contestant, one):
+            why = contestant.refused or contestant.restricted or "no other picture has an annotation"
+            return row | {"status": NOT_ASKED, "message": why}
+        row["key"] = one.keys[contestant.name]
+        if contestant.name in one.known:
+            return one.known[contestant.name] | row | {"status": OK, "message": contestant.restricted or None}
+        if found is None or "score" not in found:
+            return row | {"status": FAILED, "message": (found or {}).get("message") or "was not measured"}
+        return row | found | {"status": OK, "message": contestant.restricted or None}
+
+
+def _content(item: Item, cell: str) -> str:
+    """What an annotation's cell stands for: itself, or the content of the file that it names."""
+    return hashlib.sha256(fetch(located(cell, item.root))).hexdigest() if names_file(cell) else cell
+
+
+def _words(error: Exception) -> str:
+    words = " ".join(str(error).split())
+    return words if isinstance(error, CamscopeError) else f"{type(error).__name__}: {words}"
+
+
+def thumbnail(sample: Sample, grid: Tensor) -> bytes:
+    """The overlay of a map on its picture, small, as JPEG."""
+    image = Image.fromarray(sample.picture.rgb)
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    small = Picture(np.asarray(image, np.float32) / np.float32(255))
+    factors = [now / before for now, before in zip(small.size, sample.picture.size, strict=True)]
+    start = tuple(s * f for s, f in zip(sample.window.start, factors, strict=True))
+    extent = tuple(e * f for e, f in zip(sample.window.extent, factors, strict=True))
+    window = Window(small.size, start, extent)
+    heat = place(grid.nan_to_num(0.0, 0.0, 0.0).relu(), window).numpy()
+    values = np.zeros(small.size, np.float32)
+    values[window.seen()] = render.scale(heat[window.seen()], "minmax")[0]
+    buffer = BytesIO()
+    render.overlay(small, values, window=window).save(buffer, "JPEG", quality=_QUALITY)
+    return buffer.getvalue()

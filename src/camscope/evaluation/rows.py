@@ -1,0 +1,77 @@
+"""The rows of an evaluation: one a picture and method, its metrics as columns. ``docs/evaluate.md`` describes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import polars as pl
+
+from camscope.errors import SettingError, nearest
+from camscope.metrics import FACTS, METRICS, kind
+
+SCHEMA_VERSION = 1
+
+CASE: dict[str, Any] = {
+    "case": pl.Int64,
+    "line": pl.Int64,
+    "image": pl.String,
+    "patient": pl.String,
+    "method": pl.String,
+    "model": pl.String,
+    "class": pl.String,
+    "index": pl.Int64,
+    "score": pl.Float64,
+    "probability": pl.Float64,
+    "status": pl.String,
+    "message": pl.String,
+}
+MAP: dict[str, Any] = {
+    "layer": pl.String,
+    "grid_height": pl.Int32,
+    "grid_width": pl.Int32,
+    "empty": pl.Boolean,
+    "notes": pl.List(pl.String),
+    "passes": pl.Int64,
+    "seconds": pl.Float64,
+    "area": pl.Float64,
+}
+FILES: dict[str, Any] = {"overlay": pl.Binary, "image_sha256": pl.String, "key": pl.String}
+
+CURVE = "cascade"
+"""The column with the rank correlations of the cascade, from its first step to its last."""
+
+FEW = ("robustness", "comparison", "randomisation")
+"""Kinds of metrics that make maps anew: they are measured on a few pictures."""
+_ALSO_FEW = ("infidelity",)  # as many passes as deletion and insertion together
+_LEFT_OUT = ("ssim",)  # a way to compare, not a number of one method
+
+
+def chosen_metrics(asked: str | Iterable[str]) -> tuple[str, ...]:
+    """The metrics that are asked for by name; "all" is all that judge a method.
+
+    Raises:
+        SettingError: there is no such metric.
+
+    >>> chosen_metrics("pointing, gini")
+    ('pointing', 'gini')
+    """
+    names = [name.strip() for name in asked.split(",")] if isinstance(asked, str) else list(asked)
+    possible = [name for name in METRICS if name not in _LEFT_OUT]
+    if names == ["all"]:
+        return tuple(possible)
+    for name in names:
+        if name not in possible:
+            raise SettingError(nearest("metric", name, possible))
+    return tuple(dict.fromkeys(names))
+
+
+def on_few(metric: str) -> bool:
+    """Whether a metric is measured on a few pictures alone."""
+    return kind(METRICS[metric]) in FEW or metric in _ALSO_FEW
+
+
+def schema(metrics: Iterable[str]) -> dict[str, Any]:
+    """Every column of an evaluation's rows, in order, with its type."""
+    measured = {name: pl.List(pl.Float64) if FACTS[name].tuned else pl.Float64 for name in metrics}
+    return CASE | MAP | measured | {CURVE: pl.List(pl.Float64)} | FILES

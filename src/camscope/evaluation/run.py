@@ -1,0 +1,139 @@
+"""An evaluation: methods and nulls on annotated pictures, judged batch by batch, resumed by content."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from camscope.errors import CamscopeError, PictureError
+from camscope.evaluation.contestants import Contestant, entered
+from camscope.evaluation.data import Item
+from camscope.evaluation.plan import Plan, goal_of, sample_of
+from camscope.evaluation.referee import Referee
+from camscope.evaluation.rows import SCHEMA_VERSION, schema
+from camscope.explanation.batch import Pass
+from camscope.explanation.result import versions
+from camscope.images import fetch
+from camscope.store import EVALUATION, Row, Store
+
+Progress = Callable[[int, int, str], None]
+"""Called with the rows that are done, their number, and the method at work."""
+
+
+def evaluate(plan: Plan, out: str | Path, *, progress: Progress = lambda *_: None) -> Iterator[Row]:
+    """Judge methods on pictures, or continue where an earlier run was stopped.
+
+    Rows are written to ``out/rows/*.parquet``, a shard for each batch and method; a shard is there as a whole or not
+    at all, and whatever an earlier run measured with the same picture, model and settings is used again.
+
+    Args:
+        plan: what is evaluated.
+        out: folder of the results.
+        progress: called as methods are begun and rows are done.
+
+    Yields:
+        Every row: batch by batch, each method, for each method each picture.
+
+    Raises:
+        StoreError: another process is at work in ``out``, or it cannot be written.
+        PictureError: not one picture can be read.
+    """
+    store = Store(Path(out), record=EVALUATION)
+    with store.locked():
+        torch.manual_seed(plan.seed)
+        before = store.read_record()
+        if before.get("plan") == plan.fingerprint:
+            contestants = [Contestant(**one) for one in before["contestants"]]
+        else:
+            contestants = _entered(plan, progress)
+        known = store.begin(plan.fingerprint)
+        content = recorded(plan, contestants)
+        store.record(content | {"finished": False})
+        referee = Referee(plan, contestants, known)
+        columns, total, done = schema(plan.metrics), len(plan.data.items) * len(contestants), 0
+        numbers = itertools.count()
+        for batch in _batches(plan):
+            for contestant, rows in referee.rows(batch):
+                progress(done, total, contestant.name)
+                made = list(rows())
+                store.write(plan.fingerprint, next(numbers), rows=made, columns=columns)
+                done += len(made)
+                yield from made
+        progress(done, total, "")
+        store.finish()
+        store.record(content | {"finished": True})
+
+
+def _batches(plan: Plan) -> Iterator[list[Item]]:
+    items = iter(plan.data.items)
+    while batch := list(itertools.islice(items, plan.batch_size)):
+        yield batch
+
+
+def recorded(plan: Plan, contestants: Sequence[Contestant]) -> dict[str, Any]:
+    """What is written down of an evaluation before its table."""
+    model = plan.model
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "plan": plan.fingerprint,
+        "model": {
+            "name": model.name,
+            "spec": None if model.recipe is None else model.recipe.spec,
+            "weights_sha256": model.digest,
+            "preprocess": model.preprocess.to_dict(),
+            "outcome": model.outcome,
+            "layer": plan.layer or model.layer,
+        },
+        "data": {
+            "path": plan.data.path,
+            "pictures": len(plan.data.items),
+            "annotated": plan.data.annotated,
+            "patients": plan.data.patients,
+        },
+        "metrics": list(plan.metrics),
+        "contestants": [one.to_dict() for one in contestants],
+        "run": {
+            "device": str(next(model.net.parameters(), torch.empty(0)).device),
+            "threads": torch.get_num_threads(),
+            "batch_size": plan.batch_size,
+            "seed": plan.seed,
+            "few": plan.few,
+            "most_passes": plan.most_passes,
+            "settings": dict(plan.settings),
+        },
+        "versions": versions(),
+    }
+
+
+def _entered(plan: Plan, progress: Progress) -> list[Contestant]:
+    """Each method tried on the first picture that can be read."""
+    fault: CamscopeError | None = None
+    for item in plan.data.items:
+        try:
+            if item.problem:
+                raise PictureError(item.problem)
+            sample = sample_of(plan.model, item, fetch(item.source))
+            goal = goal_of(plan.model, item, Pass.over(plan.model, [sample]).outputs[0])
+        except CamscopeError as error:
+            fault = fault or error
+            continue
+        found = []
+        for name in plan.methods:
+            progress(0, len(plan.methods) * len(plan.data.items), f"{name}, once")
+            found.append(
+                entered(
+                    name,
+                    model=plan.model,
+                    sample=sample,
+                    goal=goal,
+                    layer=plan.layer,
+                    settings=plan.settings,
+                    most=plan.most_passes,
+                )
+            )
+        return found
+    raise PictureError(f"none of the {len(plan.data.items)} pictures can be used; of the first: {fault}")

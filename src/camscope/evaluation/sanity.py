@@ -1,0 +1,148 @@
+"""Do a model's maps show what it learned? One line for users: `sanity(model, pictures)`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from camscope.errors import SettingError
+from camscope.explanation.batch import Goal, Pass, Sample, Wanted, goals_of
+from camscope.explanation.maps import find_method, method_name
+from camscope.images import Picture
+from camscope.images.memory import as_picture
+from camscope.methods import Method, sees_network
+from camscope.metrics.sanity import SANE, cascade, passes
+from camscope.models.layer_choice import default_layer
+from camscope.models.model import Model
+
+
+@dataclass(frozen=True)
+class Sanity:
+    """What is left of maps while the weights of the network become random, from the last module to the first.
+
+    Attributes:
+        method: whose maps they are.
+        layer: that was looked at; "" for a method that sees the whole network.
+        pictures: how many were explained.
+        shares: how much of the network is random after each step.
+        spearman: mean rank correlation with the maps of the trained network after each step, on the native grid; NaN
+            where all maps are flat.
+        ssim: mean structural similarity likewise.
+    """
+
+    method: str
+    layer: str
+    pictures: int
+    shares: tuple[float, ...]
+    spearman: tuple[float, ...]
+    ssim: tuple[float, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the maps are others as soon as half of the network is random, and stay so (`passes`)."""
+        return passes(self.spearman)
+
+    @property
+    def sentence(self) -> str:
+        """The verdict with its curve, in words."""
+        at = f" at {self.layer}" if self.layer else ""
+        curve = ", ".join(f"{r:.2f} at {s:.0%}" for s, r in zip(self.shares, self.spearman, strict=True))
+        verdict = "passed: maps depend on what was learned" if self.passed else "failed: maps depend little on learning"
+        return (
+            f"{self.method}{at} {verdict}; rank correlation with the trained network's maps, by the share of random "
+            f"weights: {curve}; from half of them on it must stay below {SANE}"
+        )
+
+
+def sanity(
+    model: Model,
+    pictures: Iterable[str | Path | Picture | Image.Image | npt.NDArray[Any]],
+    *,
+    method: str | Method = "gradcam",
+    target: Wanted = None,
+    layer: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    steps: int = 5,
+    networks: int = 2,
+    seed: int = 0,
+) -> Sanity:
+    """Whether maps depend on what the network has learned: the cascading randomisation test.
+
+    The weights become random from the last module to the first, in some steps, and the maps for the same classes are
+    compared with those of the trained network. Batch norms that became random settle on the pictures, so that these
+    still get through. A method that fails shows the picture, or the architecture.
+
+    Args:
+        model: from `load`, or a `Model` around a network of your own; it is left as it is.
+        pictures: all in one batch; eight or more for a steady curve.
+        method: as for `explain`.
+        target: as for `explain`; settled on the trained network.
+        layer: as for `explain`.
+        settings: keyword arguments of the method.
+        steps: of the cascade.
+        networks: with random weights, whose curves are averaged.
+        seed: of the first.
+
+    Returns:
+        The curve; ``.passed`` and ``.sentence`` say what it means.
+
+    Raises:
+        SettingError: no pictures, or a target that asks for several maps of a picture.
+
+    Reference:
+        Adebayo, Gilmer, Muelly, Goodfellow, Hardt, Kim. Sanity Checks for Saliency Maps. NeurIPS 2018.
+        arXiv:1810.03292
+
+    >>> import numpy as np
+    >>> from camscope.models.loading import load
+    >>> found = sanity(load("timm:resnet18", weights="none"), np.random.rand(2, 40, 40, 3), steps=2, networks=1)
+    >>> found.layer, len(found.spearman)
+    ('layer4', 2)
+    """
+    made = (as_picture(source) for source in pictures)
+    samples = [Sample(picture.source, picture, *model.preprocess(picture)) for picture in made]
+    if not samples:
+        raise SettingError("a sanity check needs pictures to explain; give at least one")
+    function, name = find_method(method), method_name(method)
+    if not sees_network(function):
+        layer = layer or model.layer or default_layer(model.net, samples[0].tensor[None])
+    run = Pass.over(model, samples, functions=[function], layer=layer)
+    goals = _one_each(model, target, run.outputs)
+
+    def explain(net: nn.Module) -> Tensor:
+        again = Pass.over(dataclasses.replace(model, net=net), samples, functions=[function], layer=layer)
+        return again.maps(name, function, goals=goals, settings=settings or {}).raw
+
+    trained = run.maps(name, function, goals=goals, settings=settings or {}).raw
+    inputs = run.forward.pictures.detach()
+    curves = [
+        cascade(explain, model.net, steps=steps, seed=seed + n, maps=trained, inputs=inputs) for n in range(networks)
+    ]
+    return Sanity(
+        method=name,
+        layer="" if sees_network(function) else str(layer),
+        pictures=len(samples),
+        shares=tuple(round(share, 3) for share in curves[0].shares),
+        spearman=_mean([curve.spearman for curve in curves]),
+        ssim=_mean([curve.ssim for curve in curves]),
+    )
+
+
+def _one_each(model: Model, target: Wanted, outputs: Tensor) -> dict[int, Goal]:
+    goals = [goals_of(model, [target], output) for output in outputs]
+    if any(len(listed) != 1 for listed in goals):
+        raise SettingError(f"a sanity check explains one target of each picture, and {target!r} asks for others")
+    return {i: listed[0] for i, listed in enumerate(goals)}
+
+
+def _mean(curves: list[Tensor]) -> tuple[float, ...]:
+    """Over networks and pictures, for each step."""
+    return tuple(torch.cat(curves, 1).nanmean(1).tolist())

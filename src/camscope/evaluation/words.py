@@ -1,0 +1,114 @@
+"""What the table of an evaluation says in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from camscope.evaluation.nulls import NULLS
+from camscope.evaluation.summary import UNRANKED
+from camscope.metrics import FACTS, METRICS, kind
+from camscope.page.words import number
+
+KINDS = {
+    "localisation": "Localisation: does the heat lie where the annotation does?",
+    "faithfulness": "Faithfulness: does the score depend on what the map shows?",
+    "robustness": "Steadiness: does the map hold still?",
+    "randomisation": "Sanity: does the map depend on what was learned?",
+    "comparison": "Other classes, other pictures: how alike are their maps?",
+    "complexity": "Spread: how much of the picture does the map claim?",
+}
+"""Kind of metric -> the question that it asks, in the order of the page."""
+
+HEADLINES = ("pointing", "mass_accuracy", "auprc", "road", "deletion", "insertion", "average_drop", "adcc")
+"""Metrics of the short table, as far as they were measured."""
+
+Table = Mapping[str, Any]
+
+
+def arrow(metric: str) -> str:
+    """Which way is better.
+
+    >>> arrow("pointing"), arrow("deletion"), arrow("gini")
+    ('↑', '↓', '')
+    """
+    return {"high": "↑", "low": "↓", "none": ""}[FACTS[metric].best]
+
+
+def cell_of(table: Table, method: str, metric: str) -> Mapping[str, Any] | None:
+    """The cell of a method and metric."""
+    return next((c for c in table["cells"] if (c["method"], c["metric"]) == (method, metric)), None)
+
+
+def measured(table: Table, what: str | None = None) -> list[str]:
+    """The metrics that have cells, in the registry's order; of one kind."""
+    found = {cell["metric"] for cell in table["cells"]}
+    return [name for name in METRICS if name in found and what in (None, kind(METRICS[name]))]
+
+
+def of_kind(table: Table, what: str) -> list[Mapping[str, Any]]:
+    """The methods that were run, the best mean rank of a kind first, those without ranks last."""
+    ranks = table["ranks"]
+    run = [one for one in table["methods"] if one["pictures"]]
+    return sorted(run, key=lambda one: ranks.get(one["method"], {}).get(what, float("inf")))
+
+
+def sentences(table: Table) -> list[str]:
+    """What a reader must take away, from the numbers alone."""
+    said = []
+    for what, words in (("localisation", "where the annotation is"), ("faithfulness", "what the score depends on")):
+        metrics = [name for name in measured(table, what) if FACTS[name].best != "none" and name not in UNRANKED]
+        ranked = [one["method"] for one in of_kind(table, what) if what in table["ranks"].get(one["method"], {})]
+        if not metrics or not ranked:
+            continue
+        proper = [name for name in ranked if name not in NULLS]
+        if proper:
+            best = ", ".join(proper[:3])
+            said.append(f"Best at showing {words}, by mean rank ({', '.join(metrics)}): {best}.")
+        first = next((name for name in ranked if name in NULLS), None)
+        if first is not None:
+            ahead = [name for name in proper if ranked.index(name) < ranked.index(first)]
+            beaten = f"{len(ahead)} of {len(proper)} methods rank" if ahead else f"None of {len(proper)} methods ranks"
+            said.append(f"{beaten} there before {first}, which knows nothing of the network's answer.")
+    failing = [one["method"] for one in table["methods"] if one["sanity"] and not one["sanity"]["passed"]]
+    failing = [name for name in failing if name not in NULLS]
+    checked = [one["method"] for one in table["methods"] if one["sanity"] and one["method"] not in NULLS]
+    if checked:
+        said.append(
+            f"Failed the sanity check, since their maps stay alike when the weights are random: {_listed(failing)}."
+            if failing
+            else f"All {len(checked)} methods pass the sanity check: their maps change when the weights are random."
+        )
+    groups: dict[str, list[str]] = {}
+    for one in table["methods"]:
+        if one["same_as"]:
+            groups.setdefault(one["same_as"], []).append(one["method"])
+    for first, more in groups.items():
+        said.append(f"One method on this model, under several names: {_listed([first, *more])}.")
+    return said
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+def headline_table(table: Table) -> list[str]:
+    """The short table as text, the best mean rank of localisation (or else of faithfulness) first."""
+    metrics = [name for name in HEADLINES if name in measured(table)]
+    what = next((w for w in ("localisation", "faithfulness") if measured(table, w)), "complexity")
+    rows = [["method", *(f"{name}{arrow(name)}" for name in metrics), "sanity", "passes", "s/map"]]
+    for one in of_kind(table, what):
+        sanity = "" if one["sanity"] is None else "passed" if one["sanity"]["passed"] else "failed"
+        name = (f"({one['method']})" if one["null"] else one["method"]) + ("†" if one["restricted"] else "")
+        values = [_short(cell_of(table, one["method"], metric)) for metric in metrics]
+        rows.append([name, *values, sanity, f"{one['passes']:.0f}", f"{one['seconds']:.2g}"])
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    notes = ["(…) knows nothing of the network's answer; * better than the best of these, p < .05 after Holm"]
+    if any(one["restricted"] for one in table["methods"]):
+        notes.append("† on few pictures, since it needs many passes; not ranked")
+    return [*lines, *notes, *sentences(table)]
+
+
+def _short(cell: Mapping[str, Any] | None) -> str:
+    return "" if cell is None else number(cell["estimate"]) + ("*" if cell["beats_null"] else "")

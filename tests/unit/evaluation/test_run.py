@@ -1,0 +1,144 @@
+"""Rows of an evaluation: known best and worst values, stopped and continued, nothing lost."""
+
+import dataclasses
+import itertools
+
+import polars as pl
+import pytest
+
+from camscope.errors import PictureError
+from camscope.evaluation.contestants import chosen_methods
+from camscope.evaluation.data import read_items
+from camscope.evaluation.page import evaluated
+from camscope.evaluation.plan import Plan
+from camscope.evaluation.rows import chosen_metrics
+from camscope.evaluation.run import evaluate
+from camscope.store import FAILED, NOT_ASKED, OK
+
+METRICS = "pointing,mass_accuracy,tuned_iou,gini,average_drop,max_sensitivity,image_swap,cascading_randomisation"
+METHODS = "cam,gradcam,eigencam,legrad"
+
+
+@pytest.fixture
+def plan(model, folder):
+    items = read_items(folder / "pictures.csv", boxes="box", target="red")
+    return Plan(model, items, chosen_methods(METHODS), chosen_metrics(METRICS), few=2, batch_size=4)
+
+
+def rows_in(out):
+    return pl.read_parquet(out / "rows/*.parquet").sort("method", "case")
+
+
+def same(one, other):
+    return one.drop("seconds").equals(other.drop("seconds"))
+
+
+def test_a_red_square_is_found_and_the_score_depends_on_it(plan, tmp_path):
+    plan = dataclasses.replace(plan, metrics=(*plan.metrics, "deletion", "road"))
+    rows = list(evaluate(plan, tmp_path / "out"))
+    assert len(rows) == 6 * 8
+    by = {(row["method"], row["case"]): row for row in rows}
+    for case in range(6):
+        row = by["gradcam", case]
+        assert row["status"] == OK
+        assert (row["class"], row["pointing"], row["passes"]) == ("red", 1.0, 1)
+        assert row["mass_accuracy"] > 0.85
+        assert row["area"] == pytest.approx(18 * 18 / 48**2)
+        assert row["mass_accuracy"] > by["centre", case]["mass_accuracy"]
+        assert by["uniform", case]["mass_accuracy"] == pytest.approx(row["area"])
+        assert by["uniform", case]["average_drop"] == pytest.approx(0, abs=1e-6)
+        assert row["deletion"] < by["uniform", case]["deletion"]
+        assert row["road"] > by["uniform", case]["road"]
+        assert row["overlay"].startswith(b"\xff\xd8")
+        assert len(row["tuned_iou"]) == 100
+        assert ("max_sensitivity" in row) == ("cascade" in row) == (case < 2)
+        assert by["legrad", case]["status"] == NOT_ASKED
+        assert "key" not in by["legrad", case]
+    assert by["uniform", 0]["max_sensitivity"] == 0
+
+
+def test_stopped_and_continued_is_as_never_stopped(plan, tmp_path):
+    whole = list(evaluate(plan, tmp_path / "whole"))
+    started = evaluate(plan, tmp_path / "parts")
+    list(itertools.islice(started, 14))
+    started.close()  # as a kill: the shards that are written stay
+    kept = rows_in(tmp_path / "parts")
+    assert 0 < len(kept) < len(whole)
+    list(evaluate(plan, tmp_path / "parts"))
+    assert same(rows_in(tmp_path / "parts"), rows_in(tmp_path / "whole"))
+    again = rows_in(tmp_path / "parts").join(kept, on=["method", "case"], how="semi")
+    assert again["seconds"].equals(kept.sort("method", "case")["seconds"])  # they were not measured again
+
+
+def test_nothing_is_measured_twice(plan, tmp_path, monkeypatch):
+    list(evaluate(plan, tmp_path / "out"))
+    before = rows_in(tmp_path / "out")
+    calls = []
+    plan.model.net.register_forward_pre_hook(lambda *_: calls.append(1))
+    list(evaluate(plan, tmp_path / "out"))
+    assert calls == []
+    assert rows_in(tmp_path / "out").equals(before)
+    more = dataclasses.replace(plan, methods=(*plan.methods, "layercam"))
+    list(evaluate(more, tmp_path / "out"))
+    after = rows_in(tmp_path / "out")
+    assert same(after.filter(pl.col("method") != "layercam"), before)
+    assert after.filter(pl.col("method") == "layercam")["status"].to_list() == [OK] * 6
+
+
+def test_the_batch_does_not_matter(plan, tmp_path):
+    list(evaluate(plan, tmp_path / "four"))
+    list(evaluate(dataclasses.replace(plan, batch_size=1), tmp_path / "one"))
+    one, four = rows_in(tmp_path / "one"), rows_in(tmp_path / "four")
+    for name in ("mass_accuracy", "average_drop", "gini"):
+        assert one[name].is_null().equals(four[name].is_null())
+        assert (one[name] - four[name]).abs().max() < 1e-5
+
+
+def test_a_picture_that_cannot_be_read_is_a_row_that_says_why(plan, folder, tmp_path):
+    (folder / "p1.png").write_bytes(b"no picture")
+    (folder / "p3.png").unlink()
+    list(evaluate(plan, tmp_path / "out"))
+    rows = rows_in(tmp_path / "out")
+    assert rows["status"].value_counts().sort("status").rows() == [(FAILED, 16), (NOT_ASKED, 4), (OK, 28)]
+    assert rows.filter(pl.col("case") == 3)["message"].unique().to_list()[0].startswith("there is no file")
+    content = evaluated(tmp_path / "out")
+    assert all(one["failed"] == 2 for one in content["table"]["methods"])
+    assert "there is no file" in (tmp_path / "out" / "evaluation.html").read_text()
+
+
+def test_a_picture_that_the_network_fails_on_does_not_harm_the_others(plan, tmp_path):
+    corner = list(evaluate(dataclasses.replace(plan, methods=("uniform",), metrics=("gini",)), tmp_path / "before"))
+    assert [row["status"] for row in corner] == [OK] * 6
+
+    def refuse(_, inputs):
+        if (inputs[0][:, 0, 40, 40] > 0.8).any():  # the square of the fourth picture alone
+            raise ValueError("no red corners")
+
+    handle = plan.model.net.register_forward_pre_hook(refuse)
+    rows = list(evaluate(dataclasses.replace(plan, metrics=("pointing", "gini")), tmp_path / "out"))
+    handle.remove()
+    failed = {row["case"]: row["message"] for row in rows if row["status"] == FAILED}
+    assert failed == {3: "ValueError: no red corners"}
+    assert {row["case"] for row in rows if row["status"] == OK} == {0, 1, 2, 4, 5}
+
+
+def test_no_picture_at_all(plan, folder, tmp_path):
+    for path in folder.glob("*.png"):
+        path.unlink()
+    with pytest.raises(PictureError, match="none of the 6 pictures can be used"):
+        list(evaluate(plan, tmp_path / "out"))
+
+
+def test_methods_of_many_passes_are_reduced_and_run_on_few(plan, tmp_path):
+    plan = dataclasses.replace(plan, methods=chosen_methods("sscam,scorecam"), metrics=("pointing",), most_passes=4)
+    rows = list(evaluate(dataclasses.replace(plan, settings={"samples": 2}), tmp_path / "out"))
+    table = evaluated(tmp_path / "out")["table"]
+    said = {one["method"]: one["restricted"] for one in table["methods"]}
+    assert said["sscam"] == "9 passes a map: reduced to the 2 channels that vary most, and run on few pictures"
+    assert said["scorecam"] == "5 passes a map: run on few pictures"
+    assert not said["randomcam"]
+    made = [
+        (row["method"], row["case"], row["passes"]) for row in rows if row["method"] == "sscam" and row["status"] == OK
+    ]
+    assert made == [("sscam", 0, 5), ("sscam", 1, 5)]
+    assert all(cell["rank"] is None for cell in table["cells"] if cell["method"] == "sscam")
