@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 INSTALL = $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt
 
-.PHONY: demo test test-all lint install clean
+.PHONY: demo test test-all bench lint install clean
 
 demo: $(VENV)/demo
 	$(BIN)/camscope demo --out camscope-demo
@@ -17,6 +17,10 @@ test: install lint
 
 test-all: install lint
 	$(PYTEST)
+
+# PICTURES=FOLDER times the stream over a folder of photographs too.
+bench: install
+	$(BIN)/python benchmarks/speed/run.py $(if $(PICTURES),--pictures $(PICTURES))
 
 lint: install
 	$(BIN)/ruff format --check .

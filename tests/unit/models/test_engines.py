@@ -3,13 +3,13 @@ import copy
 import pytest
 import timm
 import torch
-from conftest import enliven
 from torch import nn
 
 import camscope as cs
 from camscope.errors import SettingError
 from camscope.models.engines import prepare, resolve
 from camscope.trace import record
+from conftest import enliven
 
 INPUTS = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
