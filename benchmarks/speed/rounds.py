@@ -37,7 +37,7 @@ def rounds(
 
 def _summary(taken: list[float], base: list[float]) -> dict[str, float]:
     ratios = [own / other for own, other in zip(taken, base, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
+    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
     return {"seconds": statistics.median(taken), "ratio": middle, "low": low, "high": high}
 
 
