@@ -54,7 +54,9 @@ def all_methods(number: int) -> dict[str, Any]:
     }
     found = {}
     for name, (mine, other, times) in pairs.items():
-        found[name] = rounds({"camscope": mine, "pytorch-grad-cam": other}, base="camscope", number=times, warm_up=min(times - 1, 1))
+        found[name] = rounds(
+            {"camscope": mine, "pytorch-grad-cam": other}, base="camscope", number=times, warm_up=min(times - 1, 1)
+        )
         print(name, round(found[name]["pytorch-grad-cam"]["ratio"], 2), flush=True)
     return found
 
