@@ -3,9 +3,11 @@
     python examples/keras_vgg16.py DIR
 
 The network is VGG-16 in small: the blocks, names and order of its layers, with narrow ones. It is trained for a
-moment, saved as ``DIR/vgg.keras``, and each class is explained on patients that it has not seen.
+moment, saved as ``DIR/vgg.keras``, and each class is explained on patients that it has not seen: some of them one by
+one, and others as a cohort, in ``DIR/study.toml``.
 """
 
+import csv
 import os
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ os.environ["KERAS_BACKEND"] = "torch"  # before Keras is imported; camscope need
 import keras
 import numpy as np
 from keras import layers
+from PIL import Image
 
 import camscope as cs
 from camscope.demo.phantoms import Phantom, phantom
@@ -73,8 +76,59 @@ def explain(path: Path, folder: Path) -> dict[str, float]:
     return shares
 
 
+STUDY = """\
+[cohort]
+table = "cohort.csv"
+patient = "patient"
+
+[explain]
+methods = ["hirescam"]
+"""
+
+LABEL = """
+[labels.{label}]
+column = "{label}"
+mask = "{label} mask"
+class = "{label}"
+model = {{ spec = "vgg.keras", labels = {labels}, mean = [0], std = [1] }}
+"""
+
+
+def study(folder: Path, *, patients: int = 8) -> dict[str, float]:
+    """Explain a cohort with that model; of each finding the mean enrichment on its mask, where 1 is chance."""
+    (folder / "pictures").mkdir(exist_ok=True)
+    findings = CLASSES[1:]
+    rows = []
+    for seed in range(2000, 2000 + patients * len(CLASSES)):
+        label = CLASSES[seed % len(CLASSES)]
+        one, name = draw(seed, label), f"pictures/{seed}.png"
+        Image.fromarray(one.picture.rgb).save(folder / name)
+        row = {"path": name, "patient": f"P{seed}"}
+        for other in findings:
+            row |= {other: str(int(other == label)), f"{other} mask": ""}
+        if label in findings:
+            row[f"{label} mask"] = f"pictures/{seed}_mask.png"
+            Image.fromarray(one.masks[label]).save(folder / row[f"{label} mask"])
+        rows.append(row)
+    with (folder / "cohort.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    labels = "".join(LABEL.format(label=label, labels=list(CLASSES)) for label in findings)
+    (folder / "study.toml").write_text(STUDY + labels, encoding="utf-8")
+    found: dict[str, list[float]] = {label: [] for label in findings}
+    for row in cs.run(cs.Study.read(folder / "study.toml"), folder / "results"):
+        if row["status"] == "ok" and row["enrichment:mask:label"] is not None:
+            found[row["label"]].append(row["enrichment:mask:label"])
+    means = {label: float(np.mean(values)) for label, values in found.items()}
+    for label, mean in means.items():
+        print(f"{label}: {mean:.1f} times as much heat on it as by chance, in {len(found[label])} patients")
+    return means
+
+
 if __name__ == "__main__":
     out = Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
     print(f"accuracy on new patients: {train(out / 'vgg.keras'):.2f} (chance {1 / len(CLASSES):.2f})")
     explain(out / "vgg.keras", out)
+    study(out)

@@ -76,3 +76,6 @@ def test_the_example(tmp_path: Path) -> None:
     shares = example["explain"](tmp_path / "vgg.keras", tmp_path)
     assert sorted(shares) == ["Cardiomegaly", "Consolidation", "Effusion"]
     assert (tmp_path / "Effusion/explanation.json").is_file()
+    enriched = example["study"](tmp_path)
+    assert enriched["Effusion"] > 1
+    assert len(list((tmp_path / "results/rows").glob("*.parquet"))) == 1
