@@ -20,7 +20,7 @@ import torch
 from rounds import machine
 from table import written
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 DOCS = HERE.parents[1] / "docs" / "speed.md"
 
 
