@@ -95,10 +95,10 @@ def _confusion(title: str, counts: npt.NDArray[np.int64], labels: Sequence[str],
             ink = "white" if rate > 0.5 else "#1b2330"
             text = f"{counts[row, column]}\n{rate:.0%}"
             ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=8)
-        places = np.arange(len(labels)) + 0.5
-        turned: dict[str, Any] = {"rotation": 45, "ha": "right"} if len(labels) > 3 else {}
-        ax.set_xticks(places, [short(label, 14) for label in labels], **turned)
-        ax.set_yticks(places, [short(label, 14) for label in labels])
+        places, names = np.arange(len(labels)) + 0.5, [short(label, 14) for label in labels]
+        turned: dict[str, Any] = {"rotation": 45, "ha": "right"} if len("".join(names)) > 24 else {}
+        ax.set_xticks(places, names, **turned)
+        ax.set_yticks(places, names)
         ax.set(xlabel="the model says", ylabel="truth")
         ax.invert_yaxis()
         for spine in ax.spines.values():
