@@ -25,9 +25,12 @@ def main(case: str) -> None:
     x = torch.randn(1 if "Score-CAM" in case else BATCH, 3, SIDE, SIDE)
     if case == "forward":
         net = model.net.to(memory_format=torch.contiguous_format)
+        before = peak()
         with torch.inference_mode():
             net(x)
-    elif case == "Score-CAM, pytorch-grad-cam":
+        print(peak(), before)
+        return
+    if case == "Score-CAM, pytorch-grad-cam":
         from pytorch_grad_cam import ScoreCAM
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
