@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
@@ -15,6 +14,7 @@ from torch import nn
 from camscope.errors import TargetError, nearest
 from camscope.models import bundle
 from camscope.models.preprocess import Preprocess
+from camscope.models.weights import digest
 
 if TYPE_CHECKING:
     from camscope.trace import Layout
@@ -132,11 +132,4 @@ class Model:
     @cached_property
     def digest(self) -> str:
         """sha256 over names, dtypes, shapes and bytes of the state_dict, taken when first asked for."""
-        content = hashlib.sha256()
-        for name, value in sorted(self.net.state_dict().items()):
-            if not isinstance(value, torch.Tensor):
-                content.update(f"{name} {value!r}".encode())
-                continue
-            content.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            content.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return content.hexdigest()
+        return digest(self.net)

@@ -174,3 +174,19 @@ def _versioned(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor
     versioned = type(own)(state)  # type: ignore[call-arg]
     versioned._metadata = own._metadata  # type: ignore[attr-defined]
     return versioned
+
+
+def digest(net: nn.Module) -> str:
+    """sha256 over names, dtypes, shapes and bytes of a network's state_dict.
+
+    >>> digest(nn.Identity())[:8]
+    'e3b0c442'
+    """
+    content = hashlib.sha256()
+    for name, value in sorted(net.state_dict().items()):
+        if not isinstance(value, torch.Tensor):
+            content.update(f"{name} {value!r}".encode())
+            continue
+        content.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        content.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return content.hexdigest()

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from camscope.errors import EngineError, SettingError, nearest
+from camscope.errors import EngineError, MissingExtraError, SettingError, nearest
 from camscope.models.engines.openvino import compiled
 from camscope.models.engines.packed import pack
 from camscope.trace import record
-from camscope.trace.forward import Trunk
+from camscope.trace.forward import Trunk, autocast_of
 from camscope.trace.structure import map_tensors, tensors
 
 ENGINES = ("auto", "eager", "packed", "openvino")
@@ -34,11 +34,13 @@ class Prepared:
         name: "eager", "packed" or "openvino": what really computes.
         trunk: for `record`; None for eager.
         note: why it is another than the one asked for, or "".
+        mark: of the weights that it was made of, see `_mark`.
     """
 
     name: str
     trunk: Trunk | None = None
     note: str = ""
+    mark: tuple[Any, ...] = ()
 
 
 _EAGER = Prepared("eager")
@@ -49,7 +51,8 @@ def resolve(engine: str, pictures: int | None, *, device: str = "cpu") -> str:
     """The engine for a number of pictures that are coming.
 
     Packing costs about four passes of one picture, compiling some hundreds: "auto" is "packed" from 24 pictures on,
-    and "openvino" from 1000 on where it is installed and the model is on a CPU.
+    and "openvino" from 1000 on where it is installed and the model is on a CPU. Under `torch.autocast` it is "eager":
+    nothing proves to be the same there.
 
     Args:
         engine: one of `ENGINES`.
@@ -66,7 +69,7 @@ def resolve(engine: str, pictures: int | None, *, device: str = "cpu") -> str:
         raise SettingError(nearest("engine", engine, ENGINES))
     if engine != "auto":
         return engine
-    if pictures is not None and pictures < _PACKED_FROM:
+    if autocast_of(device) is not None or (pictures is not None and pictures < _PACKED_FROM):
         return "eager"
     many = pictures is not None and pictures >= _OPENVINO_FROM
     return "openvino" if many and device == "cpu" and importlib.util.find_spec("openvino") else "packed"
@@ -79,27 +82,35 @@ def prepare(net: nn.Module, x: Any, *, layer: str, engine: str) -> Prepared:
         net: any network.
         x: (B, C, *space) inputs, or a tuple of inputs.
         layer: its layer.
-        engine: "eager", "packed" or "openvino".
+        engine: one of `ENGINES`; "auto" goes by the number of inputs.
 
     Returns:
         The engine; eager with a note where the one asked for cannot take this network or is not exact enough.
+
+    Raises:
+        SettingError: there is no such engine.
+        MissingExtraError: OpenVINO is not installed.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
     >>> prepare(net, torch.randn(2, 3, 32, 32), layer="1", engine="packed").name
     'packed'
     """
+    given = list(tensors(x))
+    engine = resolve(engine, len(given[0]), device=given[0].device.type)
     if engine == "eager":
         return _EAGER
     known = _prepared.setdefault(net, {})
-    sizes = tuple(tuple(t.shape[1:]) for t in tensors(x))
-    key = (engine, layer, sizes, _place(net))
-    if key not in known:
-        known[key] = _proved(net, x, layer, engine)
+    key = (engine, layer, tuple(t.shape[1:] for t in given), autocast_of(given[0].device.type))
+    mark = _mark(net)
+    if key not in known or known[key].mark != mark:
+        known[key] = replace(_proved(net, x, layer, engine), mark=mark)
     return known[key]
 
 
-def _place(net: nn.Module) -> tuple[Any, ...]:
-    return next(((p.device, p.dtype, p._version) for p in net.parameters()), ())
+def _mark(net: nn.Module) -> tuple[Any, ...]:
+    """Changes when weights are written to, replaced, moved or converted."""
+    weights = (*net.parameters(), *net.buffers())
+    return tuple((t.data_ptr(), 0 if t.is_inference() else t._version, t.dtype, t.device) for t in weights)
 
 
 def _proved(net: nn.Module, x: Any, layer: str, engine: str) -> Prepared:
@@ -113,14 +124,15 @@ def _proved(net: nn.Module, x: Any, layer: str, engine: str) -> Prepared:
             found = record(net, inputs, layers=[layer], trunk=trunk)
             _same(found.records[layer], expected.records[layer][:images])
             _same(found.outputs, expected.outputs[:images])
+    except MissingExtraError:
+        raise
     except Exception as error:  # whatever it is, the network itself still computes
         return Prepared("eager", note=f"computed without engine {engine}: {error}")
     return Prepared(engine, trunk)
 
 
 def _packed(net: nn.Module, x: Any, layer: str) -> Trunk:
-    one = tuple(t[:1] for t in x) if isinstance(x, tuple) else x[:1]
-    trunk = pack(net, one, layer=layer)
+    trunk = pack(net, map_tensors(x, lambda t: t[:1]), layer=layer)
     if not trunk.forwards:
         raise EngineError(f"nothing before {layer!r} can be packed")
     return trunk

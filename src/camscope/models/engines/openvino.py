@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from camscope.errors import EngineError, require
+from camscope.models.weights import digest
 from camscope.trace import record, tracing
 from camscope.trace.hooks import Edit
 from camscope.trace.replay import Tail
@@ -29,21 +30,16 @@ class Compiled:
         batch: images in one call.
         run: inputs (batch, C, h, w) -> the layer's output, which is overwritten by the next call.
         tail: what stands in for the modules before the layer.
-        versions: tensor -> how often it had been written to.
     """
 
     layer: str
     batch: int
     run: Any
     tail: Tail
-    versions: tuple[tuple[Tensor, int], ...]
 
     @contextlib.contextmanager
     def __call__(self, inputs: Tensor) -> Iterator[Mapping[str, Edit]]:
         """Compute the layer's output, and let the network begin there while the context is open."""
-        if any(tensor._version != version for tensor, version in self.versions):
-            yield {}
-            return
         output = torch.cat([self._of(part) for part in inputs.split(self.batch)])
         with self.tail.replayed(torch.zeros(len(inputs), dtype=torch.long)):
             yield {self.layer: lambda _: output}
@@ -76,8 +72,7 @@ def compiled(net: nn.Module, x: Tensor, *, layer: str) -> Compiled:
         ready = core.compile_model(model, "CPU", settings | {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
     except Exception as error:  # of the compiler: many kinds, and each means the same here
         raise EngineError(f"OpenVINO cannot compile {type(net).__name__} up to {layer!r}: {_first(error)}") from error
-    versions = tuple((t, t._version) for t in (*net.parameters(), *net.buffers()))
-    light = Compiled(layer, len(x), ready, Tail.after(net, layer, x[:1]), versions)
+    light = Compiled(layer, len(x), ready, Tail.after(net, layer, x[:1]))
     with contextlib.suppress(RuntimeError):
         record(net, x, layers=[layer], trunk=light)
         return light
@@ -120,12 +115,8 @@ class _Trunk(nn.Module):
 
 def _key(net: nn.Module, x: Tensor, layer: str, version: str) -> str:
     """What the compiled trunk depends on: structure, weights, layer, size of the batch, versions."""
-    content = hashlib.sha256(f"{net!r} {layer} {tuple(x.shape)} {version} {torch.__version__}".encode())
-    for name, value in sorted(net.state_dict().items()):
-        if isinstance(value, Tensor):
-            content.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            content.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return content.hexdigest()[:32]
+    parts = f"{net!r} {layer} {tuple(x.shape)} {version} {torch.__version__} {digest(net)}"
+    return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 
 def _first(error: Exception) -> str:

@@ -30,21 +30,18 @@ _NOTHING: _Fused = ("none", [], "")
 
 @dataclass(frozen=True)
 class Packed:
-    """Stand-ins for modules before a layer, as long as the weights are those that they were made of.
+    """Stand-ins for modules before a layer.
 
     Attributes:
         forwards: module -> what computes its output.
-        versions: tensor -> how often it had been written to.
     """
 
     forwards: Mapping[nn.Module, _Forward]
-    versions: tuple[tuple[Tensor, int], ...]
 
     @contextlib.contextmanager
     def __call__(self, inputs: Any) -> Iterator[Mapping[str, Edit]]:
-        """Let the stand-ins compute while the context is open; with other weights by now the network itself does."""
-        same = all(tensor._version == version for tensor, version in self.versions)
-        with stand_ins(self.forwards if same else {}):
+        """Let the stand-ins compute while the context is open."""
+        with stand_ins(self.forwards):
             yield {}
 
 
@@ -66,19 +63,16 @@ def pack(net: nn.Module, x: Any, *, layer: str) -> Packed:
             continue
         following = _follower(call, seen)
         norm = following if following is not None and _is_norm(following.module, call.module) else None
-        last = norm or call
-        act = _follower(last, seen) if norm is None or not _own_act(norm.module) else None
-        fused = _FUSED.get(type(act.module), _nothing)(act.module) if act is not None else _NOTHING
-        own = _own_act(norm.module) if norm is not None else None
-        if own is not None:
-            fused = _FUSED.get(type(own), _nothing)(own)
+        own = None if norm is None else _own_act(norm.module)
+        last = None if own is not None else _follower(norm or call, seen)
+        act = last.module if last is not None else own
+        fused = _FUSED.get(type(act), _nothing)(act)
         forwards[call.module] = _product(call, norm.module if norm is not None else None, fused)
         if norm is not None:
             forwards[norm.module] = _pass_on if own is None or fused != _NOTHING else own.forward
-        if act is not None and fused != _NOTHING:
-            forwards[act.module] = _pass_on
-    tensors = [t for module in forwards for t in (*module.parameters(), *module.buffers())]
-    return Packed(forwards, tuple((t, t._version) for t in tensors))
+        if last is not None and fused != _NOTHING:
+            forwards[last.module] = _pass_on
+    return Packed(forwards)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,11 +159,11 @@ def _own_act(module: nn.Module) -> nn.Module | None:
     return act if isinstance(module, nn.BatchNorm2d) and isinstance(act, nn.Module) else None
 
 
-def _nothing(_: nn.Module) -> _Fused:
+def _nothing(_: nn.Module | None) -> _Fused:
     return _NOTHING
 
 
-_FUSED: dict[type[nn.Module], Callable[[Any], _Fused]] = {
+_FUSED: dict[type, Callable[[Any], _Fused]] = {
     nn.ReLU: lambda _: ("relu", [], ""),
     nn.SiLU: lambda _: ("swish", [], ""),
     nn.GELU: lambda act: ("gelu", [], act.approximate),
