@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import TaskID
 
-from camscope.cli.options import Device, progress
+from camscope.cli.options import Device, progress, steps
 
 if TYPE_CHECKING:
     from camscope.study.study import Study
@@ -43,14 +42,7 @@ def audited(study: Study, folder: Path, *, device: str, batch_size: int = 64) ->
     from camscope.study.audit.audit import audit as run_audit
 
     with progress() as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done)
-
-        return run_audit(study, folder, device=device, batch_size=batch_size, progress=show)
+        return run_audit(study, folder, device=device, batch_size=batch_size, progress=steps(bar))
 
 
 def summary(content: dict[str, Any]) -> str:

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import TaskID
 
 from camscope.cli.audit import summary
-from camscope.cli.options import progress
+from camscope.cli.options import progress, steps
 
 
 def demo(
@@ -26,13 +25,6 @@ def demo(
     from camscope.demo.tour import tour
 
     with progress() as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def step(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(name, total=total)
-            bar.update(tasks[name], completed=done)
-
-        made = tour(out, retrain=retrain, progress=step)
+        made = tour(out, retrain=retrain, progress=steps(bar))
     print(summary(made.audit))
     print(f"study file: {made.study}\nmaps, rows, audit: {made.results}\nside by side: {made.sheet}\n{made.report}")

@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 from camscope.cli.noted import load_noted
-from camscope.cli.options import BatchSize, Device, Out, Seed, Weights, prepare, progress
-from camscope.cli.train import stages
+from camscope.cli.options import BatchSize, Device, Labels, Out, Seed, Weights, class_names, prepare, progress, steps
 from camscope.errors import SettingError
 
 
@@ -24,7 +23,7 @@ def failures(
     split: Annotated[str, typer.Option(help="train, val, test or all; of data that have splits.")] = "test",
     label: Annotated[list[str] | None, typer.Option(help="Column or label; repeat for several.")] = None,
     patient: Annotated[str | None, typer.Option(help="Column of patients. [default: patient_id]")] = None,
-    labels: Annotated[str | None, typer.Option(help="Class names of the model, or a file of them.")] = None,
+    labels: Labels = None,
     weights: Weights = "default",
     method: Annotated[str, typer.Option(help="See `camscope methods`.")] = "gradcam",
     layer: Annotated[str | None, typer.Option(help="Layer name. [default: found by itself]")] = None,
@@ -51,14 +50,13 @@ def failures(
         data = Path(model) / FILE
         if not data.is_file():
             raise SettingError(f"{model} has no {FILE} of a training: give labelled pictures with --data")
-    names = None if labels is None else Path(labels) if Path(labels).is_file() else labels.split(",")
-    loaded = load_noted(model, seed=seed, weights=weights, **({} if names is None else {"labels": names}))
+    loaded = load_noted(model, seed=seed, weights=weights, labels=class_names(labels))
     prepare(loaded, device, seed)
     dataset = read_dataset(data, labels=label or (), patient=patient).for_model(loaded)
     chosen = dataset.examples if split == "all" else of_split(dataset, split)
     with progress() as bar:
-        found = predict(loaded, chosen, batch_size=batch_size, progress=stages(bar))
-        figures = report(found, out, method=method, layer=layer, seed=seed, progress=stages(bar))
+        found = predict(loaded, chosen, batch_size=batch_size, progress=steps(bar))
+        figures = report(found, out, method=method, layer=layer, seed=seed, progress=steps(bar))
     for name, reason in found.faults.items():
         print(f"camscope: not judged: {name}: {reason}", file=sys.stderr)
     if as_json:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import TaskID
 
-from camscope.cli.options import progress
+from camscope.cli.options import progress, steps
 
 if TYPE_CHECKING:
     from camscope.study.study import Study
@@ -40,11 +39,4 @@ def reported(folder: Path, *, study: Study | None = None, pseudonyms: bool = Fal
     from camscope.study.report import report as write
 
     with progress() as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done)
-
-        return write(folder, study=study, pseudonyms=pseudonyms, progress=show)
+        return write(folder, study=study, pseudonyms=pseudonyms, progress=steps(bar))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import Progress, TaskID
 
-from camscope.cli.options import BatchSize, Device, ModelName, Out, Seed, numbers, pairs, progress
+from camscope.cli.options import BatchSize, Device, ModelName, Out, Seed, numbers, pairs, progress, steps
 from camscope.naming import unique_file_name
 
 if TYPE_CHECKING:
@@ -111,20 +109,8 @@ def _trained(
 
         begun = start(spec, dataset, weights=weights, seed=settings.seed, say=say, **options)
         return fit(
-            dataset, begun, out=out, settings=settings, device=device, devices=devices, progress=stages(bar), say=say
+            dataset, begun, out=out, settings=settings, device=device, devices=devices, progress=steps(bar), say=say
         )
-
-
-def stages(bar: Progress) -> Callable[[str, int, int], None]:
-    """A line of the display for each step that is told of."""
-    tasks: dict[str, TaskID] = {}
-
-    def show(what: str, done: int, total: int) -> None:
-        if what not in tasks:
-            tasks[what] = bar.add_task(what, total=total)
-        bar.update(tasks[what], completed=done)
-
-    return show
 
 
 def _say(model: Model, out: Path, *, as_json: bool) -> None:
