@@ -16,11 +16,11 @@ from camscope.explanation import Explanation
 from camscope.explanation.sheets import stages_sheet
 from camscope.images import read
 from camscope.page.lines import Drawn
+from camscope.page.pictures import data_address
 from camscope.page.shell import rendered
 from camscope.page.words import interval
 from camscope.render import Cell, sheet
 from camscope.store import write_atomically
-from camscope.study.report.mean_maps import data_address
 from camscope.training.dataset import Dataset
 from camscope.training.failures import Explained, explain_failures, find_failures, worst, write_failures
 from camscope.training.figures import (

@@ -17,9 +17,10 @@ from PIL import Image
 from camscope.ahead import ahead
 from camscope.errors import CamscopeError
 from camscope.images import decode, fetch
+from camscope.page.pictures import data_address
 from camscope.render import colourise
 from camscope.store import FAILED
-from camscope.study.report.mean_maps import MeanPictures, data_address
+from camscope.study.report.mean_maps import MeanPictures
 from camscope.study.report.names import Names
 from camscope.study.report.results import Case, Results
 from camscope.study.report.words import region_words

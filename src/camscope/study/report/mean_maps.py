@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from PIL import Image
 from camscope.heatmap import upsample
 from camscope.images import Picture
 from camscope.page.lines import Drawn
+from camscope.page.pictures import data_address
 from camscope.page.svg import SETTINGS, svg
 from camscope.page.words import short
 from camscope.render import colourise, overlay
@@ -276,13 +275,6 @@ class MeanPictures:
             image = Image.fromarray(colourise(values))
         image = image.resize((_SIDE, max(1, round(_SIDE * maps.whole.aspect))))
         return data_address(image)
-
-
-def data_address(image: Image.Image, *, quality: int = 85) -> str:
-    """An image as ``data:image/jpeg;base64,...``."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def scale_address() -> str:
