@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import hashlib
-import io
 import json
 import os
-import re
+import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import filelock
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from camscope.errors import CamscopeError
-from camscope.naming import fingerprint
+from camscope.files import PARTIAL, StoreError, is_remote, place, read_parquet, write_atomically, writing
 
 Row = dict[str, Any]
 
@@ -34,11 +34,7 @@ ROWS, FORMER, LOCK = "rows", "former", ".lock"
 _OPEN_SHARDS = 4
 _TRIED = 16  # rows with one key
 _PATIENCE = 1  # seconds; `busy` holds the lock for a moment
-_PARTIAL = re.compile(r"\.[0-9a-f]{8}\.part")
-
-
-class StoreError(CamscopeError):
-    """A folder of results that cannot be used or written."""
+_THREADS = 8  # that copy shards from an address
 
 
 class Store:
@@ -49,21 +45,32 @@ class Store:
     computed again that is still true; `finish` removes them.
 
     Args:
-        folder: made where missing.
+        folder: made where missing; or an address with a scheme that fsspec knows, such as ``s3://bucket/results``.
         record: name of the file that says what the rows were made with.
+
+    Raises:
+        MissingExtraError: an address whose package is not installed.
     """
 
-    def __init__(self, folder: Path, *, record: str = STUDY) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | Path, *, record: str = STUDY) -> None:
+        self.folder = place(folder)
         self._record = record
+
+    @property
+    def remote(self) -> bool:
+        """Whether the folder lies behind an address, where there are no locks and every file is whole."""
+        return is_remote(self.folder)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out; the lock falls with the process, however that ends.
+        """Keep other processes out of a folder; the lock falls with the process, however that ends.
 
         Raises:
             StoreError: another process is at work in the folder.
         """
+        if self.remote:
+            yield
+            return
         with writing(self.folder):
             (self.folder / ROWS).mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(self.folder / LOCK, timeout=_PATIENCE)
@@ -80,8 +87,8 @@ class Store:
 
     @property
     def busy(self) -> bool:
-        """Whether a process is at work in the folder."""
-        if not (self.folder / LOCK).exists():
+        """Whether a process is at work in the folder; of an address that is not known."""
+        if self.remote or not (self.folder / LOCK).exists():
             return False
         lock = filelock.FileLock(self.folder / LOCK, timeout=0)
         try:
@@ -91,30 +98,40 @@ class Store:
         lock.release()
         return False
 
-    def begin(self, plan: str) -> Known:
-        """Put the rows of other plans aside, and remove what a killed process left half-written.
-
-        Returns:
-            All rows that there are, those of this plan before those of others.
-        """
+    def begin(self, plan: str) -> None:
+        """Put the rows of other plans aside, and remove what a killed process left half-written."""
         with writing(self.folder):
+            current = set(self.shards(plan))
             for path in self.shards():
-                if not path.name.startswith(f"{plan}-"):
+                if path not in current:
                     self._put_aside(path)
-            for place, folders, names in os.walk(self.folder):
-                folders[:] = [name for name in folders if not Path(place, name).is_symlink()]
+            if self.remote:
+                return
+            for place_, folders, names in os.walk(self.folder):
+                folders[:] = [name for name in folders if not Path(place_, name).is_symlink()]
                 for name in names:
-                    if _PARTIAL.fullmatch(name):
-                        Path(place, name).unlink()
-        return Known([*self._former(), *self.shards()])
+                    if PARTIAL.fullmatch(name):
+                        Path(place_, name).unlink()
+
+    def known(self, shards: Sequence[Path] | None = None) -> Known:
+        """What has been computed before: all rows that there are, those of former plans first.
+
+        Args:
+            shards: of the rows that are there, only these.
+        """
+        return Known([*self._former(), *(self.shards() if shards is None else shards)])
+
+    def shard(self, plan: str, number: int) -> Path:
+        """The file of a shard."""
+        return self.folder / ROWS / f"{plan}-{number:06d}.parquet"
 
     def write(self, plan: str, number: int, *, rows: Sequence[Row], columns: Mapping[str, Any]) -> None:
         """Write a shard, unless it has these very rows already."""
-        path = self.folder / ROWS / f"{plan}-{number:06d}.parquet"
+        path = self.shard(plan, number)
         table = frame(rows, columns)
         if path.exists():
             with contextlib.suppress(OSError, pl.exceptions.PolarsError):
-                if pl.read_parquet(path).equals(table):
+                if read_parquet(path).equals(table):
                     return
             with writing(path):
                 self._put_aside(path)
@@ -131,24 +148,47 @@ class Store:
                 for name in set(_pictures(path)) - current:
                     self._remove_picture(name)
                 path.unlink()
-            (self.folder / ROWS / FORMER).rmdir()
+            if not self.remote:
+                (self.folder / ROWS / FORMER).rmdir()
 
-    def shards(self) -> list[Path]:
-        """The files of the rows, in order."""
-        return sorted((self.folder / ROWS).glob("*.parquet"))
+    def shards(self, plan: str = "") -> list[Path]:
+        """The files of the rows in order, of one plan or of all."""
+        return sorted(_listed(self.folder / ROWS, f"{plan}-*.parquet" if plan else "*.parquet"))
+
+    def copies(self, plan: str) -> list[Path]:
+        """The files of a plan's rows on this machine, to be read lazily and more than once.
+
+        Those behind an address are copied into a folder that is there as long as this store.
+        """
+        shards = self.shards(plan)
+        if not self.remote:
+            return shards
+        self._copied = tempfile.TemporaryDirectory(prefix="camscope-")
+        folder = Path(self._copied.name)
+
+        def copy(path: Path) -> Path:
+            (folder / path.name).write_bytes(path.read_bytes())
+            return folder / path.name
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return list(pool.map(copy, shards))
 
     def _former(self) -> list[Path]:
         """In the order in which they were put aside."""
-        return sorted((self.folder / ROWS / FORMER).glob("*.parquet"))
+        return sorted(_listed(self.folder / ROWS / FORMER, "*.parquet"))
 
     def _put_aside(self, path: Path) -> None:
         number = max((int(other.name.partition("-")[0]) for other in self._former()), default=0) + 1
         former = self.folder / ROWS / FORMER
-        former.mkdir(exist_ok=True)
-        path.replace(former / f"{number:08d}-{path.name}")
+        former.mkdir(parents=True, exist_ok=True)
+        path.rename(former / f"{number:08d}-{path.name}")
 
     def _remove_picture(self, name: str) -> None:
         path = self.folder / name
+        if self.remote:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+            return
         if path.resolve().is_relative_to(self.folder.resolve()):
             path.unlink(missing_ok=True)
             for parent in path.parents:
@@ -182,14 +222,16 @@ class Known:
 
     Args:
         shards: Parquet files, the oldest first; those that cannot be read are passed over, and made again.
+        before: is asked for what they do not have.
     """
 
-    def __init__(self, shards: Sequence[Path]) -> None:
+    def __init__(self, shards: Sequence[Path], *, before: Known | None = None) -> None:
+        self._before = before
         self._files = list(shards)
         keys, asked, places = [np.empty(0, "S32")], [np.empty(0, bool)], [np.empty((0, 2), np.int64)]
         for number, path in enumerate(self._files):
             with contextlib.suppress(OSError, pl.exceptions.PolarsError):
-                table = pl.read_parquet(path, columns=["key", "status"]).with_row_index()
+                table = read_parquet(path, columns=["key", "status"]).with_row_index()
                 table = table.filter((pl.col("status") != FAILED) & pl.col("key").is_not_null())
                 keys.append(table["key"].to_numpy().astype("S32"))
                 asked.append((table["status"] == OK).to_numpy())
@@ -212,6 +254,8 @@ class Known:
         wanted = key.encode()
         first, last = (int(np.searchsorted(self._keys, wanted, side=side)) for side in ("left", "right"))
         found = [row for place in self._places[max(first, last - _TRIED) : last] if (row := self._row(place, key))]
+        if not found and self._before is not None:
+            return self._before.get(key, **alike)
         return max(
             reversed(found), key=lambda row: [row.get(name) == value for name, value in alike.items()], default=None
         )
@@ -227,7 +271,7 @@ class Known:
 
     def _table(self, file: int) -> pl.DataFrame:
         if file not in self._open:
-            self._open[file] = pl.read_parquet(self._files[file])
+            self._open[file] = read_parquet(self._files[file])
             if len(self._open) > _OPEN_SHARDS:
                 self._open.popitem(last=False)
         self._open.move_to_end(file)
@@ -249,44 +293,13 @@ def key_of(*parts: Any) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file that is there whole or not at all, whatever stops the process or the machine.
-
-    Args:
-        path: of the file; its folder is made where missing.
-        write: is given a file in memory; what it raises is raised.
-
-    Raises:
-        StoreError: it cannot be written, as on a full disk.
-    """
-    content = io.BytesIO()
-    write(content)
-    partial = path.with_name(f".{fingerprint(path.name)}.part")
-    with writing(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                file.write(content.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the system says about a file that cannot be written into one sentence."""
-    try:
-        yield
-    except OSError as fault:
-        raise StoreError(
-            f"cannot write {path}: {fault.strerror or fault}; what is done is kept, and the same command continues"
-        ) from None
+def _listed(folder: Path, pattern: str) -> list[Path]:
+    """The files in a folder that match a pattern; none where there is no folder."""
+    return [path for path in folder.iterdir() if fnmatch.fnmatch(path.name, pattern)] if folder.exists() else []
 
 
 def _pictures(path: Path) -> list[str]:
     try:
-        return pl.read_parquet(path, columns=["file"])["file"].drop_nulls().to_list()
+        return read_parquet(path, columns=["file"])["file"].drop_nulls().to_list()
     except (OSError, pl.exceptions.PolarsError):
         return []

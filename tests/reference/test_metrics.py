@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -205,8 +206,25 @@ def test_imputed_pixels_are_the_means_of_their_neighbours(inputs):
 
 
 def test_adcc():
+    """The harmonic mean of the three; the authors' published code forgets to turn its sum over."""
     value = adcc_of(coherency=torch.tensor(0.9), complexity=torch.tensor(0.2), drop=torch.tensor(0.1))
     assert float(value) == pytest.approx(0.864, abs=5e-5)
+    assert float(value) == pytest.approx(statistics.harmonic_mean([0.9, 1 - 0.2, 1 - 0.1]))
+    assert float(value) != pytest.approx(3 * (1 / 0.9 + 1 / (1 - 0.2) + 1 / (1 - 0.1)))
+
+
+def test_coherency_and_complexity(inputs, close):
+    """Pearson's correlation of the heat before and after the picture is multiplied by it; the mean of the heat."""
+    explain = lambda some: some[:, 0] - 0.7 * some[:, 1]  # noqa: E731
+    coherent, dense = [], []
+    for one in inputs:
+        heat = explain(one[None]).clamp_min(0)[0]
+        heat = heat / heat.max()
+        again = explain((one * heat)[None]).clamp_min(0)[0]
+        coherent.append((1 + np.corrcoef(heat.flatten(), again.flatten())[0, 1]) / 2)
+        dense.append(float(heat.mean()))
+    close(METRICS["coherency"](explain, inputs), exact(coherent), to=1e-6)
+    close(METRICS["complexity"](explain(inputs)), exact(dense), to=1e-12)
 
 
 def test_additivity_of_a_linear_model(inputs):

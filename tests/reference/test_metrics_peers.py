@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from camscope.metrics import METRICS, deletion_curve, road_curves
+from camscope.metrics import METRICS, THRESHOLDS, boxes_of, deletion_curve, road_curves
 from camscope.metrics.imputation import impute
 
 captum = pytest.importorskip("captum.metrics")
@@ -67,6 +67,17 @@ def test_road_is_that_of_pytorch_grad_cam(net, inputs, maps):
             theirs = metric(inputs, maps.numpy(), targets(), net)
             assert np.abs(ours[:, column].numpy() - theirs).max() < 1e-6
     assert curves.combined.abs().min() > 1e-5, "nothing to compare"
+
+
+def test_road_combined_is_that_of_pytorch_grad_cam(net, inputs, maps, monkeypatch):
+    start = grad_cam.NoisyLinearImputer.__init__
+    monkeypatch.setattr(start, "__defaults__", (0, *start.__defaults__[1:]))  # no noise, which would be its own
+    percentiles = [10, 30, 50, 70, 90]
+    theirs = grad_cam.ROADCombined(percentiles)(inputs, maps.numpy(), targets(), net)
+    counts = [int((maps[0] >= np.percentile(maps[0].numpy(), p)).sum()) for p in percentiles]
+    ours = METRICS["road"](maps, inputs, scorer(net), shares=[c / SIDE**2 for c in counts], noise=0)
+    assert np.abs(theirs).min() > 1e-5, "nothing to compare"
+    assert np.abs(ours.numpy() - theirs).max() < 1e-6
 
 
 def test_deliberate_difference_pytorch_grad_cams_drop_is_not_divided_by_p(net, inputs, maps):
@@ -159,3 +170,69 @@ def test_max_sensitivity_is_that_of_captum(net, inputs, close):
     again = iter(noise)
     ours = METRICS["max_sensitivity"](lambda _: explain(x + next(again)), x, samples=4, maps=explain(x))
     close(ours, theirs, to=1e-6)
+
+
+def test_deliberate_difference_infidelity_fits_the_factor_of_the_map(net, inputs, maps, close):
+    """As the authors' code does: a map is defined up to a factor, and the paper's formula would ask for its scale."""
+    ours = METRICS["infidelity"](maps, inputs, scorer(net), samples=16)
+    close(METRICS["infidelity"](1000 * maps, inputs, scorer(net), samples=16), ours, to=1e-6)
+    silent = METRICS["infidelity"](0 * maps, inputs, scorer(net), samples=16)
+    assert (ours < silent).all(), "the factor that fits best is no worse than none"
+
+
+def test_deliberate_difference_max_sensitivity_is_relative(inputs, close):
+    """As in the authors' code, captum and Quantus; the paper's own formula does not divide by the map's length."""
+    explain = lambda some: (some**2).sum(1)  # noqa: E731
+    ours = METRICS["max_sensitivity"](explain, inputs, samples=3)
+    close(METRICS["max_sensitivity"](lambda some: 7 * explain(some), inputs, samples=3), ours, to=1e-6)
+    draw = torch.Generator().manual_seed(0)
+    noises = [0.02 * (2 * torch.rand(inputs.shape[1:], generator=draw) - 1) for _ in range(3)]
+    moved = [(explain(inputs + noise) - explain(inputs)).double().flatten(1).norm(dim=1) for noise in noises]
+    papers = torch.stack(moved).amax(0)
+    close(ours * explain(inputs).double().flatten(1).norm(dim=1), papers, to=1e-4)
+
+
+def blobs():
+    """Smooth maps, (B, 64, 64) from 0 to 255 in whole numbers."""
+    coarse = torch.rand(B, 1, 8, 8, generator=torch.Generator().manual_seed(4))
+    values = nn.functional.interpolate(coarse, (64, 64), mode="bicubic")[:, 0]
+    low, high = values.amin((1, 2), keepdim=True), values.amax((1, 2), keepdim=True)
+    return (255 * (values - low) / (high - low)).round()
+
+
+def test_overlap_after_otsu_is_that_of_scikit_image(close):
+    filters = pytest.importorskip("skimage.filters")
+    heat, masks = blobs(), blobs().roll(9, 1) > 150
+    shown = torch.stack([one > filters.threshold_otsu(one.numpy().astype(np.uint8)) for one in heat])
+    theirs = (shown & masks).sum((1, 2)) / (shown | masks).sum((1, 2)).double()
+    close(METRICS["iou"](heat, masks), theirs, to=1e-12)
+
+
+def test_boxes_are_those_of_opencv(close):
+    """MaxBoxAcc and V2 at every threshold, of OpenCV's connected pieces and the rules in the papers' words."""
+    cv2 = pytest.importorskip("cv2")
+    heat, region = blobs(), (4, 2, 58, 60)
+    masks = torch.zeros(B, 64, 64, dtype=torch.bool)
+    masks[:, region[1] : region[3], region[0] : region[2]] = True
+    half, several = torch.zeros(B, len(THRESHOLDS)), torch.zeros(B, 3, len(THRESHOLDS))
+    for i, one in enumerate(heat):
+        for t, threshold in enumerate(THRESHOLDS.tolist()):
+            shown = (one >= threshold * one.max()).numpy().astype(np.uint8)
+            _, _, stats, _ = cv2.connectedComponentsWithStats(shown, connectivity=8)
+            pieces = sorted(stats[1:].tolist(), key=lambda piece: -piece[4])
+            boxes = [(x, y, x + w, y + h) for x, y, w, h, _ in pieces]
+            assert sorted(boxes_of(one, threshold)) == sorted(boxes)
+            overlaps = [overlap(box, region) for box in boxes]
+            half[i, t] = overlaps[0] >= 0.5
+            several[i, :, t] = torch.tensor([float(max(overlaps) >= least) for least in (0.3, 0.5, 0.7)])
+    assert 0 < half.mean() < 1, "a test in which all hit, or none, proves little"
+    assert torch.equal(METRICS["maxboxacc"](heat, masks).float(), half)
+    assert torch.equal(METRICS["maxboxaccv2"](heat, masks).float(), several)
+
+
+def overlap(one, other):
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    both = max(width, 0) * max(height, 0)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return both / (sum(areas) - both)

@@ -8,7 +8,8 @@ import sys
 import polars as pl
 import pytest
 
-from camscope.store import FAILED, NOT_ASKED, OK, Known, Store, StoreError, write_atomically
+from camscope.files import StoreError, write_atomically
+from camscope.store import FAILED, NOT_ASKED, OK, Known, Store
 
 COLUMNS = {"key": pl.String, "status": pl.String, "file": pl.String}
 
@@ -34,7 +35,8 @@ def files(store):
 def test_rows_come_back_by_their_keys(store):
     store.write("aaaa", 0, rows=[row("k1", file="a.jpg"), row("k2", status=FAILED)], columns=COLUMNS)
     store.write("aaaa", 1, rows=[row("k3")], columns=COLUMNS)
-    known = store.begin("aaaa")
+    store.begin("aaaa")
+    known = store.known()
     assert len(known) == 2
     assert known.get("k1")["file"] == "a.jpg"
     assert known.get("k3")["key"] == "k3"
@@ -45,7 +47,8 @@ def test_of_several_rows_with_one_key_the_newest_map_wins(store):
     store.write("ffff", 0, rows=[row("k", file="old.jpg"), row("m", status=NOT_ASKED)], columns=COLUMNS)
     store.begin("aaaa")
     store.write("aaaa", 0, rows=[row("k", file="new.jpg"), row("k", status=NOT_ASKED)], columns=COLUMNS)
-    known = store.begin("aaaa")
+    store.begin("aaaa")
+    known = store.known()
     assert known.get("k")["file"] == "new.jpg"
     assert known.get("m")["status"] == NOT_ASKED
 
@@ -55,7 +58,8 @@ def test_a_new_plan_puts_the_old_aside_and_takes_its_pictures_away_at_last(store
         picture(store, name)
     rows = [row("k1", file="AP/P1/x/a.jpg"), row("k2", file="AP/P2/y/b.jpg")]
     store.write("aaaa", 0, rows=rows, columns=COLUMNS)
-    known = store.begin("bbbb")
+    store.begin("bbbb")
+    known = store.known()
     assert [path.name for path in store.shards()] == []
     assert known.get("k1")["file"] == "AP/P1/x/a.jpg"
     store.write("bbbb", 0, rows=[row("k2", file="AP/P2/y/b.jpg")], columns=COLUMNS)
@@ -67,10 +71,12 @@ def test_a_new_plan_puts_the_old_aside_and_takes_its_pictures_away_at_last(store
 def test_a_rewritten_shard_takes_its_pictures_along(store):
     picture(store, "a.jpg")
     store.write("aaaa", 0, rows=[row("k1", file="a.jpg")], columns=COLUMNS)
-    known = store.begin("aaaa")
+    store.begin("aaaa")
+    known = store.known()
     store.write("aaaa", 0, rows=[row("k9")], columns=COLUMNS)
     assert known.get("k1") is None
-    assert store.begin("aaaa").get("k1")["file"] == "a.jpg"
+    store.begin("aaaa")
+    assert store.known().get("k1")["file"] == "a.jpg"
     store.finish()
     assert files(store) == [".lock", "rows/aaaa-000000.parquet"]
 

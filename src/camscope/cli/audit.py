@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from camscope.cli.options import Device, progress, steps
+from camscope.cli.options import Device, StudyFileOption, StudyFolder, progress, steps
 
 if TYPE_CHECKING:
     from camscope.study.study import Study
 
 
 def audit(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study that has been run.")],
-    study: Annotated[
-        Path | None, typer.Option(metavar="STUDY.toml", help="Its study file. [default: the one it was run with]")
-    ] = None,
+    folder: StudyFolder,
+    study: StudyFileOption = None,
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs in one forward pass.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="Print audit.json.")] = False,
@@ -31,13 +29,13 @@ def audit(
 
     Example: camscope audit results
     """
-    from camscope.study.audit.audit import study_of
+    from camscope.study.run import study_of
 
     content = audited(study_of(folder, study), folder, device=device, batch_size=batch_size)
     print(json.dumps(content, ensure_ascii=False) if as_json else summary(content))
 
 
-def audited(study: Study, folder: Path, *, device: str, batch_size: int = 64) -> dict[str, Any]:
+def audited(study: Study, folder: str | Path, *, device: str, batch_size: int = 64) -> dict[str, Any]:
     """Audit with a display."""
     from camscope.study.audit.audit import audit as run_audit
 

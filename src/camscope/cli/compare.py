@@ -10,7 +10,7 @@ import typer
 
 from camscope.cli.methods import check_settings
 from camscope.cli.noted import load_noted
-from camscope.cli.options import MODELS, Device, Out, Seed, Weights, pairs, prepare, progress
+from camscope.cli.options import MODELS, Device, Engine, Out, Seed, Weights, pairs, prepare, progress
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,6 +29,7 @@ def compare(
     weights: Weights = "default",
     setting: Annotated[list[str] | None, typer.Option("--set", help="name=value for the methods.")] = None,
     device: Device = "auto",
+    engine: Engine = "auto",
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
@@ -55,7 +56,7 @@ def compare(
             model = load_noted(name, seed=seed, weights=weights)
             prepare(model, device, seed)
             wanted = [target.strip() for target in targets.split(";")]
-            made = explain_all(model, [picture], methods=asked, targets=wanted, settings=settings)
+            made = explain_all(model, [picture], methods=asked, targets=wanted, engine=engine, settings=settings)
             columns.append(list(made))
     out.mkdir(parents=True, exist_ok=True)
     page = out / "compare.png"

@@ -11,7 +11,7 @@ import typer
 
 from camscope.cli.methods import check_settings
 from camscope.cli.noted import load_noted
-from camscope.cli.options import BatchSize, Device, ModelName, Out, Seed, Weights, pairs, prepare, progress
+from camscope.cli.options import BatchSize, Device, Engine, ModelName, Out, Seed, Weights, pairs, prepare, progress
 
 if TYPE_CHECKING:
     from camscope.evaluation.plan import Plan
@@ -39,6 +39,7 @@ def evaluate(
     most_passes: Annotated[int, typer.Option(min=1, help="A method that needs more is run on few pictures.")] = 2000,
     device: Device = "auto",
     batch_size: BatchSize = 16,
+    engine: Engine = "auto",
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as one JSON object.")] = False,
 ) -> None:
@@ -56,6 +57,8 @@ def evaluate(
     from camscope.evaluation.page import evaluated
     from camscope.evaluation.plan import Plan
     from camscope.evaluation.rows import chosen_metrics
+    from camscope.models.device import device_of
+    from camscope.models.engines import resolve
 
     asked, measured = chosen_methods(methods), chosen_metrics(metrics)
     settings = pairs(setting or [], "--set")
@@ -74,6 +77,7 @@ def evaluate(
         most_passes=most_passes,
         batch_size=batch_size,
         seed=seed,
+        engine=resolve(engine, None, device=device_of(loaded)),  # of each picture there are many edits
     )
     failed = _run(plan, out)
     content = evaluated(out)

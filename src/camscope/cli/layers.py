@@ -9,7 +9,7 @@ import typer
 
 from camscope.cli.methods import check_settings
 from camscope.cli.noted import load_noted
-from camscope.cli.options import Device, ModelName, Out, Seed, Weights, pairs, prepare
+from camscope.cli.options import Device, Engine, ModelName, Out, Seed, Weights, pairs, prepare
 
 
 def layers(
@@ -23,6 +23,7 @@ def layers(
     steps: Annotated[bool, typer.Option("--steps", help="Show how the map is made, step by step.")] = False,
     setting: Annotated[list[str] | None, typer.Option("--set", help="name=value for the method.")] = None,
     device: Device = "auto",
+    engine: Engine = "auto",
     seed: Seed = 0,
 ) -> None:
     """Show the map at every stage of a network, first to last; or how one map is made.
@@ -42,10 +43,11 @@ def layers(
     loaded = load_noted(model, seed=seed, weights=weights)
     prepare(loaded, device, seed)
     out.mkdir(parents=True, exist_ok=True)
+    asked: dict[str, Any] = {"method": method, "target": target, "engine": engine, "settings": settings}
     if steps:
         page = out / "steps.png"
-        steps_sheet(loaded, picture, method=method, target=target, layer=layer, settings=settings).save(page)
+        steps_sheet(loaded, picture, layer=layer, **asked).save(page)
     else:
         page = out / "layers.png"
-        stages_sheet(loaded, picture, method=method, target=target, settings=settings).save(page)
+        stages_sheet(loaded, picture, **asked).save(page)
     print(page)

@@ -34,6 +34,13 @@ Labels = Annotated[
 Weights = Annotated[
     str, typer.Option(help="'default' (the published ones), 'none' (random), or a .pth, .pt or .safetensors file.")
 ]
+StudyFolder = Annotated[
+    str, typer.Argument(metavar="DIR", help="The folder of a study that has been run, or its address.")
+]
+StudyFileOption = Annotated[
+    Path | None,
+    typer.Option("--study", metavar="STUDY.toml", help="Its study file. [default: the one it was run with]"),
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto for the best there is.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures in one forward pass.")]

@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from camscope.cli.options import progress, steps
+from camscope.cli.options import StudyFileOption, StudyFolder, progress, steps
 
 if TYPE_CHECKING:
     from camscope.study.study import Study
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study that has been run.")],
-    study: Annotated[
-        Path | None, typer.Option(metavar="STUDY.toml", help="Its study file. [default: the one it was run with]")
-    ] = None,
+    folder: StudyFolder,
+    study: StudyFileOption = None,
     pseudonyms: Annotated[
         bool, typer.Option("--pseudonyms", help="Leave out patients' names and files' paths.")
     ] = False,
@@ -34,7 +32,7 @@ def report(
     print(reported(folder, study=None if study is None else Study.read(study), pseudonyms=pseudonyms))
 
 
-def reported(folder: Path, *, study: Study | None = None, pseudonyms: bool = False) -> Path:
+def reported(folder: str | Path, *, study: Study | None = None, pseudonyms: bool = False) -> Path:
     """Write the report with a display; returns where it is."""
     from camscope.study.report import report as write
 

@@ -11,22 +11,38 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from camscope.cli.audit import audited, summary
-from camscope.cli.options import BatchSize, Device, Engine, Seed, progress
+from camscope.cli.options import BatchSize, Device, Seed, progress
 from camscope.cli.report import reported
 from camscope.errors import SettingError
 
 if TYPE_CHECKING:
+    from camscope.study.cluster import Cluster
     from camscope.study.study import Study
 
 
 def study(
     file: Annotated[Path | None, typer.Argument(metavar="STUDY.toml", help="The study file.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the results.")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", help="Folder for the results, or an address such as s3://bucket/dir.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Say all that is wrong, and what would be done.")] = False,
-    status: Annotated[Path | None, typer.Option("--status", metavar="DIR", help="Say how far a study is.")] = None,
+    status: Annotated[str | None, typer.Option("--status", metavar="DIR", help="Say how far a study is.")] = None,
     device: Device = "auto",
     batch_size: BatchSize = 16,
-    engine: Engine = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(help="ray for a cluster; on this machine eager, packed, openvino, or auto: by number of cases."),
+    ] = "auto",
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray's: auto, HOST:PORT or ray://HOST:10001. [default: this machine's, or a new one on it]"),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With ray. [default: one a GPU, or one for every 4 CPUs]")
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(min=0, help="With ray; 0.5 puts two on a GPU. [default: 1 where there are GPUs]")
+    ] = None,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")] = False,
 ) -> None:
@@ -37,6 +53,7 @@ def study(
     Stopped in any way, the same command continues; a changed study computes what changed.
 
     Example: camscope study study.toml --out results
+    Example: camscope study study.toml --out s3://bucket/results --engine ray --address auto --workers 8
     """
     if status is not None:
         _status(status, as_json=as_json)
@@ -50,9 +67,11 @@ def study(
 
     if check or out is None:
         raise typer.Exit(_check(file, device, as_json=as_json))
+    cluster = _cluster(engine, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
+    given = {"device": device, "batch_size": batch_size, "seed": seed, "cluster": cluster}
     try:
         read = Study.read(file)
-        failed = _run(read, out, as_json=as_json, device=device, batch_size=batch_size, engine=engine, seed=seed)
+        failed = _run(read, out, as_json=as_json, engine="auto" if cluster else engine, **given)
         if read.file.audit is not None and read.file.audit.regions:
             content = audited(read, out, device=device)
             if not as_json:
@@ -67,7 +86,18 @@ def study(
     raise typer.Exit(1 if failed else 0)
 
 
-def _run(study: Study, out: Path, *, as_json: bool, **given: Any) -> int:
+def _cluster(engine: str, **given: Any) -> Cluster | None:
+    """The Ray cluster, where that is the engine."""
+    from camscope.study.cluster import Cluster
+
+    if engine == "ray":
+        return Cluster(**given)
+    if unused := [name for name, value in given.items() if value is not None]:
+        raise SettingError(f"--{unused[0].replace('_', '-')} is for a cluster; give --engine ray with it")
+    return None
+
+
+def _run(study: Study, out: str, *, as_json: bool, **given: Any) -> int:
     """Run it with a display; returns how many rows failed."""
     from camscope.store import FAILED
     from camscope.study.run import Progress, run
@@ -122,7 +152,7 @@ def _harmless(text: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
-def _status(folder: Path, *, as_json: bool) -> None:
+def _status(folder: str, *, as_json: bool) -> None:
     from camscope.study.run import status
 
     found = status(folder)

@@ -16,10 +16,11 @@ from camscope.evaluation.nulls import NULLS, WORDS
 from camscope.evaluation.rows import on_few
 from camscope.evaluation.summary import summary
 from camscope.evaluation.words import KINDS, arrow, cell_of, measured, sentences
+from camscope.files import StoreError, write_atomically
 from camscope.metrics import FACTS, METRICS
 from camscope.page.lines import Drawn
 from camscope.page.shell import rendered
-from camscope.store import EVALUATION, FAILED, Store, StoreError, write_atomically
+from camscope.store import EVALUATION, FAILED, Store
 
 PAGE = "evaluation.html"
 
@@ -41,7 +42,7 @@ def evaluated(folder: Path) -> dict[str, Any]:
     """
     store = Store(Path(folder), record=EVALUATION)
     record = store.read_record()
-    shards = [path for path in store.shards() if path.name.startswith(f"{record.get('plan')}-")]
+    shards = store.shards(str(record.get("plan")))
     if not record or not shards:
         raise StoreError(f"there is no evaluation in {folder}: run camscope evaluate --out {folder} first")
     rows = pl.read_parquet(shards)

@@ -50,10 +50,10 @@ def evaluate(plan: Plan, out: str | Path, *, progress: Progress = lambda *_: Non
             contestants = [Contestant(**one) for one in before["contestants"]]
         else:
             contestants = _entered(plan, progress)
-        known = store.begin(plan.fingerprint)
+        store.begin(plan.fingerprint)
         content = recorded(plan, contestants)
         store.record(content | {"finished": False})
-        referee = Referee(plan, contestants, known)
+        referee = Referee(plan, contestants, store.known())
         columns, total, done = schema(plan.metrics), len(plan.data.items) * len(contestants), 0
         numbers = itertools.count()
         for batch in _batches(plan):
@@ -100,6 +100,7 @@ def recorded(plan: Plan, contestants: Sequence[Contestant]) -> dict[str, Any]:
             "device": str(next(model.net.parameters(), torch.empty(0)).device),
             "threads": torch.get_num_threads(),
             "batch_size": plan.batch_size,
+            "engine": plan.engine,
             "seed": plan.seed,
             "few": plan.few,
             "most_passes": plan.most_passes,

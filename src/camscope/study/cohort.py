@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from camscope.errors import nearest
+from camscope.images.source import is_address
 from camscope.naming import fingerprint, unique_file_name
 from camscope.study.config import Problem, StudyError, StudyFile
 from camscope.study.names import picture_name
@@ -19,6 +21,9 @@ from camscope.tables import LINE, TableError, located, read_table
 
 _TRUTH = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": None}
 _UNCERTAIN = {"-1", "-1.0"}
+_CASE, _FAULT, _NAME = "__case__", "__fault__", "__name__"
+"""Columns of the table beside its own: the row's number, what is wrong with it, and its image's name for files."""
+
 _ODD = 0.2  # a column that differs within more of the patients than this is meant to
 
 
@@ -58,6 +63,8 @@ class Case:
 class Cohort:
     """The rows of a table as cases; they are made when asked for, so that large tables stay small in memory.
 
+    A case needs its own row alone, so that a part of a cohort can be explained elsewhere.
+
     Args:
         file: the study file.
         folder: where the study file lies: relative paths start there.
@@ -65,6 +72,7 @@ class Cohort:
     Attributes:
         path: of the table.
         root: where the images' paths start.
+        table: the columns that the study names, and what is known of each row.
         missing: columns that the study names and the table lacks; they read as blank.
 
     Raises:
@@ -76,7 +84,7 @@ class Cohort:
         self.path = located(file.cohort.table, folder)
         self.root = located(file.cohort.root, folder)
         try:
-            table, self._ragged = read_table(self.path)
+            table, ragged = read_table(self.path)
         except TableError as error:
             raise StudyError([Problem(error.text, error.path, error.line)]) from None
         if os.path.isdir(self.path):  # noqa: PTH112  as in read_table
@@ -84,17 +92,33 @@ class Cohort:
         self.missing = _missing_columns(file, table.columns, self.path)
         wanted = list(dict.fromkeys(_columns(file)))
         blank = [pl.lit("").alias(column) for column in wanted if column not in table.columns]
-        self.table = table.with_columns(blank).select([LINE, *wanted])
-        self._first = _first_of_each(self._trimmed(file.cohort.image), self._trimmed(file.cohort.patient))
-        self._names = self._image_names()
+        self.table = table.with_columns(blank).select([LINE, *wanted]).with_row_index(_CASE)
+        faults = self._repeated() | self._blank() | ragged
+        names = self._image_names()
+        self.table = self.table.with_columns(
+            pl.Series(_FAULT, [faults.get(row) for row in range(len(table))], pl.String),
+            pl.Series(_NAME, [names.get(row) for row in range(len(table))], pl.String),
+        )
 
     def __len__(self) -> int:
         return len(self.table)
 
+    @property
+    def content(self) -> pl.DataFrame:
+        """What the table itself says, without what was found out about it."""
+        return self.table.drop(_CASE, _FAULT, _NAME)
+
+    def part(self, table: pl.DataFrame) -> Cohort:
+        """This cohort with some rows of its table, wherever the process works that explains them."""
+        part = copy.copy(self)
+        part.table = table
+        part.root = self.root if is_address(self.root) else os.path.abspath(self.root)  # noqa: PTH100  may be long
+        return part
+
     def cases(self, rows: Iterable[int] | None = None) -> Iterator[Case]:
-        """The cases of some rows, or of all, in that order."""
+        """The cases of some rows of the table, or of all, in that order."""
         for row in range(len(self)) if rows is None else rows:
-            yield self._case(row, self.table.row(row, named=True))
+            yield self._case(self.table.row(row, named=True))
 
     def problems(self) -> list[Problem]:
         """What is wrong with rows, not with the study as a whole, by line."""
@@ -112,10 +136,10 @@ class Cohort:
         ]
         return found + self._shared_images() + self._conflicts()
 
-    def _case(self, row: int, cells: dict[str, Any]) -> Case:
+    def _case(self, cells: dict[str, Any]) -> Case:
         cohort = self.file.cohort
         image = cells[cohort.image].strip()
-        problems = {"": text} if (text := self._row_problem(row, cells)) else {}
+        problems = {"": text} if (text := cells[_FAULT]) else {}
         truth: dict[str, bool | None] = {}
         masks = {name: cell for name, column in cohort.masks.items() if (cell := cells[column].strip())}
         for label, section in self.file.labels.items():
@@ -132,13 +156,13 @@ class Cohort:
             if cue.mask and (cell := cells[cue.mask].strip()):
                 masks[f"cue:{name}"] = cell
         return Case(
-            number=row,
+            number=cells[_CASE],
             line=cells[LINE],
             image=image,
             source=located(image, self.root),
             patient=cells[cohort.patient].strip() if cohort.patient else "",
             group=tuple(cells[column].strip() for column in cohort.group),
-            name=self._names.get(row) or unique_file_name(_stem(image)),
+            name=cells[_NAME] or unique_file_name(_stem(image)),
             truth=truth,
             masks=masks,
             cues=cues,
@@ -146,19 +170,24 @@ class Cohort:
             problems=problems,
         )
 
-    def _row_problem(self, row: int, cells: dict[str, Any]) -> str:
-        """Why nothing can be said of this row at all."""
+    def _blank(self) -> dict[int, str]:
+        """Rows without an image or patient -> what is missing."""
         cohort = self.file.cohort
-        if row in self._ragged:
-            return self._ragged[row]
-        if not cells[cohort.image].strip():
-            return f"{cohort.image} is blank: name the image file"
-        if cohort.patient and not cells[cohort.patient].strip():
-            return f"{cohort.patient} is blank: name the patient"
-        first = self._first.get(row)
-        if first is not None:
-            return f"the same image and patient as line {self.table[LINE][first]}: a case counts once"
-        return ""
+        found: dict[int, str] = {}
+        for column, what in ((cohort.patient, "patient"), (cohort.image, "image file")):
+            if column:
+                rows = (self.table[column].str.strip_chars() == "").arg_true()
+                found |= dict.fromkeys(rows, f"{column} is blank: name the {what}")
+        return found
+
+    def _repeated(self) -> dict[int, str]:
+        """Rows that repeat an earlier row's image and patient -> which."""
+        cohort, lines = self.file.cohort, self.table[LINE]
+        first = _first_of_each(self._trimmed(cohort.image), self._trimmed(cohort.patient))
+        return {
+            row: f"the same image and patient as line {lines[other]}: a case counts once"
+            for row, other in first.items()
+        }
 
     def _trimmed(self, column: str | None) -> list[str]:
         return self.table[column].str.strip_chars().to_list() if column else [""] * len(self.table)

@@ -15,11 +15,12 @@ from camscope.ahead import ahead
 from camscope.errors import CamscopeError
 from camscope.explanation.batch import Goal, Pass, Sample
 from camscope.explanation.maps import find_method
+from camscope.files import write_atomically
 from camscope.images import Picture, Window, decode, fetch
 from camscope.images.source import split
 from camscope.methods import Method, NetworkMethod
 from camscope.models.device import device_of, on_device
-from camscope.store import FAILED, NOT_ASKED, OK, Known, Row, Store, key_of, write_atomically
+from camscope.store import FAILED, NOT_ASKED, OK, Known, Row, Store, key_of
 from camscope.study.cohort import Case
 from camscope.study.header import Identities
 from camscope.study.measure import Places, drawn, measured
@@ -30,6 +31,7 @@ from camscope.study.task import Opened, Task, grid_of, mark_same, note, noted
 from camscope.targets import category
 
 _JPEG_QUALITY = 90
+_SCORED = ("score", "probability", "prediction", "outcome", "computed")
 _THREADS = 2
 
 _Named = tuple[str, Method | NetworkMethod]
@@ -41,7 +43,6 @@ class Explainer:
     Args:
         study: the study.
         store: its folder, for the overlays.
-        known: what was computed before.
         device: "cpu", "cuda" or "auto".
         batch_size: pictures in one forward pass.
         engine: what computes the part of a network before the layer, "eager", "packed" or "openvino".
@@ -54,14 +55,13 @@ class Explainer:
         study: Study,
         store: Store,
         *,
-        known: Known,
         device: str = "auto",
         batch_size: int = 16,
         engine: str = "eager",
         seed: int = 0,
         watch: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.study, self.store, self.known = study, store, known
+        self.study, self.store, self.known = study, store, Known([])
         self.batch_size, self.engine, self.watch = batch_size, engine, watch
         torch.manual_seed(seed)
         explain = study.file.explain
@@ -71,22 +71,28 @@ class Explainer:
         self._display = key_of(explain.scale, explain.cmap, explain.opacity)
         self._classes: dict[str, dict[str, int]] = {}
         self._keys: dict[str, str] = {}
+        self._computed: dict[str, str] = {}
         for label, section in study.file.labels.items():
             model, index = study.model(label)
-            computed = f"{engine}:{device_of(on_device(model, device))}"
+            self._computed[label] = f"{engine}:{device_of(on_device(model, device))}"
             self._classes.setdefault(section.model.key, {})[label] = index
-            made_with = (model.digest, model.preprocess.to_dict(), model.outcome, index, model.layer, computed)
+            made_with = (model.digest, model.preprocess.to_dict(), model.outcome, index, model.layer)
             self._keys[label] = key_of(SCHEMA_VERSION, made_with, explain.layer, explain.settings, seed)
 
-    def rows(self, cases: Iterable[Case]) -> Iterator[Row]:
+    def rows(self, cases: Iterable[Case], *, known: Known) -> Iterator[Row]:
         """Explain cases: for each case each label, for each label each method.
 
         Pictures are read ahead and measured and drawn behind, in threads; every overlay is written before its row
         is handed on.
 
+        Args:
+            cases: of the study.
+            known: what was computed before.
+
         Raises:
             StoreError: an overlay cannot be written.
         """
+        self.known = known
         with ThreadPoolExecutor(_THREADS) as readers, ThreadPoolExecutor(_THREADS) as writers:
             opened = ahead(readers, self._open, cases, depth=self.batch_size)
             finished: deque[Future[list[Row]]] = deque()
@@ -103,10 +109,20 @@ class Explainer:
             for rows in finished:
                 yield from rows.result()
 
+    def failed(self, case: Case, error: Exception) -> list[Row]:
+        """The rows of a case that could not be explained at all."""
+        opened = self._begun(case)
+        note(opened.tasks, error)
+        return self._finish(opened)
+
+    def _begun(self, case: Case) -> Opened:
+        tasks = [Task(label, method) for label in self.study.file.labels for method, _ in self._functions]
+        return Opened(case, tasks, Places(case, self.study))
+
     def _open(self, case: Case) -> Opened:
         """Read a case's file, look up what is known of it, and make ready what is not."""
-        tasks = [Task(label, method) for label in self.study.file.labels for method, _ in self._functions]
-        opened = Opened(case, tasks, Places(case, self.study))
+        opened = self._begun(case)
+        tasks = opened.tasks
         with noted(tasks):
             if text := case.problems.get(""):
                 raise CamscopeError(text)
@@ -129,6 +145,7 @@ class Explainer:
         for task in opened.tasks:
             scored = next((other.row for other in opened.of([task.label]) if other.scored), {})
             task.row |= {name: scored.get(name) for name in ("score", "probability")}
+            task.row.setdefault("computed", scored.get("computed"))
             self._judge(task, case)
             task.settled = self._is_settled(task, opened)
 
@@ -206,7 +223,7 @@ class Explainer:
             for task in one.of(self._classes[key]):
                 index = self._classes[key][task.label]
                 if not task.scored:
-                    task.row["score"] = float(outputs[i, index])
+                    task.row |= {"score": float(outputs[i, index]), "computed": self._computed[task.label]}
                     task.row["probability"] = None if probabilities is None else float(probabilities[i, index])
                 self._judge(task, one.case)
 
@@ -228,7 +245,7 @@ class Explainer:
         for (i, task), grid, notes in zip(lacking.items(), maps.raw.cpu().numpy(), maps.notes, strict=True):
             window = run.samples[i].window
             task.row |= map_values(grid, (*window.start, *window.extent))
-            task.row |= {"layer": maps.layer, "notes": notes}
+            task.row |= {"layer": maps.layer, "notes": notes, "computed": self._computed[goal.label]}
 
     def _finish(self, opened: Opened) -> list[Row]:
         """The rows of a case; measures the maps and writes the overlays."""
@@ -265,7 +282,7 @@ class Explainer:
         }
         row |= {f"stratum:{name}": value for name, value in case.strata.items()}
         row |= {f"cue:{name}": value for name, value in case.cues.items()}
-        return row | {name: task.row.get(name) for name in ("score", "probability", "prediction", "outcome")}
+        return row | {name: task.row.get(name) for name in _SCORED}
 
     def _measured(self, opened: Opened, task: Task) -> Row:
         """The columns of a map, of its regions and of its overlay."""

@@ -13,7 +13,7 @@ from camscope.store import Row
 from camscope.study.config import StudyFile
 from camscope.study.regions import Evidence
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 CASE: dict[str, Any] = {
     "case": pl.Int64,
@@ -32,6 +32,7 @@ SCORE: dict[str, Any] = {
     "probability": pl.Float64,
     "prediction": pl.Boolean,
     "outcome": pl.String,
+    "computed": pl.String,
     "status": pl.String,
     "message": pl.String,
 }

@@ -1,20 +1,21 @@
-"""A study run on this machine: explained shard by shard, resumed by content."""
+"""A study run from end to end, on this machine or on a Ray cluster: explained shard by shard, resumed by content."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-import torch
-
 from camscope.explanation.result import versions
+from camscope.files import StoreError, read_parquet
+from camscope.models.device import device_of, on_device
 from camscope.models.engines import resolve
-from camscope.store import FAILED, Row, Store, StoreError
+from camscope.store import FAILED, Row, Store
+from camscope.study.cluster import Cluster, explained_on
 from camscope.study.explainer import Explainer
 from camscope.study.rows import SCHEMA_VERSION, schema
 from camscope.study.study import Study, recorded_models
@@ -47,35 +48,40 @@ def run(
     batch_size: int = 16,
     engine: str = "auto",
     seed: int = 0,
+    cluster: Cluster | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Iterator[Row]:
     """Explain a cohort, or continue where an earlier run was stopped.
 
     Rows are written to ``out/rows/*.parquet`` in shards; a shard is there as a whole or not at all, and whatever an
-    earlier run computed from the same image with the same model and settings is used again.
+    earlier run computed from the same image with the same model and settings is used again, wherever that was.
 
     Args:
         study: from ``Study.read``.
-        out: folder of the results.
+        out: folder of the results, or an address that fsspec knows, such as ``s3://bucket/results``.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto".
         batch_size: pictures in one forward pass.
         engine: "eager", "packed", "openvino", or "auto" by the number of cases (see `camscope.models.engines`); it is
             settled once and stands in study.json.
         seed: of everything random.
+        cluster: the Ray cluster that explains; None: this process.
         progress: called as labels are begun and cases are done.
 
     Yields:
-        Every row, in the order of the table; for each case each label, for each label each method.
+        Every row: for each case each label, for each label each method. Cases come in the order of the table; from a
+        cluster in that order within each shard, shards as they are done.
 
     Raises:
         StudyError: a model cannot be loaded or lacks a class.
         StoreError: another process is at work in ``out``, or it cannot be written.
+        ClusterError: the cluster cannot be reached, or cannot load the models.
     """
-    store = Store(Path(out))
+    store = Store(out)
     with store.locked():
-        columns = schema(study.file)
-        device = _resolved(device, store.read_record())
-        engine = resolve(engine, len(study.cohort), device=device.partition(":")[0])
+        if cluster is None:
+            device = _used(study, device)
+        given: dict[str, Any] = {"device": device, "batch_size": batch_size, "seed": seed}
+        given["engine"] = resolve(engine, len(study.cohort), device=device.partition(":")[0])
         record = {
             "schema_version": SCHEMA_VERSION,
             "plan": study.plan,
@@ -83,10 +89,10 @@ def run(
             "study_file": str(study.path.absolute()),
             "cases": len(study.cohort),
             "models": recorded_models(study),
-            "run": {"engine": engine, "device": device, "batch_size": batch_size, "seed": seed},
+            "run": given,
             "versions": versions(),
         }
-        known = store.begin(study.plan)
+        store.begin(study.plan)
         store.record(record | {"finished": False})
         state = Progress(total=len(study.cohort))
 
@@ -94,37 +100,41 @@ def run(
             state.label = label
             progress(state)
 
-        given: dict[str, Any] = {"device": device, "batch_size": batch_size, "engine": engine, "seed": seed}
-        explainer = Explainer(study, store, known=known, watch=watch, **given)
-        rows = _counted(explainer, study, state, progress)
-        size = max(_SMALLEST_SHARD, math.ceil(len(study.cohort) / _MOST_SHARDS)) * _rows_of_a_case(study)
-        number = 0
-        while shard := list(itertools.islice(rows, size)):
-            store.write(study.plan, number, rows=shard, columns=columns)
-            number += 1
-            yield from shard
+        size = max(_SMALLEST_SHARD, math.ceil(len(study.cohort) / _MOST_SHARDS))
+        if cluster is None:
+            explainer = Explainer(study, store, watch=watch, **given)
+            yield from _explained_here(explainer, size, lambda rows: _counted(rows, study, state, progress))
+        else:
+            rows = explained_on(cluster, study, store, size=size, watch=watch, **given)
+            yield from _counted(rows, study, state, progress)
         store.finish()
         store.record(record | {"finished": True})
 
 
-def _resolved(device: str, record: Mapping[str, Any]) -> str:
-    """The device; "auto" stays with that of the record where it is there, so that all rows come from one engine."""
-    if device != "auto":
-        return device
-    there = "cuda" if torch.cuda.is_available() else "cpu"
-    before = str(record.get("run", {}).get("device", there))
-    return before if before == "cpu" else there
+def _used(study: Study, device: str) -> str:
+    """Put the models on a device; which one "auto" is."""
+    kinds = {device_of(on_device(model, device)) for model in study.models.values()}
+    return kinds.pop() if device == "auto" else device
+
+
+def _explained_here(
+    explainer: Explainer, size: int, counted: Callable[[Iterator[Row]], Iterator[Row]]
+) -> Iterator[Row]:
+    """The rows of all cases, handed on when their shard is written."""
+    study, store, columns = explainer.study, explainer.store, schema(explainer.study.file)
+    rows = counted(explainer.rows(study.cohort.cases(), known=store.known()))
+    numbers = itertools.count()
+    while shard := list(itertools.islice(rows, size * _rows_of_a_case(study))):
+        store.write(study.plan, next(numbers), rows=shard, columns=columns)
+        yield from shard
 
 
 def _rows_of_a_case(study: Study) -> int:
     return len(study.file.labels) * len(study.file.explain.methods)
 
 
-def _counted(
-    explainer: Explainer, study: Study, state: Progress, progress: Callable[[Progress], None]
-) -> Iterator[Row]:
+def _counted(rows: Iterator[Row], study: Study, state: Progress, progress: Callable[[Progress], None]) -> Iterator[Row]:
     """The rows of all cases; says how far they are after each case."""
-    rows = explainer.rows(study.cohort.cases())
     while case := list(itertools.islice(rows, _rows_of_a_case(study))):
         state.done += 1
         state.failed += any(row["status"] == FAILED for row in case)
@@ -138,16 +148,43 @@ def status(out: str | Path) -> dict[str, Any]:
     Raises:
         StoreError: there is no study, or its record is damaged.
     """
-    store = Store(Path(out))
-    record = store.read_record()
-    if not record:
-        raise StoreError(f"there is no study in {out}: name the folder that was given as --out")
-    counts: dict[str, int] = {}
-    if shards := [path for path in store.shards() if path.name.startswith(f"{record.get('plan')}-")]:
-        counts = dict(pl.scan_parquet(shards).group_by("status").len().collect().rows())
+    store = Store(out)
+    record = study_record(store)
+    counts: Counter[str] = Counter()
+    for shard in store.shards(str(record.get("plan"))):
+        counts.update(dict(read_parquet(shard, columns=["status"])["status"].value_counts().iter_rows()))
     return {
         "cases": record.get("cases", 0),
-        "rows": counts,
+        "rows": dict(counts),
         "finished": bool(record.get("finished")),
         "running": store.busy,
     }
+
+
+def study_record(store: Store) -> dict[str, Any]:
+    """What a study's folder says of it.
+
+    Raises:
+        StoreError: there is no study, or its record is damaged.
+    """
+    record = store.read_record()
+    if not record:
+        raise StoreError(f"there is no study in {store.folder}: name what was given as --out to `camscope study`")
+    return record
+
+
+def study_of(out: str | Path, file: Path | None = None) -> Study:
+    """The study that was run into a folder.
+
+    Args:
+        out: the folder.
+        file: its study file; None: the one that it was run with.
+
+    Raises:
+        StoreError: the folder holds no study, or its study file is gone.
+    """
+    if file is None:
+        file = Path(str(study_record(Store(out)).get("study_file")))
+        if not file.is_file():
+            raise StoreError(f"the study file {file} is gone: name it with --study")
+    return Study.read(file)

@@ -87,7 +87,7 @@ class Study:
         """Eight hexadecimal digits that stand for the table and all settings that rows depend on."""
         settings = self.file.model_dump_json(exclude={"audit"})
         content = hashlib.sha256(f"{SCHEMA_VERSION} {settings} {region_names(self.file)}".encode())
-        content.update(self.cohort.table.write_csv().encode("utf-8", "replace"))
+        content.update(self.cohort.content.write_csv().encode("utf-8", "replace"))
         return content.hexdigest()[:8]
 
     @cached_property

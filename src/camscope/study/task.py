@@ -11,8 +11,9 @@ import numpy as np
 from camscope.errors import CamscopeError
 from camscope.explanation.agreement import same_map
 from camscope.explanation.batch import Sample
+from camscope.files import StoreError
 from camscope.images import Picture
-from camscope.store import Row, StoreError
+from camscope.store import Row
 from camscope.study.cohort import Case
 from camscope.study.measure import Grid, Places
 

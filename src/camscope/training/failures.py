@@ -15,8 +15,8 @@ from torch import Tensor
 from camscope.explanation import Explanation
 from camscope.explanation.batch import Goal, Pass
 from camscope.explanation.maps import find_method
+from camscope.files import write_atomically
 from camscope.models.model import Model
-from camscope.store import write_atomically
 from camscope.targets import Target, category
 from camscope.training.judging import Predictions, sample_of
 from camscope.training.pictures import Progress

@@ -12,9 +12,9 @@ from typing import Any
 
 from camscope.errors import SettingError, require
 from camscope.explanation.result import versions
+from camscope.files import write_atomically
 from camscope.models.device import on_device
 from camscope.models.model import Model
-from camscope.store import write_atomically
 from camscope.training.dataset import SPLITS, UNKNOWN, Dataset
 from camscope.training.judging import predict
 from camscope.training.pictures import Pictures, Preparation, Progress, read_all

@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 
 from camscope.explanation import explain
+from camscope.files import write_atomically
 from camscope.images import Picture
 from camscope.models.model import Model
 from camscope.render import Cell, sheet
-from camscope.store import write_atomically
 
 HISTORY, MAPS = "history.csv", "maps"
 

@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 from camscope.errors import CamscopeError, SettingError
 from camscope.explanation.batch import Pass, Sample
+from camscope.files import write_atomically
 from camscope.images import read
 from camscope.models.model import Model
 from camscope.statistics.auc import auc_interval
 from camscope.statistics.hypotheses import Floats
 from camscope.statistics.intervals import Interval, bootstrap, exact_interval, mean
-from camscope.store import write_atomically
 from camscope.training.dataset import UNKNOWN, Dataset, Example
 from camscope.training.pictures import Progress
 

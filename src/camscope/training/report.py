@@ -14,13 +14,13 @@ from PIL import Image
 from camscope.errors import CamscopeError
 from camscope.explanation import Explanation
 from camscope.explanation.sheets import stages_sheet
+from camscope.files import write_atomically
 from camscope.images import read
 from camscope.page.lines import Drawn
 from camscope.page.pictures import data_address
 from camscope.page.shell import rendered
 from camscope.page.words import interval
 from camscope.render import Cell, sheet
-from camscope.store import write_atomically
 from camscope.training.dataset import Dataset
 from camscope.training.failures import Explained, explain_failures, find_failures, worst, write_failures
 from camscope.training.figures import (

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from camscope.errors import SettingError
+from camscope.files import write_atomically
 from camscope.images.source import is_address
-from camscope.store import write_atomically
 from camscope.training.dataset import SPLITS, Dataset, Example
 
 FILE = "split.csv"

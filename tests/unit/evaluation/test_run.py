@@ -13,6 +13,7 @@ from camscope.evaluation.page import evaluated
 from camscope.evaluation.plan import Plan
 from camscope.evaluation.rows import chosen_metrics
 from camscope.evaluation.run import evaluate
+from camscope.models.engines import prepare
 from camscope.store import FAILED, NOT_ASKED, OK
 
 METRICS = "pointing,mass_accuracy,tuned_iou,gini,average_drop,max_sensitivity,image_swap,cascading_randomisation"
@@ -92,6 +93,29 @@ def test_the_batch_does_not_matter(plan, tmp_path):
     for name in ("mass_accuracy", "average_drop", "gini"):
         assert one[name].is_null().equals(four[name].is_null())
         assert (one[name] - four[name]).abs().max() < 1e-5
+
+
+def test_an_engine_scores_edited_pictures_and_changes_no_number(plan, tmp_path, monkeypatch):
+    metrics = ("pointing", "average_drop", "increase", "deletion", "insertion", "road", "infidelity")
+    plan = dataclasses.replace(plan, metrics=metrics, methods=("uniform", "gradcam"))
+    used = []
+
+    def prepared(*given, **more):
+        used.append(prepare(*given, **more).name)
+        return prepare(*given, **more)
+
+    monkeypatch.setattr("camscope.evaluation.judge.prepare", prepared)
+    list(evaluate(plan, tmp_path / "eager"))
+    assert not used
+    list(evaluate(dataclasses.replace(plan, engine="packed"), tmp_path / "packed"))
+    assert set(used) == {"packed"}
+    assert evaluated(tmp_path / "packed")["run"]["engine"] == "packed"
+    eager, packed = rows_in(tmp_path / "eager"), rows_in(tmp_path / "packed")
+    assert eager["key"].to_list() != packed["key"].to_list()
+    for name in metrics:
+        assert eager[name].is_null().equals(packed[name].is_null())
+        assert (eager[name] - packed[name]).abs().max() < 1e-4
+    assert packed.filter(pl.col("method") == "uniform")["increase"].to_list() == [0.0] * 6  # not by rounding either
 
 
 def test_a_picture_that_cannot_be_read_is_a_row_that_says_why(plan, folder, tmp_path):

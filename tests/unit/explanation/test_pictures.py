@@ -1,10 +1,13 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import camscope as cs
-from camscope.errors import LayerError, MethodError, PictureError, TargetError
+from camscope.errors import LayerError, MethodError, PictureError, SettingError, TargetError
 
 LABELS = ("red", "green", "top3")
 
@@ -157,3 +160,74 @@ def test_a_network_of_one_number_is_a_probability_of_its_one_class(picture):
     assert (e.score, e.probability) == pytest.approx((logit.score, logit.probability))
     np.testing.assert_allclose(e.grid, logit.grid, rtol=1e-5, atol=1e-8)
     assert "sigmoid" in e.notes[0]
+
+
+class Fetched(TorchFunctionMode):
+    """The shapes of what is brought to the CPU, or would be if it were elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in ("cpu", "numpy", "tolist", "__array__", "item"):
+            self.shapes.append(tuple(args[0].shape))
+        return func(*args, **(kwargs or {}))
+
+
+def test_maps_stay_on_the_device_until_they_are_asked_for(model, picture, tmp_path):
+    asked = {"methods": ["gradcam", "hirescam"], "targets": "top2"}
+    cs.explain(model, picture)
+    with Fetched() as fetched:
+        kept = list(cs.explain_all(model, [picture] * 2, to="device", **asked))
+    assert not [shape for shape in fetched.shapes if shape[-2:] == (60, 80)]
+    with Fetched() as fetched:
+        brought = list(cs.explain_all(model, [picture] * 2, **asked))
+    assert [shape for shape in fetched.shapes if shape[-2:] == (60, 80)]
+    device = next(model.net.parameters()).device
+    for one, other in zip(kept, brought, strict=True):
+        for mine, array in ((one.heatmap, other.heatmap), (one.grid, other.grid)):
+            assert isinstance(mine, torch.Tensor)
+            assert mine.device == device
+            np.testing.assert_array_equal(mine.numpy(), array)
+        assert (one.label, one.score, one.notes, one.top) == (other.label, other.score, other.notes, other.top)
+        assert isinstance(one.cpu().heatmap, np.ndarray)
+    assert all(path.is_file() for path in kept[0].save(tmp_path))
+    assert kept[0].to_dict() == brought[0].to_dict()
+    with pytest.raises(SettingError, match="no place for maps called 'gpu'; nearest: 'cpu'"):
+        list(cs.explain_all(model, [picture], to="gpu"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("engine", ["eager", "packed"])
+def test_on_a_gpu_they_are_those_of_the_cpu(model, picture, engine):
+    expected = list(cs.explain_all(model, [picture] * 3, batch_size=2))
+    model.net.cuda()
+    found = list(cs.explain_all(model, [picture] * 3, batch_size=2, to="device", engine=engine))
+    with torch.autocast("cuda"):
+        half = list(cs.explain_all(model, [picture] * 3, batch_size=2, to="device", engine=engine))
+    for one, rough, other in zip(found, half, expected, strict=True):
+        assert one.heatmap.is_cuda
+        assert rough.heatmap.is_cuda
+        np.testing.assert_allclose(one.cpu().heatmap, other.heatmap, atol=1e-4 * other.heatmap.max())
+        np.testing.assert_allclose(rough.cpu().heatmap, other.heatmap, atol=2e-2 * other.heatmap.max())
+
+
+def test_under_autocast_maps_are_float32_and_nearly_the_same(model, picture):
+    expected = cs.explain(model, picture)
+    with torch.autocast("cpu", torch.bfloat16):
+        e = cs.explain(model, picture)
+        (packed,) = cs.explain_all(model, [picture], engine="packed")
+    for one in (e, packed):
+        assert one.heatmap.dtype == np.float32
+        np.testing.assert_allclose(one.heatmap, expected.heatmap, atol=2e-2 * expected.heatmap.max())
+
+
+def test_weights_are_hashed_only_where_their_hash_is_wanted(model, picture, tmp_path):
+    e = cs.explain(model, picture)
+    e.save(tmp_path, write="overlay,npy,panel")
+    assert "digest" not in vars(model)
+    assert e.to_dict()["weights_sha256"] == model.digest
+    again = pickle.loads(pickle.dumps(e))
+    assert dict(again.repeat) == dict(e.repeat)
+    assert again.repeat["weights_sha256"] == model.digest

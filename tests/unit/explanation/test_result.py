@@ -94,3 +94,13 @@ def test_it_shows_itself_in_a_notebook_and_as_a_figure(e):
 def test_scaling_looks_only_at_what_was_seen(e):
     e.heatmap[0, 0] = 100.0
     assert e.scaled("max")[1] == (0.0, 4.0)
+
+
+def test_however_many_files_are_written_the_map_is_scaled_once(e, tmp_path, monkeypatch):
+    scaled = []
+    original = cs.render.scale
+    monkeypatch.setattr("camscope.render.scale", lambda *given: scaled.append(given) or original(*given))
+    e.save(tmp_path / "all")
+    assert len(scaled) == 1
+    e.save(tmp_path / "few", write="original,npy")
+    assert len(scaled) == 1

@@ -143,6 +143,17 @@ def test_networks_whose_head_is_still_zero(pictures):
     assert not net.heads.head.weight.any()
 
 
+@pytest.mark.parametrize("last", [nn.Softmax(1), nn.Sigmoid()], ids=["softmax", "sigmoid"])
+def test_a_network_so_sure_that_its_probabilities_have_no_gradient(pictures, last):
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU()]
+    net = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4), last)
+    nn.init.normal_(net[6].weight, std=1e5)
+    x = pictures(1, 3, 32, 32, dtype=torch.float32, seed=1)
+    assert set(net(x).flatten().tolist()) == {0.0, 1.0}
+    assert default_layer(net, x) == "3"
+
+
 def test_several_inputs(pictures):
     class Net(nn.Module):
         def __init__(self):

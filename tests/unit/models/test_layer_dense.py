@@ -39,6 +39,21 @@ def test_the_backbone_of_a_segmentation_network(pictures):
     assert default_layer(net, pictures(1, 3, 128, 128, dtype=torch.float32)).startswith("backbone")
 
 
+def test_the_end_of_a_backbone_that_is_wider_inside_of_its_blocks(pictures):
+    def block(channels, out, stride):
+        inside = 6 * channels
+        depthwise = nn.Conv2d(inside, inside, 3, stride, 1, groups=inside)
+        layers = [nn.Conv2d(channels, inside, 1), nn.ReLU(), depthwise, nn.ReLU(), nn.Conv2d(inside, out, 1)]
+        return nn.Sequential(*layers)
+
+    torch.manual_seed(0)
+    backbone = nn.Sequential(block(3, 8, 2), block(8, 12, 2), block(12, 16, 1))
+    head = nn.Sequential(nn.Conv2d(16, 24, 1), nn.ReLU(), nn.Conv2d(24, 4, 1), nn.Upsample(scale_factor=4))
+    net = nn.ModuleDict({"backbone": backbone, "head": head})
+    net.forward = lambda x: net["head"](net["backbone"](x))
+    assert default_layer(net.double(), pictures(1, 3, 48, 48)) == "backbone"
+
+
 class Detector(nn.Module):
     """As torchvision's: a list with boxes for each picture, none where the threshold is too high."""
 

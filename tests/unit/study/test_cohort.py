@@ -1,5 +1,7 @@
 """Rows as cases: what they say, what is wrong with them, how their images are called."""
 
+import pickle
+
 import pytest
 
 from camscope.study.cohort import Cohort
@@ -60,10 +62,18 @@ def test_uncertain_labels(tmp_path, uncertain, truth):
 
 
 def names(tmp_path, *rows, pattern="{group}/{patient}/{image}_{label}.jpg", **settings):
-    made = cohort(tmp_path, *rows, **settings)
-    made.file = made.file.model_copy(update={"explain": made.file.explain.model_copy(update={"files": pattern})})
-    made._names = made._image_names()
-    return [case.name for case in made.cases()]
+    file = cohort(tmp_path, *rows, **settings).file
+    file = file.model_copy(update={"explain": file.explain.model_copy(update={"files": pattern})})
+    return [case.name for case in Cohort(file, tmp_path).cases()]
+
+
+def test_a_part_has_the_same_cases_wherever_it_is_read(tmp_path, monkeypatch):
+    rows = ("a/x.png,P1,AP,M,1,0,", ",P2,AP,M,1,0,", "b/x.png,P1,AP,F,0,1,", "a/x.png,P1,AP,M,1,0,")
+    whole = cohort(tmp_path, *rows)
+    part = pickle.loads(pickle.dumps(whole.part(whole.table.slice(2))))
+    monkeypatch.chdir("/")
+    assert list(part.cases()) == list(whole.cases())[2:]
+    assert len(part) == 2
 
 
 def test_names_of_images_stay_short_where_they_can(tmp_path):

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 import camscope as cs
-from camscope.store import StoreError
+from camscope.files import StoreError
 from camscope.study import run as module
 from camscope.study.run import Progress, status
 from camscope.study.study import Study
@@ -107,15 +107,6 @@ def test_rows_of_a_former_plan_are_out_of_sight_while_a_changed_study_runs(make_
 def test_no_study_there(tmp_path):
     with pytest.raises(StoreError, match="there is no study in"):
         status(tmp_path)
-
-
-def test_the_device_of_a_study_stays(monkeypatch):
-    assert module._resolved("cuda:1", {}) == "cuda:1"
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert module._resolved("auto", {}) == "cuda"
-    assert module._resolved("auto", {"run": {"device": "cpu"}}) == "cpu"
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert module._resolved("auto", {"run": {"device": "cuda"}}) == "cpu"
 
 
 def test_progress_starts_at_nothing():

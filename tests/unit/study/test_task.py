@@ -3,7 +3,7 @@
 import pytest
 
 from camscope.errors import PictureError
-from camscope.store import StoreError
+from camscope.files import StoreError
 from camscope.study.task import Task, grid_of, mark_same, noted
 
 

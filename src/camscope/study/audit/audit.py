@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from camscope.files import StoreError, write_atomically
 from camscope.statistics.auc import auc_interval
-from camscope.store import OK, Store, StoreError, write_atomically
+from camscope.store import OK, Store
 from camscope.study.audit.label import Measured, Progress, measure
 from camscope.study.audit.measures import (
     FEWEST,
@@ -63,7 +64,7 @@ def audit(
     section = study.file.audit
     if section is None or not section.regions:
         raise StoreError(f"{study.path} has no [audit] with disease or shortcuts regions: name what is to be tested")
-    store = Store(Path(out))
+    store = Store(out)
     settings = Settings(section.delta, section.replicates, section.seed)
     rows = _rows(study, store)
     measured = {
@@ -91,29 +92,9 @@ def audit(
     return content
 
 
-def study_of(out: str | Path, file: Path | None = None) -> Study:
-    """The study that was run into a folder.
-
-    Args:
-        out: the folder.
-        file: its study file; None: the one that it was run with.
-
-    Raises:
-        StoreError: the folder holds no study, or its study file is gone.
-    """
-    if file is None:
-        record = Store(Path(out)).read_record()
-        if "study_file" not in record:
-            raise StoreError(f"there is no study in {out}: run `camscope study` first")
-        file = Path(record["study_file"])
-        if not file.is_file():
-            raise StoreError(f"the study file {file} is gone: name it with --study")
-    return Study.read(file)
-
-
 def _rows(study: Study, store: Store) -> pl.DataFrame:
     """The rows of the study's first method, of the plan that the study file and table stand for now."""
-    files = [path for path in store.shards() if path.name.startswith(f"{study.plan}-")]
+    files = store.copies(study.plan)
     if not files:
         raise StoreError(f"{store.folder} has no rows of {study.path} as it stands: run `camscope study` first")
     table = pl.read_parquet(files)

@@ -10,10 +10,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from camscope.files import write_atomically
 from camscope.page.lines import Drawn
 from camscope.page.shell import rendered, script_json
 from camscope.page.words import interval
-from camscope.store import FAILED, OK, write_atomically
+from camscope.store import FAILED, OK
 from camscope.study.report.figures import alignment_figure, auc_figure, effect_figure, enrichment_figure, mass_figure
 from camscope.study.report.gallery import INSIDE, Progress, gallery_data, thumbnails
 from camscope.study.report.mean_maps import (
@@ -39,7 +40,7 @@ _SCRIPT = importlib.resources.files("camscope.study.report").joinpath("templates
 
 
 def report(
-    folder: Path,
+    folder: str | Path,
     *,
     study: Study | None = None,
     pseudonyms: bool = False,
@@ -61,7 +62,7 @@ def report(
     Raises:
         StoreError: the folder holds no study, or the page cannot be written.
     """
-    results = read_results(Path(folder), study=study)
+    results = read_results(folder, study=study)
     names = Names(results.cases, pseudonyms=pseudonyms)
     results = replace(results, grouped=all(names.value(group) == group for group in results.groups))
     means = MeanPictures(results)

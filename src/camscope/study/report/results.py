@@ -13,10 +13,12 @@ from typing import Any
 import polars as pl
 from pydantic import ValidationError
 
-from camscope.store import OK, Store, StoreError
+from camscope.files import StoreError
+from camscope.store import OK, Store
 from camscope.study.audit.audit import JSON
 from camscope.study.config import StudyFile
 from camscope.study.rows import region_names
+from camscope.study.run import study_record
 from camscope.study.study import Study
 from camscope.tables import located
 
@@ -31,7 +33,7 @@ class Results:
     """A study's rows, record and audit.
 
     Attributes:
-        folder: of the study.
+        store: the study's folder.
         record: what ``study.json`` holds.
         file: the study file.
         root: where the pictures' paths start.
@@ -42,7 +44,7 @@ class Results:
         grouped: whether groups are told apart; not where they give patients' names away.
     """
 
-    folder: Path
+    store: Store = field(repr=False)
     record: dict[str, Any] = field(repr=False)
     file: StudyFile = field(repr=False)
     root: str
@@ -51,6 +53,11 @@ class Results:
     audit: dict[str, Any] | None = field(repr=False)
     warnings: tuple[str, ...]
     grouped: bool = True
+
+    @property
+    def folder(self) -> Path:
+        """Of the study."""
+        return self.store.folder
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -104,7 +111,7 @@ class Results:
             yield pl.read_parquet(path, columns=list(_LARGE))
 
 
-def read_results(folder: Path, *, study: Study | None = None) -> Results:
+def read_results(folder: str | Path, *, study: Study | None = None) -> Results:
     """Read a study's folder.
 
     Args:
@@ -115,11 +122,9 @@ def read_results(folder: Path, *, study: Study | None = None) -> Results:
         StoreError: there is no study, or it has no rows, or its record is damaged.
     """
     store = Store(folder)
-    record = store.read_record()
-    if not record:
-        raise StoreError(f"there is no study in {folder}: name the folder that was given as --out")
+    record = study_record(store)
     plan = str(record.get("plan"))
-    shards = tuple(path for path in store.shards() if path.name.startswith(f"{plan}-"))
+    shards = tuple(store.copies(plan))
     if not shards:
         raise StoreError(f"{folder} has no rows yet: run `camscope study` first")
     try:
@@ -128,10 +133,10 @@ def read_results(folder: Path, *, study: Study | None = None) -> Results:
     except (KeyError, ValidationError, pl.exceptions.PolarsError, OSError) as fault:
         reason = str(fault).splitlines()[0]
         raise StoreError(f"the study in {folder} cannot be read ({reason}): run it again") from None
-    audit, warnings = _audit(folder, plan)
+    audit, warnings = _audit(store.folder, plan)
     if not record.get("finished"):
         warnings = ["This study is not finished: what follows speaks of the rows that there are.", *warnings]
-    return Results(folder, record, file, _root(file, record, study), shards, rows, audit, tuple(warnings))
+    return Results(store, record, file, _root(file, record, study), shards, rows, audit, tuple(warnings))
 
 
 def _audit(folder: Path, plan: str) -> tuple[dict[str, Any] | None, list[str]]:
