@@ -56,16 +56,74 @@ class Cluster:
 
 
 @dataclass(frozen=True)
-class _Share:
-    """What of a cluster each worker has."""
+class Workers:
+    """The workers of a cluster that is connected.
 
-    workers: int
+    Attributes:
+        ray: the package.
+        number: how many.
+        cpus: that each has.
+        gpus: that each has, or what part of one.
+    """
+
+    ray: Any
+    number: int
     cpus: int
     gpus: float
 
+    @property
+    def device(self) -> str:
+        """What they compute on where nobody says."""
+        return "cuda" if self.gpus else "cpu"
 
-def explained_on(
-    cluster: Cluster, study: Study, store: Store, *, size: int, watch: Callable[[str], None], **given: Any
+
+@contextlib.contextmanager
+def connected(cluster: Cluster) -> Iterator[Workers]:
+    """The workers of a cluster; Ray is left as it was found.
+
+    Raises:
+        ClusterError: it cannot be reached, or has not what a worker needs.
+        MissingExtraError: Ray is not installed.
+    """
+    ray = require("ray", "a study on a cluster", "ray")
+    require("ray.data", "a study on a cluster", "ray")
+    for name in ("ray", "ray.data"):  # what is lost is given out again, and said by the display
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if ray.is_initialized():
+        yield _workers(ray, cluster)
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.CRITICAL)
+    except Exception as fault:  # ConnectionError, RuntimeError, ValueError: each means the same here
+        named = f"at {cluster.address}" if cluster.address else "on this machine"
+        raise ClusterError(
+            f"no Ray cluster can be used {named}: {_innermost(fault)}; start one with `ray start --head`, or leave "
+            "--address out"
+        ) from None
+    try:
+        yield _workers(ray, cluster)
+    finally:
+        ray.shutdown()
+
+
+def _workers(ray: Any, cluster: Cluster) -> Workers:
+    """As many as asked for, with what each gets of the nodes that there are."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
+    gpus = sum(node.get("GPU", 0) for node in nodes)
+    each = cluster.gpus_per_worker if cluster.gpus_per_worker is not None else float(gpus > 0)
+    if not cpus or each > gpus:
+        raise ClusterError(
+            f"the cluster has {sum(cpus)} CPUs and {gpus:g} GPUs, and a worker needs a CPU and {each:g} GPUs"
+        )
+    possible = int(gpus / each) if each else max(1, sum(cpus) // _CPUS)
+    number = cluster.workers or possible
+    return Workers(ray, number, max(1, min(sum(cpus) // number, *cpus)), each)
+
+
+def explained_by(
+    workers: Workers, study: Study, store: Store, *, size: int, watch: Callable[[str], None], **given: Any
 ) -> Iterator[Row]:
     """Explain all cases of a study on a cluster.
 
@@ -74,7 +132,7 @@ def explained_on(
     kills every worker costs its own rows alone.
 
     Args:
-        cluster: which.
+        workers: of the cluster.
         study: the study.
         store: its folder, which all workers can write to.
         size: cases in a shard.
@@ -85,32 +143,28 @@ def explained_on(
         Every row; shards as they are done.
 
     Raises:
-        ClusterError: it cannot be reached, or a worker cannot load the models.
+        ClusterError: a worker cannot load the models.
         StoreError: a worker cannot write.
     """
-    columns = schema(study.file)
     Identities(study, store)  # writes the salt of names before several workers look for it
-    with _connected(cluster) as ray:
-        share = _share(ray, cluster)
-        where = "GPU workers" if share.gpus else "workers"
-        worker = {"study": _shipped(study), "plan": study.plan, "out": _out(store), "size": size, "given": given}
-        worker["cpus"] = share.cpus
-        left = dict(enumerate(study.cohort.table.iter_slices(size)))
-        for again in range(_TRIES):
-            if not left:
-                break
-            watch(f"on {share.workers} {where}" + (f", again {len(left)} shards" if again else ""))
-            for number in _written(ray, list(left.values()), share=share, worker=worker):
-                del left[number]
-                yield from read_parquet(store.shard(study.plan, number)).iter_rows(named=True)
-        for number, table in left.items():
-            watch("on a worker of its own, case by case")
-            rows = list(_one_by_one(ray, study.cohort.part(table), study, share=share, worker=worker))
-            store.write(study.plan, number, rows=rows, columns=columns)
-            yield from rows
+    made = {"study": _shipped(study), "plan": study.plan, "out": _out(store), "size": size, "given": given}
+    made["cpus"] = workers.cpus
+    left = dict(enumerate(study.cohort.table.iter_slices(size)))
+    for again in range(_TRIES):
+        if not left:
+            return
+        watch(f"on {workers.number} workers" + (f", {len(left)} shards again" if again else ""))
+        for number in _written(workers, list(left.values()), made=made):
+            del left[number]
+            yield from read_parquet(store.shard(study.plan, number)).iter_rows(named=True)
+    for number, table in left.items():
+        watch("case by case, after workers were lost")
+        rows = list(_one_by_one(workers, study.cohort.part(table), study, made=made))
+        store.write(study.plan, number, rows=rows, columns=schema(study.file))
+        yield from rows
 
 
-def _written(ray: Any, tables: Sequence[pl.DataFrame], *, share: _Share, worker: dict[str, Any]) -> Iterator[int]:
+def _written(workers: Workers, tables: Sequence[pl.DataFrame], *, made: dict[str, Any]) -> Iterator[int]:
     """Give out shards; yields the numbers of those that were written, as they are done."""
     data = importlib.import_module("ray.data")
     context = data.DataContext.get_current()
@@ -121,10 +175,10 @@ def _written(ray: Any, tables: Sequence[pl.DataFrame], *, share: _Share, worker:
             Worker,
             batch_size=None,
             batch_format="pyarrow",
-            compute=data.ActorPoolStrategy(size=min(share.workers, len(tables)), max_tasks_in_flight_per_actor=2),
-            num_cpus=share.cpus,
-            num_gpus=share.gpus,
-            fn_constructor_kwargs=worker,
+            compute=data.ActorPoolStrategy(size=min(workers.number, len(tables)), max_tasks_in_flight_per_actor=2),
+            num_cpus=workers.cpus,
+            num_gpus=workers.gpus,
+            fn_constructor_kwargs=made,
             # A worker that dies comes back where there is room; what it was at is not waited for, but given out again.
             max_restarts=-1,
             max_task_retries=0,
@@ -141,18 +195,19 @@ def _written(ray: Any, tables: Sequence[pl.DataFrame], *, share: _Share, worker:
         context.max_errored_blocks, context.enable_progress_bars = before
 
 
-def _one_by_one(ray: Any, cohort: Cohort, study: Study, *, share: _Share, worker: dict[str, Any]) -> Iterator[Row]:
+def _one_by_one(workers: Workers, cohort: Cohort, study: Study, *, made: dict[str, Any]) -> Iterator[Row]:
     """The rows of cases that workers died on; a case that does so again gets rows that say so."""
-    remote = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_restarts=0)(Worker)
+    ray = workers.ray
+    remote = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus, max_restarts=0)(Worker)
     explainer, actor = None, None
     for row in range(len(cohort)):
-        actor = actor or remote.remote(**worker)
+        actor = actor or remote.remote(**made)
         table = cohort.table.slice(row, 1)
         try:
             yield from ray.get(actor.rows.remote(table))
         except Exception as fault:  # whatever ends a worker
             actor = None
-            explainer = explainer or Explainer(study, Store(worker["out"]), device="cpu")
+            explainer = explainer or Explainer(study, Store(made["out"]), device="cpu")
             error = ClusterError(f"the worker died while it explained this picture: {_innermost(fault)}")
             yield from explainer.failed(next(cohort.cases([row])), error)
 
@@ -195,46 +250,6 @@ class Worker:
     def rows(self, table: pl.DataFrame) -> list[Row]:
         """The rows of some cases."""
         return list(self.explainer.rows(self.study.cohort.part(table).cases(), known=self.former))
-
-
-@contextlib.contextmanager
-def _connected(cluster: Cluster) -> Iterator[Any]:
-    """Ray, connected; left as it was found."""
-    ray = require("ray", "a study on a cluster", "ray")
-    require("ray.data", "a study on a cluster", "ray")
-    for name in ("ray", "ray.data"):  # what is lost is given out again, and said by the display
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    if ray.is_initialized():
-        yield ray
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.CRITICAL)
-    except Exception as fault:  # ConnectionError, RuntimeError, ValueError: each means the same here
-        named = f"at {cluster.address}" if cluster.address else "on this machine"
-        raise ClusterError(
-            f"no Ray cluster can be used {named}: {_innermost(fault)}; start one with `ray start --head`, or leave "
-            "--address out"
-        ) from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _share(ray: Any, cluster: Cluster) -> _Share:
-    """What each worker gets of the nodes that there are."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
-    gpus = sum(node.get("GPU", 0) for node in nodes)
-    each = cluster.gpus_per_worker if cluster.gpus_per_worker is not None else float(gpus > 0)
-    if not cpus or each > gpus:
-        raise ClusterError(
-            f"the cluster has {sum(cpus)} CPUs and {gpus:g} GPUs, and a worker needs a CPU and {each:g} GPUs"
-        )
-    possible = int(gpus / each) if each else max(1, sum(cpus) // _CPUS)
-    workers = cluster.workers or possible
-    return _Share(workers, max(1, min(sum(cpus) // workers, *cpus)), each)
 
 
 def _shipped(study: Study) -> Study:

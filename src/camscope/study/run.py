@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections import Counter
@@ -15,7 +16,7 @@ from camscope.files import StoreError, read_parquet
 from camscope.models.device import device_of, on_device
 from camscope.models.engines import resolve
 from camscope.store import FAILED, Row, Store
-from camscope.study.cluster import Cluster, explained_on
+from camscope.study.cluster import Cluster, Workers, connected, explained_by
 from camscope.study.explainer import Explainer
 from camscope.study.rows import SCHEMA_VERSION, schema
 from camscope.study.study import Study, recorded_models
@@ -77,9 +78,8 @@ def run(
         ClusterError: the cluster cannot be reached, or cannot load the models.
     """
     store = Store(out)
-    with store.locked():
-        if cluster is None:
-            device = _used(study, device)
+    with store.locked(), contextlib.nullcontext() if cluster is None else connected(cluster) as workers:
+        device = _used(study, device, workers)
         given: dict[str, Any] = {"device": device, "batch_size": batch_size, "seed": seed}
         given["engine"] = resolve(engine, len(study.cohort), device=device.partition(":")[0])
         record = {
@@ -101,18 +101,20 @@ def run(
             progress(state)
 
         size = max(_SMALLEST_SHARD, math.ceil(len(study.cohort) / _MOST_SHARDS))
-        if cluster is None:
+        if workers is None:
             explainer = Explainer(study, store, watch=watch, **given)
             yield from _explained_here(explainer, size, lambda rows: _counted(rows, study, state, progress))
         else:
-            rows = explained_on(cluster, study, store, size=size, watch=watch, **given)
+            rows = explained_by(workers, study, store, size=size, watch=watch, **given)
             yield from _counted(rows, study, state, progress)
         store.finish()
         store.record(record | {"finished": True})
 
 
-def _used(study: Study, device: str) -> str:
-    """Put the models on a device; which one "auto" is."""
+def _used(study: Study, device: str, workers: Workers | None) -> str:
+    """Put the models on the device, unless workers do that; which one "auto" is."""
+    if workers is not None:
+        return workers.device if device == "auto" else device
     kinds = {device_of(on_device(model, device)) for model in study.models.values()}
     return kinds.pop() if device == "auto" else device
 

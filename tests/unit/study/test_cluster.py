@@ -11,7 +11,7 @@ import torch
 import camscope as cs
 from camscope.store import Store
 from camscope.study import run as module
-from camscope.study.cluster import Cluster, ClusterError, Worker, _innermost, _share, _shipped
+from camscope.study.cluster import Cluster, ClusterError, Worker, _innermost, _shipped, _workers
 from camscope.study.study import Study
 
 GIVEN = {"device": "cpu", "batch_size": 16, "seed": 0, "engine": "eager"}
@@ -100,13 +100,14 @@ def nodes(*resources, dead=()):
     ],
 )
 def test_what_each_worker_has(ray, cluster, expected):
-    share = _share(ray, cluster)
-    assert (share.workers, share.cpus, share.gpus) == expected
+    found = _workers(ray, cluster)
+    assert (found.number, found.cpus, found.gpus) == expected
+    assert found.device == ("cuda" if expected[2] else "cpu")
 
 
 def test_a_cluster_without_what_a_worker_needs():
     with pytest.raises(ClusterError, match="0 GPUs, and a worker needs a CPU and 1 GPUs"):
-        _share(nodes({"CPU": 8}), Cluster(gpus_per_worker=1))
+        _workers(nodes({"CPU": 8}), Cluster(gpus_per_worker=1))
 
 
 def test_what_is_said_of_a_fault_is_what_was_raised_in_the_worker():
