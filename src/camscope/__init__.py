@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from camscope.models.loading import load as load
     from camscope.models.model import Model as Model
     from camscope.models.preprocess import Preprocess as Preprocess
+    from camscope.study.cluster import Cluster as Cluster
     from camscope.study.run import run as run
     from camscope.study.study import Study as Study
     from camscope.trace import Layout as Layout
@@ -36,6 +37,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "CamscopeError": "errors",
+    "Cluster": "study.cluster",
     "Explanation": "explanation",
     "Layout": "trace",
     "METHODS": "methods",

@@ -46,8 +46,10 @@ class Cluster:
         gpus_per_worker: parts of a GPU are possible; None: 1 where the cluster has GPUs, otherwise 0.
 
     Examples:
-        >>> for row in run(study, "s3://bucket/results", cluster=Cluster("auto", workers=8)):  # doctest: +SKIP
-        ...     ...
+        >>> import camscope as cs
+        >>> cluster = cs.Cluster("auto", workers=8)
+        >>> for row in cs.run(study, "s3://bucket/results", cluster=cluster):  # doctest: +SKIP
+        ...     print(row["line"], row["status"])
     """
 
     address: str | None = None
@@ -208,7 +210,7 @@ def _one_by_one(workers: Workers, cohort: Cohort, study: Study, *, made: dict[st
         except Exception as fault:  # whatever ends a worker
             actor = None
             explainer = explainer or Explainer(study, Store(made["out"]), device="cpu")
-            error = ClusterError(f"the worker died while it explained this picture: {_innermost(fault)}")
+            error = ClusterError(f"no worker could explain this picture: {_innermost(fault)}")
             yield from explainer.failed(next(cohort.cases([row])), error)
 
 
