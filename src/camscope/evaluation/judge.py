@@ -16,6 +16,7 @@ from camscope.evaluation.rows import CURVE, on_few
 from camscope.explanation.batch import Goal, Sample
 from camscope.heatmap import place
 from camscope.metrics import FACTS, METRICS, Score, adcc_of, cascade, kept, kind, road_curves
+from camscope.models.engines import prepare
 from camscope.models.model import Model
 from camscope.store import Row
 from camscope.targets import category
@@ -42,6 +43,8 @@ class Subject:
         masks: (H, W) of each picture, where it has one.
         draw: makes the maps again, of edited pictures or another network.
         few: the pictures in which what needs more maps is measured too.
+        layer: up to which the engine computes; None: the network itself scores everything.
+        engine: what scores edited pictures where there are many; see `camscope.models.engines`.
     """
 
     model: Model
@@ -52,6 +55,8 @@ class Subject:
     masks: Sequence[Mask | None]
     draw: Draw
     few: Sequence[int] = ()
+    layer: str | None = None
+    engine: str = "eager"
 
     def only(self, rows: Sequence[int]) -> Subject:
         """The same for some of the pictures."""
@@ -133,18 +138,18 @@ def _complexity(subject: Subject, names: Sequence[str], **_: int) -> Columns:
 
 def _faithfulness(subject: Subject, names: Sequence[str], *, batch_size: int, seed: int) -> Columns:
     asked = _of_kind(names, "faithfulness")
-    scales = {scale: _scorer(subject, scale) for scale in ("probability", "logit")}
     found: dict[str, Sequence[Values]] = {}
     inputs, maps = subject.inputs, subject.maps
 
-    def given(scale: str) -> tuple[Score, dict[str, Tensor | int]] | None:
-        scored = scales[scale]
+    def given(scale: str, engine: str = subject.engine) -> tuple[Score, dict[str, Tensor | int]] | None:
+        scored = _scorer(subject, scale, engine=engine)
         return None if scored is None else (scored[0], {"clean": scored[1], "batch_size": batch_size})
 
-    probability = given("probability")
-    if probability is not None and any(name in _KEPT for name in asked):
-        left = kept(maps, inputs, probability[0], **probability[1])  # type: ignore[arg-type]
+    plain = given("probability", "eager")  # as the clean score: whether one is larger must not hang on rounding
+    if plain is not None and any(name in _KEPT for name in asked):
+        left = kept(maps, inputs, plain[0], **plain[1])  # type: ignore[arg-type]
         found |= {name: getattr(left, what).tolist() for name, what in _KEPT.items() if name in asked}
+    probability = given("probability")
     if probability is not None and any(name in _ROAD for name in asked):
         curves = road_curves(maps, inputs, probability[0], seed=seed, **probability[1])  # type: ignore[arg-type]
         three = (curves.morf.mean(1), curves.lerf.mean(1), curves.combined)
@@ -156,9 +161,9 @@ def _faithfulness(subject: Subject, names: Sequence[str], *, batch_size: int, se
     return found
 
 
-def _scorer(subject: Subject, scale: str) -> tuple[Score, Tensor] | None:
+def _scorer(subject: Subject, scale: str, *, engine: str = "eager") -> tuple[Score, Tensor] | None:
     """The score function of a scale, and the scores of the clean pictures; None where the model has no such scale."""
-    model = subject.model
+    model, layer = subject.model, subject.layer
     index = torch.tensor([-1 if goal.index is None else goal.index for goal in subject.goals])
 
     def scaled(outputs: Tensor, rows: Tensor) -> Tensor:
@@ -172,7 +177,10 @@ def _scorer(subject: Subject, scale: str) -> tuple[Score, Tensor] | None:
         return None
 
     def score(inputs: Tensor, rows: Tensor) -> Tensor:
-        return scaled(record(model.net, inputs, layers=[]).outputs, rows.cpu())
+        if layer is None or engine == "eager":
+            return scaled(record(model.net, inputs, layers=[]).outputs, rows.cpu())
+        trunk = prepare(model.net, inputs, layer=layer, engine=engine).trunk
+        return scaled(record(model.net, inputs, layers=[layer], trunk=trunk).outputs, rows.cpu())
 
     return score, scaled(subject.outputs, torch.arange(len(index)))
 

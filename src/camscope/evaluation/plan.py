@@ -36,6 +36,7 @@ class Plan:
         most_passes: that a map may cost; a method that needs more is reduced, and run on few pictures.
         batch_size: pictures, or edits of them, in one forward pass.
         seed: of everything random.
+        engine: what scores edited pictures, "eager", "packed" or "openvino"; maps are always made in eager PyTorch.
     """
 
     model: Model
@@ -48,6 +49,7 @@ class Plan:
     most_passes: int = MOST_PASSES
     batch_size: int = 16
     seed: int = 0
+    engine: str = "eager"
 
     @property
     def made_with(self) -> tuple[Any, ...]:
@@ -55,7 +57,7 @@ class Plan:
         model = self.model
         device = next(model.net.parameters(), torch.empty(0)).device.type
         facts = (model.digest, model.preprocess.to_dict(), model.outcome, self.layer or model.layer, device)
-        return (SCHEMA_VERSION, facts, list(self.metrics), self.seed)
+        return (SCHEMA_VERSION, facts, list(self.metrics), self.seed, self.engine)
 
     @property
     def fingerprint(self) -> str:

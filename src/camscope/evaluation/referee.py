@@ -23,11 +23,12 @@ from camscope.evaluation.judge import Draw, Subject, judged
 from camscope.evaluation.nulls import AVERAGE, AverageMasks, null_maps
 from camscope.evaluation.plan import Plan, goal_of, sample_of
 from camscope.explanation.batch import Goal, Pass, Sample
+from camscope.files import StoreError
 from camscope.heatmap import place
 from camscope.images import Picture, Window, fetch
 from camscope.images.source import split
 from camscope.models.model import Model
-from camscope.store import FAILED, NOT_ASKED, OK, Known, Row, StoreError, key_of
+from camscope.store import FAILED, NOT_ASKED, OK, Known, Row, key_of
 from camscope.tables import located, names_file
 
 _THUMBNAIL, _QUALITY = 160, 80
@@ -184,6 +185,8 @@ class Referee:
             [one.mask for one in lacking],
             self._draw(contestant, found.maps.float(), samples),
             [k for k, item in enumerate(items) if self._repeated(contestant, item.number)],
+            self._layer,
+            self.plan.engine,
         )
         columns = judged(subject, self.plan.metrics, batch_size=self.plan.batch_size, seed=self.plan.seed)
         probabilities = self.plan.model.probability(run.outputs.float())

@@ -72,7 +72,7 @@ def kpcacam(trace: Trace, *, kernel: str = "sigmoid", gamma: float | None = None
     X = A.flatten(2).transpose(1, 2)
     gram = _kernel(X - X.mean(1, keepdim=True), kernel, 1 / A.shape[1] if gamma is None else gamma)
     gram = gram - gram.mean(1, keepdim=True) - gram.mean(2, keepdim=True) + gram.mean((1, 2), keepdim=True)
-    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = _eigh(gram)
     projected = vectors[:, :, -1] * values[:, -1:].clamp_min(0).sqrt()
     return peak_positive(projected).reshape(len(A), *A.shape[2:])
 
@@ -220,6 +220,15 @@ def peak_positive(projected: Tensor) -> Tensor:
     return torch.where(-projected.amin(1, keepdim=True) > projected.amax(1, keepdim=True), -projected, projected)
 
 
+def _eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and vectors of (B, n, n); LAPACK's float32 gives up on some matrices that its float64 can do."""
+    try:
+        values, vectors = torch.linalg.eigh(gram)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        values, vectors = (part.to(gram) for part in torch.linalg.eigh(gram.double()))
+    return values, vectors
+
+
 def first_component(X: Tensor, *, along: Tensor | None = None) -> Tensor:
     """Project each matrix (B, cells, K) on its first right singular vector: (B, cells).
 
@@ -230,11 +239,13 @@ def first_component(X: Tensor, *, along: Tensor | None = None) -> Tensor:
         along: (B, cells) what the result is turned round to agree with, in the sum of products over the cells; None
             for the same everywhere, so that most of its mass is positive.
     """
+    size = X.abs().amax((1, 2), keepdim=True)
+    X = X / torch.where(size > 0, size, 1.0)  # LAPACK gives up on the squares of small numbers
     if X.shape[1] <= X.shape[2]:
-        values, vectors = torch.linalg.eigh(X @ X.transpose(1, 2))
+        values, vectors = _eigh(X @ X.transpose(1, 2))
         projected = vectors[:, :, -1] * values[:, -1:].clamp_min(0).sqrt()
     else:
-        _, vectors = torch.linalg.eigh(X.transpose(1, 2) @ X)
+        _, vectors = _eigh(X.transpose(1, 2) @ X)
         projected = (X @ vectors[:, :, -1:]).squeeze(2)
     agreement = (projected if along is None else projected * along).sum(1, keepdim=True)
-    return torch.where(agreement < 0, -projected, projected)
+    return torch.where(agreement < 0, -projected, projected) * size[:, 0]

@@ -162,6 +162,8 @@ def independent_randomisation(
 ) -> Tensor:
     """Whether maps stay the same when one part of the network is random: the mean rank correlation over the parts.
 
+    Parts with whose random weights the map is flat do not count, as when no signal gets through.
+
     Args:
         explain: as for `cascade`.
         net: as for `cascade`.
@@ -170,12 +172,12 @@ def independent_randomisation(
         maps: as for `cascade`.
 
     Returns:
-        (B,) in [-1, 1].
+        (B,) in [-1, 1]; NaN where no part counts.
 
     Reference:
         Adebayo et al. NeurIPS 2018. arXiv:1810.03292
     """
-    return independent(explain, net, steps=steps, seed=seed, maps=maps).spearman.mean(0)
+    return independent(explain, net, steps=steps, seed=seed, maps=maps).spearman.nanmean(0)
 
 
 def randomised(net: nn.Module, *, seed: int, inputs: Tensor) -> nn.Module:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from camscope.errors import SettingError
-from camscope.metrics import cascade, independent, passes, randomised
+from camscope.metrics import METRICS, cascade, independent, passes, randomised
 
 
 def network():
@@ -67,6 +67,18 @@ def test_weights_become_random_from_the_end(walk, expected):
     assert found.shares == pytest.approx((1 / 3, 2 / 3, 1) if walk is cascade else (1 / 3,) * 3)
     assert torch.equal(found.spearman.round(decimals=9), torch.ones(3, 1).double())
     assert torch.allclose(found.ssim, torch.ones(3, 1).double())
+
+
+def test_a_part_whose_map_is_flat_does_not_count():
+    net, stem = network(), torch.arange(16.0).view(1, 4, 4)
+
+    def explain(some):
+        flat = not torch.equal(some[7].weight, net[7].weight)  # the last layer is random
+        return torch.zeros_like(stem) if flat else stem
+
+    assert independent(explain, net, steps=3).spearman.isnan().sum() == 1
+    assert METRICS["independent_randomisation"](explain, net, steps=3).item() == pytest.approx(1)
+    assert METRICS["independent_randomisation"](lambda _: torch.zeros_like(stem), net, steps=3).isnan().all()
 
 
 def test_maps_that_are_known_are_not_made_again():
