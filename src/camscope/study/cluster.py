@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -173,6 +174,8 @@ def _written(workers: Workers, tables: Sequence[pl.DataFrame], *, made: dict[str
     before = context.max_errored_blocks, context.enable_progress_bars
     context.max_errored_blocks, context.enable_progress_bars = -1, False
     try:
+        # Ray 2.60 says that 2.64 will drop the arguments for restarts, and names no others: hence the pin in the extra.
+        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
         done = data.from_arrow([table.to_arrow() for table in tables]).map_batches(
             Worker,
             batch_size=None,
