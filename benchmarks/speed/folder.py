@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,14 @@ from camscope.images import read
 BATCH = 16
 
 
-def folder(pictures: Path, *, spec: str = "torchvision:resnet50", number: int, most: int = 200) -> dict[str, Any]:
-    """Seconds for at most so many pictures by both."""
+def folder(
+    pictures: Sequence[Path], *, spec: str = "torchvision:resnet50", number: int, most: int = 200
+) -> dict[str, Any]:
+    """Seconds for at most so many pictures of some folders by both."""
     from torchvision import transforms
 
-    files = sorted(path for path in pictures.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))[:most]
+    kinds = (".jpg", ".jpeg", ".png")
+    files = [path for place in pictures for path in sorted(place.rglob("*")) if path.suffix.lower() in kinds][:most]
     model = cs.load(spec, weights="none")
     plain = copy.deepcopy(model.net).to(memory_format=torch.contiguous_format)
     done = model.preprocess

@@ -41,7 +41,7 @@ def main(case: str) -> None:
         return
     before = peak()
     if case == "Score-CAM":
-        upsample(cs.cam(model.net, x, method="scorecam", targets=3).relu(), (SIDE, SIDE))
+        upsample(cs.cam(model.net, x, method="scorecam", targets=3, engine="packed").relu(), (SIDE, SIDE))
     elif case.startswith("Grad-CAM"):
         engine = case.partition(", ")[2]
         upsample(cs.cam(model.net, x, targets=3, engine=engine).relu(), (SIDE, SIDE))

@@ -22,8 +22,18 @@ from camscope.trace import record
 SIDE = 224
 
 
-def all_methods(number: int) -> dict[str, Any]:
-    """Each on resnet50, one picture; what takes the peer minutes runs once."""
+def quick(number: int) -> dict[str, Any]:
+    """What takes seconds."""
+    return _timed(["Eigen-CAM step", "EigenGrad-CAM step", "augmentation smoothing", "FullGrad"], number)
+
+
+def slow(name: str) -> dict[str, Any]:
+    """What takes the peer minutes: one round."""
+    return _timed([name], 1)
+
+
+def _timed(names: list[str], number: int) -> dict[str, Any]:
+    """Each on resnet50, one picture."""
     torch.manual_seed(0)
     net = cs.load("torchvision:resnet50", weights="none").net
     plain = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
@@ -42,21 +52,20 @@ def all_methods(number: int) -> dict[str, Any]:
     smooth = copy.deepcopy(plain)
     grad_cam = GradCAM(smooth, [smooth.layer4])
     pairs = {
-        "Ablation-CAM": (ours("ablationcam"), theirs(AblationCAM, ablation_layer=AblationLayer()), 1),
-        "Score-CAM": (ours("scorecam"), theirs(ScoreCAM), 1),
-        "FullGrad": (ours("fullgrad"), theirs(FullGrad), number),
+        "Ablation-CAM": (ours("ablationcam"), theirs(AblationCAM, ablation_layer=AblationLayer())),
+        "Score-CAM": (ours("scorecam", engine="packed"), theirs(ScoreCAM)),  # what `explain` picks for it
+        "FullGrad": (ours("fullgrad"), theirs(FullGrad)),
         "augmentation smoothing": (
             ours("augmented(gradcam)"),
             lambda: grad_cam(input_tensor=x, targets=target, aug_smooth=True),
-            number,
         ),
         **_decompositions(net, x),
     }
     found = {}
-    for name, (mine, other, times) in pairs.items():
-        found[name] = rounds(
-            {"camscope": mine, "pytorch-grad-cam": other}, base="camscope", number=times, warm_up=min(times - 1, 1)
-        )
+    for name in names:
+        mine, other = pairs[name]
+        contenders = {"camscope": mine, "pytorch-grad-cam": other}
+        found[name] = rounds(contenders, base="camscope", number=number, warm_up=min(number - 1, 1))
         print(name, round(found[name]["pytorch-grad-cam"]["ratio"], 2), flush=True)
     return found
 
@@ -67,11 +76,10 @@ def _decompositions(net: torch.nn.Module, x: torch.Tensor) -> dict[str, Any]:
     values = trace.activations.numpy()
     weighted = (trace.activations * trace.gradients).numpy()
     return {
-        "Eigen-CAM step": (lambda: cs.METHODS["eigencam"](trace), lambda: get_2d_projection(np.array(values)), 5),
+        "Eigen-CAM step": (lambda: cs.METHODS["eigencam"](trace), lambda: get_2d_projection(np.array(values))),
         "EigenGrad-CAM step": (
             lambda: cs.METHODS["eigengradcam"](trace),
             lambda: get_2d_projection(np.array(weighted)),
-            5,
         ),
     }
 

@@ -1,6 +1,6 @@
 """All timings of camscope, as one JSON file and one table.
 
-    python benchmarks/speed/run.py [--rounds 9] [--pictures FOLDER] [--only cnns vits ...]
+    python benchmarks/speed/run.py [--rounds 9] [--pictures FOLDER ...] [--only cnns vits ...]
 
 writes results.json next to it and docs/speed.md. A part that is not run again keeps its figures.
 """
@@ -28,7 +28,7 @@ def main() -> None:
     """Run the parts that are asked for, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--pictures", type=Path, help="a folder of photographs; without it the stream is not timed")
+    parser.add_argument("--pictures", type=Path, nargs="+", help="folders of photographs; without them none are timed")
     parser.add_argument("--only", nargs="*", default=[])
     given = parser.parse_args()
     number = given.rounds
@@ -36,7 +36,9 @@ def main() -> None:
         "cnns": lambda: gradcam.cnns(number),
         "vits": lambda: gradcam.vits(number),
         "classes": lambda: gradcam.many_classes(number),
-        "methods": lambda: methods.all_methods(number),
+        "methods": lambda: methods.quick(number),
+        "ablationcam": lambda: methods.slow("Ablation-CAM"),
+        "scorecam": lambda: methods.slow("Score-CAM"),
         "road": lambda: methods.road(3),
         "memory": memory.measured,
         "stream": lambda: folder.memory(20_000),

@@ -11,7 +11,7 @@ TARGETS = """\
 
 Made by `make bench` (contract: benchmarks/README.md). Ratios are medians over interleaved rounds in one process, with
 quartiles; the plain forward is the network as built, contiguous, float32, in `inference_mode`. Maps have the size of
-the picture. The machine was not empty: the load at the start of each part stands in results.json.
+the picture. The machine was not empty: its load before each part stands at the end.
 
 | | target | measured | |
 |---|---|---|---|
@@ -33,7 +33,7 @@ def written(results: dict[str, Any]) -> str:
             parts.append(f"{title}\n\n{_networks(results[key]['figures'])}")
     if "cnns" in results:
         parts.append(f"## Preparation of an engine, seconds\n\n{_preparation(results['cnns']['figures'])}")
-    if "methods" in results:
+    if _of_methods(results):
         parts.append(f"## pytorch-grad-cam's time over ours, resnet50\n\n{_methods(results)}")
     if "memory" in results:
         rows = [
@@ -50,8 +50,10 @@ def written(results: dict[str, Any]) -> str:
             f"## A folder of {f['pictures']} photographs\n\nA bare loop {f['bare loop']['seconds']:.1f} s; "
             f"`camscope explain --write overlay`, which explains them, {f['camscope explain']['seconds']:.1f} s."
         )
-    known = next(iter(results.values()))["machine"]
+    known = {key: value for key, value in next(iter(results.values()))["machine"].items() if key != "load"}
+    loads = ", ".join(f"{part} {one['machine']['load']:g}" for part, one in results.items())
     parts.append("## Measured on\n\n" + ", ".join(f"{key} {value}" for key, value in known.items()))
+    parts.append(f"Load of the machine before each part, of 2 cores: {loads}.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -77,24 +79,12 @@ def _targets(results: dict[str, Any]) -> list[tuple[str, str, float, float]]:
         found.append(
             ("14 classes / 1 class, densenet121", "<=", 1.15, results["classes"]["figures"]["14 classes"]["ratio"])
         )
-    if "methods" in results:
-        goals = {
-            "Ablation-CAM": 50,
-            "Score-CAM": 1.3,
-            "Eigen-CAM step": 20,
-            "EigenGrad-CAM step": 20,
-            "FullGrad": 4,
-            "augmentation smoothing": 4,
-        }
-        f = results["methods"]["figures"]
-        found += [
-            (f"{name}, pytorch-grad-cam / ours", ">=", goal, f[name]["pytorch-grad-cam"]["ratio"])
-            for name, goal in goals.items()
-        ]
-    if "road" in results:
-        found.append(
-            ("ROAD, pytorch-grad-cam / ours", ">=", 4, results["road"]["figures"]["pytorch-grad-cam"]["ratio"])
-        )
+    f = _of_methods(results)
+    found += [
+        (f"{name}, pytorch-grad-cam / ours", ">=", goal, f[name]["pytorch-grad-cam"]["ratio"])
+        for name, goal in _METHOD_GOALS.items()
+        if name in f
+    ]
     if "memory" in results:
         mb = {case: figures["peak"] for case, figures in results["memory"]["figures"].items()}
         work = {case: figures["peak"] - figures["before"] for case, figures in results["memory"]["figures"].items()}
@@ -123,6 +113,27 @@ def _targets(results: dict[str, Any]) -> list[tuple[str, str, float, float]]:
             )
         )
     return found
+
+
+_METHOD_GOALS = {
+    "Ablation-CAM": 50,
+    "Score-CAM": 1.3,
+    "Eigen-CAM step": 20,
+    "EigenGrad-CAM step": 20,
+    "FullGrad": 4,
+    "augmentation smoothing": 4,
+    "ROAD": 4,
+}
+
+
+def _of_methods(results: dict[str, Any]) -> dict[str, Any]:
+    """Every method that was timed beside its peer, by its name."""
+    found = {name: f for part in ("ablationcam", "scorecam", "methods") for name, f in _figures(results, part).items()}
+    return found | ({"ROAD": results["road"]["figures"]} if "road" in results else {})
+
+
+def _figures(results: dict[str, Any], part: str) -> dict[str, Any]:
+    return results.get(part, {}).get("figures", {})
 
 
 def _verdict(value: float, sign: str, goal: float) -> str:
@@ -159,10 +170,7 @@ def _preparation(figures: dict[str, Any]) -> str:
 
 def _methods(results: dict[str, Any]) -> str:
     rows = ["| method | ours, s | ratio |", "|---|---|---|"]
-    found = dict(results["methods"]["figures"])
-    if "road" in results:
-        found["ROAD"] = results["road"]["figures"]
-    for name, figures in found.items():
+    for name, figures in _of_methods(results).items():
         theirs, seconds = figures["pytorch-grad-cam"], figures["camscope"]["seconds"]
         rows.append(f"| {name} | {seconds:.3f} | {theirs['ratio']:.1f} ({theirs['low']:.1f} to {theirs['high']:.1f}) |")
     return "\n".join(rows)

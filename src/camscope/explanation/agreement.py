@@ -33,7 +33,7 @@ def agreement(explanations: Sequence[Explanation]) -> npt.NDArray[np.float64]:
     placed, seen = [], np.ones((_CELLS, _CELLS), bool)
     for e in explanations:
         window = _coarse(e.window)
-        placed.append(place(torch.from_numpy(np.nan_to_num(e.grid)).double(), window).numpy())
+        placed.append(place(torch.from_numpy(np.nan_to_num(e.cpu().grid)).double(), window).numpy())
         inside = np.zeros_like(seen)
         inside[window.seen()] = True
         seen &= inside

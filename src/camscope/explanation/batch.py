@@ -17,11 +17,12 @@ from camscope.explanation.diagnosis import network_notes, notes
 from camscope.explanation.goals import Goal as Goal
 from camscope.explanation.goals import Wanted as Wanted
 from camscope.explanation.goals import goals_of as goals_of
-from camscope.explanation.maps import Seen, known, look, network_map, place_name, provided, raw_map
+from camscope.explanation.maps import Seen, known, look, network_map, place_name, provided, raw_map, without_autocast
 from camscope.explanation.result import Explanation
 from camscope.heatmap import place
 from camscope.images import Picture, Window
 from camscope.methods import Method, NetworkMethod, sees_network
+from camscope.models.device import stacked
 from camscope.models.model import Model
 from camscope.trace import Forward, Layout, record
 
@@ -77,7 +78,7 @@ class Pass:
             engine: as for `cam`; methods that see the whole network always run in eager PyTorch.
         """
         parameter = next(model.net.parameters(), torch.empty(0))
-        x = torch.stack([sample.tensor for sample in samples]).to(parameter.device, parameter.dtype)
+        x = stacked([sample.tensor for sample in samples], like=parameter)
         layer = layer or model.layer
         layout = model.layout if layer == model.layer else None
         if all(sees_network(function) for function in functions):
@@ -96,6 +97,7 @@ class Pass:
         goals: Sequence[Sequence[Goal]],
         *,
         settings: Mapping[str, Any],
+        to: str = "cpu",
     ) -> Iterator[tuple[int, Explanation]]:
         """The maps of some goals in each picture, which may have more or fewer of them than another.
 
@@ -103,6 +105,7 @@ class Pass:
             functions: methods with their names.
             goals: for each picture.
             settings: keyword arguments of the methods; each takes those that it knows.
+            to: "cpu", or "device" to leave the maps where they were made.
 
         Yields:
             The number of the picture and the explanation: picture by picture, each method, for each method each goal.
@@ -115,13 +118,14 @@ class Pass:
         for name, function in functions:
             for n, column in enumerate(columns):
                 windows = [self.samples[i].window for i in column]
-                made.append((name, n, self.maps(name, function, goals=column, settings=settings).placed(windows)))
+                found = self.maps(name, function, goals=column, settings=settings)
+                made.append((name, n, found.placed(windows, to=to)))
         _mark_same(made)
-        probabilities = self.model.probability(self.outputs.float()) if self.outputs.ndim == 2 else None
-        engine = "eager" if self.seen is None else self.seen.engine.name
-        repeat = _repeat(self.model, settings) | {"engine": engine}
+        outputs = self.outputs.float().cpu()
+        probabilities = self.model.probability(outputs) if outputs.ndim == 2 else None
+        repeat = _Repeat(self, settings)
         for i, sample in enumerate(self.samples):
-            values = self.outputs[i].float() if probabilities is None else probabilities[i]
+            values = outputs[i] if probabilities is None else probabilities[i]
             top = _top(self.model, values)
             for name, n, maps in made:
                 if i not in maps:
@@ -169,18 +173,19 @@ class Pass:
             forward = self.forward if chosen is None else self.forward.only(chosen)
             given = provided(function, forward, known(function, settings), layer=self.layer, layout=self.layout)
             raw = network_map(function, forward, targets, **given).float()
-            scores = [float(target(output)) for target, output in zip(targets, forward.outputs.detach(), strict=True)]
+            outputs = forward.outputs.detach()
+            scores = torch.stack([target(output) for target, output in zip(targets, outputs, strict=True)])
             layer = place_name(function, given, chosen="layers" in settings)
             said = network_notes(forward, raw, method=name)
         else:
             layer = self.seen.layer
             trace = self.forward.trace(layer, targets, layout=self.seen.layout, rows=chosen)
             raw = raw_map(function, trace, **known(function, settings)).float()
-            scores = [float(score) for score in trace.scores.detach()]
+            scores = trace.scores.detach()
             said = notes(trace, raw, method=name)
             if self.seen.engine.note:
                 said = [[*one, self.seen.engine.note] for one in said]
-        return Maps(rows, raw, scores, said, layer)
+        return Maps(rows, raw, scores.tolist(), said, layer)
 
 
 class Maps(NamedTuple):
@@ -192,20 +197,23 @@ class Maps(NamedTuple):
     notes: list[list[str]]
     layer: str
 
-    def placed(self, windows: list[Window]) -> dict[int, _One]:
-        """Each with its heatmap, by the number of its picture."""
-        heatmaps, grids = _placed(self.raw, windows), self.raw.cpu().numpy()
+    def placed(self, windows: list[Window], *, to: str = "cpu") -> dict[int, _One]:
+        """Each with its heatmap, by the number of its picture; heatmaps and grids on the CPU, or left on the device."""
+        cells = self.raw.cpu().numpy()
+        heatmaps = _placed(self.raw, windows, to=to)
+        grids: Any = self.raw if to == "device" else cells
         return {
-            i: _One(grids[k], heatmaps[k], self.scores[k], self.notes[k], self.layer)
+            i: _One(cells[k], grids[k], heatmaps[k], self.scores[k], self.notes[k], self.layer)
             for k, i in enumerate(self.pictures)
         }
 
 
 class _One(NamedTuple):
-    """Of one picture, method and goal: the signed grid, the heatmap, the score, and what is to be said."""
+    """Of one picture, method and goal: the signed grid, as an array and as asked for, the heatmap, and what is said."""
 
-    grid: npt.NDArray[np.float32]
-    heatmap: npt.NDArray[np.float32]
+    cells: npt.NDArray[np.float32]
+    grid: Any
+    heatmap: Any
     score: float
     notes: list[str]
     layer: str
@@ -218,17 +226,19 @@ def _mark_same(made: list[tuple[str, int, dict[int, _One]]]) -> None:
             if column != its_column or name == other:
                 continue
             for i, one in maps.items():
-                if same_map(one.grid, earlier[i].grid):
+                if same_map(one.cells, earlier[i].cells):
                     one.notes.append(f"the same map as {other}: the two methods are one on this model")
 
 
-def _placed(grids: Tensor, windows: list[Window]) -> list[npt.NDArray[np.float32]]:
+def _placed(grids: Tensor, windows: list[Window], *, to: str) -> list[Any]:
     """The maps after the ReLU, on their pictures; pictures with the same window are placed together."""
     heat = grids.nan_to_num(0.0, 0.0, 0.0).relu()
-    placed: dict[int, npt.NDArray[np.float32]] = {}
+    placed: dict[int, Any] = {}
     for window in dict.fromkeys(windows):
         rows = [i for i, other in enumerate(windows) if other == window]
-        placed |= dict(zip(rows, place(heat[rows], window).cpu().numpy(), strict=True))
+        with without_autocast(heat):
+            maps = place(heat[rows], window)
+        placed |= dict(zip(rows, maps if to == "device" else maps.cpu().numpy(), strict=True))
     return [placed[i] for i in range(len(windows))]
 
 
@@ -248,12 +258,27 @@ def _top(model: Model, values: Tensor) -> tuple[tuple[str, float], ...]:
     return tuple((model.label(int(i)), float(v)) for v, i in zip(best.values, best.indices, strict=True))
 
 
-def _repeat(model: Model, settings: Mapping[str, Any]) -> dict[str, Any]:
-    recipe = None if model.recipe is None else dataclasses.asdict(model.recipe)
-    return {
-        "settings": dict(settings),
-        "recipe": recipe,
-        "weights_sha256": model.digest,
-        "preprocess": model.preprocess.to_dict(),
-        "outcome": model.outcome,
-    }
+class _Repeat(Mapping[str, Any]):
+    """What else it takes to make the explanations of a pass again; the weights are hashed when that is asked for."""
+
+    def __init__(self, run: Pass, settings: Mapping[str, Any]) -> None:
+        self._model = model = run.model
+        self._known = {
+            "settings": dict(settings),
+            "recipe": None if model.recipe is None else dataclasses.asdict(model.recipe),
+            "preprocess": model.preprocess.to_dict(),
+            "outcome": model.outcome,
+            "engine": "eager" if run.seen is None else run.seen.engine.name,
+        }
+
+    def __getitem__(self, name: str) -> Any:
+        return self._model.digest if name == "weights_sha256" else self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._known, "weights_sha256"))
+
+    def __len__(self) -> int:
+        return len(self._known) + 1
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)

@@ -283,7 +283,7 @@ def network_map(function: NetworkMethod, forward: Forward, targets: Sequence[Tar
     Returns:
         (B, *grid) or (B, *space) signed map, float32 or better.
     """
-    with torch.inference_mode(mode=False), torch.enable_grad():
+    with torch.inference_mode(mode=False), torch.enable_grad(), without_autocast(forward.outputs):
         return function(forward.net, forward.inputs, list(targets), **given).detach()
 
 
@@ -293,5 +293,14 @@ def raw_map(function: Callable[..., Tensor], trace: Trace, **settings: Any) -> T
     Returns:
         (B, *grid) signed map, float32 or better.
     """
-    with torch.inference_mode(mode=False), torch.set_grad_enabled(trace.forward.differentiable):
+    with (
+        torch.inference_mode(mode=False),
+        torch.set_grad_enabled(trace.forward.differentiable),
+        without_autocast(trace.outputs),
+    ):
         return function(trace, **settings)
+
+
+def without_autocast(like: Tensor) -> torch.autocast:
+    """Calculate as it is written: under `torch.autocast` the network runs in half precision, not what is made of it."""
+    return torch.autocast(like.device.type, enabled=False)

@@ -13,15 +13,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from camscope.ahead import ahead
-from camscope.errors import CamscopeError, TargetError
+from camscope.errors import CamscopeError, SettingError, TargetError, nearest
 from camscope.explanation.batch import Pass, Sample, Wanted, goals_of
-from camscope.explanation.maps import (
-    find_method,
-    method_name,
-)
+from camscope.explanation.maps import find_method, method_name
 from camscope.explanation.result import Explanation
 from camscope.images import Picture, as_picture
-from camscope.methods import Method
+from camscope.methods import MANY_PASSES, Method
 from camscope.models.device import device_of
 from camscope.models.engines import resolve
 from camscope.models.model import Model
@@ -41,6 +38,7 @@ def explain(
     method: str | Method = "gradcam",
     target: Wanted = None,
     layer: str | None = None,
+    engine: str = "auto",
     settings: Mapping[str, Any] | None = None,
 ) -> Explanation:
     """Explain one picture.
@@ -53,6 +51,7 @@ def explain(
         target: a class name or index, a target function, or None for the top class.
         layer: the layer to look at; None for the model's own, or else `default_layer`. Methods that see the whole
             network have no use for it.
+        engine: as for `explain_all`; for one picture "auto" is mostly eager PyTorch.
         settings: keyword arguments of the method.
 
     Returns:
@@ -70,7 +69,9 @@ def explain(
     >>> e.heatmap.shape, e.grid.shape, e.layer
     ((48, 64), (7, 7), 'layer4')
     """
-    several = explain_all(model, [picture], methods=[method], targets=target, layer=layer, settings=settings)
+    several = explain_all(
+        model, [picture], methods=[method], targets=target, layer=layer, engine=engine, settings=settings
+    )
     first, *more = several
     if more:
         raise TargetError(f"explain() makes one map, and {target!r} asks for {1 + len(more)}; use explain_all()")
@@ -86,6 +87,7 @@ def explain_all(
     layer: str | None = None,
     batch_size: int = 16,
     engine: str = "auto",
+    to: str = "cpu",
     settings: Mapping[str, Any] | None = None,
     on_error: Callable[[str, CamscopeError], None] | None = None,
 ) -> Iterator[Explanation]:
@@ -103,7 +105,9 @@ def explain_all(
         layer: as for `explain`.
         batch_size: pictures in one forward pass.
         engine: what computes the part of the network before the layer: "eager" PyTorch, "packed", "openvino", or
-            "auto" to choose by the number of pictures (see `camscope.models.engines`).
+            "auto" to choose by the number of pictures (see `camscope.models.engines`), and of passes: Score-CAM's
+            are worth packing for one picture.
+        to: "cpu", or "device" to leave heatmaps and grids as tensors on the model's device (`Explanation.cpu`).
         settings: keyword arguments of the methods; each takes those that it knows.
         on_error: called with the source and the error of a picture that cannot be read, which is then left out;
             None to raise the error.
@@ -116,14 +120,17 @@ def explain_all(
     """
     functions = [(method_name(m), find_method(m)) for m in methods]
     wanted: list[Wanted] = list(targets) if isinstance(targets, (list, tuple)) else [targets]  # type: ignore[list-item]
-    coming = len(pictures) if isinstance(pictures, Sized) else None
+    if to not in ("cpu", "device"):
+        raise SettingError(nearest("place for maps", to, ("cpu", "device")))
+    long = any(name.split("(")[-1].rstrip(")") in MANY_PASSES for name, _ in functions)
+    coming = len(pictures) if isinstance(pictures, Sized) and not long else None
     engine = resolve(engine, coming, device=device_of(model))
     with ThreadPoolExecutor(_READERS) as readers:
         samples = _read(ahead(readers, partial(_open, model), pictures, depth=2 * batch_size), on_error)
         while batch := list(itertools.islice(samples, batch_size)):
             run = Pass.over(model, batch, functions=[f for _, f in functions], layer=layer, engine=engine)
             goals = [goals_of(model, wanted, output) for output in run.outputs]
-            for _, e in run.explain(functions, goals, settings=settings or {}):
+            for _, e in run.explain(functions, goals, settings=settings or {}, to=to):
                 yield e
 
 

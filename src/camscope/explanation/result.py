@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import io
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +38,16 @@ FILES = {
 _JPEG_QUALITY = 92
 _PNG_LEVEL = 3
 
+Shown = tuple[npt.NDArray[np.float32], tuple[float, float]]
+"""A heatmap (H, W) scaled to [0, 1] for display, and the raw values that 0 and 1 stand for."""
+
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """Where a model found what it says, in one picture.
+
+    After ``explain_all(..., to="device")`` the heatmap and the grid are tensors on the model's device until `cpu`
+    brings them over; whatever shows or writes them does so by itself.
 
     Attributes:
         heatmap: (H, W) float32 >= 0, the map after the ReLU at picture size, in the place that the network saw;
@@ -83,7 +90,11 @@ class Explanation:
         """The first of a label's synonyms, for places with little room: "tabby" of "tabby, tabby cat"."""
         return self.label.partition(",")[0]
 
-    def scaled(self, scale: str = "minmax") -> tuple[npt.NDArray[np.float32], tuple[float, float]]:
+    def cpu(self) -> Explanation:
+        """The same with the heatmap and the grid as NumPy arrays."""
+        return replace(self, heatmap=_array(self.heatmap), grid=_array(self.grid))
+
+    def scaled(self, scale: str = "minmax") -> Shown:
         """The heatmap scaled for display, over the part of the picture that the network saw.
 
         Args:
@@ -93,34 +104,18 @@ class Explanation:
             (H, W) in [0, 1], and the raw values that 0 and 1 stand for.
         """
         seen = self.window.seen()
-        values, limits = render.scale(self.heatmap[seen], scale)
+        values, limits = render.scale(_array(self.heatmap[seen]), scale)
         whole = np.zeros(self.heatmap.shape, np.float32)
         whole[seen] = values
         return whole, limits
 
     def overlay(self, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Image.Image:
         """The heatmap laid over the picture, at picture size; what the network did not see stays uncoloured."""
-        values, _ = self.scaled(scale)
-        return render.overlay(self.picture, values, cmap=cmap, opacity=opacity, window=self.window)
+        return self._image("overlay", self.scaled(scale), cmap=cmap, opacity=opacity)
 
     def panel(self, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Image.Image:
         """Original, heatmap and overlay side by side, labelled, with a colour bar in real values."""
-        values, limits = self.scaled(scale)
-        facts = {"score": f"{self.score:.3g}"}
-        if self.probability is not None:
-            facts["probability"] = f"{self.probability:.3f}"
-        facts |= {"model": self.model, "method": self.method, "layer": self.layer, "picture": self.source}
-        return render.panel(
-            self.picture,
-            values,
-            limits=limits,
-            title=self.label,
-            facts=facts,
-            notes=self.notes,
-            cmap=cmap,
-            opacity=opacity,
-            window=self.window,
-        )
+        return self._image("panel", self.scaled(scale), cmap=cmap, opacity=opacity)
 
     def figure(self, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Figure:
         """The picture and the overlay as a Matplotlib figure, with a colour bar in real values."""
@@ -149,7 +144,8 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the pixels, as plain JSON values."""
-        finite = self.grid[np.isfinite(self.grid)]
+        grid = _array(self.grid)
+        finite = grid[np.isfinite(grid)]
         raw = (
             {"min": float(finite.min()), "max": float(finite.max()), "sum": float(finite.sum())} if finite.size else {}
         )
@@ -163,7 +159,7 @@ class Explanation:
             "model": self.model,
             "method": self.method,
             "layer": self.layer,
-            "grid": list(self.grid.shape),
+            "grid": list(grid.shape),
             "raw": raw,
             "notes": list(self.notes),
             "window": self.window.to_dict(),
@@ -200,30 +196,49 @@ class Explanation:
         write = kinds(write)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        shown = functools.cache(functools.partial(self.scaled, scale))
         for kind in write:
             path = folder / FILES[kind]
             if kind == "npy":
-                np.save(path, self.grid)
+                np.save(path, _array(self.grid))
             elif kind == "json":
-                limits = self.scaled(scale)[1]
-                display = {"scale": scale, "low": limits[0], "high": limits[1], "cmap": cmap, "opacity": opacity}
+                low, high = shown()[1]
+                display = {"scale": scale, "low": low, "high": high, "cmap": cmap, "opacity": opacity}
                 content = self.to_dict() | {"display": display, "picture_sha256": _file_hash(self.source)}
                 path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             else:
-                image = self._image(kind, scale=scale, cmap=cmap, opacity=opacity)
+                if kind == "original":
+                    image = Image.fromarray(self.picture.rgb)
+                else:
+                    image = self._image(kind, shown(), cmap=cmap, opacity=opacity)
                 # Each format takes its own option and passes over the other's.
                 image.save(path, quality=_JPEG_QUALITY, compress_level=_PNG_LEVEL)
         return [folder / FILES[kind] for kind in write]
 
-    def _image(self, kind: str, *, scale: str, cmap: str, opacity: float) -> Image.Image:
-        if kind == "original":
-            return Image.fromarray(self.picture.rgb)
-        if kind == "panel":
-            return self.panel(scale=scale, cmap=cmap, opacity=opacity)
+    def _image(self, kind: str, shown: Shown, *, cmap: str, opacity: float) -> Image.Image:
+        """A kind of picture of a scaled map."""
+        values, limits = shown
+        if kind == "grayscale":
+            return render.grey(values)
+        if kind == "heatmap":
+            return Image.fromarray(render.colourise(values, cmap))
         if kind == "overlay":
-            return self.overlay(scale=scale, cmap=cmap, opacity=opacity)
-        values, _ = self.scaled(scale)
-        return render.grey(values) if kind == "grayscale" else Image.fromarray(render.colourise(values, cmap))
+            return render.overlay(self.picture, values, cmap=cmap, opacity=opacity, window=self.window)
+        facts = {"score": f"{self.score:.3g}"}
+        if self.probability is not None:
+            facts["probability"] = f"{self.probability:.3f}"
+        facts |= {"model": self.model, "method": self.method, "layer": self.layer, "picture": self.source}
+        return render.panel(
+            self.picture,
+            values,
+            limits=limits,
+            title=self.label,
+            facts=facts,
+            notes=self.notes,
+            cmap=cmap,
+            opacity=opacity,
+            window=self.window,
+        )
 
 
 def kinds(write: str | Sequence[str]) -> list[str]:
@@ -247,6 +262,12 @@ def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
     packages = ("camscope", "torch", "torchvision", "timm", "numpy", "pillow")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+
+
+def _array(values: Any) -> npt.NDArray[np.float32]:
+    """An array as it is, and a tensor on any device as an array."""
+    found: npt.NDArray[np.float32] = values if isinstance(values, np.ndarray) else values.cpu().numpy()
+    return found
 
 
 def _file_hash(source: str) -> str | None:

@@ -34,6 +34,7 @@ def stages_sheet(
     *,
     method: str | Method = "gradcam",
     target: Wanted = None,
+    engine: str = "auto",
     settings: Mapping[str, Any] | None = None,
 ) -> Image.Image:
     """The map of one target at every stage of the network, first to last, with names and grid sizes.
@@ -43,6 +44,7 @@ def stages_sheet(
         picture: the picture.
         method: a name in `METHODS`, or a function of a `Trace`.
         target: as for `explain`.
+        engine: as for `explain`.
         settings: keyword arguments of the method.
 
     Returns:
@@ -52,7 +54,7 @@ def stages_sheet(
     x = model.preprocess(picture)[0][None].to(parameter.device, parameter.dtype)
     cells = [Cell(Image.fromarray(picture.rgb), "picture")]
     for layer in stage_layers(model.net, x):
-        e = explain(model, picture, method=method, target=target, layer=layer, settings=settings)
+        e = explain(model, picture, method=method, target=target, layer=layer, engine=engine, settings=settings)
         empty = f"; {e.notes[0]}" if e.notes and "empty" in e.notes[0] else ""
         cells.append(Cell(e.overlay(), f"{layer} {_times(e.grid)}{empty}"))
     return sheet(_rows(cells), title=f"{model.name}: {e.method} for {e.short_label}", cell_width=260)
@@ -65,6 +67,7 @@ def steps_sheet(
     method: str = "gradcam",
     target: Wanted = None,
     layer: str | None = None,
+    engine: str = "auto",
     settings: Mapping[str, Any] | None = None,
 ) -> Image.Image:
     """How a map is made of weighted channels: the strongest 12, their sum, the ReLU, the grid, the map, the overlay.
@@ -75,6 +78,7 @@ def steps_sheet(
         method: a method that gives each channel one weight.
         target: as for `explain`.
         layer: as for `explain`.
+        engine: as for `explain`.
         settings: keyword arguments of the method.
 
     Returns:
@@ -91,7 +95,7 @@ def steps_sheet(
         seen.append((weights[0].cpu(), trace.activations[0].cpu()))
         return raw
 
-    e = explain(model, picture, method=watched, target=target, layer=layer, settings=settings)
+    e = explain(model, picture, method=watched, target=target, layer=layer, engine=engine, settings=settings)
     weights, A = seen[0]
     shares = (weights[:, None] * A.flatten(1)).abs().sum(1)
     strongest = shares.topk(min(_CHANNELS, len(shares))).indices.tolist()

@@ -16,6 +16,7 @@ from camscope.methods.meta import META, augmented, eigensmoothed, fused
 from camscope.methods.registry import (
     ATTRIBUTIONS,
     CLASS_AGNOSTIC,
+    MANY_PASSES,
     METHODS,
     NETWORK_METHODS,
     Method,
@@ -28,6 +29,7 @@ from camscope.methods.registry import (
 __all__ = [
     "ATTRIBUTIONS",
     "CLASS_AGNOSTIC",
+    "MANY_PASSES",
     "META",
     "METHODS",
     "NETWORK_METHODS",

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from camscope.errors import MethodError
-from camscope.heatmap import normalise, upsample
+from camscope.heatmap import upsample
 from camscope.methods.network import Targets, at_input, input_gradients, picture_of
 from camscope.methods.registry import network_method
 from camscope.trace import tensors
@@ -72,7 +72,7 @@ def fullgrad(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0)
     sums: dict[tuple[int, ...], Tensor] = {}
 
     def add(values: Tensor) -> None:
-        summed = normalise(values.abs(), values.ndim - 1).sum(1)
+        summed = _normalised_sum(values.abs())
         grid = tuple(summed.shape[1:])
         sums[grid] = sums[grid] + summed if grid in sums else summed
 
@@ -84,6 +84,17 @@ def fullgrad(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0)
     add(full_gradient(net, inputs, targets, take, picture=picture))
     # Upsampling is linear: once for each size of grid.
     return torch.stack([upsample(summed, shape[2:]) for summed in sums.values()]).sum(0)
+
+
+def _normalised_sum(values: Tensor) -> Tensor:
+    """sum_k s(M_k) with s scaling each image's (K, *grid) to [0, 1]: (B, K, *grid) >= 0 -> (B, *grid).
+
+    The scaling is taken out of the sum, and axes stay as they lie in memory: both matter more than the arithmetic.
+    """
+    axes = tuple(range(1, values.ndim))
+    low, high = (extreme(axes, keepdim=True).squeeze(1) for extreme in (values.amin, values.amax))
+    spread = high - low
+    return torch.where(spread > 0, (values.sum(1) - values.shape[1] * low) / spread, 0.0)
 
 
 def full_gradient(net: nn.Module, inputs: Any, targets: Targets, take: Take, *, picture: int = 0) -> Tensor:

@@ -10,14 +10,15 @@ from torch import Tensor
 from camscope.errors import SettingError
 from camscope.heatmap import normalise, upsample
 from camscope.methods.passes import in_chunks
-from camscope.methods.registry import method
+from camscope.methods.registry import many_passes, method
 from camscope.methods.weights import weighted
 from camscope.trace import Trace
 
-_CHUNK_PIXELS = 32 * 224 * 224
+_CHUNK_PIXELS = 16 * 224 * 224
 _CHUNK_VALUES = 1 << 24
 
 
+@many_passes
 @method
 def scorecam(trace: Trace, *, chunk: int | None = None) -> Tensor:
     """Score-CAM: each channel weighted by the score of the picture seen through it.
@@ -27,7 +28,7 @@ def scorecam(trace: Trace, *, chunk: int | None = None) -> Tensor:
 
     Args:
         trace: one forward pass recorded at the layer.
-        chunk: masked pictures in one forward pass; by default as many as 32 of 224 x 224 pixels hold.
+        chunk: masked pictures in one forward pass; by default as many as 16 of 224 x 224 pixels hold.
 
     Returns:
         (B, *grid) signed map, before the final ReLU.
@@ -93,7 +94,7 @@ def fasterscorecam(trace: Trace, *, channels: int = 10, chunk: int | None = None
     Args:
         trace: one forward pass recorded at the layer.
         channels: how many; all of them is Score-CAM.
-        chunk: masked pictures in one forward pass; by default as many as 32 of 224 x 224 pixels hold.
+        chunk: masked pictures in one forward pass; by default as many as 16 of 224 x 224 pixels hold.
 
     Returns:
         (B, *grid) signed map, before the final ReLU.
@@ -193,7 +194,7 @@ def masked_scores(
 
 
 def pictures_at_once(trace: Trace) -> int:
-    """How many pictures a forward pass takes by default: as many as 32 of 224 x 224 pixels hold."""
+    """How many pictures a forward pass takes by default: as many as 16 of 224 x 224 pixels hold."""
     return max(1, _CHUNK_PIXELS // trace.pictures.shape[2:].numel())
 
 

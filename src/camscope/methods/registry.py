@@ -30,6 +30,8 @@ ATTRIBUTIONS: set[str] = set()
 """Network methods that explain the input's own pixels, and no layer."""
 CLASS_AGNOSTIC: set[str] = set()
 """Methods whose map is the same whatever class is asked for."""
+MANY_PASSES: set[str] = set()
+"""Methods that run the whole network again for about every channel."""
 
 _Function = TypeVar("_Function", bound=Method)
 
@@ -59,6 +61,12 @@ def sees_network(function: Callable[..., Tensor]) -> bool:
 def attribution(function: _Function) -> _Function:
     """Mark a method that explains the input's own pixels."""
     ATTRIBUTIONS.add(function.__name__)
+    return function
+
+
+def many_passes(function: _Function) -> _Function:
+    """Mark a method that runs the whole network again for about every channel."""
+    MANY_PASSES.add(function.__name__)
     return function
 
 

@@ -14,11 +14,12 @@ from camscope.errors import SettingError
 from camscope.methods.noise import content_seeds, normal
 from camscope.methods.passes import in_chunks
 from camscope.methods.perturbation import masked_scores, most_varied, pictures_at_once
-from camscope.methods.registry import method
+from camscope.methods.registry import many_passes, method
 from camscope.methods.weights import weighted
 from camscope.trace import Trace
 
 
+@many_passes
 @method
 def sscam(
     trace: Trace,
@@ -40,7 +41,7 @@ def sscam(
         noise: standard deviation of the noise, the paper's 2; the masks themselves lie in [0, 1].
         channels: to save passes, only so many channels, those that vary most over the picture; all by default.
         seed: of the noise, together with the content of the picture.
-        chunk: masked pictures in one forward pass; by default as many as 32 of 224 x 224 pixels hold.
+        chunk: masked pictures in one forward pass; by default as many as 16 of 224 x 224 pixels hold.
 
     Returns:
         (B, *grid) signed map, before the final ReLU.
@@ -66,6 +67,7 @@ def sscam(
     return weighted(_mean(score, samples).softmax(1), A)
 
 
+@many_passes
 @method
 def iscam(trace: Trace, *, samples: int = 10, channels: int | None = None, chunk: int | None = None) -> Tensor:
     """IS-CAM: Score-CAM with weights integrated while the mask fades in.
@@ -77,7 +79,7 @@ def iscam(trace: Trace, *, samples: int = 10, channels: int | None = None, chunk
         trace: one forward pass recorded at the layer.
         samples: steps of the integration; 10 as in torch-cam.
         channels: to save passes, only so many channels, those that vary most over the picture; all by default.
-        chunk: masked pictures in one forward pass; by default as many as 32 of 224 x 224 pixels hold.
+        chunk: masked pictures in one forward pass; by default as many as 16 of 224 x 224 pixels hold.
 
     Returns:
         (B, *grid) signed map, before the final ReLU.
@@ -113,7 +115,7 @@ def smoothgradcampp(
         samples: noisy copies of the picture; 4 as in torch-cam.
         noise: standard deviation of the noise, in the unit of the network's normalised input; 0.3 as in torch-cam.
         seed: of the noise, together with the content of the picture.
-        chunk: pictures in one forward pass; by default as many as 32 of 224 x 224 pixels hold.
+        chunk: pictures in one forward pass; by default as many as 16 of 224 x 224 pixels hold.
 
     Returns:
         (B, *grid) signed map, before the final ReLU.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from camscope.errors import SettingError
 from camscope.models.model import Model
@@ -35,3 +38,17 @@ def device_of(model: Model) -> str:
     'cpu'
     """
     return next(model.net.parameters(), torch.empty(0)).device.type
+
+
+def stacked(tensors: Sequence[Tensor], *, like: Tensor) -> Tensor:
+    """Tensors of one shape as a batch, on the device and in the dtype of another tensor.
+
+    On their way to a GPU they are put into pinned memory, so that the copy runs while the next batch is made ready.
+
+    >>> stacked([torch.zeros(2), torch.ones(2)], like=torch.zeros(1, dtype=torch.float64)).dtype
+    torch.float64
+    """
+    batch = torch.stack(list(tensors))
+    if like.is_cuda:
+        batch = batch.pin_memory()
+    return batch.to(like.device, like.dtype, non_blocking=True)

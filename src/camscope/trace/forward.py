@@ -39,6 +39,7 @@ class Forward:
         picture: which of several inputs is the picture.
         differentiable: whether the graph reaches the parameters.
         trunk: what computed the part before the layer; None: the network itself.
+        autocast: the dtype of the `torch.autocast` that it ran under; None: none.
     """
 
     net: nn.Module
@@ -50,6 +51,7 @@ class Forward:
     picture: int = 0
     differentiable: bool = False
     trunk: Trunk | None = None
+    autocast: torch.dtype | None = None
 
     @property
     def batch(self) -> int:
@@ -139,7 +141,29 @@ def record(
     for name in layers:
         if name not in recording.tensors:
             raise LayerError(f"layer {name!r} did not run in the forward pass; name a layer that does")
-    return Forward(net, inputs, outputs, bypassed, recording.tensors, recording.calls, picture, differentiable, trunk)
+    return Forward(
+        net,
+        inputs,
+        outputs,
+        bypassed,
+        recording.tensors,
+        recording.calls,
+        picture,
+        differentiable,
+        trunk,
+        autocast=autocast_of(outputs.device.type),
+    )
+
+
+def autocast_of(device: str) -> torch.dtype | None:
+    """The dtype of the `torch.autocast` that is on for a kind of device; None: none is.
+
+    >>> with torch.autocast("cpu", torch.bfloat16):
+    ...     autocast_of("cpu")
+    torch.bfloat16
+    """
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if on else None
 
 
 def _in_turn(first: Mapping[str, Edit], second: Mapping[str, Edit]) -> dict[str, Edit]:
@@ -280,7 +304,9 @@ class Trace:
 
     def _record_again(self, inputs: Any, edits: Mapping[str, Edit] | None, trunk: Trunk | None = None) -> Forward:
         run = self.forward
-        return record(run.net, inputs, layers=[self._call], edits=edits, picture=run.picture, trunk=trunk)
+        kind, dtype = run.outputs.device.type, run.autocast
+        with contextlib.nullcontext() if dtype is None else torch.autocast(kind, dtype):
+            return record(run.net, inputs, layers=[self._call], edits=edits, picture=run.picture, trunk=trunk)
 
     def _rerun(self, tail: Tail, rows: Tensor, edit: Edit | None) -> Forward:
         recorded = self._record.detach().index_select(self.layout.batch, rows.to(self._record.device))

@@ -81,6 +81,35 @@ def test_normalisation_and_activation_go_into_the_convolution():
     same(record(net, INPUTS, layers=["7"], trunk=trunk).outputs, net(INPUTS))
 
 
+@pytest.mark.parametrize("act", [timm.layers.GELU, timm.layers.GELUTanh, timm.layers.Swish])
+def test_activations_of_timm_go_into_the_product_too(act):
+    net = enliven(nn.Sequential(nn.Conv2d(3, 8, 3), act(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)))
+    trunk = prepare(net, INPUTS, layer="1", engine="packed").trunk
+    assert set(trunk.forwards) == {net[0], net[1]}
+    same(record(net, INPUTS, layers=["1"], trunk=trunk).outputs, net(INPUTS))
+
+
+def test_a_namesake_of_an_activation_is_found_out():
+    class ReLU(nn.Module):
+        def forward(self, x):
+            return x.abs()
+
+    net = enliven(nn.Sequential(nn.Conv2d(3, 8, 3), ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)))
+    prepared = prepare(net, INPUTS, layer="1", engine="packed")
+    assert prepared.name == "eager"
+    assert "differ by" in prepared.note
+
+
+def test_weights_are_packed_for_the_batch_that_is_coming(monkeypatch):
+    sizes = []
+    reorder = torch.ops.mkldnn._reorder_convolution_weight
+    monkeypatch.setattr(
+        torch.ops.mkldnn, "_reorder_convolution_weight", lambda *given: sizes.append(given[-1]) or reorder(*given)
+    )
+    prepare(network("test_resnet"), INPUTS, layer="layer4", engine="packed")
+    assert {size[0] for size in sizes} == {len(INPUTS)}
+
+
 def test_what_runs_after_the_layer_is_left_alone():
     net = network("test_resnet")
     trunk = prepare(net, INPUTS, layer="layer2", engine="packed").trunk

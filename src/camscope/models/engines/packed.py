@@ -9,6 +9,7 @@ every call, is given them in its own order.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -45,13 +46,15 @@ class Packed:
             yield {}
 
 
-def pack(net: nn.Module, x: Any, *, layer: str) -> Packed:
+def pack(net: nn.Module, x: Any, *, layer: str, batch: int = 1) -> Packed:
     """Fold and pack what runs before a layer.
 
     Args:
         net: any network.
         x: one image, (1, C, h, w), or a tuple of inputs.
         layer: its layer, see `tracing`; what runs after it is left alone, since gradients flow there.
+        batch: images in the passes to come; with another number oneDNN may want another order of the weights, and
+            arrange some of them anew at every call.
 
     Returns:
         The stand-ins; none where there is nothing to pack.
@@ -66,8 +69,8 @@ def pack(net: nn.Module, x: Any, *, layer: str) -> Packed:
         own = None if norm is None else _own_act(norm.module)
         last = None if own is not None else _follower(norm or call, seen)
         act = last.module if last is not None else own
-        fused = _FUSED.get(type(act), _nothing)(act)
-        forwards[call.module] = _product(call, norm.module if norm is not None else None, fused)
+        fused = _FUSED.get(type(act).__name__, _nothing)(act)
+        forwards[call.module] = _product(call, norm.module if norm is not None else None, fused, batch=batch)
         if norm is not None:
             forwards[norm.module] = _pass_on if own is None or fused != _NOTHING else own.forward
         if last is not None and fused != _NOTHING:
@@ -163,25 +166,30 @@ def _nothing(_: nn.Module | None) -> _Fused:
     return _NOTHING
 
 
-_FUSED: dict[type, Callable[[Any], _Fused]] = {
-    nn.ReLU: lambda _: ("relu", [], ""),
-    nn.SiLU: lambda _: ("swish", [], ""),
-    nn.GELU: lambda act: ("gelu", [], act.approximate),
+_FUSED: dict[str, Callable[[Any], _Fused]] = {
+    "ReLU": lambda _: ("relu", [], ""),
+    "SiLU": lambda _: ("swish", [], ""),
+    "Swish": lambda _: ("swish", [], ""),
+    "GELU": lambda act: ("gelu", [], getattr(act, "approximate", "none")),
+    "GELUActivation": lambda _: ("gelu", [], "none"),
+    "GELUTanh": lambda _: ("gelu", [], "tanh"),
 }
+"""By the name of the class: timm and Transformers have their own; a namesake that differs is found out by the proof."""
 
 
 def _pass_on(x: Tensor) -> Tensor:
     return x
 
 
-def _product(call: _Call, norm: nn.Module | None, fused: _Fused) -> _Forward:
+def _product(call: _Call, norm: nn.Module | None, fused: _Fused, *, batch: int) -> _Forward:
     module: Any = call.module
+    size = [batch * call.given.shape[0], *call.given.shape[1:]]
     weight, bias = module.weight.detach(), None if module.bias is None else module.bias.detach()
     if isinstance(norm, nn.BatchNorm2d):
         weight, bias = _folded(weight, bias, norm)
     if isinstance(module, nn.Conv2d):
-        return _convolution(module, weight, bias, fused, size=list(call.given.shape))
-    return _linear(weight, bias, fused)
+        return _convolution(module, weight, bias, fused, size=size)
+    return _linear(weight, bias, fused, rows=math.prod(size[:-1]))
 
 
 def _folded(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -218,11 +226,11 @@ def _convolution(module: nn.Conv2d, weight: Tensor, bias: Tensor | None, fused: 
     return lambda x: run(_channels_last(x), packed, bias, padding, stride, dilation, groups, *fused)
 
 
-def _linear(weight: Tensor, bias: Tensor | None, fused: _Fused) -> _Forward:
+def _linear(weight: Tensor, bias: Tensor | None, fused: _Fused, *, rows: int) -> _Forward:
     if not can_pack(weight):
         follow = _ACTS[fused[0]]
         return lambda x: follow(F.linear(x, weight, bias), fused)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
     run = torch.ops.mkldnn._linear_pointwise
     return lambda x: run(x, packed, bias, *fused)
 
