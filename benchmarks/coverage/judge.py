@@ -1,9 +1,11 @@
 """Whether a layer is one to explain: told from outside, by other means than those that chose it.
 
-A layer passes where its grid has the picture's shape, where a change in each of the four corners of the picture shows
-most in that corner of the grid (beyond what it changes everywhere), and where the gradient of a class score reaches
-half of its places or more. The grid is at least 2 x 2. Whether a layer lies late in the network is not judged but
-shown: its grid beside that of the last stage by timm's own record.
+A layer passes where its grid has the picture's shape, where of the four corners of the picture, each in its turn
+replaced by the picture's middle and noise, each changes its own corner of the grid more than the other three do (as a
+share of what it changes, beyond what it changes everywhere), and where the gradient of a class score reaches half of
+its places or more. White noise alone would be like no picture: attention and gates then change everywhere. The grid is
+at least 2 x 2. Whether a layer lies late in the network is not judged but shown: its grid beside that of the last
+stage by timm's own record.
 """
 
 from __future__ import annotations
@@ -82,13 +84,14 @@ def judge_torchcam(net: nn.Module, x: Tensor) -> dict[str, Any]:
 
 def judge(read: Read, x: Tensor) -> dict[str, Any]:
     """What can be told of a layer by changing one corner of the picture after the other."""
-    pictures = torch.cat([x] * 5)
+    pictures, middle = torch.cat([x] * 5), x[0].roll([side // 2 for side in x.shape[2:]], (1, 2))
+    noise = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(7)).to(x)
+    middle = middle + 0.5 * x.std() * noise
     height, width = (max(1, side // 4) for side in x.shape[2:])
     corners = [(top, left) for top in (True, False) for left in (True, False)]
-    noise = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(7)).to(x)
     for picture, (top, left) in zip(pictures[1:], corners, strict=True):
         place = (slice(None), _side(height, top), _side(width, left))
-        picture[place] = noise[place]
+        picture[place] = middle[place]
     activations, gradients = read(pictures)
     if activations.ndim != 4:
         return {"grid": list(activations.shape[2:]), "verified": False, "why": "no grid"}
@@ -98,7 +101,8 @@ def judge(read: Read, x: Tensor) -> dict[str, Any]:
     everywhere = change.flatten(2).median(2).values[..., None, None]
     change = (change - everywhere).abs().sum(1)
     moved = [_quadrants(one) for one in change]
-    right = sum(max(range(4), key=one.__getitem__) == i and min(one) < max(one) for i, one in enumerate(moved))
+    shares = [[part / max(sum(one), 1e-30) for part in one] for one in moved]
+    right = sum(all(shares[i][i] > other[i] for other in shares if other is not shares[i]) for i in range(4))
     why = []
     if min(grid) < 2 or not _same_aspect(grid, tuple(x.shape[2:])):
         why.append("grid")
@@ -173,13 +177,22 @@ def settle(net: nn.Module, x: Tensor) -> None:
     _fill_zeros(net)
 
     def measure(module: Any, args: tuple[Tensor, ...]) -> None:
-        axes = [axis for axis in range(args[0].ndim) if axis != 1]
-        module.running_mean.copy_(args[0].mean(axes))
-        module.running_var.copy_(args[0].var(axes, unbiased=False))
+        mean, var, channel = _statistics(module)
+        axes = [axis for axis in range(args[0].ndim) if axis != channel % args[0].ndim]
+        mean.copy_(args[0].mean(axes))
+        var.copy_(args[0].var(axes, unbiased=False))
 
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_var is not None]
+    norms = [module for module in net.modules() if _statistics(module)]
     handles = [norm.register_forward_pre_hook(measure) for norm in norms]
     with torch.no_grad():
         net(torch.cat([x, x.flip(-1), x.flip(-2)]))
     for handle in handles:
         handle.remove()
+
+
+def _statistics(module: nn.Module) -> Any:
+    """Mean and variance that a batch norm keeps, of PyTorch or Keras, and its axis of channels."""
+    buffers = module._buffers
+    if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is not None:
+        return module.running_mean, module.running_var, 1
+    return (buffers["moving_mean"], buffers["moving_variance"], -1) if "moving_variance" in buffers else None

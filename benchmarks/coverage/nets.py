@@ -197,4 +197,6 @@ def _keras(name: str) -> tuple[nn.Module, Tensor]:
     import camscope as cs
 
     model = cs.load(f"keras:{name}", weights="none")
-    return model.net, picture(3, model.preprocess.input_size)
+    pixels = picture(3, model.preprocess.input_size).sigmoid()
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (model.preprocess.mean, model.preprocess.std))
+    return model.net, (pixels - mean) / std

@@ -22,11 +22,12 @@ _TITLES = {
 _CONTRACT = """\
 Random weights; where makers start at zero, random values, and batch norms have the statistics of the picture, as after
 training. `found`: a layer was chosen without being named. `verified`: a judge that shares no code with the choice
-agrees (benchmarks/coverage/judge.py): the grid has the picture's shape, a change in each of the four corners shows
-most in that corner of the grid, the gradient of a class score reaches half of the places. `finite`: Grad-CAM on it is,
-and has the grid's size. `time`: seconds of the choice over those of one forward pass of one picture, on a machine that
-does other work too. torch-cam: the layer that `GradCAM(net)` takes by itself, under the same judge; a patch embedding
-at the stem passes it, though it explains nothing that the network has worked out.
+agrees (benchmarks/coverage/judge.py): the grid has the picture's shape; of the four corners of the picture, each in its
+turn replaced by the picture's middle and noise, each changes its own corner of the grid more than the others do; a
+class score's gradient reaches half of the places.
+`finite`: Grad-CAM on it is, and has the grid's size. `time`: seconds of the choice over those of a forward pass of one
+picture, on a machine that does other work too. torch-cam: the layer that `GradCAM(net)` takes by itself, under the same
+judge; a patch embedding at the stem passes it, though it explains nothing that the network has worked out.
 """
 
 
@@ -47,7 +48,7 @@ def write(folder: Path) -> None:
         groups["all"] = {key.partition(":")[2]: row for key, row in whole.items()}
     versions = ", ".join(f"{name} {version}" for name, version in about.items())
     lines = ["# Is the layer found for every architecture?", "", _CONTRACT, f"Versions: {versions}.", ""]
-    lines += [*_summary(groups), "", *_misses(groups), ""]
+    lines += [*_summary(groups), "", *_by_timm(groups.get("timm", {})), *_misses(groups), ""]
     for group, members in groups.items():
         if group != "all":
             lines += [f"## {_TITLES[group]}", "", *_table(members), ""]
@@ -70,6 +71,19 @@ def _summary(groups: Mapping[str, Mapping[str, Row]]) -> list[str]:
         time = f"{statistics.median(ratios):.1f}" if ratios else ""
         lines.append(f"| {_TITLES[group]} | {len(rows)} | {_cells(counts)} | {time} | {_cells(peer)} |")
     return lines
+
+
+def _by_timm(rows: Mapping[str, Row]) -> list[str]:
+    """How often the grid is that of the last stage by timm's own record, which the choice does not read."""
+    known = {name: row for name, row in rows.items() if row.get("stage") and row.get("grid")}
+    differ = {name: row for name, row in known.items() if row["grid"] != row["stage"]}
+    others = [f"{name} {_size(row['grid'])}, by timm {_size(row['stage'])}" for name, row in differ.items()]
+    if not known:
+        return []
+    told = (
+        f"The last stage by timm's own record has the same grid in {len(known) - len(others)} of {len(known)} families"
+    )
+    return [f"{told}; others: {'; '.join(others)}." if others else f"{told}.", ""]
 
 
 def _misses(groups: Mapping[str, Mapping[str, Row]]) -> list[str]:

@@ -18,6 +18,7 @@ DIVERSE = {
     "test_efficientnet": (96, "bn2"),
     "test_convnext": (96, "stages"),
     "test_vit": (160, None),
+    "vit_tiny_patch16_dinov3_qkvb": (96, None),
     "mobilenetv3_small_050": (128, None),
     "edgenext_xx_small": (96, "stages"),
     "crossvit_tiny_240": (240, "blocks.2.fusion.0.norm1"),
@@ -81,9 +82,22 @@ def assert_places_are_kept(net, x, layer):
     assert bottom_left[1] < bottom_right[1]
 
 
+def assert_timm_says_the_same(net, x, layer):
+    """The choice reads no record of timm's: fewer networks have one, and it tells of shapes, not of what happens."""
+    layout = find_layout(record(net, x, layers=[layer]).records[layer].shape, x.shape, layer=layer)
+    if layout.grid is None:
+        return
+    late = isinstance(net, timm.models.Cait)  # its class token joins after the blocks
+    assert layout.prefix == (0 if late else getattr(net, "num_prefix_tokens", layout.prefix))
+    embedding = getattr(net, "patch_embed", None)
+    if hasattr(net, "num_prefix_tokens") and getattr(embedding, "img_size", None) == tuple(x.shape[2:]):
+        assert layout.grid == getattr(embedding, "grid_size", layout.grid)
+
+
 def check(net, x):
     layer = default_layer(net, x)
     assert_places_are_kept(net, x, layer)
+    assert_timm_says_the_same(net, x, layer)
     made_map = cs.cam(net, x)
     assert made_map.isfinite().all()
     return layer

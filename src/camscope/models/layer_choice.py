@@ -26,8 +26,8 @@ _chosen: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, ...], str]] = weak
 def default_layer(net: nn.Module, x: Any, *, picture: int = 0) -> str:
     """Name the layer that is explained when none is given.
 
-    The choice costs one forward pass on two pictures and a part of the backward pass, and is kept for this network and
-    input size.
+    The choice costs one forward pass on five pictures and a part of the backward pass, and is kept for this network
+    and input size.
 
     Args:
         net: any network.
@@ -91,9 +91,9 @@ def _find(probe: Probe) -> Candidate | None:
         found = _last_in_place(probe, _main_branch(probe)) or found
     if found is not None:
         return found
-    in_place = itertools.islice((c for c in last_first if c.keeps_corner), 2 * _MOST_TRIALS)
+    in_place = itertools.islice((c for c in last_first if c.keeps_corners), 2 * _MOST_TRIALS)
     found = next(itertools.chain(_answers(probe, cuts[:_MOST_TRIALS]), _answers(probe, in_place)), None)
-    return found or next((c for c in _covered(probe, cuts[:_MOST_TRIALS]) if c.keeps_corner), None)
+    return found or next((c for c in _covered(probe, cuts[:_MOST_TRIALS]) if c.keeps_corners), None)
 
 
 def _last_in_place(probe: Probe, last_first: Iterable[Candidate]) -> Candidate | None:
@@ -102,12 +102,12 @@ def _last_in_place(probe: Probe, last_first: Iterable[Candidate]) -> Candidate |
     In a network with a class token the last whose patches act on the score is the end of the block before the last
     one; all that they do there, they do through the norm before the last attention.
     """
-    in_place = (c for c in last_first if c.keeps_corner)
+    in_place = (c for c in last_first if c.keeps_corners)
     found = next(_answers(probe, itertools.islice(in_place, _MOST_TRIALS)), None)
     if found is None:
         return None
     later = itertools.takewhile(lambda c: c is not found, probe.candidates[::-1])
-    alike = (c for c in later if (c.width, c.grid) == (found.width, found.grid) and c.keeps_corner)
+    alike = (c for c in later if (c.width, c.grid) == (found.width, found.grid) and c.keeps_corners)
     closer = _answers(probe, itertools.islice(alike, 2 * _MOST_TRIALS))
     return next((c for c in closer if probe.carries_all(c, found)), found)
 
@@ -124,13 +124,13 @@ def _main_branch(probe: Probe) -> list[Candidate]:
 
 
 def _end_of_trunk(probe: Probe) -> Candidate | None:
-    """Where scores are many a picture (a mask, boxes): the widest layer on the way down to the smallest grid.
+    """Where scores are many a picture (a mask, boxes): the stage with the widest layer on the way to the smallest grid.
 
-    It is a module's output that all ways from the first tensor of its grid lead through, so no inside of a block. What
-    follows it (a decoder, a pyramid, a head) works places out again, and explains less than the backbone's last stage.
+    That layer is a module's output that all ways from the first tensor of its grid lead through. What follows the
+    stage (a decoder, a pyramid, a head) works places out again, and explains less than the backbone's end.
     """
     learned = (c for c in probe.candidates if c.learned)
-    in_place = [c for c in learned if c.keeps_corner and c.tells and not _holds_verdicts(probe, c)]
+    in_place = [c for c in learned if c.keeps_corners and c.tells and not _holds_verdicts(probe, c)]
     if not in_place:
         return None
     cells = [c.tensor.shape.numel() // (c.width * len(probe.pictures)) for c in in_place]
@@ -140,12 +140,35 @@ def _end_of_trunk(probe: Probe) -> Candidate | None:
     for candidate in down:
         entries.setdefault(candidate.grid, candidate)
     ends = (down[i] for i in best if (entry := entries[down[i].grid]) is down[i] or probe.joins(entry, down[i]))
-    return next((end for end in ends if _covered(probe, [end])), None)
+    widest = next((end for end in ends if _covered(probe, [end])), None)
+    return None if widest is None else _stage_around(probe, widest, in_place)
+
+
+def _stage_around(probe: Probe, inside: Candidate, in_place: Sequence[Candidate]) -> Candidate:
+    """What the outermost module around a layer returns on the layer's grid: a block, a stage, the backbone.
+
+    Networks that widen inside of their blocks tell more at a block's end.
+    """
+    of = {id(candidate.tensor): candidate for candidate in in_place}
+    returned = {e.name.partition("#")[0]: of[id(e.tensor)] for e in probe.events if id(e.tensor) in of}
+    parts = inside.name.partition("#")[0].split(".")
+    found = inside
+    for depth in range(len(parts) - 1, 0, -1):
+        around = returned.get(".".join(parts[:depth]))
+        if around is None or around.grid != inside.grid or not (around is found or probe.joins(found, around)):
+            break
+        found = around
+    return found
 
 
 def _answers(probe: Probe, candidates: Iterable[Candidate]) -> Iterator[Candidate]:
-    """Those that a score depends on in nearly all places, and that hold features."""
-    return (c for c in _covered(probe, list(candidates)) if not _holds_verdicts(probe, c))
+    """Those that a score depends on in nearly all places, and that hold features.
+
+    The first is most often the one, and near the scores: what is asked of it costs a small part of a backward pass.
+    """
+    waiting = list(candidates)
+    for part in (waiting[:1], waiting[1:]):
+        yield from (c for c in _covered(probe, part) if not _holds_verdicts(probe, c))
 
 
 def _covered(probe: Probe, candidates: Sequence[Candidate]) -> list[Candidate]:

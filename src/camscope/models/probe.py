@@ -1,7 +1,7 @@
-"""A probing pass: what a network does with two pictures, told tensor by tensor.
+"""A probing pass: what a network does with a picture and changes to it, told tensor by tensor.
 
-One forward pass on two small pictures, the second with a changed corner, with the autograd graph kept: the tensors in
-order, their shapes, where the corner shows in them, and which of them the scores depend on.
+One forward pass on a picture and the same with each of its corners changed, with the autograd graph kept: the tensors
+in order, their shapes, where the corners show in them, and which of them the scores depend on.
 """
 
 from __future__ import annotations
@@ -22,16 +22,22 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from camscope.trace import Layout, tensors, unchanged, unwrap
+from camscope.trace import Layout, tensors, tracing, unwrap
 from camscope.trace.layout import grid_of, guess_layout, is_last
 from camscope.trace.structure import first_tensor, map_tensors
 
+_CORNERS = tuple(itertools.product((True, False), (True, False)))
+"""The corners of a picture: whether at the top, and whether at the left."""
 _MARGIN = 1.1
-"""How much more than elsewhere a changed corner must show in its own corner of a grid: less is chance."""
+"""How much more a changed corner must show in its own corner of a grid than in another: less is chance."""
+_NOISE = 0.6
+"""Of the picture's own deviation: more upsets attention everywhere, and less drowns in what gates do everywhere."""
 _MOVES = re.compile("Pool|PadNd")
 """Steps of the graph that compute nothing of their own: pools and padding."""
 _COPIES = {"contiguous", "clone", "to"}
 """Functions that hand the same values on, in another place or order of memory."""
+_SHIFTS = ("bias", "beta")
+"""Parameters that are added, as PyTorch and Keras call them: at zero they hide nothing."""
 _RESOLVED = 1e-4
 """The least relative change that single precision can tell from rounding after many layers."""
 
@@ -73,41 +79,45 @@ class Candidate(Event):
 
     @cached_property
     def change(self) -> Tensor:
-        """(K, *grid) what the changed corner of the second picture changes, beyond what it changes everywhere."""
+        """(4, K, *grid) what a changed corner of the picture changes, beyond what it changes everywhere."""
         grids = self.layout.read(self.tensor.detach()).float()
-        change = grids[1] - grids[0]
-        everywhere = change.flatten(1).median(1).values
-        return change - everywhere.view(-1, *[1] * (change.ndim - 1))
+        change = grids[1:] - grids[:1]
+        everywhere = change.flatten(2).median(2).values
+        return change - everywhere.view(*everywhere.shape, *[1] * (change.ndim - 2))
 
     @cached_property
     def tells(self) -> bool:
-        """Whether the changed corner shows at all: signals die away in some networks as they are made."""
+        """Whether the changed corners show at all: signals die away in some networks as they are made."""
         largest = float(self.change.abs().max())
         return largest > max(1e-30, _RESOLVED * float(self.tensor.detach().abs().max()))
 
     @cached_property
-    def keeps_corner(self) -> bool:
-        """Whether the change in the second picture's top right corner shows most in that corner of the grid.
+    def keeps_corners(self) -> bool:
+        """Whether each changed corner of the picture shows in that corner of the grid, more than changes elsewhere do.
 
-        On fewer than 4 cells a side every cell sees most of the picture, and nothing can be told.
+        Some places answer more than others to whatever is changed, at the rim and where gates scale what is large.
+        So each quarter's share of a change is compared with its mean share of all four. On fewer than 4 cells a side
+        every cell sees most of the picture, and nothing can be told; yet as few tokens may be no places at all.
         """
-        change = self.change.abs().sum(0)
-        if change.ndim != 2 or min(change.shape) < 4:
+        change = self.change.abs().sum(1)
+        if change.ndim != 3 or (min(change.shape[1:]) < 4 and self.layout.grid is None):
             return True
-        h, w = (max(1, n // 2) for n in change.shape)
-        corners = [change[:h, :w].mean(), change[-h:, :w].mean(), change[-h:, -w:].mean()]
-        return bool(change[:h, -w:].mean() >= _MARGIN * max(corners))
+        quarters = torch.stack([_at(change, corner, 2).mean((1, 2)) for corner in _CORNERS], 1)
+        shares = quarters / quarters.sum(1, keepdim=True).clamp_min(1e-30)
+        answers = shares / shares.mean(0).clamp_min(1e-30)
+        elsewhere = answers.masked_fill(torch.eye(len(_CORNERS), dtype=torch.bool, device=answers.device), 0)
+        return bool((answers.diagonal() >= _MARGIN * elsewhere.amax(1)).all())
 
 
 class Probe:
     """One probing pass of a network.
 
     Attributes:
-        pictures: (2, C, *space) the two pictures, leaves of the graph.
-        scores: what the network returned; where that does not depend on the pictures (nothing was detected), the last
-            tensor that a module with parameters returned.
+        pictures: (5, C, *space) the picture, and the same with each corner changed; leaves of the graph.
+        scores: what the network returned, before a last softmax or sigmoid; where that does not depend on the pictures
+            (nothing was detected), the last tensor that a module with parameters returned.
         target: the sum of all scores, each with another weight.
-        one: a single class's score, of both pictures; the target where the scores are not one row a picture.
+        one: a single class's score, of all pictures; the target where the scores are not one row a picture.
         dense: whether there are many rows of scores a picture: one a pixel, a box or a query.
         events: every tensor in order.
         candidates: those that have a place for each part of the picture.
@@ -123,11 +133,10 @@ class Probe:
             revived: give stand-ins to the parameters that are all zero, and to batch norms the statistics of these
                 pictures: both hide how a network is connected that was never trained.
         """
-        leaves = map_tensors(_pair(x, picture), lambda t: t.requires_grad_(t.is_floating_point()))
+        leaves = map_tensors(_altered(x, picture), lambda t: t.requires_grad_(t.is_floating_point()))
         self.pictures: Tensor = leaves[picture] if isinstance(leaves, tuple) else leaves
-        self.events, returned = _watch(net, leaves, revived=revived)
+        self.events, returned, given = _watch(net, leaves, revived=revived)
         self._last = is_last(net)
-        given = unwrap(returned)
         self.dense = given.ndim > 2 or isinstance(returned, list)
         learned = (event.tensor for event in reversed(self.events) if event.learned)
         ends = itertools.chain([given], tensors(returned), learned)
@@ -175,7 +184,7 @@ class Probe:
         return self._paths.through(get_gradient_edge(event.tensor)) / max(1, self._paths.all)
 
     def gradients(self, score: Tensor, candidates: Sequence[Candidate]) -> list[Tensor | None]:
-        """Derivatives of a score as (2, K, *grid), in one backward pass; None where it does not depend on a tensor."""
+        """Derivatives of a score as (pictures, K, *grid), in one backward pass; None for a tensor that it needs not."""
         wanted = [candidate.tensor for candidate in candidates]
         found = torch.autograd.grad(score, wanted, retain_graph=True, allow_unused=True) if wanted else ()
         pairs = zip(found, candidates, strict=True)
@@ -224,16 +233,23 @@ def _version(tensor: Tensor) -> int:
         return 0
 
 
-def _pair(x: Any, picture: int) -> Any:
-    """Two copies of the first image, the top right corner of the second one replaced by its mirror image and noise."""
-    pair = map_tensors(x, lambda t: torch.cat([t[:1], t[:1]]).detach().clone())
-    pictures = pair[picture] if isinstance(pair, tuple) else pair
+def _altered(x: Any, picture: int) -> Any:
+    """Copies of the first image; in all but the first a corner is replaced by its mirror image and noise."""
+    copies = map_tensors(x, lambda t: torch.cat([t[:1]] * (1 + len(_CORNERS))).detach().clone())
+    pictures = copies[picture] if isinstance(copies, tuple) else copies
     if pictures.is_floating_point():
-        h, w = (max(1, n // 4) for n in pictures.shape[-2:])
-        corner = pictures[1, ..., :h, -w:]
-        noise = torch.randn(corner.shape, generator=torch.Generator().manual_seed(0)).to(corner)
-        corner.copy_(corner.flip(-1) + noise * pictures.std().clamp_min(0.5))
-    return pair
+        generator, level = torch.Generator().manual_seed(0), _NOISE * pictures.std()
+        for one, place in zip(pictures[1:], _CORNERS, strict=True):
+            corner = _at(one, place, 4)
+            noise = torch.randn(corner.shape, generator=generator).to(corner)
+            corner.copy_(corner.flip(-1) + noise * (level if level > 0 else 0.5))
+    return copies
+
+
+def _at(values: Tensor, corner: tuple[bool, bool], part: int) -> Tensor:
+    """A corner of (..., h, w): the n-th part of either side."""
+    (top, left), (h, w) = corner, (max(1, n // part) for n in values.shape[-2:])
+    return values[..., slice(h) if top else slice(-h, None), slice(w) if left else slice(-w, None)]
 
 
 class _Functions(TorchFunctionMode):
@@ -272,8 +288,11 @@ class _Functions(TorchFunctionMode):
         return place if call and int(call) == self.counts[place] - 1 else name
 
 
-def _watch(net: nn.Module, leaves: Any, *, revived: bool) -> tuple[list[Event], Any]:
-    """Run the network with the graph kept, and list what every module returned and every function gave, in order."""
+def _watch(net: nn.Module, leaves: Any, *, revived: bool) -> tuple[list[Event], Any, Tensor]:
+    """Run the network with the graph kept, and list what every module returned and every function gave, in order.
+
+    Also what the network returned, and the scores in it before a last softmax, which hides gradients where it is sure.
+    """
     events: list[Event] = []
     names = {module: name for name, module in net.named_modules()}
     functions = _Functions(events)
@@ -294,7 +313,7 @@ def _watch(net: nn.Module, leaves: Any, *, revived: bool) -> tuple[list[Event], 
             events.append(Event(place, first.tensor, _version(first.tensor), functions.clock, learned))
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(unchanged(net))
+        recording = stack.enter_context(tracing(net, []))
         for module in net.modules():
             stack.callback(module.register_forward_pre_hook(enter).remove)
             stack.callback(module.register_forward_hook(leave).remove)
@@ -304,7 +323,7 @@ def _watch(net: nn.Module, leaves: Any, *, revived: bool) -> tuple[list[Event], 
     del events[: functions.begun or 0]  # before its first weights a network only prepares its pictures
     for event in events:
         event.name = functions.short(event.name)
-    return events, returned
+    return events, returned, recording.logits(unwrap(returned))[0]
 
 
 def _settle(norm: _BatchNorm, values: Tensor) -> None:
@@ -319,7 +338,7 @@ def _stand_ins(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Random values for the parameters that are all zero, which hide how an untrained network is connected."""
     generator = torch.Generator().manual_seed(0)
     for name, p in net.named_parameters():
-        if p.is_floating_point() and not p.detach().any() and not name.endswith("bias"):
+        if p.is_floating_point() and not p.detach().any() and not name.endswith(_SHIFTS):
             yield name, torch.randn(p.shape, generator=generator).mul(0.1).to(p)
 
 

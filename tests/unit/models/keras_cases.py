@@ -306,6 +306,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_names_and_options_of_applications() -> None:
+    assert names() == [name for name in dir(K.applications) if name[0].isupper()]
     with pytest.raises(ModelError, match="no Keras model called 'VGG17'; nearest: 'VGG19', 'VGG16'"):
         cs.load("keras:VGG17")
     with pytest.raises(SettingError, match="include_top is not for options"):
