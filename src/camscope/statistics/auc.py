@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 
 from camscope.errors import SettingError
 from camscope.statistics.hypotheses import Floats, Indices, patient_index
-from camscope.statistics.intervals import Interval, bootstrap, exact_interval
+from camscope.statistics.intervals import Interval, exact_interval, resampled
 
 Truth = npt.NDArray[np.bool_]
 
@@ -45,7 +45,7 @@ def auc(scores: npt.ArrayLike, truth: npt.ArrayLike) -> float:
         Hanley and McNeil, The meaning and use of the area under a ROC curve, Radiology 1982.
     """
     values, positive, _ = _known(scores, truth, range(len(np.asarray(scores))))
-    return float(_weighted(values, positive, np.ones((1, len(values))))[0])
+    return float(_areas(values, positive, np.arange(len(values)))(np.ones((1, len(values))))[0])
 
 
 def auc_interval(
@@ -139,36 +139,37 @@ def auc_difference(one: Scored, other: Scored, *, seed: int, replicates: int = 1
         low = difference - np.hypot(a.estimate - a.low, b.high - b.estimate)
         high = difference + np.hypot(a.high - a.estimate, b.estimate - b.low)
         return Interval(float(max(low, -1)), float(min(high, 1)), difference)
-    rows = [
-        np.column_stack([s.scores, np.asarray(s.truth, np.float64), np.full(len(np.asarray(s.scores)), which)])
-        for which, s in enumerate((first, second))
-    ]
     patients = [*first.patients, *second.patients]
-    return bootstrap(
-        np.vstack(rows), patients, statistic=_difference, weigh="cases", seed=seed, replicates=replicates, level=level
+    scores, truth = (np.concatenate([np.asarray(s[n], np.float64) for s in (first, second)]) for n in (0, 1))
+    values, positive, index = _known(scores, truth, patients)
+    split = len(_known(*first)[0])
+    ones, others = (_areas(values[of], positive[of], index[of]) for of in (slice(split), slice(split, None)))
+    return resampled(
+        lambda counts: ones(counts) - others(counts),
+        int(index.max()) + 1,
+        width=len(values),
+        seed=seed,
+        replicates=replicates,
+        level=level,
     )
 
 
-def _difference(rows: Floats, weights: Floats) -> Floats:
-    positive, second = rows[:, 1] == 1, rows[:, 2] == 1
-    areas = [_weighted(rows[of, 0], positive[of], weights[:, of]) for of in (~second, second)]
-    return areas[0] - areas[1]
+def _areas(scores: Floats, positive: Truth, index: Indices) -> Callable[[Floats], Floats]:
+    """AUC as a function of how often each patient counts: (B, m) -> (B,); NaN where a class is missing."""
+    lower, upper = (np.argsort(scores[of], kind="stable") for of in (~positive, positive))
+    negatives, positives = scores[~positive][lower], scores[positive][upper]
+    starts, ends = (np.searchsorted(negatives, positives, side=side) for side in ("left", "right"))
+    of_negatives, of_positives = index[~positive][lower], index[positive][upper]
 
+    def areas(counts: Floats) -> Floats:
+        below = np.zeros((len(counts), len(negatives) + 1))
+        np.cumsum(counts[:, of_negatives], axis=1, out=below[:, 1:])
+        weights = counts[:, of_positives]
+        won = (weights * (below[:, starts] + below[:, ends]) / 2).sum(1)
+        with np.errstate(invalid="ignore"):
+            found: Floats = won / (weights.sum(1) * below[:, -1])
+        return found
 
-def _weighted(scores: Floats, positive: Truth, weights: Floats) -> Floats:
-    """AUC for each row of (B, n) weights; NaN where a class weighs nothing."""
-    if not len(scores):
-        return np.full(len(weights), np.nan)
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
-    ordered = weights[:, order]
-    positives = ordered * positive[order]
-    negatives = ordered - positives
-    if len(starts) < len(scores):
-        positives, negatives = (np.add.reduceat(part, starts, axis=1) for part in (positives, negatives))
-    below = np.cumsum(negatives, axis=1) - negatives / 2
-    with np.errstate(invalid="ignore"):
-        areas: Floats = (positives * below).sum(1) / (positives.sum(1) * negatives.sum(1))
     return areas
 
 

@@ -101,7 +101,7 @@ def connected(cluster: Cluster) -> Iterator[Workers]:
     except Exception as fault:  # ConnectionError, RuntimeError, ValueError: each means the same here
         named = f"at {cluster.address}" if cluster.address else "on this machine"
         raise ClusterError(
-            f"no Ray cluster can be used {named}: {_innermost(fault)}; start one with `ray start --head`, or leave "
+            f"no Ray cluster can be used {named}: {_words(fault)}; start one with `ray start --head`, or leave "
             "--address out"
         ) from None
     try:
@@ -195,7 +195,7 @@ def _written(workers: Workers, tables: Sequence[pl.DataFrame], *, made: dict[str
     except (StoreError, GeneratorExit):
         raise
     except Exception as fault:  # what a worker raises arrives inside one of many kinds
-        raise ClusterError(f"the cluster cannot explain the study: {_innermost(fault)}") from None
+        raise ClusterError(f"the cluster cannot explain the study: {_words(fault)}") from None
     finally:
         context.max_errored_blocks, context.enable_progress_bars = before
 
@@ -213,7 +213,7 @@ def _one_by_one(workers: Workers, cohort: Cohort, study: Study, *, made: dict[st
         except Exception as fault:  # whatever ends a worker
             actor = None
             explainer = explainer or Explainer(study, Store(made["out"]), device="cpu")
-            error = ClusterError(f"no worker could explain this picture: {_innermost(fault)}")
+            error = ClusterError(f"no worker could explain this picture: {_words(fault)}")
             yield from explainer.failed(next(cohort.cases([row])), error)
 
 
@@ -267,10 +267,10 @@ def _out(store: Store) -> str:
     return str(store.folder) if store.remote else str(store.folder.absolute())
 
 
-def _innermost(fault: BaseException) -> str:
-    """The first sentence of what was raised in the worker itself."""
-    cause = getattr(fault, "cause", None) or fault.__cause__
-    if cause is not None and cause is not fault:
-        return _innermost(cause)
-    words = str(fault).strip().splitlines() or [type(fault).__name__]
-    return words[0]
+def _words(fault: BaseException) -> str:
+    """What was raised in the worker itself: the end of a traceback that comes as text, or else the first line."""
+    cause = getattr(fault, "cause", None)
+    lines = str(cause if isinstance(cause, BaseException) else fault).strip().splitlines()
+    if not lines:
+        return type(fault).__name__
+    return lines[-1] if any(line.startswith("  File ") for line in lines) else lines[0]

@@ -195,6 +195,8 @@ class Cohort:
     def _image_names(self) -> dict[int, str]:
         """Names of the images whose files' own names would give the overlays of several cases one name."""
         cohort, pattern = self.file.cohort, self.file.explain.files
+        if not pattern:
+            return {}
         images, patients = self._trimmed(cohort.image), self._trimmed(cohort.patient)
         groups = list(zip(*map(self._trimmed, cohort.group), strict=True)) or [()] * len(images)
         if not cohort.patient:

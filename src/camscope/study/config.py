@@ -95,7 +95,7 @@ class ModelSection(_Section):
     arch: str | None = None
     classes: int | None = None
     labels: str | tuple[str, ...] | None = None
-    outcome: Literal["one", "any", "value"] | None = None
+    outcome: Literal["one", "any", "value", "boxes"] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     input_size: int | tuple[int, int] | None = None
@@ -139,6 +139,8 @@ class ExplainSection(_Section):
     @field_validator("files")
     @classmethod
     def _pattern(cls, value: str) -> str:
+        if not value:
+            return value
         named = {name for _, name, _, _ in string.Formatter().parse(value) if name is not None}
         if unknown := sorted(named - set(FIELDS)):
             raise ValueError(f"{nearest('field', unknown[0], FIELDS)}; possible are {', '.join(FIELDS)}")
@@ -151,7 +153,7 @@ class ExplainSection(_Section):
 
     @model_validator(mode="after")
     def _one_name_a_method(self) -> ExplainSection:
-        if len(self.methods) > 1 and "{method}" not in self.files:
+        if len(self.methods) > 1 and self.files and "{method}" not in self.files:
             raise ValueError(f"files = {self.files!r} gives the maps of several methods one name: it needs {{method}}")
         return self
 
@@ -166,6 +168,7 @@ class AuditSection(_Section):
         "impute",
         "donor",
     )
+    cases: Annotated[int, Field(ge=1)] = 5000
     replicates: Annotated[int, Field(ge=99)] = 10_000
     seed: int = 0
 

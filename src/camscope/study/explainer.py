@@ -177,12 +177,11 @@ class Explainer:
         if not task.scored or not task.wanted:
             return task.scored
         row, name = task.row, self._file(task, opened.case)
-        same = (row.get("file"), row.get("display_key")) == (name, self._display)
+        drawn_alike = (row.get("file"), row.get("display_key")) == (name, self._display)
         return (
             task.mapped
-            and same
-            and (self.store.folder / name).exists()
             and row.get("region_key") == self._region_key(task, opened)
+            and (not name or (drawn_alike and (self.store.folder / name).exists()))
         )
 
     def _explain(self, key: str, members: list[Opened]) -> None:
@@ -287,20 +286,21 @@ class Explainer:
     def _measured(self, opened: Opened, task: Task) -> Row:
         """The columns of a map, of its regions and of its overlay."""
         if task.settled:
-            return {name: value for name, value in task.row.items() if name in MAP or name in FILES or is_region(name)}
-        picture, explain = opened.picture, self.study.file.explain
+            kept = {name: value for name, value in task.row.items() if name in MAP or name in FILES or is_region(name)}
+            return kept if self.study.file.explain.files else kept | {"file": None}
+        picture = opened.picture
         if picture is None:
             raise CamscopeError(f"{opened.case.source!r} was not read")
         grid = grid_of(task)
         window = Window(picture.size, tuple(task.row["window"][:2]), tuple(task.row["window"][2:]))
         row = {name: task.row.get(name) for name in MAP}
         row |= measured(grid, opened.places.scene(task.label, window, picture=picture), regions=self._regions)
-        name = self._file(task, opened.case)
-        image = drawn(picture, grid, window, display=explain)
-        kind = "PNG" if name.lower().endswith(".png") else "JPEG"
-        write_atomically(self.store.folder / name, lambda file: image.save(file, kind, quality=_JPEG_QUALITY))
+        if name := self._file(task, opened.case):
+            image = drawn(picture, grid, window, display=self.study.file.explain)
+            kind = "PNG" if name.lower().endswith(".png") else "JPEG"
+            write_atomically(self.store.folder / name, lambda file: image.save(file, kind, quality=_JPEG_QUALITY))
         return row | {
-            "file": name,
+            "file": name or None,
             "height": picture.size[0],
             "width": picture.size[1],
             "display_key": self._display,
@@ -308,9 +308,10 @@ class Explainer:
         }
 
     def _file(self, task: Task, case: Case) -> str:
+        """The name of an overlay; "" where none are drawn."""
         model, _ = self.study.model(task.label)
         pattern = self.study.file.explain.files
-        return picture_name(
+        return pattern and picture_name(
             pattern,
             group=case.group,
             patient=case.patient,

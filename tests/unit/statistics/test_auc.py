@@ -118,3 +118,18 @@ def test_missing_scores_and_classes_in_replicates_are_left_out(draw):
     found = auc_difference(one, other, seed=0, replicates=499)
     assert np.isfinite([found.low, found.high]).all()
     assert -1 <= found.low <= found.estimate <= found.high <= 1
+
+
+def test_the_difference_is_resampled_patient_by_patient(draw):
+    one, other = cohort(draw, 20, effect=1.5), cohort(draw, 30, effect=0.5)
+    one, other = (s._replace(scores=s.scores.round(1)) for s in (one, other))
+    picks = np.random.default_rng(3).integers(0, 30, (400, 30))
+
+    def resampled(s, pick):
+        rows = np.concatenate([np.flatnonzero(s.patients == patient) for patient in pick])
+        return auc(s.scores[rows], s.truth[rows])
+
+    drawn = [resampled(one, pick) - resampled(other, pick) for pick in picks]
+    found = auc_difference(one, other, seed=0, replicates=2000)
+    assert np.nanquantile(drawn, 0.025) == pytest.approx(found.low, abs=0.06)
+    assert np.nanquantile(drawn, 0.975) == pytest.approx(found.high, abs=0.06)

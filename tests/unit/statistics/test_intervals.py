@@ -3,8 +3,9 @@ import pytest
 from scipy import stats
 
 from camscope.errors import SettingError
+from camscope.statistics import intervals
 from camscope.statistics.hypotheses import patient_means
-from camscope.statistics.intervals import bootstrap, exact_interval, ratio
+from camscope.statistics.intervals import _without, bootstrap, exact_interval, ratio
 
 
 @pytest.fixture
@@ -104,3 +105,17 @@ def test_exact_interval_holds_what_a_binomial_test_does_not_reject():
     for impossible in ((4, 3), (-1, 3), (0, 0)):
         with pytest.raises(SettingError, match="successes"):
             exact_interval(*impossible)
+
+
+def test_of_many_patients_groups_are_left_out(draw, monkeypatch):
+    values, patients = draw.exponential(size=1200), np.repeat(np.arange(600), 2)
+    each = bootstrap(values, patients, seed=0, replicates=999)
+    weights = np.concatenate([*_without(600, rows=7)])
+    assert (weights == 1 - np.eye(600)).all()
+    monkeypatch.setattr(intervals, "_GROUPS", 100)
+    groups = np.concatenate([*_without(600, rows=7)])
+    assert groups.shape == (100, 600)
+    assert (groups.sum(1) == 594).all()
+    assert (groups.sum(0) == 99).all(), "each patient is left out once"
+    found = bootstrap(values, patients, seed=0, replicates=999)
+    assert (found.low, found.high) == pytest.approx((each.low, each.high), abs=0.1 * (each.high - each.low))

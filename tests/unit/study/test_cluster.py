@@ -11,7 +11,7 @@ import torch
 import camscope as cs
 from camscope.store import Store
 from camscope.study import run as module
-from camscope.study.cluster import Cluster, ClusterError, Worker, _innermost, _shipped, _workers
+from camscope.study.cluster import Cluster, ClusterError, Worker, _shipped, _words, _workers
 from camscope.study.study import Study
 
 GIVEN = {"device": "cpu", "batch_size": 16, "seed": 0, "engine": "eager"}
@@ -111,11 +111,13 @@ def test_a_cluster_without_what_a_worker_needs():
 
 
 def test_what_is_said_of_a_fault_is_what_was_raised_in_the_worker():
-    inside = FileNotFoundError("no weights at /mnt/w.pth\nand more")
-    outside = RuntimeError("Ray had a problem")
-    outside.__cause__ = inside
-    assert _innermost(outside) == "no weights at /mnt/w.pth"
-    assert _innermost(ValueError()) == "ValueError"
+    task = RuntimeError("Ray had a problem")
+    task.cause = FileNotFoundError("no weights at /mnt/w.pth\nand more")
+    assert _words(task) == "no weights at /mnt/w.pth"
+    actor = RuntimeError('The actor died, ray::Worker.__init__()\n  File "x.py", line 1\nFileNotFoundError: no weights')
+    assert _words(actor) == "FileNotFoundError: no weights"
+    assert _words(RuntimeError("The actor died unexpectedly.\n\tpid: 7")) == "The actor died unexpectedly."
+    assert _words(ValueError()) == "ValueError"
 
 
 def test_a_study_behind_an_address(make_study, tmp_path, monkeypatch):

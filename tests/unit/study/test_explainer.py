@@ -166,6 +166,22 @@ def test_a_changed_study_computes_what_changed(make_study, counts, change):
     assert rows_in(path) == len(rows)
 
 
+def test_without_overlays(make_study, counts):
+    path = make_study()
+    with_them = run(path)
+    counts.clear()
+    edit(path, "[explain]", '[explain]\nfiles = ""')
+    rows = run(path)
+    assert counts == {}
+    assert overlays(path) == set()
+    assert {row.get("file") for row in rows} == {None}
+    assert [row.get("grid") for row in rows] == [row.get("grid") for row in with_them]
+    assert [row.get("mass:border:0.10") for row in rows] == [row.get("mass:border:0.10") for row in with_them]
+    edit(path, 'files = ""', "")
+    assert [row.get("file") for row in run(path)] == [row.get("file") for row in with_them]
+    assert counts == {"decoded": 6}
+
+
 def rows_in(path):
     return len(pl.read_parquet(path.parent / "out/rows/*.parquet"))
 

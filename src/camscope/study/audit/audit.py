@@ -14,7 +14,8 @@ import polars as pl
 
 from camscope.files import StoreError, write_atomically
 from camscope.statistics.auc import auc_interval
-from camscope.store import OK, Store
+from camscope.statistics.hypotheses import patient_index
+from camscope.store import FAILED, OK, Store
 from camscope.study.audit.label import Measured, Progress, measure
 from camscope.study.audit.measures import (
     FEWEST,
@@ -27,8 +28,10 @@ from camscope.study.audit.measures import (
     hidden_and_alone,
     metadata,
 )
-from camscope.study.audit.verdicts import LEVEL, Alignment, Effect, Role, judge
+from camscope.study.audit.verdicts import LEVEL, Alignment, Effect, Heat, Role, judge
 from camscope.study.clusters import associations, cluster_maps, typical
+from camscope.study.config import AuditSection
+from camscope.study.draw import drawn_cases
 from camscope.study.grids import stacked
 from camscope.study.study import Study
 
@@ -36,6 +39,29 @@ AUDIT_VERSION = 1
 JSON, TABLE, CHANGES = "audit.json", "audit.parquet", "audit_changes.parquet"
 
 _TYPICAL = 3
+_ROWS = ("case", "patient", "group", "truth", "model", "score", "outcome", "status")
+_MAPS = ("case", "grid", "grid_height", "grid_width")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What is known of one label before the p-values of all labels are adjusted to each other.
+
+    Attributes:
+        measured: by its model.
+        effects: by region.
+        heat: by region.
+        untestable: region -> why nothing of it could be tested.
+        hidden: region -> AUC with it hidden and alone.
+        content: what is said of the label, without its regions.
+    """
+
+    measured: Measured
+    effects: Mapping[str, Sequence[Effect]]
+    heat: Mapping[str, Heat | None]
+    untestable: Mapping[str, str]
+    hidden: Mapping[str, Any]
+    content: dict[str, Any]
 
 
 def audit(
@@ -66,21 +92,23 @@ def audit(
         raise StoreError(f"{study.path} has no [audit] with disease or shortcuts regions: name what is to be tested")
     store = Store(out)
     settings = Settings(section.delta, section.replicates, section.seed)
-    rows = _rows(study, store)
-    measured = {
-        label: one
-        for label in study.file.labels
-        if (one := measure(study, label, section, rows, device=device, batch_size=batch_size, progress=progress))
-    }
-    found = adjusted({label: effects(one.rows, one.changes, settings=settings) for label, one in measured.items()})
+    scan = _scan(study, store)
+    found: dict[str, _Found] = {}
+    for label in study.file.labels:
+        rows, drawn = _rows(scan, study, label, section=section)
+        if not len(rows):
+            continue
+        one = measure(study, label, section, rows=drawn, device=device, batch_size=batch_size, progress=progress)
+        found[label] = _looked_at(study, section, one, rows=rows, drawn=drawn, settings=settings)
+    effects_ = adjusted({label: one.effects for label, one in found.items()})
     content: dict[str, Any] = {
         "audit_version": AUDIT_VERSION,
         "plan": study.plan,
-        "settings": dataclasses.asdict(settings) | {"level": LEVEL, "fewest_patients": FEWEST},
-        "forwards": sum(one.forwards for one in measured.values()),
+        "settings": dataclasses.asdict(settings) | {"cases": section.cases, "level": LEVEL, "fewest_patients": FEWEST},
+        "forwards": sum(one.measured.forwards for one in found.values()),
         "labels": {
-            label: _label_content(study, label, measured[label], found.get(label, {}), settings=settings)
-            if label in measured
+            label: found[label].content | {"regions": _judged(label, section, found[label], effects_.get(label, {}))}
+            if label in found
             else _nothing(study, label)
             for label in study.file.labels
         },
@@ -88,27 +116,32 @@ def audit(
     content = _plain(content)
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(store.folder / JSON, lambda file: file.write(text.encode("utf-8", "replace")))
-    _write_tables(store, content, measured)
+    _write_tables(store, content, {label: one.measured for label, one in found.items()})
     return content
 
 
-def _rows(study: Study, store: Store) -> pl.DataFrame:
+def _scan(study: Study, store: Store) -> pl.LazyFrame:
     """The rows of the study's first method, of the plan that the study file and table stand for now."""
     files = store.copies(study.plan)
     if not files:
         raise StoreError(f"{store.folder} has no rows of {study.path} as it stands: run `camscope study` first")
-    table = pl.read_parquet(files)
-    return table.filter(pl.col("method") == study.file.explain.methods[0])
+    return pl.scan_parquet(files).filter(pl.col("method") == study.file.explain.methods[0])
 
 
-def _label_content(
-    study: Study, label: str, one: Measured, found: Mapping[str, Sequence[Effect]], *, settings: Settings
-) -> dict[str, Any]:
-    """All that is said of one label."""
-    rows, section = one.rows, study.file.audit
-    if section is None:
-        raise StoreError("the study has no [audit]")
-    scores, truth, patients = rows["score"].to_numpy(), rows["truth"].to_numpy().astype(bool), rows["patient"].to_list()
+def _rows(scan: pl.LazyFrame, study: Study, label: str, *, section: AuditSection) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows of a label with a truth and a score; and those of the cases that are drawn of it, with their maps."""
+    own = scan.filter((pl.col("label") == label) & (pl.col("status") != FAILED) & pl.col("truth").is_not_null())
+    rows = own.select(*_ROWS, pl.col("^(stratum|cue|mass|area|peak):.*$")).collect()
+    by = ["truth", *(f"cue:{name}" for name in study.file.cohort.cues)]
+    cases = pl.col("case").is_in(drawn_cases(rows, by=by, limit=section.cases, seed=section.seed))
+    return rows, rows.filter(cases).join(own.filter(cases).select(_MAPS).collect(), on="case", maintain_order="left")
+
+
+def _looked_at(
+    study: Study, section: AuditSection, one: Measured, *, rows: pl.DataFrame, drawn: pl.DataFrame, settings: Settings
+) -> _Found:
+    """What the numbers of all rows say of a label, and the maps of those that were drawn."""
+    patients = patient_index(rows["patient"])
     columns = [name for name in rows.columns if name.startswith("stratum:")]
     aligned: dict[str, Alignment] = {}
     not_aligned: dict[str, str] = {}
@@ -119,21 +152,45 @@ def _label_content(
             not_aligned[cue] = why
         else:
             aligned[cue] = result
-    hidden = hidden_and_alone(rows, one.changes)
+    return _Found(
+        measured=one,
+        effects=effects(rows, one.changes, settings=settings),
+        heat={region: heat(rows, region, one.nulls.get(region), settings=settings) for region in section.regions},
+        untestable={region: _untestable(region, one, drawn) for region in section.regions},
+        hidden=hidden_and_alone(drawn, one.changes),
+        content={
+            "model": rows["model"][0],
+            "cases": len(rows),
+            "patients": int(patients.max()) + 1,
+            "drawn": len(drawn),
+            "auc": auc_interval(rows["score"].to_numpy(), rows["truth"].to_numpy(), patients=patients),
+            "self_test": dataclasses.asdict(one.test) | {"sentence": one.test.sentence},
+            "forwards": one.forwards,
+            "null_maps": one.null_maps,
+            "alignment": aligned,
+            "alignment_not_possible": not_aligned,
+            "metadata": metadata(rows, columns),
+            "group_maps": group_maps(drawn, settings=settings),
+            "clusters": _clusters(drawn, columns, seed=settings.seed),
+        },
+    )
+
+
+def _judged(label: str, section: AuditSection, one: _Found, found: Mapping[str, Sequence[Effect]]) -> dict[str, Any]:
+    """The verdict on every region of a label, with what it rests on."""
     regions = {}
     for region in section.regions:
         role: Role = "disease" if region in section.disease else "shortcut"
-        listed = list(found.get(region, ()))
-        shown = heat(rows, region, one.nulls.get(region), settings=settings)
+        listed, shown = list(found.get(region, ())), one.heat[region]
         judged = judge(
             label,
             region,
             role,
             effects=listed,
             heat=shown,
-            alignment=aligned.get(region.removeprefix("cue:")),
-            untestable=_untestable(region, one),
-            delta=settings.delta,
+            alignment=one.content["alignment"].get(region.removeprefix("cue:")),
+            untestable=one.untestable[region],
+            delta=section.delta,
         )
         regions[region] = {
             "role": role,
@@ -143,23 +200,9 @@ def _label_content(
             "effect": _strongest(listed),
             "heat": shown,
             "effects": listed,
-            "auc": hidden.get(region, {}),
+            "auc": one.hidden.get(region, {}),
         }
-    return {
-        "model": rows["model"][0] if len(rows) else None,
-        "cases": len(rows),
-        "patients": len(set(patients)),
-        "auc": auc_interval(scores, truth, patients=patients),
-        "self_test": dataclasses.asdict(one.test) | {"sentence": one.test.sentence},
-        "forwards": one.forwards,
-        "null_maps": one.null_maps,
-        "regions": regions,
-        "alignment": aligned,
-        "alignment_not_possible": not_aligned,
-        "metadata": metadata(rows, columns),
-        "group_maps": group_maps(rows, settings=settings),
-        "clusters": _clusters(rows, columns, seed=settings.seed),
-    }
+    return regions
 
 
 def _nothing(study: Study, label: str) -> dict[str, Any]:
@@ -183,6 +226,7 @@ def _nothing(study: Study, label: str) -> dict[str, Any]:
         "model": model.name,
         "cases": 0,
         "patients": 0,
+        "drawn": 0,
         "auc": {"low": None, "high": None, "estimate": None},
         "self_test": dict.fromkeys(("gradcam_is_hirescam", "completeness", "level_lost", "empty"))
         | {"cascade": [], "sentence": "not run: there is no case"},
@@ -199,14 +243,14 @@ def _strongest(found: Sequence[Effect]) -> Effect | None:
     return max(removals, key=lambda effect: abs(effect.effect.estimate), default=None)
 
 
-def _untestable(region: str, one: Measured) -> str:
+def _untestable(region: str, one: Measured, drawn: pl.DataFrame) -> str:
     """Why no stratum of a region could be tested."""
     changed = {c.case for c in one.changes if c.region == region and c.test in ("remove", "exchange")}
     if not changed:
         if region in one.large:
             return "no donor of the same group with the other label"
         return "no case has it, or no place of its shape lies outside every mask"
-    own = one.rows.filter(pl.col("case").is_in(list(changed)))
+    own = drawn.filter(pl.col("case").is_in(list(changed)))
     most = max(own.filter(pl.col("truth") == truth)["patient"].n_unique() for truth in (True, False))
     return f"at most {most} patients with it are on one side of the label, and {FEWEST} are needed"
 

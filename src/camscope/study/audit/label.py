@@ -15,7 +15,7 @@ import torch
 from camscope.images import read
 from camscope.models.device import on_device
 from camscope.models.model import Model
-from camscope.store import FAILED, OK
+from camscope.store import OK
 from camscope.study.audit.heat import Explained, Nulls, nulls
 from camscope.study.audit.interventions import LARGE, Change, Score, measured_changes
 from camscope.study.audit.selftest import SelfTest, self_test
@@ -30,7 +30,7 @@ from camscope.trace import record
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and its total."""
 
-_POOL = 256
+_POOL, _POOL_BYTES = 256, 2**30
 """Cases that are kept in memory, to lend their pixels and to be explained by networks that know nothing."""
 
 _SAMPLE = 64
@@ -44,7 +44,6 @@ class Measured:
 
     Attributes:
         test: of its model.
-        rows: of the study, one a case with a truth and a score.
         changes: by the interventions.
         nulls: by region.
         null_maps: name of a null -> its mean map (h, w), 1 being an even spread.
@@ -53,7 +52,6 @@ class Measured:
     """
 
     test: SelfTest
-    rows: pl.DataFrame
     changes: list[Change]
     nulls: dict[str, Nulls]
     null_maps: dict[str, Grids]
@@ -65,19 +63,19 @@ def measure(
     study: Study,
     label: str,
     section: AuditSection,
-    rows: pl.DataFrame,
     *,
+    rows: pl.DataFrame,
     device: str = "auto",
     batch_size: int = 64,
     progress: Progress = lambda *_: None,
-) -> Measured | None:
-    """Measure one label; None where no case of it has a truth and a score.
+) -> Measured:
+    """Measure one label on the cases that were drawn of it, at least one.
 
     Args:
         study: the study.
         label: one of its labels.
         section: its audit.
-        rows: of one method.
+        rows: of these cases and one method, with their maps.
         device: as for ``run``.
         batch_size: inputs in one forward pass.
         progress: called as cases are done.
@@ -87,27 +85,24 @@ def measure(
     if explain.layer is not None:
         model = dataclasses.replace(model, layer=explain.layer, layout=None)
     on_device(model, device)
-    own = rows.filter((pl.col("label") == label) & (pl.col("status") != FAILED) & pl.col("truth").is_not_null())
-    numbers, regions = own["case"].to_list(), section.regions
-    if not numbers:
-        return None
+    numbers, regions = rows["case"].to_list(), section.regions
     draw = np.random.default_rng([section.seed, len(numbers)])
-    pooled = sorted(draw.permutation(numbers)[:_POOL].tolist())
-    inputs = [model.preprocess(read(case.source))[0] for case in _cases(study, own, pooled[:_TESTED])]
+    pooled = sorted(draw.permutation(numbers)[: _room(model)].tolist())
+    inputs = [model.preprocess(read(case.source))[0] for case in _cases(study, rows, pooled[:_TESTED])]
     test = self_test(model, index, _on_its_device(model, np.stack([x.numpy() for x in inputs])))
-    mapped = own.filter(pl.col("status") == OK)
+    mapped = rows.filter(pl.col("status") == OK)
     grid = (mapped["grid_height"][0], mapped["grid_width"][0]) if len(mapped) else test.grid
     given: dict[str, Any] = {"preprocess": model.preprocess, "regions": regions, "grid": grid}
-    reading = subjects(study, label, _cases(study, own, pooled), **given)
+    reading = subjects(study, label, _cases(study, rows, pooled), **given)
     pool = list(_counted(reading, len(pooled), f"reading for {label}", progress))
     large = _large(pool, regions)
-    everyone = pool if len(pool) == len(numbers) else subjects(study, label, _cases(study, own, numbers), **given)
+    everyone = pool if len(pool) == len(numbers) else subjects(study, label, _cases(study, rows, numbers), **given)
     changes, forwards = measured_changes(
         _counted(everyone, len(numbers), f"intervening on {label}", progress),
         regions,
         score=_score(model, index),
         donors=Donors(pool, seed=section.seed),
-        mean=np.mean([subject.x for subject in pool], 0),
+        mean=_mean(pool),
         large=large,
         fill_ins=section.fill_ins,
         seed=section.seed,
@@ -115,7 +110,21 @@ def measure(
     )
     explained = Explained(index, test.layer, explain.methods[0], explain.settings)
     known, null_maps, more = _nulls(model, explained, mapped, pool, section=section)
-    return Measured(test, own, changes, known, null_maps, large, test.forwards + forwards + more)
+    return Measured(test, changes, known, null_maps, large, test.forwards + forwards + more)
+
+
+def _room(model: Model) -> int:
+    """How many inputs of a model are kept in memory."""
+    height, width = model.preprocess.input_size
+    return min(_POOL, max(_SAMPLE, _POOL_BYTES // (3 * 4 * height * width)))
+
+
+def _mean(pool: Sequence[Subject]) -> Array:
+    """The mean input, without a copy of all."""
+    total = np.zeros_like(pool[0].x)
+    for subject in pool:
+        total += subject.x
+    return total / np.float32(len(pool))
 
 
 def _cases(study: Study, rows: pl.DataFrame, numbers: Sequence[int]) -> Iterator[Case]:

@@ -46,7 +46,7 @@ def effects(rows: pl.DataFrame, changes: Sequence[Change], *, settings: Settings
     Returns:
         For each region an effect a stratum and test; strata of too few patients are left out.
     """
-    known = {row["case"]: row for row in rows.iter_rows(named=True)}
+    known = _changed(rows, changes)
     found: dict[str, list[Effect]] = {}
     for region in dict.fromkeys(change.region for change in changes):
         for stratum, truth in (("present", True), ("absent", False)):
@@ -57,6 +57,12 @@ def effects(rows: pl.DataFrame, changes: Sequence[Change], *, settings: Settings
                 if effect is not None:
                     found.setdefault(region, []).append(effect)
     return found
+
+
+def _changed(rows: pl.DataFrame, changes: Sequence[Change]) -> dict[int, dict[str, Any]]:
+    """What is known of the cases that were changed, few of the rows of a large cohort."""
+    own = rows.filter(pl.col("case").is_in(list({change.case for change in changes})))
+    return {row["case"]: row for row in own.select("case", "patient", "truth", "score").iter_rows(named=True)}
 
 
 def spread(rows: pl.DataFrame) -> float:
@@ -263,7 +269,7 @@ def hidden_and_alone(rows: pl.DataFrame, changes: Sequence[Change]) -> dict[str,
     Returns:
         Region -> "hidden" and "alone" -> AUC. Large regions are not hidden, since nothing of their size can fill them.
     """
-    known = {row["case"]: row for row in rows.iter_rows(named=True)}
+    known = _changed(rows, changes)
     found: dict[str, dict[str, Interval]] = {}
     for region in dict.fromkeys(change.region for change in changes):
         for name, test in (("hidden", "remove"), ("alone", "only")):

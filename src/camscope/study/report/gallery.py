@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from PIL import Image
 
 from camscope.ahead import ahead
 from camscope.errors import CamscopeError
+from camscope.files import is_remote, write_atomically
 from camscope.images import decode, fetch
 from camscope.page.pictures import data_address
 from camscope.render import colourise
 from camscope.store import FAILED
+from camscope.study.report.choice import Shown
 from camscope.study.report.mean_maps import MeanPictures
 from camscope.study.report.names import Names
 from camscope.study.report.results import Case, Results
@@ -39,12 +41,13 @@ Progress = Callable[[str, int, int], None]
 
 
 def thumbnails(
-    results: Results, *, means: MeanPictures, progress: Progress, inside: int = INSIDE
+    results: Results, shown: Shown, *, means: MeanPictures, progress: Progress, inside: int = INSIDE
 ) -> tuple[list[str], list[str]]:
-    """Make the thumbnail of each case, one by one.
+    """Make the thumbnail of each case that is shown, one by one.
 
     Args:
         results: of a study.
+        shown: its cases that are shown.
         means: is shown every picture.
         progress: called with "reading pictures", how many are done, and their number.
         inside: cases up to which they are data addresses; those of larger cohorts are files beside the page, which
@@ -54,21 +57,29 @@ def thumbnails(
         For each case its address, "" where there is none, and why there is none.
     """
     folder = results.folder / FOLDER
-    beside = len(results.cases) > inside
-    addresses, reasons, kept = [], [], set()
+    beside = len(shown.cases) > inside
+    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    addresses, reasons = [], []
+    kept: set[str] = set()
     columns = ["case", "image", "image_sha256", "status", "height", "width"]
-    cases = results.cases.select(columns).iter_rows(named=True)
+    cases = shown.cases.select(columns).iter_rows(named=True)
     for done, (case, image, reason) in enumerate(_thumbnails(results, cases), 1):
         address = ""
         if image is not None:
             if case["height"]:
                 means.add(case["case"], image, size=(case["height"], case["width"]))
-            address = _beside(image, folder, case["image_sha256"]) if beside else data_address(image, quality=_QUALITY)
-            kept.add(address)
+            if beside:
+                name = f"{case['image_sha256'][:24]}.jpg"
+                if name not in there and name not in kept:
+                    write_atomically(folder / name, partial(image.save, format="JPEG", quality=_QUALITY))
+                kept.add(name)
+                address = f"{FOLDER}/{name}"
+            else:
+                address = data_address(image, quality=_QUALITY)
         addresses.append(address)
         reasons.append(reason)
-        progress("reading pictures", done, len(results.cases))
-    _tidy(folder, kept)
+        progress("reading pictures", done, len(shown.cases))
+    _tidy(folder, there - kept, empty=not kept)
     return addresses, reasons
 
 
@@ -106,31 +117,20 @@ def _is_grey(image: Image.Image) -> bool:
     return bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())
 
 
-def _beside(image: Image.Image, folder: Path, sha256: str) -> str:
-    """Write a thumbnail beside the page, unless it is there; returns its address."""
-    name = f"{sha256[:24]}.jpg"
-    if not (folder / name).exists():
-        folder.mkdir(exist_ok=True)
-        partial = folder / f"{name}.part"
-        image.save(partial, "JPEG", quality=_QUALITY)
-        partial.replace(folder / name)
-    return f"{FOLDER}/{name}"
-
-
-def _tidy(folder: Path, kept: set[str]) -> None:
+def _tidy(folder: Path, old: set[str], *, empty: bool) -> None:
     """Remove the thumbnails that no case has any more."""
-    if not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        if f"{FOLDER}/{path.name}" not in kept and path.suffix in (".jpg", ".part"):
-            path.unlink()
-    if not any(folder.iterdir()):
-        shutil.rmtree(folder)
+    for name in old:
+        if name.endswith((".jpg", ".part")):
+            (folder / name).unlink()
+    if empty and old and not is_remote(folder) and not any(folder.iterdir()):
+        folder.rmdir()
 
 
-def gallery_data(results: Results, names: Names, *, addresses: Sequence[str], reasons: Sequence[str]) -> dict[str, Any]:
+def gallery_data(
+    results: Results, shown: Shown, *, names: Names, addresses: Sequence[str], reasons: Sequence[str]
+) -> dict[str, Any]:
     """Everything that the page's script works on, as columns of plain JSON values."""
-    rows, cases = results.rows, results.cases
+    rows, cases = shown.rows, shown.cases
     place = {case: n for n, case in enumerate(cases["case"].to_list())}
     regions = results.regions
     verdicts = (
@@ -168,7 +168,7 @@ def gallery_data(results: Results, names: Names, *, addresses: Sequence[str], re
             "height": rows["grid_height"].to_list(),
             "width": rows["grid_width"].to_list(),
             **_windows(rows),
-            **_maps(results, names),
+            **_maps(results, shown, names=names),
         },
     }
 
@@ -205,14 +205,14 @@ def _windows(rows: pl.DataFrame) -> dict[str, Any]:
     return {"window": index, "windows": [list(kind) for kind in kinds]}
 
 
-def _maps(results: Results, names: Names) -> dict[str, Any]:
+def _maps(results: Results, shown: Shown, *, names: Names) -> dict[str, Any]:
     """Maps as 16-bit whole numbers of a step of their own, and the rows' notes."""
     grids: list[str | None] = []
     steps: list[float | None] = []
     notes: list[int] = []
     texts: dict[tuple[str, ...], int] = {(): 0}
-    rows = results.rows.select("image", "patient").iter_rows(named=True)
-    for shard in results.large():
+    rows = shown.rows.select("image", "patient").iter_rows(named=True)
+    for shard in results.large(shown.cases["case"].to_list()):
         for grid, said in shard.iter_rows():
             row = next(rows)
             notes.append(texts.setdefault(tuple(names.text(text, row) for text in said or ()), len(texts)))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -23,15 +23,19 @@ from camscope.page.pictures import data_address
 from camscope.page.svg import SETTINGS, svg
 from camscope.page.words import short
 from camscope.render import colourise, overlay
-from camscope.statistics.hypotheses import patient_means
+from camscope.store import OK
 from camscope.study.grids import stacked, unit
+from camscope.study.report.choice import Shown
 from camscope.study.report.results import Results
 
 Values = npt.NDArray[np.float64]
+K = TypeVar("K")
 
+_MEMBER = ("case", "patient", "grid_height", "grid_width", "map_max")
 _ON_SCALE = 3  # patients; a mean of fewer does not set the scale
 _SIDE = 160  # pixels of the picture on the first screen
 _PICTURES = 200
+_WIDE = 1000  # maps; numbers from here on need two lines above a panel
 _OUTCOMES = {
     "TP": "present, predicted",
     "FN": "present, missed",
@@ -62,25 +66,50 @@ class MeanMap:
         return placed
 
 
-def mean_map(maps: pl.DataFrame) -> MeanMap | None:
-    """M = cells mean_patients mean_maps R(L) / sum R(L); None where no map has positive evidence.
+def mean_maps(parts: Mapping[K, pl.DataFrame], maps: Iterable[pl.DataFrame]) -> dict[K, MeanMap]:
+    """M = cells mean_patients mean_maps R(L) / sum R(L), of several sets of maps while each map is read once.
 
     Args:
-        maps: rows with patient, grid, grid_height, grid_width and window; those of another grid than most have are
-            left out.
+        parts: the rows of each set, with case, patient, grid_height, grid_width and map_max; those of another grid than
+            most have are left out.
+        maps: tables of the maps, with case, grid, grid_height, grid_width and window.
+
+    Returns:
+        The means, without those of sets in which no map has positive evidence.
     """
-    if not len(maps):
-        return None
-    (height, width), _ = Counter(zip(maps["grid_height"], maps["grid_width"], strict=True)).most_common(1)[0]
-    own = maps.filter((pl.col("grid_height") == height) & (pl.col("grid_width") == width))
-    heat = unit(stacked(own))
-    kept = heat.any((1, 2))
-    if not kept.any():
-        return None
-    means = patient_means(heat[kept], own["patient"].fill_null("").filter(pl.Series(kept)).to_list())
-    values = means.mean(0) * height * width
-    _, _, tall, wide = own["window"][0]
-    return MeanMap(values, int(kept.sum()), len(means), float(tall / wide))
+    members = {key: found for key, rows in parts.items() if len(found := _weighed(rows))}
+    weights = {key: (found["case"].to_numpy(), found["weight"].to_numpy()) for key, found in members.items()}
+    sums: dict[K, Values] = {}
+    aspects: dict[K, float] = {}
+    for table in maps:
+        asked = table["case"].to_numpy()
+        for key, (cases, shares) in weights.items():
+            place = np.minimum(np.searchsorted(cases, asked), len(cases) - 1)
+            there = cases[place] == asked
+            if there.any():
+                own = table.filter(there)
+                _, _, tall, wide = own["window"][0]
+                aspects.setdefault(key, float(tall / wide))
+                sums[key] = sums.get(key, 0.0) + np.tensordot(shares[place[there]], unit(stacked(own)), 1)
+    counted = {key: found.filter(pl.col("weight") > 0) for key, found in members.items()}
+    return {
+        key: MeanMap(sums[key] * sums[key].size, len(own), own["patient"].n_unique(), aspects[key])
+        for key, own in counted.items()
+    }
+
+
+def _weighed(rows: pl.DataFrame) -> pl.DataFrame:
+    """The maps of one set by case, with their weights in its mean; none where no map has positive evidence."""
+    sizes = rows.group_by("grid_height", "grid_width", maintain_order=True).len()
+    usual = sizes.sort("len", descending=True, maintain_order=True).head(1)
+    own = rows.join(usual, on=["grid_height", "grid_width"], maintain_order="left")
+    own = own.select(
+        "case", pl.col("patient").fill_null(""), (pl.col("map_max") > 0).fill_null(value=False).alias("counts")
+    )
+    patients = own.filter("counts")["patient"].n_unique()
+    share = pl.col("counts") / (patients * pl.col("counts").sum().over("patient"))
+    weighed = own.select("case", "patient", pl.when("counts").then(share).otherwise(0.0).alias("weight"))
+    return weighed.sort("case") if patients else weighed.clear()
 
 
 @dataclass(frozen=True)
@@ -106,26 +135,24 @@ class LabelMaps:
 
 def label_maps(results: Results, label: str) -> LabelMaps:
     """Read the maps of a label and take their means."""
-    maps = results.maps(label, results.methods[0])
+    wanted = (pl.col("label") == label) & (pl.col("status") == OK) & pl.col("grid_height").is_not_null()
+    maps = results.first.filter(wanted).select(*_MEMBER, "group", "outcome")
     hits = maps.filter(pl.col("outcome") == "TP")
-    groups = results.groups or ("",)
-    cells = {}
-    for group in groups:
-        for outcome in _OUTCOMES:
-            part = maps.filter((pl.col("outcome") == outcome) & ((pl.col("group") == group) if group else pl.lit(True)))
-            if (found := mean_map(part)) is not None:
-                cells[group, outcome] = found
-    clusters = {}
+    parts: dict[tuple[str, ...], pl.DataFrame] = {("whole",): hits if len(hits) else maps}
+    for group in results.groups or ("",):
+        of_group = maps.filter(pl.col("group") == group) if group else maps
+        parts |= {("cell", group, outcome): of_group.filter(pl.col("outcome") == outcome) for outcome in _OUTCOMES}
     audited = {} if results.audit is None else results.audit["labels"].get(label, {})
     content = audited.get("clusters", {})
     if content.get("number", 0) > 1:
-        belongs = {int(case): number for case, number in content["cases"].items()}
-        numbers = pl.Series([belongs.get(case, -1) for case in maps["case"].to_list()], dtype=pl.Int64)
         for number in range(content["number"]):
-            if (found := mean_map(maps.filter(numbers == number))) is not None:
-                clusters[number] = found
+            members = [int(case) for case, cluster in content["cases"].items() if cluster == number]
+            parts["cluster", str(number)] = maps.filter(pl.col("case").is_in(members))
+    means = mean_maps(parts, results.maps(label, results.methods[0]))
+    cells = {(key[1], key[2]): mean for key, mean in means.items() if key[0] == "cell"}
+    clusters = {int(key[1]): mean for key, mean in means.items() if key[0] == "cluster"}
     of = "present and predicted" if len(hits) else "all"
-    whole = mean_map(hits if len(hits) else maps)
+    whole = means.get(("whole",))
     nulls = {
         name: MeanMap(np.array(values, np.float64), 0, 0, 1.0 if whole is None else whole.aspect)
         for name, values in audited.get("null_maps", {}).items()
@@ -200,7 +227,8 @@ def _panels(panels: Sequence[Sequence[tuple[str, MeanMap | None]]], *, top: floa
                 if title:
                     ax.set_title(f"{title}\nno maps", fontsize=8, color="#55606f", fontweight="normal", loc="center")
                 continue
-            count = f"\n{m.maps} maps ({m.patients})" if m.maps else ""
+            whose = f"({m.patients})" if m.maps < _WIDE else f"\n({m.patients:,})"
+            count = f"\n{m.maps:,} maps {whose}" if m.maps else ""
             ax.set_title(
                 (title if m.maps else title.replace(" ", "\n", 1)) + count,
                 fontsize=8,
@@ -232,13 +260,15 @@ class MeanPictures:
 
     Args:
         results: of a study.
+        shown: the cases whose pictures are read.
     """
 
-    def __init__(self, results: Results) -> None:
+    def __init__(self, results: Results, shown: Shown) -> None:
         self._sums: dict[str, Values] = {}
         self._counts: Counter[str] = Counter()
         self._wanted: dict[int, list[tuple[str, list[float]]]] = {}
-        hits = results.first.filter((pl.col("outcome") == "TP") & pl.col("window").is_not_null())
+        first = pl.col("method") == results.methods[0]
+        hits = shown.rows.filter(first & (pl.col("outcome") == "TP") & pl.col("window").is_not_null())
         for label in results.labels:
             own = hits.filter(pl.col("label") == label).head(_PICTURES)
             for case, window in own.select("case", "window").iter_rows():

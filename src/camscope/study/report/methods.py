@@ -14,6 +14,7 @@ from scipy.stats import pearsonr, rankdata
 
 from camscope.explanation.agreement import same_map
 from camscope.heatmap import upsample
+from camscope.store import OK
 from camscope.study.report.results import Results
 
 _CELLS = 16
@@ -67,10 +68,12 @@ def agreement_of_methods(results: Results) -> list[Pair]:
 
 
 def _maps(results: Results, label: str, method: str) -> Maps:
-    table = results.maps(label, method)
-    if len(table) > _MOST:
-        table = table.sort(pl.col("case").hash(seed=0)).head(_MOST)
-    rows = table.select("case", "grid", "grid_height", "grid_width").iter_rows()
+    own = (pl.col("label") == label) & (pl.col("method") == method) & (pl.col("status") == OK)
+    cases = results.rows.filter(own)["case"]
+    if len(cases) > _MOST:
+        cases = cases.gather(cases.hash(seed=0).arg_sort()).head(_MOST)
+    shards = results.maps(label, method, cases=cases.to_list())
+    rows = (row for shard in shards for row in shard.drop("window").iter_rows())
     return {case: np.array(grid, np.float32).reshape(height, width) for case, grid, height, width in rows}
 
 

@@ -31,7 +31,9 @@ class Names:
 
     def __init__(self, cases: pl.DataFrame, *, pseudonyms: bool) -> None:
         self.pseudonyms = pseudonyms
-        known = cases.sort("case")["patient"].fill_null("").unique(maintain_order=True).to_list()
+        known: list[str] = []
+        if pseudonyms:
+            known = cases.sort("case")["patient"].fill_null("").unique(maintain_order=True).to_list()
         self._patients = {name: f"P{number}" for number, name in enumerate((n for n in known if n), 1)} | {"": ""}
 
     def patient(self, name: str | None) -> str:

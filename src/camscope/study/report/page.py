@@ -15,6 +15,7 @@ from camscope.page.lines import Drawn
 from camscope.page.shell import rendered, script_json
 from camscope.page.words import interval
 from camscope.store import FAILED, OK
+from camscope.study.report.choice import MOST, Shown, chosen_cases
 from camscope.study.report.figures import alignment_figure, auc_figure, effect_figure, enrichment_figure, mass_figure
 from camscope.study.report.gallery import INSIDE, Progress, gallery_data, thumbnails
 from camscope.study.report.mean_maps import (
@@ -28,7 +29,7 @@ from camscope.study.report.mean_maps import (
 )
 from camscope.study.report.methods import agreement_of_methods
 from camscope.study.report.names import Names
-from camscope.study.report.prose import limitations, methods_text, record_rows
+from camscope.study.report.prose import limitations, methods_text, record_rows, sampled
 from camscope.study.report.results import Results, read_results
 from camscope.study.report.tables import Slice, areas, flow, make_up, number_of, outcomes
 from camscope.study.report.words import MEANINGS, answers, region_words
@@ -46,6 +47,7 @@ def report(
     pseudonyms: bool = False,
     progress: Progress = lambda *_: None,
     inside: int = INSIDE,
+    most: int = MOST,
 ) -> Path:
     """Write a study's report, one page to be opened from disk.
 
@@ -55,6 +57,7 @@ def report(
         pseudonyms: leave out patients' names and files' paths.
         progress: called with a step, what of it is done, and its total.
         inside: cases up to which the thumbnails are part of the page; those of larger cohorts lie beside it.
+        most: cases up to which the page shows every one; of larger cohorts it chooses so many, and says which.
 
     Returns:
         ``folder/report.html``; beside it ``report_files`` for large cohorts.
@@ -65,21 +68,24 @@ def report(
     results = read_results(folder, study=study)
     names = Names(results.cases, pseudonyms=pseudonyms)
     results = replace(results, grouped=all(names.value(group) == group for group in results.groups))
-    means = MeanPictures(results)
-    addresses, reasons = thumbnails(results, means=means, progress=progress, inside=inside)
+    shown = chosen_cases(results, most=most)
+    means = MeanPictures(results, shown)
+    addresses, reasons = thumbnails(results, shown, means=means, progress=progress, inside=inside)
     maps = []
     for done, label in enumerate(results.labels, 1):
         maps.append(label_maps(results, label))
         progress("averaging maps", done, len(results.labels))
-    data = gallery_data(results, names, addresses=addresses, reasons=reasons)
-    content = _content(results, names, maps, means=means) | {"data": Markup(script_json(data))}
+    data = gallery_data(results, shown, names=names, addresses=addresses, reasons=reasons)
+    content = _content(results, shown, names=names, maps=maps, means=means) | {"data": Markup(script_json(data))}
     text = rendered("page.html.j2", content, package="camscope.study.report", script=_SCRIPT.read_text("utf-8"))
     path = results.folder / PAGE
     write_atomically(path, lambda file: file.write(text.encode("utf-8", "replace")))
     return path
 
 
-def _content(results: Results, names: Names, maps: list[LabelMaps], *, means: MeanPictures) -> dict[str, Any]:
+def _content(
+    results: Results, shown: Shown, *, names: Names, maps: list[LabelMaps], means: MeanPictures
+) -> dict[str, Any]:
     """What the templates show, drawn and counted."""
     top, slices = top_of(maps), areas(results)
     said = {answer.label: answer for answer in answers(results)}
@@ -128,6 +134,8 @@ def _content(results: Results, names: Names, maps: list[LabelMaps], *, means: Me
         "record": record_rows(results, pseudonyms=names.pseudonyms),
         "pseudonyms": names.pseudonyms,
         "shown": names.value,
+        "part": shown.sentence,
+        "sampled": sampled(results),
     }
 
 

@@ -87,7 +87,7 @@ def _of_cohort(results: Results, patients: int) -> Iterator[str]:
         )
     failed = len(results.rows.filter(pl.col("status") == FAILED))
     if failed:
-        yield f"{failed} of {len(results.rows)} rows failed; the gallery lists each with its reason."
+        yield f"{failed} of {len(results.rows)} rows failed; the gallery shows them with their reasons."
     if not results.file.cohort.patient:
         yield "The study file names no patient column: each image counts as a patient, and intervals may be too narrow."
     if _lost_level(results):
@@ -95,6 +95,16 @@ def _of_cohort(results: Results, patients: int) -> Iterator[str]:
             f"The maps of {', '.join(_lost_level(results))} are contrasts without a level (a layer norm follows the "
             "pooling): something always glows, also where nothing supports the label."
         )
+
+
+def sampled(results: Results) -> list[str]:
+    """Labels of whose cases not all were changed in the audit, with the numbers."""
+    labels = {} if results.audit is None else results.audit["labels"]
+    return [
+        f"{label} {found['drawn']:,} of {found['cases']:,}"
+        for label, found in labels.items()
+        if found.get("drawn", found["cases"]) < found["cases"]
+    ]
 
 
 def _lost_level(results: Results) -> list[str]:
@@ -105,6 +115,11 @@ def _lost_level(results: Results) -> list[str]:
 
 def _of_audit(results: Results) -> Iterator[str]:
     labels = (results.audit or {})["labels"]
+    if some := sampled(results):
+        yield (
+            f"Not every case was changed, and clusters were looked for among those that were: {'; '.join(some)}. "
+            "A region that few cases have was tested on those of them that were drawn."
+        )
     regions = [(label, region, one) for label, found in labels.items() for region, one in found["regions"].items()]
     open_ones = [one for _, _, one in regions if one["verdict"] == "NOT SHOWN"]
     if open_ones:
@@ -219,6 +234,11 @@ def _on_audit(results: Results, settings: dict[str, Any], cited: _Cited) -> str:
         "patients were not tested. Heat was compared with that of the same architecture with random weights",
         f"{cited(_REFERENCES['reset'])} and with random combinations of the trained network's channels.",
     ]
+    if sampled(results):
+        sentences.append(
+            f"Not all cases were changed ({'; '.join(sampled(results))}): patients were drawn at random, in turn "
+            "from those with and without the label and each cue. Scores and heat are those of all cases."
+        )
     return " ".join(sentences)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +14,19 @@ import polars as pl
 from pydantic import ValidationError
 
 from camscope.files import StoreError
-from camscope.store import OK, Store
+from camscope.store import FAILED, OK, Store
 from camscope.study.audit.audit import JSON
 from camscope.study.config import StudyFile
 from camscope.study.rows import region_names
 from camscope.study.run import study_record
 from camscope.study.study import Study
 from camscope.tables import located
+
+_COUNTED = (
+    *("case", "patient", "group", "label", "method", "truth", "score", "outcome", "status", "layer"),
+    *("grid_height", "grid_width", "map_max", "height", "image_sha256"),
+)
+"""What is held of every row; more is read where it is asked for."""
 
 _LARGE = ("grid", "notes")
 _GROUPS = 8
@@ -38,7 +44,7 @@ class Results:
         file: the study file.
         root: where the pictures' paths start.
         shards: the files of the rows.
-        rows: all rows without their maps.
+        rows: all rows, with what is counted of them.
         audit: what ``audit.json`` holds; None where there is none of these rows.
         warnings: what the reader must know before anything else.
         grouped: whether groups are told apart; not where they give patients' names away.
@@ -77,13 +83,21 @@ class Results:
     @cached_property
     def first(self) -> pl.DataFrame:
         """The rows of the first method: one a case and label."""
-        return self.rows.filter(pl.col("method") == self.methods[0])
+        return self.rows if not self.methods[1:] else self.rows.filter(pl.col("method") == self.methods[0])
 
     @cached_property
     def cases(self) -> pl.DataFrame:
-        """One row a case, one that knows the picture and its size where there is one."""
-        ordered = self.rows.sort(pl.col("height").is_null(), pl.col("image_sha256").is_null(), maintain_order=True)
-        return ordered.unique("case", keep="first", maintain_order=True).sort("case")
+        """One row a case."""
+        return one_a_case(self.rows.select("case", "patient", "group", "height", "image_sha256"))
+
+    @cached_property
+    def failed(self) -> pl.DataFrame:
+        """The rows that failed, with the reason."""
+        return self._scan.filter(pl.col("status") == FAILED).select("case", "image", "patient", "message").collect()
+
+    @property
+    def _scan(self) -> pl.LazyFrame:
+        return pl.scan_parquet(list(self.shards))
 
     @cached_property
     def groups(self) -> tuple[str, ...]:
@@ -97,18 +111,29 @@ class Results:
         """The rows of a label, of the first method, without those that failed."""
         return self.first.filter((pl.col("label") == label) & pl.col("score").is_not_null())
 
-    def maps(self, label: str, method: str) -> pl.DataFrame:
-        """The maps of a label and method, one a row, read when asked for."""
-        wanted = (pl.col("label") == label) & (pl.col("method") == method) & (pl.col("status") == OK)
-        columns = ["case", "patient", "group", "outcome", "grid", "grid_height", "grid_width", "window"]
-        return (
-            pl.scan_parquet(list(self.shards)).filter(wanted & pl.col("grid").is_not_null()).select(columns).collect()
-        )
+    def rows_of(self, cases: Sequence[int]) -> pl.DataFrame:
+        """All that is known of some cases, without their maps, in the order of ``rows``."""
+        return self._scan.filter(pl.col("case").is_in(cases)).drop(_LARGE).collect()
 
-    def large(self) -> Iterator[pl.DataFrame]:
-        """Shard by shard the maps and notes of all rows, in the order of ``rows``."""
+    def maps(self, label: str, method: str, *, cases: Sequence[int] | None = None) -> Iterator[pl.DataFrame]:
+        """Shard by shard the maps of a label and method, one a row; of all cases, or of some."""
+        wanted = (pl.col("label") == label) & (pl.col("method") == method) & (pl.col("status") == OK)
+        if cases is not None:
+            wanted &= pl.col("case").is_in(cases)
+        columns = ["case", "grid", "grid_height", "grid_width", "window"]
         for path in self.shards:
-            yield pl.read_parquet(path, columns=list(_LARGE))
+            yield pl.scan_parquet(path).filter(wanted & pl.col("grid").is_not_null()).select(columns).collect()
+
+    def large(self, cases: Sequence[int]) -> Iterator[pl.DataFrame]:
+        """Shard by shard the maps and notes of some cases, in the order of ``rows``."""
+        for path in self.shards:
+            yield pl.scan_parquet(path).filter(pl.col("case").is_in(cases)).select(_LARGE).collect()
+
+
+def one_a_case(rows: pl.DataFrame) -> pl.DataFrame:
+    """One row of each case, one that knows the picture and its size where there is one."""
+    ordered = rows.sort(pl.col("height").is_null(), pl.col("image_sha256").is_null(), maintain_order=True)
+    return ordered.unique("case", keep="first", maintain_order=True).sort("case")
 
 
 def read_results(folder: str | Path, *, study: Study | None = None) -> Results:
@@ -129,7 +154,7 @@ def read_results(folder: str | Path, *, study: Study | None = None) -> Results:
         raise StoreError(f"{folder} has no rows yet: run `camscope study` first")
     try:
         file = StudyFile.model_validate(record["study"])
-        rows = pl.scan_parquet(list(shards)).drop(_LARGE).collect()
+        rows = pl.scan_parquet(list(shards)).select(*_COUNTED, pl.col("^(cue|mass|area):.*$")).collect()
     except (KeyError, ValidationError, pl.exceptions.PolarsError, OSError) as fault:
         reason = str(fault).splitlines()[0]
         raise StoreError(f"the study in {folder} cannot be read ({reason}): run it again") from None

@@ -62,9 +62,9 @@ def flow(results: Results, names: Names) -> list[Step]:
     """Patients, images, rows, maps; and what was lost on the way, with reasons."""
     rows, cases = results.rows, results.cases
     counts = dict(rows.group_by("status").len().rows())
-    failed = rows.filter(pl.col("status") == FAILED)
+    failed = results.failed
     broken = failed.group_by("case").len().filter(pl.col("len") == len(results.labels) * len(results.methods))
-    unknown = rows.filter((pl.col("status") != FAILED) & pl.col("truth").is_null())
+    unknown = rows.select("status", "truth").filter((pl.col("status") != FAILED) & pl.col("truth").is_null())
     per_image = f"{len(results.labels)} labels" + (f" × {len(results.methods)} methods" if results.methods[1:] else "")
     planned = int(results.record.get("cases", len(cases)))
     when = {"present": "where the label is present", "predicted": "where the label is predicted", "all": "everywhere"}

@@ -166,3 +166,41 @@ def test_a_folder_without_rows_is_an_error(tmp_path, record):
         (tmp_path / "study.json").write_text(json.dumps(record))
     with pytest.raises(StoreError, match=r"no study|no rows"):
         report(tmp_path)
+
+
+def test_a_large_cohort_is_shown_in_part_and_counted_whole(make_study, tmp_path):
+    file, out = make_study(40, explain='when = "all"'), tmp_path / "out"
+    (file.parent / "images" / "P002" / "AP.png").write_bytes(b"no picture")
+    for _ in run(Study.read(file), out):
+        pass
+    whole = report(out).read_text(encoding="utf-8")
+    text = report(out, most=12).read_text(encoding="utf-8")
+    data, all_ = data_of(out / "report.html"), pl.read_parquet(out / "rows" / "*.parquet")
+    said = re.search(r"12 of 40 cases are shown: ([^.]+)\.", text)[1]
+    parts = {" ".join(part.split()[1:]): int(part.split()[0]) for part in re.split(r", (?=\d)", said)}
+    assert parts["with a row that failed"] == 1
+    assert parts["among the most certain mistakes"] == 3
+    assert sum(parts.values()) == 12 == len(data["cases"]["number"]) == len(data["cases"]["thumbnail"])
+    assert data["cases"]["number"] == sorted(data["cases"]["number"])
+    shown = all_.filter(pl.col("case").is_in(data["cases"]["number"]))
+    assert [data["cases"]["number"][n] for n in data["rows"]["case"]] == shown["case"].to_list()
+    assert data["rows"]["outcome"] == shown["outcome"].to_list()
+    for coded, step, grid in zip(data["rows"]["grid"], data["rows"]["step"], shown["grid"].to_list(), strict=True):
+        assert (coded is None) == (grid is None)
+        if grid is not None:
+            assert np.abs(np.frombuffer(base64.b64decode(coded), "<i2") * step - grid).max() <= step
+    wrong = all_.filter(pl.col("outcome").is_in(["FP", "FN"])).with_columns(
+        sure=pl.when("truth").then(-pl.col("score")).otherwise("score")
+    )
+    for label in ("Effusion", "Nodule"):
+        (surest,) = wrong.filter(pl.col("label") == label).sort("sure", descending=True)["case"].head(1)
+        assert surest in data["cases"]["number"]
+    assert "cases are shown" not in whole
+    for section in ("cohort", "scores"):
+        assert _section(text, section).replace(", as far as it has room", "") == _section(whole, section)
+    tables = re.compile(r"<tbody>.*?</tbody>", re.DOTALL)
+    assert tables.findall(_section(text, "maps")) == tables.findall(_section(whole, "maps"))
+
+
+def _section(text, name):
+    return re.search(rf'<section id="{name}">.*?</section>', text, re.DOTALL)[0]

@@ -1,0 +1,43 @@
+"""A draw of cases from a cohort that is too large to look at every one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+_KIND, _TURN, _PLACE = "__kind__", "__turn__", "__place__"
+
+
+def drawn_cases(rows: pl.DataFrame, *, by: Sequence[str], limit: int, seed: int) -> list[int]:
+    """Draw cases by whole patients, kind after kind in turn, so that rare kinds are drawn as often as common ones.
+
+    A patient counts for the rarest kind among its rows. The same rows give the same cases in whatever order they stand.
+
+    >>> patients, ill = [f"P{n // 2}" for n in range(100)], [True] * 4 + [False] * 96
+    >>> rows = pl.DataFrame({"case": range(100), "patient": patients, "ill": ill})
+    >>> found = drawn_cases(rows, by=["ill"], limit=8, seed=0)
+    >>> found[:4], len(found)
+    ([0, 1, 2, 3], 8)
+
+    Args:
+        rows: with ``case``, ``patient`` and the columns ``by``; a case may have several.
+        by: columns whose values together are a kind; null is a value.
+        limit: most cases; of the last patient some may be left out.
+        seed: of the order of the patients.
+
+    Returns:
+        The cases' numbers, ascending; all of them where these are no more than the limit.
+    """
+    cases = rows.select("case", pl.col("patient").fill_null("")).unique("case").sort("case")
+    if len(cases) <= limit:
+        return cases["case"].to_list()
+    known = rows.select(pl.col("patient").fill_null(""), *by)
+    kinds = known.group_by(by).agg(pl.col("patient").n_unique().alias(_TURN)).sort(_TURN, *by).with_row_index(_KIND)
+    known = known.join(kinds, on=list(by), nulls_equal=True)
+    patients = known.group_by("patient").agg(pl.col(_KIND).min()).sort("patient")
+    order = np.random.default_rng([seed, len(cases)]).permutation(len(patients))
+    mixed = patients[order].with_columns(pl.int_range(pl.len()).over(_KIND).alias(_TURN))
+    places = mixed.sort(_TURN, _KIND).with_row_index(_PLACE).select("patient", _PLACE)
+    return cases.join(places, on="patient").sort(_PLACE, "case").head(limit)["case"].sort().to_list()
