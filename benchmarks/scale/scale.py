@@ -1,8 +1,8 @@
 """What a large study costs, from what one picture costs here; and whether that predicts real runs.
 
     python benchmarks/scale/scale.py costs STUDY.toml      seconds and bytes of each step of one picture
-    python benchmarks/scale/scale.py runs STUDY.toml       runs with one and two Ray workers, beside what is predicted
-    python benchmarks/scale/scale.py archive               ten million pictures on 1 and 8 GPUs
+    python benchmarks/scale/scale.py runs STUDY.toml       runs with one and two Ray workers
+    python benchmarks/scale/scale.py predict               the same from the costs; ten million pictures on 1 and 8 GPUs
 
 Each writes its part of scale.json; the later ones read what the earlier ones wrote.
 """
@@ -34,7 +34,7 @@ FOR_OVERLAYS = ("draw", "encode and write")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=["costs", "runs", "archive"])
+    parser.add_argument("part", choices=["costs", "runs", "predict"])
     parser.add_argument("study", nargs="?", type=Path)
     parser.add_argument("--pictures", type=int, default=64)
     asked = parser.parse_args()
@@ -42,9 +42,10 @@ def main() -> None:
     if asked.part == "costs":
         kept["costs"] = costs(asked.study, asked.pictures)
     elif asked.part == "runs":
-        kept["runs"] = runs(asked.study, kept["costs"])
+        kept["runs"] = runs(asked.study)
     else:
-        kept["archive"] = archive(kept["costs"])
+        kept["predict"] = {"runs": [predicted(kept["costs"], one) for one in kept["runs"]]}
+        kept["predict"]["archive"] = archive(kept["costs"])
     PATH.write_text(json.dumps(kept, indent=1) + "\n")
     print(json.dumps(kept[asked.part], indent=1))
 
@@ -138,12 +139,8 @@ def written(out: Path, cases: int) -> dict[str, float]:
     }
 
 
-def runs(file: Path, known: dict[str, Any]) -> list[dict[str, Any]]:
-    """The whole study by one and by two workers of one CPU each, and what the costs of a picture predict.
-
-    What is predicted is the time from the first shard that a worker hands in to the last: starting Ray and importing
-    PyTorch are not part of the model.
-    """
+def runs(file: Path) -> list[dict[str, Any]]:
+    """Seconds from the first shard that a worker hands in to the last, with one worker and with two."""
     import ray
     from ray.cluster_utils import Cluster as Nodes
 
@@ -164,19 +161,23 @@ def runs(file: Path, known: dict[str, Any]) -> list[dict[str, Any]]:
         ray.shutdown()
         nodes.shutdown()
         seconds = ends[-1] - ends[0]
-        shards = -(-len(study.cohort) // SHARD)
-        rounds = -(-shards // number) - 1
         found.append(
             {
                 "workers": number,
                 "cases": len(study.cohort),
-                "shards": shards,
                 "seconds": round(seconds, 1),
-                "predicted": round(rounds * SHARD * sum(known["seconds"].values()), 1),
                 "load": round(os.getloadavg()[0], 2),
             }
         )
     return found
+
+
+def predicted(known: dict[str, Any], run: dict[str, Any]) -> dict[str, float]:
+    """The seconds of a run: a network runs in one thread of its worker, all else in threads on any core."""
+    seconds, number = known["seconds"], run["workers"]
+    a_picture = max(sum(seconds[step] for step in ON_GPU) / number, sum(seconds.values()) / (os.cpu_count() or 1))
+    rounds = -(-run["cases"] // SHARD // number) - 1
+    return {"workers": number, "seconds": round(rounds * number * SHARD * a_picture, 1), "measured": run["seconds"]}
 
 
 GPU = {
