@@ -37,8 +37,13 @@ class Picture:
     @property
     def rgb(self) -> npt.NDArray[np.uint8]:
         """The pixels as (H, W, 3) bytes, for display."""
-        bytes_ = np.rint(self.pixels * 255).astype(np.uint8)
-        return np.ascontiguousarray(np.broadcast_to(bytes_, (*self.size, 3)))
+        return np.ascontiguousarray(np.broadcast_to(self.bytes, (*self.size, 3)))
+
+    @property
+    def bytes(self) -> npt.NDArray[np.uint8]:
+        """The pixels as bytes, with one channel or three as they are."""
+        levels: npt.NDArray[np.uint8] = np.rint(self.pixels * np.float32(255)).astype(np.uint8)
+        return levels
 
 
 @dataclass(frozen=True)

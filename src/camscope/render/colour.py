@@ -46,7 +46,7 @@ def colourise(values: npt.NDArray[np.floating], cmap: str = "byr") -> Bytes:
     >>> colourise(np.array([[0.0, 0.5, 1.0]]), "gray")[0, :, 0]
     array([  0, 128, 255], dtype=uint8)
     """
-    return _table(cmap)[_bytes(values)]
+    return np.take(_table(cmap), _bytes(values), axis=0)
 
 
 def grey(values: npt.NDArray[np.floating]) -> Image.Image:
@@ -87,11 +87,25 @@ def overlay(
     check_fit(picture, values)
     if not 0 <= opacity <= 1:
         raise SettingError(f"opacity {opacity} is not possible; it lies in 0 (picture alone) to 1 (map alone)")
-    blended = picture.rgb.copy()
+    pixels, table = picture.bytes, _blended(cmap, float(opacity))
+    laid: Bytes = np.array(np.broadcast_to(pixels, (*picture.size, 3)))
     seen = (window or Window.whole(picture.size)).seen()
-    colours = colourise(values[seen], cmap).astype(np.float32)
-    blended[seen] = np.rint(blended[seen] * np.float32(1 - opacity) + colours * np.float32(opacity))
-    return Image.fromarray(blended)
+    levels = _bytes(values[seen]).astype(np.uint16) << 8
+    if pixels.shape[2] == 1:
+        laid[seen] = np.take(table, levels | pixels[seen][..., 0], axis=0)
+    else:
+        for channel in range(3):
+            laid[seen][..., channel] = np.take(table[:, channel], levels | pixels[seen][..., channel])
+    return Image.fromarray(laid)
+
+
+@lru_cache
+def _blended(cmap: str, opacity: float) -> Bytes:
+    """A level's colour over a pixel's value: (256 levels x 256 values, 3 channels)."""
+    values = np.arange(256, dtype=np.float32) * np.float32(1 - opacity)
+    colours = _table(cmap).astype(np.float32) * np.float32(opacity)
+    blended: Bytes = np.rint(values[:, None] + colours[:, None]).astype(np.uint8).reshape(-1, 3)
+    return blended
 
 
 def check_fit(picture: Picture, values: npt.NDArray[np.floating]) -> None:

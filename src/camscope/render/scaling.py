@@ -47,14 +47,17 @@ def scale(heatmap: npt.NDArray[np.floating], how: str) -> tuple[Values, Limits]:
     array([[0.1, 0.2, 0.5]], dtype=float32)
     """
     fixed = _fixed_limits(how)
-    values = np.asarray(heatmap, np.float64)
-    finite = values[np.isfinite(values)]
+    values = np.array(heatmap, np.float64)
+    known = np.isfinite(values)
+    finite = values if known.all() else values[known]
     low, high = fixed or _own_limits(finite, how)
     flat = finite.size == 0 or finite.max() - finite.min() <= _FLAT * np.abs(finite).max()
     if fixed is None and (flat or high <= low):
         return np.zeros(values.shape, np.float32), (low, high)
-    values = np.clip((values - low) / (high - low), 0, 1)
-    return np.nan_to_num(values, copy=False, nan=0.0).astype(np.float32), (low, high)
+    values -= low  # in place: a map may have millions of values
+    values /= high - low
+    np.clip(values, 0, 1, out=values)
+    return np.nan_to_num(values.astype(np.float32), copy=False, nan=0.0), (low, high)
 
 
 def _fixed_limits(how: str) -> Limits | None:
