@@ -180,6 +180,9 @@ def test_a_second_process_and_how_far_it_is(make_study, tmp_path):
         (["STUDY"], "no --out given"),
         (["STUDY", "--out", "STUDY"], "cannot write"),
         (["STUDY", "--out", "OUT", "--device", "abacus"], "device 'abacus' cannot be used"),
+        (["STUDY", "--out", "OUT", "--workers", "2"], "--workers is for a cluster; give --engine ray with it"),
+        (["STUDY", "--out", "OUT", "--engine", "rai"], "no engine called 'rai'"),
+        (["STUDY", "--out", "OUT", "--engine", "ray", "--address", "127.0.0.1:1"], "no Ray cluster can be used at"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(make_study, tmp_path, arguments, said):

@@ -23,9 +23,9 @@ def audit(
 ) -> None:
     """Say for each label and region whether the model relies on it, with the statistics behind the verdict.
 
-    Regions are those of [audit] in the study file. Each is removed or exchanged in every picture, and the change of
-    the logit is compared with that of a sham; heat alone never convicts. Writes DIR/audit.json, audit.parquet and
-    audit_changes.parquet.
+    Regions are those of the section audit of the study file. Each is removed or exchanged in every picture, and the
+    change of the logit is compared with that of a sham; heat alone never convicts. Writes DIR/audit.json,
+    audit.parquet and audit_changes.parquet.
 
     Example: camscope audit results
     """

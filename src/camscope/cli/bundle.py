@@ -14,9 +14,12 @@ def bundle(
     out: Out,
     weights: Weights = "default",
     labels: Labels = None,
-    classes: Annotated[int | None, typer.Option(min=1, help="Number of outputs. [default: as many as labels]")] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, help="Number of outputs.", show_default="as many as labels")
+    ] = None,
     outcome: Annotated[
-        str | None, typer.Option(help="one (softmax), any (sigmoid) or value (regression). [default: by the classes]")
+        str | None,
+        typer.Option(help="one (softmax), any (sigmoid) or value (regression).", show_default="by the classes"),
     ] = None,
     input_size: Annotated[str | None, typer.Option(help="Side in pixels, or HEIGHT,WIDTH.")] = None,
     mean: Annotated[str | None, typer.Option(help="Of pixels in [0, 1], one number or one a channel.")] = None,
@@ -25,7 +28,7 @@ def bundle(
     option: Annotated[
         list[str] | None, typer.Option(help="name=value for the source, such as pad_type=same; repeat for several.")
     ] = None,
-    layer: Annotated[str | None, typer.Option(help="The layer to explain. [default: found when needed]")] = None,
+    layer: Annotated[str | None, typer.Option(help="The layer to explain.", show_default="found when needed")] = None,
 ) -> None:
     """Write a model as a bundle: model.json and weights.safetensors, with sha256.
 

@@ -27,13 +27,15 @@ def evaluate(
     ] = None,
     boxes: Annotated[str | None, typer.Option(help="A column with boxes x0,y0,x1,y1;... in pixels.")] = None,
     target: Annotated[
-        str | None, typer.Option(help="Class name or index, or column:NAME. [default: the predicted class]")
+        str | None, typer.Option(help="Class name or index, or column:NAME.", show_default="the predicted class")
     ] = None,
-    image: Annotated[str | None, typer.Option(help="The column with the pictures. [default: by its name]")] = None,
-    patient: Annotated[str | None, typer.Option(help="The column with the patients. [default: by its name]")] = None,
+    image: Annotated[str | None, typer.Option(help="The column with the pictures.", show_default="by its name")] = None,
+    patient: Annotated[
+        str | None, typer.Option(help="The column with the patients.", show_default="by its name")
+    ] = None,
     methods: Annotated[str, typer.Option(help="Methods with commas, see `camscope methods`; or all.")] = "all",
     metrics: Annotated[str, typer.Option(help="Metrics with commas; or all.")] = "all",
-    layer: Annotated[str | None, typer.Option(help="Layer name. [default: found by itself]")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer name.", show_default="found by itself")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="name=value for the methods.")] = None,
     few: Annotated[int, typer.Option(min=1, help="Pictures for what needs many passes, as sanity checks do.")] = 4,
     most_passes: Annotated[int, typer.Option(min=1, help="A method that needs more is run on few pictures.")] = 2000,

@@ -44,9 +44,10 @@ def explain(
     labels: Labels = None,
     method: Annotated[list[str], typer.Option(help="See `camscope methods`; repeat for several.")] = ["gradcam"],  # noqa: B006
     target: Annotated[
-        list[str] | None, typer.Option(help="Class name, class index, or topK; repeat for several. [default: top1]")
+        list[str] | None,
+        typer.Option(help="Class name, class index, or topK; repeat for several.", show_default="top1"),
     ] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer name. [default: found by itself]")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer name.", show_default="found by itself")] = None,
     scale: Annotated[str, typer.Option(help="For display: minmax, max, percentile or fixed:LO,HI.")] = "minmax",
     cmap: Annotated[str, typer.Option(help="byr (blue, yellow, red) or a Matplotlib colour map.")] = "byr",
     opacity: Annotated[float, typer.Option(min=0, max=1, help="Of the map in the overlay.")] = 0.5,

@@ -18,15 +18,15 @@ def failures(
     model: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="What `camscope train` wrote, or any model.")],
     out: Out,
     data: Annotated[
-        Path | None, typer.Option(help="Class folders, a table, or a study file. [default: those of the run]")
+        Path | None, typer.Option(help="Class folders, a table, or a study file.", show_default="those of the run")
     ] = None,
     split: Annotated[str, typer.Option(help="train, val, test or all; of data that have splits.")] = "test",
     label: Annotated[list[str] | None, typer.Option(help="Column or label; repeat for several.")] = None,
-    patient: Annotated[str | None, typer.Option(help="Column of patients. [default: patient_id]")] = None,
+    patient: Annotated[str | None, typer.Option(help="Column of patients.", show_default="patient_id")] = None,
     labels: Labels = None,
     weights: Weights = "default",
     method: Annotated[str, typer.Option(help="See `camscope methods`.")] = "gradcam",
-    layer: Annotated[str | None, typer.Option(help="Layer name. [default: found by itself]")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer name.", show_default="found by itself")] = None,
     device: Device = "auto",
     batch_size: BatchSize = 16,
     seed: Seed = 0,

@@ -19,7 +19,7 @@ def layers(
     weights: Weights = "default",
     method: Annotated[str, typer.Option(help="See `camscope methods`.")] = "gradcam",
     target: Annotated[str, typer.Option(help="Class name or index, or top1.")] = "top1",
-    layer: Annotated[str | None, typer.Option(help="With --steps: the layer. [default: found by itself]")] = None,
+    layer: Annotated[str | None, typer.Option(help="With --steps: the layer.", show_default="found by itself")] = None,
     steps: Annotated[bool, typer.Option("--steps", help="Show how the map is made, step by step.")] = False,
     setting: Annotated[list[str] | None, typer.Option("--set", help="name=value for the method.")] = None,
     device: Device = "auto",

@@ -39,7 +39,7 @@ StudyFolder = Annotated[
 ]
 StudyFileOption = Annotated[
     Path | None,
-    typer.Option("--study", metavar="STUDY.toml", help="Its study file. [default: the one it was run with]"),
+    typer.Option("--study", metavar="STUDY.toml", help="Its study file.", show_default="the one it was run with"),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto for the best there is.")]

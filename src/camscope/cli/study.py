@@ -35,13 +35,16 @@ def study(
     ] = "auto",
     address: Annotated[
         str | None,
-        typer.Option(help="Ray's: auto, HOST:PORT or ray://HOST:10001. [default: this machine's, or a new one on it]"),
+        typer.Option(
+            help="Ray's: auto, HOST:PORT or ray://HOST:10001.", show_default="this machine's, or a new one on it"
+        ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="With ray. [default: one a GPU, or one for every 4 CPUs]")
+        int | None, typer.Option(min=1, help="With ray.", show_default="one a GPU, or one for every 4 CPUs")
     ] = None,
     gpus_per_worker: Annotated[
-        float | None, typer.Option(min=0, help="With ray; 0.5 puts two on a GPU. [default: 1 where there are GPUs]")
+        float | None,
+        typer.Option(min=0, help="With ray; 0.5 puts two on a GPU.", show_default="1 where there are GPUs"),
     ] = None,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")] = False,
@@ -49,8 +52,8 @@ def study(
     """Explain a cohort: patients, images, labels, one model per label.
 
     Writes an overlay a map into DIR/GROUP/PATIENT/IMAGE, and one row a case, label and method, with the raw map, into
-    DIR/rows/*.parquet; audits what the models rely on where the study file has [audit]; and writes DIR/report.html.
-    Stopped in any way, the same command continues; a changed study computes what changed.
+    DIR/rows/*.parquet; audits what the models rely on, where the study file has a section audit; and writes
+    DIR/report.html. Stopped in any way, the same command continues; a changed study computes what changed.
 
     Example: camscope study study.toml --out results
     Example: camscope study study.toml --out s3://bucket/results --engine ray --address auto --workers 8

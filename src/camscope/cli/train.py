@@ -25,17 +25,17 @@ def train(
         str, typer.Option(help="'default' (the published ones, or random where out of reach), 'none', or a file.")
     ] = "default",
     label: Annotated[
-        list[str] | None, typer.Option(help="Column of the table, or label of the study; repeat. [default: all]")
+        list[str] | None, typer.Option(help="Column of the table, or label of the study; repeat.", show_default="all")
     ] = None,
     each: Annotated[bool, typer.Option("--each", help="A model for each label, in OUT/LABEL.")] = False,
-    patient: Annotated[str | None, typer.Option(help="Column of patients. [default: patient_id]")] = None,
+    patient: Annotated[str | None, typer.Option(help="Column of patients.", show_default="patient_id")] = None,
     split: Annotated[str, typer.Option(help="Shares of training, validation and test.")] = "0.7,0.15,0.15",
     epochs: Annotated[int, typer.Option(help="At most.")] = 30,
     patience: Annotated[int, typer.Option(help="Epochs without a lower validation loss before it stops.")] = 8,
     batch_size: BatchSize = 32,
     rate: Annotated[float, typer.Option(help="Highest learning rate, of the classifier.")] = 1e-3,
     frozen: Annotated[
-        int | None, typer.Option(help="Epochs of the classifier alone. [default: 2 where weights were learnt]")
+        int | None, typer.Option(help="Epochs of the classifier alone.", show_default="2 where weights were learnt")
     ] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Mirror pictures; not for chests.")] = False,
     hide: Annotated[

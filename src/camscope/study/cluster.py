@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from camscope.study.study import Study
 _TRIES = 3
 """How often a shard is given to a worker before its cases are given out one by one."""
 
+_PATIENCE = 10  # seconds, for a cluster to answer
 _CPUS = 4  # of a worker without a GPU: one network, and threads that read and write
 
 
@@ -97,6 +99,7 @@ def connected(cluster: Cluster) -> Iterator[Workers]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
+        _knock(cluster.address)
         ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.CRITICAL)
     except Exception as fault:  # ConnectionError, RuntimeError, ValueError: each means the same here
         named = f"at {cluster.address}" if cluster.address else "on this machine"
@@ -108,6 +111,17 @@ def connected(cluster: Cluster) -> Iterator[Workers]:
         yield _workers(ray, cluster)
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """See whether anybody listens at HOST:PORT: Ray itself would try for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
 
 
 def _workers(ray: Any, cluster: Cluster) -> Workers:
