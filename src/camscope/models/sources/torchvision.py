@@ -69,6 +69,8 @@ def make(
     categories = tuple(entry.meta["categories"] or ())
     dense = [architecture in models.list_models(module=module) for module in _dense()]
     keywords = {**_DEFAULTS.get(architecture, {}), **({"weights_backbone": None} if any(dense) else {}), **options}
+    if architecture.startswith("vit_"):  # their position embeddings are of one size, that of the weights
+        keywords.setdefault("image_size", entry.meta["min_size"][0])
     if classes is not None:
         keywords["num_classes"] = classes
     try:

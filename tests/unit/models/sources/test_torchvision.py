@@ -172,3 +172,10 @@ def test_a_detectors_bundle(tmp_path):
     again = load(model.save(tmp_path))
     assert (again.digest, again.outcome, again.layer) == (model.digest, "boxes", model.layer)
     assert again.labels == ("ground", "ship")
+
+
+def test_a_transformer_has_the_size_of_its_weights():
+    model = load("torchvision:vit_b_32", weights="none", options={"image_size": 64})
+    assert model.net.image_size == 64
+    model = load("torchvision:vit_b_16.IMAGENET1K_SWAG_E2E_V1", weights="none")
+    assert model.net.image_size == model.preprocess.input_size[0] == 384
