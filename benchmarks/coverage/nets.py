@@ -146,6 +146,8 @@ def _torchvision(name: str, group: str) -> tuple[nn.Module, Tensor]:
     options: dict[str, Any] = {} if group == "torchvision" else {"weights_backbone": None}
     if name in ("inception_v3", "googlenet"):
         options = {"init_weights": False}
+    if name.startswith("vit_"):
+        options["image_size"] = models.get_model_weights(name).DEFAULT.meta["min_size"][0]
     net = models.get_model(name, weights=None, **options).eval()
     size = 224
     if group == "detection":
