@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import os
 import socket
@@ -84,7 +83,7 @@ class Workers:
 
 @contextlib.contextmanager
 def connected(cluster: Cluster) -> Iterator[Workers]:
-    """The workers of a cluster; Ray is left as it was found.
+    """The workers of a cluster; Ray is left connected, or not, as it was found. Its loggers are silenced.
 
     Raises:
         ClusterError: it cannot be reached, or has not what a worker needs.
@@ -183,25 +182,26 @@ def explained_by(
 
 def _written(workers: Workers, tables: Sequence[pl.DataFrame], *, made: dict[str, Any]) -> Iterator[int]:
     """Give out shards; yields the numbers of those that were written, as they are done."""
-    data = importlib.import_module("ray.data")
+    data = workers.ray.data
     context = data.DataContext.get_current()
     before = context.max_errored_blocks, context.enable_progress_bars
     context.max_errored_blocks, context.enable_progress_bars = -1, False
     try:
-        # Ray 2.60 says that 2.64 will drop the arguments for restarts, and names no others: hence the pin in the extra.
-        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
-        done = data.from_arrow([table.to_arrow() for table in tables]).map_batches(
-            Worker,
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=data.ActorPoolStrategy(size=min(workers.number, len(tables)), max_tasks_in_flight_per_actor=2),
-            num_cpus=workers.cpus,
-            num_gpus=workers.gpus,
-            fn_constructor_kwargs=made,
-            # A worker that dies comes back where there is room; what it was at is not waited for, but given out again.
-            max_restarts=-1,
-            max_task_retries=0,
-        )
+        with warnings.catch_warnings():
+            # Ray 2.60: 2.64 will drop the arguments for restarts, and no others are named; hence the pin in the extra.
+            warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
+            done = data.from_arrow([table.to_arrow() for table in tables]).map_batches(
+                Worker,
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=data.ActorPoolStrategy(size=min(workers.number, len(tables)), max_tasks_in_flight_per_actor=2),
+                num_cpus=workers.cpus,
+                num_gpus=workers.gpus,
+                fn_constructor_kwargs=made,
+                # A worker that dies comes back where there is room; what it was at is given out again, not waited for.
+                max_restarts=-1,
+                max_task_retries=0,
+            )
         for row in done.iter_rows():
             if row["fault"]:
                 raise StoreError(row["fault"])
