@@ -23,32 +23,39 @@ from camscope.trace.replay import Tail
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled trunk for batches of one size; larger ones are cut, smaller ones are filled up.
+    """A compiled trunk. It takes single images, of which several are under way at once: OpenVINO shares no work there.
 
     Attributes:
         layer: where it ends.
-        batch: images in one call.
-        run: inputs (batch, C, h, w) -> the layer's output, which is overwritten by the next call.
+        queue: OpenVINO's queue of requests, as many as images run side by side.
+        shape: of the layer's output for one image.
         tail: what stands in for the modules before the layer.
     """
 
     layer: str
-    batch: int
-    run: Any
+    queue: Any
+    shape: tuple[int, ...]
     tail: Tail
 
     @contextlib.contextmanager
     def __call__(self, inputs: Tensor) -> Iterator[Mapping[str, Edit]]:
         """Compute the layer's output, and let the network begin there while the context is open."""
-        output = torch.cat([self._of(part) for part in inputs.split(self.batch)])
+        output = self._of(inputs)
         with self.tail.replayed(torch.zeros(len(inputs), dtype=torch.long)):
             yield {self.layer: lambda _: output}
 
     def _of(self, inputs: Tensor) -> Tensor:
-        missing = self.batch - len(inputs)
-        filled = torch.cat([inputs, inputs[:1].expand(missing, *inputs.shape[1:])]) if missing else inputs
-        result = torch.from_numpy(self.run([filled.contiguous().numpy()])[0])
-        return result[: len(inputs)].clone()
+        output = torch.empty(len(inputs), *self.shape)
+        images, rows = inputs.contiguous().numpy(), output.numpy()
+
+        def keep(request: Any, row: int) -> None:
+            rows[row] = request.get_output_tensor().data[0]
+
+        self.queue.set_callback(keep)
+        for row in range(len(images)):
+            self.queue.start_async([images[row : row + 1]], row, share_inputs=True)
+        self.queue.wait_all()
+        return output
 
 
 def compiled(net: nn.Module, x: Tensor, *, layer: str) -> Compiled:
@@ -56,7 +63,7 @@ def compiled(net: nn.Module, x: Tensor, *, layer: str) -> Compiled:
 
     Args:
         net: any network with one input, on the CPU, in float32.
-        x: (B, C, h, w) inputs; B becomes the batch that is compiled for.
+        x: (B, C, h, w) inputs, as many as the passes to come will have: so many images run side by side.
         layer: its layer, which runs once in a pass, and whose output has the batch as first axis.
 
     Raises:
@@ -65,14 +72,16 @@ def compiled(net: nn.Module, x: Tensor, *, layer: str) -> Compiled:
     """
     openvino = require("openvino", "engine='openvino'", "openvino")
     core = openvino.Core()
-    file = cache() / f"{_key(net, x, layer, openvino.__version__)}.xml"
+    one, threads = x[:1], torch.get_num_threads()
+    file = cache() / f"{_key(net, one, layer, openvino.__version__)}.xml"
+    settings = {"NUM_STREAMS": min(threads, len(x)), "INFERENCE_NUM_THREADS": threads}
     try:
-        model = core.read_model(file) if file.is_file() else _converted(openvino, net, x, layer, file)
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        ready = core.compile_model(model, "CPU", settings | {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
+        model = core.read_model(file) if file.is_file() else _converted(openvino, net, one, layer, file)
+        ready = core.compile_model(model, "CPU", settings | {"INFERENCE_PRECISION_HINT": "f32"})
     except Exception as error:  # of the compiler: many kinds, and each means the same here
         raise EngineError(f"OpenVINO cannot compile {type(net).__name__} up to {layer!r}: {_first(error)}") from error
-    light = Compiled(layer, len(x), ready, Tail.after(net, layer, x[:1]))
+    shape = tuple(ready.output().shape)[1:]
+    light = Compiled(layer, openvino.AsyncInferQueue(ready), shape, Tail.after(net, layer, one))
     with contextlib.suppress(RuntimeError):
         record(net, x, layers=[layer], trunk=light)
         return light
@@ -114,7 +123,7 @@ class _Trunk(nn.Module):
 
 
 def _key(net: nn.Module, x: Tensor, layer: str, version: str) -> str:
-    """What the compiled trunk depends on: structure, weights, layer, size of the batch, versions."""
+    """What the compiled trunk depends on: structure, weights, layer, size of the image, versions."""
     parts = f"{net!r} {layer} {tuple(x.shape)} {version} {torch.__version__} {digest(net)}"
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
