@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from camscope.models.engines.winograd import in_tiles, pays
 from camscope.trace import tracing
 from camscope.trace.hooks import Edit
 from camscope.trace.replay import stand_ins
@@ -217,9 +218,12 @@ def can_pack(tensor: Tensor) -> bool:
 def _convolution(module: nn.Conv2d, weight: Tensor, bias: Tensor | None, fused: _Fused, *, size: list[int]) -> _Forward:
     stride, padding, dilation = list(module.stride), [int(n) for n in module.padding], list(module.dilation)
     groups = module.groups
+    follow = _ACTS[fused[0]]
+    if can_pack(weight) and pays(module, size):
+        tiled = in_tiles(weight, bias, lambda y: follow(y, fused), padding=padding)
+        return lambda x: tiled(_channels_last(x))
     weight = weight.contiguous(memory_format=torch.channels_last)
     if not can_pack(weight):
-        follow = _ACTS[fused[0]]
         return lambda x: follow(F.conv2d(_channels_last(x), weight, bias, stride, padding, dilation, groups), fused)
     packed = torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, dilation, groups, size)
     run = torch.ops.mkldnn._convolution_pointwise
@@ -241,7 +245,7 @@ def _channels_last(x: Tensor) -> Tensor:
 
 _ACTS: dict[str, Callable[[Tensor, _Fused], Tensor]] = {
     "none": lambda x, _: x,
-    "relu": lambda x, _: x.relu(),
-    "swish": lambda x, _: F.silu(x),
+    "relu": lambda x, _: x.relu_(),
+    "swish": lambda x, _: F.silu(x, inplace=True),
     "gelu": lambda x, fused: F.gelu(x, approximate=fused[2]),
 }
