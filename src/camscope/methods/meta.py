@@ -18,10 +18,10 @@ from torch.overrides import TorchFunctionMode
 from camscope.errors import MethodError, SettingError, nearest
 from camscope.heatmap import fuse
 from camscope.methods.activation import first_component
-from camscope.methods.network import Targets, maps_of_layers, picture_of, trace_method
+from camscope.methods.network import Targets, maps_of_layers, trace_method
 from camscope.methods.registry import METHODS, Method, NetworkMethod, sees_network
 from camscope.trace import Trace
-from camscope.trace.structure import map_tensors
+from camscope.trace.structure import map_tensors, picture_of
 
 META: dict[str, Callable[..., Method | NetworkMethod]] = {}
 """By name what makes a method from a method; "augmented(gradcam)" is a method's name too."""
@@ -36,8 +36,8 @@ def _meta(function: Any) -> Any:
 def augmented(method: str | Method | NetworkMethod, *, scales: Sequence[float] = (0.9, 1.0, 1.1)) -> Any:
     """Augmentation smoothing: the mean of the maps of several views of the picture.
 
-    Each view is the picture or its mirror image, with the normalised input multiplied by one of the scales. All views
-    of all images go through the network in one batch, and their maps are mirrored back.
+    Each view is the picture or its mirror image, with the normalised input multiplied by one of the scales. The
+    views of all images go through the network in one batch, and their maps are mirrored back.
 
     Args:
         method: a name in `METHODS`, or a function.
@@ -48,7 +48,7 @@ def augmented(method: str | Method | NetworkMethod, *, scales: Sequence[float] =
 
     Needs: what the method needs; pictures whose mirror image means the same.
 
-    Cost: 2 * len(scales) times that of the method, in one batch; 6 times by default.
+    Cost: 2 * len(scales) times that of the method, all views but the picture itself in one batch; 6 times by default.
 
     Reference:
         The method has no paper: Gildenblat and contributors. PyTorch library for CAM methods, software, 2021,
@@ -57,12 +57,18 @@ def augmented(method: str | Method | NetworkMethod, *, scales: Sequence[float] =
     function, factors = _found(method), tuple(scales)
 
     def over_trace(trace: Trace, *, scales: Sequence[float] = factors, **settings: Any) -> Tensor:
-        rows = torch.arange(trace.forward.batch).repeat(2 * len(scales))
-        inner = trace.again(_views(trace.pictures.detach(), scales), rows=rows)
-        maps = function(inner, **settings)
+        batch = trace.forward.batch
+        views = _views(trace.pictures.detach(), scales).split(batch)
+        known = 2 * scales.index(1.0) if 1.0 in scales else None  # this view is the pass that was made already
+        others = [view for place, view in enumerate(views) if place != known]
+        rows = torch.arange(batch).repeat(len(others))
+        inner = trace.again(torch.cat(others), rows=rows)
+        maps = [*function(inner, **settings).split(batch)]
+        if known is not None:
+            maps.insert(known, function(trace, **settings))
         for row, said in zip(rows.tolist(), inner.notes, strict=True):
             trace.notes[row] += [text for text in said if text not in trace.notes[row]]
-        return _mean_of_views(maps, scales)
+        return _mean_of_views(torch.cat(maps), scales)
 
     def over_network(
         net: nn.Module,

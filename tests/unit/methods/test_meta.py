@@ -31,13 +31,15 @@ def test_augmented_is_the_mean_of_the_views_one_by_one(net, x, name):
         torch.testing.assert_close(plain, (maps[2] + maps[3]) / 2)
 
 
-def test_augmented_makes_one_pass_and_settles_targets_on_the_picture_itself(net, x):
+def test_augmented_passes_the_picture_once_and_settles_targets_on_it(net, x):
     batches = []
     net.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
     maps = cs.cam(net, x, method="augmented(gradcam)", layer="3")
-    assert batches == [2, 12]
+    assert batches == [2, 10]
     predicted = net(x).argmax(1).tolist()
     assert torch.equal(cs.cam(net, x, method="augmented(gradcam)", layer="3", targets=predicted), maps)
+    cs.cam(net, x, method=augmented("gradcam", scales=[0.5]), layer="3")
+    assert batches[-2:] == [2, 4]
 
 
 def test_eigen_smoothing_is_the_first_principal_component_of_the_weighted_channels(net, x, close_to_svd):
