@@ -16,6 +16,8 @@ from typing import Any
 import torch
 
 WARM_UP = 2
+PAUSE = 0.1
+"""Seconds between two contenders: threads that wait for work in a loop (OpenBLAS, OpenMP) fall asleep."""
 
 
 def rounds(
@@ -28,6 +30,7 @@ def rounds(
     for turn in range(warm_up + number):
         draw.shuffle(order)
         for name in order:
+            time.sleep(PAUSE)
             start = time.perf_counter()
             contenders[name]()
             if turn >= warm_up:
