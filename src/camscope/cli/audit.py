@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from camscope.cli.options import Device, StudyFileOption, StudyFolder, progress, steps
+from camscope.cli.options import Device, Engine, StudyFileOption, StudyFolder, progress, steps
 
 if TYPE_CHECKING:
     from camscope.study.study import Study
@@ -19,6 +19,7 @@ def audit(
     study: StudyFileOption = None,
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs in one forward pass.")] = 64,
+    engine: Engine = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print audit.json.")] = False,
 ) -> None:
     """Say for each label and region whether the model relies on it, with the statistics behind the verdict.
@@ -31,16 +32,16 @@ def audit(
     """
     from camscope.study.run import study_of
 
-    content = audited(study_of(folder, study), folder, device=device, batch_size=batch_size)
+    content = audited(study_of(folder, study), folder, device=device, batch_size=batch_size, engine=engine)
     print(json.dumps(content, ensure_ascii=False) if as_json else summary(content))
 
 
-def audited(study: Study, folder: str | Path, *, device: str, batch_size: int = 64) -> dict[str, Any]:
+def audited(study: Study, folder: str | Path, *, device: str, **given: Any) -> dict[str, Any]:
     """Audit with a display."""
     from camscope.study.audit.audit import audit as run_audit
 
     with progress() as bar:
-        return run_audit(study, folder, device=device, batch_size=batch_size, progress=steps(bar))
+        return run_audit(study, folder, device=device, progress=steps(bar), **given)
 
 
 def summary(content: dict[str, Any]) -> str:

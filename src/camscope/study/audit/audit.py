@@ -70,6 +70,7 @@ def audit(
     *,
     device: str = "auto",
     batch_size: int = 64,
+    engine: str = "auto",
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
     """Audit a study that has been run; writes ``audit.json``, ``audit.parquet`` and ``audit_changes.parquet``.
@@ -79,6 +80,7 @@ def audit(
         out: its folder, with its rows.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto".
         batch_size: inputs in one forward pass.
+        engine: what scores the edited pictures, "eager", "packed", "openvino" or "auto", which is "packed" here.
         progress: called with a label, the cases done, and their number.
 
     Returns:
@@ -94,11 +96,12 @@ def audit(
     settings = Settings(section.delta, section.replicates, section.seed)
     scan = _scan(study, store)
     found: dict[str, _Found] = {}
+    given: dict[str, Any] = {"device": device, "batch_size": batch_size, "engine": engine}
     for label in study.file.labels:
         rows, drawn = _rows(scan, study, label, section=section)
         if not len(rows):
             continue
-        one = measure(study, label, section, rows=drawn, device=device, batch_size=batch_size, progress=progress)
+        one = measure(study, label, section, rows=drawn, progress=progress, **given)
         found[label] = _looked_at(study, section, one, rows=rows, drawn=drawn, settings=settings)
     effects_ = adjusted({label: one.effects for label, one in found.items()})
     content: dict[str, Any] = {

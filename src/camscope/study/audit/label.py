@@ -13,7 +13,8 @@ import polars as pl
 import torch
 
 from camscope.images import read
-from camscope.models.device import on_device
+from camscope.models.device import device_of, on_device
+from camscope.models.engines import prepare, resolve
 from camscope.models.model import Model
 from camscope.store import OK
 from camscope.study.audit.heat import Explained, Nulls, nulls
@@ -67,6 +68,7 @@ def measure(
     rows: pl.DataFrame,
     device: str = "auto",
     batch_size: int = 64,
+    engine: str = "auto",
     progress: Progress = lambda *_: None,
 ) -> Measured:
     """Measure one label on the cases that were drawn of it, at least one.
@@ -78,6 +80,7 @@ def measure(
         rows: of these cases and one method, with their maps.
         device: as for ``run``.
         batch_size: inputs in one forward pass.
+        engine: what scores edited inputs, see `camscope.models.engines`; all else is computed by the network itself.
         progress: called as cases are done.
     """
     model, index = study.model(label)
@@ -100,7 +103,7 @@ def measure(
     changes, forwards = measured_changes(
         _counted(everyone, len(numbers), f"intervening on {label}", progress),
         regions,
-        score=_score(model, index),
+        score=_score(model, index, layer=test.layer, engine=resolve(engine, None, device=device_of(model))),
         donors=Donors(pool, seed=section.seed),
         mean=_mean(pool),
         large=large,
@@ -147,9 +150,11 @@ def _large(pool: Sequence[Subject], regions: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _score(model: Model, index: int) -> Score:
+def _score(model: Model, index: int, *, layer: str, engine: str) -> Score:
     def score(inputs: Array) -> npt.NDArray[np.float64]:
-        outputs = record(model.net, _on_its_device(model, inputs), layers=[]).outputs
+        x = _on_its_device(model, inputs)
+        trunk = prepare(model.net, x, layer=layer, engine=engine).trunk
+        outputs = record(model.net, x, layers=[layer], trunk=trunk).outputs
         logits: npt.NDArray[np.float64] = outputs[:, index].detach().double().cpu().numpy()
         return logits
 

@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from camscope.files import place
+from camscope.models.engines import prepare
 from camscope.study.audit.audit import audit
 from camscope.study.report import report
 from camscope.study.run import run
@@ -69,3 +70,17 @@ def test_behind_an_address_everything_is_the_same(write, tmp_path):
     (place(there) / "report_files" / "old.jpg").write_bytes(b"")
     assert str(report(there, inside=3)) == "memory://audited/report.html"
     assert {path.name for path in (place(there) / "report_files").iterdir()} == files
+
+
+def test_an_engine_scores_the_edited_pictures_and_agrees(write, tmp_path, monkeypatch):
+    study, used, tables = write(12), [], {}
+    list(run(study, tmp_path, device="cpu"))
+    monkeypatch.setattr("camscope.study.audit.label.prepare", lambda *a, **k: used.append(prepare(*a, **k)) or used[-1])
+    for engine in ("eager", "packed", "auto"):
+        used.clear()
+        audit(study, tmp_path, device="cpu", engine=engine)
+        assert {one.name for one in used} == {"eager" if engine == "eager" else "packed"}
+        tables[engine] = pl.read_parquet(tmp_path / "audit_changes.parquet").sort("label", *CHANGES)
+    assert tables["packed"].equals(tables["auto"])
+    for name in ("region_logit", "sham_logit"):
+        assert (tables["eager"][name] - tables["packed"][name]).drop_nans().abs().max() < 1e-4
