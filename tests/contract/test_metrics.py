@@ -146,3 +146,22 @@ def test_an_empty_mask_is_not_defined(name, net):
     value = cs.METRICS[name](maps, masks & (torch.arange(BATCH) > 0)[:, None, None])
     assert value[0].isnan().all()
     assert value[1:].isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_map_with_nan_is_not_defined_and_harms_no_other(name, net):
+    arguments, whole = given(name, net), measure(name, net)
+
+    def spoiled(maps):
+        return maps.index_put((torch.tensor(1), torch.tensor(2), torch.tensor(3)), torch.tensor(math.nan).to(maps))
+
+    first = arguments[0]
+    arguments[0] = spoiled(first) if isinstance(first, torch.Tensor) else lambda *a: spoiled(first(*a))
+    value = cs.METRICS[name](*arguments, **FAST.get(name, {}))
+    assert value[1].isnan().all()
+    assert same(value[[0, 2, 3]], whole[[0, 2, 3]])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_pictures_have_no_numbers(name, net):
+    assert measure(name, net, slice(0)).shape[0] == 0

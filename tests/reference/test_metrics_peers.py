@@ -80,6 +80,19 @@ def test_road_combined_is_that_of_pytorch_grad_cam(net, inputs, maps, monkeypatc
     assert np.abs(ours.numpy() - theirs).max() < 1e-6
 
 
+def test_deliberate_difference_road_removes_its_share_where_values_tie(net, inputs):
+    """Percentiles remove all equal values together: half of the picture here, where a tenth was asked for."""
+    halves = torch.zeros(B, SIDE, SIDE)
+    halves[:, :, : SIDE // 2] = 1
+    metric = perturbation.PerturbationConfidenceMetric(
+        perturbation.RemoveMostRelevantFirst(90, grad_cam.NoisyLinearImputer(noise=0))
+    )
+    theirs = metric(inputs, halves.numpy(), targets(), net)
+    ours = road_curves(halves, inputs, scorer(net), shares=[0.1, 0.5], noise=0).morf.numpy()
+    assert np.abs(ours[:, 1] - theirs).max() < 1e-6
+    assert np.abs(ours[:, 0] - theirs).min() > 1e-5
+
+
 def test_deliberate_difference_pytorch_grad_cams_drop_is_not_divided_by_p(net, inputs, maps):
     unit = (maps - maps.amin((1, 2), keepdim=True)) / (maps.amax((1, 2)) - maps.amin((1, 2)))[:, None, None]
     theirs = drops.DropInConfidence()(inputs, unit[:, None].numpy(), targets(), net)
@@ -88,6 +101,17 @@ def test_deliberate_difference_pytorch_grad_cams_drop_is_not_divided_by_p(net, i
     assert theirs.max() > 1e-4, "nothing to compare"
     assert np.abs(ours * clean - theirs).max() < 1e-6
     assert np.abs(ours - theirs).max() > 1e-4
+
+
+def test_increase_is_that_of_pytorch_grad_cam(net, inputs, maps):
+    """Maps of one pixel each and of all, so that some scores rise and some fall."""
+    unit = (maps == maps.amax((1, 2), keepdim=True)).float()
+    unit[0] = maps[0] / maps[0].max()
+    unit[0, 0, 0] = 0
+    theirs = drops.IncreaseInConfidence()(inputs, unit[:, None].numpy(), targets(), net)
+    ours = METRICS["increase"](unit, inputs, scorer(net))
+    assert 0 < ours.mean() < 1, "nothing to compare"
+    assert ours.tolist() == np.asarray(theirs, float).tolist()
 
 
 def its_maps(net, inputs):
@@ -147,6 +171,16 @@ def test_infidelity_is_that_of_captum(net, inputs, maps, close):
     )
     ours = METRICS["infidelity"](maps, x, scorer(net), samples=16)
     close(ours, theirs, to=1e-6)
+
+
+def test_completeness_is_the_convergence_delta_of_captum(net, inputs, maps, close):
+    attribution = pytest.importorskip("captum.attr")
+    net, x = net.double(), inputs.double()
+    each = (maps.double()[:, None] / 3).expand_as(x)
+    delta = attribution.IntegratedGradients(net).compute_convergence_delta(each, torch.zeros_like(x), x, target=CLASSES)
+    rows = torch.arange(B)
+    change = scorer(net)(x, rows) - scorer(net)(torch.zeros_like(x), rows)
+    close(METRICS["completeness"](maps, x, scorer(net)), (delta / change).abs().detach(), to=1e-6)
 
 
 def test_max_sensitivity_is_that_of_captum(net, inputs, close):
@@ -228,6 +262,22 @@ def test_boxes_are_those_of_opencv(close):
     assert 0 < half.mean() < 1, "a test in which all hit, or none, proves little"
     assert torch.equal(METRICS["maxboxacc"](heat, masks).float(), half)
     assert torch.equal(METRICS["maxboxaccv2"](heat, masks).float(), several)
+
+
+def test_deliberate_difference_the_largest_piece_has_the_most_pixels():
+    """The code of MaxBoxAcc takes the piece with the largest outline: a thin ring before a solid block."""
+    cv2 = pytest.importorskip("cv2")
+    heat = torch.zeros(1, 24, 24)
+    heat[0, 1:12, 1:12] = 1
+    heat[0, 2:11, 2:11] = 0  # a ring of 40 pixels
+    heat[0, 14:22, 14:22] = 1  # a block of 64
+    outlines, _ = cv2.findContours(heat[0].numpy().astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    x, y, width, height = cv2.boundingRect(max(outlines, key=cv2.contourArea))
+    assert (x, y, x + width, y + height) == boxes_of(heat[0], 0.5)[1] == (1, 1, 12, 12)
+    assert boxes_of(heat[0], 0.5)[0] == (14, 14, 22, 22)
+    block = torch.zeros(1, 24, 24, dtype=torch.bool)
+    block[0, 14:22, 14:22] = True
+    assert METRICS["maxboxacc"](heat, block)[0, 50] == 1
 
 
 def overlap(one, other):

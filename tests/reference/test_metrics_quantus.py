@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from camscope.metrics import METRICS, deletion_curve, spearman, ssim
+from camscope.metrics import METRICS, cascade, deletion_curve, independent, road_curves, spearman, ssim
+from camscope.metrics.imputation import impute
 
 HERE = Path(__file__).parent
 STORED = json.loads((HERE / "quantus.json").read_text(encoding="utf-8"))
@@ -26,7 +27,8 @@ def script():
 
 
 SCRIPT = script()
-GIVEN = {name: torch.from_numpy(values) for name, values in SCRIPT.given().items()}
+LAYERS = SCRIPT.given()["layers"]
+GIVEN = {name: torch.from_numpy(values) for name, values in SCRIPT.given().items() if name != "layers"}
 
 
 def score(inputs, rows):
@@ -72,6 +74,47 @@ def test_max_sensitivity(close):
 @pytest.mark.parametrize(("name", "function"), [("spearman", spearman), ("ssim", ssim)])
 def test_comparison(name, function, close):
     close(function(GIVEN["signed"], GIVEN["others"]), STORED["numbers"][name], to=TO)
+
+
+def test_imputation(close):
+    removed = ~GIVEN["masks"][:2]
+    close(impute(GIVEN["inputs"][:2], removed), STORED["numbers"]["imputation"], to=TO)
+
+
+def test_deliberate_difference_road_is_the_mean_score_and_not_how_often_the_class_stays(close):
+    """Of a score that is 1 where the class stays, ours is the accuracy of the paper and of Quantus, less 1."""
+    net = SCRIPT.network(GIVEN["weights"].numpy())
+    predicted = net(GIVEN["inputs"]).argmax(1)
+
+    def stays(inputs, rows):
+        return (net(inputs).argmax(1) == predicted[rows]).double()
+
+    shares = [percentage / 100 for percentage in SCRIPT.PERCENTAGES]
+    curves = road_curves(GIVEN["signed"], GIVEN["inputs"], stays, shares=shares, noise=0)
+    assert len(set(STORED["numbers"]["road"])) == len(shares), "nothing to compare"
+    close(1 + curves.morf.mean(0), STORED["numbers"]["road"], to=TO)
+
+
+def test_logit_randomisation(close):
+    """Of two classes, so that it is known which other class Quantus draws."""
+    inputs, weights, classes = (GIVEN[name].numpy() for name in ("inputs", "weights", "classes"))
+    maps, others = (
+        torch.from_numpy(SCRIPT.explained(inputs, weights, index)[:, 0]) for index in (classes % 2, 1 - classes % 2)
+    )
+    close(METRICS["logit_randomisation"](maps, others), STORED["numbers"]["logit_randomisation"], to=TO)
+
+
+def test_randomisation(close):
+    """Its model parameter randomisation test, top down and of one layer at a time; it begins with the first layer."""
+
+    def explain(net):
+        return torch.from_numpy(SCRIPT.gradients(net, GIVEN["inputs"], GIVEN["classes"]))[:, 0]
+
+    net, stored = SCRIPT.deep(LAYERS), STORED["numbers"]
+    close(cascade(explain, net, steps=3).spearman, stored["cascade"], to=TO)
+    close(METRICS["cascading_randomisation"](explain, net, steps=3), stored["cascade"][-1], to=TO)
+    close(independent(explain, net, steps=3).spearman, stored["independent"][::-1], to=TO)
+    close(METRICS["independent_randomisation"](explain, net, steps=3), np.mean(stored["independent"], 0), to=TO)
 
 
 def test_deliberate_difference_signed_values_are_not_summed():

@@ -112,19 +112,14 @@ def _of_kind(names: Sequence[str], wanted: str) -> list[str]:
     return [name for name in names if kind(METRICS[name]) == wanted]
 
 
-def heat_on_picture(grid: Tensor, sample: Sample) -> Tensor:
-    """The rectified map (h, w) at picture size, (H, W); 0 where the network did not look."""
-    return place(grid.nan_to_num(0.0, 0.0, 0.0).relu(), sample.window)
-
-
 def _localisation(subject: Subject, names: Sequence[str], **_: int) -> Columns:
     found: dict[str, list[Values]] = {name: [] for name in _of_kind(names, "localisation")}
     if not found:
         return {}
     for sample, grid, mask in zip(subject.samples, subject.maps.cpu(), subject.masks, strict=True):
-        heat = heat_on_picture(grid, sample)[None]
+        heat = place(grid.relu(), sample.window)[None]  # 0 where the network did not look
         for name, values in found.items():
-            if mask is None:
+            if mask is None or not grid.isfinite().all():
                 values.append(None)
                 continue
             value = METRICS[name](heat, torch.from_numpy(mask)[None])[0]
@@ -216,7 +211,9 @@ def _comparison(subject: Subject, names: Sequence[str], **_: int) -> Columns:
         others = subject.draw(subject.model, subject.samples, goals)
         found["logit_randomisation"] = METRICS["logit_randomisation"](maps, others).tolist()
     if "image_swap" in asked and len(maps) > 1:
-        found["image_swap"] = METRICS["image_swap"](maps, maps.roll(1, 0)).tolist()
+        swapped = [*subject.samples[-1:], *subject.samples[:-1]]
+        others = subject.draw(subject.model, swapped, subject.goals)
+        found["image_swap"] = METRICS["image_swap"](maps, others).tolist()
     return found
 
 

@@ -18,7 +18,7 @@ UNIFORM, CENTRE, AVERAGE, RANDOM = "uniform", "centre", "averagemask", "randomca
 NULLS = (UNIFORM, CENTRE, AVERAGE, RANDOM)
 """Rows that every table has; the last is a method that sees the network."""
 WORDS = {
-    UNIFORM: "the same heat everywhere",
+    UNIFORM: "the same heat everywhere that the network saw",
     CENTRE: "a Gaussian around the centre of what the network saw, its standard deviation a quarter of each side",
     AVERAGE: "the mean of the other pictures' annotations; of pictures of other patients, where patients are known",
     RANDOM: "the layer's activations with random weights",

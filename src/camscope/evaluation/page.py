@@ -81,7 +81,7 @@ def _content(content: Mapping[str, Any], rows: pl.DataFrame) -> dict[str, Any]:
         ],
         "cell": lambda method, metric: cell_of(table, method, metric),
         "arrow": arrow,
-        "describe": lambda metric: (METRICS[metric].__doc__ or "").splitlines()[0].replace("`", ""),
+        "describe": _described,
         "on_few": on_few,
         "nulls": NULLS,
         "null_words": WORDS,
@@ -92,6 +92,16 @@ def _content(content: Mapping[str, Any], rows: pl.DataFrame) -> dict[str, Any]:
         "failures": _failures(rows),
         "area": _mean_area(rows),
     }
+
+
+def _described(metric: str) -> str:
+    """What a metric is: the first line of its documentation.
+
+    >>> _described("tuned_iou")
+    'Overlap with the region of the heat of at least t of its maximum, at the threshold that is best on average.'
+    """
+    text = (METRICS[metric].__doc__ or "").splitlines()[0].replace("`", "")
+    return text.replace("for each of THRESHOLDS", "at the threshold that is best on average")
 
 
 def _order(table: Mapping[str, Any], what: str) -> list[Mapping[str, Any]]:

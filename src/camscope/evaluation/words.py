@@ -68,17 +68,10 @@ def sentences(table: Table) -> list[str]:
         first = next((name for name in ranked if name in NULLS), None)
         if first is not None:
             ahead = [name for name in proper if ranked.index(name) < ranked.index(first)]
-            beaten = f"{len(ahead)} of {len(proper)} methods rank" if ahead else f"None of {len(proper)} methods ranks"
+            rank = "ranks" if len(ahead) < 2 else "rank"
+            beaten = f"{len(ahead) or 'None'} of {_counted(len(proper), 'method')} {rank}"
             said.append(f"{beaten} there before {first}, which knows nothing of the network's answer.")
-    failing = [one["method"] for one in table["methods"] if one["sanity"] and not one["sanity"]["passed"]]
-    failing = [name for name in failing if name not in NULLS]
-    checked = [one["method"] for one in table["methods"] if one["sanity"] and one["method"] not in NULLS]
-    if checked:
-        said.append(
-            f"Failed the sanity check, since their maps stay alike when the weights are random: {_listed(failing)}."
-            if failing
-            else f"All {len(checked)} methods pass the sanity check: their maps change when the weights are random."
-        )
+    said += _sanity(table)
     groups: dict[str, list[str]] = {}
     for one in table["methods"]:
         if one["same_as"]:
@@ -86,6 +79,25 @@ def sentences(table: Table) -> list[str]:
     for first, more in groups.items():
         said.append(f"One method on this model, under several names: {_listed([first, *more])}.")
     return said
+
+
+def _sanity(table: Table) -> list[str]:
+    """Which methods fail the sanity check, and of how many pictures that is known."""
+    checked = [one for one in table["methods"] if one["sanity"] and one["method"] not in NULLS]
+    if not checked:
+        return []
+    least, most = (f(one["sanity"]["pictures"] for one in checked) for f in (min, max))
+    pictures = _counted(most, "picture") if least == most else f"{least} to {most} pictures"
+    failing = [one["method"] for one in checked if not one["sanity"]["passed"]]
+    if failing:
+        why = "since their maps stay alike when the weights are random"
+        return [f"Failed the sanity check on {pictures}, {why}: {_listed(failing)}."]
+    passing = _counted(len(checked), "method")
+    return [f"None of {passing} failed the sanity check on {pictures}: maps change when the weights are random."]
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" + ("s" if number != 1 else "")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -28,6 +28,8 @@ def agreement(explanations: Sequence[Explanation]) -> npt.NDArray[np.float64]:
     Returns:
         (n, n) correlations in [-1, 1]; NaN where a map is flat.
     """
+    from camscope.metrics.comparison import spearman
+
     if not explanations:
         return np.empty((0, 0))
     placed, seen = [], np.ones((_CELLS, _CELLS), bool)
@@ -37,12 +39,9 @@ def agreement(explanations: Sequence[Explanation]) -> npt.NDArray[np.float64]:
         inside = np.zeros_like(seen)
         inside[window.seen()] = True
         seen &= inside
-    ranks = np.array([_ranks(values[seen]) for values in placed])
-    ranks -= ranks.mean(1, keepdims=True)
-    length = np.linalg.norm(ranks, axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        correlations: npt.NDArray[np.float64] = ranks @ ranks.T / np.outer(length, length)
-    return correlations
+    rows, number = torch.from_numpy(np.array([values[seen] for values in placed])), len(placed)
+    correlations: npt.NDArray[np.float64] = spearman(rows.repeat_interleave(number, 0), rows.repeat(number, 1)).numpy()
+    return correlations.reshape(number, number)
 
 
 def same_map(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> bool:
@@ -62,12 +61,3 @@ def _coarse(window: Window) -> Window:
     start = tuple(s * f for s, f in zip(window.start, factors, strict=True))
     extent = tuple(e * f for e, f in zip(window.extent, factors, strict=True))
     return Window((_CELLS,) * len(window.picture), start, extent)
-
-
-def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Ranks from 0, ties at their mean."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    mean = last - (counts + 1) / 2
-    ranks: npt.NDArray[np.float64] = mean[inverse]
-    return ranks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from camscope.errors import SettingError
 from camscope.metrics.edits import Substrate, clean_scores, ranks, scores, substitute
-from camscope.metrics.fitting import at_size, unit
+from camscope.metrics.fitting import at_size, undefined, unit, unsound
 from camscope.metrics.registry import Facts, Score, metric
 
 
@@ -89,7 +90,7 @@ def _curve(
     clean: Tensor | None,
     batch_size: int,
 ) -> Curve:
-    size, pixels = inputs.shape[2:], inputs[0, 0].numel()
+    size, pixels = inputs.shape[2:], math.prod(inputs.shape[2:])
     if not 1 <= steps <= pixels:
         raise SettingError(f"{steps} steps are not possible on {pixels} pixels; give 1 to {pixels}")
     rank, rest = ranks(maps.to(inputs.device), size), substitute(inputs, substrate)
@@ -105,7 +106,8 @@ def _curve(
 
     known = clean_scores(inputs, score, clean, batch_size=batch_size)[:, None]
     found = scores(edit, rows=len(inputs), edits=len(edited), score=score, batch_size=batch_size)
-    return Curve(counts.to(found) / pixels, torch.cat([found, known] if backwards else [known, found], 1))
+    whole = torch.cat([found, known] if backwards else [known, found], 1)
+    return Curve(counts.to(found) / pixels, undefined(whole, unsound(maps)))
 
 
 @metric(Facts("low", score="probability"))
@@ -131,7 +133,7 @@ def deletion(
         batch_size: as for `deletion_curve`.
 
     Returns:
-        (B,) in the unit of the score.
+        (B,) in the unit of the score; NaN for a map with NaN.
 
     Reference:
         Petsiuk, Das, Saenko. RISE: Randomized Input Sampling for Explanation of Black-box Models. BMVC 2018.
@@ -169,7 +171,7 @@ def insertion(
         batch_size: as for `insertion_curve`.
 
     Returns:
-        (B,) in the unit of the score.
+        (B,) in the unit of the score; NaN for a map with NaN.
 
     Reference:
         Petsiuk, Das, Saenko. RISE. BMVC 2018. arXiv:1806.07421
@@ -201,7 +203,7 @@ class Kept(NamedTuple):
     @property
     def increase(self) -> Tensor:
         """1 where o > p."""
-        return (self.kept > self.clean).double()
+        return undefined((self.kept > self.clean).double(), self.kept.isnan())
 
     @property
     def gain(self) -> Tensor:
@@ -244,7 +246,7 @@ def average_drop(
         batch_size: as for `kept`.
 
     Returns:
-        (B,) in [0, 1], whose mean is the average drop.
+        (B,) in [0, 1], whose mean is the average drop; NaN where p is 0.
 
     Reference:
         Chattopadhay, Sarkar, Howlader, Balasubramanian. Grad-CAM++. WACV 2018. arXiv:1710.11063

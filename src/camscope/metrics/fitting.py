@@ -46,5 +46,10 @@ def unit(maps: Tensor) -> Tensor:
 
 
 def undefined(values: Tensor, where: Tensor) -> Tensor:
-    """Values (B,) with NaN where a metric is not defined."""
-    return values.masked_fill(where, torch.nan)
+    """Values (B,) or (B, ...) with NaN for the pictures of which a metric is not defined."""
+    return values.masked_fill(where.to(values.device).view(-1, *[1] * (values.ndim - 1)), torch.nan)
+
+
+def unsound(maps: Tensor) -> Tensor:
+    """(B,) true for maps with NaN or infinity: no order of their pixels means anything."""
+    return ~maps.detach().flatten(1).isfinite().all(1)

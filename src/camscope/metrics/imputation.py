@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -33,24 +34,49 @@ def impute(inputs: Tensor, removed: Tensor) -> Tensor:
     >>> impute(torch.tensor([[[[1.0, 9.0, 9.0, 4.0]]]]), torch.tensor([[[False, True, True, False]]]))
     tensor([[[[1., 2., 3., 4.]]]])
     """
-    weights, sums, order = _grid(inputs.shape[2], inputs.shape[3])
     pixels = inputs.detach().flatten(2).cpu().numpy().astype(np.float64)
-    for values, gone in zip(pixels, removed.flatten(1).cpu().numpy(), strict=True):
-        unknown = order[gone[order]]
-        rows = weights[unknown]
-        system = (sparse.diags_array(sums[unknown]) - rows[:, unknown]).tocsc()
-        factors = linalg.splu(system, permc_spec="NATURAL", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
-        values[:, unknown] = factors.solve(rows[:, ~gone] @ values[:, ~gone].T).T
+    for values, gone in zip(pixels, removed.cpu().numpy().astype(bool), strict=True):
+        hole = gone.ravel()
+        values[:, hole] = imputer(gone, ~gone)(values[:, ~hole])
     return torch.from_numpy(pixels).view(inputs.shape).to(inputs)
 
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+def imputer(removed: Mask, known: Mask) -> Callable[[npt.NDArray[np.floating]], Floats]:
+    """What fills one hole in, for any number of channels and pictures; see `impute`.
+
+    Args:
+        removed: (H, W), true where pixels are replaced.
+        known: (H, W), true where pixels may be used; what is neither takes no part.
+
+    Returns:
+        Known pixels (N, known) -> removed ones (N, removed), both in the order of the rows.
+
+    >>> imputer(np.array([[False, True, True, False]]), np.array([[True, False, False, True]]))(np.array([[1.0, 4.0]]))
+    array([[2., 3.]])
+    """
+    weights, order = _grid(*removed.shape)
+    unknown = order[removed.ravel()[order]]
+    rows, rim = weights[unknown], known.ravel()
+    sums = rows @ (removed.ravel() | rim).astype(np.float64)
+    system = (sparse.diags_array(sums) - rows[:, unknown]).tocsc()
+    factors = linalg.splu(system, permc_spec="NATURAL", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    around, by_rows = rows[:, rim], np.argsort(unknown)
+
+    def solve(pixels: npt.NDArray[np.floating]) -> Floats:
+        imputed: Floats = factors.solve(around @ pixels.T.astype(np.float64))[by_rows].T
+        return imputed
+
+    return solve
 
 
 @lru_cache(maxsize=4)
-def _grid(height: int, width: int) -> tuple[sparse.csr_array, Floats, Indices]:
-    """Of a picture: every pixel's weights for the others, their sums, and the order in which pixels are eliminated.
+def _grid(height: int, width: int) -> tuple[sparse.csr_array, Indices]:
+    """Of a picture: every pixel's weights for the others, and the order in which pixels are eliminated.
 
     [1 2 1]^T [1 2 1] / 12 without its centre is the paper's 1/6 across and 1/12 diagonally.
     """
@@ -60,8 +86,7 @@ def _grid(height: int, width: int) -> tuple[sparse.csr_array, Floats, Indices]:
     weights = sparse.csr_array(sparse.kron(rows, columns, format="csr") / 12)
     weights.setdiag(0)
     weights.eliminate_zeros()
-    order = _dissected(np.arange(height * width).reshape(height, width))
-    return weights, np.asarray(weights.sum(axis=1)).ravel(), order
+    return weights, _dissected(np.arange(height * width).reshape(height, width))
 
 
 def _dissected(places: Indices) -> Indices:

@@ -13,7 +13,7 @@ from camscope.metrics.registry import Facts, metric
 
 @metric(Facts("high"))
 def pointing_game(maps: Tensor, masks: Tensor, *, tolerance: float = 15) -> Tensor:
-    """Whether the peak of the map lies less than ``tolerance`` pixels from the region: TorchRay's rule.
+    """Whether the peak of the map lies in the region, or less than 15 pixels (``tolerance``) from it: TorchRay's rule.
 
     Where several pixels tie for the peak, the share of them that hits counts, so that a flat map gets its `chance`;
     TorchRay takes the first of them.
@@ -89,9 +89,11 @@ def near(masks: Tensor, tolerance: float) -> Tensor:
     masks = masks.bool()
     if tolerance == 0:
         return masks
-    grown = [ndimage.distance_transform_edt(~mask.cpu().numpy()) < tolerance for mask in masks]
-    found = torch.stack([torch.from_numpy(one) for one in grown]).to(masks.device)
-    return found & masks.flatten(1).any(1).view(-1, *[1] * (masks.ndim - 1))
+    found = masks.clone()
+    for grown, mask in zip(found, masks, strict=True):
+        if mask.any():
+            grown |= torch.from_numpy(ndimage.distance_transform_edt(~mask.cpu().numpy()) < tolerance).to(mask.device)
+    return found
 
 
 @metric(Facts("high"))

@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from camscope.errors import SettingError
-from camscope.metrics.fitting import against, at_size, undefined
+from camscope.metrics.fitting import against, at_size, undefined, unsound
 from camscope.metrics.registry import Facts, metric
 
 Box = tuple[int, int, int, int]
@@ -136,7 +136,7 @@ def tuned_iou(maps: Tensor, masks: Tensor) -> Tensor:
     shown, both = counts.flip(2).cumsum(2).flip(2)
     overlap = both / (shown + inside.sum(1, keepdim=True) - both)
     overlap = torch.where(top > 0, overlap, 0.0)
-    return undefined(overlap, (~inside.any(1) | heat.isnan().any(1))[:, None])
+    return undefined(overlap, ~inside.any(1) | heat.isnan().any(1))
 
 
 @metric(Facts("high", tuned=True))
@@ -151,7 +151,7 @@ def maxboxacc(maps: Tensor, masks: Tensor, *, boxes: Sequence[Sequence[Box]] | N
         boxes: the true boxes of each picture, in pixels of the masks.
 
     Returns:
-        (B, T) 1 or 0; NaN for a picture without a true box.
+        (B, T) 1 or 0; NaN for a picture without a true box and for a map with NaN.
 
     Reference:
         Choe, Oh, Lee, Chun, Akata, Shim. Evaluating Weakly Supervised Object Localization Methods Right. CVPR 2020.
@@ -162,7 +162,8 @@ def maxboxacc(maps: Tensor, masks: Tensor, *, boxes: Sequence[Sequence[Box]] | N
     >>> maxboxacc(maps, maps > 0)[0, [0, 50]]
     tensor([1., 1.], dtype=torch.float64)
     """
-    return (_box_overlaps(maps, masks, boxes, pick=_largest) >= 0.5).double().masked_fill(*_boxless(masks, boxes, 1))
+    overlaps = _box_overlaps(maps, masks, boxes, pick=_largest)
+    return undefined((overlaps >= 0.5).double(), _boxless(masks, boxes) | unsound(maps).to(masks.device))
 
 
 @metric(Facts("high", tuned=True))
@@ -177,7 +178,7 @@ def maxboxaccv2(maps: Tensor, masks: Tensor, *, boxes: Sequence[Sequence[Box]] |
         boxes: the true boxes of each picture, in pixels of the masks.
 
     Returns:
-        (B, 3, T) 1 or 0; NaN for a picture without a true box.
+        (B, 3, T) 1 or 0; NaN for a picture without a true box and for a map with NaN.
 
     Reference:
         Choe et al. Evaluation for Weakly Supervised Object Localization: Protocol, Metrics, and Datasets. TPAMI 2022.
@@ -189,7 +190,8 @@ def maxboxaccv2(maps: Tensor, masks: Tensor, *, boxes: Sequence[Sequence[Box]] |
     """
     overlaps = _box_overlaps(maps, masks, boxes, pick=lambda found, _: found)
     wanted = torch.tensor([0.3, 0.5, 0.7], dtype=overlaps.dtype, device=overlaps.device)
-    return (overlaps[:, None] >= wanted[:, None]).double().masked_fill(*_boxless(masks, boxes, 2))
+    enough = (overlaps[:, None] >= wanted[:, None]).double()
+    return undefined(enough, _boxless(masks, boxes) | unsound(maps).to(masks.device))
 
 
 def boxes_of(heat: Tensor, threshold: float) -> list[Box]:
@@ -268,10 +270,10 @@ def _box_iou(some: Edges, others: Edges) -> npt.NDArray[np.float64]:
     return overlap
 
 
-def _boxless(masks: Tensor, boxes: Sequence[Sequence[Box]] | None, axes: int) -> tuple[Tensor, float]:
-    """Which pictures have no true box, and what stands for their number."""
-    missing = ~masks.flatten(1).any(1) if boxes is None else torch.tensor([not one for one in boxes])
-    return missing.to(masks.device).view(-1, *[1] * axes), torch.nan
+def _boxless(masks: Tensor, boxes: Sequence[Sequence[Box]] | None) -> Tensor:
+    """(B,) true for pictures without a true box."""
+    missing = ~masks.flatten(1).any(1) if boxes is None else torch.tensor([not one for one in boxes], dtype=torch.bool)
+    return missing.to(masks.device)
 
 
 def _as_box(edges: npt.NDArray[np.int64]) -> Box:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from camscope.errors import SettingError
 from camscope.metrics.edits import clean_scores, ranks, scores
+from camscope.metrics.fitting import undefined, unsound
 from camscope.metrics.imputation import impute
 from camscope.metrics.registry import Facts, Score, metric
 
@@ -31,7 +33,8 @@ def road_morf(
 ) -> Tensor:
     """Change of the score when the most relevant pixels are removed first, the mean over the shares; low is good.
 
-    Removed pixels are imputed (`impute`), with a little noise, so that the classifier cannot read the mask.
+    Removed pixels are imputed (`impute`), with a little noise, so that the classifier cannot read the mask. The
+    paper counts how often the predicted class stays; the change of its score, as in pytorch-grad-cam, says more of few.
 
     Args:
         maps: (B, h, w), signed; laid over the input first.
@@ -44,7 +47,7 @@ def road_morf(
         batch_size: inputs that are imputed, and scored, in one call.
 
     Returns:
-        (B,) the mean of (score after - score before), in [-1, 1] for probabilities.
+        (B,) the mean of (score after - score before), in [-1, 1] for probabilities; NaN for a map with NaN.
 
     Raises:
         SettingError: a share that removes nothing or everything.
@@ -194,7 +197,7 @@ def _changes(
     batch_size: int,
 ) -> Tensor:
     """(B, S) score after the removal of each share, the highest values of the map first, less the clean score."""
-    size, pixels = inputs.shape[2:], inputs[0, 0].numel()
+    size, pixels = inputs.shape[2:], math.prod(inputs.shape[2:])
     counts = torch.tensor([round(share * pixels) for share in shares], device=inputs.device)
     if not len(counts) or not ((counts > 0) & (counts < pixels)).all():
         raise SettingError(f"shares {shares} of {pixels} pixels remove none or all of them; give some between 0 and 1")
@@ -206,4 +209,5 @@ def _changes(
         removed = (rank[rows] < counts[numbers, None]).view(-1, *size)
         return impute(inputs[rows], removed) + grain * removed[:, None]
 
-    return scores(edit, rows=len(inputs), edits=len(counts), score=score, batch_size=batch_size) - known[:, None]
+    left = scores(edit, rows=len(inputs), edits=len(counts), score=score, batch_size=batch_size)
+    return undefined(left - known[:, None], unsound(maps))

@@ -92,7 +92,7 @@ def adcc(
     clean: Tensor | None = None,
     batch_size: int = 32,
 ) -> Tensor:
-    """Average drop, coherency and complexity in one number: their harmonic mean (`adcc_of`).
+    """Average drop, coherency and complexity in one number: their harmonic mean.
 
     Args:
         explain: as for `coherency`.
@@ -103,7 +103,7 @@ def adcc(
         batch_size: inputs in one call of ``score``.
 
     Returns:
-        (B,) in [0, 1]; NaN where coherency is.
+        (B,) in [0, 1], as `adcc_of` makes it; NaN where coherency is, but for a uniform map.
 
     Reference:
         Poppi, Cornia, Baraldi, Cucchiara. CVPR workshops 2021. arXiv:2104.10252
@@ -121,12 +121,14 @@ def adcc(
 def adcc_of(*, coherency: Tensor, complexity: Tensor, drop: Tensor) -> Tensor:
     """ADCC = 3 / (1 / coherency + 1 / (1 - complexity) + 1 / (1 - drop)), from its parts, each (B,) in [0, 1].
 
-    The authors' published code lacks the outer reciprocal; this is the paper's formula.
+    The authors' published code lacks the outer reciprocal; this is the paper's formula. Where complexity or drop is 1
+    it is 0, whatever the coherency: also of a uniform map, whose coherency is not defined.
 
     >>> adcc_of(coherency=torch.tensor(0.9), complexity=torch.tensor(0.2), drop=torch.tensor(0.1))
     tensor(0.8640)
     """
-    return 3 / (1 / coherency + 1 / (1 - complexity) + 1 / (1 - drop))
+    mean = 3 / (1 / coherency + 1 / (1 - complexity) + 1 / (1 - drop))
+    return mean.masked_fill((complexity == 1) | (drop == 1), 0.0)
 
 
 def _flat(maps: Tensor) -> Tensor:

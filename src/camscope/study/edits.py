@@ -12,10 +12,10 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy import signal, sparse
-from scipy.sparse import linalg
+from scipy import signal
 
 from camscope.errors import SettingError
+from camscope.metrics.imputation import imputer
 
 Array = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -39,8 +39,6 @@ Each raises SettingError for shapes that do not fit and for a mask that covers n
 _NOISE = 0.01
 _SIGMA = 0.10
 _SOLVERS = 8
-# Rong et al.: weight of direct and of diagonal neighbours.
-_NEIGHBOURS = ((0, 1, 1 / 6), (1, 0, 1 / 6), (1, 1, 1 / 12), (1, -1, 1 / 12))
 
 
 def fill_in(function: Callable[..., Values]) -> FillIn:
@@ -87,7 +85,7 @@ def impute(x: Array, mask: Mask, known: Mask, *, seed: int) -> Values:
         Rong et al. A Consistent and Efficient Evaluation Strategy for Attribution Methods (ROAD). ICML 2022.
         arXiv:2202.00449
     """
-    solve = _solver(mask.shape, np.packbits(mask).tobytes(), np.packbits(known).tobytes())
+    solve = _imputer(mask.shape, np.packbits(mask).tobytes(), np.packbits(known).tobytes())
     pixels = x.reshape(-1, mask.size)
     spread = pixels[:, known.ravel()].std(axis=1, dtype=np.float64, keepdims=True)
     noise = np.random.default_rng(seed).standard_normal((x.shape[-3], int(mask.sum())))
@@ -212,34 +210,11 @@ def _gaussian(side: int) -> npt.NDArray[np.float64]:
     return weights
 
 
-Solver = Callable[[npt.NDArray[np.floating]], npt.NDArray[np.float64]]
-
-
 @lru_cache(maxsize=_SOLVERS)
-def _solver(shape: tuple[int, int], mask_bits: bytes, known_bits: bytes) -> Solver:
-    """Known pixels (N, known) -> imputed ones (N, masked); factorised once a mask, as rings are the same for all."""
+def _imputer(shape: tuple[int, int], mask_bits: bytes, known_bits: bytes) -> Callable[[Values], Values]:
+    """Factorised once a mask, as rings are the same for all pictures."""
     mask, known = (
-        np.unpackbits(np.frombuffer(bits, np.uint8), count=shape[0] * shape[1]).astype(bool)
+        np.unpackbits(np.frombuffer(bits, np.uint8), count=shape[0] * shape[1]).astype(bool).reshape(shape)
         for bits in (mask_bits, known_bits)
     )
-    number = np.arange(mask.size).reshape(shape)
-    there = (mask | known).reshape(shape)
-    weights = sparse.csr_array((mask.size, mask.size))
-    for down, right, weight in _NEIGHBOURS:
-        here = (slice(0, shape[0] - down), slice(max(-right, 0), shape[1] - max(right, 0)))
-        next_ = (slice(down, None), slice(max(right, 0), shape[1] - max(-right, 0)))
-        both = there[here] & there[next_]
-        pairs = number[here][both], number[next_][both]
-        weights = weights + sparse.coo_array((np.full(len(pairs[0]), weight), pairs), weights.shape).tocsr()
-    weights = (weights + weights.T).tocsr()[mask]
-    system = sparse.diags_array(weights.sum(axis=1)) - weights[:, mask]
-    factors = linalg.splu(
-        system.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
-    )
-    rim = weights[:, known]
-
-    def solve(pixels: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        imputed: npt.NDArray[np.float64] = factors.solve(rim @ pixels.T.astype(np.float64)).T
-        return imputed
-
-    return solve
+    return imputer(mask, known)

@@ -2,9 +2,12 @@
 
 import dataclasses
 import itertools
+import re
+from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 
 from camscope.errors import PictureError
 from camscope.evaluation.contestants import chosen_methods
@@ -13,6 +16,7 @@ from camscope.evaluation.page import evaluated
 from camscope.evaluation.plan import Plan
 from camscope.evaluation.rows import chosen_metrics
 from camscope.evaluation.run import evaluate
+from camscope.methods import METHODS as METHODS_BY_NAME
 from camscope.models.engines import prepare
 from camscope.store import FAILED, NOT_ASKED, OK
 
@@ -146,6 +150,42 @@ def test_a_picture_that_the_network_fails_on_does_not_harm_the_others(plan, tmp_
     assert {row["case"] for row in rows if row["status"] == OK} == {0, 1, 2, 4, 5}
 
 
+def test_a_map_with_nan_is_a_row_without_metrics(plan, tmp_path, monkeypatch):
+    def spoiled(trace):
+        maps = METHODS_BY_NAME["gradcam"](trace).clone()
+        maps[:, 0, 0] = torch.where(trace.inputs[:, 0, 40, 40] > 0.8, torch.nan, maps[:, 0, 0])  # the fourth picture
+        return maps
+
+    monkeypatch.setitem(METHODS_BY_NAME, "spoiled", spoiled)
+    metrics = ("pointing", "tuned_iou", "maxboxacc", "gini", "deletion", "road", "increase", "infidelity")
+    plan = dataclasses.replace(plan, methods=("uniform", "spoiled"), metrics=metrics, few=6)
+    rows = {row["case"]: row for row in evaluate(plan, tmp_path / "out") if row["method"] == "spoiled"}
+    assert all(row["status"] == OK for row in rows.values())
+    assert not rows[3].keys() & set(metrics)
+    assert all(rows[case].keys() >= set(metrics) for case in (0, 1, 2, 4, 5))
+    cells = {
+        cell["metric"]: cell for cell in evaluated(tmp_path / "out")["table"]["cells"] if cell["method"] == "spoiled"
+    }
+    assert {cell["pictures"] for cell in cells.values()} == {5}
+
+
+def test_pictures_are_swapped_for_the_same_class(plan, tmp_path, monkeypatch):
+    """A map of the class alone, whatever the picture, is the same for another picture, also where classes differ."""
+
+    def classy(trace):
+        weights = trace.gradients.mean((2, 3))[:, :2]  # of redness and blueness: one of them is 0
+        ramp = torch.linspace(-1, 1, 36).view(6, 6)
+        return weights[:, 0, None, None] * ramp - weights[:, 1, None, None] * ramp
+
+    monkeypatch.setitem(METHODS_BY_NAME, "classy", classy)
+    items = [dataclasses.replace(item, target=("red", "blue")[item.number % 2]) for item in plan.data.items]
+    data = dataclasses.replace(plan.data, items=items)
+    plan = dataclasses.replace(plan, data=data, methods=("uniform", "classy"), metrics=("image_swap",), few=6)
+    plan = dataclasses.replace(plan, batch_size=6)
+    found = [row["image_swap"] for row in evaluate(plan, tmp_path / "out") if row["method"] == "classy"]
+    assert found == pytest.approx([1.0] * 6)
+
+
 def test_no_picture_at_all(plan, folder, tmp_path):
     for path in folder.glob("*.png"):
         path.unlink()
@@ -166,3 +206,9 @@ def test_methods_of_many_passes_are_reduced_and_run_on_few(plan, tmp_path):
     ]
     assert made == [("sscam", 0, 5), ("sscam", 1, 5)]
     assert all(cell["rank"] is None for cell in table["cells"] if cell["method"] == "sscam")
+
+
+def test_docs_name_each_metric_that_may_be_asked_for():
+    table = (Path(__file__).parents[3] / "docs/evaluate.md").read_text(encoding="utf-8").split("| metric |")[1]
+    cells = [line.split("|")[1] for line in table.split("\n\n")[0].splitlines()[2:]]
+    assert sorted(name for cell in cells for name in re.findall("`(.+?)`", cell)) == sorted(chosen_metrics("all"))

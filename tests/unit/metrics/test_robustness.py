@@ -57,6 +57,7 @@ def test_a_uniform_map_wins_the_drop_and_loses_adcc():
     ones = torch.ones(3, 4, 4)
     assert METRICS["average_drop"](ones, X, score).eq(0).all()
     assert METRICS["complexity"](ones).eq(1).all()
+    assert METRICS["adcc"](lambda x: ones, X, score).eq(0).all(), "also where its coherency is not defined"
     assert adcc_of(coherency=torch.tensor(1.0), complexity=torch.tensor(1.0), drop=torch.tensor(0.0)) == 0
 
 
