@@ -45,7 +45,10 @@ def explain(
     method: Annotated[list[str], typer.Option(help="See `camscope methods`; repeat for several.")] = ["gradcam"],  # noqa: B006
     target: Annotated[
         list[str] | None,
-        typer.Option(help="Class name, class index, or topK; repeat for several.", show_default="top1"),
+        typer.Option(
+            help="Class name, class index, or topK; of boxes and masks also CLASS@x0,y0,x1,y1; repeat for several.",
+            show_default="top1",
+        ),
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Layer name.", show_default="found by itself")] = None,
     scale: Annotated[str, typer.Option(help="For display: minmax, max, percentile or fixed:LO,HI.")] = "minmax",

@@ -10,19 +10,25 @@ import torch
 from torch import Tensor
 
 from camscope.errors import TargetError
+from camscope.images import Window
 from camscope.models.model import Model
 from camscope.targets import Target, box, category, region
 
 Wanted = str | int | Target | None
-"""What to explain: a class name or index, "top3" for the three highest, a target function, None for the highest."""
+"""What to explain: a class name or index, "top3" for the three highest, a target function, None for the highest; of
+boxes and maps of scores also a class at a place of the picture, "dog@x0,y0,x1,y1" in its pixels."""
+
+Corners = tuple[float, ...]
+"""left, top, right, bottom of a place."""
 
 _TOP = re.compile(r"top(\d*)", re.IGNORECASE)
+_PLACE = re.compile("(.+)@" + ",".join([r"\s*(-?\d+(?:\.\d*)?)\s*"] * 4))
 _BACKGROUND = "background"
 
 
 @dataclass(frozen=True)
 class Goal:
-    """One target of one image, and what is to be said where it is of nothing in that image."""
+    """One target of one image, and what is to be said of it: where it is, or that it is nowhere in that image."""
 
     label: str
     index: int | None
@@ -30,22 +36,58 @@ class Goal:
     note: str = ""
 
 
-def goals_of(model: Model, wanted: Sequence[Wanted], output: Tensor) -> list[Goal]:
+def goals_of(model: Model, wanted: Sequence[Wanted], output: Tensor, *, window: Window | None = None) -> list[Goal]:
     """What is wanted of one image, in its own output.
 
     A class of a segmentation is the region that is predicted to be of it, and the highest class the largest region
-    that is not background; of a detector it is its best box, and "top3" are up to three best boxes of any class.
+    that is not background; of a detector it is its best box, and "top3" are up to three best boxes of any class. At a
+    place, a class is the part of its region there, or its box that overlaps most with the place, by half or more.
+
+    Args:
+        model: the model.
+        wanted: of the image.
+        output: of the image.
+        window: the part of the picture that the network saw; by default all of a picture of the input's size.
     """
+    window = window or Window.whole(model.preprocess.input_size)
     goals: list[Goal] = []
     for want in wanted:
         if callable(want):
             goals.append(Goal(getattr(want, "__name__", "target"), None, want))
+        elif isinstance(want, str) and want not in model.labels and (found := _PLACE.fullmatch(want)):
+            goals.append(_at(model, found[1], output, place=tuple(map(float, found.groups()[1:])), window=window))
         elif model.outcome == "boxes":
-            goals += _boxes(model, want, output)
+            goals += _boxes(model, want, output, window)
         else:
             indices = _indices(model, want, _scores(model, output))
             goals += [_of_class(model, index, output) for index in indices]
     return goals
+
+
+def _at(model: Model, name: str, output: Tensor, *, place: Corners, window: Window) -> Goal:
+    """A class at a place of the picture."""
+    written = ",".join(f"{edge:g}" for edge in place)
+    if output.ndim != 3 and model.outcome != "boxes":
+        raise TargetError(f"{name}@{written} is a place, and {model.name} returns neither boxes nor a map of scores")
+    if _rank(model, name) is not None or place[0] >= place[2] or place[1] >= place[3]:
+        raise TargetError(f"{name}@{written} must be a class and a place, CLASS@left,top,right,bottom")
+    left, top, right, bottom = (
+        (edge - window.start[axis]) / window.extent[axis] for edge, axis in zip(place, (1, 0, 1, 0), strict=True)
+    )
+    if model.outcome == "boxes":
+        index = _index(model, name, _box_classes(model, output))
+        height, width = model.preprocess.input_size
+        target = box(index, at=(left * width, top * height, right * width, bottom * height))
+        absent = bool(target(output) <= box(-2)(output))
+        note = f"no box of {model.label(index)!r} overlaps with that place by half"
+    else:
+        index = _index(model, name, len(output))
+        rows, columns = ((torch.arange(n, device=output.device) + 0.5) / n for n in output.shape[1:])
+        inside = ((rows >= top) & (rows < bottom))[:, None] & (columns >= left) & (columns < right)
+        mask = inside & (output.argmax(0) == index)
+        target, absent = region(index, mask=mask), not bool(mask.any())
+        note = f"nothing at that place is predicted to be {model.label(index)!r}"
+    return Goal(f"{model.label(index)}@{written}", index, target, note if absent else "")
 
 
 def _of_class(model: Model, index: int, output: Tensor) -> Goal:
@@ -92,12 +134,12 @@ def _indices(model: Model, want: str | int | None, scores: Tensor) -> list[int]:
     return [_index(model, want, len(scores))]
 
 
-def _boxes(model: Model, want: str | int | None, output: Tensor) -> list[Goal]:
-    """The best boxes, or the best of a class; each stays the target where it is now."""
+def _boxes(model: Model, want: str | int | None, output: Tensor, window: Window) -> list[Goal]:
+    """The best boxes, or the best of a class; each stays the target where it is now, and says where in the picture."""
     found = output[output[:, 5] >= 0].detach()
     count = _rank(model, want)
     if count is None:
-        index = _index(model, want, len(model.labels) or 1 + int(output[:, 5].max()))
+        index = _index(model, want, _box_classes(model, output))
         found = found[found[:, 5] == index]
         if not len(found):
             return [Goal(model.label(index), index, box(index), f"no box of {model.label(index)!r} was found")]
@@ -109,8 +151,20 @@ def _boxes(model: Model, want: str | int | None, output: Tensor) -> list[Goal]:
         number = 1 + sum(goal.label.partition(", box ")[0] == label for goal in goals)
         left, top, right, bottom = row[:4].tolist()
         target = box(int(row[5]), at=(left, top, right, bottom))
-        goals.append(Goal(label if number == 1 else f"{label}, box {number}", int(row[5]), target))
+        note = f"the box {_in_picture(model, row, window)} of the picture"
+        goals.append(Goal(label if number == 1 else f"{label}, box {number}", int(row[5]), target, note))
     return goals
+
+
+def _box_classes(model: Model, output: Tensor) -> int:
+    return len(model.labels) or 1 + int(output[:, 5].max())
+
+
+def _in_picture(model: Model, row: Tensor, window: Window) -> str:
+    """left,top,right,bottom of a box in pixels of the picture, as a place is named."""
+    sizes, axes = model.preprocess.input_size, (1, 0, 1, 0)
+    edges = (window.start[a] + float(v) * window.extent[a] / sizes[a] for v, a in zip(row[:4], axes, strict=True))
+    return ",".join(f"{edge:.0f}" for edge in edges)
 
 
 def _rank(model: Model, want: str | int | None) -> int | None:

@@ -48,7 +48,8 @@ def explain(
         picture: a path, a Picture, a Pillow image, or an array (H, W), (H, W, 1) or (H, W, 3).
         method: a name in `METHODS`, alone or in "augmented(...)", "eigensmoothed(...)" or "fused(...)"; or a function
             of a `Trace`, or of (net, inputs, targets).
-        target: a class name or index, a target function, or None for the top class.
+        target: a class name or index, a target function, or None for the top class; of detectors and segmentation
+            networks also a class at a place of the picture, "dog@left,top,right,bottom" in pixels.
         layer: the layer to look at; None for the model's own, or else `default_layer`. Methods that see the whole
             network have no use for it.
         engine: as for `explain_all`; for one picture "auto" is mostly eager PyTorch.
@@ -129,7 +130,7 @@ def explain_all(
         samples = _read(ahead(readers, partial(_open, model), pictures, depth=2 * batch_size), on_error)
         while batch := list(itertools.islice(samples, batch_size)):
             run = Pass.over(model, batch, functions=[f for _, f in functions], layer=layer, engine=engine)
-            goals = [goals_of(model, wanted, output) for output in run.outputs]
+            goals = [goals_of(model, wanted, o, window=s.window) for o, s in zip(run.outputs, batch, strict=True)]
             for _, e in run.explain(functions, goals, settings=settings or {}, to=to):
                 yield e
 

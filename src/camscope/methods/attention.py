@@ -20,11 +20,11 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from camscope.errors import MethodError
-from camscope.methods.network import Targets, at_input, picture_of
+from camscope.methods.network import Targets, at_input
 from camscope.methods.registry import class_agnostic, network_method
 from camscope.trace import Layout, Trace, record, unchanged
 from camscope.trace.layout import guess_layout
-from camscope.trace.structure import first_tensor
+from camscope.trace.structure import first_tensor, picture_of
 
 
 @class_agnostic

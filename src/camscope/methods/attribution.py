@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from camscope.errors import SettingError, require
-from camscope.methods.network import Targets, picture_of
+from camscope.methods.network import Targets
 from camscope.methods.noise import content_seeds
 from camscope.methods.registry import attribution, network_method
 from camscope.trace import record, unchanged
-from camscope.trace.structure import map_tensors
+from camscope.trace.structure import map_tensors, picture_of
 
 _CHUNK_PIXELS = 32 * 224 * 224
 

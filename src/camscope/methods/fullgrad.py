@@ -13,11 +13,11 @@ from torch.overrides import TorchFunctionMode
 
 from camscope.errors import MethodError
 from camscope.heatmap import upsample
-from camscope.methods.network import Targets, at_input, input_gradients, picture_of
+from camscope.methods.network import Targets, at_input, input_gradients
 from camscope.methods.registry import network_method
 from camscope.trace import tensors
 from camscope.trace.layout import grid_of, guess_layout, is_last
-from camscope.trace.structure import map_tensors
+from camscope.trace.structure import map_tensors, picture_of
 
 Take = Callable[[str, Tensor], None]
 

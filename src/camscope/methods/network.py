@@ -14,7 +14,7 @@ from camscope.heatmap import fuse
 from camscope.methods.registry import METHODS, Method, network_method, sees_network
 from camscope.trace import Trace, record, unchanged
 from camscope.trace.layout import find_layout, is_last
-from camscope.trace.structure import map_tensors
+from camscope.trace.structure import map_tensors, picture_of
 
 Targets = Sequence[Callable[[Tensor], Tensor]]
 
@@ -119,7 +119,7 @@ def at_input(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0)
     """
     with torch.inference_mode(mode=False), torch.enable_grad(), unchanged(net):
         inputs = map_tensors(inputs, lambda tensor: tensor.detach().clone())
-        pictures = (inputs[picture] if isinstance(inputs, tuple) else inputs).requires_grad_()
+        pictures = picture_of(inputs, picture).requires_grad_()
         # The network gets copies: it may write into its input.
         forward = record(net, map_tensors(inputs, torch.clone), layers=[], picture=picture, differentiable=True)
         seen = dataclasses.replace(
@@ -140,8 +140,3 @@ def input_gradients(trace: Trace) -> Tensor:
             "no_grad, or detached); use a method of one layer, as gradcam is"
         )
     return trace.gradients
-
-
-def picture_of(inputs: Any, picture: int = 0) -> Tensor:
-    """(B, C, *space) the pictures, among the inputs."""
-    return inputs[picture] if isinstance(inputs, tuple) else inputs  # type: ignore[no-any-return]

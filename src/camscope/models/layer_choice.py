@@ -16,6 +16,7 @@ from torch import nn
 
 from camscope.errors import LayerError
 from camscope.models.probe import Candidate, Probe
+from camscope.trace.structure import picture_of
 
 _MOST_TRIALS = 12
 _AS_MANY = 0.99
@@ -40,12 +41,13 @@ def default_layer(net: nn.Module, x: Any, *, picture: int = 0) -> str:
     Raises:
         LayerError: no tensor of the network has a place for each part of the picture; the message lists the five
             best candidates with their grid sizes.
+        SettingError: the input that should be the picture is none.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
     >>> default_layer(net, torch.randn(1, 3, 32, 32))
     '1'
     """
-    pictures = x[picture] if isinstance(x, tuple) else x
+    pictures = picture_of(x, picture)
     known = _chosen.setdefault(net, {})
     key = tuple(pictures.shape[1:])
     if key not in known:

@@ -18,7 +18,7 @@ from camscope.models.model import Model, Outcome
 from camscope.models.preprocess import Fit, Preprocess
 from camscope.models.sources import SOURCES
 from camscope.models.sources.keras import FILES as KERAS_FILES
-from camscope.models.weights import SUFFIXES
+from camscope.models.weights import SUFFIXES, read_weights
 
 _FORMS = (
     "'timm:NAME', 'torchvision:NAME', 'hf:NAME or FOLDER', 'torchxrayvision:NAME', 'keras:NAME', a bundle folder, "
@@ -112,6 +112,8 @@ def _network_and_weights(spec: str | Path, weights: str | Path, arch: str | None
         )
     if Path(spec).suffix.lower() in SUFFIXES and str(spec).partition(":")[0] not in SOURCES:
         if arch is None:
+            if Path(spec).is_file():
+                read_weights(spec)  # which tells a program, and code, from weights
             raise ModelError(f"{spec} holds weights alone: name their network, such as arch='timm:resnet18'")
         if weights != "default":
             raise SettingError(f"two files of weights, {spec} and {weights}: give one")

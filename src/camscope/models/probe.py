@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from camscope.trace import Layout, tensors, tracing, unwrap
 from camscope.trace.layout import grid_of, guess_layout, is_last
-from camscope.trace.structure import first_tensor, map_tensors
+from camscope.trace.structure import first_tensor, map_tensors, picture_of
 
 _CORNERS = tuple(itertools.product((True, False), (True, False)))
 """The corners of a picture: whether at the top, and whether at the left."""
@@ -134,7 +134,7 @@ class Probe:
                 pictures: both hide how a network is connected that was never trained.
         """
         leaves = map_tensors(_altered(x, picture), lambda t: t.requires_grad_(t.is_floating_point()))
-        self.pictures: Tensor = leaves[picture] if isinstance(leaves, tuple) else leaves
+        self.pictures = picture_of(leaves, picture)
         self.events, returned, given = _watch(net, leaves, revived=revived)
         self._last = is_last(net)
         self.dense = given.ndim > 2 or isinstance(returned, list)
@@ -154,13 +154,12 @@ class Probe:
         return _reaches(tensor, self.pictures)
 
     def _candidates(self) -> list[Candidate]:
-        """Each tensor with a grid once, where it was first returned."""
+        """Each tensor with a grid once, where it was first returned; an activation in place is its layer's output."""
+        learned = {id(event.tensor) for event in self.events if event.learned}
         found: dict[int, Candidate] = {}
-        for event in self.events:
-            candidate = self._candidate(event)
-            if candidate is not None:
-                known = found.setdefault(id(event.tensor), candidate)
-                known.learned |= event.learned
+        for candidate in filter(None, map(self._candidate, self.events)):
+            candidate.learned = id(candidate.tensor) in learned
+            found.setdefault(id(candidate.tensor), candidate)
         return list(found.values())
 
     def _candidate(self, event: Event) -> Candidate | None:
@@ -236,7 +235,7 @@ def _version(tensor: Tensor) -> int:
 def _altered(x: Any, picture: int) -> Any:
     """Copies of the first image; in all but the first a corner is replaced by its mirror image and noise."""
     copies = map_tensors(x, lambda t: torch.cat([t[:1]] * (1 + len(_CORNERS))).detach().clone())
-    pictures = copies[picture] if isinstance(copies, tuple) else copies
+    pictures = picture_of(copies, picture)
     if pictures.is_floating_point():
         generator, level = torch.Generator().manual_seed(0), _NOISE * pictures.std()
         for one, place in zip(pictures[1:], _CORNERS, strict=True):

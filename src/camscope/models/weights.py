@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,7 +53,8 @@ def read_weights(path: str | Path) -> State:
         if path.suffix.lower() == ".safetensors":
             return safetensors.torch.load_file(path)
         # A Namespace holds attributes and runs nothing; training scripts keep their arguments in one.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*TorchScript archive")  # an error says it
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, SafetensorError, EOFError, LookupError, ValueError, OSError) as error:
         raise _unreadable(path, error) from error

@@ -17,7 +17,7 @@ from camscope.errors import LayerError, TargetError
 from camscope.trace.hooks import Edit, lock_of, tracing
 from camscope.trace.layout import Layout
 from camscope.trace.replay import Tail
-from camscope.trace.structure import map_tensors, tensors, unwrap
+from camscope.trace.structure import map_tensors, picture_of, tensors, unwrap
 
 Trunk = Callable[[Any], AbstractContextManager[Mapping[str, Edit]]]
 """Computes what comes before a layer in another way: given the inputs, a context in which the network runs so, and
@@ -61,7 +61,7 @@ class Forward:
     @property
     def pictures(self) -> Tensor:
         """(B, C, *space) the pictures, among the inputs."""
-        return self.inputs[self.picture] if isinstance(self.inputs, tuple) else self.inputs  # type: ignore[no-any-return]
+        return picture_of(self.inputs, self.picture)
 
     def trace(
         self,

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from camscope.errors import TargetError
+from camscope.errors import SettingError, TargetError
+
+_BATCH_AND_CHANNELS = 2
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -90,3 +92,28 @@ def unwrap(outputs: Any) -> Tensor:
             "returns its scores"
         )
     return first.tensor
+
+
+def picture_of(inputs: Any, picture: int = 0) -> Tensor:
+    """(B, C, *space) the pictures, among the inputs.
+
+    Args:
+        inputs: a tensor, or a tuple of inputs.
+        picture: which of several inputs is the picture.
+
+    Raises:
+        SettingError: that input has no axes of space.
+
+    >>> import torch
+    >>> picture_of((torch.zeros(1, 4), torch.zeros(1, 3, 8, 8)), 1).shape
+    torch.Size([1, 3, 8, 8])
+    """
+    several = inputs if isinstance(inputs, tuple) else (inputs,)
+    chosen = next(iter(several[picture:]), None) if isinstance(inputs, tuple) else inputs
+    if not isinstance(chosen, Tensor) or chosen.ndim <= _BATCH_AND_CHANNELS:
+        shapes = ", ".join(str(tuple(one.shape)) if isinstance(one, Tensor) else type(one).__name__ for one in several)
+        raise SettingError(
+            f"pictures are (batch, channels, height, width), and input {picture} of {shapes} is not; say with picture= "
+            "which of several inputs is"
+        )
+    return chosen

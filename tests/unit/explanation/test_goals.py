@@ -107,6 +107,23 @@ def test_a_class_of_a_map_is_its_predicted_region(segmenting, picture):
     assert [goal.index for goal in goals_of(segmenting, ["background"], output)] == [0]
 
 
+def test_a_class_at_a_place_of_a_map(segmenting, picture):
+    """Places are in pixels of the picture, 40 x 40, and the map is 32 x 32."""
+    with torch.no_grad():
+        segmenting.net[4].bias[1] = 9
+        output = segmenting.net(segmenting.preprocess(picture)[0][None])[0]
+    e = explain(segmenting, picture, target="bird@20,0,40,10", layer="3")
+    assert (e.label, e.index) == ("bird@20,0,40,10", 1)
+    assert e.score == pytest.approx(float(output[1, :8, 16:].sum()), rel=1e-4)
+    absent = explain(segmenting, picture, target="cat@20,0,40,10", layer="3")
+    assert absent.notes[0] == "nothing at that place is predicted to be 'cat'"
+    for wrong in ("bird@20,0,10,10", "top2@0,0,9,9"):
+        with pytest.raises(TargetError, match="must be a class and a place"):
+            explain(segmenting, picture, target=wrong, layer="3")
+    with pytest.raises(TargetError, match="returns neither boxes nor a map of scores"):
+        explain(network(3), picture, target="1@0,0,9,9")
+
+
 class Finds(nn.Module):
     """Three boxes whose scores are the means of the left, the right and the whole of a feature map."""
 
@@ -143,6 +160,26 @@ def test_boxes_are_explained_one_by_one(picture):
     assert explain(model, picture, target="0", layer="trunk").label == "car"
     with pytest.raises(TargetError, match="no class called 'cow'"):
         explain(model, picture, target="cow", layer="trunk")
+
+
+@pytest.mark.parametrize("fit", ["squash", "pad"])
+def test_a_box_is_named_by_its_place_in_the_picture(fit):
+    """The picture is 40 x 80; padded, its 80 columns become 32, and its 40 rows the 16 in the middle."""
+    pixels = np.random.default_rng(0).random((40, 80, 3)).astype(np.float32)
+    preprocess = Preprocess(input_size=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, fit=fit)
+    model = Model("boxes", Finds().eval(), preprocess=preprocess, labels=("car", "dog"), outcome="boxes")
+    with torch.no_grad():
+        left, right, _ = model.net(model.preprocess(Picture(pixels, bits=32))[0][None])[0, :, 4].tolist()
+    whole = (0, 40) if fit == "squash" else (-20, 60)
+    for columns, score, other in (((0, 35), left, right), ((45, 80), right, left)):
+        place = f"{columns[0]},{whole[0]},{columns[1]},{whole[1]}"
+        e = explain(model, pixels, target=f"dog@{place}", layer="trunk")
+        assert (e.label, e.index, e.score) == (f"dog@{place}", 1, pytest.approx(score, rel=1e-5))
+        best = explain(model, pixels, target="dog", layer="trunk")
+        assert (best.notes[0] == f"the box {place} of the picture") == (score > other)
+    nothing = explain(model, pixels, target="dog@0,0,4,4", layer="trunk")
+    assert nothing.notes[0] == "no box of 'dog' overlaps with that place by half"
+    assert not nothing.heatmap.any()
 
 
 def test_an_output_without_classes_needs_a_target(picture):

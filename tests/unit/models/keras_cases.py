@@ -360,13 +360,13 @@ def test_pictures_of_channels_first_and_masks() -> None:
     assert KerasNet(last)(torch.rand(2, 3, 16, 12)).shape == (2, 4, 14, 10)
 
 
-# Keras itself refuses the NASNets on its torch backend.
+# Keras itself refuses NASNetMobile on its torch backend. At their own sizes the largest would need 16 GB.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in names() if not name.startswith("NASNet")])
+@pytest.mark.parametrize("name", [name for name in names() if name != "NASNetMobile"])
 def test_every_application_has_a_layer_and_a_map(name: str) -> None:
     torch.manual_seed(0)
-    model = cs.load(f"keras:{name}", weights="none")
-    x = torch.rand(1, 3, *model.preprocess.input_size) / model.preprocess.std[0]
+    model = cs.load(f"keras:{name}", weights="none", input_size=224)
+    x = torch.rand(1, 3, 224, 224) / model.preprocess.std[0]
     layer = cs.default_layer(model.net, x)
     corner = x.clone()
     side = x.shape[-1] // 4
@@ -376,7 +376,7 @@ def test_every_application_has_a_layer_and_a_map(name: str) -> None:
     heat = cs.cam(model.net, x)
     assert heat.isfinite().all()
     assert heat.any()
-    assert heat.shape[1] == heat.shape[2] >= 7
+    assert heat.shape[1] == heat.shape[2] >= 5
     one, two = seen.records[layer].detach().movedim(-1, 1)
     change, half = (one - two).abs().sum(0), heat.shape[1] // 2
     assert change[:half, -half:].mean() > np.max([change[:half, :half].mean(), change[-half:].mean()])

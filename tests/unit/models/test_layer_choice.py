@@ -4,7 +4,7 @@ import torch
 import torchvision
 from torch import nn
 
-from camscope.errors import LayerError
+from camscope.errors import LayerError, SettingError
 from camscope.explanation import cam
 from camscope.models.layer_choice import default_layer
 from camscope.trace import record
@@ -167,6 +167,11 @@ def test_several_inputs(pictures):
     net, age, x = Net().double(), pictures(2, 2), pictures(2, 3, 20, 20)
     assert default_layer(net, (age, x), picture=1) == "relu()"
     assert cam(net, (age, x), picture=1, targets=[0, 1]).shape == (2, 9, 9)
+    for wrong in (0, 2):
+        with pytest.raises(
+            SettingError, match=rf"input {wrong} of \(2, 2\), \(2, 3, 20, 20\) is not; say with picture="
+        ):
+            default_layer(net, (age, x), picture=wrong)
 
 
 def test_the_choice_is_kept_for_a_network_and_input_size(make_net, pictures):

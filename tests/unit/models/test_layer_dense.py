@@ -73,6 +73,24 @@ def test_the_backbone_of_a_detector_also_where_it_finds_nothing(pictures, thresh
     assert default_layer(Detector(threshold).double(), pictures(1, 3, 64, 64)) == "body"
 
 
+def test_the_backbone_of_a_detector_whose_activations_work_in_place(pictures):
+    """As an SSD on VGG: what a convolution returned is overwritten, and the boxes come from a third of the places."""
+
+    class Single(nn.Module):
+        def __init__(self):
+            super().__init__()
+            convolutions = nn.Conv2d(3, 16, 3, 4, 1), nn.Conv2d(16, 16, 3, 1, 1), nn.Conv2d(16, 16, 3, 1, 1)
+            self.features = nn.Sequential(*(part for conv in convolutions for part in (conv, nn.ReLU(inplace=True))))
+            self.head = nn.Conv2d(16, 5, 1)
+
+        def forward(self, x):
+            found = self.head(self.features(x)).flatten(2).movedim(1, 2)
+            return [{"boxes": one[::3]} for one in found]
+
+    torch.manual_seed(0)
+    assert default_layer(Single().double(), pictures(1, 3, 64, 64)) == "features"
+
+
 def test_the_main_branch_of_a_network_with_an_early_exit(pictures):
     """The scores are a sum of two heads: nothing but the stem is on every way."""
 

@@ -70,6 +70,12 @@ def test_models_that_do_not_exist(given, message):
         load(given.pop("spec"), **given)
 
 
+def test_a_program_is_not_taken_for_weights_alone(tmp_path):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "net.pt")
+    with pytest.raises(ModelError, match=r"net\.pt is a TorchScript program, not weights: save .*state_dict\(\)"):
+        load(tmp_path / "net.pt")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

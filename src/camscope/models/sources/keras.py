@@ -136,7 +136,8 @@ def _build(spec: str, maker: Callable[..., Any], keywords: Mapping[str, Any], *,
     try:
         return maker(weights=weights, **keywords)
     except (TypeError, ValueError) as error:
-        raise ModelError(f"Keras cannot build {spec} with {dict(keywords)}: {_first_line(error)}") from error
+        given = f" with {dict(keywords)}" if keywords else ""
+        raise ModelError(f"Keras cannot build {spec}{given}: {_first_line(error)}") from error
 
 
 def _published(spec: str, maker: Callable[..., Any], keywords: Mapping[str, Any]) -> Any:
