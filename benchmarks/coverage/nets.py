@@ -58,9 +58,10 @@ HUGGING_FACE: dict[str, dict[str, Any]] = {
 
 KERAS = [
     "ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "InceptionResNetV2", "InceptionV3",
-    "MobileNet", "MobileNetV2", "MobileNetV3Small", "NASNetMobile", "ResNet50", "ResNet50V2", "VGG16", "Xception",
+    "MobileNet", "MobileNetV2", "MobileNetV3Small", "NASNetLarge", "NASNetMobile", "ResNet50", "ResNet50V2", "VGG16",
+    "Xception",
 ]  # fmt: skip
-"""The smallest member of each family of keras.applications."""
+"""The smallest member of each family of keras.applications, and the larger NASNet: Keras refuses the smaller."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,8 @@ def _torchvision(name: str, group: str) -> tuple[nn.Module, Tensor]:
     options: dict[str, Any] = {} if group == "torchvision" else {"weights_backbone": None}
     if name in ("inception_v3", "googlenet"):
         options = {"init_weights": False}
-    if name.startswith("vit_"):
-        options["image_size"] = models.get_model_weights(name).DEFAULT.meta["min_size"][0]
+    if name.startswith("vit_"):  # made for one size of pictures: the smallest that there are weights for
+        options["image_size"] = min(entry.meta["min_size"][0] for entry in models.get_model_weights(name))
     net = models.get_model(name, weights=None, **options).eval()
     size = 224
     if group == "detection":
@@ -156,7 +157,8 @@ def _torchvision(name: str, group: str) -> tuple[nn.Module, Tensor]:
     if group == "torchvision":
         crop = models.get_model_weights(name).DEFAULT.transforms().crop_size[0]
         # Attention over a fixed number of places takes pictures of its own size alone.
-        size = crop if crop <= _KEEP_OWN or name.startswith(("vit", "maxvit", "inception")) else 224
+        size = crop if crop <= _KEEP_OWN or name.startswith(("maxvit", "inception")) else 224
+        size = options.get("image_size", size)
     return net, picture(3, (size, size))
 
 
@@ -198,7 +200,8 @@ def keras_models() -> Iterator[Case]:
 def _keras(name: str) -> tuple[nn.Module, Tensor]:
     import camscope as cs
 
-    model = cs.load(f"keras:{name}", weights="none")
+    # Of its own 331 pixels a side NASNetLarge keeps 16 GB.
+    model = cs.load(f"keras:{name}", weights="none", input_size=224 if name == "NASNetLarge" else None)
     pixels = picture(3, model.preprocess.input_size).sigmoid()
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (model.preprocess.mean, model.preprocess.std))
     return model.net, (pixels - mean) / std
