@@ -7,7 +7,6 @@ explains nothing and writes nothing.
 from __future__ import annotations
 
 import copy
-import resource
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from memory import peak
 from PIL import Image
 from rounds import rounds
 
@@ -89,8 +89,8 @@ def main(number: int) -> None:
     early = 0
     for done, _ in enumerate(cs.explain_all(model, pictures, batch_size=BATCH), 1):
         if done == 500:
-            early = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(early, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+            early = peak()
+    print(early, peak())
 
 
 if __name__ == "__main__":
