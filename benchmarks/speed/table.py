@@ -170,9 +170,11 @@ def _networks(figures: dict[str, Any]) -> str:
 def _least(figures: dict[str, Any]) -> str:
     name = "openvino, to the layer"
     taken = {spec: found for spec, found in figures.items() if name in found}
+    faster = [spec for spec, found in figures.items() if found["openvino"]["ratio"] < found["packed"]["ratio"]]
     return (
         f"OpenVINO's pass to the layer alone, without a map, is {mean_ratio(taken, name):.2f} of the plain forward on "
-        f"this processor (geometric mean): no map that it helps to make can be cheaper."
+        f"this processor (geometric mean): no map that it helps to make can be cheaper. It is ahead of packed, which "
+        f'"auto" takes from 24 pictures on, for {", ".join(faster) or "none of them"}.'
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import weakref
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +22,6 @@ TOLERANCE = 1e-4
 """Of the layer's and the network's outputs, relative to their largest absolute value, against eager float32."""
 
 _PACKED_FROM = 24
-_OPENVINO_FROM = 1000
 
 
 @dataclass(frozen=True)
@@ -50,9 +48,9 @@ _prepared: weakref.WeakKeyDictionary[nn.Module, dict[Any, Prepared]] = weakref.W
 def resolve(engine: str, pictures: int | None, *, device: str = "cpu") -> str:
     """The engine for a number of pictures that are coming.
 
-    Packing costs about four passes of one picture, compiling some hundreds: "auto" is "packed" from 24 pictures on,
-    and "openvino" from 1000 on where it is installed and the model is on a CPU. Under `torch.autocast` it is "eager":
-    nothing proves to be the same there.
+    Packing costs about four passes of one picture: "auto" is "packed" from 24 pictures on. Compiling costs hundreds and
+    gains on networks of many small layers only (`docs/speed.md`): "openvino" is for those who ask for it. Under
+    `torch.autocast` "auto" is "eager": nothing proves to be the same there.
 
     Args:
         engine: one of `ENGINES`.
@@ -69,10 +67,8 @@ def resolve(engine: str, pictures: int | None, *, device: str = "cpu") -> str:
         raise SettingError(nearest("engine", engine, ENGINES))
     if engine != "auto":
         return engine
-    if autocast_of(device) is not None or (pictures is not None and pictures < _PACKED_FROM):
-        return "eager"
-    many = pictures is not None and pictures >= _OPENVINO_FROM
-    return "openvino" if many and device == "cpu" and importlib.util.find_spec("openvino") else "packed"
+    few = pictures is not None and pictures < _PACKED_FROM
+    return "eager" if few or autocast_of(device) is not None else "packed"
 
 
 def prepare(net: nn.Module, x: Any, *, layer: str, engine: str) -> Prepared:
