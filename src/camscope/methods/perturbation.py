@@ -35,7 +35,7 @@ def scorecam(trace: Trace, *, chunk: int | None = None) -> Tensor:
 
     Needs: no gradient.
 
-    Cost: K + 1 forwards.
+    Cost: K + 1 forwards; channels that are flat share one.
 
     Reference:
         Wang et al. Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks. CVPRW 2020.
@@ -169,7 +169,7 @@ def masked_scores(
     chunk: int | None = None,
     change: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Score of each picture seen through each mask.
+    """Score of each picture seen through each mask; flat masks, as of dead channels, hide all, and share one pass.
 
     Args:
         trace: one forward pass.
@@ -183,14 +183,21 @@ def masked_scores(
     pictures = trace.pictures
     size = pictures.shape[2:]
     B, M = masks.shape[:2]
+    flat = masks.flatten(2).amax(2) == masks.flatten(2).amin(2)
+    masks = masks.masked_fill(flat.view(B, M, *[1] * (masks.ndim - 2)), 0)
+    again = flat & (flat.cumsum(1) > 1) if change is None else torch.zeros_like(flat)
+    wanted = (~again).flatten().nonzero()[:, 0]
     scores = torch.empty(B * M, dtype=masks.dtype, device=masks.device)
-    for pairs in in_chunks(B * M, chunk or pictures_at_once(trace), like=scores):
+    for numbers in in_chunks(len(wanted), chunk or pictures_at_once(trace), like=scores):
+        pairs = wanted[numbers]
         rows = pairs // M
         seen = normalise(upsample(masks.flatten(0, 1)[pairs], size), len(size))
         seen = (change(seen, pairs) if change else seen).to(pictures.dtype)
         masked = pictures[rows.to(pictures.device)] * seen[:, None].to(pictures.device)
         scores[pairs] = trace.again(masked, rows=rows).scores.detach().to(scores)
-    return scores.reshape(B, M)
+    scores = scores.reshape(B, M)
+    first = flat.int().argmax(1, keepdim=True)
+    return torch.where(again, scores.gather(1, first), scores)
 
 
 def pictures_at_once(trace: Trace) -> int:

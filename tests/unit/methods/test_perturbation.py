@@ -106,3 +106,21 @@ def test_passes_are_reported(net, x):
 def test_refinecam_sees_all_layers_in_one_pass(net, x):
     cs.cam(net, x, method="refinecam", layers=["0", "1"], targets=1)
     assert len(net.stem) <= 2, "one to settle the targets, one for the maps of all layers"
+
+
+@pytest.mark.parametrize("method", ["scorecam", "fasterscorecam"])
+def test_flat_channels_hide_the_picture_and_share_one_pass(net, x, method):
+    """Six channels never answer, and one answers everywhere alike."""
+    settings = {"channels": K} if method == "fasterscorecam" else {}
+    with torch.no_grad():
+        net[0].weight[3:] = 0
+        net[0].bias[3:] = -1
+        net[0].bias[9] = 0.3
+    maps = cs.cam(net, x, method=method, layer="1", targets=1, **settings)
+    assert sum(net.stem) == BATCH * (1 + 3 + 1)
+    A = net[:2](x)
+    up = nn.functional.interpolate(A, size=(SIZE, SIZE), mode="bilinear")
+    low, high = up.amin((2, 3), keepdim=True), up.amax((2, 3), keepdim=True)
+    masks = torch.where(torch.arange(K)[:, None, None] < 3, (up - low) / (high - low), 0.0)
+    scores = torch.stack([net(x * masks[:, k : k + 1])[:, 1] for k in range(K)], 1)
+    torch.testing.assert_close(maps, (scores.softmax(1)[:, :, None, None] * A).sum(1))
