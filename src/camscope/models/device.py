@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from collections.abc import Sequence
 
 import torch
@@ -38,6 +40,18 @@ def device_of(model: Model) -> str:
     'cpu'
     """
     return next(model.net.parameters(), torch.empty(0)).device.type
+
+
+def hand_back() -> None:
+    """Give memory that was freed back to the system, where the C library is asked for it (glibc).
+
+    What a network leaves that ran once in another size than it will lies in pieces, and the large tensors to come
+    take new memory beside it.
+
+    >>> hand_back()
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def stacked(tensors: Sequence[Tensor], *, like: Tensor) -> Tensor:

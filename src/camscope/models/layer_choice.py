@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from camscope.errors import LayerError
+from camscope.models.device import hand_back
 from camscope.models.probe import Candidate, Probe
 from camscope.trace.structure import picture_of
 
@@ -53,6 +54,7 @@ def default_layer(net: nn.Module, x: Any, *, picture: int = 0) -> str:
     if key not in known:
         with torch.inference_mode(mode=False), torch.enable_grad():
             known[key] = _choose(net, x, picture)
+        hand_back()
     return known[key]
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from camscope.errors import EngineError, MissingExtraError, SettingError, nearest
+from camscope.models.device import hand_back
 from camscope.models.engines.openvino import compiled
 from camscope.models.engines.packed import pack
 from camscope.trace import record
@@ -100,6 +101,7 @@ def prepare(net: nn.Module, x: Any, *, layer: str, engine: str) -> Prepared:
     mark = _mark(net)
     if key not in known or known[key].mark != mark:
         known[key] = replace(_proved(net, x, layer, engine), mark=mark)
+        hand_back()
     return known[key]
 
 
