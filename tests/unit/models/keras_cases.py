@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torchvision
@@ -368,17 +367,20 @@ def test_every_application_has_a_layer_and_a_map(name: str) -> None:
     model = cs.load(f"keras:{name}", weights="none", input_size=224)
     x = torch.rand(1, 3, 224, 224) / model.preprocess.std[0]
     layer = cs.default_layer(model.net, x)
-    corner = x.clone()
-    side = x.shape[-1] // 4
-    corner[..., :side, -side:] = corner[..., :side, -side:].flip(-1) * 0.5
-    seen = record(model.net, torch.cat([x, corner]), layers=[layer])
+    corners, side = x.repeat(2, 1, 1, 1), x.shape[-1] // 4
+    corners[0, :, :side, -side:] *= 0.5
+    corners[1, :, -side:, :side] *= 0.5
+    seen = record(model.net, torch.cat([x, corners]), layers=[layer])
     assert seen.bypassed == "softmax"
     heat = cs.cam(model.net, x)
     assert heat.isfinite().all()
     assert heat.any()
     assert heat.shape[1] == heat.shape[2] >= 5
-    one, two = seen.records[layer].detach().movedim(-1, 1)
-    change, half = (one - two).abs().sum(0), heat.shape[1] // 2
-    assert change[:half, -half:].mean() > np.max([change[:half, :half].mean(), change[-half:].mean()])
+    same, *changed = seen.records[layer].detach().movedim(-1, 1)
+    half = heat.shape[1] // 2
+    shown = [(other - same).abs().sum(0) for other in changed]
+    # Of a deep random network all places answer; a corner answers most to what is changed in it.
+    right, left = (float(one[:half, -half:].mean() / one[-half:, :half].mean()) for one in shown)
+    assert right > 1.1 * left
     del model, seen, heat
     gc.collect()
