@@ -16,11 +16,10 @@ from camscope.evaluation.rows import CURVE, on_few
 from camscope.explanation.batch import Goal, Sample
 from camscope.heatmap import place
 from camscope.metrics import FACTS, METRICS, Score, adcc_of, cascade, kept, kind, road_curves
-from camscope.models.engines import prepare
+from camscope.models.engines import outputs
 from camscope.models.model import Model
 from camscope.store import Row
 from camscope.targets import category
-from camscope.trace import record
 
 Draw = Callable[[Model, Sequence[Sample], Sequence[Goal]], Tensor]
 """(model, samples, a goal for each) -> signed maps (B, h, w): a method, or a map that knows nothing."""
@@ -158,12 +157,12 @@ def _faithfulness(subject: Subject, names: Sequence[str], *, batch_size: int, se
 
 def _scorer(subject: Subject, scale: str, *, engine: str = "eager") -> tuple[Score, Tensor] | None:
     """The score function of a scale, and the scores of the clean pictures; None where the model has no such scale."""
-    model, layer = subject.model, subject.layer
+    model = subject.model
     index = torch.tensor([-1 if goal.index is None else goal.index for goal in subject.goals])
 
-    def scaled(outputs: Tensor, rows: Tensor) -> Tensor:
-        outputs = outputs.detach().float()
-        values = model.probability(outputs) if scale == "probability" else outputs
+    def scaled(found: Tensor, rows: Tensor) -> Tensor:
+        found = found.detach().float()
+        values = model.probability(found) if scale == "probability" else found
         if values is None:
             raise CamscopeError(f"{model.name} returns values, no probabilities")
         return values.gather(1, index[rows].to(values.device)[:, None])[:, 0]
@@ -172,10 +171,7 @@ def _scorer(subject: Subject, scale: str, *, engine: str = "eager") -> tuple[Sco
         return None
 
     def score(inputs: Tensor, rows: Tensor) -> Tensor:
-        if layer is None or engine == "eager":
-            return scaled(record(model.net, inputs, layers=[]).outputs, rows.cpu())
-        trunk = prepare(model.net, inputs, layer=layer, engine=engine).trunk
-        return scaled(record(model.net, inputs, layers=[layer], trunk=trunk).outputs, rows.cpu())
+        return scaled(outputs(model.net, inputs, layer=subject.layer, engine=engine), rows.cpu())
 
     return score, scaled(subject.outputs, torch.arange(len(index)))
 

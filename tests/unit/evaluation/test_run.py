@@ -108,7 +108,7 @@ def test_an_engine_scores_edited_pictures_and_changes_no_number(plan, tmp_path, 
         used.append(prepare(*given, **more).name)
         return prepare(*given, **more)
 
-    monkeypatch.setattr("camscope.evaluation.judge.prepare", prepared)
+    monkeypatch.setattr("camscope.models.engines.choice.prepare", prepared)
     list(evaluate(plan, tmp_path / "eager"))
     assert not used
     list(evaluate(dataclasses.replace(plan, engine="packed"), tmp_path / "packed"))

@@ -105,6 +105,20 @@ def prepare(net: nn.Module, x: Any, *, layer: str, engine: str) -> Prepared:
     return known[key]
 
 
+def outputs(net: nn.Module, x: Any, *, layer: str | None, engine: str) -> Tensor:
+    """(B, ...) what a network returns, before a last softmax or sigmoid, with an engine for the way to a layer.
+
+    Args:
+        net: any network.
+        x: as for `prepare`.
+        layer: its layer; None, and "eager": the network itself computes all.
+        engine: one of `ENGINES`.
+    """
+    trunk = None if layer is None or engine == "eager" else prepare(net, x, layer=layer, engine=engine).trunk
+    layers = [] if layer is None or trunk is None else [layer]
+    return record(net, x, layers=layers, trunk=trunk).outputs.detach()
+
+
 def _mark(net: nn.Module) -> tuple[Any, ...]:
     """Changes when weights are written to, replaced, moved or converted."""
     weights = (*net.parameters(), *net.buffers())

@@ -219,12 +219,12 @@ def _convolution(module: nn.Conv2d, weight: Tensor, bias: Tensor | None, fused: 
     stride, padding, dilation = list(module.stride), [int(n) for n in module.padding], list(module.dilation)
     groups = module.groups
     follow = _ACTS[fused[0]]
-    if can_pack(weight) and pays(module, size):
-        tiled = in_tiles(weight, bias, lambda y: follow(y, fused), padding=padding)
-        return lambda x: tiled(_channels_last(x))
     weight = weight.contiguous(memory_format=torch.channels_last)
     if not can_pack(weight):
         return lambda x: follow(F.conv2d(_channels_last(x), weight, bias, stride, padding, dilation, groups), fused)
+    if pays(module, size):
+        tiled = in_tiles(weight, bias, lambda y: follow(y, fused), padding=padding)
+        return lambda x: tiled(_channels_last(x))
     packed = torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, dilation, groups, size)
     run = torch.ops.mkldnn._convolution_pointwise
     return lambda x: run(_channels_last(x), packed, bias, padding, stride, dilation, groups, *fused)

@@ -14,7 +14,7 @@ import torch
 
 from camscope.images import read
 from camscope.models.device import device_of, on_device
-from camscope.models.engines import prepare, resolve
+from camscope.models.engines import outputs, resolve
 from camscope.models.model import Model
 from camscope.store import OK
 from camscope.study.audit.heat import Explained, Nulls, nulls
@@ -26,7 +26,6 @@ from camscope.study.config import AuditSection
 from camscope.study.edits import sham
 from camscope.study.grids import Grids, stacked
 from camscope.study.study import Study
-from camscope.trace import record
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and its total."""
@@ -152,10 +151,8 @@ def _large(pool: Sequence[Subject], regions: Sequence[str]) -> tuple[str, ...]:
 
 def _score(model: Model, index: int, *, layer: str, engine: str) -> Score:
     def score(inputs: Array) -> npt.NDArray[np.float64]:
-        x = _on_its_device(model, inputs)
-        trunk = prepare(model.net, x, layer=layer, engine=engine).trunk
-        outputs = record(model.net, x, layers=[layer], trunk=trunk).outputs
-        logits: npt.NDArray[np.float64] = outputs[:, index].detach().double().cpu().numpy()
+        found = outputs(model.net, _on_its_device(model, inputs), layer=layer, engine=engine)
+        logits: npt.NDArray[np.float64] = found[:, index].double().cpu().numpy()
         return logits
 
     return score

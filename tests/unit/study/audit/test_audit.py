@@ -75,11 +75,13 @@ def test_behind_an_address_everything_is_the_same(write, tmp_path):
 def test_an_engine_scores_the_edited_pictures_and_agrees(write, tmp_path, monkeypatch):
     study, used, tables = write(12), [], {}
     list(run(study, tmp_path, device="cpu"))
-    monkeypatch.setattr("camscope.study.audit.label.prepare", lambda *a, **k: used.append(prepare(*a, **k)) or used[-1])
+    monkeypatch.setattr(
+        "camscope.models.engines.choice.prepare", lambda *a, **k: used.append(prepare(*a, **k)) or used[-1]
+    )
     for engine in ("eager", "packed", "auto"):
         used.clear()
         audit(study, tmp_path, device="cpu", engine=engine)
-        assert {one.name for one in used} == {"eager" if engine == "eager" else "packed"}
+        assert {one.name for one in used} == (set() if engine == "eager" else {"packed"})
         tables[engine] = pl.read_parquet(tmp_path / "audit_changes.parquet").sort("label", *CHANGES)
     assert tables["packed"].equals(tables["auto"])
     for name in ("region_logit", "sham_logit"):
