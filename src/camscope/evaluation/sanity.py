@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from camscope.errors import SettingError
-from camscope.explanation.batch import Goal, Pass, Sample, Wanted, goals_of
+from camscope.explanation.batch import Goal, Pass, Sample, Wanted
 from camscope.explanation.maps import find_method, method_name
 from camscope.images import Picture
 from camscope.images.memory import as_picture
@@ -115,7 +115,7 @@ def sanity(
     if not sees_network(function):
         layer = layer or model.layer or default_layer(model.net, samples[0].tensor[None])
     run = Pass.over(model, samples, functions=[function], layer=layer)
-    goals = _one_each(model, target, run.outputs)
+    goals = _one_each(run, target)
 
     def explain(net: nn.Module) -> Tensor:
         again = Pass.over(dataclasses.replace(model, net=net), samples, functions=[function], layer=layer)
@@ -136,8 +136,8 @@ def sanity(
     )
 
 
-def _one_each(model: Model, target: Wanted, outputs: Tensor) -> dict[int, Goal]:
-    goals = [goals_of(model, [target], output) for output in outputs]
+def _one_each(run: Pass, target: Wanted) -> dict[int, Goal]:
+    goals = run.goals([target])
     if any(len(listed) != 1 for listed in goals):
         raise SettingError(f"a sanity check explains one target of each picture, and {target!r} asks for others")
     return {i: listed[0] for i, listed in enumerate(goals)}

@@ -91,6 +91,11 @@ class Pass:
         """(B, ...) scores before a final softmax or sigmoid."""
         return self.forward.outputs.detach()
 
+    def goals(self, wanted: Sequence[Wanted]) -> list[list[Goal]]:
+        """What is wanted of each picture; places are in its pixels."""
+        pairs = zip(self.outputs, self.samples, strict=True)
+        return [goals_of(self.model, wanted, output, window=sample.window) for output, sample in pairs]
+
     def explain(
         self,
         functions: Sequence[tuple[str, Method | NetworkMethod]],

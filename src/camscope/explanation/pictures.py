@@ -14,7 +14,7 @@ from PIL import Image
 
 from camscope.ahead import ahead
 from camscope.errors import CamscopeError, SettingError, TargetError, nearest
-from camscope.explanation.batch import Pass, Sample, Wanted, goals_of
+from camscope.explanation.batch import Pass, Sample, Wanted
 from camscope.explanation.maps import find_method, method_name
 from camscope.explanation.result import Explanation
 from camscope.images import Picture, as_picture
@@ -130,8 +130,7 @@ def explain_all(
         samples = _read(ahead(readers, partial(_open, model), pictures, depth=2 * batch_size), on_error)
         while batch := list(itertools.islice(samples, batch_size)):
             run = Pass.over(model, batch, functions=[f for _, f in functions], layer=layer, engine=engine)
-            goals = [goals_of(model, wanted, o, window=s.window) for o, s in zip(run.outputs, batch, strict=True)]
-            for _, e in run.explain(functions, goals, settings=settings or {}, to=to):
+            for _, e in run.explain(functions, run.goals(wanted), settings=settings or {}, to=to):
                 yield e
 
 
