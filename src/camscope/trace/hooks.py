@@ -146,30 +146,35 @@ def unchanged(net: nn.Module, *, frozen: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _restored(net: nn.Module, *, frozen: bool) -> Iterator[None]:
-    training = [m for m in net.modules() if m.training]
-    trainable = [p for p in net.parameters() if p.requires_grad and p.is_leaf] if frozen else []
-    buffers = [
-        (module, name, buffer, buffer._version, buffer.detach().clone())
-        for module in net.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None and not buffer.is_inference()
-    ]
+    with torch._C.DisableTorchFunction():  # a mode that is on is for the pass alone
+        training = [m for m in net.modules() if m.training]
+        trainable = [p for p in net.parameters() if p.requires_grad and p.is_leaf] if frozen else []
+        buffers = [
+            (module, name, buffer, buffer._version, buffer.detach().clone())
+            for module in net.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None and not buffer.is_inference()
+        ]
     try:
         for module in training:
             module.training = False
-        for parameter in trainable:
-            parameter.requires_grad_(False)
+        _switch(trainable, on=False)
         yield
     finally:
         for module in training:
             module.training = True
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-        for module, name, buffer, version, copy in buffers:
-            if buffer._version != version:
-                with torch.no_grad():
+        _switch(trainable, on=True)
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            for module, name, buffer, version, copy in buffers:
+                if buffer._version != version:
                     buffer.detach_().copy_(copy)
-            module._buffers[name] = buffer
+                module._buffers[name] = buffer
+
+
+def _switch(parameters: Sequence[nn.Parameter], *, on: bool) -> None:
+    with torch._C.DisableTorchFunction():
+        for parameter in parameters:
+            parameter.requires_grad_(on)
 
 
 @contextlib.contextmanager

@@ -145,7 +145,7 @@ def _proved(net: nn.Module, x: Any, layer: str, engine: str) -> Prepared:
 
 def _packed(net: nn.Module, x: Any, layer: str) -> Trunk:
     trunk = pack(net, map_tensors(x, lambda t: t[:1]), layer=layer, batch=len(next(tensors(x))))
-    if not trunk.forwards:
+    if not trunk.products:
         raise EngineError(f"nothing before {layer!r} can be packed")
     return trunk
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from camscope.errors import EngineError, require
+from camscope.models.engines.thin import ThinProducts
 from camscope.models.weights import digest
 from camscope.trace import record, tracing
 from camscope.trace.hooks import Edit
@@ -41,7 +42,7 @@ class Compiled:
     def __call__(self, inputs: Tensor) -> Iterator[Mapping[str, Edit]]:
         """Compute the layer's output, and let the network begin there while the context is open."""
         output = self._of(inputs)
-        with self.tail.replayed(torch.zeros(len(inputs), dtype=torch.long)):
+        with self.tail.replayed(torch.zeros(len(inputs), dtype=torch.long)), ThinProducts():
             yield {self.layer: lambda _: output}
 
     def _of(self, inputs: Tensor) -> Tensor:

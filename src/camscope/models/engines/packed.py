@@ -1,251 +1,332 @@
-"""Convolutions and linear layers before the layer, folded with what follows them, their weights packed once.
+"""Products before the layer, computed together with what follows them: see `products`.
 
-In eval mode batch normalisation is a scale and a shift of each channel, so it goes into the weights of the
-convolution before it: w' = w gamma / sqrt(var + eps), b' = (b - mean) gamma / sqrt(var + eps) + beta. On a CPU the
-activation that follows is computed while the result is in the cache, and oneDNN, which arranges the weights anew at
-every call, is given them in its own order.
+Which they are is seen by watching one pass: a convolution whose result only a batch normalisation is given, whose
+result only an addition is given, and so on. In the passes to come the product computes all of that, and the
+functions that follow it, which torch calls as before, hand its result on. Where it takes an addition along, it
+starts when the other summand is there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
+import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from camscope.models.engines.winograd import in_tiles, pays
+from camscope.errors import EngineError
+from camscope.models.engines.products import ACTS, NONE, RELU, Convolution, Linear, Norm, Run, can_pack
+from camscope.models.engines.thin import thin
 from camscope.trace import tracing
 from camscope.trace.hooks import Edit
-from camscope.trace.replay import stand_ins
+from camscope.trace.structure import map_tensors, tensors
 
-_Forward = Callable[[Tensor], Tensor]
-# What oneDNN computes with a product: its name of the function, its numbers, and which variant of it.
-_Fused = tuple[str, list[Any], str]
-_NOTHING: _Fused = ("none", [], "")
+_PRODUCTS: Mapping[str, Any] = {"conv2d": Convolution, "linear": Linear}
+_OUTSIDE = {"hook", "return"}
+"""Names for what is done with a tensor elsewhere."""
+
+_FACTS = {"size", "dim", "ndimension", "numel", "__len__", "__get__"}
+"""Names of functions that tell of a tensor what its result in packed form has too."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Packed:
-    """Stand-ins for modules before a layer.
+    """The packed products of a network.
 
     Attributes:
-        forwards: module -> what computes its output.
+        products: weight -> what computes its product and what follows.
+        batch: images that they are packed for: with another number oneDNN may want another order of the weights, and
+            arrange some of them anew at every call.
     """
 
-    forwards: Mapping[nn.Module, _Forward]
+    products: Mapping[Tensor, Product]
+    batch: int
 
     @contextlib.contextmanager
     def __call__(self, inputs: Any) -> Iterator[Mapping[str, Edit]]:
-        """Let the stand-ins compute while the context is open."""
-        with stand_ins(self.forwards):
+        """Let them compute while the context is open; for much larger batches than before they are packed anew."""
+        images = len(next(tensors(inputs)))
+        if images > 2 * self.batch:
+            self.products = {weight: product.packed(images) for weight, product in self.products.items()}
+            self.batch = images
+        with _Instead(self.products):
             yield {}
 
 
+@dataclass(frozen=True)
+class Product:
+    """A product and what it takes along.
+
+    Attributes:
+        make: packs it for a number of images.
+        run: computes it.
+        follows: the names of the functions whose work is done then, in order.
+        shape: of its result, without the batch.
+    """
+
+    make: Callable[[int], Run]
+    run: Run
+    follows: tuple[str, ...]
+    shape: tuple[int, ...]
+
+    def packed(self, images: int) -> Product:
+        """The same, packed for a number of images."""
+        return replace(self, run=self.make(images))
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """A tensor with which more has been done than the network asked for.
+
+    Attributes:
+        follows: what it will be asked for.
+        product: what computes it when the other summand is there, and what that is given, as often written to.
+    """
+
+    follows: tuple[str, ...]
+    product: tuple[Run, Tensor, int] | None = None
+
+    def plus(self, other: Tensor) -> Tensor:
+        run, x, version = self.product or (lambda x, _: x, other, 0)
+        if _version(x) != version:
+            raise EngineError("the network writes into what a convolution was given; use engine='eager'")
+        return run(x, other)
+
+
+class _Instead(TorchFunctionMode):
+    """Computes packed products when torch's functions are called, and hands on results that are there already."""
+
+    def __init__(self, products: Mapping[Tensor, Product]) -> None:
+        super().__init__()
+        self.products = products
+        self.ahead: dict[int, tuple[Tensor, _Ahead]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = _name(func)
+        if self.ahead and name not in _FACTS:
+            given = [t for t in _direct(args, kwargs) if id(t) in self.ahead]
+            if given:
+                return self._hand_on(given, name, args, in_place=func is Tensor.add_)
+        if name in _PRODUCTS and len(args) > 1:
+            if args[1] in self.products:
+                return self._start(self.products[args[1]], args[0])
+            found = thin(*args, **kwargs) if name == "linear" else None
+            if found is not None:
+                return found
+        return func(*args, **kwargs)
+
+    def _start(self, product: Product, x: Tensor) -> Tensor:
+        """The result, or what stands for it until the other summand is there."""
+        if "add" not in product.follows:
+            return self._remember(product.run(x, None), _Ahead(product.follows))
+        stand_in = x.new_empty(1).expand(len(x), *product.shape)
+        return self._remember(stand_in, _Ahead(product.follows, (product.run, x, _version(x))))
+
+    def _hand_on(self, given: list[Tensor], name: str, args: Any, *, in_place: bool) -> Tensor:
+        x = given[0]
+        if "dropout" in name:
+            return x
+        ahead = self.ahead.pop(id(x))[1]
+        if name != ahead.follows[0] or len(given) > 1:
+            raise EngineError(f"{name} is called where {ahead.follows[0]} was before; use engine='eager'")
+        if name == "add":
+            (other,) = [t for t in args if t is not x]
+            found = ahead.plus(other)
+            x = x.set_(found) if in_place else found  # type: ignore[call-overload]
+        return self._remember(x, _Ahead(ahead.follows[1:], ahead.product))
+
+    def _remember(self, x: Tensor, ahead: _Ahead) -> Tensor:
+        if ahead.follows:
+            self.ahead[id(x)] = x, ahead
+        return x
+
+
 def pack(net: nn.Module, x: Any, *, layer: str, batch: int = 1) -> Packed:
-    """Fold and pack what runs before a layer.
+    """Fold and pack the products before a layer.
 
     Args:
         net: any network.
         x: one image, (1, C, h, w), or a tuple of inputs.
         layer: its layer, see `tracing`; what runs after it is left alone, since gradients flow there.
-        batch: images in the passes to come; with another number oneDNN may want another order of the weights, and
-            arrange some of them anew at every call.
+        batch: images in the passes to come.
 
     Returns:
-        The stand-ins; none where there is nothing to pack.
+        The products; none where there is nothing to pack.
     """
     seen = _watch(net, x, layer)
-    forwards: dict[nn.Module, _Forward] = {}
-    for call in seen:
-        if call.module in forwards or not _is_product(call.module):
+    own = {id(t) for t in (*net.parameters(), *net.buffers())}
+    times = Counter(id(call.args[1]) for call in seen.calls if call.is_product)
+    taken: set[_Call] = set()
+    packed: dict[Tensor, Product] = {}
+    for call in reversed(seen.calls[: seen.before]):  # of two summands the later one takes the addition along
+        if not call.is_product or id(call.args[1]) not in own or times[id(call.args[1])] > 1:
             continue
-        following = _follower(call, seen)
-        norm = following if following is not None and _is_norm(following.module, call.module) else None
-        own = None if norm is None else _own_act(norm.module)
-        last = None if own is not None else _follower(norm or call, seen)
-        act = last.module if last is not None else own
-        fused = _FUSED.get(type(act).__name__, _nothing)(act)
-        forwards[call.module] = _product(call, norm.module if norm is not None else None, fused, batch=batch)
-        if norm is not None:
-            forwards[norm.module] = _pass_on if own is None or fused != _NOTHING else own.forward
-        if last is not None and fused != _NOTHING:
-            forwards[last.module] = _pass_on
-    return Packed(forwards)
+        of = _PRODUCTS[call.name].of(*call.args, **call.kwargs)
+        if of is not None:
+            chain = list(itertools.takewhile(lambda one: one not in taken, seen.chain(call)))
+            taken.update(chain)
+            packed[call.args[1]] = _product(of, call, chain, batch=batch)
+    return Packed(packed, batch)
+
+
+def _product(of: Convolution | Linear, product: _Call, chain: list[_Call], *, batch: int) -> Product:
+    norm, act = None, NONE
+    for call in chain:
+        if call.name == "batch_norm":
+            norm = Norm.of(*call.args, **call.kwargs)
+        elif call.name in ACTS:
+            act = ACTS[call.name](*call.args, **call.kwargs)
+    make = functools.partial(of.packed, norm, act)
+    returned = torch.empty(0) if product.returned is None else product.returned
+    follows, shape = tuple(one.name for one in chain), tuple(returned.shape[1:])
+    return Product(make, make(batch), follows, shape)
 
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """One module that ran before the layer, once; tensors with how often they had been written to by then."""
+    """One function that torch was asked for; tensors with how often they had been written to by then."""
 
-    module: nn.Module
-    given: Tensor
-    given_version: int
-    returned: Tensor
-    returned_version: int
+    name: str
+    args: Any
+    kwargs: Any
+    given: list[tuple[Tensor, int]]
+    returned: Tensor | None
+    version: int
 
     @property
-    def does_nothing(self) -> bool:
-        return self.given is self.returned and self.given_version == self.returned_version
+    def is_product(self) -> bool:
+        return self.name in _PRODUCTS and len(self.args) > 1
 
 
-def _watch(net: nn.Module, x: Any, layer: str) -> list[_Call]:
-    """The modules that run once, before the layer, on one tensor, and are not hooked by anybody else."""
-    calls: list[_Call] = []
-    before: list[_Call] = []
-    times: Counter[nn.Module] = Counter()
-    versions: dict[nn.Module, int] = {}
+@dataclass
+class _Seen:
+    """The calls of one pass, in order; those before index ``before`` came before the layer.
 
-    def enter(module: nn.Module, given: Any) -> None:
-        times[module] += 1
-        versions[module] = given[0]._version if given and isinstance(given[0], Tensor) else 0
+    ``waits`` are the spans of calls in which a convolution is to wait for another summand.
+    """
 
-    def leave(module: nn.Module, given: Any, returned: Any) -> None:
-        one_step = not any(module.children()) or isinstance(module, nn.BatchNorm2d)
-        if one_step and len(given) == 1 and isinstance(given[0], Tensor) and isinstance(returned, Tensor):
-            calls.append(_Call(module, given[0], versions[module], returned, returned._version))
+    calls: list[_Call] = field(default_factory=list)
+    before: int = 0
+    waits: list[tuple[int, int]] = field(default_factory=list)
+
+    def chain(self, product: _Call) -> list[_Call]:
+        """What follows a product and can be computed with it: normalisation, addition, activation."""
+        chain: list[_Call] = []
+        while (call := self._only_user((chain or [product])[-1])) is not None and self._fits(product, chain, call):
+            chain.append(call)
+        return chain
+
+    @functools.cached_property
+    def _users(self) -> dict[tuple[int, int], list[int]]:
+        users: dict[tuple[int, int], list[int]] = {}
+        for index, call in enumerate(self.calls):
+            for tensor, version in call.given:
+                users.setdefault((id(tensor), version), []).append(index)
+        return users
+
+    def _only_user(self, call: _Call) -> _Call | None:
+        users = self._users.get((id(call.returned), call.version), [])
+        return self.calls[users[0]] if len(users) == 1 and users[0] < self.before else None
+
+    def _fits(self, product: _Call, chain: list[_Call], call: _Call) -> bool:
+        before = [one.name for one in chain]
+        convolves = product.name == "conv2d"
+        if call.name == "batch_norm":
+            return convolves and not before and Norm.of(*call.args, **call.kwargs) is not None
+        if call.name == "add":
+            return convolves and not {"add", *ACTS} & {*before} and self._takes(product, (chain or [product])[-1], call)
+        if call.name not in ACTS or ACTS.keys() & before:
+            return False
+        return "add" not in before or ACTS[call.name](*call.args, **call.kwargs) is RELU
+
+    def _takes(self, product: _Call, last: _Call, addition: _Call) -> bool:
+        """Whether a convolution may wait for the other summand and write its result there."""
+        both = addition.args
+        if len(both) != 2 or addition.kwargs or not all(isinstance(t, Tensor) for t in both) or both[0] is both[1]:
+            return False
+        mine, other = both if both[0] is last.returned else both[::-1]
+        in_place = addition.returned is both[0]
+        if mine.shape != other.shape or not (can_pack(mine) and can_pack(other)) or (in_place and mine is not both[0]):
+            return False
+        start, end = self.calls.index(product), self.calls.index(addition)
+        if not self._is_free(other, product, start, end) or any(s < end and start < e for s, e in self.waits):
+            return False
+        self.waits.append((start, end))
+        return True
+
+    def _is_free(self, other: Tensor, product: _Call, start: int, end: int) -> bool:
+        """Whether a summand was made in this pass and is not needed any more, and the product's inputs stay."""
+        x, version = product.given[0]
+        written = any(call.returned is x and call.version != version for call in self.calls[start:end])
+        made = any(call.returned is other for call in self.calls[:end])
+        later = [*self.calls[end + 1 :], *(call for call in self.calls if call.name in _OUTSIDE)]
+        used = _shared(x, other) or any(_shared(t, other) for call in later for t, _ in call.given)
+        return made and not written and not used
+
+
+def _watch(net: nn.Module, x: Any, layer: str) -> _Seen:
+    """Run a network once; what somebody else's hooks are given counts as used by them."""
+    seen = _Seen()
+
+    def outside(name: str, *what: Any) -> None:
+        seen.calls.append(_Call(name, (), {}, [(t, _version(t)) for t in tensors(what)], None, 0))
 
     def reached(output: Tensor) -> Tensor:
-        before[:] = calls
+        seen.before = len(seen.calls)
         return output
 
-    hooked = {module for module in net.modules() if module._forward_hooks or module._forward_pre_hooks}
     with contextlib.ExitStack() as stack:
         for module in net.modules():
-            stack.callback(module.register_forward_pre_hook(enter).remove)
-            stack.callback(module.register_forward_hook(leave).remove)
+            if module._forward_hooks or module._forward_pre_hooks:
+                stack.callback(module.register_forward_hook(lambda _, *what: outside("hook", *what)).remove)
+        stack.enter_context(_Watcher(seen.calls))
         stack.enter_context(tracing(net, [layer], edits={layer: reached}))
-        net(*x) if isinstance(x, tuple) else net(x)
-    return [call for call in before if times[call.module] == 1 and call.module not in hooked]
+        x = map_tensors(x, lambda t: t.clone() if t.is_inference() else t)
+        outside("return", net(*x) if isinstance(x, tuple) else net(x))
+    return seen
 
 
-def _follower(call: _Call, seen: list[_Call]) -> _Call | None:
-    """The one module that is given just what this one returned."""
-    users = [
-        other
-        for other in seen
-        if other.given is call.returned
-        and other.given_version == call.returned_version
-        and other.module is not call.module
-        and not other.does_nothing
-    ]
-    return users[0] if len(users) == 1 else None
+class _Watcher(TorchFunctionMode):
+    def __init__(self, calls: list[_Call]) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, name = kwargs or {}, _name(func)
+        given = [(t, t._version) for t in _direct(args, kwargs) if not t.is_inference()]
+        result = func(*args, **kwargs)
+        one = result if isinstance(result, Tensor) else None
+        nothing_done = "dropout" in name and one is not None and any(one is t and one._version == v for t, v in given)
+        if given and not nothing_done and (one is not None or name not in _FACTS):
+            self.calls.append(_Call(name, args, kwargs, given, one, 0 if one is None else _version(one)))
+        return result
 
 
-def _is_product(module: nn.Module) -> bool:
-    if type(module).forward is nn.Linear.forward:
-        return isinstance(module, nn.Linear)
-    return (
-        type(module).forward is nn.Conv2d.forward
-        and isinstance(module, nn.Conv2d)
-        and module.padding_mode == "zeros"
-        and not isinstance(module.padding, str)
-    )
+def _shared(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors lie in the same memory."""
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
-def _is_norm(module: nn.Module, product: nn.Module) -> bool:
-    """Whether it is a batch normalisation by running statistics, alone or with an activation of its own (timm's)."""
-    return (
-        isinstance(module, nn.BatchNorm2d)
-        and isinstance(product, nn.Conv2d)
-        and module.running_mean is not None
-        and (type(module).forward is nn.BatchNorm2d.forward or _own_act(module) is not None)
-    )
+def _version(x: Tensor) -> int:
+    return 0 if x.is_inference() else x._version
 
 
-def _own_act(module: nn.Module) -> nn.Module | None:
-    act = getattr(module, "act", None)
-    return act if isinstance(module, nn.BatchNorm2d) and isinstance(act, nn.Module) else None
+def _name(func: Any) -> str:
+    name = getattr(func, "__name__", "")
+    return "add" if name == "add_" else name
 
 
-def _nothing(_: nn.Module | None) -> _Fused:
-    return _NOTHING
-
-
-_FUSED: dict[str, Callable[[Any], _Fused]] = {
-    "ReLU": lambda _: ("relu", [], ""),
-    "SiLU": lambda _: ("swish", [], ""),
-    "Swish": lambda _: ("swish", [], ""),
-    "GELU": lambda act: ("gelu", [], getattr(act, "approximate", "none")),
-    "GELUActivation": lambda _: ("gelu", [], "none"),
-    "GELUTanh": lambda _: ("gelu", [], "tanh"),
-}
-"""By the name of the class: timm and Transformers have their own; a namesake that differs is found out by the proof."""
-
-
-def _pass_on(x: Tensor) -> Tensor:
-    return x
-
-
-def _product(call: _Call, norm: nn.Module | None, fused: _Fused, *, batch: int) -> _Forward:
-    module: Any = call.module
-    size = [batch * call.given.shape[0], *call.given.shape[1:]]
-    weight, bias = module.weight.detach(), None if module.bias is None else module.bias.detach()
-    if isinstance(norm, nn.BatchNorm2d):
-        weight, bias = _folded(weight, bias, norm)
-    if isinstance(module, nn.Conv2d):
-        return _convolution(module, weight, bias, fused, size=size)
-    return _linear(weight, bias, fused, rows=math.prod(size[:-1]))
-
-
-def _folded(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """The weights of a convolution and the normalisation after it."""
-    if norm.running_mean is None or norm.running_var is None:
-        return weight, torch.zeros_like(weight[:, 0, 0, 0]) if bias is None else bias
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    shift = -norm.running_mean.double() if bias is None else bias.double() - norm.running_mean.double()
-    if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    moved = shift * scale + (0 if norm.bias is None else norm.bias.detach().double())
-    return (weight.double() * scale[:, None, None, None]).to(weight.dtype), moved.to(weight.dtype)
-
-
-def can_pack(tensor: Tensor) -> bool:
-    """Whether oneDNN takes weights in its own order for tensors like this one."""
-    return (
-        tensor.device.type == "cpu"
-        and tensor.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
-
-
-def _convolution(module: nn.Conv2d, weight: Tensor, bias: Tensor | None, fused: _Fused, *, size: list[int]) -> _Forward:
-    stride, padding, dilation = list(module.stride), [int(n) for n in module.padding], list(module.dilation)
-    groups = module.groups
-    follow = _ACTS[fused[0]]
-    weight = weight.contiguous(memory_format=torch.channels_last)
-    if not can_pack(weight):
-        return lambda x: follow(F.conv2d(_channels_last(x), weight, bias, stride, padding, dilation, groups), fused)
-    if pays(module, size):
-        tiled = in_tiles(weight, bias, lambda y: follow(y, fused), padding=padding)
-        return lambda x: tiled(_channels_last(x))
-    packed = torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, dilation, groups, size)
-    run = torch.ops.mkldnn._convolution_pointwise
-    return lambda x: run(_channels_last(x), packed, bias, padding, stride, dilation, groups, *fused)
-
-
-def _linear(weight: Tensor, bias: Tensor | None, fused: _Fused, *, rows: int) -> _Forward:
-    if not can_pack(weight):
-        follow = _ACTS[fused[0]]
-        return lambda x: follow(F.linear(x, weight, bias), fused)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-    run = torch.ops.mkldnn._linear_pointwise
-    return lambda x: run(x, packed, bias, *fused)
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-_ACTS: dict[str, Callable[[Tensor, _Fused], Tensor]] = {
-    "none": lambda x, _: x,
-    "relu": lambda x, _: x.relu_(),
-    "swish": lambda x, _: F.silu(x, inplace=True),
-    "gelu": lambda x, fused: F.gelu(x, approximate=fused[2]),
-}
+def _direct(args: Any, kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+    """Tensors among arguments, and in lists among them."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from (one for one in value if isinstance(one, Tensor))
