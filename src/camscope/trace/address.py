@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from camscope.errors import LayerError, nearest
@@ -63,19 +65,22 @@ class Address:
             yield self.module.register_forward_hook(lambda _, __, output: record(self, output))
             return
         self._running.clear()
-        for module in self.module.modules():
-            yield module.register_forward_pre_hook(self._enter)
-            yield module.register_forward_hook(self._leave)
+        inside, here = set(self.module.modules()), threading.get_ident()
+
+        def enter(module: nn.Module, _: Any) -> None:
+            if module in inside and threading.get_ident() == here:
+                self._running.append(module)
+
+        def leave(module: nn.Module, _: Any, __: Any) -> None:
+            if module in inside and threading.get_ident() == here:
+                self._running.pop()
+
+        yield register_module_forward_pre_hook(enter)  # two for all modules there are, in place of two on each
+        yield register_module_forward_hook(leave)
 
     def calls(self, function: str) -> bool:
         """Whether a call of ``function`` now would be one by the module's own forward."""
         return self._running[-1:] == [self.module] and function.rstrip("_") == self.function
-
-    def _enter(self, module: nn.Module, _: Any) -> None:
-        self._running.append(module)
-
-    def _leave(self, module: nn.Module, _: Any, __: Any) -> None:
-        self._running.pop()
 
 
 def name_of(net: nn.Module, module: nn.Module) -> str:
