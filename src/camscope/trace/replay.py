@@ -86,12 +86,12 @@ class Tail:
         """
         pick = _picker(rows, copies=self.copies)
         forwards = {module: _replay(module.forward, outputs, pick) for module, outputs in self.outputs.items()}
-        with stand_ins(forwards):
+        with _stand_ins(forwards):
             yield map_tensors(self.inputs, pick)
 
 
 @contextlib.contextmanager
-def stand_ins(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+def _stand_ins(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
     """Let functions compute in place of modules while the context is open."""
     originals: list[tuple[nn.Module, Any]] = []
     try:
