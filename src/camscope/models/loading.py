@@ -27,6 +27,9 @@ _FORMS = (
 # What networks are exported to, by torch.export and others.
 _PROGRAMS = (".pt2", ".onnx", ".tflite", ".pb", ".torchscript", ".mlmodel", ".mlpackage", ".engine")
 # What the number of classes says, unless the caller does: none are values, one alone is there or not.
+_PLANE = 4
+"""Axes of the weights of a convolution of pictures."""
+
 _OUTCOMES: dict[int, Outcome] = {0: "value", 1: "any"}
 
 
@@ -146,7 +149,9 @@ def _from_source(
     make = SOURCES[prefix]
     more = {"labels": labels} if "labels" in inspect.signature(make).parameters else {}
     model = make(name, weights=weights, classes=classes, input_size=input_size, options=options, **more)
-    model.net.eval().to(memory_format=torch.channels_last)
+    for weight in model.net.eval().parameters():
+        if weight.ndim == _PLANE:  # `Module.to` would refuse a network with three-dimensional convolutions
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     return model if model.outcome != "one" else replace(model, outcome=_OUTCOMES.get(_outputs(model), "one"))
 
 

@@ -12,6 +12,12 @@ def test_nets_are_ready_for_pictures():
     assert model.name == "torchvision:squeezenet1_1"
 
 
+def test_a_network_with_convolutions_of_volumes_is_loaded():
+    net = load("timm:lambda_resnet26t", weights="none").net
+    assert {p.ndim for p in net.parameters()} >= {4, 5}
+    assert net.stem.conv1.conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_number_of_classes_decides_the_outcome():
     assert load("timm:test_resnet", weights="none").outcome == "one"
     assert load("timm:test_resnet", weights="none", labels=["Effusion"]).outcome == "any"
