@@ -28,6 +28,10 @@ from camscope.trace.hooks import Edit
 from camscope.trace.structure import map_tensors, tensors
 
 _PRODUCTS: Mapping[str, Any] = {"conv2d": Convolution, "linear": Linear}
+_MANY = 8
+"""Times as many images as weights were packed for are worth packing anew; a single image then takes up to twice the
+time, so the five of an augmentation are not."""
+
 _OUTSIDE = {"hook", "return"}
 """Names for what is done with a tensor elsewhere."""
 
@@ -52,7 +56,7 @@ class Packed:
     def __call__(self, inputs: Any) -> Iterator[Mapping[str, Edit]]:
         """Let them compute while the context is open; for much larger batches than before they are packed anew."""
         images = len(next(tensors(inputs)))
-        if images > 2 * self.batch:
+        if images > _MANY * self.batch:
             self.products = {weight: product.packed(images) for weight, product in self.products.items()}
             self.batch = images
         with _Instead(self.products):
