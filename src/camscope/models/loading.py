@@ -26,10 +26,10 @@ _FORMS = (
 )
 # What networks are exported to, by torch.export and others.
 _PROGRAMS = (".pt2", ".onnx", ".tflite", ".pb", ".torchscript", ".mlmodel", ".mlpackage", ".engine")
-# What the number of classes says, unless the caller does: none are values, one alone is there or not.
 _PLANE = 4
 """Axes of the weights of a convolution of pictures."""
 
+# What the number of classes says, unless the caller does: none are values, one alone is there or not.
 _OUTCOMES: dict[int, Outcome] = {0: "value", 1: "any"}
 
 

@@ -96,12 +96,6 @@ class _Ahead:
     follows: tuple[str, ...]
     product: tuple[Run, Tensor, int] | None = None
 
-    def plus(self, other: Tensor) -> Tensor:
-        run, x, version = self.product or (lambda x, _: x, other, 0)
-        if _version(x) != version:
-            raise EngineError("the network writes into what a convolution was given; use engine='eager'")
-        return run(x, other)
-
 
 class _Instead(TorchFunctionMode):
     """Computes packed products when torch's functions are called, and hands on results that are there already."""
@@ -140,9 +134,12 @@ class _Instead(TorchFunctionMode):
         ahead = self.ahead.pop(id(x))[1]
         if name != ahead.follows[0] or len(given) > 1:
             raise EngineError(f"{name} is called where {ahead.follows[0]} was before; use engine='eager'")
-        if name == "add":
+        if ahead.product is not None and name == "add":
+            run, inputs, version = ahead.product
+            if _version(inputs) != version:
+                raise EngineError("the network writes into what a convolution was given; use engine='eager'")
             (other,) = [t for t in args if t is not x]
-            found = ahead.plus(other)
+            found = run(inputs, other)
             x = x.set_(found) if in_place else found  # type: ignore[call-overload]
         return self._remember(x, _Ahead(ahead.follows[1:], ahead.product))
 
