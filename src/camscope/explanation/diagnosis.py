@@ -10,6 +10,7 @@ from torch import Tensor
 from camscope.methods import CLASS_AGNOSTIC
 from camscope.methods.heads import frozen_sums, linear_levels
 from camscope.trace import Forward, Trace, tensors, unchanged
+from camscope.trace.structure import call
 
 _BYPASSED = {
     "log p": "the model returns probabilities alone: log p is explained",
@@ -156,7 +157,7 @@ def first_not_finite(forward: Forward) -> str:
     ]
     try:
         with unchanged(net), torch.no_grad():
-            net(*forward.inputs) if isinstance(forward.inputs, tuple) else net(forward.inputs)
+            call(net, forward.inputs)
     finally:
         for handle in handles:
             handle.remove()

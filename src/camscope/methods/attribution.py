@@ -15,7 +15,7 @@ from camscope.methods.network import Targets
 from camscope.methods.noise import content_seeds
 from camscope.methods.registry import attribution, network_method
 from camscope.trace import record, unchanged
-from camscope.trace.structure import map_tensors, picture_of
+from camscope.trace.structure import map_tensors, picture_of, take_images, with_picture
 
 _CHUNK_PIXELS = 32 * 224 * 224
 
@@ -212,10 +212,8 @@ class _Scores:
 
     def __call__(self, pictures: Tensor, rows: Tensor) -> Tensor:
         # captum's noise and steps are float32 whatever the pictures are.
-        inputs: Any = pictures.to(self.pictures.dtype, copy=True)
-        if isinstance(self.inputs, tuple):
-            others = map_tensors(self.inputs, lambda tensor: tensor[rows.to(tensor.device)])
-            inputs = tuple(inputs if i == self.picture else other for i, other in enumerate(others))
+        others = take_images(self.inputs, rows, batch=len(self.pictures))
+        inputs = with_picture(others, pictures.to(self.pictures.dtype, copy=True), picture=self.picture)
         forward = record(self.net, inputs, layers=[], picture=self.picture, differentiable=True)
         return forward.trace("input", [self.targets[row] for row in rows.tolist()]).scores
 

@@ -16,6 +16,7 @@ from camscope.methods.heads import size, statistics, tolerance
 from camscope.methods.registry import method
 from camscope.methods.weights import weighted
 from camscope.trace import Layout, Trace, record, tracing
+from camscope.trace.structure import call
 
 
 @method
@@ -111,8 +112,7 @@ def _norms(trace: Trace, pooled: Tensor) -> Iterator[tuple[str, Any, int]]:
         if isinstance(getattr(module, "eps", None), float) and size(module, "weight") in (0, K)
     }
     with tracing(trace.forward.net, list(candidates)) as seen:
-        inputs = trace.inputs
-        trace.forward.net(*inputs) if isinstance(inputs, tuple) else trace.forward.net(inputs)
+        call(trace.forward.net, trace.inputs)
     for name, output in seen.tensors.items():
         module = candidates[name]
         axes = [axis for axis in range(1, output.ndim) if output.shape[axis] == K]

@@ -21,7 +21,7 @@ from camscope.methods.activation import first_component
 from camscope.methods.network import Targets, maps_of_layers, trace_method
 from camscope.methods.registry import METHODS, Method, NetworkMethod, sees_network
 from camscope.trace import Trace
-from camscope.trace.structure import map_tensors, picture_of
+from camscope.trace.structure import picture_of, take_images, with_picture
 
 META: dict[str, Callable[..., Method | NetworkMethod]] = {}
 """By name what makes a method from a method; "augmented(gradcam)" is a method's name too."""
@@ -79,10 +79,10 @@ def augmented(method: str | Method | NetworkMethod, *, scales: Sequence[float] =
         scales: Sequence[float] = factors,
         **settings: Any,
     ) -> Tensor:
-        several: Any = _views(picture_of(inputs, picture), scales)
-        if isinstance(inputs, tuple):
-            others = map_tensors(inputs, lambda t: torch.cat([t] * 2 * len(scales)))
-            several = tuple(several if i == picture else other for i, other in enumerate(others))
+        pictures = picture_of(inputs, picture)
+        rows = torch.arange(len(pictures)).repeat(2 * len(scales))
+        others = take_images(inputs, rows, batch=len(pictures))
+        several = with_picture(others, _views(pictures, scales), picture=picture)
         maps = function(net, several, list(targets) * 2 * len(scales), picture=picture, **settings)
         return _mean_of_views(maps, scales)
 

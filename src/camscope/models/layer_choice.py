@@ -1,7 +1,7 @@
-"""Which layer to explain when none is named: decided by what the network does, not by its name.
+"""Which layer to explain when none is named: a fact of the network, found in a probing pass on inputs of our own.
 
-The answer is the last tensor that still has a place for each part of the picture and through which everything that
-the score owes to those places must pass; a probing pass tells.
+The answer is the last feature map that keeps the places of the image and that every path from the image to the scores
+passes through. It depends on the structure of the network and the shape of its input, never on weights or images.
 """
 
 from __future__ import annotations
@@ -9,117 +9,218 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from camscope.errors import LayerError
 from camscope.models.device import hand_back
+from camscope.models.graph_paths import Paths, reaches
 from camscope.models.probe import Candidate, Probe
-from camscope.trace.structure import picture_of
+from camscope.trace import Layout
+from camscope.trace.hooks import refuse_program
+from camscope.trace.structure import Input, find_picture, tensors
+from camscope.trace.wrappers import bare
+
+JOINT = " + "
+"""Joins the names of layers that are explained together: the sum of their maps."""
 
 _MOST_TRIALS = 12
+_MOST_BRANCHES = 16
+_DEEPEST = 24
 _AS_MANY = 0.99
-"""The part of the ways through a grid that may leave it on side paths: a class token that looks in from elsewhere."""
-_chosen: weakref.WeakKeyDictionary[nn.Module, dict[tuple[int, ...], str]] = weakref.WeakKeyDictionary()
+"""The part of the paths through a grid that may leave it on side paths: a class token that looks in from elsewhere."""
+_STEM = 0.25
+"""Share of the learned tensors on all paths that lie in the stem of a network."""
 
 
-def default_layer(net: nn.Module, x: Any, *, picture: int = 0) -> str:
+@dataclass(frozen=True)
+class LayerChoice:
+    """The layer to explain.
+
+    Attributes:
+        layers: its name; several names where branches carry the score together, on grids of one size.
+        layouts: the axes of each.
+        complete: whether every path from the image to the scores leads through these layers.
+    """
+
+    layers: tuple[str, ...]
+    layouts: tuple[Layout, ...]
+    complete: bool = True
+
+    @property
+    def name(self) -> str:
+        """The names as one: "layer4", or "a.relu + b.relu"."""
+        return JOINT.join(self.layers)
+
+
+_chosen: weakref.WeakKeyDictionary[nn.Module, dict[Any, LayerChoice]] = weakref.WeakKeyDictionary()
+
+
+def default_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int | str | None = None) -> str:
     """Name the layer that is explained when none is given.
 
-    The choice costs one forward pass on five pictures and a part of the backward pass, and is kept for this network
-    and input size.
+    The same layer is named for every image, batch size, dtype and set of weights. The choice costs one forward pass
+    on five images and a part of the backward pass, and is kept for this network and input size.
 
     Args:
-        net: any network.
-        x: (B, C, *space) inputs, or a tuple of inputs; the first of the batch is used.
-        picture: which of several inputs is the picture.
+        net: any network; it is only read.
+        x: (B, C, *space) inputs, or a tuple, list or dict of inputs; only the shape of the images is used.
+        picture: which of several inputs is the batch of images: its number, its key, or None for the first.
+        output: which of several outputs holds the scores; None to choose as `camscope.trace.unwrap` does.
 
     Returns:
-        A module's name, or a functional call such as "relu()".
+        A module's name, or a functional call such as "relu()"; for an ensemble or a fusion of branches several names,
+        "members.0.layer4 + members.1.layer4", whose maps are added.
 
     Raises:
-        LayerError: no tensor of the network has a place for each part of the picture; the message lists the five
-            best candidates with their grid sizes.
-        SettingError: the input that should be the picture is none.
+        LayerError: no feature map of the network keeps the places of the image; the message lists the five best
+            candidates with their grid sizes.
+        SettingError: the input that should be the images is none.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
     >>> default_layer(net, torch.randn(1, 3, 32, 32))
     '1'
     """
-    pictures = picture_of(x, picture)
+    return choose_layer(net, x, picture=picture, output=output).name
+
+
+def choose_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int | str | None = None) -> LayerChoice:
+    """Choose the layer to explain, with its layout; see `default_layer`."""
+    refuse_program(net)
+    net, number = bare(net), find_picture(x, picture)
     known = _chosen.setdefault(net, {})
-    key = tuple(pictures.shape[1:])
+    key = (structure_of(net), number, output, tuple(tuple(t.shape[1:]) for t in tensors(x)))
     if key not in known:
         with torch.inference_mode(mode=False), torch.enable_grad():
-            known[key] = _choose(net, x, picture)
+            known[key] = _choose(net, x, number, output)
         hand_back()
     return known[key]
 
 
-def _choose(net: nn.Module, x: Any, picture: int) -> str:
-    """The answer for the network as it is, or else, where its signals die away or zeros cut it, for it revived."""
-    probe = Probe(net, x, picture=picture)
-    if not _is_alive(probe) or (found := _find(probe)) is None:
-        del probe
-        probe = Probe(net, x, picture=picture, revived=True)
-        found = _find(probe)
-    if found is not None:
-        return probe.name(found)
-    best = [f"{probe.name(c)!r} {c.grid}" for c in probe.candidates[::-1]][:5]
-    listed = ", ".join(best) if best else "none has a grid of the picture's shape"
-    raise LayerError(f"no layer of {type(net).__name__} was found to explain; name one with layer=: {listed}")
+def structure_of(net: nn.Module) -> int:
+    """Return a hash of a network's modules with their settings and the shapes of their weights, without the values.
+
+    >>> structure_of(nn.ReLU()) == structure_of(nn.ReLU()), structure_of(nn.ReLU()) == structure_of(nn.GELU())
+    (True, False)
+    """
+    modules = net.named_modules()
+    parts = ((name, type(m), m.extra_repr(), id(m.__dict__.get("forward"))) for name, m in modules)
+    return hash((*parts, *((name, tuple(p.shape)) for name, p in net.named_parameters())))
 
 
-def _is_alive(probe: Probe) -> bool:
-    """Whether what happens in the picture is still to be seen in the last tensor that everything leads through."""
-    last = next((c for c in reversed(probe.candidates) if probe.is_cut(c)), None)
-    return last is None or last.tells
+def _choose(net: nn.Module, x: Any, picture: int, output: int | str | None) -> LayerChoice:
+    probe = Probe(net, x, picture=picture, output=output)
+    found = _find(probe)
+    if not found or _is_stem(probe, found[0]):
+        best = [f"{probe.name(c)!r} {c.grid}" for c in probe.candidates[::-1]][:5]
+        listed = ", ".join(best) if best else "none has a grid of the picture's shape"
+        raise LayerError(f"no layer of {type(net).__name__} was found to explain; name one with layer=: {listed}")
+    return LayerChoice(
+        tuple(probe.name(c) for c in found),
+        tuple(c.layout for c in found),
+        complete=not reaches(probe.target, probe.images, without=[c.tensor for c in found]),
+    )
 
 
-def _find(probe: Probe) -> Candidate | None:
-    """The layer to explain.
+def _find(probe: Probe) -> list[Candidate]:
+    """Return the layer to explain, or the layers of several branches.
 
-    It is the last one that every way from picture to scores leads through and that keeps places in place. Where that
-    lies in the first half, the network has branches, and it is the last of the main branch. A network that mixes all
-    places on the way keeps none: then it is the last that every way leads through. Where nothing but a map of verdicts
-    is there, that is the answer.
+    It is the last one that every path from image to scores leads through and that keeps places. Where that lies in
+    the first half, it is the last with a collapsed axis, or that of each branch, or the last of the main branch. A
+    network that mixes all places on the way keeps none: then it is the last that every path leads through. Where
+    there is nothing but a map of class scores, that is the answer.
     """
     if probe.dense:
-        return _end_of_trunk(probe)
+        end = _end_of_trunk(probe)
+        return [] if end is None else [end]
     last_first = probe.candidates[::-1]
     cuts = [c for c in last_first if probe.is_cut(c)]
-    found = _last_in_place(probe, cuts)
-    if found is None or found.clock < probe.candidates[-1].clock / 2:
-        found = _last_in_place(probe, _main_branch(probe)) or found
+    found = _last_in_place(probe, [c for c in cuts if not c.collapsed])
+    for others in (cuts, None, _main_branch(probe)):
+        if found is not None and found.clock >= probe.candidates[-1].clock / 2:
+            return [found]
+        if others is not None:
+            found = _last_in_place(probe, others) or found
+        elif branches := _branches(probe):
+            return branches
     if found is not None:
-        return found
-    in_place = itertools.islice((c for c in last_first if c.keeps_corners), 2 * _MOST_TRIALS)
+        return [found]
+    in_place = itertools.islice((c for c in last_first if c.keeps_places), 2 * _MOST_TRIALS)
     found = next(itertools.chain(_answers(probe, cuts[:_MOST_TRIALS]), _answers(probe, in_place)), None)
-    return found or next((c for c in _covered(probe, cuts[:_MOST_TRIALS]) if c.keeps_corners), None)
+    found = found or next((c for c in _covered(probe, cuts[:_MOST_TRIALS]) if c.keeps_places), None)
+    return [] if found is None else [found]
+
+
+def _is_stem(probe: Probe, found: Candidate) -> bool:
+    """Return whether a layer is the stem, and what follows has places that could not be told."""
+    learned = [e for e in probe.events if e.learned and e.tensor.grad_fn is not None and probe.is_cut(e)]
+    candidates = {id(c.tensor) for c in probe.candidates}
+    before = sum(e.clock <= found.clock for e in learned)
+    later = [e for e in learned if e.clock > found.clock]
+    unknown = [e for e in later if id(e.tensor) not in candidates and _has_places(e.tensor, len(probe.images))]
+    return bool(unknown) and before < _STEM * len(learned) and not any(id(e.tensor) in candidates for e in later)
+
+
+def _has_places(tensor: Tensor, images: int) -> bool:
+    """Return whether a tensor has more than one value per image and channel."""
+    return tensor.ndim > 2 and tensor.numel() > images * max(tensor.shape[1:])
 
 
 def _last_in_place(probe: Probe, last_first: Iterable[Candidate]) -> Candidate | None:
-    """The first that is an answer and keeps corners, or what carries all of its places further on.
+    """Return the first that is an answer and keeps places, or what carries all of its places further on.
 
     In a network with a class token the last whose patches act on the score is the end of the block before the last
     one; all that they do there, they do through the norm before the last attention.
     """
-    in_place = (c for c in last_first if c.keeps_corners)
+    in_place = (c for c in last_first if c.keeps_places)
     found = next(_answers(probe, itertools.islice(in_place, _MOST_TRIALS)), None)
     if found is None:
         return None
     later = itertools.takewhile(lambda c: c is not found, probe.candidates[::-1])
-    alike = (c for c in later if (c.width, c.grid) == (found.width, found.grid) and c.keeps_corners)
+    alike = (c for c in later if (c.width, c.grid) == (found.width, found.grid) and c.keeps_places)
     closer = _answers(probe, itertools.islice(alike, 2 * _MOST_TRIALS))
     return next((c for c in closer if probe.carries_all(c, found)), found)
 
 
-def _main_branch(probe: Probe) -> list[Candidate]:
-    """Those that more ways lead through than around, last first, without the insides of blocks.
+def _branches(probe: Probe) -> list[Candidate]:
+    """Return the last layer of each of several branches that carry the scores together; nothing if they do not.
 
-    What is inside a block has fewer ways through it than what leads into the block, on the same grid.
+    None may feed another, and their grids have one size: then the sum of their maps is defined, and for Grad-CAM of a
+    mean of networks it is exact.
+    """
+    found = _ends_of_branches(probe, Paths(probe.target, probe.images), _DEEPEST)
+    found = sorted({id(c.tensor): c for c in found}.values(), key=lambda c: c.clock)
+    if not 2 <= len(found) <= _MOST_BRANCHES or len({c.grid for c in found}) > 1:
+        return []
+    if any(reaches(a.tensor, b.tensor) for a, b in itertools.permutations(found, 2)):
+        return []
+    return [] if reaches(probe.target, probe.images, without=[c.tensor for c in found]) else found
+
+
+def _ends_of_branches(probe: Probe, paths: Paths, depth: int) -> list[Candidate]:
+    """Return the last layers in place on the way to an end of the graph, branch by branch."""
+    cuts = [c for c in probe.candidates[::-1] if paths.through(c.tensor) == paths.all]
+    found = _last_in_place(probe, cuts)
+    if found is not None:
+        return [found]
+    if depth == 0:
+        return []
+    ends: list[Candidate] = []
+    for head in itertools.islice(paths.heads(), _MOST_BRANCHES + 1):
+        below = _ends_of_branches(probe, Paths(head, probe.images), depth - 1)
+        if not below:
+            return []
+        ends += below
+    return ends
+
+
+def _main_branch(probe: Probe) -> list[Candidate]:
+    """Return those that more paths lead through than around, last first, without the insides of blocks.
+
+    What is inside a block has fewer paths through it than what leads into the block, on the same grid.
     """
     most: dict[tuple[int, ...], float] = {}
     for candidate in probe.candidates:
@@ -128,28 +229,32 @@ def _main_branch(probe: Probe) -> list[Candidate]:
 
 
 def _end_of_trunk(probe: Probe) -> Candidate | None:
-    """Where scores are many a picture (a mask, boxes): the stage with the widest layer on the way to the smallest grid.
+    """Return the stage with the widest layer on the way to the smallest grid, for scores per pixel, box or query.
 
-    That layer is a module's output that all ways from the first tensor of its grid lead through. What follows the
-    stage (a decoder, a pyramid, a head) works places out again, and explains less than the backbone's end.
+    That layer is a module's output that all paths from the first tensor of its grid lead through, and that all scores
+    depend on: with heads on several grids, those of the finer ones too. What follows the stage (a decoder, a pyramid,
+    a head) works places out again, and explains less than the backbone's end.
     """
     learned = (c for c in probe.candidates if c.learned)
-    in_place = [c for c in learned if c.keeps_corners and c.tells and not _holds_verdicts(probe, c)]
+    in_place = [c for c in learned if c.keeps_places and c.tells and not _holds_class_scores(probe, c)]
     if not in_place:
         return None
-    cells = [c.tensor.shape.numel() // (c.width * len(probe.pictures)) for c in in_place]
+    cells = [c.tensor.shape.numel() // (c.width * len(probe.images)) for c in in_place]
     down = in_place[: len(cells) - cells[::-1].index(min(cells))]
     best = sorted(range(len(down)), key=lambda i: (down[i].width, -cells[i], i), reverse=True)
     entries: dict[tuple[int, ...], Candidate] = {}
     for candidate in down:
         entries.setdefault(candidate.grid, candidate)
-    ends = (down[i] for i in best if (entry := entries[down[i].grid]) is down[i] or probe.joins(entry, down[i]))
-    widest = next((end for end in ends if _covered(probe, [end])), None)
+    ends = [down[i] for i in best if (entry := entries[down[i].grid]) is down[i] or probe.joins(entry, down[i])]
+    widest, most = None, 0.0
+    for end in ends[: 2 * _MOST_TRIALS]:
+        if most < 1 and _covered(probe, [end]) and (share := probe.dependent_scores(end)) > most:
+            widest, most = end, share
     return None if widest is None else _stage_around(probe, widest, in_place)
 
 
 def _stage_around(probe: Probe, inside: Candidate, in_place: Sequence[Candidate]) -> Candidate:
-    """What the outermost module around a layer returns on the layer's grid: a block, a stage, the backbone.
+    """Return what the outermost module around a layer returns on the layer's grid: a block, a stage, the backbone.
 
     Networks that widen inside of their blocks tell more at a block's end.
     """
@@ -166,17 +271,17 @@ def _stage_around(probe: Probe, inside: Candidate, in_place: Sequence[Candidate]
 
 
 def _answers(probe: Probe, candidates: Iterable[Candidate]) -> Iterator[Candidate]:
-    """Those that a score depends on in nearly all places, and that hold features.
+    """Yield those that a score depends on in nearly all places, and that hold features.
 
     The first is most often the one, and near the scores: what is asked of it costs a small part of a backward pass.
     """
     waiting = list(candidates)
     for part in (waiting[:1], waiting[1:]):
-        yield from (c for c in _covered(probe, part) if not _holds_verdicts(probe, c))
+        yield from (c for c in _covered(probe, part) if not _holds_class_scores(probe, c))
 
 
 def _covered(probe: Probe, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those where the gradient of all scores reaches three quarters of the first picture's places, of one a tenth.
+    """Return those where the gradient of all scores reaches three quarters of the first image's places, of one a tenth.
 
     A ReLU at the end silences many places for one class, a maximum over the places all but one.
     """
@@ -186,8 +291,8 @@ def _covered(probe: Probe, candidates: Sequence[Candidate]) -> list[Candidate]:
     return list(candidates)
 
 
-def _holds_verdicts(probe: Probe, candidate: Candidate) -> bool:
-    """Whether it has a channel for each class, and a class's score comes from its own channel: no features."""
+def _holds_class_scores(probe: Probe, candidate: Candidate) -> bool:
+    """Return whether it has a channel per class, and a class's score comes from its own channel: no features."""
     scores = probe.scores
     if scores.ndim not in (2, 4) or candidate.width != scores.shape[1]:
         return False

@@ -1,75 +1,60 @@
-"""A probing pass: what a network does with a picture and changes to it, told tensor by tensor.
+"""A probing pass: what a network does with an image and with changes to it, tensor by tensor.
 
-One forward pass on a picture and the same with each of its corners changed, with the autograd graph kept: the tensors
-in order, their shapes, where the corners show in them, and which of them the scores depend on.
+The network is a copy with weights of our own, and so are the images (`stand_ins`): what is found is a fact of its
+structure and of the shape of its input, the same for every image, batch and weights. The autograd graph is kept: it
+tells which tensors the scores depend on.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
+import math
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
-from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
 
-from camscope.trace import Layout, tensors, tracing, unwrap
-from camscope.trace.layout import grid_of, guess_layout, is_last
-from camscope.trace.structure import first_tensor, map_tensors, picture_of
+from camscope.models.graph_paths import Paths, reaches
+from camscope.models.stand_ins import Corner, StandIns, probe_inputs
+from camscope.models.watch import Event, version_of, watch
+from camscope.trace import Layout, tensors
+from camscope.trace.layout import fits, grid_of, is_last, possible_layouts
+from camscope.trace.replica import replicate
+from camscope.trace.structure import map_tensors, picture_of
 
-_CORNERS = tuple(itertools.product((True, False), (True, False)))
-"""The corners of a picture: whether at the top, and whether at the left."""
 _MARGIN = 1.1
-"""How much more a changed corner must show in its own corner of a grid than in another: less is chance."""
-_NOISE = 0.6
-"""Of the picture's own deviation: more upsets attention everywhere, and less drowns in what gates do everywhere."""
+"""How much more a change at one end of an axis must show at that end than a change at the other: less is chance."""
 _MOVES = re.compile("Pool|PadNd")
 """Steps of the graph that compute nothing of their own: pools and padding."""
-_COPIES = {"contiguous", "clone", "to"}
-"""Functions that hand the same values on, in another place or order of memory."""
-_SHIFTS = ("bias", "beta")
-"""Parameters that are added, as PyTorch and Keras call them: at zero they hide nothing."""
-_RESOLVED = 1e-4
+_REDUCES = re.compile("Pool|Mean|Sum|Max|Min|Median")
+"""Steps that may collapse an axis without learning what is on it."""
+_RESOLVED = 1e-5
 """The least relative change that single precision can tell from rounding after many layers."""
-
-
-@dataclass(eq=False)
-class Event:
-    """A tensor that a module returned, or a function that a module called.
-
-    Attributes:
-        name: of the module, or of the call, as `Address` reads it.
-        tensor: what was returned, in the graph.
-        version: of the tensor at that time.
-        clock: number of function calls before.
-        learned: whether a module with parameters returned it.
-    """
-
-    name: str
-    tensor: Tensor
-    version: int
-    clock: int
-    learned: bool
+_FEW = 4
+"""Cells on an axis below which every cell sees most of the image, and nothing can be told."""
 
 
 @dataclass(eq=False)
 class Candidate(Event):
-    """An event whose tensor has a place for each part of the picture."""
+    """An event whose tensor has a place for each part of the image.
+
+    Attributes:
+        layout: where its axes lie.
+        space: pixels on each axis of the image.
+        corners: the corners that were changed, in the order of the images.
+    """
 
     layout: Layout = field(default_factory=Layout)
+    space: tuple[int, ...] = ()
+    corners: Sequence[Corner] = ()
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """(h, w), or as many axes as the picture has."""
+        """(h, w), or as many axes as the image has."""
         return grid_of(self.tensor.shape, self.layout)
 
     @property
@@ -79,7 +64,7 @@ class Candidate(Event):
 
     @cached_property
     def change(self) -> Tensor:
-        """(4, K, *grid) what a changed corner of the picture changes, beyond what it changes everywhere."""
+        """(n, K, *grid) what a changed corner of the image changes, beyond what it changes everywhere."""
         grids = self.layout.read(self.tensor.detach()).float()
         change = grids[1:] - grids[:1]
         everywhere = change.flatten(2).median(2).values
@@ -91,70 +76,108 @@ class Candidate(Event):
         largest = float(self.change.abs().max())
         return largest > max(1e-30, _RESOLVED * float(self.tensor.detach().abs().max()))
 
+    @property
+    def collapsed(self) -> bool:
+        """Whether an axis is a single cell while others are not, as where a convolution spans all electrodes."""
+        return min(self.grid) < 2
+
     @cached_property
-    def keeps_corners(self) -> bool:
-        """Whether each changed corner of the picture shows in that corner of the grid, more than changes elsewhere do.
+    def keeps_places(self) -> bool:
+        """Whether a change at one end of an axis shows at that end of the grid, more than changes at the other do.
 
         Some places answer more than others to whatever is changed, at the rim and where gates scale what is large.
-        So each quarter's share of a change is compared with its mean share of all four. On fewer than 4 cells a side
-        every cell sees most of the picture, and nothing can be told; yet as few tokens may be no places at all.
+        So each half's share of a change is compared with its share of the other changes. Few cells tell nothing; yet
+        as few tokens may be no places at all.
         """
         change = self.change.abs().sum(1)
-        if change.ndim != 3 or (min(change.shape[1:]) < 4 and self.layout.grid is None):
-            return True
-        quarters = torch.stack([_at(change, corner, 2).mean((1, 2)) for corner in _CORNERS], 1)
-        shares = quarters / quarters.sum(1, keepdim=True).clamp_min(1e-30)
-        answers = shares / shares.mean(0).clamp_min(1e-30)
-        elsewhere = answers.masked_fill(torch.eye(len(_CORNERS), dtype=torch.bool, device=answers.device), 0)
-        return bool((answers.diagonal() >= _MARGIN * elsewhere.amax(1)).all())
+        if len(change) < 2:
+            return False
+        axes = min(len(self.grid), len(self.space))  # frames in front of the image's own axes are not compared
+        for back in range(1, axes + 1):
+            cells = self.grid[-back]
+            if cells < 2 or (cells < _FEW and self.layout.grid is None):
+                continue
+            first = torch.tensor([corner[-back] for corner in self.corners], device=change.device)
+            halves = (change.narrow(-back, start, cells // 2) for start in (0, cells - cells // 2))
+            low, high = (half.flatten(1).mean(1) for half in halves)
+            share = low / (low + high).clamp_min(1e-30)
+            if not (_prefers(share, first) and _prefers(1 - share, ~first)):
+                return False
+        return True
+
+
+def _prefers(shares: Tensor, near: Tensor) -> bool:
+    """Return whether the changes near a half show there more than all others, relative to their mean."""
+    relative = shares / shares.mean().clamp_min(1e-30)
+    return bool(relative[near].min() >= _MARGIN * relative[~near].max())
 
 
 class Probe:
     """One probing pass of a network.
 
     Attributes:
-        pictures: (5, C, *space) the picture, and the same with each corner changed; leaves of the graph.
-        scores: what the network returned, before a last softmax or sigmoid; where that does not depend on the pictures
+        images: (1 + n, C, *space) an image, and the same with each of n corners changed; leaves of the graph.
+        scores: what the network returned, before a last softmax or sigmoid; where that does not depend on the images
             (nothing was detected), the last tensor that a module with parameters returned.
         target: the sum of all scores, each with another weight.
-        one: a single class's score, of all pictures; the target where the scores are not one row a picture.
-        dense: whether there are many rows of scores a picture: one a pixel, a box or a query.
+        one: a single class's score, of all images; the target where the scores are not one row per image.
+        dense: whether there are many rows of scores per image: one per pixel, box or query.
         events: every tensor in order.
-        candidates: those that have a place for each part of the picture.
+        candidates: those that have a place for each part of the image.
     """
 
-    def __init__(self, net: nn.Module, x: Any, *, picture: int = 0, revived: bool = False) -> None:
-        """Run the network.
+    def __init__(self, net: nn.Module, x: Any, *, picture: int = 0, output: int | str | None = None) -> None:
+        """Run a copy of the network.
 
         Args:
-            net: any network; it is left bit-identical.
-            x: (B, C, *space) inputs, or a tuple of inputs; the first of the batch is used.
-            picture: which of several inputs is the picture.
-            revived: give stand-ins to the parameters that are all zero, and to batch norms the statistics of these
-                pictures: both hide how a network is connected that was never trained.
+            net: any network; it is only read.
+            x: (B, C, *space) inputs, or a tuple, list or dict of inputs; of the images only the shape is used.
+            picture: number of the images among the tensors of the inputs.
+            output: which of several outputs holds the scores.
         """
-        leaves = map_tensors(_altered(x, picture), lambda t: t.requires_grad_(t.is_floating_point()))
-        self.pictures = picture_of(leaves, picture)
-        self.events, returned, given = _watch(net, leaves, revived=revived)
+        shape = picture_of(x, picture).shape
+        self.frames_first = _has_frames_first(net, shape)
+        self._space = [1, *range(3, len(shape))] if self.frames_first else list(range(2, len(shape)))
+        try:
+            returned, given = self._run(net, x, picture, output, torch.float32)
+        except RuntimeError:
+            dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
+            if dtype == torch.float32:
+                raise
+            returned, given = self._run(net, x, picture, output, dtype)  # casts in its code are to its own dtype
         self._last = is_last(net)
         self.dense = given.ndim > 2 or isinstance(returned, list)
         learned = (event.tensor for event in reversed(self.events) if event.learned)
         ends = itertools.chain([given], tensors(returned), learned)
-        self.scores = next(filter(self._depends_on_pictures, ends), given)
+        self.scores = next(filter(self._depends_on_images, ends), given)
         self.target = _weighted(self.scores)
         self.one = self.target if self.dense else self.scores.flatten(1)[:, int(self.scores[0].argmax())].sum()
-        self._paths = _Paths(self.target, self.pictures)
+        self._paths = Paths(self.target, self.images)
         self.candidates = self._candidates()
 
-    def _depends_on_pictures(self, tensor: Tensor) -> bool:
+    def _run(self, net: nn.Module, x: Any, picture: int, output: Any, dtype: torch.dtype) -> tuple[Any, Tensor]:
+        batch = len(picture_of(x, picture))
+        own, self._corners = probe_inputs(x, picture, space=self._space, batch=batch, dtype=dtype)
+        leaves = map_tensors(own, lambda t: t.requires_grad_(t.is_floating_point()))
+        self.images = picture_of(leaves, picture)
+        twin = replicate(net, StandIns(net, dtype), dtype=dtype)
+        self.events, returned, given = watch(twin, leaves, output=output)
+        return returned, given
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """Pixels on each axis of space."""
+        return tuple(self.images.shape[axis] for axis in self._space)
+
+    def _depends_on_images(self, tensor: Tensor) -> bool:
         if tensor.numel() == 0 or not tensor.is_floating_point() or tensor.grad_fn is None:
             return False
-        if self.dense and len(tensor) == len(self.pictures) and torch.equal(tensor[0], tensor[1]):
+        if self.dense and len(tensor) == len(self.images) and torch.equal(tensor[0], tensor[1]):
             return False  # no box was found in either
-        return _reaches(tensor, self.pictures)
+        return reaches(tensor, self.images)
 
     def _candidates(self) -> list[Candidate]:
-        """Each tensor with a grid once, where it was first returned; an activation in place is its layer's output."""
+        """Return each tensor with a grid once, where it was first returned; an activation in place is its layer's."""
         learned = {id(event.tensor) for event in self.events if event.learned}
         found: dict[int, Candidate] = {}
         for candidate in filter(None, map(self._candidate, self.events)):
@@ -163,34 +186,56 @@ class Probe:
         return list(found.values())
 
     def _candidate(self, event: Event) -> Candidate | None:
-        """The event with its layout, if its tensor has a grid, was not overwritten, and is no pool and no mere view."""
+        """Return the event with its layout, if its tensor has a grid, is its own, and was not overwritten.
+
+        Of several layouts the first is taken in which places are kept.
+        """
         tensor = event.tensor
-        layout = guess_layout(tensor.shape, self.pictures.shape, last=self._last)
-        if layout is None or min(grid_of(tensor.shape, layout)) < 2:
+        if version_of(tensor) != event.version or tensor.grad_fn is None or (tensor._is_view() and not event.learned):
             return None
-        if _version(tensor) != event.version or tensor.grad_fn is None or _MOVES.search(_made_by(tensor)):
+        if _MOVES.search(_made_by(tensor)):
             return None
-        if tensor._is_view() and not event.learned:
-            return None
-        return Candidate(**vars(event), layout=layout)
+        images, space = self.images.shape, self.space
+        if self.frames_first:
+            images = torch.Size((images[0], images[2], images[1], *images[3:]))
+        layouts = dict.fromkeys(possible_layouts(tensor.shape, images, last=self._last, any_stride=True))
+        read = (Candidate(**vars(event), layout=one, space=space, corners=self._corners) for one in layouts)
+        possible = [one for one in read if _is_grid(one)]
+        possible = [one for one in possible if _has_same_stride(one)] or possible
+        if len(possible) < 2:
+            return next(iter(possible), None)
+        return next((one for one in possible if one.keeps_places), possible[0])
 
     def is_cut(self, event: Event) -> bool:
-        """Whether every way from the pictures to the scores leads through a tensor."""
-        return self._paths.through(get_gradient_edge(event.tensor)) == self._paths.all
+        """Return whether every path from the images to the scores leads through a tensor."""
+        return self._paths.through(event.tensor) == self._paths.all
 
     def share(self, event: Event) -> float:
-        """How many of the ways from the pictures to the scores lead through a tensor, in [0, 1]."""
-        return self._paths.through(get_gradient_edge(event.tensor)) / max(1, self._paths.all)
+        """Return the share of the paths from the images to the scores that leads through a tensor, in [0, 1]."""
+        return self._paths.through(event.tensor) / max(1, self._paths.all)
 
     def gradients(self, score: Tensor, candidates: Sequence[Candidate]) -> list[Tensor | None]:
-        """Derivatives of a score as (pictures, K, *grid), in one backward pass; None for a tensor that it needs not."""
+        """Return derivatives of a score as (images, K, *grid), from one backward pass; None where there is none."""
         wanted = [candidate.tensor for candidate in candidates]
         found = torch.autograd.grad(score, wanted, retain_graph=True, allow_unused=True) if wanted else ()
         pairs = zip(found, candidates, strict=True)
         return [None if gradient is None else candidate.layout.read(gradient) for gradient, candidate in pairs]
 
+    def dependent_scores(self, candidate: Candidate) -> float:
+        """Return the share of some scores, evenly drawn from all, that depend on a candidate."""
+        images = len(self.images)
+        if len(self.scores) != images:  # one row per box, of all images together
+            return 1.0
+        flat = self.scores.reshape(images, -1)
+        places = torch.linspace(0, flat.shape[1] - 1, 2 * images).round().long().to(flat.device)
+        depend = 0.0
+        for part in places.split(images):
+            (gradient,) = self.gradients(flat.gather(1, part[:, None]).sum(), [candidate])
+            depend += 0.0 if gradient is None else float(gradient.flatten(1).any(1).float().mean())
+        return depend / 2
+
     def carries_all(self, candidate: Candidate, source: Candidate) -> bool:
-        """Whether the places of ``source`` lead to the scores through ``candidate`` alone."""
+        """Return whether the places of ``source`` lead to the scores through ``candidate`` alone."""
         handle = candidate.tensor.register_hook(torch.zeros_like)
         try:
             (left,) = self.gradients(self.target, [source])
@@ -199,11 +244,11 @@ class Probe:
         return left is None or not bool(left.any())
 
     def joins(self, first: Event, last: Event) -> bool:
-        """Whether every way from one tensor to the scores leads through another."""
-        return not _reaches(self.target, first.tensor, without=last.tensor)
+        """Return whether every path from one tensor to the scores leads through another."""
+        return not reaches(self.target, first.tensor, without=[last.tensor])
 
     def name(self, event: Event) -> str:
-        """The outermost module that hands the very tensor on before anything else is computed."""
+        """Return the outermost module that hands the very tensor on before anything else is computed."""
         same = [e for e in self.events if e.tensor is event.tensor and e.version == event.version]
         first = same[0]
         at_once = (e for e in same if e.clock == first.clock)
@@ -212,188 +257,42 @@ class Probe:
 
 
 def _weighted(scores: Tensor) -> Tensor:
-    """The sum of all scores, each with another weight."""
+    """Return the sum of all scores, each with another weight."""
     per_picture = scores.shape[1:].numel()
     weights = torch.linspace(1, 2, per_picture, device=scores.device)
     return (scores.reshape(-1, per_picture) * weights).sum()
 
 
 def _made_by(tensor: Tensor) -> str:
-    """Name of the step of the graph that computed a tensor; of a view, that of the tensor which it views."""
+    """Return the name of the step that computed a tensor; of a view, that of the tensor which it views."""
     step = (tensor if tensor._base is None else tensor._base).grad_fn
     return "" if step is None else step.name()
 
 
-def _version(tensor: Tensor) -> int:
-    """How often a tensor was written to; tensors made in inference mode do not count that."""
-    try:
-        return tensor._version
-    except RuntimeError:
-        return 0
+def _is_grid(candidate: Candidate) -> bool:
+    """Return whether a tensor has several places, and an axis without places only where a layer learned that."""
+    grid = candidate.grid[-len(candidate.space) :]
+    if math.prod(candidate.grid) < 2:
+        return False
+    if min(grid) >= 2:
+        return True
+    if fits(grid, candidate.space) or math.prod(candidate.grid) < _FEW:
+        return False  # the whole image is nearly one cell
+    return not _REDUCES.search(_made_by(candidate.tensor))
 
 
-def _altered(x: Any, picture: int) -> Any:
-    """Copies of the first image; in all but the first a corner is replaced by its mirror image and noise."""
-    copies = map_tensors(x, lambda t: torch.cat([t[:1]] * (1 + len(_CORNERS))).detach().clone())
-    pictures = picture_of(copies, picture)
-    if pictures.is_floating_point():
-        generator, level = torch.Generator().manual_seed(0), _NOISE * pictures.std()
-        for one, place in zip(pictures[1:], _CORNERS, strict=True):
-            corner = _at(one, place, 4)
-            noise = torch.randn(corner.shape, generator=generator).to(corner)
-            corner.copy_(corner.flip(-1) + noise * (level if level > 0 else 0.5))
-    return copies
+def _has_same_stride(candidate: Candidate) -> bool:
+    axes = min(len(candidate.grid), len(candidate.space))
+    return fits(candidate.grid[-axes:], candidate.space[-axes:])
 
 
-def _at(values: Tensor, corner: tuple[bool, bool], part: int) -> Tensor:
-    """A corner of (..., h, w): the n-th part of either side."""
-    (top, left), (h, w) = corner, (max(1, n // part) for n in values.shape[-2:])
-    return values[..., slice(h) if top else slice(-h, None), slice(w) if left else slice(-w, None)]
-
-
-class _Functions(TorchFunctionMode):
-    """Lists the results of the functions that modules call directly, and counts every call."""
-
-    def __init__(self, events: list[Event]) -> None:
-        super().__init__()
-        self.events, self.clock = events, 0
-        self.begun: int | None = None
-        self.owners: list[str] = []
-        self.counts: dict[str, int] = {}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") == "_set_grad_enabled":
-            return None  # a network's own no_grad() would hide how it is connected
-        result = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "__").rstrip("_")
-        if name.startswith("__") or name in _COPIES:
-            return result
-        self.clock += 1
-        if isinstance(result, Tensor) and self.owners:
-            place = self.numbered(f"{self.owners[-1]}.{name}()".lstrip("."))
-            if result.is_floating_point() and not result._is_view():
-                self.events.append(Event(place, result, _version(result), self.clock, learned=False))
-        return result
-
-    def numbered(self, place: str) -> str:
-        """A place's name with the number of this call."""
-        call = self.counts.get(place, 0)
-        self.counts[place] = call + 1
-        return f"{place}#{call}"
-
-    def short(self, name: str) -> str:
-        """A call's name without its number where it was the last of its kind."""
-        place, _, call = name.partition("#")
-        return place if call and int(call) == self.counts[place] - 1 else name
-
-
-def _watch(net: nn.Module, leaves: Any, *, revived: bool) -> tuple[list[Event], Any, Tensor]:
-    """Run the network with the graph kept, and list what every module returned and every function gave, in order.
-
-    Also what the network returned, and the scores in it before a last softmax, which hides gradients where it is sure.
-    """
-    events: list[Event] = []
-    names = {module: name for name, module in net.named_modules()}
-    functions = _Functions(events)
-
-    def enter(module: nn.Module, args: Any) -> None:
-        functions.owners.append(names[module])
-        if functions.begun is None and next(module.parameters(recurse=False), None) is not None:
-            functions.begun = len(events)
-        if revived and isinstance(module, _BatchNorm):
-            _settle(module, args[0].detach())
-
-    def leave(module: nn.Module, _: Any, output: Any) -> None:
-        functions.owners.pop()
-        first = first_tensor(output)
-        if first is not None and names[module]:
-            learned = next(module.parameters(), None) is not None
-            place = functions.numbered(names[module])
-            events.append(Event(place, first.tensor, _version(first.tensor), functions.clock, learned))
-
-    with contextlib.ExitStack() as stack:
-        recording = stack.enter_context(tracing(net, []))
-        for module in net.modules():
-            stack.callback(module.register_forward_pre_hook(enter).remove)
-            stack.callback(module.register_forward_hook(leave).remove)
-        inputs = map_tensors(leaves, torch.clone)
-        with functions:
-            returned = functional_call(net, dict(_stand_ins(net)) if revived else {}, inputs)
-    del events[: functions.begun or 0]  # before its first weights a network only prepares its pictures
-    for event in events:
-        event.name = functions.short(event.name)
-    return events, returned, recording.logits(unwrap(returned))[0]
-
-
-def _settle(norm: _BatchNorm, values: Tensor) -> None:
-    """Give a batch norm the statistics of its input; `unchanged` puts its own back."""
-    axes = [axis for axis in range(values.ndim) if axis != 1]
-    if norm.running_mean is not None and norm.running_var is not None:
-        norm.running_mean = values.mean(axes).to(norm.running_mean)
-        norm.running_var = values.var(axes, unbiased=False).to(norm.running_var)
-
-
-def _stand_ins(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Random values for the parameters that are all zero, which hide how an untrained network is connected."""
-    generator = torch.Generator().manual_seed(0)
-    for name, p in net.named_parameters():
-        if p.is_floating_point() and not p.detach().any() and not name.endswith(_SHIFTS):
-            yield name, torch.randn(p.shape, generator=generator).mul(0.1).to(p)
-
-
-def _reaches(scores: Tensor, start: Tensor, *, without: Tensor | None = None) -> bool:
-    """Whether the autograd graph leads from the scores back to a tensor, on a way around another one."""
-    source, end = get_gradient_edge(start), get_gradient_edge(scores)
-    blocked = None if without is None else get_gradient_edge(without)
-    waiting, seen = [end.node], {end.node}
-    while waiting:
-        for following, output in waiting.pop().next_functions:
-            if following is None or (blocked and following == blocked.node and output == blocked.output_nr):
-                continue
-            if following == source.node and output == source.output_nr:
-                return True
-            if following not in seen:
-                seen.add(following)
-                waiting.append(following)
-    return False
-
-
-class _Paths:
-    """Counts the ways from the scores back to the picture, and those through a place in the autograd graph."""
-
-    def __init__(self, scores: Tensor, pictures: Tensor) -> None:
-        self._source = get_gradient_edge(pictures).node
-        start = get_gradient_edge(scores)
-        order = self._from_the_end(start.node)
-        self._onward: dict[Node, int] = {}
-        for node in order:
-            ways = (self._onward[following] for following, _ in node.next_functions if following is not None)
-            self._onward[node] = 1 if node == self._source else sum(ways)
-        self._into: Counter[tuple[Node, int]] = Counter({(start.node, start.output_nr): 1})
-        arrived: Counter[Node] = Counter({start.node: 1})
-        for node in reversed(order):
-            for following, output in node.next_functions:
-                if following is not None:
-                    self._into[following, output] += arrived[node]
-                    arrived[following] += arrived[node]
-        self.all = self._onward[start.node]
-
-    def through(self, place: GradientEdge) -> int:
-        """How many ways lead through a place."""
-        return self._into[place.node, place.output_nr] * self._onward.get(place.node, 0)
-
-    @staticmethod
-    def _from_the_end(start: Node) -> list[Node]:
-        """Every node after all the nodes that it leads on to."""
-        order: list[Node] = []
-        entered, waiting = {start}, [(start, iter(start.next_functions))]
-        while waiting:
-            node, following = waiting[-1]
-            onward = next((n for n, _ in following if n is not None and n not in entered), None)
-            if onward is None:
-                order.append(node)
-                waiting.pop()
-            else:
-                entered.add(onward)
-                waiting.append((onward, iter(onward.next_functions)))
-        return order
+def _has_frames_first(net: nn.Module, shape: torch.Size) -> bool:
+    """Return whether 5-D inputs are (B, T, C, H, W): the channels are those that the first convolution takes."""
+    if len(shape) != 5 or shape[1] == shape[2]:
+        return False
+    kernels = (p for p in net.parameters() if p.ndim in (4, 5))
+    first = next(kernels, None)
+    taken = None if first is None else first.shape[1]
+    if taken in (shape[1], shape[2]):
+        return taken == shape[2]
+    return shape[2] in (1, 3) and shape[1] not in (1, 3)

@@ -16,6 +16,7 @@ from torch import nn
 
 from camscope.models.layer_choice import default_layer
 from camscope.models.probe import Probe
+from camscope.trace.structure import find_picture
 
 _Cut = tuple[str, tuple[int, ...]]
 
@@ -82,7 +83,7 @@ def _end_of(size: list[_Cut], following: list[_Cut], cuts: list[_Cut]) -> str:
 
 def _cuts(net: nn.Module, x: Any, picture: int, *, until: str) -> tuple[list[_Cut], tuple[int, ...]]:
     """The cuts that run before a layer, by name and grid, and the grid of that layer."""
-    probe = Probe(net, x, picture=picture)
+    probe = Probe(net, x, picture=find_picture(x, picture))
     found: dict[str, tuple[int, ...]] = {}
     for candidate in probe.candidates:
         name = probe.name(candidate)

@@ -13,6 +13,9 @@ from torch.utils.hooks import RemovableHandle
 
 from camscope.errors import LayerError, nearest
 
+_WRAPPERS = ("module", "_orig_mod")
+"""Names under which DataParallel and `torch.compile` hold the network."""
+
 Record = Callable[["Address", Any], Any]
 
 
@@ -55,6 +58,8 @@ class Address:
         if base.endswith("()"):
             path, _, function = base[:-2].rpartition(".")
         modules = dict(net.named_modules(remove_duplicate=False))
+        while path not in modules and path.partition(".")[0] in _WRAPPERS:
+            path = path.partition(".")[2]
         if path not in modules or (call and not call.isdigit()):
             raise LayerError(nearest("layer", name, [n for n in modules if n]))
         return cls(name, modules[path], function, int(call) if call else None)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,15 +14,44 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camscope.errors import LayerError, TargetError
+from camscope.errors import CamscopeError, LayerError, TargetError
 from camscope.trace.hooks import Edit, lock_of, tracing
 from camscope.trace.layout import Layout
 from camscope.trace.replay import Tail
-from camscope.trace.structure import map_tensors, picture_of, tensors, unwrap
+from camscope.trace.replica import replicate
+from camscope.trace.structure import (
+    Input,
+    call,
+    find_picture,
+    map_tensors,
+    other_outputs,
+    picture_of,
+    take_images,
+    unwrap,
+    with_picture,
+)
+from camscope.trace.wrappers import bare
 
 Trunk = Callable[[Any], AbstractContextManager[Mapping[str, Edit]]]
 """Computes what comes before a layer in another way: given the inputs, a context in which the network runs so, and
-what is then put in the place of a layer's output, by its name."""
+what is then put in the place of a layer's output, by its name. One with an attribute ``net`` has a copy of the network
+that runs in place of it."""
+
+_output: ContextVar[int | str | None] = ContextVar("output", default=None)
+
+
+@contextlib.contextmanager
+def choosing_output(output: int | str | None) -> Iterator[None]:
+    """Use one of several outputs of a network as its scores, in every pass that is recorded inside.
+
+    Args:
+        output: the index, key or attribute of the output; None leaves the choice as it is.
+    """
+    token = _output.set(_output.get() if output is None else output)
+    try:
+        yield
+    finally:
+        _output.reset(token)
 
 
 @dataclass(frozen=True)
@@ -30,16 +60,20 @@ class Forward:
 
     Attributes:
         net: the network.
-        inputs: (B, C, *space), or a tuple where the network takes several.
+        inputs: (B, C, *space), or a tuple, list or dict where the network takes several.
         outputs: (B, ...) scores of the network, unwrapped, before a final softmax or sigmoid.
         bypassed: the function that was undone at the end ("softmax", "sigmoid"), "log p" where only probabilities
             could be had, or "".
         records: layer name -> the tensor that the layer handed on.
         calls: layer name -> how often it ran.
-        picture: which of several inputs is the picture.
+        picture: number of the images among the tensors of the inputs.
         differentiable: whether the graph reaches the parameters.
         trunk: what computed the part before the layer; None: the network itself.
         autocast: the dtype of the `torch.autocast` that it ran under; None: none.
+        probabilities: (B, ...) what the network itself returned, where a softmax or sigmoid was undone; None
+            otherwise.
+        output: which of several outputs was chosen by the caller; None: none was.
+        note: what the user must know about the choice among several outputs, or "".
     """
 
     net: nn.Module
@@ -52,11 +86,14 @@ class Forward:
     differentiable: bool = False
     trunk: Trunk | None = None
     autocast: torch.dtype | None = None
+    probabilities: Tensor | None = None
+    output: int | str | None = None
+    note: str = ""
 
     @property
     def batch(self) -> int:
         """Number of images."""
-        return len(next(tensors(self.inputs)))
+        return len(self.pictures)
 
     @property
     def pictures(self) -> Tensor:
@@ -81,22 +118,20 @@ class Forward:
         """
         return Trace(self, layer, targets, layout=layout or Layout(), rows=rows)
 
-    def only(self, rows: Sequence[int], *, layer: str | None = None, batch: int = 0) -> Forward:
-        """The pass of some of the images alone.
+    def only(self, rows: Sequence[int], *, layer: str | None = None, layout: Layout | None = None) -> Forward:
+        """Return the pass of some of the images alone.
 
         Args:
             rows: those images.
             layer: the one layer whose record is kept; None for none.
-            batch: the axis of that record that counts the images.
+            layout: of that layer; channels first unless given.
         """
         chosen = torch.tensor(list(rows), dtype=torch.long)
-        inputs = map_tensors(self.inputs, lambda t: t[chosen.to(t.device)])
+        inputs = take_images(self.inputs, chosen, batch=self.batch)
         outputs = self.outputs[chosen.to(self.outputs.device)]
-        records = {}
-        if layer is not None:
-            record = self.records[layer]
-            records[layer] = record.index_select(batch, chosen.to(record.device))
-        return replace(self, inputs=inputs, outputs=outputs, records=records)
+        probabilities = None if self.probabilities is None else self.probabilities[chosen.to(self.outputs.device)]
+        records = {} if layer is None else {layer: (layout or Layout()).take(self.records[layer], chosen)}
+        return replace(self, inputs=inputs, outputs=outputs, probabilities=probabilities, records=records)
 
 
 def record(
@@ -105,7 +140,7 @@ def record(
     *,
     layers: Sequence[str],
     edits: Mapping[str, Edit] | None = None,
-    picture: int = 0,
+    picture: Input = None,
     differentiable: bool = False,
     trunk: Trunk | None = None,
 ) -> Forward:
@@ -113,45 +148,81 @@ def record(
 
     Args:
         net: any network; it runs in eval mode and is left bit-identical.
-        inputs: (B, C, *space), or a tuple of inputs.
+        inputs: (B, C, *space); a tuple of inputs is spread over the parameters of the network, and so is a dict whose
+            keys are their names.
         layers: their names, see `tracing`.
         edits: layer name -> a change to its output.
-        picture: which of several inputs is the picture.
+        picture: which of several inputs is the batch of images: its number among the tensors, its key, or None for the
+            first with axes of space.
         differentiable: keep the whole graph, from the inputs and parameters on.
         trunk: computes what comes before the first layer; None: the network itself.
 
     Raises:
         LayerError: a layer does not exist, or did not run.
+        ModelError: the network cannot run on these inputs.
+        TargetError: it does not return one row of scores per image.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3), nn.Softmax(1))
     >>> forward = record(net, torch.ones(1, 1, 4, 4), layers=["1"])
     >>> forward.bypassed, forward.trace("1", [lambda out: out[0]]).gradients.shape
     ('softmax', torch.Size([1, 2, 2, 2]))
     """
+    net, number = bare(net), find_picture(inputs, picture)
+    batch = len(picture_of(inputs, number))
     if not differentiable:
         inputs = map_tensors(inputs, torch.Tensor.detach)
+    running = getattr(trunk, "net", net)
     with contextlib.ExitStack() as stack:
         if trunk is not None:
-            stack.enter_context(lock_of(net))
+            stack.enter_context(lock_of(running))
             edits = _in_turn(stack.enter_context(trunk(inputs)), edits or {})
-        recording = stack.enter_context(tracing(net, layers, edits=edits, differentiable=differentiable))
+        recording = stack.enter_context(tracing(running, layers, edits=edits, differentiable=differentiable))
         inputs = map_tensors(inputs, lambda t: t.clone() if t.is_inference() else t)
-        returned = net(*inputs) if isinstance(inputs, tuple) else net(inputs)
-        outputs, bypassed = recording.logits(unwrap(returned))
+        returned = call(running, inputs)
+        output = _output.get()
+        scores = unwrap(returned, output)
+        outputs, bypassed = recording.logits(scores)
     for name in layers:
         if name not in recording.tensors:
             raise LayerError(f"layer {name!r} did not run in the forward pass; name a layer that does")
+    undone = bypassed not in ("", "log p")
     return Forward(
         net,
         inputs,
-        outputs,
+        per_image(outputs, batch),
         bypassed,
         recording.tensors,
         recording.calls,
-        picture,
+        number,
         differentiable,
         trunk,
         autocast=autocast_of(outputs.device.type),
+        probabilities=_probabilities(per_image(scores, batch).detach(), bypassed) if undone else None,
+        output=output,
+        note="" if output is not None else other_outputs(returned, scores),
+    )
+
+
+def _probabilities(scores: Tensor, bypassed: str) -> Tensor:
+    return scores.exp() if bypassed == "log_softmax" else scores
+
+
+def per_image(outputs: Tensor, batch: int) -> Tensor:
+    """Return outputs with one entry per image, also where a squeeze dropped the batch axis of a single image.
+
+    Raises:
+        TargetError: the outputs cannot be told apart by image.
+
+    >>> per_image(torch.zeros(3), 1).shape, per_image(torch.zeros(3), 3).shape
+    (torch.Size([1, 3]), torch.Size([3]))
+    """
+    if outputs.ndim > 0 and len(outputs) == batch:
+        return outputs
+    if batch == 1:
+        return outputs.unsqueeze(0)
+    raise TargetError(
+        f"Expected the network to return one row of scores per image (batch of {batch}), but got "
+        f"{tuple(outputs.shape)}; wrap it so that it does, or pass the images one at a time"
     )
 
 
@@ -200,7 +271,7 @@ class Trace:
         self.layer, self.targets, self.layout = layer, list(targets), layout
         self._origin, self._rows = forward, rows
         with torch.inference_mode(mode=False), torch.enable_grad():
-            self.forward = forward if rows is None else forward.only(rows, layer=layer, batch=layout.batch)
+            self.forward = forward if rows is None else forward.only(rows, layer=layer, layout=layout)
             outputs = self.forward.outputs
             self.scores = torch.stack([_score(t, o) for t, o in zip(self.targets, outputs, strict=True)])
         self.inputs, self.outputs = self.forward.inputs, self.forward.outputs
@@ -229,7 +300,7 @@ class Trace:
     def read(self, values: Tensor) -> Tensor:
         """Values shaped as `leaf`, for the images of this trace, as (B, K, *grid)."""
         if self._rows is not None:
-            values = values.index_select(self.layout.batch, torch.tensor(self._rows, device=values.device))
+            values = self.layout.take(values, torch.tensor(self._rows))
         return _at_least_float32(self.layout.read(values))
 
     def toward(self, targets: Sequence[Callable[[Tensor], Tensor]]) -> Trace:
@@ -295,24 +366,28 @@ class Trace:
         if inputs is None:
             forward = self._rerun(self._tail, rows, edit)
         else:
-            if isinstance(self.inputs, tuple) and not isinstance(inputs, tuple):
-                others = map_tensors(self.inputs, lambda t: t[rows.to(t.device)])
-                inputs = tuple(inputs if i == self.forward.picture else o for i, o in enumerate(others))
+            if isinstance(inputs, Tensor) and not isinstance(self.inputs, Tensor):
+                others = take_images(self.inputs, rows, batch=self.forward.batch)
+                inputs = with_picture(others, inputs, picture=self.forward.picture)
             edits = None if edit is None else {self._call: lambda output: self._change(output, edit)}
-            forward = self._record_again(inputs, edits, self.forward.trunk)
+            forward = self._record_again(self.forward.net, inputs, edits, self.forward.trunk)
         return forward.trace(self._call, targets, layout=self.layout)
 
-    def _record_again(self, inputs: Any, edits: Mapping[str, Edit] | None, trunk: Trunk | None = None) -> Forward:
+    def _record_again(
+        self, net: nn.Module, inputs: Any, edits: Mapping[str, Edit] | None, trunk: Any = None
+    ) -> Forward:
         run = self.forward
         kind, dtype = run.outputs.device.type, run.autocast
-        with contextlib.nullcontext() if dtype is None else torch.autocast(kind, dtype):
-            return record(run.net, inputs, layers=[self._call], edits=edits, picture=run.picture, trunk=trunk)
+        autocast = contextlib.nullcontext() if dtype is None else torch.autocast(kind, dtype)
+        with autocast, choosing_output(run.output):
+            return record(net, inputs, layers=[self._call], edits=edits, picture=run.picture, trunk=trunk)
 
     def _rerun(self, tail: Tail, rows: Tensor, edit: Edit | None) -> Forward:
-        recorded = self._record.detach().index_select(self.layout.batch, rows.to(self._record.device))
+        recorded = self.layout.take(self._record.detach(), rows)
         changed = recorded if edit is None else self._change(recorded, edit)
-        with lock_of(self.forward.net), tail.replayed(rows) as inputs:
-            return self._record_again(inputs, {self._call: lambda _: changed})
+        with lock_of(tail.net), tail.replayed(rows) as inputs:
+            forward = self._record_again(tail.net, inputs, {self._call: lambda _: changed})
+        return replace(forward, net=self.forward.net)
 
     def _change(self, output: Tensor, edit: Edit) -> Tensor:
         """Apply an edit of (n, K, *grid) to what the layer returns."""
@@ -322,14 +397,15 @@ class Trace:
     @cached_property
     def _tail(self) -> Tail:
         """The cheapest tail that is proved to give the same outputs, on a batch of another size and on one image."""
-        batch = self.forward.batch
+        batch, inputs = self.forward.batch, self.forward.inputs
+        twin = replicate(self.forward.net)
         proofs = [torch.arange(batch + 1) % batch, torch.zeros(2, dtype=torch.long)]
         for values, copies in itertools.product((False, True), repeat=2):
-            with contextlib.suppress(RuntimeError, ValueError, TypeError, IndexError):
-                tail = Tail.after(self.forward.net, self._call, self.inputs, values=values, copies=copies)
+            with contextlib.suppress(RuntimeError, ValueError, TypeError, IndexError, CamscopeError):
+                tail = Tail.after(twin, self._call, inputs, batch=batch, values=values, copies=copies)
                 if all(self._is_same(self._rerun(tail, rows, None), rows) for rows in proofs):
                     return tail
-        return Tail(self.inputs, {}, copies=True)
+        return Tail(twin, inputs, batch, copies=True)
 
     def _is_same(self, forward: Forward, rows: Tensor) -> bool:
         expected = self.outputs.detach()[rows.to(self.outputs.device)]

@@ -13,16 +13,28 @@ import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.fx import GraphModule
-from torch.overrides import TorchFunctionMode
 
 from camscope.errors import LayerError, ModelError
 from camscope.trace.address import Address, Record
 from camscope.trace.structure import first_tensor
+from camscope.trace.wrappers import GraphKept, uncompiled, without_checkpoints
 
 Edit = Callable[[Tensor], Tensor]
 
-_LINKS = {"softmax", "log_softmax", "sigmoid", "expit", "special_expit"}
+_SUM_TO_ONE = {"softmax", "log_softmax", "special_softmax"}
+_LINKS = {"softmax", "log_softmax", "sigmoid", "sigmoid_", "expit", "special_expit", "special_softmax"}
+# What may follow the last softmax: functions that keep its values, up to rounding and bounds,
+_KEEP_VALUES = {
+    *("to", "type", "type_as", "half", "float", "double", "bfloat16", "cpu", "cuda", "contiguous", "clone", "alias"),
+    *("clamp", "clip", "clamp_min", "clamp_max", "clamp_", "clip_", "round", "nan_to_num"),
+}
+# and those that move or choose entries, and are applied to its input as well.
+_KEEP_ENTRIES = {
+    *("squeeze", "unsqueeze", "view", "reshape", "flatten", "__getitem__", "select", "narrow", "movedim", "permute"),
+    *("transpose", "t", "unflatten", "view_as", "reshape_as", "index_select"),
+}
 _contexts = threading.local()
+_locks_made = threading.Lock()
 _locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 
 
@@ -39,6 +51,20 @@ class Recording:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
     link: tuple[Tensor, Tensor, str] | None = None
+
+    def follow(self, name: str, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Track the last softmax or sigmoid through what is done to its result: casts, clamps, reshapes, indexing."""
+        if not args or not isinstance(result, Tensor):
+            return
+        if name in _LINKS:
+            if result is not args[0]:
+                self.link = (args[0], result, name)
+        elif self.link is not None and args[0] is self.link[1] and result is not args[0]:
+            before, _, link = self.link
+            if name in _KEEP_VALUES:
+                self.link = (before, result, link)
+            elif name in _KEEP_ENTRIES and (link not in _SUM_TO_ONE or result.numel() == before.numel()):
+                self.link = (func(before, *args[1:], **kwargs), result, link)
 
     def logits(self, scores: Tensor) -> tuple[Tensor, str]:
         """Undo a final softmax or sigmoid.
@@ -65,10 +91,10 @@ def _are_probabilities(scores: Tensor) -> bool:
     return bool(((scores.float().sum(1) - 1).abs() < 1e-3).all())
 
 
-class _Watch(TorchFunctionMode):
-    """Sees every torch call: remembers the last softmax or sigmoid, records functional layers, keeps the graph.
+class _Watch(GraphKept):
+    """See every torch call: track the last softmax or sigmoid, record functional layers, keep the graph.
 
-    After the first layer a network's own ``torch.no_grad()`` is passed over: it would cut the score from the layer.
+    Before the first recorded layer a network's own ``torch.no_grad()`` is left alone.
     """
 
     def __init__(self, recording: Recording, addresses: Sequence[Address], record: Record, *, keep_graph: bool) -> None:
@@ -76,15 +102,17 @@ class _Watch(TorchFunctionMode):
         self.recording, self.record, self.keep_graph = recording, record, keep_graph
         self.functional = [a for a in addresses if a.function]
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "")
-        if name == "_set_grad_enabled" and self.recording.tensors and self.keep_graph:
-            return None
-        result = func(*args, **(kwargs or {}))
+    def keeps_graph(self) -> bool:
+        """Return whether a layer was recorded, whose gradient is wanted."""
+        return self.keep_graph and bool(self.recording.tensors)
+
+    def compute(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Call a function of torch and note what it means for the recording."""
+        result = super().compute(func, args, kwargs)
         if _innermost() is not self.recording:
             return result
-        if name in _LINKS and args and result is not args[0]:
-            self.recording.link = (args[0], result, name)
+        name = getattr(func, "__name__", "")
+        self.recording.follow(name, func, args, kwargs, result)
         for address in self.functional:
             if address.calls(name):
                 result = self.record(address, result)
@@ -107,21 +135,28 @@ def _as_innermost(recording: Recording) -> Iterator[None]:
 
 
 def lock_of(net: nn.Module) -> threading.RLock:
-    """The lock that whoever hooks a network or changes its flags holds: of several threads one at a time."""
-    return _locks.setdefault(net, threading.RLock())
+    """Return the lock that whoever hooks a network or changes its flags holds: one thread at a time."""
+    with _locks_made:
+        return _locks.setdefault(net, threading.RLock())
 
 
-def refuse_program(net: nn.Module) -> None:
-    """Say what to do instead of explaining a compiled or exported program.
+def refuse_program(net: Any) -> None:
+    """Say what to do instead of explaining something else than a network of modules.
 
     Raises:
-        ModelError: for TorchScript, ``torch.export`` and whatever else is no network of modules.
+        ModelError: for TorchScript, ``torch.export``, functions, and whatever else is no `torch.nn.Module`.
     """
     exported = isinstance(net, GraphModule) and any(isinstance(n.target, OpOverload) for n in net.graph.nodes)
-    if exported or isinstance(net, torch.jit.ScriptModule) or not isinstance(net, nn.Module):
+    if exported or isinstance(net, torch.jit.ScriptModule) or type(net).__name__ == "ExportedProgram":
         raise ModelError(
             f"{type(net).__name__} is a program without modules to look into: make the network from its Python class, "
             "and fill it from the program, net.load_state_dict(program.state_dict())"
+        )
+    if not isinstance(net, nn.Module):
+        name = getattr(net, "__name__", type(net).__name__)
+        raise ModelError(
+            f"Expected a torch.nn.Module, but got {name!r}; pass the network itself (output= picks one of its "
+            "outputs), or wrap the function in a module that calls it"
         )
 
 
@@ -187,10 +222,10 @@ def tracing(
 ) -> Iterator[Recording]:
     """Record what ``net`` computes at some layers while the context is open.
 
-    The first recorded layer in execution order is detached and becomes a leaf that requires grad; later ones stay
-    in its graph. Every hook hands on a clone, so that in-place layers downstream cannot touch the record. Before
-    the first layer no graph is built. On leaving, also by an exception, the model is bit-identical. Of nested
-    contexts in one thread the innermost records.
+    The first recorded layer in execution order is detached and becomes a leaf that requires grad; later ones that
+    depend on it stay in its graph, and others become leaves too. Every hook hands on a
+    clone, so that in-place layers downstream cannot touch the record. Before the first layer no graph is built. On
+    leaving, also by an exception, the model is bit-identical. Of nested contexts in one thread the innermost records.
 
     Args:
         net: any network.
@@ -226,7 +261,7 @@ def tracing(
             raise LayerError(f"layer {address.name!r} returns no floating-point tensor; name another layer")
         edit = (edits or {}).get(address.name)
         tensor = edit(first.tensor) if edit else first.tensor
-        if not differentiable and not recording.tensors:
+        if not differentiable and not tensor.requires_grad:
             tensor = tensor.detach()
             tensor = (tensor.clone() if tensor.is_inference() else tensor).requires_grad_()
             torch.set_grad_enabled(True)
@@ -237,6 +272,8 @@ def tracing(
         stack.enter_context(unchanged(net, frozen=not differentiable))
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
+        stack.enter_context(without_checkpoints())
+        stack.enter_context(uncompiled(net))
         for address in addresses:
             for handle in address.install(record):
                 stack.callback(handle.remove)

@@ -1,11 +1,11 @@
-"""Where batch, channels and space lie in a layer's output, and how to tell it from shapes."""
+"""Batch, channel and space axes of a layer's output, and how to tell them from shapes."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,9 @@ from camscope.errors import LayerError
 
 _MOST_PREFIX_TOKENS = 16
 _SLACK = 1.0
-"""Cells by which a grid may miss the picture's aspect: strides and unpadded convolutions round."""
+"""Cells by which a grid may miss the image's aspect: strides and unpadded convolutions round."""
+_LOSS = 0.08
+"""Share of an axis that unpadded convolutions may lose, where each axis has a stride of its own."""
 _CLOSE = 0.4
 """As much, for tokens, while there is a choice: 4 x 5 cells and one token on a square picture are 4 x 4 and five."""
 
@@ -28,70 +30,133 @@ class Layout:
         channel: the channel axis; every other axis is space, in order, unless ``grid`` is given.
         grid: for token layers, the (h, w) that the one remaining axis unfolds to.
         prefix: tokens before the grid (class, distillation and register tokens); tokens after it are left alone.
+        frames: frames or views of each image that are folded into the batch axis, image by image; they become the
+            first axis of the grid.
     """
 
     batch: int = 0
     channel: int = 1
     grid: tuple[int, ...] | None = None
     prefix: int = 0
+    frames: int = 1
 
     def read(self, output: Tensor) -> Tensor:
-        """A layer's output as (B, K, *grid).
+        """Return a layer's output as (B, K, *grid).
 
         >>> Layout(channel=2, grid=(14, 14), prefix=1).read(torch.zeros(2, 197, 768)).shape
         torch.Size([2, 768, 14, 14])
+        >>> Layout(frames=3).read(torch.zeros(6, 8, 7, 7)).shape
+        torch.Size([2, 8, 3, 7, 7])
         """
         moved = output.movedim((self.batch, self.channel), (0, 1))
-        if self.grid is None:
-            return moved
-        return moved[:, :, self.prefix : self.prefix + math.prod(self.grid)].reshape(*moved.shape[:2], *self.grid)
+        if self.grid is not None:
+            tokens = moved[:, :, self.prefix : self.prefix + math.prod(self.grid)]
+            moved = tokens.reshape(*moved.shape[:2], *self.grid)
+        return moved if self.frames == 1 else moved.unflatten(0, (-1, self.frames)).movedim(1, 2)
 
     def write(self, output: Tensor, activations: Tensor) -> Tensor:
-        """``output`` with its grid replaced by ``activations`` (B, K, *grid); prefix tokens are kept."""
+        """Return ``output`` with its grid replaced by ``activations`` (B, K, *grid); prefix tokens are kept."""
+        if self.frames > 1:
+            activations = activations.movedim(2, 1).flatten(0, 1)
         if self.grid is not None:
             moved = output.movedim((self.batch, self.channel), (0, 1))
             end = self.prefix + math.prod(self.grid)
             activations = torch.cat([moved[:, :, : self.prefix], activations.flatten(2), moved[:, :, end:]], 2)
         return activations.movedim((0, 1), (self.batch, self.channel))
 
+    def take(self, output: Tensor, rows: Tensor) -> Tensor:
+        """Return a layer's output for some images of the batch, with all of their frames.
+
+        >>> Layout(frames=2).take(torch.arange(4), torch.tensor([1]))
+        tensor([2, 3])
+        """
+        rows = rows.to(output.device)
+        if self.frames > 1:
+            frames = torch.arange(self.frames, device=rows.device)
+            rows = (rows[:, None] * self.frames + frames).flatten()
+        return output.index_select(self.batch, rows)
+
 
 def guess_layout(shape: Sequence[int], picture: Sequence[int], *, last: bool = False) -> Layout | None:
-    """Find how a layer's output maps to the picture.
+    """Find how a layer's output maps to the image: the first of `possible_layouts`, or None.
+
+    >>> guess_layout((1, 7, 7, 768), (1, 3, 224, 224))
+    Layout(batch=0, channel=3, grid=None, prefix=0, frames=1)
+    >>> guess_layout((1, 197, 768), (1, 3, 224, 224))
+    Layout(batch=0, channel=2, grid=(14, 14), prefix=1, frames=1)
+    >>> guess_layout((1, 32, 32, 32), (1, 3, 64, 64), last=True)
+    Layout(batch=0, channel=3, grid=None, prefix=0, frames=1)
+    >>> guess_layout((2, 8, 4, 100), (2, 1, 32, 100))
+    Layout(batch=0, channel=1, grid=None, prefix=0, frames=1)
+    """
+    return next(possible_layouts(shape, picture, last=last), None)
+
+
+def possible_layouts(
+    shape: Sequence[int], picture: Sequence[int], *, last: bool = False, any_stride: bool = False
+) -> Iterator[Layout]:
+    """Yield the ways in which a layer's output could map to the image, the likeliest first.
+
+    A grid with the aspect of the image comes before one whose stride differs between axes (video, thick slices, text
+    lines, spectrograms), and frames that are folded into the batch come last.
 
     Args:
         shape: of the layer's output.
-        picture: (B, C, *space) shape of the network's input.
+        picture: (B, C, *space) shape of the network's input; of a 5-D input axis 1 may also be frames or views,
+            (B, T, C, *space), and of a 4-D one it may be frames times channels.
         last: the network keeps its channels last (see `is_last`).
+        any_stride: take any grid that is not finer than the image; otherwise strides are whole numbers, give or take
+            what unpadded convolutions lose.
 
-    Returns:
-        The layout whose grid has the picture's aspect: channels first before channels last (``last``: after), then
-        tokens (B, N, K), (N, B, K) or (B, K, N), a grid of the very aspect before one that is a cell off, with the
-        fewest prefix tokens; None where nothing fits.
-
-    >>> guess_layout((1, 7, 7, 768), (1, 3, 224, 224))
-    Layout(batch=0, channel=3, grid=None, prefix=0)
-    >>> guess_layout((1, 197, 768), (1, 3, 224, 224))
-    Layout(batch=0, channel=2, grid=(14, 14), prefix=1)
-    >>> guess_layout((1, 32, 32, 32), (1, 3, 64, 64), last=True)
-    Layout(batch=0, channel=3, grid=None, prefix=0)
+    Yields:
+        Layouts: channels first before channels last (``last``: after), then tokens (B, N, K), (N, B, K) or (B, K, N),
+        those of the very aspect before those that are a cell off, with the fewest prefix tokens.
     """
     batch, space = picture[0], tuple(picture[2:])
+    spaces = [space]
+    if len(space) > 2:
+        spaces.append((picture[1], *space[1:]))
+    for same_stride in (True, False):
+        for one in spaces:
+            for layout in _whole(shape, batch, one, last=last, same_stride=same_stride):
+                if same_stride or any_stride or _has_strides(grid_of(shape, layout), one):
+                    yield layout
+    counts = [picture[1], picture[2]] if len(space) > 2 else [n for n in range(picture[1], 1, -1) if not picture[1] % n]
+    flat = space[1:] if len(space) > 2 else space
+    for frames in dict.fromkeys(counts):
+        if frames > 1 and len(flat) > 1:
+            for layout in _whole(shape, batch * frames, flat, last=last, same_stride=True):
+                yield replace(layout, frames=frames)
+
+
+def _whole(
+    shape: Sequence[int], batch: int, space: tuple[int, ...], *, last: bool, same_stride: bool
+) -> Iterator[Layout]:
+    """Yield layouts of an output whose batch axis counts ``batch`` and whose grid is one of ``space``."""
     if len(shape) == len(space) + 2 and shape[0] == batch:
         for channel in (len(shape) - 1, 1) if last else (1, len(shape) - 1):
             layout = Layout(channel=channel)
-            if fits(grid_of(shape, layout), space):
-                return layout
+            if fits(grid_of(shape, layout), space, same_stride=same_stride):
+                yield layout
     if len(shape) == 3 and len(space) > 1:
-        orders = ((0, 1, 2), (1, 0, 2), (0, 2, 1))
+        yield from _tokens(shape, batch, space, same_stride=same_stride)
+
+
+def _tokens(shape: Sequence[int], batch: int, space: tuple[int, ...], *, same_stride: bool) -> Iterator[Layout]:
+    """Yield layouts of an output whose one axis of places unfolds to a grid."""
+    orders = [(b, n, k) for b, n, k in ((0, 1, 2), (1, 0, 2), (0, 2, 1)) if shape[b] == batch]
+    if same_stride:
         for slack, (b, tokens, channel) in itertools.product((_CLOSE, _SLACK), orders):
-            if shape[b] == batch and (unfolded := _unfold(shape[tokens], space, slack)):
-                grid, prefix = unfolded
-                return Layout(batch=b, channel=channel, grid=grid, prefix=prefix)
-    return None
+            if unfolded := _unfold(shape[tokens], space, slack):
+                yield Layout(batch=b, channel=channel, grid=unfolded[0], prefix=unfolded[1])
+    elif len(space) > 2:
+        for b, tokens, channel in orders:
+            for grid, prefix in _unfold_depth(shape[tokens], space):
+                yield Layout(batch=b, channel=channel, grid=grid, prefix=prefix)
 
 
 def is_last(net: nn.Module) -> bool:
-    """Whether a network says, by an attribute ``channels_last``, that its layers keep the channels last.
+    """Return whether a network says, by an attribute ``channels_last``, that its layers keep the channels last.
 
     >>> is_last(nn.Identity())
     False
@@ -100,15 +165,24 @@ def is_last(net: nn.Module) -> bool:
 
 
 def find_layout(shape: Sequence[int], picture: Sequence[int], *, layer: str, last: bool = False) -> Layout:
-    """As `guess_layout`, for a layer that was named.
+    """Find the layout of a layer that was named.
+
+    Args:
+        shape: of the layer's output.
+        picture: (B, C, *space) shape of the network's input.
+        layer: its name, for the error.
+        last: the network keeps its channels last.
 
     Raises:
         LayerError: nothing fits.
 
     >>> find_layout((2, 512, 7, 7), (2, 3, 224, 224), layer="layer4")
-    Layout(batch=0, channel=1, grid=None, prefix=0)
+    Layout(batch=0, channel=1, grid=None, prefix=0, frames=1)
     """
     layout = guess_layout(shape, picture, last=last)
+    others = [] if layout is not None else list(possible_layouts(shape, picture, last=last, any_stride=True))
+    if layout is None and len(others) == 1:
+        return others[0]
     if layout is None:
         raise LayerError(
             f"layer {layer!r} returns {tuple(shape)}, which has no place for each part of a picture of "
@@ -118,22 +192,42 @@ def find_layout(shape: Sequence[int], picture: Sequence[int], *, layer: str, las
 
 
 def grid_of(shape: Sequence[int], layout: Layout) -> tuple[int, ...]:
-    """The grid of an output of this shape under a layout."""
+    """Return the grid of an output of this shape under a layout."""
+    frames = (layout.frames,) if layout.frames > 1 else ()
     if layout.grid is not None:
-        return layout.grid
-    return tuple(n for axis, n in enumerate(shape) if axis not in (layout.batch, layout.channel))
+        return (*frames, *layout.grid)
+    return (*frames, *(n for axis, n in enumerate(shape) if axis not in (layout.batch, layout.channel)))
 
 
-def fits(grid: Sequence[int], space: Sequence[int], *, slack: float = _SLACK) -> bool:
-    """Whether a grid could be a coarser version of the picture: one stride for all axes, give or take a cell."""
-    if any(g > s for g, s in zip(grid, space, strict=True)):
+def fits(grid: Sequence[int], space: Sequence[int], *, slack: float = _SLACK, same_stride: bool = True) -> bool:
+    """Return whether a grid could be a coarser version of the image.
+
+    Args:
+        grid: cells per axis.
+        space: pixels per axis.
+        slack: cells by which an axis may miss the common stride.
+        same_stride: one stride for all axes; otherwise each axis may have its own, and one may be a single cell.
+    """
+    if any(not 0 < g <= s for g, s in zip(grid, space, strict=True)):
         return False
-    stride = (math.prod(space) / math.prod(grid)) ** (1 / len(space)) if min(grid) > 0 else math.inf
+    if not same_stride:
+        return math.prod(grid) > 1
+    stride = (math.prod(space) / math.prod(grid)) ** (1 / len(space))
     return all(abs(s / stride - g) <= slack for g, s in zip(grid, space, strict=True))
 
 
+def _has_strides(grid: Sequence[int], space: Sequence[int]) -> bool:
+    """Return whether each axis has a whole number as its stride, or is a single cell."""
+
+    def is_near(cells: int, pixels: int) -> bool:
+        stride = max(1, round(pixels / cells))
+        return cells == 1 or abs(pixels / stride - cells) <= max(_SLACK, _LOSS * pixels / stride)
+
+    return all(is_near(g, s) for g, s in zip(grid, space, strict=True))
+
+
 def _unfold(tokens: int, space: Sequence[int], slack: float) -> tuple[tuple[int, ...], int] | None:
-    """The grid and number of prefix tokens that ``tokens`` could be."""
+    """Find the grid and number of prefix tokens that ``tokens`` could be."""
     for prefix in range(min(_MOST_PREFIX_TOKENS, tokens - 1) + 1):
         cells = tokens - prefix
         stride = (math.prod(space) / cells) ** (1 / len(space))
@@ -142,3 +236,14 @@ def _unfold(tokens: int, space: Sequence[int], slack: float) -> tuple[tuple[int,
             if math.prod(grid) == cells and fits(grid, space, slack=slack):
                 return grid, prefix
     return None
+
+
+def _unfold_depth(tokens: int, space: Sequence[int]) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Yield grids of a volume or video whose first axis has a stride of its own, the finest on that axis first."""
+    for prefix in range(min(_MOST_PREFIX_TOKENS, tokens - 1) + 1):
+        cells = tokens - prefix
+        for depth in range(min(space[0], cells), 0, -1):
+            if cells % depth == 0 and space[0] % depth == 0 and (flat := _unfold(cells // depth, space[1:], _CLOSE)):
+                grid, within = flat
+                if within == 0:
+                    yield (depth, *grid), prefix

@@ -1,18 +1,18 @@
-"""Running only the part of a network after a layer: what came before it is not computed again."""
+"""Run only the part of a network after a layer: what came before it is not computed again."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from camscope.trace.address import Address
-from camscope.trace.hooks import lock_of, tracing
-from camscope.trace.structure import map_tensors, tensors
+from camscope.trace.hooks import tracing
+from camscope.trace.structure import call, map_tensors, tensors
 
 Pick = Callable[[Tensor], Tensor]
 
@@ -22,28 +22,35 @@ class Tail:
     """The part of a network after a layer, for one batch of inputs.
 
     It is found without knowing the network: every module that has finished when the layer is recorded belongs to
-    the part before it. While `replayed`, those modules hand on what they returned then, and only what follows the
-    layer, and the glue between modules, is computed. Since the layer's own output is put in its place by the
-    caller, what the modules before it return mostly does not matter: then they hand on zeros that take no memory.
+    the part before it. In a copy of the network, those modules return what they returned then, and only what follows
+    the layer, and the code between modules, is computed. Since the layer's own output is put in its place by the
+    caller, what the modules before it return mostly does not matter: then they return zeros that take no memory.
 
     Attributes:
-        inputs: (B, C, *space), or a tuple of inputs.
-        outputs: module -> what it returned at each of its calls before the layer, for the whole batch.
-        copies: hand on copies rather than views of memory; needed where the network writes into them.
+        net: the copy of the network; the network itself is never changed, so other threads can go on using it.
+        inputs: (B, C, *space), or a tuple, list or dict of inputs.
+        batch: number of images.
+        outputs: module of the copy -> what it returned at each of its calls before the layer, for the whole batch.
+        copies: return copies rather than views of memory; needed where the network writes into them.
     """
 
+    net: nn.Module
     inputs: Any
-    outputs: Mapping[nn.Module, list[Any]]
+    batch: int
+    outputs: Mapping[nn.Module, list[Any]] = field(default_factory=dict)
     copies: bool = False
 
     @classmethod
-    def after(cls, net: nn.Module, layer: str, inputs: Any, *, values: bool = False, copies: bool = False) -> Tail:
-        """Run ``net`` once to see which modules finish before ``layer``.
+    def after(
+        cls, net: nn.Module, layer: str, inputs: Any, *, batch: int, values: bool = False, copies: bool = False
+    ) -> Tail:
+        """Run a copy of a network once to see which modules finish before a layer.
 
         Args:
-            net: any network.
+            net: a copy from `replicate`, which the tail keeps.
             layer: its layer, see `tracing`.
             inputs: what the network takes.
+            batch: number of images.
             values: keep what those modules returned; needed where a path leads around the layer.
             copies: as the attribute.
         """
@@ -66,44 +73,34 @@ class Tail:
             return output
 
         with contextlib.ExitStack() as stack:
-            stack.enter_context(lock_of(net))
             for module in net.modules():
                 stack.callback(module.register_forward_pre_hook(enter).remove)
                 stack.callback(module.register_forward_hook(leave).remove)
             stack.enter_context(tracing(net, [layer], edits={layer: snapshot}))
-            net(*inputs) if isinstance(inputs, tuple) else net(inputs)
-        return cls(inputs, _by_module(before, len(next(tensors(inputs)))), copies)
+            call(net, inputs)
+        return cls(net, inputs, batch, _by_module(before, batch), copies)
 
     @contextlib.contextmanager
     def replayed(self, rows: Tensor) -> Iterator[Any]:
-        """Let the modules before the layer answer from memory.
+        """Let the modules of the copy that come before the layer answer from memory.
 
         Args:
             rows: (n,) the image of the batch that each of n replays belongs to.
 
         Yields:
-            The inputs of those images, (n, C, *space), to run the network on.
+            The inputs of those images, (n, C, *space), to run the copy on.
         """
-        pick = _picker(rows, copies=self.copies)
-        forwards = {module: _replay(module.forward, outputs, pick) for module, outputs in self.outputs.items()}
-        with _stand_ins(forwards):
+        pick = _picker(rows, self.batch, copies=self.copies)
+        originals = [(module, module.__dict__.get("forward")) for module in self.outputs]
+        try:
+            for module, outputs in self.outputs.items():
+                module.forward = _replay(module.forward, outputs, pick)
             yield map_tensors(self.inputs, pick)
-
-
-@contextlib.contextmanager
-def _stand_ins(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Let functions compute in place of modules while the context is open."""
-    originals: list[tuple[nn.Module, Any]] = []
-    try:
-        for module, forward in forwards.items():
-            originals.append((module, module.__dict__.get("forward")))
-            module.forward = forward
-        yield
-    finally:
-        for module, original in originals:
-            module.__dict__.pop("forward", None)
-            if original is not None:
-                module.forward = original
+        finally:
+            for module, original in originals:
+                module.__dict__.pop("forward", None)
+                if original is not None:
+                    module.forward = original
 
 
 def _copy(output: Tensor) -> Tensor:
@@ -115,7 +112,7 @@ def _zeros(output: Tensor) -> Tensor:
 
 
 def _by_module(finished: list[tuple[nn.Module, Any]], batch: int) -> dict[nn.Module, list[Any]]:
-    """The outputs of each module; without those that are not one entry an image, which are computed again."""
+    """Group outputs by module, without those that are not one entry per image, which are computed again."""
     grouped: dict[nn.Module, list[Any]] = {}
     for module, output in finished:
         grouped.setdefault(module, []).append(output)
@@ -126,11 +123,13 @@ def _by_module(finished: list[tuple[nn.Module, Any]], batch: int) -> dict[nn.Mod
     }
 
 
-def _picker(rows: Tensor, *, copies: bool) -> Pick:
-    """Rows of a batch; one image repeated, and zeros, are views that take no memory unless copies are wanted."""
+def _picker(rows: Tensor, images: int, *, copies: bool) -> Pick:
+    """Pick rows of a batch; one image repeated, and zeros, are views that take no memory unless copies are wanted."""
     repeated = len(rows) > 0 and bool((rows == rows[0]).all())
 
     def pick(batch: Tensor) -> Tensor:
+        if batch.ndim == 0 or len(batch) != images:
+            return batch
         if repeated or batch.stride(0) == 0:
             one = int(rows[0])
             view = batch[one : one + 1].expand(len(rows), *batch.shape[1:])

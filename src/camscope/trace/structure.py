@@ -1,16 +1,22 @@
-"""Tensors inside whatever a module returns: tensors, tuples, dicts, dataclasses, Hugging Face outputs."""
+"""Find tensors in what a module takes and returns: tensors, tuples, dicts, dataclasses, Hugging Face outputs."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from camscope.errors import SettingError, TargetError
 
 _BATCH_AND_CHANNELS = 2
+_SCORES = ("logits", "out", "logits_per_image")
+"""Names under which networks return their scores."""
+
+Input = int | str | None
+"""An input among several: its number among the tensors, its key in a dict, or None for the first batch of images."""
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -64,56 +70,185 @@ def first_tensor(value: Any) -> First | None:
     return First(target, lambda new: map_tensors(value, lambda t: new if t is target else t))
 
 
-def unwrap(outputs: Any) -> Tensor:
-    """The scores in what a model returned: a tensor, ``logits`` or ``out``, or else the first tensor.
+def unwrap(outputs: Any, output: int | str | None = None) -> Tensor:
+    """Return the scores in what a network returned.
 
     Args:
         outputs: a tensor, tuple, dict, dataclass or Hugging Face output.
+        output: the index, key or attribute of the output to use; None for ``logits``, ``out`` or
+            ``logits_per_image``, or else the first floating-point tensor.
 
     Returns:
         The scores, (B, ...).
 
     Raises:
-        TargetError: there is no floating-point tensor in it.
+        TargetError: there is no such output, or no floating-point tensor in it.
 
     >>> import torch
-    >>> unwrap({"aux": torch.zeros(1), "logits": torch.ones(1)})
-    tensor([1.])
+    >>> unwrap({"aux": torch.zeros(1), "logits": torch.ones(1)}), unwrap((torch.zeros(1), torch.ones(1)), 1)
+    (tensor([1.]), tensor([1.]))
     """
-    for name in ("logits", "out"):
-        if isinstance(outputs, Mapping) and isinstance(outputs.get(name), Tensor):
-            return outputs[name]  # type: ignore[no-any-return]
-        if isinstance(getattr(outputs, name, None), Tensor):
-            return getattr(outputs, name)  # type: ignore[no-any-return]
+    if output is not None:
+        outputs = _picked(outputs, output)
+    else:
+        for name in _SCORES:
+            if isinstance(outputs, Mapping) and isinstance(outputs.get(name), Tensor):
+                return outputs[name]  # type: ignore[no-any-return]
+            if isinstance(getattr(outputs, name, None), Tensor):
+                return getattr(outputs, name)  # type: ignore[no-any-return]
     first = first_tensor(outputs)
     if first is None:
         raise TargetError(
-            f"the model returned {type(outputs).__name__} without a floating-point tensor; wrap the model so that it "
+            f"the network returned {type(outputs).__name__} without a floating-point tensor; wrap it so that it "
             "returns its scores"
         )
     return first.tensor
 
 
-def picture_of(inputs: Any, picture: int = 0) -> Tensor:
-    """(B, C, *space) the pictures, among the inputs.
+def other_outputs(outputs: Any, scores: Tensor) -> str:
+    """Describe which of several outputs was used as the scores; "" where there was no choice.
 
     Args:
-        inputs: a tensor, or a tuple of inputs.
-        picture: which of several inputs is the picture.
+        outputs: what the network returned.
+        scores: the tensor that `unwrap` chose without being told which.
+    """
+    if isinstance(outputs, Tensor) or any(scores is _entry(outputs, name) for name in _SCORES):
+        return ""
+    names = _names(outputs)
+    shapes = {name: f"{name!r} {tuple(t.shape)}" for name in names if (t := _floats(_entry(outputs, name))) is not None}
+    if len(shapes) < 2:
+        return ""
+    used = next((name for name in shapes if _floats(_entry(outputs, name)) is scores), None)
+    if used is None:
+        return ""
+    listed = ", ".join(shapes.values())
+    return f"the network returns several outputs ({listed}): output {used!r} is explained; choose with output="
+
+
+def _entry(outputs: Any, name: Any) -> Any:
+    if isinstance(outputs, Mapping):
+        return outputs.get(name)
+    if isinstance(name, int):
+        return outputs[name]
+    return getattr(outputs, name, None)
+
+
+def _names(outputs: Any) -> list[Any]:
+    """Keys, fields or indices of a container of outputs."""
+    if isinstance(outputs, Mapping):
+        return list(outputs)
+    if isinstance(outputs, (tuple, list)):
+        return list(range(len(outputs)))
+    return [field.name for field in dataclasses.fields(outputs)] if dataclasses.is_dataclass(outputs) else []
+
+
+def _floats(value: Any) -> Tensor | None:
+    return value if isinstance(value, Tensor) and value.is_floating_point() else None
+
+
+def _picked(outputs: Any, output: int | str) -> Any:
+    """Return one output by index, key or attribute."""
+    names = _names(outputs)
+    if isinstance(output, int) and not (isinstance(outputs, Mapping) and output in outputs):
+        if -len(names) <= output < len(names):
+            return _entry(outputs, names[output])
+    elif output in names or (isinstance(output, str) and hasattr(outputs, output) and not isinstance(outputs, Tensor)):
+        return _entry(outputs, output)
+    possible = ", ".join(map(repr, names)) or "none: it returns one tensor"
+    raise TargetError(f"the network has no output {output!r}; possible: {possible}")
+
+
+def find_picture(inputs: Any, picture: Input = None) -> int:
+    """Find the images among the inputs of a network.
+
+    Args:
+        inputs: (B, C, *space), or a tuple, list or dict of inputs.
+        picture: the number of the images among all tensors of the inputs, or their key in a dict; None for the first
+            tensor with axes of space.
+
+    Returns:
+        Their number among all tensors of the inputs.
 
     Raises:
         SettingError: that input has no axes of space.
 
     >>> import torch
+    >>> find_picture({"ids": torch.zeros(1, 4), "pixels": torch.zeros(1, 3, 8, 8)})
+    1
+    """
+    every = list(tensors(inputs))
+    if isinstance(picture, str):
+        chosen = inputs.get(picture) if isinstance(inputs, Mapping) else None
+        number = next((i for i, t in enumerate(every) if t is chosen), None)
+    elif picture is None:
+        number = next((i for i, t in enumerate(every) if t.ndim > _BATCH_AND_CHANNELS), None)
+    else:
+        number = picture
+    if number is not None and 0 <= number < len(every) and every[number].ndim > _BATCH_AND_CHANNELS:
+        return number
+    shapes = ", ".join(str(tuple(one.shape)) for one in every) or type(inputs).__name__
+    which = f"none of {shapes} is" if picture is None else f"input {picture!r} of {shapes} is not"
+    raise SettingError(
+        f"Expected images (batch, channels, height, width), but {which}; say with picture= which of several inputs is"
+    )
+
+
+def picture_of(inputs: Any, picture: Input = None) -> Tensor:
+    """Return the images (B, C, *space) among the inputs, see `find_picture`.
+
+    >>> import torch
     >>> picture_of((torch.zeros(1, 4), torch.zeros(1, 3, 8, 8)), 1).shape
     torch.Size([1, 3, 8, 8])
     """
-    several = inputs if isinstance(inputs, tuple) else (inputs,)
-    chosen = next(iter(several[picture:]), None) if isinstance(inputs, tuple) else inputs
-    if not isinstance(chosen, Tensor) or chosen.ndim <= _BATCH_AND_CHANNELS:
-        shapes = ", ".join(str(tuple(one.shape)) if isinstance(one, Tensor) else type(one).__name__ for one in several)
-        raise SettingError(
-            f"pictures are (batch, channels, height, width), and input {picture} of {shapes} is not; say with picture= "
-            "which of several inputs is"
-        )
-    return chosen
+    number = find_picture(inputs, picture)
+    return next(t for i, t in enumerate(tensors(inputs)) if i == number)
+
+
+def with_picture(inputs: Any, pictures: Tensor, *, picture: int = 0) -> Any:
+    """Return the inputs with other images in place of theirs.
+
+    >>> import torch
+    >>> with_picture([torch.zeros(1), torch.zeros(1, 1, 2)], torch.ones(1, 1, 2), picture=1)
+    [tensor([0.]), tensor([[[1., 1.]]])]
+    """
+    number = iter(range(len(list(tensors(inputs)))))
+    return map_tensors(inputs, lambda t: pictures if next(number) == picture else t)
+
+
+def take_images(inputs: Any, rows: Tensor | Sequence[int] | slice, *, batch: int) -> Any:
+    """Return the inputs of some images of a batch; tensors without one entry per image are kept whole.
+
+    Args:
+        inputs: as the network takes them.
+        rows: the images.
+        batch: number of images.
+
+    >>> import torch
+    >>> take_images((torch.arange(3), torch.zeros(7, 2)), [2, 2], batch=3)[0]
+    tensor([2, 2])
+    """
+
+    def take(tensor: Tensor) -> Tensor:
+        if tensor.ndim == 0 or len(tensor) != batch:
+            return tensor
+        return tensor[rows.to(tensor.device) if isinstance(rows, Tensor) else rows]
+
+    return map_tensors(inputs, take)
+
+
+def call(net: nn.Module, inputs: Any) -> Any:
+    """Run a network: a tuple is spread over its parameters, a dict too where its keys are their names.
+
+    >>> import torch
+    >>> call(nn.Bilinear(2, 2, 1), (torch.zeros(1, 2), torch.zeros(1, 2))).shape
+    torch.Size([1, 1])
+    """
+    if isinstance(inputs, tuple):
+        return net(*inputs)
+    if isinstance(inputs, Mapping) and all(isinstance(key, str) for key in inputs):
+        try:
+            inspect.signature(net.forward).bind(**inputs)
+        except TypeError:
+            return net(inputs)
+        return net(**inputs)
+    return net(inputs)

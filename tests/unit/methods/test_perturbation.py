@@ -10,6 +10,10 @@ from camscope.methods import perturbation
 K, GRID, SIZE, BATCH = 10, 4, 16, 3
 
 
+class Counts(list):
+    """A list that copies of the network share."""
+
+
 class Stem(nn.Conv2d):
     """It counts the pictures of each pass that is computed."""
 
@@ -22,8 +26,8 @@ class Stem(nn.Conv2d):
 def net():
     torch.manual_seed(0)
     net = nn.Sequential(Stem(3, K, 4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(K * GRID * GRID, 4))
-    net.stem = net[0].seen = []
-    net.tail = []
+    net.stem = net[0].seen = Counts()
+    net.tail = Counts()
     net[3].register_forward_pre_hook(lambda _, inputs: net.tail.append(len(inputs[0])))
     return net.eval()
 

@@ -20,18 +20,24 @@ def net():
     return nn.Sequential(*BODY, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
 
 
-@pytest.mark.parametrize("flat", [False, True])
-def test_each_corner_is_changed_in_a_picture_of_its_own_and_stays_like_the_picture(net, pictures, flat):
-    x = pictures(2, 3, 32, 48, dtype=torch.float32)
-    x = torch.ones_like(x) if flat else x
-    first, *changed = Probe(net, x).pictures.detach()
-    assert torch.equal(first, x[0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.bfloat16])
+def test_each_corner_is_changed_in_an_image_of_its_own_and_stays_like_the_image(net, dtype):
+    first, *changed = Probe(net, torch.ones(2, 3, 32, 48, dtype=dtype)).images.detach()
     for one, (rows, columns) in zip(changed, CORNERS, strict=True):
         differs = (one != first).any(0)
         assert differs[rows, columns].all()
         assert differs.sum() == 8 * 12
-        if not flat:
-            assert 0.8 < one[:, rows, columns].std() / first.std() < 1.4
+        assert 0.8 < one[:, rows, columns].std() / first.std() < 1.4
+
+
+def test_the_images_and_weights_are_our_own(net):
+    """Nothing of the user's values is in the pass: the same events to the last bit."""
+    x = torch.randn(2, 3, 32, 48)
+    events = [e.tensor.detach() for e in Probe(net, x).events]
+    for parameter in net.parameters():
+        parameter.data.fill_(-7.0)
+    again = [e.tensor.detach() for e in Probe(net, torch.full_like(x, float("nan"))).events]
+    assert all(torch.equal(a, b) for a, b in zip(events, again, strict=True))
 
 
 def test_a_place_that_answers_to_every_corner_is_not_that_corners_place(pictures):

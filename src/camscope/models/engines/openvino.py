@@ -20,6 +20,7 @@ from camscope.models.weights import digest
 from camscope.trace import record, tracing
 from camscope.trace.hooks import Edit
 from camscope.trace.replay import Tail
+from camscope.trace.replica import replicate
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Compiled:
     queue: Any
     shape: tuple[int, ...]
     tail: Tail
+
+    @property
+    def net(self) -> nn.Module:
+        """The copy of the network that begins at the layer."""
+        return self.tail.net
 
     @contextlib.contextmanager
     def __call__(self, inputs: Tensor) -> Iterator[Mapping[str, Edit]]:
@@ -77,12 +83,12 @@ def compiled(net: nn.Module, x: Tensor, *, layer: str) -> Compiled:
     file = cache() / f"{_key(net, one, layer, openvino.__version__)}.xml"
     settings = {"NUM_STREAMS": min(threads, len(x)), "INFERENCE_NUM_THREADS": threads}
     try:
-        model = core.read_model(file) if file.is_file() else _converted(openvino, net, one, layer, file)
+        model = core.read_model(file) if file.is_file() else _converted(openvino, replicate(net), one, layer, file)
         ready = core.compile_model(model, "CPU", settings | {"INFERENCE_PRECISION_HINT": "f32"})
     except Exception as error:  # of the compiler: many kinds, and each means the same here
         raise EngineError(f"OpenVINO cannot compile {type(net).__name__} up to {layer!r}: {_first(error)}") from error
     shape = tuple(ready.output().shape)[1:]
-    light = Compiled(layer, openvino.AsyncInferQueue(ready), shape, Tail.after(net, layer, one))
+    light = Compiled(layer, openvino.AsyncInferQueue(ready), shape, Tail.after(replicate(net), layer, one, batch=1))
     with contextlib.suppress(RuntimeError):
         record(net, x, layers=[layer], trunk=light)
         return light

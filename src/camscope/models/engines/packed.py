@@ -25,7 +25,8 @@ from camscope.models.engines.products import ACTS, NONE, RELU, Convolution, Line
 from camscope.models.engines.thin import thin
 from camscope.trace import tracing
 from camscope.trace.hooks import Edit
-from camscope.trace.structure import map_tensors, tensors
+from camscope.trace.structure import call as call_net
+from camscope.trace.structure import map_tensors, picture_of, tensors
 
 _PRODUCTS: Mapping[str, Any] = {"conv2d": Convolution, "linear": Linear}
 _MANY = 8
@@ -55,7 +56,7 @@ class Packed:
     @contextlib.contextmanager
     def __call__(self, inputs: Any) -> Iterator[Mapping[str, Edit]]:
         """Let them compute while the context is open; for much larger batches than before they are packed anew."""
-        images = len(next(tensors(inputs)))
+        images = len(picture_of(inputs))
         if images > _MANY * self.batch:
             self.products = {weight: product.packed(images) for weight, product in self.products.items()}
             self.batch = images
@@ -290,7 +291,7 @@ def _watch(net: nn.Module, x: Any, layer: str) -> _Seen:
         stack.enter_context(_Watcher(seen.calls))
         stack.enter_context(tracing(net, [layer], edits={layer: reached}))
         x = map_tensors(x, lambda t: t.clone() if t.is_inference() else t)
-        outside("return", net(*x) if isinstance(x, tuple) else net(x))
+        outside("return", call_net(net, x))
     return seen
 
 

@@ -1,0 +1,91 @@
+"""Paths in the autograd graph from a score back to the images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+
+
+def edge_of(place: Tensor | GradientEdge) -> GradientEdge:
+    """Return where a tensor stands in the graph."""
+    return get_gradient_edge(place) if isinstance(place, Tensor) else place
+
+
+def reaches(end: Tensor | GradientEdge, start: Tensor, *, without: Sequence[Tensor] = ()) -> bool:
+    """Return whether the graph leads from an end back to a tensor, on a way around some others."""
+    source, last = get_gradient_edge(start), edge_of(end)
+    blocked = {(edge.node, edge.output_nr) for edge in map(get_gradient_edge, without)}
+    if (last.node, last.output_nr) in blocked:
+        return False
+    waiting, seen = [last.node], {last.node}
+    while waiting:
+        for following, output in waiting.pop().next_functions:
+            if following is None or (following, output) in blocked:
+                continue
+            if following == source.node and output == source.output_nr:
+                return True
+            if following not in seen:
+                seen.add(following)
+                waiting.append(following)
+    return False
+
+
+class Paths:
+    """Counts the paths from a score back to the images, and those through a place in the graph.
+
+    Attributes:
+        all: number of paths.
+    """
+
+    def __init__(self, end: Tensor | GradientEdge, images: Tensor) -> None:
+        self._source = get_gradient_edge(images).node
+        start = edge_of(end)
+        order = self._from_the_end(start.node)
+        self._onward: dict[Node, int] = {}
+        for node in order:
+            ways = (self._onward[following] for following, _ in node.next_functions if following is not None)
+            self._onward[node] = 1 if node == self._source else sum(ways)
+        self._into: Counter[tuple[Node, int]] = Counter({(start.node, start.output_nr): 1})
+        arrived: Counter[Node] = Counter({start.node: 1})
+        for node in reversed(order):
+            for following, output in node.next_functions:
+                if following is not None:
+                    self._into[following, output] += arrived[node]
+                    arrived[following] += arrived[node]
+        self.all = self._onward[start.node]
+        self._start = start
+
+    def through(self, place: Tensor) -> int:
+        """Return how many paths lead through a tensor."""
+        edge = get_gradient_edge(place)
+        return self._into[edge.node, edge.output_nr] * self._onward.get(edge.node, 0)
+
+    def heads(self) -> Iterator[GradientEdge]:
+        """Yield the places where the paths first part, seen from the score."""
+        node = self._start.node
+        while True:
+            onward = [(n, output) for n, output in node.next_functions if n is not None and self._onward.get(n)]
+            if len(onward) != 1:
+                break
+            node = onward[0][0]
+        for following, output in onward:
+            yield GradientEdge(following, output)
+
+    @staticmethod
+    def _from_the_end(start: Node) -> list[Node]:
+        """Return every node after all the nodes that it leads on to."""
+        order: list[Node] = []
+        entered, waiting = {start}, [(start, iter(start.next_functions))]
+        while waiting:
+            node, following = waiting[-1]
+            onward = next((n for n, _ in following if n is not None and n not in entered), None)
+            if onward is None:
+                order.append(node)
+                waiting.pop()
+            else:
+                entered.add(onward)
+                waiting.append((onward, iter(onward.next_functions)))
+        return order
