@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -63,7 +65,7 @@ def top(rank: int = 1) -> Target:
     return lambda output: output.flatten().topk(rank).values[-1]
 
 
-def region(index: int, *, mask: Tensor | None = None) -> Target:
+def region(index: int, *, mask: Tensor | npt.NDArray[Any] | None = None) -> Target:
     """Sum of a class's scores over some pixels of a segmentation output.
 
     Args:
@@ -83,7 +85,9 @@ def region(index: int, *, mask: Tensor | None = None) -> Target:
         if output.ndim < 2 or not -len(output) <= index < len(output):
             shape = tuple(output.shape)
             raise TargetError(f"a region of class {index} needs an output (classes, H, W), and this one is {shape}")
-        where = output.argmax(0) == index % len(output) if mask is None else mask.to(output.device) != 0
+        where = (
+            output.argmax(0) == index % len(output) if mask is None else torch.as_tensor(mask).to(output.device) != 0
+        )
         if where.shape != output.shape[1:]:
             raise TargetError(f"the mask is {tuple(where.shape)}, and the output's map {tuple(output.shape[1:])}")
         return (output[index] * where).sum()

@@ -14,7 +14,7 @@ from camscope.cli.methods import methods as describe
 from camscope.cli.methods import settings_of
 from camscope.errors import MethodError
 from camscope.explanation import cam, cams
-from camscope.explanation.maps import raw_map
+from camscope.explanation.recorded_layer import joint_map
 from camscope.methods import CLASS_AGNOSTIC, META, METHODS
 from camscope.methods.registry import NETWORK_METHODS
 from camscope.targets import category
@@ -156,7 +156,7 @@ def test_no_gradient_no_map(case, name, bias):
     forward = record(net, x, layers=[layer])
     layout = find_layout(forward.records[layer].shape, x.shape, layer=layer)
     trace = forward.trace(layer, [category(1)] * 3, layout=layout)
-    result = raw_map(METHODS[name], trace)
+    result = joint_map(METHODS[name], [trace])
     assert result.isfinite().all()
     if trace.used_gradients:
         assert "backward" in cost_of(name), "it reads gradients, and its cost does not say so"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from camscope.errors import MethodError
-from camscope.explanation.maps import raw_map
+from camscope.explanation.recorded_layer import joint_map
 from camscope.methods import METHODS
 from camscope.methods.registry import NETWORK_METHODS
 from camscope.targets import category
@@ -29,7 +29,8 @@ def test_some_images_of_a_pass_have_the_maps_of_all(make_net, pictures, name, ki
     layout = find_layout(forward.records[PLACES[kind]].shape, x.shape, layer=PLACES[kind])
     targets = [category(i % 3) for i in range(4)]
     with contextlib.suppress(MethodError):
-        whole = raw_map(METHODS[name], forward.trace(PLACES[kind], targets, layout=layout))
+        whole = joint_map(METHODS[name], [forward.trace(PLACES[kind], targets, layout=layout)])
         rows = [2, 0]
-        some = raw_map(METHODS[name], forward.trace(PLACES[kind], [targets[i] for i in rows], layout=layout, rows=rows))
+        part = forward.trace(PLACES[kind], [targets[i] for i in rows], layout=layout, rows=rows)
+        some = joint_map(METHODS[name], [part])
         assert torch.allclose(some, whole[rows], rtol=1e-6, atol=1e-9)

@@ -110,7 +110,7 @@ def entered(
     try:
         run = Pass.over(model, [sample], functions=[function], layer=layer)
         if run.seen is not None and "channels" not in own and _all_channels(function):
-            trace = run.forward.trace(run.seen.layer, [goal.target], layout=run.seen.layout)
+            (trace, *_) = run.seen.traces(run.forward, [goal.target])
             return _reduced(run, name, function, goal, own, most=most, channels=trace.activations.shape[1])
         passes = _counted(run, name, function, goal, own, most=most)
     except _Enough as enough:

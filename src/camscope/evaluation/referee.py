@@ -177,7 +177,7 @@ class Referee:
         items = [one.item for one in lacking]
         found = self._maps(contestant, run, goals, items=items, shared=shared)
         subject = Subject(
-            self.plan.model,
+            run.model,
             samples,
             list(goals.values()),
             run.outputs[places],
@@ -189,7 +189,7 @@ class Referee:
             self.plan.engine,
         )
         columns = judged(subject, self.plan.metrics, batch_size=self.plan.batch_size, seed=self.plan.seed)
-        probabilities = self.plan.model.probability(run.outputs.float())
+        probabilities = run.model.probability(run.outputs.float())
         rows = {}
         for k, (i, one) in enumerate(zip(places, lacking, strict=True)):
             goal, grid = goals[i], found.maps[k]

@@ -17,14 +17,23 @@ from camscope.explanation.diagnosis import network_notes, notes
 from camscope.explanation.goals import Goal as Goal
 from camscope.explanation.goals import Wanted as Wanted
 from camscope.explanation.goals import goals_of as goals_of
-from camscope.explanation.maps import Seen, known, look, network_map, place_name, provided, raw_map, without_autocast
+from camscope.explanation.maps import known, network_map, place_name, provided
+from camscope.explanation.recorded_layer import (
+    RecordedLayer,
+    carried_share,
+    joint_map,
+    record_layer,
+    without_autocast,
+)
 from camscope.explanation.result import Explanation
 from camscope.heatmap import place
 from camscope.images import Picture, Window
 from camscope.methods import Method, NetworkMethod, sees_network
 from camscope.models.device import stacked
 from camscope.models.model import Model
+from camscope.targets import Target
 from camscope.trace import Forward, Layout, record
+from camscope.trace.forward import choosing_output
 
 _SHOWN = 5
 
@@ -54,7 +63,7 @@ class Pass:
     model: Model
     samples: Sequence[Sample]
     forward: Forward
-    seen: Seen | None
+    seen: RecordedLayer | None
     layer: str | None = None
     layout: Layout | None = None
 
@@ -81,10 +90,12 @@ class Pass:
         x = stacked([sample.tensor for sample in samples], like=parameter)
         layer = layer or model.layer
         layout = model.layout if layer == model.layer else None
-        if all(sees_network(function) for function in functions):
-            return cls(model, samples, record(model.net, x, layers=[]), None, layer, layout)
-        forward, seen = look(model.net, x, layer=layer, layout=layout, engine=engine)
-        return cls(model, samples, forward, seen, layer, layout)
+        with choosing_output(model.output):
+            if all(sees_network(function) for function in functions):
+                forward, seen = record(model.net, x, layers=[]), None
+            else:
+                forward, seen = record_layer(model.net, x, layer=layer, layout=layout, engine=engine)
+        return cls(model.after(forward.bypassed), samples, forward, seen, layer, layout)
 
     @property
     def outputs(self) -> Tensor:
@@ -177,20 +188,33 @@ class Pass:
         if self.seen is None or sees_network(function):
             forward = self.forward if chosen is None else self.forward.only(chosen)
             given = provided(function, forward, known(function, settings), layer=self.layer, layout=self.layout)
-            raw = network_map(function, forward, targets, **given).float()
+            with choosing_output(self.model.output):
+                raw = network_map(function, forward, targets, **given).float()
             outputs = forward.outputs.detach()
             scores = torch.stack([target(output) for target, output in zip(targets, outputs, strict=True)])
             layer = place_name(function, given, chosen="layers" in settings)
             said = network_notes(forward, raw, method=name)
         else:
             layer = self.seen.layer
-            trace = self.forward.trace(layer, targets, layout=self.seen.layout, rows=chosen)
-            raw = raw_map(function, trace, **known(function, settings)).float()
-            scores = trace.scores.detach()
-            said = notes(trace, raw, method=name)
-            if self.seen.engine.note:
-                said = [[*one, self.seen.engine.note] for one in said]
+            traces = self.seen.traces(self.forward, targets, rows=chosen)
+            with choosing_output(self.model.output):
+                raw = joint_map(function, traces, **known(function, settings)).float()
+                said = notes(traces, raw, method=name)
+                said = [[*one, *more] for one, more in zip(said, self._shares(chosen, targets), strict=True)]
+            scores = traces[0].scores.detach()
         return Maps(rows, raw, scores.tolist(), said, layer)
+
+    def _shares(self, rows: list[int] | None, targets: Sequence[Target]) -> list[list[str]]:
+        """Return what must be said of the layer: the engine, and the share of the score that passes through it."""
+        if self.seen is None:
+            raise AssertionError("only a pass that was recorded at a layer has a share")
+        said = [self.seen.engine.note] if self.seen.engine.note else []
+        if self.seen.complete:
+            return [said for _ in targets]
+        forward = self.forward if rows is None else self.forward.only(rows)
+        shares = carried_share(forward, self.seen, targets)
+        text = "not every path from the image to the score passes through layer"
+        return [[f"{text} {self.seen.layer!r}: it carries {share:.0%} of the score", *said] for share in shares]
 
 
 class Maps(NamedTuple):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from camscope.errors import CamscopeError
 from camscope.methods import CLASS_AGNOSTIC
 from camscope.methods.heads import frozen_sums, linear_levels
+from camscope.methods.network import at_input
 from camscope.trace import Forward, Trace, tensors, unchanged
 from camscope.trace.structure import call
 
@@ -22,21 +25,22 @@ _SAME = 1e-4
 _ROUNDING = 1e-5
 
 
-def notes(trace: Trace, raw: Tensor, *, method: str) -> list[list[str]]:
-    """What has to be said about each map.
+def notes(traces: Sequence[Trace], raw: Tensor, *, method: str) -> list[list[str]]:
+    """Return what has to be said about each map.
 
     Args:
-        trace: the pass that the maps were made from.
+        traces: the pass that the maps were made from, seen at each of their layers.
         raw: (B, *grid) signed maps.
         method: the method's name.
 
     Returns:
         For each image the notes, most telling first; empty lists where nothing is to be said.
     """
-    said = _reading(trace.forward, method)
-    empty = [_empty(trace, raw[i], i) for i in range(len(raw))]
-    sums = _sums(trace, raw)
-    return [[*empty[i], *said, *trace.notes[i], *sums[i]] for i in range(len(raw))]
+    said = _reading(traces[0].forward, method)
+    empty = [_empty(traces, raw[i], i) for i in range(len(raw))]
+    sums = _sums(traces[0], raw) if len(traces) == 1 else [[] for _ in raw]
+    noted = [[text for trace in traces for text in trace.notes[i]] for i in range(len(raw))]
+    return [[*empty[i], *said, *noted[i], *sums[i]] for i in range(len(raw))]
 
 
 def network_notes(forward: Forward, raw: Tensor, *, method: str) -> list[list[str]]:
@@ -45,18 +49,34 @@ def network_notes(forward: Forward, raw: Tensor, *, method: str) -> list[list[st
     return [[*(_not_finite(forward, one) or _product(one, method) or _nothing_positive(one)), *said] for one in raw]
 
 
-def _empty(trace: Trace, raw: Tensor, image: int) -> list[str]:
-    """Why the map of one image shows nothing."""
+def _empty(traces: Sequence[Trace], raw: Tensor, image: int) -> list[str]:
+    """Return why the map of one image shows nothing."""
+    trace = traces[0]
     if said := _not_finite(trace.forward, raw):
         return said
     if not _nothing_positive(raw):
         return []
-    if not trace.connected:
-        return [f"the map is empty: the score does not depend on layer {trace.layer!r}; name another layer or target"]
-    if trace.used_gradients and not bool(trace.gradients[image].any()):
+    layers = " + ".join(repr(one.layer) for one in traces)
+    if not any(one.connected for one in traces):
+        return [f"the map is empty: the score does not depend on layer {layers}; name another layer or target"]
+    if trace.used_gradients and not any(bool(one.gradients[image].any()) for one in traces):
         score = float(trace.scores[image].detach())
+        if _depends_on_input(trace, image):
+            return [
+                f"the map is empty: the score ({score:.4g}) does not come through layer {layers}; name another layer"
+            ]
         return [f"the map is empty: the gradient is exactly 0, the score ({score:.4g}) is saturated"]
     return _nothing_positive(raw)
+
+
+def _depends_on_input(trace: Trace, image: int) -> bool:
+    """Return whether the score of an image has a gradient by its pixels, on whatever path."""
+    forward = trace.forward
+    try:
+        whole = at_input(forward.net, forward.inputs, trace.targets, picture=forward.picture)
+        return whole.connected and bool(whole.gradients[image].any())
+    except (RuntimeError, CamscopeError):
+        return False
 
 
 def _not_finite(forward: Forward, raw: Tensor) -> list[str]:
@@ -92,6 +112,8 @@ def _reading(forward: Forward, method: str) -> list[str]:
     # What is made from a class-agnostic method, "augmented(eigencam)", is that too.
     if method.split("(")[-1].rstrip(")") in CLASS_AGNOSTIC:
         said.append(f"{method} is class-agnostic: its map is the same for every class")
+    if forward.note:
+        said.append(forward.note)
     if forward.bypassed:
         text = _BYPASSED.get(forward.bypassed, "the logit before the final sigmoid is explained")
         said.append(text)

@@ -48,9 +48,9 @@ def examine(model: Model) -> dict[str, Any]:
         raise AssertionError("a pass for a method of one layer is recorded at that layer")
     goal = goals_of(model, [None], run.outputs[0])[0]
     with torch.inference_mode(mode=False), torch.enable_grad():
-        trace = run.forward.trace(run.seen.layer, [goal.target], layout=run.seen.layout)
+        (trace, *_) = run.seen.traces(run.forward, [goal.target])
         head = head_of(trace, model)
-    record = run.forward.records[run.seen.layer]
+    record = run.forward.records[run.seen.layers[0]]
     return {
         "model": model.name,
         "weights": None if model.recipe is None else model.recipe.weights,
@@ -58,7 +58,7 @@ def examine(model: Model) -> dict[str, Any]:
         "outputs": list(run.outputs.shape[1:]),
         "labels": {"count": len(model.labels), "first": list(model.labels[:_SHOWN])},
         "layer": run.seen.layer,
-        "layout": axes(run.seen.layout, record.ndim),
+        "layout": axes(run.seen.layouts[0], record.ndim),
         "grid": list(trace.activations.shape[2:]),
         "channels": trace.activations.shape[1],
         "head": head,

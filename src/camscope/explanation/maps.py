@@ -5,24 +5,26 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from camscope.errors import MethodError, SettingError, TargetError, nearest
+from camscope.explanation.recorded_layer import Layers, joint_map, layer_names, record_layer, without_autocast
 from camscope.methods import ATTRIBUTIONS, META, METHODS, Method, NetworkMethod, sees_network
-from camscope.models.engines import Prepared, prepare
-from camscope.models.layer_choice import default_layer
+from camscope.models.layer_choice import JOINT, default_layer
 from camscope.models.stages import stage_layers
 from camscope.targets import Target, category
-from camscope.trace import Forward, Layout, Trace, record
-from camscope.trace.address import name_of
-from camscope.trace.hooks import refuse_program
-from camscope.trace.layout import find_layout, is_last
+from camscope.trace import Forward, Layout, record
+from camscope.trace.forward import choosing_output
+from camscope.trace.structure import Input, map_arrays, picture_of
 
 _MADE = re.compile(r"(\w+)\((.+)\)")
+
+_IMAGE = 3
 
 Asked = int | Target | None
 """What is asked for in one image: a class index, a target function, or None for the predicted class."""
@@ -33,67 +35,60 @@ def cam(
     x: Any,
     *,
     method: str | Method = "gradcam",
-    layer: str | nn.Module | None = None,
-    targets: Asked | Sequence[Asked] | Tensor = None,
+    layer: Layers = None,
+    targets: Asked | Sequence[Asked] | Tensor | npt.NDArray[Any] = None,
     layout: Layout | None = None,
-    picture: int = 0,
+    picture: Input = None,
+    output: int | str | None = None,
     differentiable: bool = False,
     engine: str = "eager",
     **settings: Any,
 ) -> Tensor:
-    """The map of each image: signed, before the final ReLU, on the layer's own grid.
+    """Compute the map of each image: signed, before the final ReLU, on the layer's own grid.
 
     A method that sees the whole network has its map at input size, or on a grid of its own.
 
     Args:
         net: any network; it runs in eval mode and is left bit-identical.
-        x: (B, C, *space) inputs as the network takes them; a tuple where it takes several.
+        x: (B, C, *space) inputs as the network takes them, a tensor or a NumPy array. Several inputs come as a tuple,
+            which is spread over the network's parameters, as a list, or as a dict, which is passed by keywords where
+            the network takes them.
         method: a name in `METHODS`, alone or in "augmented(...)", "eigensmoothed(...)" or "fused(...)"; or a function
             of a `Trace`, or of (net, inputs, targets).
-        layer: name ("layer4", "relu()") or module; None for `default_layer`.
+        layer: name ("layer4", "relu()") or module; None for `default_layer`. Of several layers, a list or names
+            joined by " + ", the maps are added; their grids must have one size.
         targets: None for the predicted class, a class index or target function for all images, or a list with one of
-            these for each image; a tensor (B,) of class indices is such a list.
+            these for each image; a tensor or array (B,) of class indices is such a list.
         layout: the axes of the layer's output; None to tell them from the shapes.
-        picture: which of several inputs is the picture.
+        picture: which of several inputs is the batch of images: its number among the tensors, its key in a dict, or
+            None for the first with axes of space.
+        output: which of several outputs of the network to explain: its index, key or attribute; None for ``logits``,
+            ``out``, or else the first. Targets are functions of that output.
         differentiable: keep the graph to the inputs and parameters, for a map inside a loss.
         engine: what computes the part of the network before the layer: "eager" PyTorch, "packed" or "openvino" (see
             `camscope.models.engines.prepare`), which are worth their preparation for many inputs of one size.
         **settings: the method's own keyword arguments.
 
     Returns:
-        (B, h, w), or (B, *grid) on inputs with another number of space axes, in the dtype of the activations.
+        (B, h, w), or (B, *grid) on inputs with another number of space axes, in the dtype of the activations. Frames
+        that a network folds into the batch are an axis of their own, (B, frames, h, w).
 
     Raises:
-        LayerError: the layer does not exist, did not run, or has no place for each part of the picture.
-        TargetError: a class that does not exist, or not one target an image.
+        LayerError: the layer does not exist, did not run, or has no place for each part of the image.
+        TargetError: a class or output that does not exist, or not one target per image.
         MethodError: no such method, or it cannot be applied to this network.
+        ModelError: the network cannot run on these inputs.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
     >>> x = torch.randn(4, 3, 32, 32)
     >>> cam(net, x, targets=1).shape, cam(net, x, targets=1, method="fullgrad").shape
     (torch.Size([4, 15, 15]), torch.Size([4, 32, 32]))
     """
-    function = find_method(method)
-    if sees_network(function):
-        if differentiable:
-            raise MethodError(
-                f"{method_name(method)} has no differentiable map; use a method of one layer, as gradcam is"
-            )
-        if layer is not None and "layer" not in inspect.signature(function).parameters:
-            raise MethodError(f"{method_name(method)} sees the whole network and takes no layer=; leave it out")
-        forward = record(net, x, layers=[], picture=picture)
-        given = provided(function, forward, settings, layer=layer, layout=layout)
-        maps = network_map(function, forward, spread(targets, forward), **given)
-        return maps.to(forward.pictures.dtype)
-    if differentiable and engine != "eager":
-        raise SettingError(
-            f"a differentiable map is made by engine='eager', and {engine!r} has no graph of the network"
-        )
-    forward, seen = look(
-        net, x, layer=layer, layout=layout, picture=picture, differentiable=differentiable, engine=engine
-    )
-    trace = forward.trace(seen.layer, spread(targets, forward), layout=seen.layout)
-    return raw_map(function, trace, **settings).to(forward.records[seen.layer].dtype)
+    x = as_inputs(net, x, picture)
+    targets = _listed(targets)
+    columns: list[Any] = [targets if isinstance(targets, list) else [targets] * len(picture_of(x, picture))]
+    more: Any = {"method": method, "layer": layer, "layout": layout, "picture": picture, "output": output}
+    return _columns(net, x, columns, differentiable=differentiable, engine=engine, settings=settings, **more)[:, 0]
 
 
 def cams(
@@ -102,93 +97,121 @@ def cams(
     *,
     targets: Sequence[Sequence[Asked]],
     method: str | Method = "gradcam",
-    layer: str | nn.Module | None = None,
+    layer: Layers = None,
     layout: Layout | None = None,
-    picture: int = 0,
+    picture: Input = None,
+    output: int | str | None = None,
     engine: str = "eager",
     **settings: Any,
 ) -> Tensor:
-    """Maps of many targets an image, from one forward pass.
+    """Compute maps of many targets per image, from one forward pass.
 
     Args:
         net: any network.
-        x: (B, C, *space) inputs, or a tuple of inputs.
+        x: (B, C, *space) inputs, or several inputs, see `cam`.
         targets: for each image, the same number T of class indices or target functions.
-        method: as for `cam`.
-        layer: as for `cam`.
-        layout: as for `cam`.
-        picture: as for `cam`.
-        engine: as for `cam`.
+        method: a name in `METHODS` or a function.
+        layer: name, module or several of them; None for `default_layer`.
+        layout: the axes of the layer's output; None to tell them from the shapes.
+        picture: which of several inputs is the batch of images.
+        output: which of several outputs of the network to explain.
+        engine: what computes the part of the network before the layer.
         **settings: the method's own keyword arguments.
 
     Returns:
         (B, T, h, w), or (B, T, *grid).
 
     Raises:
-        TargetError: not one list an image, or lists of different lengths.
+        TargetError: not one list per image, or lists of different lengths.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
     >>> cams(net, torch.randn(2, 3, 32, 32), targets=[[0, 1, 2], [2, 1, 0]]).shape
     torch.Size([2, 3, 15, 15])
     """
-    if not targets or len({len(row) for row in targets}) != 1 or not len(targets[0]):
-        raise TargetError("targets must be one list an image, all of the same length: [[0, 1], [0, 1]]")
-    function = find_method(method)
-    if sees_network(function):
-        columns = [list(column) for column in zip(*targets, strict=True)]
-        more = {"method": method, "layer": layer, "layout": layout, "picture": picture} | settings
-        return torch.stack([cam(net, x, targets=column, **more) for column in columns], 1)
-    forward, seen = look(net, x, layer=layer, layout=layout, picture=picture, engine=engine)
-    columns = [spread(list(column), forward) for column in zip(*targets, strict=True)]
-    traces = (forward.trace(seen.layer, column, layout=seen.layout) for column in columns)
-    maps = [raw_map(function, trace, **settings) for trace in traces]
-    return torch.stack(maps, 1).to(forward.records[seen.layer].dtype)
+    rows = [_listed(row) for row in _listed(targets)]
+    if not rows or not all(isinstance(row, list) and len(row) == len(rows[0]) > 0 for row in rows):
+        raise TargetError("targets must be one list per image, all of the same length: [[0, 1], [0, 1]]")
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    more: Any = {"method": method, "layer": layer, "layout": layout, "picture": picture, "output": output}
+    return _columns(net, as_inputs(net, x, picture), columns, engine=engine, settings=settings, **more)
 
 
-@dataclass(frozen=True)
-class Seen:
-    """The layer that a forward pass was recorded at, where its axes lie, and what computed the way to it."""
-
-    layer: str
-    layout: Layout
-    engine: Prepared
-
-
-def look(
+def _columns(
     net: nn.Module,
     x: Any,
+    columns: Sequence[Sequence[Asked]],
     *,
-    layer: str | nn.Module | None = None,
-    layout: Layout | None = None,
-    picture: int = 0,
+    method: str | Method,
+    layer: Layers,
+    layout: Layout | None,
+    picture: Input,
+    output: int | str | None,
+    settings: Mapping[str, Any],
     differentiable: bool = False,
     engine: str = "eager",
-) -> tuple[Forward, Seen]:
-    """Run a network once, recorded at a layer that is named, given or chosen."""
-    refuse_program(net)
-    if layer is None:
-        layer = default_layer(net, x, picture=picture)
-    name = layer if isinstance(layer, str) else name_of(net, layer)
-    prepared = prepare(net, x, layer=name, engine=engine)
-    forward = record(net, x, layers=[name], picture=picture, differentiable=differentiable, trunk=prepared.trunk)
-    return forward, Seen(name, layout or layout_of(forward, name), prepared)
+) -> Tensor:
+    """Compute (B, T, *grid) maps of T targets per image, given as T columns with one target per image."""
+    function = find_method(method)
+    if differentiable and sees_network(function):
+        raise MethodError(f"{method_name(method)} has no differentiable map; use a method of one layer, as gradcam is")
+    if differentiable and engine != "eager":
+        raise SettingError(
+            f"a differentiable map is made by engine='eager', and {engine!r} has no graph of the network"
+        )
+    with choosing_output(output), torch.inference_mode(mode=False):
+        if sees_network(function):
+            if layer is not None and "layer" not in inspect.signature(function).parameters:
+                raise MethodError(f"{method_name(method)} sees the whole network and takes no layer=; leave it out")
+            forward = record(net, x, layers=[], picture=picture)
+            given = provided(function, forward, settings, layer=layer, layout=layout)
+            maps = [network_map(function, forward, spread(column, forward), **given) for column in columns]
+            return torch.stack(maps, 1).to(forward.pictures.dtype)
+        forward, seen = record_layer(
+            net, x, layer=layer, layout=layout, picture=picture, differentiable=differentiable, engine=engine
+        )
+        maps = [joint_map(function, seen.traces(forward, spread(c, forward)), **settings) for c in columns]
+        return torch.stack(maps, 1).to(forward.records[seen.layers[0]].dtype)
 
 
-def layout_of(forward: Forward, layer: str) -> Layout:
-    """Where the axes of a recorded layer lie, told from the shapes.
+def as_inputs(net: nn.Module, x: Any, picture: Input = None) -> Any:
+    """Return inputs with NumPy arrays as tensors, and refuse those that are no batch.
 
     Raises:
-        LayerError: the layer has no place for each part of the picture.
+        SettingError: an image without its batch axis, or a batch of no images.
     """
-    return find_layout(forward.records[layer].shape, forward.pictures.shape, layer=layer, last=is_last(forward.net))
+    x = map_arrays(x)
+    images = picture_of(x, picture)
+    if len(images) == 0:
+        raise SettingError(f"Expected at least one image, but got a batch of none: {tuple(images.shape)}")
+    if images.ndim == _IMAGE and isinstance(net, nn.Module):
+        kernel = next((p for p in net.parameters() if p.ndim >= _IMAGE), None)
+        if kernel is not None and kernel.ndim == _IMAGE + 1 and len(images) == kernel.shape[1]:
+            raise SettingError(
+                f"Expected a batch of images (B, C, H, W), but got {tuple(images.shape)}; add the batch axis, x[None]"
+            )
+    return x
+
+
+def _listed(targets: Any) -> Any:
+    """Return targets for several images as a list; a tensor or an array holds class indices."""
+    if isinstance(targets, (Tensor, np.ndarray)):
+        if targets.ndim > 1 and targets.shape[-1] > 1:
+            raise TargetError(
+                f"Expected one class index per image, but got {tuple(targets.shape)}; of one-hot rows pass "
+                "targets.argmax(1)"
+            )
+        return targets.reshape(-1).tolist() if targets.ndim else targets.item()
+    return list(targets) if isinstance(targets, Sequence) and not isinstance(targets, str) else targets
 
 
 def spread(targets: Asked | Sequence[Asked] | Tensor, forward: Forward) -> list[Target]:
-    """One target function an image; predicted classes and indices are settled here, once and for all."""
-    targets = targets.tolist() if isinstance(targets, Tensor) else targets
-    asked: list[Asked] = [*targets] if isinstance(targets, Sequence) else [targets] * forward.batch
+    """Return one target function per image; predicted classes and indices are settled here, once and for all."""
+    listed = _listed(targets)
+    asked: list[Asked] = listed if isinstance(listed, list) else [listed] * forward.batch
     if len(asked) != forward.batch:
-        raise TargetError(f"{len(asked)} targets for {forward.batch} images; give one, or one for each image")
+        raise TargetError(
+            f"Expected targets to have one entry per image (batch of {forward.batch}), but got {len(asked)}"
+        )
     return [_as_target(one, output) for one, output in zip(asked, forward.outputs.detach(), strict=True)]
 
 
@@ -263,15 +286,19 @@ def provided(
     forward: Forward,
     settings: Mapping[str, Any],
     *,
-    layer: str | nn.Module | None = None,
+    layer: Layers = None,
     layout: Layout | None = None,
 ) -> dict[str, Any]:
     """The settings of a method that sees the whole network, with the layers that it asks for by its parameters."""
     takes = inspect.signature(function).parameters
     given = dict(settings) | {"picture": forward.picture}
     if "layer" in takes:
-        layer = default_layer(forward.net, forward.inputs, picture=forward.picture) if layer is None else layer
-        given |= {"layer": layer if isinstance(layer, str) else name_of(forward.net, layer), "layout": layout}
+        if layer is None:
+            layer = default_layer(forward.net, forward.inputs, picture=forward.picture, output=forward.output)
+        names = layer_names(forward.net, layer)
+        if len(names) > 1:
+            raise MethodError(f"{method_name(function)} takes one layer, and the score comes from {JOINT.join(names)}")
+        given |= {"layer": names[0], "layout": layout}
     if "layers" in takes and takes["layers"].default is inspect.Parameter.empty and "layers" not in given:
         given["layers"] = stage_layers(forward.net, forward.inputs, picture=forward.picture)
     return {name: value for name, value in given.items() if name in takes or name in settings}
@@ -285,22 +312,3 @@ def network_map(function: NetworkMethod, forward: Forward, targets: Sequence[Tar
     """
     with torch.inference_mode(mode=False), torch.enable_grad(), without_autocast(forward.outputs):
         return function(forward.net, forward.inputs, list(targets), **given).detach()
-
-
-def raw_map(function: Callable[..., Tensor], trace: Trace, **settings: Any) -> Tensor:
-    """Apply a method to a trace, whatever grad mode the caller is in.
-
-    Returns:
-        (B, *grid) signed map, float32 or better.
-    """
-    with (
-        torch.inference_mode(mode=False),
-        torch.set_grad_enabled(trace.forward.differentiable),
-        without_autocast(trace.outputs),
-    ):
-        return function(trace, **settings)
-
-
-def without_autocast(like: Tensor) -> torch.autocast:
-    """Calculate as it is written: under `torch.autocast` the network runs in half precision, not what is made of it."""
-    return torch.autocast(like.device.type, enabled=False)

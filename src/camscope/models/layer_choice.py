@@ -32,6 +32,8 @@ _MOST_BRANCHES = 16
 _DEEPEST = 24
 _AS_MANY = 0.99
 """The part of the paths through a grid that may leave it on side paths: a class token that looks in from elsewhere."""
+_NARROW = 8
+"""Channels up to which a ReLU may silence most places."""
 _STEM = 0.25
 """Share of the learned tensors on all paths that lie in the stem of a network."""
 
@@ -101,14 +103,21 @@ def choose_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int |
 
 
 def structure_of(net: nn.Module) -> int:
-    """Return a hash of a network's modules with their settings and the shapes of their weights, without the values.
+    """Return a hash of a network's modules with their settings and the shapes of their weights, without their values.
 
     >>> structure_of(nn.ReLU()) == structure_of(nn.ReLU()), structure_of(nn.ReLU()) == structure_of(nn.GELU())
     (True, False)
     """
     modules = net.named_modules()
-    parts = ((name, type(m), m.extra_repr(), id(m.__dict__.get("forward"))) for name, m in modules)
+    parts = ((name, type(m), m.extra_repr(), id(m.__dict__.get("forward")), *_settings(m)) for name, m in modules)
     return hash((*parts, *((name, tuple(p.shape)) for name, p in net.named_parameters())))
+
+
+def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the plain values among a module's attributes."""
+    for name, value in vars(module).items():
+        if name != "training" and not name.startswith("_") and isinstance(value, (int, float, str, bool)):
+            yield name, value
 
 
 def _choose(net: nn.Module, x: Any, picture: int, output: int | str | None) -> LayerChoice:
@@ -121,7 +130,7 @@ def _choose(net: nn.Module, x: Any, picture: int, output: int | str | None) -> L
     return LayerChoice(
         tuple(probe.name(c) for c in found),
         tuple(c.layout for c in found),
-        complete=not reaches(probe.target, probe.images, without=[c.tensor for c in found]),
+        complete=_is_complete(probe, found),
     )
 
 
@@ -149,9 +158,18 @@ def _find(probe: Probe) -> list[Candidate]:
     if found is not None:
         return [found]
     in_place = itertools.islice((c for c in last_first if c.keeps_places), 2 * _MOST_TRIALS)
-    found = next(itertools.chain(_answers(probe, cuts[:_MOST_TRIALS]), _answers(probe, in_place)), None)
+    found = next(itertools.chain(_answers(probe, in_place), _answers(probe, cuts[:_MOST_TRIALS])), None)
     found = found or next((c for c in _covered(probe, cuts[:_MOST_TRIALS]) if c.keeps_places), None)
     return [] if found is None else [found]
+
+
+def _is_complete(probe: Probe, found: Sequence[Candidate]) -> bool:
+    """Return whether every path leads through the layers, or through a tensor whose places lead through them alone."""
+    if not reaches(probe.target, probe.images, without=[c.tensor for c in found]):
+        return True
+    (last, *others) = found
+    before = [c for c in probe.candidates if c.clock < last.clock and c.grid == last.grid and probe.is_cut(c)]
+    return not others and any(probe.carries_all(last, cut) for cut in before[-1:])
 
 
 def _is_stem(probe: Probe, found: Candidate) -> bool:
@@ -281,13 +299,14 @@ def _answers(probe: Probe, candidates: Iterable[Candidate]) -> Iterator[Candidat
 
 
 def _covered(probe: Probe, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return those where the gradient of all scores reaches three quarters of the first image's places, of one a tenth.
+    """Return those where the gradient of all scores reaches half of the first image's places, of one score a tenth.
 
-    A ReLU at the end silences many places for one class, a maximum over the places all but one.
+    A ReLU at the end silences many places for one class, a maximum over the places all but one, and a pool the border.
     """
-    for score, least in ((probe.target, 0.75), (probe.one, 0.1)):
+    for score, least in ((probe.target, 0.5), (probe.one, 0.1)):
         pairs = zip(candidates, probe.gradients(score, candidates), strict=True)
-        candidates = [c for c, g in pairs if g is not None and (g[0] != 0).any(0).float().mean() >= least]
+        shares = [(c, 0.0 if g is None else float((g[0] != 0).any(0).float().mean())) for c, g in pairs]
+        candidates = [c for c, share in shares if share >= (least if c.width > _NARROW else 0.1)]
     return list(candidates)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +18,8 @@ from camscope.models.weights import digest
 
 if TYPE_CHECKING:
     from camscope.trace import Layout
+
+_SIGMOIDS = ("sigmoid", "expit", "special_expit")
 
 Outcome = Literal["one", "any", "value", "boxes"]
 
@@ -58,6 +60,8 @@ class Model:
             are "boxes": (B, boxes, 6) left, top, right, bottom in pixels of the input, score, class.
         recipe: how the network was made; None for one that the caller brought.
         facts: whatever else is known and belongs to the model, such as a test AUC; plain JSON values.
+        output: which of several outputs of the network holds the scores: its index, key or attribute; None for
+            ``logits``, ``out``, or else the first.
 
     Examples:
         >>> model = Model("mine", nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten()), labels=("cat", "tabby, tabby cat"))
@@ -77,6 +81,7 @@ class Model:
     outcome: Outcome = "one"
     recipe: Recipe | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    output: int | str | None = None
 
     def index(self, label: str) -> int:
         """Number of the class with this name.
@@ -115,7 +120,19 @@ class Model:
             return None
         if self.has_opposite(logits.shape[-1]):
             return torch.cat([-logits, logits], -1).sigmoid()
-        return logits.softmax(-1) if self.outcome == "one" else logits.sigmoid()
+        return logits.softmax(-1) if self.outcome == "one" and logits.shape[-1] > 1 else logits.sigmoid()
+
+    def after(self, bypassed: str) -> Model:
+        """Return the model with the outcome that the end of its network tells: a final sigmoid allows any number.
+
+        Args:
+            bypassed: the function at the end of the network that was undone, see `camscope.trace.Forward`.
+        """
+        return self._any if self.outcome == "one" and bypassed in _SIGMOIDS else self
+
+    @cached_property
+    def _any(self) -> Model:
+        return replace(self, outcome="any")
 
     def has_opposite(self, outputs: int) -> bool:
         """Whether of a number of outputs the one is the second class against the first: two names, one logit."""

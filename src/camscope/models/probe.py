@@ -26,7 +26,7 @@ from camscope.trace.layout import fits, grid_of, is_last, possible_layouts
 from camscope.trace.replica import replicate
 from camscope.trace.structure import map_tensors, picture_of
 
-_MARGIN = 1.1
+_MARGIN = 1.05
 """How much more a change at one end of an axis must show at that end than a change at the other: less is chance."""
 _MOVES = re.compile("Pool|PadNd")
 """Steps of the graph that compute nothing of their own: pools and padding."""
@@ -34,7 +34,7 @@ _REDUCES = re.compile("Pool|Mean|Sum|Max|Min|Median")
 """Steps that may collapse an axis without learning what is on it."""
 _RESOLVED = 1e-5
 """The least relative change that single precision can tell from rounding after many layers."""
-_FEW = 4
+_FEW = 5
 """Cells on an axis below which every cell sees most of the image, and nothing can be told."""
 
 
@@ -107,9 +107,9 @@ class Candidate(Event):
 
 
 def _prefers(shares: Tensor, near: Tensor) -> bool:
-    """Return whether the changes near a half show there more than all others, relative to their mean."""
-    relative = shares / shares.mean().clamp_min(1e-30)
-    return bool(relative[near].min() >= _MARGIN * relative[~near].max())
+    """Return whether the changes near a half all show there more than the others do, and clearly so on average."""
+    inside, outside = shares[near], shares[~near]
+    return bool(inside.min() > outside.max() and inside.mean() >= _MARGIN * outside.mean())
 
 
 class Probe:
@@ -162,6 +162,8 @@ class Probe:
         self.images = picture_of(leaves, picture)
         twin = replicate(net, StandIns(net, dtype), dtype=dtype)
         self.events, returned, given = watch(twin, leaves, output=output)
+        if given.ndim < 2:
+            given = given.reshape(len(self.images) if given.numel() == len(self.images) else 1, -1)
         return returned, given
 
     @property
@@ -276,7 +278,7 @@ def _is_grid(candidate: Candidate) -> bool:
         return False
     if min(grid) >= 2:
         return True
-    if fits(grid, candidate.space) or math.prod(candidate.grid) < _FEW:
+    if fits(grid, candidate.space) or math.prod(candidate.grid) < 4:
         return False  # the whole image is nearly one cell
     return not _REDUCES.search(_made_by(candidate.tensor))
 

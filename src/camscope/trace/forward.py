@@ -40,6 +40,11 @@ that runs in place of it."""
 _output: ContextVar[int | str | None] = ContextVar("output", default=None)
 
 
+def chosen_output() -> int | str | None:
+    """Return the output that `choosing_output` has chosen, or None."""
+    return _output.get()
+
+
 @contextlib.contextmanager
 def choosing_output(output: int | str | None) -> Iterator[None]:
     """Use one of several outputs of a network as its scores, in every pass that is recorded inside.
@@ -70,8 +75,6 @@ class Forward:
         differentiable: whether the graph reaches the parameters.
         trunk: what computed the part before the layer; None: the network itself.
         autocast: the dtype of the `torch.autocast` that it ran under; None: none.
-        probabilities: (B, ...) what the network itself returned, where a softmax or sigmoid was undone; None
-            otherwise.
         output: which of several outputs was chosen by the caller; None: none was.
         note: what the user must know about the choice among several outputs, or "".
     """
@@ -86,7 +89,6 @@ class Forward:
     differentiable: bool = False
     trunk: Trunk | None = None
     autocast: torch.dtype | None = None
-    probabilities: Tensor | None = None
     output: int | str | None = None
     note: str = ""
 
@@ -129,9 +131,8 @@ class Forward:
         chosen = torch.tensor(list(rows), dtype=torch.long)
         inputs = take_images(self.inputs, chosen, batch=self.batch)
         outputs = self.outputs[chosen.to(self.outputs.device)]
-        probabilities = None if self.probabilities is None else self.probabilities[chosen.to(self.outputs.device)]
         records = {} if layer is None else {layer: (layout or Layout()).take(self.records[layer], chosen)}
-        return replace(self, inputs=inputs, outputs=outputs, probabilities=probabilities, records=records)
+        return replace(self, inputs=inputs, outputs=outputs, records=records)
 
 
 def record(
@@ -185,7 +186,6 @@ def record(
     for name in layers:
         if name not in recording.tensors:
             raise LayerError(f"layer {name!r} did not run in the forward pass; name a layer that does")
-    undone = bypassed not in ("", "log p")
     return Forward(
         net,
         inputs,
@@ -197,14 +197,9 @@ def record(
         differentiable,
         trunk,
         autocast=autocast_of(outputs.device.type),
-        probabilities=_probabilities(per_image(scores, batch).detach(), bypassed) if undone else None,
         output=output,
         note="" if output is not None else other_outputs(returned, scores),
     )
-
-
-def _probabilities(scores: Tensor, bypassed: str) -> Tensor:
-    return scores.exp() if bypassed == "log_softmax" else scores
 
 
 def per_image(outputs: Tensor, batch: int) -> Tensor:
@@ -413,7 +408,13 @@ class Trace:
 
 
 def _score(target: Callable[[Tensor], Tensor], output: Tensor) -> Tensor:
-    score = target(output)
+    try:
+        score = target(output)
+    except (IndexError, KeyError) as error:
+        raise TargetError(
+            f"the target function failed on an output of shape {tuple(output.shape)} ({error}); of a network with "
+            "several outputs choose one with output="
+        ) from error
     if not isinstance(score, Tensor) or score.ndim:
         what = f"a tensor {tuple(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
         raise TargetError(f"a target returns one number as a tensor without axes, and this one returned {what}")

@@ -17,7 +17,7 @@ from torch.fx import GraphModule
 from camscope.errors import LayerError, ModelError
 from camscope.trace.address import Address, Record
 from camscope.trace.structure import first_tensor
-from camscope.trace.wrappers import GraphKept, uncompiled, without_checkpoints
+from camscope.trace.wrappers import GraphKept, outside_inference, uncompiled, without_checkpoints
 
 Edit = Callable[[Tensor], Tensor]
 
@@ -259,14 +259,18 @@ def tracing(
         first = first_tensor(output)
         if first is None:
             raise LayerError(f"layer {address.name!r} returns no floating-point tensor; name another layer")
+        with outside_inference():
+            return first.put(_recorded(address, first.tensor))
+
+    def _recorded(address: Address, tensor: Tensor) -> Tensor:
         edit = (edits or {}).get(address.name)
-        tensor = edit(first.tensor) if edit else first.tensor
+        tensor = edit(tensor) if edit else tensor
         if not differentiable and not tensor.requires_grad:
             tensor = tensor.detach()
             tensor = (tensor.clone() if tensor.is_inference() else tensor).requires_grad_()
             torch.set_grad_enabled(True)
         recording.tensors[address.name] = tensor
-        return first.put(tensor.clone())
+        return tensor.clone()
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(unchanged(net, frozen=not differentiable))

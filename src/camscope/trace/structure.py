@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from camscope.errors import SettingError, TargetError
@@ -38,6 +40,22 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: map_tensors(getattr(value, f.name), change) for f in dataclasses.fields(value) if f.init}
         return dataclasses.replace(value, **fields)
+    return value
+
+
+def map_arrays(value: Any) -> Any:
+    """Return inputs with the NumPy arrays in them as tensors.
+
+    >>> import numpy as np
+    >>> map_arrays((np.zeros(2, np.float32), 3))
+    (tensor([0., 0.]), 3)
+    """
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(value))
+    if type(value) in (tuple, list):
+        return type(value)(map_arrays(item) for item in value)
+    if type(value) is dict:
+        return {key: map_arrays(item) for key, item in value.items()}
     return value
 
 

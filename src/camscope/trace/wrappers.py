@@ -6,6 +6,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -130,6 +131,11 @@ _DIRECT: dict[str, Callable[..., Any]] = {
 }
 
 
+def outside_inference() -> AbstractContextManager[Any]:
+    """Return a context outside of `torch.inference_mode`, whose tensors cannot take part in a graph later."""
+    return torch.inference_mode(mode=False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
+
+
 class GraphKept(TorchFunctionMode):
     """Pass over a network's own ``torch.no_grad()`` and ``torch.inference_mode()``, which would cut the graph.
 
@@ -148,7 +154,5 @@ class GraphKept(TorchFunctionMode):
 
     def compute(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Call a function of torch, outside of inference mode."""
-        if torch.is_inference_mode_enabled():
-            with torch.inference_mode(mode=False):
-                return func(*args, **kwargs)
-        return func(*args, **kwargs)
+        with outside_inference():
+            return func(*args, **kwargs)

@@ -104,7 +104,7 @@ def predict(
     waiting = samples()
     while batch := list(itertools.islice(waiting, batch_size)):
         run = Pass.over(model, [sample for _, sample in batch])
-        found = model.probability(run.outputs.double())
+        found = run.model.probability(run.outputs.double())
         assert found is not None  # of a value, which was refused
         probabilities.append(found.cpu().numpy())
         kept += [example for example, _ in batch]

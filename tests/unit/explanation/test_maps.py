@@ -67,13 +67,13 @@ def test_cams_in_columns(net, x):
 
 @pytest.mark.parametrize("targets", [[1, 2], [1, 2, 3, 4], [], torch.tensor([1, 2])])
 def test_not_one_target_an_image(net, x, targets):
-    with pytest.raises(TargetError, match=f"{len(targets)} targets for 3 images"):
+    with pytest.raises(TargetError, match=rf"one entry per image \(batch of 3\), but got {len(targets)}"):
         cam(net, x, layer="3", targets=targets)
 
 
 @pytest.mark.parametrize("targets", [[], [[0], [1]], [[0], [1], [0, 1]], [[], [], []]])
 def test_not_one_list_an_image(net, x, targets):
-    with pytest.raises(TargetError, match=r"one list an image|2 targets for 3 images"):
+    with pytest.raises(TargetError, match=r"one list per image|one entry per image \(batch of 3\), but got 2"):
         cams(net, x, layer="3", targets=targets)
 
 

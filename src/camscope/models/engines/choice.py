@@ -13,9 +13,10 @@ from camscope.errors import EngineError, MissingExtraError, SettingError, neares
 from camscope.models.device import hand_back
 from camscope.models.engines.openvino import compiled
 from camscope.models.engines.packed import pack
+from camscope.models.layer_choice import structure_of
 from camscope.trace import record
 from camscope.trace.forward import Trunk, autocast_of
-from camscope.trace.structure import map_tensors, tensors
+from camscope.trace.structure import picture_of, take_images, tensors
 
 ENGINES = ("auto", "eager", "packed", "openvino")
 
@@ -93,7 +94,7 @@ def prepare(net: nn.Module, x: Any, *, layer: str, engine: str) -> Prepared:
     'packed'
     """
     given = list(tensors(x))
-    engine = resolve(engine, len(given[0]), device=given[0].device.type)
+    engine = resolve(engine, len(picture_of(x)), device=given[0].device.type)
     if engine == "eager":
         return _EAGER
     known = _prepared.setdefault(net, {})
@@ -120,19 +121,26 @@ def outputs(net: nn.Module, x: Any, *, layer: str | None, engine: str) -> Tensor
 
 
 def _mark(net: nn.Module) -> tuple[Any, ...]:
-    """Changes when weights are written to, replaced, moved or converted."""
-    weights = (*net.parameters(), *net.buffers())
-    return tuple((t.data_ptr(), 0 if t.is_inference() else t._version, t.dtype, t.device) for t in weights)
+    """Return what changes with the network's modules, their settings, and its weights, however they are written to.
+
+    Writes through ``.data`` or NumPy leave no trace but the values: their sums and norms are compared.
+    """
+    weights = [t.detach() for t in (*net.parameters(), *net.buffers())]
+    floats = [t for t in weights if t.is_floating_point() and t.numel() and not t.is_quantized]
+    with torch.no_grad():
+        values = [torch.stack([t.float().sum(), t.float().norm()]).tolist() for t in floats]
+    places = ((t.data_ptr(), t.dtype, t.device) for t in weights)
+    return (structure_of(net), tuple(places), tuple(map(tuple, values)))
 
 
 def _proved(net: nn.Module, x: Any, layer: str, engine: str) -> Prepared:
     try:
-        few = map_tensors(x, lambda t: t[:2])
+        few = take_images(x, slice(2), batch=len(picture_of(x)))
         expected = record(net, few, layers=[layer])
         if expected.calls[layer] > 1 and "#" not in layer:
             raise EngineError(f"{layer!r} runs {expected.calls[layer]} times in a pass")
         trunk = _MAKERS[engine](net, x, layer)
-        for images, inputs in ((1, map_tensors(x, lambda t: t[:1])), (expected.batch, few)):
+        for images, inputs in ((1, take_images(few, slice(1), batch=expected.batch)), (expected.batch, few)):
             found = record(net, inputs, layers=[layer], trunk=trunk)
             _same(found.records[layer], expected.records[layer][:images])
             _same(found.outputs, expected.outputs[:images])
@@ -144,7 +152,8 @@ def _proved(net: nn.Module, x: Any, layer: str, engine: str) -> Prepared:
 
 
 def _packed(net: nn.Module, x: Any, layer: str) -> Trunk:
-    trunk = pack(net, map_tensors(x, lambda t: t[:1]), layer=layer, batch=len(next(tensors(x))))
+    images = len(picture_of(x))
+    trunk = pack(net, take_images(x, slice(1), batch=images), layer=layer, batch=images)
     if not trunk.products:
         raise EngineError(f"nothing before {layer!r} can be packed")
     return trunk

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from camscope.errors import MethodError
-from camscope.explanation.maps import cam, find_method, known, look, raw_map
+from camscope.explanation.maps import cam, find_method, known
+from camscope.explanation.recorded_layer import joint_map, record_layer
 from camscope.heatmap import upsample
 from camscope.images import Window
 from camscope.methods import METHODS, sees_network
@@ -138,13 +139,13 @@ def nulls(
 
 def _activations_and_frozen(net: nn.Module, x: Tensor, explained: Explained) -> tuple[Tensor, Tensor | None]:
     """The activations of a layer, and frozen-norm CAM where the head is one for it, from one pass."""
-    forward, seen = look(net, x, layer=explained.layer)
-    trace = forward.trace(seen.layer, [category(explained.index)] * len(x), layout=seen.layout)
+    forward, seen = record_layer(net, x, layer=explained.layer)
+    traces = seen.traces(forward, [category(explained.index)] * len(x))
     try:
-        frozen = raw_map(METHODS["frozennormcam"], trace).detach().float().cpu()
+        frozen = joint_map(METHODS["frozennormcam"], traces).detach().float().cpu()
     except MethodError:
         frozen = None
-    return trace.activations.detach().float().cpu(), frozen
+    return torch.cat([trace.activations.detach().float().cpu() for trace in traces], 1), frozen
 
 
 def _at(maps: Tensor, size: Sequence[int]) -> Grids:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from camscope.explanation.maps import cam, look, raw_map
+from camscope.explanation.maps import cam
+from camscope.explanation.recorded_layer import joint_map, record_layer
 from camscope.methods import METHODS
 from camscope.methods.heads import frozen_sums, linear_levels
 from camscope.metrics.sanity import SANE, cascade
@@ -67,11 +68,13 @@ class SelfTest:
 
 def self_test(model: Model, index: int, x: Tensor) -> SelfTest:
     """Check a model on inputs (B, C, h, w)."""
-    forward, seen = look(model.net, x, layer=model.layer)
-    trace = forward.trace(seen.layer, [category(index)] * len(x), layout=seen.layout)
-    gradcam, hirescam = (raw_map(METHODS[name], trace).double() for name in ("gradcam", "hirescam"))
+    forward, seen = record_layer(model.net, x, layer=model.layer)
+    traces = seen.traces(forward, [category(index)] * len(x))
+    gradcam, hirescam = (joint_map(METHODS[name], traces).double() for name in ("gradcam", "hirescam"))
     with torch.enable_grad():
-        levels, frozen = linear_levels(trace).double(), frozen_sums(trace).double()
+        levels, frozen = (of(traces[0]).double() for of in (linear_levels, frozen_sums))
+    if len(traces) > 1:  # the score of one branch is not the sum of its map
+        levels, frozen = torch.full_like(levels, torch.nan), torch.full_like(frozen, torch.nan)
     largest = hirescam.flatten(1).abs().amax(1).clamp_min(1e-30)
     return SelfTest(
         layer=seen.layer,

@@ -1,0 +1,120 @@
+"""Is the default layer one fact per network? The same question with other images, batches, weights and dtypes.
+
+    python benchmarks/coverage/stability.py                     # torchvision's classifiers, one network per timm family
+    python benchmarks/coverage/stability.py --only torchvision --names resnet18
+
+Each network is asked afresh for 6 images (a real one where --pictures names a folder, constant, black, noise) and 4 kinds
+of weights (as made; a new head for two classes; biases so low that nearly all activations are 0; weights as after
+training, with other norms), in batches of 1 and 2 and in bfloat16. Rows are kept in stability.json as they come.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nets
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from camscope.errors import LayerError
+from camscope.models import layer_choice
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=["torchvision", "timm"], default=["torchvision", "timm"])
+    parser.add_argument("--names", nargs="+", help="these architectures")
+    parser.add_argument("--pictures", type=Path, help="a folder with real images")
+    parser.add_argument("--seconds", type=float, default=1e9, help="stop after this time; run again to go on")
+    parser.add_argument("--size", type=int, help="another input size, where the network allows it")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    path, end = HERE / "stability.json", time.monotonic() + asked.seconds
+    rows: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    for case in cases(asked):
+        key = f"{case.group}:{case.name}"
+        if key in rows or time.monotonic() > end:
+            continue
+        rows[key] = attempt(case, asked)
+        print(key, rows[key], flush=True)
+        lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(row)}" for name, row in sorted(rows.items()))
+        path.write_text(f"{{\n{lines}\n}}\n")
+    one = sum(len(row["layers"]) == 1 for row in rows.values())
+    print(f"one answer: {one} of {len(rows)} networks, {sum(sum(r['layers'].values()) for r in rows.values())} questions")
+
+
+def cases(asked: argparse.Namespace) -> Iterator[nets.Case]:
+    """The networks, torchvision's first."""
+    if "torchvision" in asked.only:
+        yield from (c for c in nets.torchvision_models("models") if not asked.names or c.name in asked.names)
+    if "timm" in asked.only:
+        models = nets.timm_models(nets.timm_parameters(), whole=False, largest=10**12)
+        yield from (c for c in models if not asked.names or c.name in asked.names)
+
+
+def attempt(case: nets.Case, asked: argparse.Namespace) -> dict[str, Any]:
+    """Every answer for one network, and how often it was given."""
+    torch.manual_seed(0)
+    net, x = case.make()
+    answers: Counter[str] = Counter()
+    for number, variant in enumerate(weights(net)):
+        for image in images(tuple(x.shape[1:]), asked.pictures):
+            answers[ask(variant, image[None])] += 1
+        answers[ask(variant, torch.cat([x, x]))] += 1
+        if number == 0:
+            answers[ask(copy.deepcopy(variant).bfloat16(), x.bfloat16())] += 1
+    return {"layers": dict(answers)}
+
+
+def ask(net: nn.Module, x: Tensor) -> str:
+    """The default layer, found anew."""
+    layer_choice._chosen.clear()
+    try:
+        return layer_choice.default_layer(net, x)
+    except LayerError as error:
+        return f"error: {error}"[:200]
+
+
+def weights(net: nn.Module) -> Iterator[nn.Module]:
+    """The network as it was made, and with three other kinds of weights; structure and head stay."""
+    yield net.eval()
+    for kind in ("new head", "dead", "trained"):
+        generator = torch.Generator().manual_seed(1)
+        last = [p for p in net.parameters() if p.ndim == 2][-1:]
+        with torch.no_grad():
+            for name, p in net.named_parameters():
+                noise = torch.randn(p.shape, generator=generator)
+                if kind == "dead" and name.endswith("bias"):
+                    p.fill_(-5.0)
+                elif kind == "trained":
+                    p.mul_(1 + 0.5 * noise)
+                elif kind == "new head" and any(p is one for one in last):
+                    p.copy_(0.001 * noise)
+        yield net
+
+
+def images(shape: tuple[int, ...], folder: Path | None) -> Iterator[Tensor]:
+    """Six images: real or smooth, constant, black, white, noise, and a single bright dot."""
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    real = noise.cumsum(-1).cumsum(-2) / 100
+    if folder is not None:
+        pixels = np.asarray(Image.open(sorted(folder.rglob("*.jp*g"))[0]).convert("RGB").resize(shape[:0:-1]))
+        real = torch.tensor(pixels / 127.5 - 1, dtype=torch.float32).movedim(-1, 0)[: shape[0]]
+    dot = torch.zeros(shape)
+    dot[..., shape[-2] // 3, shape[-1] // 3] = 5.0
+    yield from (real, torch.full(shape, 0.5), torch.zeros(shape), torch.full(shape, 2.6), noise, dot)
+
+
+if __name__ == "__main__":
+    main()

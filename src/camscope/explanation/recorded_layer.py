@@ -1,0 +1,162 @@
+"""The layer, or the layers of several branches, at which one forward pass is recorded, and their joint map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from camscope.errors import LayerError
+from camscope.models.engines import Prepared, prepare
+from camscope.models.layer_choice import JOINT, choose_layer
+from camscope.targets import Target
+from camscope.trace import Forward, Layout, Trace, record
+from camscope.trace.address import name_of
+from camscope.trace.forward import chosen_output
+from camscope.trace.hooks import refuse_program
+from camscope.trace.layout import find_layout, is_last
+from camscope.trace.structure import Input, with_picture
+from camscope.trace.wrappers import bare
+
+Layers = str | nn.Module | Sequence[str | nn.Module] | None
+"""A layer by name or as a module, several of them, or None for `default_layer`."""
+
+
+@dataclass(frozen=True)
+class RecordedLayer:
+    """The layers that a forward pass was recorded at, and what computed the way to them.
+
+    Attributes:
+        layers: one name, or those of several branches.
+        layouts: the axes of each.
+        engine: what computed the part of the network before them.
+        complete: whether they are known to carry the whole score, or were named by the user.
+    """
+
+    layers: tuple[str, ...]
+    layouts: tuple[Layout, ...]
+    engine: Prepared
+    complete: bool = True
+
+    @property
+    def layer(self) -> str:
+        """The name, or the names joined by " + "."""
+        return JOINT.join(self.layers)
+
+    def traces(self, forward: Forward, targets: Sequence[Target], *, rows: Sequence[int] | None = None) -> list[Trace]:
+        """Return the pass seen at each layer."""
+        pairs = zip(self.layers, self.layouts, strict=True)
+        return [forward.trace(layer, targets, layout=layout, rows=rows) for layer, layout in pairs]
+
+
+def record_layer(
+    net: nn.Module,
+    x: Any,
+    *,
+    layer: Layers = None,
+    layout: Layout | None = None,
+    picture: Input = None,
+    differentiable: bool = False,
+    engine: str = "eager",
+) -> tuple[Forward, RecordedLayer]:
+    """Run a network once, recorded at a layer that is named, given or chosen."""
+    refuse_program(net)
+    net = bare(net)
+    choice = choose_layer(net, x, picture=picture, output=chosen_output()) if layer is None else None
+    names = layer_names(net, layer) if choice is None else choice.layers
+    prepared = prepare(net, x, layer=names[0], engine=engine if len(names) == 1 else "eager")
+    forward = record(net, x, layers=names, picture=picture, differentiable=differentiable, trunk=prepared.trunk)
+    if choice is not None and layout is None:
+        return forward, RecordedLayer(names, choice.layouts, prepared, choice.complete)
+    layouts = tuple(layout or layout_of(forward, name) for name in names)
+    return forward, RecordedLayer(names, layouts, prepared)
+
+
+def layer_names(net: nn.Module, layer: Any) -> tuple[str, ...]:
+    """Return the names of the layers that are asked for."""
+    if isinstance(layer, (list, tuple)):
+        return tuple(name for one in layer for name in layer_names(net, one))
+    if isinstance(layer, nn.Module):
+        return (name_of(net, layer),)
+    if not isinstance(layer, str):
+        raise LayerError(f"Expected a layer as its name or module, but got {type(layer).__name__}")
+    return tuple(layer.split(JOINT))
+
+
+def layout_of(forward: Forward, layer: str) -> Layout:
+    """Find where the axes of a recorded layer lie, from the shapes.
+
+    Raises:
+        LayerError: the layer has no place for each part of the image.
+    """
+    return find_layout(forward.records[layer].shape, forward.pictures.shape, layer=layer, last=is_last(forward.net))
+
+
+def joint_map(function: Callable[..., Tensor], traces: Sequence[Trace], **settings: Any) -> Tensor:
+    """Apply a method to a pass seen at one layer, or at those of several branches, and add their maps.
+
+    The sum is exact for Grad-CAM of a mean or a sum of networks, each with a layer of its own.
+
+    Args:
+        function: the method.
+        traces: of one pass, one per layer.
+        **settings: the method's own.
+
+    Returns:
+        (B, *grid) signed map, float32 or better, whatever grad mode the caller is in.
+
+    Raises:
+        LayerError: the grids of the layers have different sizes.
+    """
+    with (
+        torch.inference_mode(mode=False),
+        torch.set_grad_enabled(traces[0].forward.differentiable),
+        without_autocast(traces[0].outputs),
+    ):
+        maps = [function(trace, **settings) for trace in traces]
+        if len({one.shape for one in maps}) > 1:
+            sizes = ", ".join(f"{t.layer!r} {tuple(m.shape[1:])}" for t, m in zip(traces, maps, strict=True))
+            raise LayerError(f"Expected layers whose maps have one size, but got {sizes}; name layers of one stage")
+        return maps[0] if len(maps) == 1 else torch.stack(maps).sum(0)
+
+
+def carried_share(forward: Forward, seen: RecordedLayer, targets: Sequence[Target]) -> list[float]:
+    """Compute which share of each score a layer carries, for a layer that other paths lead around.
+
+    The share is (s(x) - s(x; A = A(0))) / (s(x) - s(0)): how much of the difference between the score of an image and
+    that of a blank one (all 0) is gone where the layer alone sees the blank image.
+
+    Args:
+        forward: a pass recorded at the layer.
+        seen: that layer.
+        targets: one per image.
+
+    Returns:
+        One share per image; NaN where the score does not differ from that of a blank image.
+    """
+    with torch.no_grad():
+        scores = next(trace.scores for trace in seen.traces(forward, targets)).detach()
+        pictures = torch.zeros_like(forward.pictures)
+        blank = record(
+            forward.net,
+            with_picture(forward.inputs, pictures, picture=forward.picture),
+            layers=seen.layers,
+            picture=forward.picture,
+        )
+        edits = {name: _replaced_by(blank.records[name].detach()) for name in seen.layers}
+        mixed = record(forward.net, forward.inputs, layers=seen.layers, edits=edits, picture=forward.picture)
+        of = [torch.stack([t(o) for t, o in zip(targets, one.outputs, strict=True)]) for one in (blank, mixed)]
+    shares = (scores - of[1]) / (scores - of[0])
+    return [float(share) if share.isfinite() else float("nan") for share in shares]
+
+
+def _replaced_by(values: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda _: values
+
+
+def without_autocast(like: Tensor) -> torch.autocast:
+    """Calculate as it is written: under `torch.autocast` the network runs in half precision, not what is made of it."""
+    return torch.autocast(like.device.type, enabled=False)

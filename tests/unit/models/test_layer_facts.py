@@ -1,0 +1,248 @@
+"""The default layer is a fact of the network: no image, batch, dtype, weight or mode changes it."""
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+import camscope as cs
+from camscope.errors import LayerError
+from camscope.models import layer_choice
+from camscope.models.layer_choice import choose_layer, default_layer
+
+IMAGES = {
+    "black": lambda shape: torch.zeros(shape),
+    "constant": lambda shape: torch.full(shape, 3.0),
+    "noise": lambda shape: torch.randn(shape, generator=torch.Generator().manual_seed(1)),
+    "a dot": lambda shape: torch.zeros(shape).index_put((*(torch.tensor(0),) * len(shape),), torch.tensor(9.0)),
+}
+
+
+def dead(net):
+    """Biases so low that nearly every activation is 0."""
+    for name, p in net.named_parameters():
+        if name.endswith("bias"):
+            p.data.fill_(-9.0)
+
+
+def zeroed(net):
+    for p in net.parameters():
+        p.data.zero_()
+
+
+def large(net):
+    for p in net.parameters():
+        p.data.mul_(1 + 3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(2)))
+
+
+WEIGHTS = {"as made": lambda net: None, "dead": dead, "zeroed": zeroed, "large": large}
+
+NETS = {
+    "squeezenet": (lambda classes: torchvision.models.squeezenet1_0(num_classes=classes), 96, "features"),
+    "vgg": (lambda classes: torchvision.models.vgg11(num_classes=classes), 64, "features.19"),
+    "resnet": (lambda classes: timm.create_model("test_resnet", num_classes=classes), 96, "layer4"),
+    "vit": (lambda classes: timm.create_model("test_vit", img_size=96, num_classes=classes), 96, "blocks.5.norm1"),
+    "convnext": (lambda classes: timm.create_model("test_convnext", num_classes=classes), 96, "stages"),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_one_answer(name):
+    make, size, layer = NETS[name]
+    answers = set()
+    for classes in (2, 7):
+        for change in WEIGHTS.values():
+            torch.manual_seed(0)
+            net = make(classes)
+            change(net)
+            for kind, image in IMAGES.items():
+                if kind == "black" or change is WEIGHTS["dead"]:
+                    layer_choice._chosen.clear()
+                    answers.add(default_layer(net, image((1, 3, size, size))))
+    layer_choice._chosen.clear()
+    answers |= {
+        default_layer(net, torch.zeros(4, 3, size, size)),
+        default_layer(net.train(), torch.zeros(1, 3, size, size)),
+    }
+    answers.add(default_layer(make(3).bfloat16(), torch.zeros(1, 3, size, size, dtype=torch.bfloat16)))
+    with torch.inference_mode():
+        answers.add(default_layer(make(3), torch.zeros(1, 3, size, size)))
+    assert answers == {layer}
+
+
+def test_a_replaced_part_is_seen():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    x = torch.rand(1, 3, 32, 32)
+    assert default_layer(net, x) == "1"
+    net[1] = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 8, 3, 2), nn.GELU())
+    assert default_layer(net, x) == "1"
+    assert cs.cam(net, x).shape == (1, 7, 7)
+
+
+class TwoViews(nn.Module):
+    def __init__(self, *, shared):
+        super().__init__()
+        self.left = nn.Sequential(nn.Conv2d(1, 4, 4, 4, bias=False), nn.ReLU())
+        nn.init.constant_(self.left[0].weight, 1 / 16)
+        self.right = self.left if shared else nn.Sequential(nn.Conv2d(1, 4, 4, 4, bias=False), nn.ReLU())
+        nn.init.constant_(self.right[0].weight, 1 / 16)
+        self.fc = nn.Linear(8, 2)
+        nn.init.constant_(self.fc.weight, 1.0)
+
+    def forward(self, a, b):
+        return self.fc(torch.cat([self.left(a).mean((2, 3)), self.right(b).mean((2, 3))], 1))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_each_input_has_its_own_layer(shared, order):
+    a, b = torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 64, 64)
+    a[..., 4:16, 4:16], b[..., 44:56, 40:52] = 1, 1
+    net = TwoViews(shared=shared)
+    for picture in order:
+        m = cs.cam(net, (a, b), targets=0, picture=picture)[0]
+        assert divmod(int(m.argmax()), 16) == [(1, 1), (11, 10)][picture]
+
+
+def planted(*strides):
+    """A network that answers where its input is bright, with one stride per axis and layer."""
+    kinds = {
+        1: (nn.Conv1d, nn.AdaptiveAvgPool1d),
+        2: (nn.Conv2d, nn.AdaptiveAvgPool2d),
+        3: (nn.Conv3d, nn.AdaptiveAvgPool3d),
+    }
+    conv, pool = kinds[len(strides[0])]
+    convs = [conv(2 if i else 1, 2, stride, stride, bias=False) for i, stride in enumerate(strides)]
+    layers = [part for one in convs for part in (one, nn.ReLU())]
+    net = nn.Sequential(*layers, pool(1), nn.Flatten(), nn.Linear(2, 1))
+    for p in net.parameters():
+        nn.init.constant_(p, 0.25)
+    return net
+
+
+STRIDES = {
+    "thick slices": (((1, 2, 2), (1, 2, 2)), (8, 64, 64), (5, 41, 9), (5, 10, 2)),
+    "video": (((2, 2, 2), (1, 4, 4)), (16, 64, 64), (9, 41, 9), (4, 5, 1)),
+    "text line": (((2, 1), (2, 1)), (32, 100), (9, 70), (2, 70)),
+    "spectrogram": (((1, 4), (1, 4)), (24, 320), (20, 300), (20, 18)),
+    "electrodes": (((1, 5), (16, 1)), (16, 500), (3, 333), (0, 66)),
+    "signal": (((4,), (4,)), (512,), (333,), (20,)),
+}
+
+
+@pytest.mark.parametrize("name", STRIDES)
+def test_strides_that_differ_between_axes(name):
+    strides, size, place, cell = STRIDES[name]
+    net, x = planted(*strides), torch.zeros(1, 1, *size)
+    x[(0, 0, *place)] = 1
+    last = str(2 * len(strides) - 1)
+    assert default_layer(net, x) == last
+    for layer in (None, last):
+        m = cs.cam(net, x, targets=0, layer=layer)[0]
+        assert tuple(int(i) for i in (m == m.max()).nonzero()[0]) == cell
+
+
+class Frames(nn.Module):
+    """A network of images that runs on the frames of a clip, (B, T, C, H, W) or (B, T * C, H, W)."""
+
+    def __init__(self, *, channels_hold_frames):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 3, 4, 4, bias=False), nn.ReLU())
+        nn.init.constant_(self.body[0].weight, 1 / 48)
+        self.fc, self.channels_hold_frames = nn.Linear(3, 4), channels_hold_frames
+        nn.init.constant_(self.fc.weight, 1.0)
+
+    def forward(self, clips):
+        if self.channels_hold_frames:
+            clips = clips.unflatten(1, (-1, 3))
+        features = self.body(clips.flatten(0, 1)).mean((2, 3)).unflatten(0, clips.shape[:2])
+        return self.fc(features.mean(1))
+
+
+@pytest.mark.parametrize("channels_hold_frames", [False, True])
+@pytest.mark.parametrize("frames", [4, 6])
+def test_frames_folded_into_the_batch(channels_hold_frames, frames):
+    clips = torch.zeros(2, frames, 3, 64, 64)
+    for t in range(frames):
+        clips[:, t, :, 4 + 8 * t : 12 + 8 * t, 4:12] = 1
+    clips[1] = clips[1].flip(-2)
+    x = clips.flatten(1, 2) if channels_hold_frames else clips
+    m = cs.cam(Frames(channels_hold_frames=channels_hold_frames), x, targets=0)
+    assert m.shape == (2, frames, 16, 16)
+    rows = m.amax(3).argmax(2)
+    assert rows[0].tolist() == [1 + 2 * t for t in range(frames)]
+    assert (rows[1] - (14 - rows[0])).abs().max() <= 1
+    chunked = cs.cam(Frames(channels_hold_frames=channels_hold_frames), x, targets=0, method="ablationcam")
+    assert chunked.shape == m.shape
+
+
+class Member(nn.Module):
+    def __init__(self, colour):
+        super().__init__()
+        self.body, self.fc = nn.Sequential(nn.Conv2d(3, 3, 4, 4, bias=False), nn.ReLU()), nn.Linear(3, 2, bias=False)
+        with torch.no_grad():
+            self.body[0].weight.copy_(torch.eye(3)[..., None, None].expand(3, 3, 4, 4) / 16)
+            self.fc.weight.zero_()
+            self.fc.weight[0, colour] = 1
+
+    def forward(self, x):
+        return self.fc(self.body(x).mean((2, 3)))
+
+
+class Ensemble(nn.Module):
+    def __init__(self, members):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x):
+        return torch.stack([m(x) for m in self.members]).mean(0)
+
+
+@pytest.mark.parametrize("colours", [(0, 1), (0, 1, 2), (1, 1)])
+def test_the_maps_of_all_members_of_an_ensemble(colours):
+    x = torch.rand(2, 3, 64, 64)
+    net = Ensemble([Member(c) for c in colours])
+    layer = " + ".join(f"members.{i}.body" for i in range(len(colours)))
+    assert default_layer(net, x) == layer
+    expected = sum(cs.cam(m, x, targets=0) for m in net.members) / len(colours)
+    for given in (None, layer, [m.body for m in net.members]):
+        torch.testing.assert_close(cs.cam(net, x, targets=0, layer=given), expected)
+    assert cs.cams(net, x, targets=[[0, 1]] * 2).shape == (2, 2, 16, 16)
+
+
+def test_members_with_other_grids_are_not_added_and_the_share_is_told():
+    class Other(Member):
+        def forward(self, x):
+            return super().forward(nn.functional.avg_pool2d(x, 2))
+
+    net, x = Ensemble([Member(0), Other(1)]), torch.rand(1, 3, 64, 64)
+    choice = choose_layer(net, x)
+    assert len(choice.layers) == 1
+    assert not choice.complete
+    model = cs.Model("ensemble", net, preprocess=cs.Preprocess((64, 64), (0,) * 3, (1,) * 3))
+    image = torch.zeros(64, 64, 3)
+    image[..., 0], image[..., 1] = 1.0, 1 / 3
+    e = cs.explain(model, image.mul(255).byte().numpy(), target=0)
+    share = 75 if "0" in choice.name else 25
+    assert any(f"carries {share}% of the score" in note for note in e.notes)
+    with pytest.raises(LayerError, match="maps have one size"):
+        cs.cam(net, x, targets=0, layer=["members.0.body", "members.1.body"])
+
+
+def test_never_the_stem_because_nothing_else_fits():
+    """Places in polar order after the stem: no grid of the image, so the candidates are listed."""
+
+    class Polar(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 3, 1, 1)
+            self.blocks = nn.Sequential(*(nn.Conv1d(8, 8, 5, 2, 2) for _ in range(6)))
+            self.fc = nn.Linear(8, 2)
+            self.register_buffer("order", torch.randperm(64 * 64, generator=torch.Generator().manual_seed(0))[:1999])
+
+        def forward(self, x):
+            return self.fc(self.blocks(self.stem(x).flatten(2)[..., self.order]).mean(2))
+
+    with pytest.raises(LayerError, match="no layer of Polar was found to explain; name one with layer=: '"):
+        default_layer(Polar(), torch.rand(1, 3, 64, 64))
