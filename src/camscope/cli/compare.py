@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from camscope.cli.methods import check_settings
+from camscope.cli.model_options import with_model_options
 from camscope.cli.noted import load_noted
 from camscope.cli.options import MODELS, Device, Engine, Out, Seed, Weights, pairs, prepare, progress
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _SAME = "the same map as "
 
 
+@with_model_options
 def compare(
     image: Annotated[Path, typer.Argument(help="One picture.")],
     models: Annotated[str, typer.Option(help=f"Models with commas, each {MODELS}.")],
@@ -32,6 +34,8 @@ def compare(
     engine: Engine = "auto",
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+    *,
+    loading: dict[str, Any],
 ) -> None:
     """Compare models and methods on one picture.
 
@@ -53,7 +57,7 @@ def compare(
     names = [name.strip() for name in models.split(",")]
     with progress() as bar:
         for name in bar.track(names, description="explaining"):
-            model = load_noted(name, seed=seed, weights=weights)
+            model = load_noted(name, seed=seed, weights=weights, **loading)
             prepare(model, device, seed)
             wanted = [target.strip() for target in targets.split(";")]
             made = explain_all(model, [picture], methods=asked, targets=wanted, engine=engine, settings=settings)

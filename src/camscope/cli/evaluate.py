@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from camscope.cli.methods import check_settings
+from camscope.cli.model_options import with_model_options
 from camscope.cli.noted import load_noted
 from camscope.cli.options import BatchSize, Device, Engine, ModelName, Out, Seed, Weights, pairs, prepare, progress
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from camscope.evaluation.plan import Plan
 
 
+@with_model_options
 def evaluate(
     model: ModelName,
     data: Annotated[str, typer.Option("--data", help="A folder of pictures, or a CSV, TSV or Parquet table.")],
@@ -44,6 +46,8 @@ def evaluate(
     engine: Engine = "auto",
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as one JSON object.")] = False,
+    *,
+    loading: dict[str, Any],
 ) -> None:
     """Evaluate methods: are their maps right, faithful, steady and affordable on this model?
 
@@ -66,7 +70,7 @@ def evaluate(
     settings = pairs(setting or [], "--set")
     check_settings(settings, [name for name in asked if name not in ("uniform", "centre", "averagemask")])
     items = read_items(data, masks=masks, boxes=boxes, target=target, image=image, patient=patient, exclude=[out])
-    loaded = load_noted(model, seed=seed, weights=weights)
+    loaded = load_noted(model, seed=seed, weights=weights, **loading)
     prepare(loaded, device, seed)
     plan = Plan(
         loaded,

@@ -13,6 +13,7 @@ import typer
 
 from camscope.ahead import ahead
 from camscope.cli.methods import check_settings
+from camscope.cli.model_options import with_model_options
 from camscope.cli.noted import load_noted
 from camscope.cli.options import (
     BatchSize,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _WRITERS = 2
 
 
+@with_model_options
 def explain(
     images: Annotated[list[str], typer.Argument(help="Picture files, folders or patterns such as 'photos/*.jpg'.")],
     model: ModelName,
@@ -65,6 +67,8 @@ def explain(
     engine: Engine = "auto",
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for programs.")] = False,
+    *,
+    loading: dict[str, Any],
 ) -> None:
     """Explain pictures: what did the model look at?
 
@@ -84,7 +88,7 @@ def explain(
     found = dict(find_pictures(images, exclude=[out]))
     settings = pairs(setting or [], "--set")
     check_settings(settings, method)
-    loaded = load_noted(model, seed=seed, weights=weights, labels=class_names(labels))
+    loaded = load_noted(model, seed=seed, weights=weights, labels=class_names(labels), **loading)
     prepare(loaded, device, seed)
     failed: dict[str, str] = {}
     several = len(method) > 1 or (target is not None and (len(target) > 1 or target[0].lower().startswith("top")))

@@ -8,10 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from camscope.cli.methods import check_settings
+from camscope.cli.model_options import with_model_options
 from camscope.cli.noted import load_noted
 from camscope.cli.options import Device, Engine, ModelName, Out, Seed, Weights, pairs, prepare
 
 
+@with_model_options
 def layers(
     image: Annotated[Path, typer.Argument(help="One picture.")],
     model: ModelName,
@@ -25,6 +27,8 @@ def layers(
     device: Device = "auto",
     engine: Engine = "auto",
     seed: Seed = 0,
+    *,
+    loading: dict[str, Any],
 ) -> None:
     """Show the map at every stage of a network, first to last; or how one map is made.
 
@@ -40,7 +44,7 @@ def layers(
     settings: dict[str, Any] = pairs(setting or [], "--set")
     check_settings(settings, [method])
     picture = read(image)
-    loaded = load_noted(model, seed=seed, weights=weights)
+    loaded = load_noted(model, seed=seed, weights=weights, **loading)
     prepare(loaded, device, seed)
     out.mkdir(parents=True, exist_ok=True)
     asked: dict[str, Any] = {"method": method, "target": target, "engine": engine, "settings": settings}

@@ -9,12 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
+from camscope.cli.model_options import with_model_options
 from camscope.cli.noted import load_noted
 from camscope.cli.options import Device, Labels, Seed, Weights, class_names, prepare
 
 _OF_THE_HUB = "hf: takes any image classifier, CLIP or SigLIP of the Hugging Face hub, or a folder; these are examples"
 
 
+@with_model_options
 def models(
     pattern: Annotated[str, typer.Argument(help="Part of a name, or a pattern such as 'timm:convnext*'.")] = "",
     check: Annotated[
@@ -25,6 +27,8 @@ def models(
     device: Device = "auto",
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    *,
+    loading: dict[str, Any],
 ) -> None:
     """List the models that --model takes; or with --check, what would be used of one, and which methods are one on it.
 
@@ -35,7 +39,7 @@ def models(
     if check is not None:
         from camscope.explanation.examination import examine
 
-        model = load_noted(check, seed=seed, weights=weights, labels=class_names(labels))
+        model = load_noted(check, seed=seed, weights=weights, labels=class_names(labels), **loading)
         prepare(model, device, seed)
         found = examine(model)
         print(json.dumps(found, ensure_ascii=False) if as_json else _told(found))

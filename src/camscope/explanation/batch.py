@@ -149,7 +149,7 @@ class Pass:
                         method=name,
                         layer=one.layer,
                         source=sample.source,
-                        notes=(*filter(None, [goal.note]), *one.notes),
+                        notes=(*filter(None, [goal.note]), *one.notes, *self.model.notes),
                         picture=sample.picture,
                         window=sample.window,
                         top=top,

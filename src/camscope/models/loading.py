@@ -18,6 +18,7 @@ from camscope.models.model import Model, Outcome
 from camscope.models.preprocess import Fit, Preprocess
 from camscope.models.sources import SOURCES
 from camscope.models.sources.keras import FILES as KERAS_FILES
+from camscope.models.weight_names import ALL, KeyFilter
 from camscope.models.weights import SUFFIXES, read_weights
 
 _FORMS = (
@@ -46,6 +47,9 @@ def load(
     fit: Fit | None = None,
     options: Mapping[str, Any] | None = None,
     arch: str | None = None,
+    ignore: Sequence[str] | str | None = None,
+    prefix: str | None = None,
+    trust: bool = False,
 ) -> Model:
     """Make a model ready for pictures, on the CPU, in eval mode and in channels-last memory format.
 
@@ -66,6 +70,11 @@ def load(
             much of the picture as it can.
         options: further keywords for the maker, such as ``{"pad_type": "same"}`` or ``{"in_chans": 1}``.
         arch: the source and name of the network that a weights file fills.
+        ignore: patterns of names in the weights file to leave out, such as ``["criterion.*"]`` or ``"ema.*,loss.*"``.
+        prefix: the beginning of the names of the network's weights in the file, such as "encoder"; None: detected.
+        trust: allow published weights that can run code when they are read (``torchxrayvision:``).
+
+    A warning and ``Model.facts["weights_note"]`` name what is left over in a weights file, such as a loss.
 
     Raises:
         ModelError: for a model that cannot be found, built, or filled with its weights.
@@ -79,23 +88,23 @@ def load(
     names = None if labels is None else read_labels(labels)
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
     if Path(spec).is_dir():
-        if (Path(spec) / "config.json").is_file() and not (Path(spec) / bundle.CARD).is_file():
-            raise ModelError(f"{spec} is no bundle, but looks like a folder of transformers: load hf:{spec}")
-        if weights != "default" or classes is not None or options or arch:
-            raise SettingError(f"{spec} is a bundle and has its own weights, classes, options and arch: leave them out")
-        model = _from_bundle(Path(spec), size)
+        more = weights != "default" or classes is not None or bool(options or arch or ignore or prefix)
+        model = _from_bundle(Path(spec), size, has_more=more)
     else:
         spec, weights = _network_and_weights(spec, weights, arch)
         classes = len(names) if classes is None and names is not None else classes
         model = _from_source(
-            spec, weights=weights, classes=classes, input_size=size, options=options or {}, labels=names
+            spec,
+            weights=weights,
+            classes=classes,
+            input_size=size,
+            options=options or {},
+            more={"labels": names, "keys": KeyFilter.of(prefix, ignore), "trust": trust},
         )
-    assumed = model.facts.get("assumed")
-    if assumed is not None and not Path(spec).is_dir():
-        if mean is None and std is None:
-            warnings.warn(assumed, stacklevel=2)
-        else:
-            model = replace(model, facts={key: fact for key, fact in model.facts.items() if key != "assumed"})
+    if mean is not None or std is not None:
+        model = replace(model, facts={key: fact for key, fact in model.facts.items() if key != "assumed"})
+    for text in () if Path(spec).is_dir() else model.notes:
+        warnings.warn(text, stacklevel=2)
     return replace(
         model,
         labels=_checked(names, model) if names is not None else model.labels,
@@ -137,8 +146,9 @@ def _from_source(
     classes: int | None,
     input_size: tuple[int, int] | None,
     options: Mapping[str, Any],
-    labels: Sequence[str] | None,
+    more: Mapping[str, Any],
 ) -> Model:
+    """Return a source's network; of ``more`` it takes the arguments that it has parameters for."""
     prefix, colon, name = spec.partition(":")
     if not colon:
         raise ModelError(f"there is no model {spec!r}; possible: {_FORMS}")
@@ -147,15 +157,26 @@ def _from_source(
     if classes is not None and classes < 1:
         raise SettingError(f"classes must be at least 1; given: {classes}")
     make = SOURCES[prefix]
-    more = {"labels": labels} if "labels" in inspect.signature(make).parameters else {}
-    model = make(name, weights=weights, classes=classes, input_size=input_size, options=options, **more)
+    keys = more.get("keys", ALL)
+    parameters = inspect.signature(make).parameters
+    if keys != ALL and ("keys" not in parameters or not isinstance(weights, Path)):
+        raise SettingError("ignore= and prefix= choose names of a weights file: give one with weights=FILE")
+    known = {key: value for key, value in more.items() if key in parameters}
+    model = make(name, weights=weights, classes=classes, input_size=input_size, options=options, **known)
     for weight in model.net.eval().parameters():
         if weight.ndim == _PLANE:  # `Module.to` would refuse a network with three-dimensional convolutions
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     return model if model.outcome != "one" else replace(model, outcome=_OUTCOMES.get(_outputs(model), "one"))
 
 
-def _from_bundle(folder: Path, input_size: tuple[int, int] | None) -> Model:
+def _from_bundle(folder: Path, input_size: tuple[int, int] | None, *, has_more: bool) -> Model:
+    if (folder / "config.json").is_file() and not (folder / bundle.CARD).is_file():
+        raise ModelError(f"{folder} is no bundle, but looks like a folder of transformers: load hf:{folder}")
+    if has_more:
+        raise SettingError(
+            f"{folder} is a bundle and has its own weights, classes, options and arch: leave them out, like ignore and "
+            "prefix"
+        )
     card = bundle.read(folder)
     preprocess = Preprocess.from_dict(card["preprocess"])
     if input_size is not None:
@@ -166,7 +187,7 @@ def _from_bundle(folder: Path, input_size: tuple[int, int] | None) -> Model:
         classes=card["classes"] or None,
         input_size=preprocess.input_size,
         options=card["options"],
-        labels=card["labels"] or None,
+        more={"labels": card["labels"] or None},
     )
     return replace(
         model,

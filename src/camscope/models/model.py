@@ -57,7 +57,8 @@ class Model:
         outcome: "one" class is right (softmax), "any" number of them is (sigmoid), the outputs are a "value", or they
             are "boxes": (B, boxes, 6) left, top, right, bottom in pixels of the input, score, class.
         recipe: how the network was made; None for one that the caller brought.
-        facts: whatever else is known and belongs to the model, such as a test AUC; plain JSON values.
+        facts: whatever else is known and belongs to the model, such as a test AUC; plain JSON values. "assumed" and
+            "weights_note" are repeated in the notes of each explanation.
 
     Examples:
         >>> model = Model("mine", nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten()), labels=("cat", "tabby, tabby cat"))
@@ -120,6 +121,15 @@ class Model:
     def has_opposite(self, outputs: int) -> bool:
         """Whether of a number of outputs the one is the second class against the first: two names, one logit."""
         return outputs == 1 and len(self.labels) == 2 and self.outcome != "value"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for every result of the model: what was assumed of its pictures, and what its weights file said.
+
+        >>> Model("mine", nn.Identity(), facts={"weights_note": "left over in the weights file: ema.*"}).notes
+        ('left over in the weights file: ema.*',)
+        """
+        return tuple(str(self.facts[key]) for key in ("assumed", "weights_note") if key in self.facts)
 
     def save(self, folder: str | Path) -> Path:
         """Write a bundle, ``model.json`` and ``weights.safetensors``, that ``load`` reads; returns the folder.

@@ -101,6 +101,9 @@ class ModelSection(_Section):
     input_size: int | tuple[int, int] | None = None
     fit: Literal["crop", "squash", "pad"] | None = None
     options: dict[str, Any] = {}
+    prefix: str | None = None
+    ignore: str | tuple[str, ...] | None = None
+    trust: bool = False
 
     @property
     def key(self) -> str:

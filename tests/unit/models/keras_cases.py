@@ -271,13 +271,6 @@ def test_custom_objects(tmp_path: Path, ending: str) -> None:
         model.save(tmp_path / "bundle")
 
 
-@pytest.mark.parametrize("ending", [".keras", ".h5"])
-def test_code_in_a_file_is_never_run(tmp_path: Path, ending: str) -> None:
-    path = saved(with_layer(L.Lambda(lambda x: 2 * x)), tmp_path, ending)
-    with pytest.raises(ModelError, match="holds a Lambda layer, code that would run"):
-        cs.load(path)
-
-
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     path = saved(small(), tmp_path)
     small().save_weights(tmp_path / "alone.weights.h5")

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from torch import nn
-
 from camscope.errors import ModelError, SettingError, nearest
 from camscope.models.model import Model, Recipe
 from camscope.models.preprocess import Fit, Preprocess
 from camscope.models.published import out_of_reach, reachable, torch_cache
 from camscope.models.sources.registry import source
-from camscope.models.weights import file_sha256, fill, mismatches, read_weights, without_prefixes
+from camscope.models.sources.timm_weights import fill_from
+from camscope.models.weight_names import ALL, KeyFilter
+from camscope.models.weights import file_sha256, read_weights
 
 _FITS: dict[str, Fit] = {"center": "crop", "squash": "squash", "border": "pad"}
 # Keywords of timm that would decide behind load's back which weights are read, and from where.
@@ -39,8 +37,13 @@ def make(
     classes: int | None,
     input_size: tuple[int, int] | None,
     options: Mapping[str, Any],
+    keys: KeyFilter = ALL,
 ) -> Model:
-    """A network of timm, with the preprocessing of its published weights and ImageNet's names where they fit."""
+    """Return a network of timm, with the preprocessing of its published weights and ImageNet's names where they fit.
+
+    A file of weights for another input size, as its tables of positions tell, sets the input size; where the caller
+    chose one, the tables are interpolated. Both are noted in ``facts``.
+    """
     import timm
 
     spec = f"timm:{name}"
@@ -61,14 +64,52 @@ def make(
         net = _build(name, keywords, pretrained=weights == "default")
     except OSError as error:
         raise _out_of_reach(spec, cfg) from error
+    facts = _interpolation_note(spec, cfg, keywords) if weights == "default" else {}
     sha256 = None
     if isinstance(weights, Path):
-        _fill_from(net, weights)
+        chosen = keywords.get("img_size")
+
+        def sized(size: tuple[int, int]) -> Any:
+            return _build(name, {**keywords, "img_size": size})
+
+        wanted = _sides(chosen or cfg["input_size"][1:]) if cfg.get("fixed_input_size") else None
+        net, facts, found_size = fill_from(
+            net,
+            read_weights(weights),
+            size=wanted,
+            fixed=chosen is not None,
+            sized=sized,
+            keys=keys,
+            origin=str(weights),
+        )
+        input_size = input_size or found_size
         sha256 = file_sha256(weights)
     recipe = Recipe(spec, classes=net.num_classes, options=dict(options), weights=str(weights), sha256=sha256)
     return Model(
-        spec, net, preprocess=_preprocess(net.pretrained_cfg, input_size, options), labels=_labels(net), recipe=recipe
+        spec,
+        net,
+        preprocess=_preprocess(net.pretrained_cfg, input_size, options),
+        labels=_labels(net),
+        recipe=recipe,
+        facts=facts,
     )
+
+
+def _sides(size: Any) -> tuple[int, int]:
+    """(height, width) of a size that may be one number."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _interpolation_note(spec: str, cfg: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[str, str]:
+    """The fact that published weights are used at another size than their own: timm interpolates their positions."""
+    own = _sides(cfg["input_size"][1:])
+    used = _sides(keywords.get("img_size") or own)
+    if used == own:
+        return {}
+    return {
+        "weights_note": f"the published weights of {spec} are for {own[0]} x {own[1]} pixels; tables of positions were "
+        f"interpolated to {used[0]} x {used[1]}"
+    }
 
 
 def _configuration(name: str) -> Mapping[str, Any]:
@@ -132,26 +173,12 @@ def _out_of_reach(spec: str, cfg: Mapping[str, Any]) -> ModelError:
     return out_of_reach(spec, _file(cfg), hub=cfg.get("hf_hub_id"))
 
 
-def _fill_from(net: nn.Module, path: Path) -> None:
-    """Fill in a file; one in the layout of the first authors is translated by timm's own filter."""
-    own = net.state_dict()
-    state = without_prefixes(read_weights(path), own)
-    translate = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
-    if translate is not None and mismatches(state, own):
-        # A file that the filter cannot translate is reported key by key below.
-        with contextlib.suppress(Exception):
-            state = translate(dict(state), net)
-    fill(net, state, origin=str(path))
-
-
 def _preprocess(cfg: Mapping[str, Any], input_size: tuple[int, int] | None, options: Mapping[str, Any]) -> Preprocess:
     """Timm's evaluation preprocessing."""
     from timm.data.config import resolve_data_config
 
     size = input_size or options.get("img_size")
-    if isinstance(size, int):
-        size = (size, size)
-    wanted = {} if size is None else {"input_size": (cfg["input_size"][0], *size)}
+    wanted = {} if size is None else {"input_size": (cfg["input_size"][0], *_sides(size))}
     data: dict[str, Any] = resolve_data_config(wanted, pretrained_cfg=dict(cfg))  # type: ignore[no-untyped-call]
     height, width = data["input_size"][1:]
     mean, std = tuple(data["mean"]), tuple(data["std"])

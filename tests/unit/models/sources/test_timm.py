@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 
+from camscope import explain
 from camscope.errors import ModelError, SettingError
 from camscope.models import published
 from camscope.models.loading import load
@@ -62,6 +63,53 @@ def test_files_in_the_first_authors_layout_are_translated(tmp_path):
         renamed[name] = tensor.flatten(1) if "pwconv" in name and tensor.ndim == 4 else tensor
     torch.save(renamed, tmp_path / "w.pth")
     assert load("timm:convnext_atto", weights=tmp_path / "w.pth", classes=2).digest == model.digest
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224", "mixer_s16_224"])
+def test_tables_of_positions_set_the_input_size(tmp_path, name):
+    """Tables of tokens, of relative positions, and weights between tokens."""
+    theirs = timm.create_model(name, num_classes=2, img_size=96, **({} if "mixer" in name else {"depth": 1}))
+    options = {} if "mixer" in name else {"depth": 1}
+    torch.save({"model": theirs.state_dict()}, tmp_path / "w.pth")
+    with pytest.warns(UserWarning, match="for 96 x 96 pixels, which is used as the input size"):
+        model = load(tmp_path / "w.pth", arch=f"timm:{name}", classes=2, options=options)
+    assert model.preprocess.input_size == (96, 96)
+    x = torch.rand(1, 3, 96, 96)
+    torch.testing.assert_close(model.net(x), theirs.eval()(x), rtol=1e-4, atol=1e-5)
+    again = load(model.save(tmp_path / "bundle"))
+    assert (again.digest, again.preprocess, again.notes) == (model.digest, model.preprocess, model.notes)
+
+
+def test_tables_of_positions_are_interpolated_to_the_callers_size_with_a_note(tmp_path):
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=2, img_size=96, depth=1)
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    settings = {"arch": "timm:vit_tiny_patch16_224", "classes": 2, "options": {"depth": 1}}
+    with pytest.warns(UserWarning, match="for 96 x 96 pixels; 1 tables of positions were interpolated"):
+        model = load(tmp_path / "w.pth", input_size=128, **settings)
+    assert model.net(torch.rand(1, 3, 128, 128)).shape == (1, 2)
+    e = explain(model, torch.rand(64, 64, 3).numpy())
+    assert "for 96 x 96 pixels" in e.notes[-1]
+    load(tmp_path / "w.pth", input_size=96, **settings)  # fits as it is: a warning would be an error
+
+
+def test_windows_of_another_size_are_refused(tmp_path):
+    small = {"depths": (1, 1), "num_heads": (1, 1), "embed_dim": 16}
+    theirs = timm.create_model("swin_tiny_patch4_window7_224", num_classes=2, img_size=96, window_size=12, **small)
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    for size in (None, 96):
+        with pytest.raises(ModelError, match=r"relative_position_bias_table is \(529, 1\).*windows or an input size"):
+            load(
+                tmp_path / "w.pth", arch="timm:swin_tiny_patch4_window7_224", classes=2, options=small, input_size=size
+            )
+    told = {**small, "window_size": 12}
+    load(tmp_path / "w.pth", arch="timm:swin_tiny_patch4_window7_224", classes=2, options=told, input_size=96)
+
+
+def test_patches_of_another_size_are_refused(tmp_path):
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=2, patch_size=32, depth=1)
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"patch_embed\.proj\.weight is \(192, 3, 32, 32\), the network's is"):
+        load(tmp_path / "w.pth", arch="timm:vit_tiny_patch16_224", classes=2, options={"depth": 1})
 
 
 def test_unknown_names():
