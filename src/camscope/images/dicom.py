@@ -12,8 +12,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from camscope.errors import MissingExtraError, PictureError, require
-from camscope.images.photo import unit
 from camscope.images.picture import Peek, Picture, Pixels
+from camscope.images.pixels import unit
 from camscope.images.registry import reader
 from camscope.images.source import no_frame, reason, split
 

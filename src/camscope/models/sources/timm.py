@@ -49,8 +49,9 @@ def make(
         raise SettingError(f"{reserved[0]} is not for options: load has weights=, classes= and input_size= for that")
     if not timm.is_model(name.partition(".")[0]):
         raise ModelError(nearest("timm model", name, names()))
-    if options.get("in_chans", 3) not in (1, 3):
-        raise SettingError(f"in_chans is 1 (grey) or 3 (RGB), as pictures are; given: {options['in_chans']}")
+    channels = options.get("in_chans", 3)
+    if not isinstance(channels, int) or channels < 1:
+        raise SettingError(f"in_chans must be a number of channels, at least 1, but got {channels!r}")
     cfg = _configuration(name)
     if weights == "default":
         _require_published(spec, cfg)
@@ -67,7 +68,20 @@ def make(
         sha256 = file_sha256(weights)
     recipe = Recipe(spec, classes=net.num_classes, options=dict(options), weights=str(weights), sha256=sha256)
     return Model(
-        spec, net, preprocess=_preprocess(net.pretrained_cfg, input_size, options), labels=_labels(net), recipe=recipe
+        spec,
+        net,
+        preprocess=_preprocess(net.pretrained_cfg, input_size, options),
+        labels=_labels(net),
+        recipe=recipe,
+        facts={} if channels in (1, 3) or weights == "none" else {"assumed": repeated_normalisation(channels)},
+    )
+
+
+def repeated_normalisation(channels: int) -> str:
+    """Say which normalisation is assumed for a network of another number of channels than 1 or 3."""
+    return (
+        f"the weights are published for 3 channels, so the mean and std of red, green and blue are assumed in turn for "
+        f"the {channels} channels of the network; say otherwise with mean= and std="
     )
 
 
@@ -155,9 +169,7 @@ def _preprocess(cfg: Mapping[str, Any], input_size: tuple[int, int] | None, opti
     data: dict[str, Any] = resolve_data_config(wanted, pretrained_cfg=dict(cfg))  # type: ignore[no-untyped-call]
     height, width = data["input_size"][1:]
     mean, std = tuple(data["mean"]), tuple(data["std"])
-    if options.get("in_chans") == 1:
-        # timm sums the first convolution over its channels, so grey is normalised by what they have in common.
-        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+    mean, std = of_channels(mean, options.get("in_chans", 3)), of_channels(std, options.get("in_chans", 3))
     return Preprocess(
         input_size=(height, width),
         mean=mean,
@@ -166,6 +178,20 @@ def _preprocess(cfg: Mapping[str, Any], input_size: tuple[int, int] | None, opti
         resize=(int(height / data["crop_pct"]), int(width / data["crop_pct"])),
         interpolation=data["interpolation"],
     )
+
+
+def of_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Return the mean or std of RGB for a network that timm adapted to another number of channels.
+
+    timm sums the first convolution over its channels for one, so that grey is normalised by what the three have in
+    common, and repeats it for more than three.
+
+    >>> of_channels((0.25, 0.5, 0.75), 1), of_channels((0.25, 0.5, 0.75), 4)
+    ((0.5,), (0.25, 0.5, 0.75, 0.25))
+    """
+    if channels == 1:
+        return (sum(values) / len(values),)
+    return tuple(values[i % len(values)] for i in range(channels))
 
 
 def _labels(net: Any) -> tuple[str, ...]:

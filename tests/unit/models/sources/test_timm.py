@@ -1,9 +1,11 @@
 import warnings
 
+import numpy as np
 import pytest
 import timm
 import torch
 
+import camscope as cs
 from camscope.errors import ModelError, SettingError
 from camscope.models import published
 from camscope.models.loading import load
@@ -85,8 +87,20 @@ def test_impossible_options():
         load("timm:test_resnet", weights="none", options={"colour": 1})
     with pytest.raises(SettingError, match="pretrained_cfg is not for options"):
         load("timm:test_resnet", weights="none", options={"pretrained_cfg": "x"})
-    with pytest.raises(SettingError, match=r"in_chans is 1 \(grey\) or 3 \(RGB\)"):
-        load("timm:test_resnet", weights="none", options={"in_chans": 2})
+    for channels in (0, "RGB", None):
+        with pytest.raises(SettingError, match="in_chans must be a number of channels"):
+            load("timm:test_resnet", weights="none", options={"in_chans": channels})
+
+
+@pytest.mark.parametrize("channels", [2, 4, 13])
+def test_networks_of_other_numbers_of_channels(channels):
+    model = load("timm:test_resnet", weights="none", options={"in_chans": channels})
+    pixels = np.random.default_rng(0).random((40, 60, channels), np.float32)
+    e = cs.explain(model, pixels)
+    assert e.heatmap.shape == (40, 60)
+    with torch.no_grad():
+        scores = model.net(model.preprocess(cs.Picture(pixels, bits=32))[0][None])
+    assert e.score == pytest.approx(float(scores.max()), rel=1e-4)
 
 
 @pytest.mark.usefixtures("offline")
