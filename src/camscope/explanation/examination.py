@@ -111,7 +111,7 @@ def _random_sample(model: Model) -> Sample:
     shape = (height, width, 3 if channels == 1 else channels)
     pixels = np.random.default_rng(0).random(shape).astype(np.float32)
     picture = Picture(pixels, "random", bits=32)
-    return Sample(picture.source, picture, *model.preprocess(picture))
+    return Sample.of(model, picture)
 
 
 def _same(run: Pass, goal: Any) -> list[list[str]]:

@@ -83,11 +83,13 @@ class Window:
         picture: size of the whole picture, (H, W) in pixels.
         start: first edge of the box on each axis, (top, left); negative where the picture was padded.
         extent: length of the box on each axis, (height, width).
+        assumed: whether it is not known what the network saw, so that this is a guess.
     """
 
     picture: tuple[int, ...]
     start: tuple[float, ...]
     extent: tuple[float, ...]
+    assumed: bool = False
 
     @classmethod
     def whole(cls, size: tuple[int, ...]) -> Window:

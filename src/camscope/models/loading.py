@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from torch import nn
 
 from camscope.errors import ModelError, SettingError, nearest
 from camscope.models import bundle
+from camscope.models.from_module import AnyPreprocess, from_module
 from camscope.models.labels import read_labels
 from camscope.models.model import Model, Outcome
 from camscope.models.preprocess import Fit, Preprocess
 from camscope.models.sources import SOURCES
 from camscope.models.sources.keras import FILES as KERAS_FILES
+from camscope.models.transform import Transform
 from camscope.models.weights import SUFFIXES, read_weights
 
 _FORMS = (
@@ -34,7 +37,7 @@ _OUTCOMES: dict[int, Outcome] = {0: "value", 1: "any"}
 
 
 def load(
-    spec: str | Path,
+    spec: str | Path | nn.Module,
     *,
     weights: str | Path = "default",
     classes: int | None = None,
@@ -46,13 +49,15 @@ def load(
     fit: Fit | None = None,
     options: Mapping[str, Any] | None = None,
     arch: str | None = None,
+    preprocess: AnyPreprocess | None = None,
+    name: str | None = None,
 ) -> Model:
     """Make a model ready for pictures, on the CPU, in eval mode and in channels-last memory format.
 
     Args:
         spec: "timm:NAME", "torchvision:NAME", "hf:NAME" or "hf:FOLDER" (Hugging Face), "torchxrayvision:NAME",
             "keras:NAME", a bundle folder, a ``.keras`` or ``.h5`` file, or a weights file (then ``arch`` names the
-            network).
+            network); or an ``nn.Module``, which is used as it is (see `from_module`).
         weights: "default" for the published ones, "none" for random ones, or a file (see ``read_weights``).
         classes: number of outputs; None: as many as there are labels, else the source's own number.
         labels: class names, or the path of a file with them (see ``read_labels``); None: those of the source. With
@@ -66,6 +71,9 @@ def load(
             much of the picture as it can.
         options: further keywords for the maker, such as ``{"pad_type": "same"}`` or ``{"in_chans": 1}``.
         arch: the source and name of the network that a weights file fills.
+        preprocess: a Preprocess or a callable such as a Compose of torchvision (see `Transform`), in place of mean,
+            std, input_size and fit; None: the source's, or what a module tells of itself.
+        name: what the model is called in results; None: the spec, or the name of the module's class.
 
     Raises:
         ModelError: for a model that cannot be found, built, or filled with its weights.
@@ -76,6 +84,18 @@ def load(
         >>> model.outcome, model.label(0), model.preprocess.resize
         ('any', 'Effusion', (235, 235))
     """
+    if preprocess is not None and any(value is not None for value in (mean, std, input_size, fit)):
+        raise SettingError("preprocess= says all of mean, std, input_size and fit: give either it or them")
+    if isinstance(spec, nn.Module):
+        if weights != "default" or classes is not None or options or arch:
+            raise SettingError("a module has its own weights, classes, options and arch: leave them out")
+        model = from_module(spec, preprocess=preprocess, labels=labels, name=name, outcome=_known(outcome))
+        return _with_settings(model, input_size=input_size, mean=mean, std=std, fit=fit)
+    if not isinstance(spec, str | Path):
+        raise ModelError(
+            f"cannot load an object of type {type(spec).__name__}: expected a spec such as 'timm:resnet18', the path "
+            "of a file or folder, or an nn.Module"
+        )
     names = None if labels is None else read_labels(labels)
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
     if Path(spec).is_dir():
@@ -92,16 +112,37 @@ def load(
         )
     assumed = model.facts.get("assumed")
     if assumed is not None and not Path(spec).is_dir():
-        if mean is None and std is None:
+        if mean is None and std is None and preprocess is None:
             warnings.warn(assumed, stacklevel=2)
         else:
             model = replace(model, facts={key: fact for key, fact in model.facts.items() if key != "assumed"})
+    given: Any = preprocess  # a callable becomes a Transform
     return replace(
         model,
+        name=name or model.name,
         labels=_checked(names, model) if names is not None else model.labels,
-        outcome=_outcome(outcome) if outcome is not None else model.outcome,
-        preprocess=_adapted(model.preprocess, mean=mean, std=std, fit=fit),
+        outcome=_known(outcome) or model.outcome,
+        preprocess=given or _adapted(model.preprocess, mean=mean, std=std, fit=fit),
     )
+
+
+def _with_settings(
+    model: Model,
+    *,
+    input_size: int | tuple[int, int] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    fit: Fit | None,
+) -> Model:
+    """A model around a module, with what the caller knows of its preprocessing; nothing is assumed any more then."""
+    if input_size is None and mean is None and std is None and fit is None:
+        return model
+    preprocess, facts = model.preprocess, dict(model.facts)
+    if input_size is not None:
+        preprocess = preprocess.at((input_size, input_size) if isinstance(input_size, int) else input_size)
+    if mean is not None or std is not None:
+        facts.pop("assumed", None)
+    return replace(model, preprocess=_adapted(preprocess, mean=mean, std=std, fit=fit), facts=facts)
 
 
 def _network_and_weights(spec: str | Path, weights: str | Path, arch: str | None) -> tuple[str, str | Path]:
@@ -173,7 +214,7 @@ def _from_bundle(folder: Path, input_size: tuple[int, int] | None) -> Model:
         name=card["name"],
         preprocess=preprocess,
         labels=_checked(tuple(card["labels"]), model) if card["labels"] else (),
-        outcome=_outcome(card["outcome"]),
+        outcome=_known(card["outcome"]) or model.outcome,
         layer=card["layer"],
         facts=card["facts"],
     )
@@ -192,7 +233,10 @@ def _outputs(model: Model) -> int:
     return model.recipe.classes
 
 
-def _outcome(outcome: str) -> Outcome:
+def _known(outcome: str | None) -> Outcome | None:
+    """Check an outcome that the caller gave."""
+    if outcome is None:
+        return None
     for known in get_args(Outcome):
         if outcome == known:
             return outcome  # type: ignore[return-value]
@@ -203,6 +247,8 @@ def _adapted(
     preprocess: Preprocess, *, mean: Sequence[float] | None, std: Sequence[float] | None, fit: Fit | None
 ) -> Preprocess:
     """The source's preprocessing with what the caller knows better."""
+    if isinstance(preprocess, Transform) and any(value is not None for value in (mean, std, fit)):
+        preprocess.refuse("mean, std and fit")
     for key, values in (("mean", mean), ("std", std)):
         if values is None:
             continue

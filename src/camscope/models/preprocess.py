@@ -119,13 +119,22 @@ class Preprocess:
         if cut.dtype == np.uint8:
             tensor = tensor.div(255)
         mean, std = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (self.mean, self.std))
-        pixel = tuple(whole / part for whole, part in zip(picture.size, scaled_size, strict=True))
-        window = Window(
-            picture=picture.size,
+        return tensor.sub(mean).div(std).contiguous(), self.window(picture.size)
+
+    def window(self, size: tuple[int, int]) -> Window:
+        """Return the part of a picture of ``size`` (height, width) that the network sees.
+
+        >>> Preprocess().window((100, 200)).start
+        (0.0, 50.0)
+        """
+        scaled = self._scaled(*size)
+        corner = tuple(self._offset(have, want) for have, want in zip(scaled, self.input_size, strict=True))
+        pixel = tuple(whole / part for whole, part in zip(size, scaled, strict=True))
+        return Window(
+            picture=size,
             start=tuple(first * length for first, length in zip(corner, pixel, strict=True)),
             extent=tuple(count * length for count, length in zip(self.input_size, pixel, strict=True)),
         )
-        return tensor.sub(mean).div(std).contiguous(), window
 
     def at(self, input_size: tuple[int, int]) -> Preprocess:
         """The same for another input size; the share of the picture that is cut off stays.

@@ -13,8 +13,8 @@ from torchvision import models, transforms
 from camscope.errors import ModelError, PictureError, SettingError
 from camscope.images.picture import Picture
 from camscope.models.preprocess import Preprocess
-from camscope.models.sources.timm import _preprocess as of_timm
-from camscope.models.sources.torchvision import _preprocess as of_torchvision
+from camscope.models.sources.timm import preprocess_of as of_timm
+from camscope.models.sources.torchvision import preprocess_of as of_torchvision
 
 SIZES = [(301, 217), (217, 301), (97, 640), (224, 224), (333, 333), (50, 41)]
 

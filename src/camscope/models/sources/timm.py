@@ -70,8 +70,8 @@ def make(
     return Model(
         spec,
         net,
-        preprocess=_preprocess(net.pretrained_cfg, input_size, options),
-        labels=_labels(net),
+        preprocess=preprocess_of(net.pretrained_cfg, input_size, options),
+        labels=labels_of(net),
         recipe=recipe,
         facts={} if channels in (1, 3) or weights == "none" else {"assumed": repeated_normalisation(channels)},
     )
@@ -158,7 +158,7 @@ def _fill_from(net: nn.Module, path: Path) -> None:
     fill(net, state, origin=str(path))
 
 
-def _preprocess(cfg: Mapping[str, Any], input_size: tuple[int, int] | None, options: Mapping[str, Any]) -> Preprocess:
+def preprocess_of(cfg: Mapping[str, Any], input_size: tuple[int, int] | None, options: Mapping[str, Any]) -> Preprocess:
     """Timm's evaluation preprocessing."""
     from timm.data.config import resolve_data_config
 
@@ -194,7 +194,7 @@ def of_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     return tuple(values[i % len(values)] for i in range(channels))
 
 
-def _labels(net: Any) -> tuple[str, ...]:
+def labels_of(net: Any) -> tuple[str, ...]:
     """ImageNet's class names, for an architecture that is published with just as many classes."""
     from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
