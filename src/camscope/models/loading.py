@@ -84,52 +84,60 @@ def load(
         >>> model.outcome, model.label(0), model.preprocess.resize
         ('any', 'Effusion', (235, 235))
     """
-    if preprocess is not None and any(value is not None for value in (mean, std, input_size, fit)):
-        raise SettingError("preprocess= says all of mean, std, input_size and fit: give either it or them")
-    if isinstance(spec, nn.Module):
-        if weights != "default" or classes is not None or options or arch:
-            raise SettingError("a module has its own weights, classes, options and arch: leave them out")
-        model = from_module(spec, preprocess=preprocess, labels=labels, name=name, outcome=_known(outcome))
-        return _with_settings(model, input_size=input_size, mean=mean, std=std, fit=fit)
-    if not isinstance(spec, str | Path):
-        raise ModelError(
-            f"cannot load an object of type {type(spec).__name__}: expected a spec such as 'timm:resnet18', the path "
-            "of a file or folder, or an nn.Module"
-        )
-    names = None if labels is None else read_labels(labels)
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
+    _refuse_both(preprocess, (mean, std, size, fit))
+    has_own = weights == "default" and classes is None and not options and not arch
+    if not isinstance(spec, str | Path):
+        model = _of_module(
+            spec, preprocess=preprocess, labels=labels, name=name, outcome=_known(outcome), is_bare=has_own
+        )
+        return _with_settings(model, input_size=size, mean=mean, std=std, fit=fit)
+    names = None if labels is None else read_labels(labels)
     if Path(spec).is_dir():
-        if (Path(spec) / "config.json").is_file() and not (Path(spec) / bundle.CARD).is_file():
-            raise ModelError(f"{spec} is no bundle, but looks like a folder of transformers: load hf:{spec}")
-        if weights != "default" or classes is not None or options or arch:
-            raise SettingError(f"{spec} is a bundle and has its own weights, classes, options and arch: leave them out")
-        model = _from_bundle(Path(spec), size)
+        model = _from_bundle(Path(spec), size, is_bare=has_own)
     else:
         spec, weights = _network_and_weights(spec, weights, arch)
         classes = len(names) if classes is None and names is not None else classes
-        model = _from_source(
-            spec, weights=weights, classes=classes, input_size=size, options=options or {}, labels=names
-        )
-    assumed = model.facts.get("assumed")
-    if assumed is not None and not Path(spec).is_dir():
+        given: Any = {"weights": weights, "classes": classes, "options": options or {}, "labels": names}
+        model = _from_source(spec, input_size=size, **given)
+    if "assumed" in model.facts and not Path(spec).is_dir():
         if mean is None and std is None and preprocess is None:
-            warnings.warn(assumed, stacklevel=2)
+            warnings.warn(model.facts["assumed"], stacklevel=2)
         else:
-            model = replace(model, facts={key: fact for key, fact in model.facts.items() if key != "assumed"})
-    given: Any = preprocess  # a callable becomes a Transform
+            model = replace(model, facts=_without_assumption(model))
     return replace(
         model,
         name=name or model.name,
         labels=_checked(names, model) if names is not None else model.labels,
         outcome=_known(outcome) or model.outcome,
-        preprocess=given or _adapted(model.preprocess, mean=mean, std=std, fit=fit),
+        preprocess=_adapted(preprocess or model.preprocess, mean=mean, std=std, fit=fit),
     )
+
+
+def _refuse_both(preprocess: Any, settings: Sequence[Any]) -> None:
+    if preprocess is not None and any(value is not None for value in settings):
+        raise SettingError("preprocess= says all of mean, std, input_size and fit: give either it or them")
+
+
+def _of_module(net: Any, *, is_bare: bool, **settings: Any) -> Model:
+    if not isinstance(net, nn.Module):
+        raise ModelError(
+            f"cannot load an object of type {type(net).__name__}: expected a spec such as 'timm:resnet18', the path "
+            "of a file or folder, or an nn.Module"
+        )
+    if not is_bare:
+        raise SettingError("a module has its own weights, classes, options and arch: leave them out")
+    return from_module(net, **settings)
+
+
+def _without_assumption(model: Model) -> dict[str, Any]:
+    return {key: fact for key, fact in model.facts.items() if key != "assumed"}
 
 
 def _with_settings(
     model: Model,
     *,
-    input_size: int | tuple[int, int] | None,
+    input_size: tuple[int, int] | None,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     fit: Fit | None,
@@ -137,11 +145,10 @@ def _with_settings(
     """A model around a module, with what the caller knows of its preprocessing; nothing is assumed any more then."""
     if input_size is None and mean is None and std is None and fit is None:
         return model
-    preprocess, facts = model.preprocess, dict(model.facts)
+    preprocess = model.preprocess
     if input_size is not None:
-        preprocess = preprocess.at((input_size, input_size) if isinstance(input_size, int) else input_size)
-    if mean is not None or std is not None:
-        facts.pop("assumed", None)
+        preprocess = preprocess.at(input_size)
+    facts = model.facts if mean is None and std is None else _without_assumption(model)
     return replace(model, preprocess=_adapted(preprocess, mean=mean, std=std, fit=fit), facts=facts)
 
 
@@ -196,7 +203,11 @@ def _from_source(
     return model if model.outcome != "one" else replace(model, outcome=_OUTCOMES.get(_outputs(model), "one"))
 
 
-def _from_bundle(folder: Path, input_size: tuple[int, int] | None) -> Model:
+def _from_bundle(folder: Path, input_size: tuple[int, int] | None, *, is_bare: bool) -> Model:
+    if (folder / "config.json").is_file() and not (folder / bundle.CARD).is_file():
+        raise ModelError(f"{folder} is no bundle, but looks like a folder of transformers: load hf:{folder}")
+    if not is_bare:
+        raise SettingError(f"{folder} is a bundle and has its own weights, classes, options and arch: leave them out")
     card = bundle.read(folder)
     preprocess = Preprocess.from_dict(card["preprocess"])
     if input_size is not None:
@@ -243,10 +254,8 @@ def _known(outcome: str | None) -> Outcome | None:
     raise SettingError(f"outcome cannot be {outcome!r}; possible: {', '.join(get_args(Outcome))}")
 
 
-def _adapted(
-    preprocess: Preprocess, *, mean: Sequence[float] | None, std: Sequence[float] | None, fit: Fit | None
-) -> Preprocess:
-    """The source's preprocessing with what the caller knows better."""
+def _adapted(preprocess: Any, *, mean: Sequence[float] | None, std: Sequence[float] | None, fit: Fit | None) -> Any:
+    """The source's preprocessing, or the caller's callable, with what the caller knows better."""
     if isinstance(preprocess, Transform) and any(value is not None for value in (mean, std, fit)):
         preprocess.refuse("mean, std and fit")
     for key, values in (("mean", mean), ("std", std)):
