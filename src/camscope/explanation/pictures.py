@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from camscope.ahead import ahead
-from camscope.errors import CamscopeError, ModelError, SettingError, TargetError, nearest
+from camscope.errors import CamscopeError, ModelError, PictureError, SettingError, TargetError, nearest
 from camscope.explanation.batch import Pass, Sample, Wanted
 from camscope.explanation.maps import find_method, method_name
 from camscope.explanation.result import Explanation
@@ -212,8 +212,11 @@ def _open(model: Model, source: Source) -> Sample | Unread:
     try:
         picture = as_picture(source)
         return Sample.of(model, picture)
-    except CamscopeError as error:
-        return str(source) if isinstance(source, (str, Path)) else "picture in memory", error
+    except (CamscopeError, MemoryError) as error:
+        name = str(source) if isinstance(source, (str, Path)) else "picture in memory"
+        if isinstance(error, MemoryError):
+            error = PictureError(f"{name!r} needs more memory than there is; reduce or crop it first")
+        return name, error
 
 
 def _read(opened: Iterable[Sample | Unread], on_error: Callable[[str, CamscopeError], None] | None) -> Iterator[Sample]:

@@ -78,7 +78,7 @@ def read_bands(file: BinaryIO, source: str, tags: Mapping[int, Any]) -> Picture:
             check_size(page.shape[-3:-1] if page.axes.endswith("S") else page.shape[-2:], source)
             values = page.asarray()
             values = np.moveaxis(values, 0, -1) if page.axes.startswith("S") else values
-    except PictureError:
+    except (PictureError, MemoryError):
         raise
     except Exception as fault:
         if "imagecodecs" in str(fault):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
@@ -18,15 +16,16 @@ from camscope.images.bands import band_size, band_tags, read_bands
 from camscope.images.limits import max_pixels
 from camscope.images.picture import Peek, Picture
 from camscope.images.pixels import unit, unit_float
+from camscope.images.quiet import quiet
 from camscope.images.registry import reader
 from camscope.images.source import no_frame, reason, split
 
 # A closed list: other formats of Pillow are rare, untested here, or start programs (EPS runs Ghostscript).
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
+_VOLUMES = (".nii", ".nii.gz")
 _SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 
 _PHOTOMETRIC, _BITS_PER_SAMPLE, _WHITE_IS_ZERO = 262, 258, 0  # of the TIFF standard
-_opening = threading.Lock()
 
 
 def peek(file: BinaryIO, source: str) -> Peek:
@@ -71,11 +70,16 @@ def _faults(source: str) -> Iterator[None]:
     named = repr(source)
     try:
         yield
-    except (PictureError, MissingExtraError):
+    except (PictureError, MissingExtraError, MemoryError):
         raise
     except Image.DecompressionBombError:
         raise PictureError(f"{named} says it has more than {max_pixels():,} pixels; reduce or crop it first") from None
     except UnidentifiedImageError:
+        if split(source)[0].lower().endswith(_VOLUMES):
+            raise PictureError(
+                f"{named} is a NIfTI volume, which is not read yet; pass one slice as an array, scaled to [0, 1], "
+                "such as nibabel.load(FILE).get_fdata()[:, :, 40]"
+            ) from None
         known = ", ".join(FORMATS)
         raise PictureError(f"{named} is not a picture, or damaged at its beginning; readable are {known}") from None
     # Pillow's decoders meet a damaged file with anything from SyntaxError to struct.error.
@@ -85,9 +89,7 @@ def _faults(source: str) -> Iterator[None]:
 
 def _open(file: BinaryIO, source: str) -> Image.Image:
     """Open a file without decoding it; pictures up to Pillow's error limit are fine, so its warning is not shown."""
-    # Warning filters belong to the process, hence the lock; only the header is read while it is held.
-    with _opening, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with quiet():
         image = Image.open(file, formats=FORMATS)
     if frame := split(source)[1]:
         if frame >= (frames := getattr(image, "n_frames", 1)):

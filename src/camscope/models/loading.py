@@ -265,7 +265,7 @@ def _adapted(preprocess: Any, *, mean: Sequence[float] | None, std: Sequence[flo
         numbers = numbers * preprocess.channels if len(numbers) == 1 else numbers
         if len(numbers) != preprocess.channels:
             raise SettingError(f"{key} has {len(numbers)} numbers and the network takes {preprocess.channels} channels")
-        preprocess = replace(preprocess, **{key: numbers})  # type: ignore[arg-type]
+        preprocess = replace(preprocess, **{key: numbers})
     if fit is not None and fit != preprocess.fit:
         preprocess = replace(preprocess, fit=fit, resize=None)
     return preprocess
