@@ -33,7 +33,7 @@ def test_a_larger_imagenet_has_its_own_names():
     cfg = timm.get_pretrained_cfg("vit_tiny_patch16_224.augreg_in21k")
     with torch.device("meta"):
         net = timm.create_model("vit_tiny_patch16_224.augreg_in21k")
-    assert cfg.num_classes == len(source._labels(net)) == 21843
+    assert cfg.num_classes == len(source.labels_of(net)) == 21843
 
 
 def test_options_reach_the_maker():
