@@ -77,7 +77,7 @@ class Plan:
 def sample_of(model: Model, item: Item, content: bytes) -> Sample:
     """A picture made ready for a model, from its file's content."""
     picture = decode(content, item.source)
-    return Sample(item.source, picture, *model.preprocess(picture))
+    return Sample.of(model, picture, source=item.source)
 
 
 def goal_of(model: Model, item: Item, output: Tensor) -> Goal:

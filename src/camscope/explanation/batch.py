@@ -18,6 +18,7 @@ from camscope.explanation.goals import Goal as Goal
 from camscope.explanation.goals import Wanted as Wanted
 from camscope.explanation.goals import goals_of as goals_of
 from camscope.explanation.maps import Seen, known, look, network_map, place_name, provided, raw_map, without_autocast
+from camscope.explanation.picture_notes import picture_notes
 from camscope.explanation.result import Explanation
 from camscope.heatmap import place
 from camscope.images import Picture, Window
@@ -36,6 +37,14 @@ class Sample(NamedTuple):
     picture: Picture
     tensor: Tensor
     window: Window
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, model: Model, picture: Picture, *, source: str | None = None) -> Sample:
+        """Make a picture ready for a model, with what has to be said of it."""
+        tensor, window = model.preprocess(picture)
+        notes = picture_notes(picture, tensor, window)
+        return cls(picture.source if source is None else source, picture, tensor, window, notes)
 
 
 @dataclass(frozen=True)
@@ -149,7 +158,7 @@ class Pass:
                         method=name,
                         layer=one.layer,
                         source=sample.source,
-                        notes=(*filter(None, [goal.note]), *one.notes, *self.model.notes),
+                        notes=(*sample.notes, *filter(None, [goal.note]), *one.notes, *self.model.notes),
                         picture=sample.picture,
                         window=sample.window,
                         top=top,

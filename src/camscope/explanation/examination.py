@@ -107,9 +107,11 @@ def axes(layout: Layout, count: int) -> str:
 
 def _random_sample(model: Model) -> Sample:
     height, width = model.preprocess.input_size
-    pixels = np.random.default_rng(0).random((height, width, 3)).astype(np.float32)
+    channels = model.preprocess.channels
+    shape = (height, width, 3 if channels == 1 else channels)
+    pixels = np.random.default_rng(0).random(shape).astype(np.float32)
     picture = Picture(pixels, "random", bits=32)
-    return Sample(picture.source, picture, *model.preprocess(picture))
+    return Sample.of(model, picture)
 
 
 def _same(run: Pass, goal: Any) -> list[list[str]]:

@@ -205,7 +205,9 @@ class Explanation:
                 low, high = shown()[1]
                 display = {"scale": scale, "low": low, "high": high, "cmap": cmap, "opacity": opacity}
                 content = self.to_dict() | {"display": display, "picture_sha256": _file_hash(self.source)}
-                path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+                text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+                # File names that are not UTF-8 hold characters that JSON must escape.
+                path.write_text(text, encoding="utf-8", errors="backslashreplace")
             else:
                 if kind == "original":
                     image = Image.fromarray(self.picture.rgb)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from camscope.errors import MissingExtraError, PictureError, require
+from camscope.images.limits import MAX_BYTES
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _FRAME = re.compile(r"(.+)#([0-9]{1,9})", re.DOTALL)
@@ -67,8 +68,9 @@ def _local(name: str) -> Iterator[BinaryIO]:
     path = Path(name)
     if path.is_dir():
         raise IsADirectoryError
-    if path.stat().st_size == 0:  # before it is opened: a named pipe would wait for ever
+    if (size := path.stat().st_size) == 0:  # before it is opened: a named pipe would wait for ever
         raise _Empty
+    _check_bytes(size, name)
     with path.open("rb") as file:
         yield file
 
@@ -79,6 +81,7 @@ def _remote(name: str) -> Iterator[BinaryIO]:
     try:
         system, place = fsspec.core.url_to_fs(name)
         with system.open(place, "rb") as file:
+            _check_bytes(getattr(file, "size", None), name)
             content = cast(BinaryIO, file if file.seekable() else BytesIO(file.read()))
             if not content.read(1):
                 raise _Empty
@@ -90,6 +93,11 @@ def _remote(name: str) -> Iterator[BinaryIO]:
         raise MissingExtraError(f"reading {name} needs one more package: {reason(fault)}") from None
     except Exception as fault:  # each service has exceptions of its own
         raise PictureError(f"cannot read {name!r}: {reason(fault)}") from None
+
+
+def _check_bytes(size: int | None, name: str) -> None:
+    if size is not None and size > MAX_BYTES:
+        raise PictureError(f"{name!r} has {size:,} bytes, more than the {MAX_BYTES:,} of the largest file that is read")
 
 
 def is_address(source: str) -> bool:

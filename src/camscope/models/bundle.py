@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 
 from camscope.errors import ModelError
+from camscope.models.transform import INSTEAD, Transform
 from camscope.models.weights import file_sha256
 
 if TYPE_CHECKING:
@@ -49,6 +50,11 @@ def write(model: Model, folder: Path) -> Path:
         ModelError: for a network that the caller brought, or values that JSON cannot hold.
     """
     recipe = model.recipe
+    if isinstance(model.preprocess, Transform):
+        raise ModelError(
+            f"{model.name!r} cannot be written as a bundle: its preprocessing {model.preprocess.name} is a callable, "
+            f"which a file cannot hold; use {INSTEAD}"
+        )
     if recipe is None:
         raise ModelError(
             f"{model.name!r} was made around a network of yours, whose architecture a bundle cannot name: "

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from torch import nn
 
 from camscope.errors import ModelError, SettingError, nearest
 from camscope.models import bundle
+from camscope.models.from_module import AnyPreprocess, from_module
 from camscope.models.labels import read_labels
 from camscope.models.model import Model, Outcome
 from camscope.models.preprocess import Fit, Preprocess
 from camscope.models.sources import SOURCES
 from camscope.models.sources.keras import FILES as KERAS_FILES
+from camscope.models.transform import Transform
 from camscope.models.weight_names import ALL, KeyFilter
 from camscope.models.weights import SUFFIXES, read_weights
 
@@ -35,7 +38,7 @@ _OUTCOMES: dict[int, Outcome] = {0: "value", 1: "any"}
 
 
 def load(
-    spec: str | Path,
+    spec: str | Path | nn.Module,
     *,
     weights: str | Path = "default",
     classes: int | None = None,
@@ -50,13 +53,15 @@ def load(
     ignore: Sequence[str] | str | None = None,
     prefix: str | None = None,
     trust: bool = False,
+    preprocess: AnyPreprocess | None = None,
+    name: str | None = None,
 ) -> Model:
     """Make a model ready for pictures, on the CPU, in eval mode and in channels-last memory format.
 
     Args:
         spec: "timm:NAME", "torchvision:NAME", "hf:NAME" or "hf:FOLDER" (Hugging Face), "torchxrayvision:NAME",
             "keras:NAME", a bundle folder, a ``.keras`` or ``.h5`` file, or a weights file (then ``arch`` names the
-            network).
+            network); or an ``nn.Module``, which is used as it is (see `from_module`).
         weights: "default" for the published ones, "none" for random ones, or a file (see ``read_weights``).
         classes: number of outputs; None: as many as there are labels, else the source's own number.
         labels: class names, or the path of a file with them (see ``read_labels``); None: those of the source. With
@@ -73,6 +78,9 @@ def load(
         ignore: patterns of names in the weights file to leave out, such as ``["criterion.*"]`` or ``"ema.*,loss.*"``.
         prefix: the beginning of the names of the network's weights in the file, such as "encoder"; None: detected.
         trust: allow published weights that can run code when they are read (``torchxrayvision:``).
+        preprocess: a Preprocess or a callable such as a Compose of torchvision (see `Transform`), in place of mean,
+            std, input_size and fit; None: the source's, or what a module tells of itself.
+        name: what the model is called in results; None: the spec, or the name of the module's class.
 
     A warning and ``Model.facts["weights_note"]`` name what is left over in a weights file, such as a loss.
 
@@ -85,32 +93,72 @@ def load(
         >>> model.outcome, model.label(0), model.preprocess.resize
         ('any', 'Effusion', (235, 235))
     """
-    names = None if labels is None else read_labels(labels)
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
-    if Path(spec).is_dir():
-        more = weights != "default" or classes is not None or bool(options or arch or ignore or prefix)
-        model = _from_bundle(Path(spec), size, has_more=more)
+    _refuse_both(preprocess, (mean, std, size, fit))
+    is_bare = weights == "default" and classes is None and not (options or arch or ignore or prefix)
+    if not isinstance(spec, str | Path):
+        model = _of_module(
+            spec, preprocess=preprocess, labels=labels, name=name, outcome=_known(outcome), is_bare=is_bare
+        )
+        return _with_settings(model, input_size=size, mean=mean, std=std, fit=fit)
+    names = None if labels is None else read_labels(labels)
+    is_folder = Path(spec).is_dir()
+    if is_folder:
+        model = _from_bundle(Path(spec), size, is_bare=is_bare)
     else:
         spec, weights = _network_and_weights(spec, weights, arch)
         classes = len(names) if classes is None and names is not None else classes
-        model = _from_source(
-            spec,
-            weights=weights,
-            classes=classes,
-            input_size=size,
-            options=options or {},
-            more={"labels": names, "keys": KeyFilter.of(prefix, ignore), "trust": trust},
-        )
-    if mean is not None or std is not None:
-        model = replace(model, facts={key: fact for key, fact in model.facts.items() if key != "assumed"})
-    for text in () if Path(spec).is_dir() else model.notes:
+        more = {"labels": names, "keys": KeyFilter.of(prefix, ignore), "trust": trust}
+        model = _from_source(spec, weights=weights, classes=classes, input_size=size, options=options or {}, more=more)
+    if mean is not None or std is not None or preprocess is not None:
+        model = replace(model, facts=_without_assumption(model))
+    for text in () if is_folder else model.notes:
         warnings.warn(text, stacklevel=2)
     return replace(
         model,
+        name=name or model.name,
         labels=_checked(names, model) if names is not None else model.labels,
-        outcome=_outcome(outcome) if outcome is not None else model.outcome,
-        preprocess=_adapted(model.preprocess, mean=mean, std=std, fit=fit),
+        outcome=_known(outcome) or model.outcome,
+        preprocess=_adapted(preprocess or model.preprocess, mean=mean, std=std, fit=fit),
     )
+
+
+def _refuse_both(preprocess: Any, settings: Sequence[Any]) -> None:
+    if preprocess is not None and any(value is not None for value in settings):
+        raise SettingError("preprocess= says all of mean, std, input_size and fit: give either it or them")
+
+
+def _of_module(net: Any, *, is_bare: bool, **settings: Any) -> Model:
+    if not isinstance(net, nn.Module):
+        raise ModelError(
+            f"cannot load an object of type {type(net).__name__}: expected a spec such as 'timm:resnet18', the path "
+            "of a file or folder, or an nn.Module"
+        )
+    if not is_bare:
+        raise SettingError("a module has its own weights, classes, options and arch: leave them out")
+    return from_module(net, **settings)
+
+
+def _without_assumption(model: Model) -> dict[str, Any]:
+    return {key: fact for key, fact in model.facts.items() if key != "assumed"}
+
+
+def _with_settings(
+    model: Model,
+    *,
+    input_size: tuple[int, int] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    fit: Fit | None,
+) -> Model:
+    """A model around a module, with what the caller knows of its preprocessing; nothing is assumed any more then."""
+    if input_size is None and mean is None and std is None and fit is None:
+        return model
+    preprocess = model.preprocess
+    if input_size is not None:
+        preprocess = preprocess.at(input_size)
+    facts = model.facts if mean is None and std is None else _without_assumption(model)
+    return replace(model, preprocess=_adapted(preprocess, mean=mean, std=std, fit=fit), facts=facts)
 
 
 def _network_and_weights(spec: str | Path, weights: str | Path, arch: str | None) -> tuple[str, str | Path]:
@@ -169,10 +217,10 @@ def _from_source(
     return model if model.outcome != "one" else replace(model, outcome=_OUTCOMES.get(_outputs(model), "one"))
 
 
-def _from_bundle(folder: Path, input_size: tuple[int, int] | None, *, has_more: bool) -> Model:
+def _from_bundle(folder: Path, input_size: tuple[int, int] | None, *, is_bare: bool) -> Model:
     if (folder / "config.json").is_file() and not (folder / bundle.CARD).is_file():
         raise ModelError(f"{folder} is no bundle, but looks like a folder of transformers: load hf:{folder}")
-    if has_more:
+    if not is_bare:
         raise SettingError(
             f"{folder} is a bundle and has its own weights, classes, options and arch: leave them out, like ignore and "
             "prefix"
@@ -194,7 +242,7 @@ def _from_bundle(folder: Path, input_size: tuple[int, int] | None, *, has_more: 
         name=card["name"],
         preprocess=preprocess,
         labels=_checked(tuple(card["labels"]), model) if card["labels"] else (),
-        outcome=_outcome(card["outcome"]),
+        outcome=_known(card["outcome"]) or model.outcome,
         layer=card["layer"],
         facts=card["facts"],
     )
@@ -213,17 +261,20 @@ def _outputs(model: Model) -> int:
     return model.recipe.classes
 
 
-def _outcome(outcome: str) -> Outcome:
+def _known(outcome: str | None) -> Outcome | None:
+    """Check an outcome that the caller gave."""
+    if outcome is None:
+        return None
     for known in get_args(Outcome):
         if outcome == known:
             return outcome  # type: ignore[return-value]
     raise SettingError(f"outcome cannot be {outcome!r}; possible: {', '.join(get_args(Outcome))}")
 
 
-def _adapted(
-    preprocess: Preprocess, *, mean: Sequence[float] | None, std: Sequence[float] | None, fit: Fit | None
-) -> Preprocess:
-    """The source's preprocessing with what the caller knows better."""
+def _adapted(preprocess: Any, *, mean: Sequence[float] | None, std: Sequence[float] | None, fit: Fit | None) -> Any:
+    """The source's preprocessing, or the caller's callable, with what the caller knows better."""
+    if isinstance(preprocess, Transform) and any(value is not None for value in (mean, std, fit)):
+        preprocess.refuse("mean, std and fit")
     for key, values in (("mean", mean), ("std", std)):
         if values is None:
             continue
@@ -231,7 +282,7 @@ def _adapted(
         numbers = numbers * preprocess.channels if len(numbers) == 1 else numbers
         if len(numbers) != preprocess.channels:
             raise SettingError(f"{key} has {len(numbers)} numbers and the network takes {preprocess.channels} channels")
-        preprocess = replace(preprocess, **{key: numbers})  # type: ignore[arg-type]
+        preprocess = replace(preprocess, **{key: numbers})
     if fit is not None and fit != preprocess.fit:
         preprocess = replace(preprocess, fit=fit, resize=None)
     return preprocess

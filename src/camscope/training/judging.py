@@ -122,7 +122,7 @@ def sample_of(model: Model, example: Example) -> Sample:
         CamscopeError: it cannot be read.
     """
     picture = read(example.source)
-    return Sample(example.source, picture, *model.preprocess(picture))
+    return Sample.of(model, picture, source=example.source)
 
 
 def judge(found: Predictions, *, seed: int = 0) -> dict[str, Any]:

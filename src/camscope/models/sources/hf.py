@@ -89,8 +89,8 @@ def make(
         f"hf:{name}",
         net,
         preprocess=preprocess,
-        labels=_labels(config) if kind == "classifier" else tuple(labels or ()),
-        outcome=_outcome(config, net),
+        labels=labels_of(config) if kind == "classifier" else tuple(labels or ()),
+        outcome=outcome_of(config, net),
         recipe=Recipe(f"hf:{name}", classes=count, options=dict(options), weights=str(weights), sha256=sha256),
     )
 
@@ -247,13 +247,14 @@ def _interpolate(net: nn.Module, args: Any, keywords: dict[str, Any]) -> tuple[A
     return args, keywords | {"interpolate_pos_encoding": True}
 
 
-def _labels(config: Any) -> tuple[str, ...]:
+def labels_of(config: Any) -> tuple[str, ...]:
     """Class names, unless they are the numbers that transformers makes up."""
     names = [str(name) for _, name in sorted((config.id2label or {}).items())]
     return () if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else tuple(names)
 
 
-def _outcome(config: Any, net: nn.Module) -> Outcome:
+def outcome_of(config: Any, net: nn.Module) -> Outcome:
+    """Return whether one class is right or any number of them, by the configuration."""
     if isinstance(net, Similarities):
         # SigLIP judges each text by itself, and has a bias for that; CLIP tells texts from one another.
         return "any" if hasattr(net.model, "logit_bias") else ("one" if len(net.texts) > 1 else "value")

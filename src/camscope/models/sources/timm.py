@@ -52,8 +52,9 @@ def make(
         raise SettingError(f"{reserved[0]} is not for options: load has weights=, classes= and input_size= for that")
     if not timm.is_model(name.partition(".")[0]):
         raise ModelError(nearest("timm model", name, names()))
-    if options.get("in_chans", 3) not in (1, 3):
-        raise SettingError(f"in_chans is 1 (grey) or 3 (RGB), as pictures are; given: {options['in_chans']}")
+    channels = options.get("in_chans", 3)
+    if not isinstance(channels, int) or channels < 1:
+        raise SettingError(f"in_chans must be a number of channels, at least 1, but got {channels!r}")
     cfg = _configuration(name)
     if weights == "default":
         _require_published(spec, cfg)
@@ -84,14 +85,24 @@ def make(
         )
         input_size = input_size or found_size
         sha256 = file_sha256(weights)
+    if channels not in (1, 3) and weights != "none":
+        facts = {**facts, "assumed": repeated_normalisation(channels)}
     recipe = Recipe(spec, classes=net.num_classes, options=dict(options), weights=str(weights), sha256=sha256)
     return Model(
         spec,
         net,
-        preprocess=_preprocess(net.pretrained_cfg, input_size, options),
-        labels=_labels(net),
+        preprocess=preprocess_of(net.pretrained_cfg, input_size, options),
+        labels=labels_of(net),
         recipe=recipe,
         facts=facts,
+    )
+
+
+def repeated_normalisation(channels: int) -> str:
+    """Say which normalisation is assumed for a network of another number of channels than 1 or 3."""
+    return (
+        f"the weights are published for 3 channels, so the mean and std of red, green and blue are assumed in turn for "
+        f"the {channels} channels of the network; say otherwise with mean= and std="
     )
 
 
@@ -173,7 +184,7 @@ def _out_of_reach(spec: str, cfg: Mapping[str, Any]) -> ModelError:
     return out_of_reach(spec, _file(cfg), hub=cfg.get("hf_hub_id"))
 
 
-def _preprocess(cfg: Mapping[str, Any], input_size: tuple[int, int] | None, options: Mapping[str, Any]) -> Preprocess:
+def preprocess_of(cfg: Mapping[str, Any], input_size: tuple[int, int] | None, options: Mapping[str, Any]) -> Preprocess:
     """Timm's evaluation preprocessing."""
     from timm.data.config import resolve_data_config
 
@@ -182,9 +193,7 @@ def _preprocess(cfg: Mapping[str, Any], input_size: tuple[int, int] | None, opti
     data: dict[str, Any] = resolve_data_config(wanted, pretrained_cfg=dict(cfg))  # type: ignore[no-untyped-call]
     height, width = data["input_size"][1:]
     mean, std = tuple(data["mean"]), tuple(data["std"])
-    if options.get("in_chans") == 1:
-        # timm sums the first convolution over its channels, so grey is normalised by what they have in common.
-        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+    mean, std = of_channels(mean, options.get("in_chans", 3)), of_channels(std, options.get("in_chans", 3))
     return Preprocess(
         input_size=(height, width),
         mean=mean,
@@ -195,7 +204,21 @@ def _preprocess(cfg: Mapping[str, Any], input_size: tuple[int, int] | None, opti
     )
 
 
-def _labels(net: Any) -> tuple[str, ...]:
+def of_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Return the mean or std of RGB for a network that timm adapted to another number of channels.
+
+    timm sums the first convolution over its channels for one, so that grey is normalised by what the three have in
+    common, and repeats it for more than three.
+
+    >>> of_channels((0.25, 0.5, 0.75), 1), of_channels((0.25, 0.5, 0.75), 4)
+    ((0.5,), (0.25, 0.5, 0.75, 0.25))
+    """
+    if channels == 1:
+        return (sum(values) / len(values),)
+    return tuple(values[i % len(values)] for i in range(channels))
+
+
+def labels_of(net: Any) -> tuple[str, ...]:
     """ImageNet's class names, for an architecture that is published with just as many classes."""
     from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 

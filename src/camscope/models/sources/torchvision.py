@@ -92,7 +92,7 @@ def make(
     sha256 = file_sha256(weights) if isinstance(weights, Path) else None
     recipe = Recipe(spec, classes=outputs, options=dict(options), weights=str(weights), sha256=sha256)
     is_detector = dense[1]
-    preprocess = torchvision_boxes.preprocess_of(net) if is_detector else _preprocess(entry.transforms())
+    preprocess = torchvision_boxes.preprocess_of(net) if is_detector else preprocess_of(entry.transforms())
     size = input_size if side is None else (side, side)
     return Model(
         spec,
@@ -200,7 +200,7 @@ def _with_own_head(state: dict[str, torch.Tensor], net: torch.nn.Module) -> dict
     return {**state, **{k: own[k] for k in heads}}
 
 
-def _preprocess(preset: Any) -> Preprocess:
+def preprocess_of(preset: Any) -> Preprocess:
     """Torchvision's evaluation preset as ours; one that cuts nothing, for segmentation, sees the whole picture."""
     mean, std, interpolation = tuple(preset.mean), tuple(preset.std), preset.interpolation.value
     resize = (preset.resize_size[0], preset.resize_size[-1])

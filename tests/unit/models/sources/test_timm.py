@@ -1,10 +1,11 @@
 import warnings
 
+import numpy as np
 import pytest
 import timm
 import torch
 
-from camscope import explain
+import camscope as cs
 from camscope.errors import ModelError, SettingError
 from camscope.models import published
 from camscope.models.loading import load
@@ -32,7 +33,7 @@ def test_a_larger_imagenet_has_its_own_names():
     cfg = timm.get_pretrained_cfg("vit_tiny_patch16_224.augreg_in21k")
     with torch.device("meta"):
         net = timm.create_model("vit_tiny_patch16_224.augreg_in21k")
-    assert cfg.num_classes == len(source._labels(net)) == 21843
+    assert cfg.num_classes == len(source.labels_of(net)) == 21843
 
 
 def test_options_reach_the_maker():
@@ -87,7 +88,7 @@ def test_tables_of_positions_are_interpolated_to_the_callers_size_with_a_note(tm
     with pytest.warns(UserWarning, match="for 96 x 96 pixels; 1 tables of positions were interpolated"):
         model = load(tmp_path / "w.pth", input_size=128, **settings)
     assert model.net(torch.rand(1, 3, 128, 128)).shape == (1, 2)
-    e = explain(model, torch.rand(64, 64, 3).numpy())
+    e = cs.explain(model, torch.rand(64, 64, 3).numpy())
     assert "for 96 x 96 pixels" in e.notes[-1]
     load(tmp_path / "w.pth", input_size=96, **settings)  # fits as it is: a warning would be an error
 
@@ -133,8 +134,20 @@ def test_impossible_options():
         load("timm:test_resnet", weights="none", options={"colour": 1})
     with pytest.raises(SettingError, match="pretrained_cfg is not for options"):
         load("timm:test_resnet", weights="none", options={"pretrained_cfg": "x"})
-    with pytest.raises(SettingError, match=r"in_chans is 1 \(grey\) or 3 \(RGB\)"):
-        load("timm:test_resnet", weights="none", options={"in_chans": 2})
+    for channels in (0, "RGB", None):
+        with pytest.raises(SettingError, match="in_chans must be a number of channels"):
+            load("timm:test_resnet", weights="none", options={"in_chans": channels})
+
+
+@pytest.mark.parametrize("channels", [2, 4, 13])
+def test_networks_of_other_numbers_of_channels(channels):
+    model = load("timm:test_resnet", weights="none", options={"in_chans": channels})
+    pixels = np.random.default_rng(0).random((40, 60, channels), np.float32)
+    e = cs.explain(model, pixels)
+    assert e.heatmap.shape == (40, 60)
+    with torch.no_grad():
+        scores = model.net(model.preprocess(cs.Picture(pixels, bits=32))[0][None])
+    assert e.score == pytest.approx(float(scores.max()), rel=1e-4)
 
 
 @pytest.mark.usefixtures("offline")
