@@ -69,7 +69,7 @@ def _told(found: dict[str, Any]) -> str:
     lines = {
         "model": f"{found['model']} (weights: {found['weights']})",
         "layer": found["layer"],
-        "layout": f"{found['layout']}, {found['channels']} channels",
+        "layout": f"{found['layout']}, {found['channels']} channels" if found["layout"] else None,
         "grid": " x ".join(map(str, found["grid"])),
         "head": found["head"],
         "input": ", ".join(f"{key} {_short(value)}" for key, value in preprocess.items()),
@@ -77,6 +77,7 @@ def _told(found: dict[str, Any]) -> str:
         "outcome": f"{found['outcome']}, outputs {' x '.join(map(str, found['outputs']))}",
         "same maps": "; ".join(" = ".join(group) for group in found["same"]) or "none of those compared",
     } | {key.replace("_", " "): _short(value) for key, value in found["facts"].items()}
+    lines = {key: value for key, value in lines.items() if value}
     width = max(map(len, lines))
     return "\n".join(f"{key:{width}}  {value}" for key, value in lines.items())
 
