@@ -23,43 +23,62 @@ _EXACT = 1e-5
 _LEVIT = 256 / 224
 
 
-def preprocess_of(name: str, config: Any, *, offline: bool) -> Preprocess:
-    """The preprocessing that belongs to a model of transformers.
+def preprocess_of(name: str, config: Any, *, offline: bool, whole: bool = False) -> Preprocess:
+    """Return the preprocessing that belongs to a model of transformers.
 
     Args:
         name: of the model, an id on the hub or a folder.
         config: the model's configuration.
         offline: look in folders and caches only.
+        whole: whether the model needs the whole picture, as detectors and segmentation networks do.
 
     Raises:
-        ModelError: for a processor that does something else than resize, cut and normalise.
+        ModelError: for a processor that does something else than resize, cut and normalise, or is code of the model's
+            makers.
     """
     transformers: Any = importlib.import_module("transformers")
     try:
         # Pillow resizes as the weights were trained and evaluated with; torchvision's backend rounds otherwise.
-        processor = transformers.AutoImageProcessor.from_pretrained(name, backend="pil", local_files_only=offline)
-    except (OSError, ValueError):
+        processor = transformers.AutoImageProcessor.from_pretrained(
+            name, backend="pil", local_files_only=offline, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"the image processor of {name} is code of its makers, which camscope never runs; {_OWN}"
+            ) from error
         size = getattr(getattr(config, "vision_config", config), "image_size", 224)
         warnings.warn(
             f"there is no image processor in {name} (preprocessor_config.json), so ImageNet's usual preprocessing is "
             "assumed; say otherwise with mean=, std=, input_size= and fit=",
             stacklevel=2,
         )
-        return Preprocess(input_size=(size, size) if isinstance(size, int) else tuple(size))
-    return read_processor(processor)
+        size = (size, size) if isinstance(size, int) else tuple(size)
+        return Preprocess(input_size=size, fit="pad" if whole else "crop")
+    return read_processor(processor, whole=whole)
 
 
-def read_processor(processor: Any) -> Preprocess:
+def read_processor(processor: Any, *, whole: bool = False) -> Preprocess:
     """Find the Preprocess that makes the same input.
 
     Black, white and red pictures tell the normalisation and the order of the channels; of the geometries that the
     processor's sizes allow, that is taken which makes its very input out of noise, lying and standing.
+
+    Args:
+        processor: an image processor of transformers.
+        whole: where the input keeps the picture's shape, as DETR's does, let the whole picture lie in a square of
+            the processor's shorter side.
 
     Raises:
         ModelError: none does.
     """
     pictures = [_noise(*size) for size in _PROBES]
     wanted = [_run(processor, picture) for picture in pictures]
+    side = (processor.to_dict().get("size") or {}).get("shortest_edge")
+    if wanted[0].shape != wanted[1].shape and whole and side:
+        mean, std, order = _normalisation(processor)
+        way = _interpolation(processor)
+        return Preprocess(input_size=(side, side), mean=mean, std=std, order=order, fit="pad", interpolation=way)
     if wanted[0].shape != wanted[1].shape:
         raise ModelError(
             f"{type(processor).__name__} makes inputs of {wanted[0].shape[1:]} and {wanted[1].shape[1:]} out of two "
@@ -86,8 +105,7 @@ _OWN = "make the model yourself, camscope.Model(NAME, net, preprocess=camscope.P
 def _geometries(processor: Any, size: tuple[int, int]) -> Iterator[dict[str, Any]]:
     """Ways to the input size that the fields of a processor allow."""
     fields = processor.to_dict()
-    given, share, resample = fields.get("size") or {}, fields.get("crop_pct"), fields.get("resample")
-    interpolation = Image.Resampling(2 if resample is None else int(resample)).name.lower()
+    given, share = fields.get("size") or {}, fields.get("crop_pct")
     cuts: list[dict[str, Any]] = [{"fit": "squash", "resize": None}]
     if short := given.get("shortest_edge"):
         sides = {short, int(_LEVIT * short)} | ({int(short / share)} if share else set())
@@ -97,7 +115,12 @@ def _geometries(processor: Any, size: tuple[int, int]) -> Iterator[dict[str, Any
         cuts += [{"fit": "squash", "resize": (high, wide)}]
         cuts += [{"fit": "crop", "resize": (int(high / share), int(wide / share))}] if share else []
     for cut in cuts:
-        yield {**cut, "interpolation": interpolation, "centre": "floor"}
+        yield {**cut, "interpolation": _interpolation(processor), "centre": "floor"}
+
+
+def _interpolation(processor: Any) -> str:
+    resample = processor.to_dict().get("resample")
+    return Image.Resampling(2 if resample is None else int(resample)).name.lower()
 
 
 def _normalisation(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...], Order]:
