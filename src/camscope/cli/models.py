@@ -12,7 +12,12 @@ import typer
 from camscope.cli.noted import load_noted
 from camscope.cli.options import Device, Labels, Seed, Weights, class_names, prepare
 
-_OF_THE_HUB = "hf: takes any image classifier, CLIP or SigLIP of the Hugging Face hub, or a folder; these are examples"
+_NOTES = {
+    "hf": "hf: takes any image classifier, CLIP, SigLIP, object detector or semantic segmentation network of the "
+    "Hugging Face hub, or a folder; these are examples",
+    "smp": "smp: takes any architecture and encoder of segmentation_models_pytorch; these are examples",
+    "ultralytics": "ultralytics: also takes FILE.pt, with --trust; an ONNX model is named by its FILE.onnx",
+}
 
 
 def models(
@@ -41,8 +46,9 @@ def models(
         print(json.dumps(found, ensure_ascii=False) if as_json else _told(found))
         return
     names = _names(pattern)
-    if any(name.startswith("hf:") for name in names):
-        print(f"note: {_OF_THE_HUB}", file=sys.stderr)
+    for source, text in _NOTES.items():
+        if any(name.startswith(f"{source}:") for name in names):
+            print(f"note: {text}", file=sys.stderr)
     print(json.dumps(names) if as_json else "\n".join(names))
 
 

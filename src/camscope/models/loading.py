@@ -18,14 +18,15 @@ from camscope.models.model import Model, Outcome
 from camscope.models.preprocess import Fit, Preprocess
 from camscope.models.sources import SOURCES
 from camscope.models.sources.keras import FILES as KERAS_FILES
+from camscope.models.sources.onnx import SUFFIX as ONNX_FILE
 from camscope.models.weights import SUFFIXES, read_weights
 
 _FORMS = (
-    "'timm:NAME', 'torchvision:NAME', 'hf:NAME or FOLDER', 'torchxrayvision:NAME', 'keras:NAME', a bundle folder, "
-    "a .keras file, or a weights file with arch='timm:NAME'"
+    "'timm:NAME', 'torchvision:NAME', 'hf:NAME or FOLDER', 'torchxrayvision:NAME', 'keras:NAME', 'ultralytics:NAME', "
+    "'smp:NAME', a bundle folder, a .keras or .onnx file, or a weights file with arch='timm:NAME'"
 )
 # What networks are exported to, by torch.export and others.
-_PROGRAMS = (".pt2", ".onnx", ".tflite", ".pb", ".torchscript", ".mlmodel", ".mlpackage", ".engine")
+_PROGRAMS = (".pt2", ".tflite", ".pb", ".torchscript", ".mlmodel", ".mlpackage", ".engine")
 _PLANE = 4
 """Axes of the weights of a convolution of pictures."""
 
@@ -46,13 +47,14 @@ def load(
     fit: Fit | None = None,
     options: Mapping[str, Any] | None = None,
     arch: str | None = None,
+    trust: bool = False,
 ) -> Model:
     """Make a model ready for pictures, on the CPU, in eval mode and in channels-last memory format.
 
     Args:
         spec: "timm:NAME", "torchvision:NAME", "hf:NAME" or "hf:FOLDER" (Hugging Face), "torchxrayvision:NAME",
-            "keras:NAME", a bundle folder, a ``.keras`` or ``.h5`` file, or a weights file (then ``arch`` names the
-            network).
+            "keras:NAME", "ultralytics:NAME" or "ultralytics:FILE.pt", "smp:ARCHITECTURE/ENCODER", a bundle folder, a
+            ``.keras``, ``.h5`` or ``.onnx`` file, or a weights file (then ``arch`` names the network).
         weights: "default" for the published ones, "none" for random ones, or a file (see ``read_weights``).
         classes: number of outputs; None: as many as there are labels, else the source's own number.
         labels: class names, or the path of a file with them (see ``read_labels``); None: those of the source. With
@@ -66,6 +68,7 @@ def load(
             much of the picture as it can.
         options: further keywords for the maker, such as ``{"pad_type": "same"}`` or ``{"in_chans": 1}``.
         arch: the source and name of the network that a weights file fills.
+        trust: read pickles where a source has nothing else (Ultralytics): reading one runs code that is stored in it.
 
     Raises:
         ModelError: for a model that cannot be found, built, or filled with its weights.
@@ -85,10 +88,10 @@ def load(
             raise SettingError(f"{spec} is a bundle and has its own weights, classes, options and arch: leave them out")
         model = _from_bundle(Path(spec), size)
     else:
-        spec, weights = _network_and_weights(spec, weights, arch)
+        spec, weights = _network_and_weights(_with_source(spec), weights, arch)
         classes = len(names) if classes is None and names is not None else classes
         model = _from_source(
-            spec, weights=weights, classes=classes, input_size=size, options=options or {}, labels=names
+            spec, weights=weights, classes=classes, input_size=size, options=options or {}, labels=names, trust=trust
         )
     assumed = model.facts.get("assumed")
     if assumed is not None and not Path(spec).is_dir():
@@ -102,6 +105,12 @@ def load(
         outcome=_outcome(outcome) if outcome is not None else model.outcome,
         preprocess=_adapted(model.preprocess, mean=mean, std=std, fit=fit),
     )
+
+
+def _with_source(spec: str | Path) -> str | Path:
+    """Return a spec; of an ONNX file that names no source with its source."""
+    is_file = Path(spec).suffix.lower() == ONNX_FILE and str(spec).partition(":")[0] not in SOURCES
+    return f"onnx:{spec}" if is_file else spec
 
 
 def _network_and_weights(spec: str | Path, weights: str | Path, arch: str | None) -> tuple[str, str | Path]:
@@ -138,6 +147,7 @@ def _from_source(
     input_size: tuple[int, int] | None,
     options: Mapping[str, Any],
     labels: Sequence[str] | None,
+    trust: bool = False,
 ) -> Model:
     prefix, colon, name = spec.partition(":")
     if not colon:
@@ -147,7 +157,8 @@ def _from_source(
     if classes is not None and classes < 1:
         raise SettingError(f"classes must be at least 1; given: {classes}")
     make = SOURCES[prefix]
-    more = {"labels": labels} if "labels" in inspect.signature(make).parameters else {}
+    taken = inspect.signature(make).parameters
+    more = {key: value for key, value in (("labels", labels), ("trust", trust)) if key in taken}
     model = make(name, weights=weights, classes=classes, input_size=input_size, options=options, **more)
     for weight in model.net.eval().parameters():
         if weight.ndim == _PLANE:  # `Module.to` would refuse a network with three-dimensional convolutions
