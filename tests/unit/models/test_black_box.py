@@ -5,12 +5,20 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import camscope as cs
-from camscope.errors import ModelError, SettingError
+from camscope.errors import MethodError, ModelError, SettingError
+from camscope.evaluation.contestants import chosen_methods
+from camscope.evaluation.data import read_items
+from camscope.evaluation.plan import Plan
+from camscope.evaluation.rows import chosen_metrics
+from camscope.evaluation.run import evaluate
 from camscope.explanation.examination import examine
+from camscope.explanation.sheets import stages_sheet
 from camscope.models.preprocess import Preprocess
+from camscope.store import NOT_ASKED, OK
 
 GREEN = np.array([0, 1, 0], np.float32)
 
@@ -150,3 +158,26 @@ def test_it_works_in_batches_beside_other_models(image, tmp_path):
     assert "occlusion" in found["head"]
     with pytest.raises(ModelError, match="a bundle cannot name"):
         model_of().save(tmp_path)
+
+
+def test_a_sanity_check_needs_weights(image):
+    with pytest.raises(SettingError, match="BlackBox has no weights that could be random"):
+        cs.sanity(model_of(), [image], method="occlusion", target="green")
+
+
+def test_a_map_at_stages_is_refused(image):
+    with pytest.raises(MethodError, match="only the scores are known"):
+        stages_sheet(model_of(), cs.Picture(image.astype(np.float32) / 255))
+
+
+def test_an_evaluation_leaves_random_weights_out(image, tmp_path):
+    for name in ("a", "b"):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    metrics = chosen_metrics("average_drop,cascading_randomisation,independent_randomisation")
+    plan = Plan(model_of(), read_items(tmp_path, target="green"), chosen_methods("occlusion,gradcam"), metrics, few=2)
+    rows = [row for row in evaluate(plan, tmp_path / "out") if row["method"] in ("occlusion", "gradcam")]
+    by = {row["method"]: row for row in rows}
+    assert (by["occlusion"]["status"], by["gradcam"]["status"]) == (OK, NOT_ASKED)
+    assert by["occlusion"]["average_drop"] > 0
+    assert "cascading_randomisation" not in by["occlusion"]
+    assert "only the scores are known" in by["gradcam"]["message"]
