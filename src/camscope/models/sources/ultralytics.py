@@ -100,6 +100,7 @@ def make(
         wrapped,
         preprocess=preprocess,
         labels=_labels(net),
+        layer=_layer(net),
         outcome="boxes" if isinstance(wrapped, Boxes) else "one",
         recipe=Recipe(
             f"ultralytics:{_architecture(net, name)}",
@@ -290,6 +291,15 @@ def _preprocess(wrapped: nn.Module, net: Any) -> Preprocess:
     fit: Fit = "pad" if has_margin else "crop" if is_classifier else "squash"
     mean = (_GREY if has_margin else 0.0,) * 3
     return Preprocess(input_size=(side, side), mean=mean, std=(1.0,) * 3, fit=fit, interpolation="bilinear")
+
+
+def _layer(net: Any) -> str | None:
+    """Return the backbone's last module, by its name in `Boxes`: the one before the first that enlarges the grid.
+
+    All boxes depend on it; it is also what torchvision's detectors are explained at.
+    """
+    enlarging = next((i for i, module in enumerate(net.model) if isinstance(module, nn.Upsample)), None)
+    return f"model.model.{enlarging - 1}" if enlarging else None
 
 
 def _labels(net: Any) -> tuple[str, ...]:

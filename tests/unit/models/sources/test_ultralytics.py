@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import nn
 
-from camscope import explain, targets
+from camscope import cam, explain, targets
 from camscope.errors import ModelError, SettingError
 from camscope.models.loading import load
 from camscope.models.sources import ultralytics as source
@@ -71,6 +71,16 @@ def test_gradients_of_a_box_reach_the_first_layer(name):
     targets.box(int(output[0, 5]))(output).backward()
     assert first.grad.isfinite().all()
     assert first.grad.any()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("yolov8n", "SPPF"), ("yolo11n", "C2PSA"), ("yolo12n", "A2C2f")])
+def test_the_backbones_last_module_is_explained(name, kind):
+    model = built(name)
+    assert type(model.net.get_submodule(model.layer)).__name__ == kind
+    x = torch.rand(1, 3, 128, 128)
+    grid = cam(model.net, x, layer=model.layer, targets=lambda output: output[0, 4])
+    assert grid.shape == (1, 4, 4)
+    assert grid.any()
 
 
 def test_targets_and_the_letterbox(image):
