@@ -55,7 +55,9 @@ _OPTIONS: dict[str, Any] = {
     "trust": Annotated[
         bool,
         typer.Option(
-            "--trust", help="Allow published weights that can run code (torchxrayvision).", rich_help_panel=_PANEL
+            "--trust",
+            help="Allow files that can run code: weights of torchxrayvision, models of Ultralytics.",
+            rich_help_panel=_PANEL,
         ),
     ],
 }

@@ -24,7 +24,10 @@ from camscope.errors import SettingError
 if TYPE_CHECKING:
     from camscope.models.model import Model
 
-MODELS = "timm:NAME, torchvision:NAME, hf:NAME, keras:NAME, torchxrayvision:NAME, a bundle folder or a .keras file"
+MODELS = (
+    "timm:NAME, torchvision:NAME, hf:NAME, ultralytics:NAME, smp:ARCHITECTURE/ENCODER, keras:NAME, "
+    "torchxrayvision:NAME, a bundle folder, or a .keras or .onnx file"
+)
 """What a model can be given as, in a word of help."""
 
 ModelName = Annotated[str, typer.Option("--model", "-m", help=f"{MODELS}.")]

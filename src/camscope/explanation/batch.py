@@ -17,7 +17,17 @@ from camscope.explanation.diagnosis import network_notes, notes
 from camscope.explanation.goals import Goal as Goal
 from camscope.explanation.goals import Wanted as Wanted
 from camscope.explanation.goals import goals_of as goals_of
-from camscope.explanation.maps import Seen, known, look, network_map, place_name, provided, raw_map, without_autocast
+from camscope.explanation.maps import (
+    Seen,
+    check_needs,
+    known,
+    look,
+    network_map,
+    place_name,
+    provided,
+    raw_map,
+    without_autocast,
+)
 from camscope.explanation.picture_notes import picture_notes
 from camscope.explanation.result import Explanation
 from camscope.heatmap import place
@@ -85,7 +95,12 @@ class Pass:
             functions: the methods that are to come.
             layer: to look at; None for the model's own, or else `default_layer`.
             engine: as for `cam`; methods that see the whole network always run in eager PyTorch.
+
+        Raises:
+            MethodError: a method needs more of the model than can be had, such as the gradients of a black box.
         """
+        functions = list(functions)
+        check_needs(model.net, functions)
         parameter = next(model.net.parameters(), torch.empty(0))
         x = stacked([sample.tensor for sample in samples], like=parameter)
         layer = layer or model.layer

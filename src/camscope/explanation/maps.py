@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from camscope.errors import MethodError, SettingError, TargetError, nearest
-from camscope.methods import ATTRIBUTIONS, META, METHODS, Method, NetworkMethod, sees_network
+from camscope.methods import ATTRIBUTIONS, META, METHODS, Method, NetworkMethod, needs_of, sees_network
+from camscope.models.black_box import BlackBox
 from camscope.models.engines import Prepared, prepare
 from camscope.models.layer_choice import default_layer
 from camscope.models.stages import stage_layers
@@ -74,6 +75,7 @@ def cam(
     (torch.Size([4, 15, 15]), torch.Size([4, 32, 32]))
     """
     function = find_method(method)
+    check_needs(net, [function])
     if sees_network(function):
         if differentiable:
             raise MethodError(
@@ -134,6 +136,7 @@ def cams(
     if not targets or len({len(row) for row in targets}) != 1 or not len(targets[0]):
         raise TargetError("targets must be one list an image, all of the same length: [[0, 1], [0, 1]]")
     function = find_method(method)
+    check_needs(net, [function])
     if sees_network(function):
         columns = [list(column) for column in zip(*targets, strict=True)]
         more = {"method": method, "layer": layer, "layout": layout, "picture": picture} | settings
@@ -223,6 +226,32 @@ def find_method(method: str | Method | NetworkMethod) -> Method | NetworkMethod:
     if method not in METHODS:
         raise MethodError(nearest("method", method, [*METHODS, *(f"{name}(gradcam)" for name in META)]))
     return METHODS[method]
+
+
+def check_needs(net: nn.Module, functions: Iterable[Method | NetworkMethod]) -> None:
+    """Check that a network has what some methods need; of a black box nothing but scores can be had.
+
+    Raises:
+        MethodError: it has not; the message names the methods that work.
+    """
+    if not isinstance(net, BlackBox):
+        return
+    for function in functions:
+        needs = needs_of(function)
+        if needs in ("activations", "gradients"):
+            raise MethodError(
+                f"{method_name(function)} needs the {needs} of a network, and this model is a black box, of which only "
+                f"the scores are known; use a method that needs only scores: {', '.join(methods_of_scores())}"
+            )
+
+
+def methods_of_scores() -> list[str]:
+    """Return the names of the methods that need nothing but scores.
+
+    >>> "occlusion" in methods_of_scores(), "gradcam" in methods_of_scores()
+    (True, False)
+    """
+    return [name for name, function in METHODS.items() if needs_of(function) == "scores"]
 
 
 def method_name(method: str | Method | NetworkMethod) -> str:

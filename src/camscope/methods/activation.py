@@ -15,7 +15,7 @@ from camscope.trace import Trace
 
 
 @class_agnostic
-@method
+@method(needs="activations")
 def eigencam(trace: Trace) -> Tensor:
     """Eigen-CAM: the activations along their first principal direction, whatever the class.
 
@@ -40,7 +40,7 @@ def eigencam(trace: Trace) -> Tensor:
 
 
 @class_agnostic
-@method
+@method(needs="activations")
 def kpcacam(trace: Trace, *, kernel: str = "sigmoid", gamma: float | None = None) -> Tensor:
     """KPCA-CAM: Eigen-CAM with kernel PCA, so that the first component may be curved; whatever the class.
 
@@ -78,7 +78,7 @@ def kpcacam(trace: Trace, *, kernel: str = "sigmoid", gamma: float | None = None
 
 
 @class_agnostic
-@method
+@method(needs="activations")
 def fem(trace: Trace, *, sigmas: float = 2.0) -> Tensor:
     """FEM, the feature explanation method: where channels answer unusually strongly, whatever the class.
 
@@ -109,7 +109,7 @@ def fem(trace: Trace, *, sigmas: float = 2.0) -> Tensor:
 
 
 @class_agnostic
-@method
+@method(needs="activations")
 def randomcam(trace: Trace, *, seed: int = 0) -> Tensor:
     """Random CAM: the activations with random weights; the null that a method has to beat in a table.
 
@@ -135,7 +135,7 @@ def randomcam(trace: Trace, *, seed: int = 0) -> Tensor:
 
 
 @class_agnostic
-@method
+@method(needs="activations")
 def dff(trace: Trace, *, concepts: int = 4, seed: int = 0) -> Tensor:
     """Deep feature factorisation: where the strongest concept in the activations is, whatever the class.
 

@@ -127,5 +127,7 @@ def _tensors(model: Model) -> dict[str, torch.Tensor]:
     state = model.net.state_dict()
     odd = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if odd:
-        raise ModelError(f"{model.name!r} cannot be written as a bundle: {', '.join(odd)} holds no tensor")
+        raise ModelError(
+            f"{model.name!r} cannot be written as a bundle: {', '.join(odd)} holds no tensor; load it from its own file"
+        )
     return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}

@@ -62,7 +62,7 @@ def from_module(
     bare = net
     for wrapper in ("_orig_mod", "module"):  # of torch.compile and of DataParallel
         bare = getattr(bare, wrapper, bare)
-    told = _of_timm(bare) or _of_transformers(bare) or _of_torchvision(bare) or _Told()
+    told = _of_timm(bare) or _of_transformers(bare, preprocess) or _of_torchvision(bare) or _Told()
     names = told.labels if labels is None else tuple(read_labels(labels))
     assumed = ""
     if preprocess is None:
@@ -109,7 +109,7 @@ def _of_timm(net: Any) -> _Told | None:
     )
 
 
-def _of_transformers(net: Any) -> _Told | None:
+def _of_transformers(net: Any, given: AnyPreprocess | None) -> _Told | None:
     config = getattr(net, "config", None)
     if not type(config).__module__.startswith("transformers."):
         return None
@@ -117,11 +117,12 @@ def _of_transformers(net: Any) -> _Told | None:
 
     importlib.import_module("transformers")
     vision = getattr(config, "vision_config", config)
-    processor = hf_pictures.processor_of(str(getattr(config, "_name_or_path", "")), offline=True)
+    name = str(getattr(config, "_name_or_path", ""))
     assumed = ""
-    if processor is not None:
+    preprocess: Any = given
+    if given is None and (processor := hf_pictures.processor_of(name, offline=True)) is not None:
         preprocess = hf_pictures.read_processor(processor)
-    else:
+    elif given is None:
         size = getattr(vision, "image_size", None) or _SIZE
         size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         channels = getattr(vision, "num_channels", None) or input_channels(net) or len(IMAGENET_MEAN)

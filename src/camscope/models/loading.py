@@ -20,16 +20,17 @@ from camscope.models.model import Model, Outcome
 from camscope.models.preprocess import Fit, Preprocess
 from camscope.models.sources import SOURCES
 from camscope.models.sources.keras import FILES as KERAS_FILES
+from camscope.models.sources.onnx import SUFFIX as ONNX_FILE
 from camscope.models.transform import Transform
 from camscope.models.weight_names import ALL, KeyFilter
 from camscope.models.weights import SUFFIXES, read_weights
 
 _FORMS = (
-    "'timm:NAME', 'torchvision:NAME', 'hf:NAME or FOLDER', 'torchxrayvision:NAME', 'keras:NAME', a bundle folder, "
-    "a .keras file, or a weights file with arch='timm:NAME'"
+    "'timm:NAME', 'torchvision:NAME', 'hf:NAME or FOLDER', 'torchxrayvision:NAME', 'keras:NAME', 'ultralytics:NAME', "
+    "'smp:NAME', a bundle folder, a .keras or .onnx file, or a weights file with arch='timm:NAME'"
 )
 # What networks are exported to, by torch.export and others.
-_PROGRAMS = (".pt2", ".onnx", ".tflite", ".pb", ".torchscript", ".mlmodel", ".mlpackage", ".engine")
+_PROGRAMS = (".pt2", ".tflite", ".pb", ".torchscript", ".mlmodel", ".mlpackage", ".engine")
 _PLANE = 4
 """Axes of the weights of a convolution of pictures."""
 
@@ -60,8 +61,9 @@ def load(
 
     Args:
         spec: "timm:NAME", "torchvision:NAME", "hf:NAME" or "hf:FOLDER" (Hugging Face), "torchxrayvision:NAME",
-            "keras:NAME", a bundle folder, a ``.keras`` or ``.h5`` file, or a weights file (then ``arch`` names the
-            network); or an ``nn.Module``, which is used as it is (see `from_module`).
+            "keras:NAME", "ultralytics:NAME" or "ultralytics:FILE.pt", "smp:ARCHITECTURE/ENCODER", a bundle folder, a
+            ``.keras``, ``.h5`` or ``.onnx`` file, or a weights file (then ``arch`` names the network); or an
+            ``nn.Module``, which is used as it is (see `from_module`).
         weights: "default" for the published ones, "none" for random ones, or a file (see ``read_weights``).
         classes: number of outputs; None: as many as there are labels, else the source's own number.
         labels: class names, or the path of a file with them (see ``read_labels``); None: those of the source. With
@@ -77,7 +79,8 @@ def load(
         arch: the source and name of the network that a weights file fills.
         ignore: patterns of names in the weights file to leave out, such as ``["criterion.*"]`` or ``"ema.*,loss.*"``.
         prefix: the beginning of the names of the network's weights in the file, such as "encoder"; None: detected.
-        trust: allow published weights that can run code when they are read (``torchxrayvision:``).
+        trust: allow files that can run code when they are read: published weights of ``torchxrayvision:``, and files
+            of ``ultralytics:``.
         preprocess: a Preprocess or a callable such as a Compose of torchvision (see `Transform`), in place of mean,
             std, input_size and fit; None: the source's, or what a module tells of itself.
         name: what the model is called in results; None: the spec, or the name of the module's class.
@@ -96,31 +99,24 @@ def load(
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
     _refuse_both(preprocess, (mean, std, size, fit))
     is_bare = weights == "default" and classes is None and not (options or arch or ignore or prefix)
-    if not isinstance(spec, str | Path):
-        model = _of_module(
-            spec, preprocess=preprocess, labels=labels, name=name, outcome=_known(outcome), is_bare=is_bare
-        )
-        return _with_settings(model, input_size=size, mean=mean, std=std, fit=fit)
     names = None if labels is None else read_labels(labels)
+    if not isinstance(spec, str | Path):
+        given: dict[str, Any] = {"preprocess": preprocess, "labels": names, "name": name, "outcome": _known(outcome)}
+        model = _of_module(spec, is_bare=is_bare, **given)
+        return _with_settings(model, input_size=size, mean=mean, std=std, fit=fit)
     is_folder = Path(spec).is_dir()
     if is_folder:
         model = _from_bundle(Path(spec), size, is_bare=is_bare)
     else:
-        spec, weights = _network_and_weights(spec, weights, arch)
+        spec, weights = _network_and_weights(_with_source(spec), weights, arch)
         classes = len(names) if classes is None and names is not None else classes
         more = {"labels": names, "keys": KeyFilter.of(prefix, ignore), "trust": trust}
         model = _from_source(spec, weights=weights, classes=classes, input_size=size, options=options or {}, more=more)
-    if mean is not None or std is not None or preprocess is not None:
-        model = replace(model, facts=_without_assumption(model))
+    model = _with_settings(model, preprocess=preprocess, mean=mean, std=std, fit=fit)
     for text in () if is_folder else model.notes:
         warnings.warn(text, stacklevel=2)
-    return replace(
-        model,
-        name=name or model.name,
-        labels=_checked(names, model) if names is not None else model.labels,
-        outcome=_known(outcome) or model.outcome,
-        preprocess=_adapted(preprocess or model.preprocess, mean=mean, std=std, fit=fit),
-    )
+    found = _checked(names, model) if names is not None else model.labels
+    return replace(model, name=name or model.name, labels=found, outcome=_known(outcome) or model.outcome)
 
 
 def _refuse_both(preprocess: Any, settings: Sequence[Any]) -> None:
@@ -139,26 +135,28 @@ def _of_module(net: Any, *, is_bare: bool, **settings: Any) -> Model:
     return from_module(net, **settings)
 
 
-def _without_assumption(model: Model) -> dict[str, Any]:
-    return {key: fact for key, fact in model.facts.items() if key != "assumed"}
-
-
 def _with_settings(
     model: Model,
     *,
-    input_size: tuple[int, int] | None,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     fit: Fit | None,
+    input_size: tuple[int, int] | None = None,
+    preprocess: AnyPreprocess | None = None,
 ) -> Model:
-    """A model around a module, with what the caller knows of its preprocessing; nothing is assumed any more then."""
-    if input_size is None and mean is None and std is None and fit is None:
-        return model
-    preprocess = model.preprocess
+    """Return a model with what the caller knows of its preprocessing, which is then no assumption any more."""
+    used: Any = model.preprocess if preprocess is None else preprocess
     if input_size is not None:
-        preprocess = preprocess.at(input_size)
-    facts = model.facts if mean is None and std is None else _without_assumption(model)
-    return replace(model, preprocess=_adapted(preprocess, mean=mean, std=std, fit=fit), facts=facts)
+        used = used.at(input_size)
+    is_known = any(value is not None for value in (preprocess, mean, std))
+    facts = {key: fact for key, fact in model.facts.items() if not (is_known and key == "assumed")}
+    return replace(model, preprocess=_adapted(used, mean=mean, std=std, fit=fit), facts=facts)
+
+
+def _with_source(spec: str | Path) -> str | Path:
+    """Return a spec; of an ONNX file that names no source with its source."""
+    is_file = Path(spec).suffix.lower() == ONNX_FILE and str(spec).partition(":")[0] not in SOURCES
+    return f"onnx:{spec}" if is_file else spec
 
 
 def _network_and_weights(spec: str | Path, weights: str | Path, arch: str | None) -> tuple[str, str | Path]:
@@ -207,7 +205,9 @@ def _from_source(
     make = SOURCES[prefix]
     keys = more.get("keys", ALL)
     parameters = inspect.signature(make).parameters
-    if keys != ALL and ("keys" not in parameters or not isinstance(weights, Path)):
+    if keys != ALL and "keys" not in parameters:
+        raise SettingError(f"{prefix}: takes neither ignore= nor prefix=, which choose names of a weights file")
+    if keys != ALL and not isinstance(weights, Path):
         raise SettingError("ignore= and prefix= choose names of a weights file: give one with weights=FILE")
     known = {key: value for key, value in more.items() if key in parameters}
     model = make(name, weights=weights, classes=classes, input_size=input_size, options=options, **known)

@@ -20,18 +20,20 @@ _LEVEL = 1 / 255
 _EXACT = 1e-5
 # LeViT's processor scales by a ratio of its own, which stands in no field.
 _LEVIT = 256 / 224
+_OWN = "make the model yourself, camscope.Model(NAME, net, preprocess=camscope.Preprocess(...))"
 
 
-def preprocess_of(name: str, config: Any, *, offline: bool) -> Preprocess:
-    """The preprocessing that belongs to a model of transformers.
+def preprocess_of(name: str, config: Any, *, offline: bool, whole: bool = False) -> Preprocess:
+    """Return the preprocessing that belongs to a model of transformers.
 
     Args:
         name: of the model, an id on the hub or a folder.
         config: the model's configuration.
         offline: look in folders and caches only.
+        whole: whether the model needs the whole picture, as detectors and segmentation networks do.
 
     Raises:
-        ModelError: for a processor that makes no input of one size out of pictures.
+        ModelError: for a processor that makes no input of one size out of pictures, or is code of the model's makers.
     """
     processor = processor_of(name, offline=offline)
     if processor is None:
@@ -41,8 +43,9 @@ def preprocess_of(name: str, config: Any, *, offline: bool) -> Preprocess:
             "assumed; say otherwise with mean=, std=, input_size= and fit=",
             stacklevel=2,
         )
-        return Preprocess(input_size=(size, size) if isinstance(size, int) else tuple(size))
-    return read_processor(processor)
+        size = (size, size) if isinstance(size, int) else tuple(size)
+        return Preprocess(input_size=size, fit="pad" if whole else "crop")
+    return read_processor(processor, whole=whole)
 
 
 def processor_of(name: str, *, offline: bool) -> Any:
@@ -51,32 +54,55 @@ def processor_of(name: str, *, offline: bool) -> Any:
     Args:
         name: of the model, an id on the hub or a folder.
         offline: look in folders and caches only.
+
+    Raises:
+        ModelError: it is code of the model's makers.
     """
     if not name:
         return None
     transformers: Any = importlib.import_module("transformers")
     try:
         # Pillow resizes as the weights were trained and evaluated with; torchvision's backend rounds otherwise.
-        return transformers.AutoImageProcessor.from_pretrained(name, backend="pil", local_files_only=offline)
-    except (OSError, ValueError):
+        return transformers.AutoImageProcessor.from_pretrained(
+            name, backend="pil", local_files_only=offline, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"the image processor of {name} is code of its makers, which camscope never runs; {_OWN}"
+            ) from error
         return None
 
 
-def read_processor(processor: Any) -> Preprocess:
+def read_processor(processor: Any, *, whole: bool = False) -> Preprocess:
     """Find the Preprocess that makes the same input, or else use the processor itself as a `Transform`.
 
     Black, white and red pictures tell the normalisation and the order of the channels; of the geometries that the
     processor's sizes allow, that is taken which makes its very input out of noise, lying and standing.
 
+    Args:
+        processor: an image processor of transformers.
+        whole: where the input keeps the picture's shape, as DETR's does, let the whole picture lie in a square of
+            the processor's shorter side.
+
     Raises:
         ModelError: the processor makes no input out of a picture, or inputs of different sizes.
     """
     transform = Transform.of(processor)
+    side = (processor.to_dict().get("size") or {}).get("shortest_edge")
+    if not transform.fixed_size and whole and side:
+        return Preprocess(
+            (side, side),
+            transform.mean,
+            transform.std,
+            order=transform.order,
+            fit="pad",
+            interpolation=_interpolation(processor),
+        )
     if not transform.fixed_size:
         raise ModelError(
             f"{type(processor).__name__} makes inputs of different sizes out of pictures of different shapes, and a "
-            "model has one input size; make the model yourself, "
-            "camscope.Model(NAME, net, preprocess=camscope.Preprocess(...))"
+            f"model has one input size; {_OWN}"
         )
     size = transform.input_size
     pictures = [_noise(*shape) for shape in _PROBES]
@@ -96,8 +122,7 @@ def read_processor(processor: Any) -> Preprocess:
 def _geometries(processor: Any, size: tuple[int, int]) -> Iterator[dict[str, Any]]:
     """Ways to the input size that the fields of a processor allow."""
     fields = processor.to_dict()
-    given, share, resample = fields.get("size") or {}, fields.get("crop_pct"), fields.get("resample")
-    interpolation = Image.Resampling(2 if resample is None else int(resample)).name.lower()
+    given, share = fields.get("size") or {}, fields.get("crop_pct")
     cuts: list[dict[str, Any]] = [{"fit": "squash", "resize": None}]
     if short := given.get("shortest_edge"):
         sides = {short, int(_LEVIT * short)} | ({int(short / share)} if share else set())
@@ -107,7 +132,12 @@ def _geometries(processor: Any, size: tuple[int, int]) -> Iterator[dict[str, Any
         cuts += [{"fit": "squash", "resize": (high, wide)}]
         cuts += [{"fit": "crop", "resize": (int(high / share), int(wide / share))}] if share else []
     for cut in cuts:
-        yield {**cut, "interpolation": interpolation, "centre": "floor"}
+        yield {**cut, "interpolation": _interpolation(processor), "centre": "floor"}
+
+
+def _interpolation(processor: Any) -> str:
+    resample = processor.to_dict().get("resample")
+    return Image.Resampling(2 if resample is None else int(resample)).name.lower()
 
 
 def _noise(height: int, width: int) -> Picture:
