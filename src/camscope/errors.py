@@ -12,6 +12,19 @@ class CamscopeError(Exception):
     """Base of every error that camscope raises on purpose; its text is one sentence for the user."""
 
 
+class DelimitedError(CamscopeError):
+    """A CSV or TSV text that cannot be read as the table it was meant to be.
+
+    Attributes:
+        text: what is wrong, and what to do.
+        line: on which the record begins, from 1.
+    """
+
+    def __init__(self, text: str, line: int) -> None:
+        self.text, self.line = text, line
+        super().__init__(f"line {line}: {text}")
+
+
 class PictureError(CamscopeError):
     """A picture that cannot be read or used."""
 
