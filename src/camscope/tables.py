@@ -11,9 +11,9 @@ from pathlib import Path
 import polars as pl
 
 from camscope.delimited import read_records
-from camscope.errors import CamscopeError, DelimitedError
+from camscope.errors import CamscopeError, DelimitedError, reason
 from camscope.images import fetch, find_pictures
-from camscope.images.source import is_address, reason
+from camscope.images.source import is_address
 from camscope.store import EVALUATION, STUDY
 
 LINE = "__line__"

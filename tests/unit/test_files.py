@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from camscope.errors import MissingExtraError
-from camscope.files import StoreError, is_remote, place, read_parquet, write_atomically, writing
+from camscope.files import StoreError, is_remote, place, read_parquet, write_atomically, write_parquet, writing
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -31,7 +31,7 @@ def test_an_address_is_written_and_read_like_a_folder(tmp_path):
     assert not is_remote(place(tmp_path))
     table = pl.DataFrame({"a": [1, 2], "b": ["x", "y"]})
     for where in (folder, tmp_path):
-        write_atomically(where / "deep/t.parquet", lambda file: table.write_parquet(file))
+        write_parquet(where / "deep/t.parquet", table)
         assert read_parquet(where / "deep/t.parquet").equals(table)
         assert read_parquet(where / "deep/t.parquet", columns=["b"]).columns == ["b"]
         with pytest.raises(OSError):

@@ -36,6 +36,8 @@ def bundle(
     """
     import dataclasses
 
+    from camscope.files import claim
+    from camscope.models.bundle import CARD
     from camscope.models.loading import load
 
     size = numbers(input_size, "--input-size")
@@ -51,4 +53,5 @@ def bundle(
         fit=fit,  # type: ignore[arg-type]
         options=pairs(option or [], "--option"),
     )
+    claim(out, "a model", record=(CARD, "format"))
     print(dataclasses.replace(model, layer=layer or model.layer).save(out))

@@ -115,7 +115,10 @@ def _run(study: Study, out: str, *, as_json: bool, **given: Any) -> int:
             failures = f", {state.failed} failed" if state.failed else ""
             bar.update(task, completed=state.done, description=f"explaining {state.label}{speed}{failures}")
 
-        for row in run(study, out, **given, progress=show):
+        def say(text: str) -> None:
+            bar.console.print(f"camscope: {_harmless(text)}", markup=False, highlight=False, soft_wrap=True)
+
+        for row in run(study, out, **given, progress=show, say=say):
             counts[row["status"]] += 1
             if row["status"] == FAILED and said != (row["line"], row["message"]):
                 said = row["line"], row["message"]
@@ -166,4 +169,5 @@ def _status(folder: str, *, as_json: bool) -> None:
     state = (
         "running" if found["running"] else "finished" if found["finished"] else "stopped; the same command continues"
     )
-    print(f"{found['cases']} cases; rows: {rows}; {state}")
+    damaged = f"; damaged, and computed again next time: {', '.join(found['damaged'])}" if found["damaged"] else ""
+    print(_harmless(f"{found['cases']} cases; rows: {rows}; {state}{damaged}"))

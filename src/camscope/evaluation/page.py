@@ -42,7 +42,7 @@ def evaluated(folder: Path) -> dict[str, Any]:
     """
     store = Store(Path(folder), record=EVALUATION)
     record = store.read_record()
-    shards = store.shards(str(record.get("plan")))
+    shards = store.copies(str(record.get("plan")))
     if not record or not shards:
         raise StoreError(f"there is no evaluation in {folder}: run camscope evaluate --out {folder} first")
     rows = pl.read_parquet(shards)

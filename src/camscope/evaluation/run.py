@@ -24,7 +24,9 @@ Progress = Callable[[int, int, str], None]
 """Called with the rows that are done, their number, and the method at work."""
 
 
-def evaluate(plan: Plan, out: str | Path, *, progress: Progress = lambda *_: None) -> Iterator[Row]:
+def evaluate(
+    plan: Plan, out: str | Path, *, progress: Progress = lambda *_: None, say: Callable[[str], None] = lambda _: None
+) -> Iterator[Row]:
     """Judge methods on pictures, or continue where an earlier run was stopped.
 
     Rows are written to ``out/rows/*.parquet``, a shard for each batch and method; a shard is there as a whole or not
@@ -34,6 +36,7 @@ def evaluate(plan: Plan, out: str | Path, *, progress: Progress = lambda *_: Non
         plan: what is evaluated.
         out: folder of the results.
         progress: called as methods are begun and rows are done.
+        say: called with what the user must know, such as that rows of a damaged file are computed again.
 
     Yields:
         Every row: batch by batch, each method, for each method each picture.
@@ -53,7 +56,10 @@ def evaluate(plan: Plan, out: str | Path, *, progress: Progress = lambda *_: Non
         store.begin(plan.fingerprint)
         content = recorded(plan, contestants)
         store.record(content | {"finished": False})
-        referee = Referee(plan, contestants, store.known())
+        known = store.known()
+        for text in known.damaged:
+            say(f"{text}: its rows are computed again")
+        referee = Referee(plan, contestants, known)
         columns, total, done = schema(plan.metrics), len(plan.data.items) * len(contestants), 0
         numbers = itertools.count()
         for batch in _batches(plan):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from camscope.ahead import ahead
-from camscope.errors import CamscopeError, SettingError, TargetError, nearest
+from camscope.errors import CamscopeError, ModelError, SettingError, TargetError, check_count, nearest, reason
 from camscope.explanation.batch import Pass, Sample, Wanted
 from camscope.explanation.maps import find_method, method_name
 from camscope.explanation.result import Explanation
+from camscope.explanation.settings import check_settings
 from camscope.images import Picture, as_picture
 from camscope.methods import MANY_PASSES, Method
 from camscope.models.device import device_of
@@ -120,6 +122,8 @@ def explain_all(
         CamscopeError: as for `explain`.
     """
     functions = [(method_name(m), find_method(m)) for m in methods]
+    check_settings(settings or {}, methods)
+    check_count("batch_size", batch_size)
     wanted: list[Wanted] = list(targets) if isinstance(targets, (list, tuple)) else [targets]  # type: ignore[list-item]
     if to not in ("cpu", "device"):
         raise SettingError(nearest("place for maps", to, ("cpu", "device")))
@@ -129,9 +133,27 @@ def explain_all(
     with ThreadPoolExecutor(_READERS) as readers:
         samples = _read(ahead(readers, partial(_open, model), pictures, depth=2 * batch_size), on_error)
         while batch := list(itertools.islice(samples, batch_size)):
-            run = Pass.over(model, batch, functions=[f for _, f in functions], layer=layer, engine=engine)
-            for _, e in run.explain(functions, run.goals(wanted), settings=settings or {}, to=to):
+            with _speaking(model):
+                run = Pass.over(model, batch, functions=[f for _, f in functions], layer=layer, engine=engine)
+                explained = run.explain(functions, run.goals(wanted), settings=settings or {}, to=to)
+            while (e := _next(model, explained)) is not None:
                 yield e
+
+
+@contextmanager
+def _speaking(model: Model) -> Iterator[None]:
+    """Turn whatever a network or a method raises, such as for integer weights, into one sentence."""
+    try:
+        yield
+    except CamscopeError:
+        raise
+    except Exception as fault:
+        raise ModelError(f"{model.name} cannot be explained: {type(fault).__name__}: {reason(fault)}") from fault
+
+
+def _next(model: Model, explained: Iterator[tuple[int, Explanation]]) -> Explanation | None:
+    with _speaking(model):
+        return next((e for _, e in explained), None)
 
 
 def _open(model: Model, source: Source) -> Sample | Unread:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from camscope.errors import MissingExtraError, PictureError, require
+from camscope.errors import reason as reason
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _FRAME = re.compile(r"(.+)#([0-9]{1,9})", re.DOTALL)
@@ -120,15 +121,3 @@ def no_frame(source: str, frames: int) -> PictureError:
     name, frame = split(source)
     held = "one frame, #0" if frames == 1 else f"{frames} frames, #0 to #{frames - 1}"
     return PictureError(f"{name!r} has no frame #{frame}; it holds {held}")
-
-
-def reason(fault: BaseException) -> str:
-    """The words of a fault on one line, without the path that the system repeats in them.
-
-    >>> reason(PermissionError(13, "Permission denied", "a.png"))
-    'Permission denied'
-    >>> reason(MemoryError())
-    'MemoryError'
-    """
-    words = getattr(fault, "strerror", None) or str(fault)
-    return " ".join(words.split()) or type(fault).__name__

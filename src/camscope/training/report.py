@@ -11,12 +11,11 @@ from markupsafe import Markup
 from PIL import Image
 
 from camscope.delimited import read_records
-from camscope.errors import CamscopeError, DelimitedError
+from camscope.errors import CamscopeError, DelimitedError, reason
 from camscope.explanation import Explanation
 from camscope.explanation.sheets import stages_sheet
 from camscope.files import StoreError, write_atomically
 from camscope.images import read
-from camscope.images.source import reason
 from camscope.page.lines import Drawn
 from camscope.page.pictures import data_address
 from camscope.page.shell import rendered
