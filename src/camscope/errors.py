@@ -61,6 +61,14 @@ class SettingError(CamscopeError):
     """An option with a value that is not possible."""
 
 
+class StoreError(CamscopeError):
+    """A folder of results that cannot be used or written."""
+
+
+class TerminatedError(CamscopeError):
+    """Work that another process asked to stop (SIGTERM)."""
+
+
 class MissingExtraError(CamscopeError):
     """An optional package that is not installed."""
 
@@ -117,6 +125,15 @@ def shortened(value: object) -> str:
     except ValueError:  # Python refuses to write such numbers out
         return "a number of more than 4000 digits"
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 4]} ..."
+
+
+def unwritable(path: object, fault: BaseException) -> StoreError:
+    """Return the error of a file or folder that cannot be written, such as on a full disk.
+
+    >>> unwritable("out", PermissionError(13, "Permission denied", "out"))
+    StoreError('cannot write out: Permission denied; what is done is kept, and the same command continues')
+    """
+    return StoreError(f"cannot write {path}: {reason(fault)}; what is done is kept, and the same command continues")
 
 
 def require(module: str, purpose: str, extra: str) -> ModuleType:

@@ -14,8 +14,9 @@ from typing import IO, Any, cast
 
 import polars as pl
 
-from camscope.errors import CamscopeError, MissingExtraError, reason, require
-from camscope.images.source import is_address
+from camscope.errors import CamscopeError, MissingExtraError, PictureError, reason, require, unwritable
+from camscope.errors import StoreError as StoreError
+from camscope.images.source import check_address, is_address
 from camscope.naming import fingerprint
 
 PARTIAL = re.compile(r"\.[0-9a-f]{8}\.part")
@@ -33,10 +34,6 @@ _CLUTTER = {".DS_Store", "Thumbs.db", "desktop.ini", "lost+found", ".lock"}  # i
 _SEAL = b"camscope_sha256"
 _BLANK = "0" * 64
 _SEALED = re.compile(_SEAL + rb"\x18\x40([0-9a-f]{64})")  # the two bytes: a Thrift string of 64 bytes
-
-
-class StoreError(CamscopeError):
-    """A folder of results that cannot be used or written."""
 
 
 class DamagedError(StoreError):
@@ -113,17 +110,13 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as fault:
-        raise _unwritable(path, fault) from None
+        raise unwritable(path, fault) from None
     except (CamscopeError, pl.exceptions.PolarsError):
         raise
     except Exception as fault:
         if not is_remote(path):
             raise
-        raise _unwritable(path, fault) from None  # each service has exceptions of its own
-
-
-def _unwritable(path: Path, fault: Exception) -> StoreError:
-    return StoreError(f"cannot write {path}: {reason(fault)}; what is done is kept, and the same command continues")
+        raise unwritable(path, fault) from None  # each service has exceptions of its own
 
 
 def place(folder: str | Path) -> Path:
@@ -131,16 +124,23 @@ def place(folder: str | Path) -> Path:
 
     Raises:
         MissingExtraError: the package of the address is not installed.
+        StoreError: an address that is not possible.
 
     >>> place("results").name, place("memory://results").name
     ('results', 'results')
     """
     if isinstance(folder, Path) or not is_address(str(folder)):
         return Path(folder)
+    try:
+        check_address(str(folder))
+    except PictureError as error:
+        raise StoreError(str(error)) from None
     upath = require("upath", f"writing to {folder}", "remote")
     try:
         # Other processes write there too: a listing is true only once.
-        return cast(Path, upath.UPath(folder, use_listings_cache=False))
+        path = upath.UPath(folder, use_listings_cache=False)
+        path.fs  # noqa: B018  the package of the scheme is imported here
+        return cast(Path, path)
     except ImportError as fault:
         raise MissingExtraError(f"writing to {folder} needs one more package: {reason(fault)}") from None
 

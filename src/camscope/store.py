@@ -64,7 +64,7 @@ class Store:
     shard, with its checksum, name as their overlays, and half-written files.
 
     Args:
-        folder: made where missing; or an address with a scheme that fsspec knows, such as ``s3://bucket/results``.
+        folder: made where missing; or an address, such as ``s3://bucket/results``.
         record: name of the file that says what the rows were made with.
 
     Raises:

@@ -57,5 +57,5 @@ def test_a_service_that_refuses_is_one_sentence(tmp_path):
 
 
 def test_an_address_without_its_package():
-    with pytest.raises(MissingExtraError, match="writing to dask://x needs one more package"):
-        place("dask://x").exists()
+    with pytest.raises(MissingExtraError, match="writing to abfs://x needs one more package"):
+        place("abfs://x").exists()

@@ -61,7 +61,7 @@ def run(
 
     Args:
         study: from ``Study.read``.
-        out: folder of the results, or an address that fsspec knows, such as ``s3://bucket/results``.
+        out: folder of the results, or an address, such as ``s3://bucket/results``.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto".
         batch_size: pictures in one forward pass.
         engine: "eager", "packed", "openvino", or "auto" by the number of cases (see `camscope.models.engines`); it is
