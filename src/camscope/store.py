@@ -256,6 +256,18 @@ class Store:
         return content
 
 
+@contextlib.contextmanager
+def as_written(folder: str | Path) -> Iterator[None]:
+    """Turn what records of another form than ours lead to into one sentence."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as fault:
+        raise StoreError(
+            f"the JSON files in {folder} are not as camscope wrote them ({type(fault).__name__}: {reason(fault)}): run "
+            "the same command again"
+        ) from fault
+
+
 def _unreadable(path: Path, why: str) -> StoreError:
     return StoreError(f"{path} cannot be read ({why}): delete it and run the same command again")
 

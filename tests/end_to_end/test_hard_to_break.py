@@ -1,7 +1,12 @@
 """Damage, foreign files, full disks and odd values: one sentence and a status, never a traceback or a silent loss."""
 
+import builtins
+import errno
+import io
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -47,6 +52,7 @@ def class_folders(tmp_path):
     return tmp_path / "data"
 
 
+MARKED = tuple(f"{f}" for f in (".lock",))
 TRAIN = (
     *("--model", "timm:resnet10t", "--weights", "none", "--input-size", 32, "--batch-size", 8, "--device", "cpu"),
     *("--split", "0.5,0.25,0.25"),
@@ -143,3 +149,176 @@ def test_overlay_folders_removed_by_hand_with_no_overlays_asked_for(make_study, 
     assert camscope("study", path, "--out", out).returncode == 0
     assert json.loads(camscope("study", "--status", out, "--json").stdout)["finished"]
     assert not list(out.rglob("gradcam*.jpg"))
+
+
+@pytest.fixture
+def commands(photo, class_folders, make_study):
+    net = ("timm:resnet10t", "--weights", "none")
+    return {
+        "explain": ("explain", photo, "-m", *net),
+        "layers": ("layers", photo, "-m", *net),
+        "compare": ("compare", photo, "--models", *net),
+        "bundle": ("bundle", *net),
+        "failures": ("failures", *net, "--labels", "cat,dog", "--data", class_folders),
+        "evaluate": (
+            *("evaluate", "-m", *net, "--data", class_folders / "cat"),
+            *("--methods", "gradcam", "--metrics", "gini", "--target", "0"),
+        ),
+        "study": ("study", make_study(2)),
+        "train": ("train", class_folders, *TRAIN, "--epochs", 1),
+    }
+
+
+EVERY = ("explain", "layers", "compare", "bundle", "failures", "evaluate", "study", "train")
+
+
+@pytest.mark.parametrize("command", EVERY)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_folder_that_cannot_be_made_is_one_sentence(commands, command, number, tmp_path, monkeypatch):
+    out, real = tmp_path / "out", Path.mkdir
+
+    def refuse(path, *arguments, **more):
+        if path.is_relative_to(out):
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    one_sentence(camscope(*commands[command], "--out", out), "cannot write", os.strerror(number))
+
+
+@pytest.mark.parametrize("command", ["explain", "layers", "compare", "bundle", "study", "train"])
+def test_a_disk_that_fills_up_later_is_one_sentence(commands, command, tmp_path, monkeypatch):
+    """The folder is taken, and then every write fails, whoever does it."""
+    out, real = tmp_path / "out", io.open
+
+    def full(file, mode="r", *arguments, **more):
+        if set(mode) & set("wxa+") and str(file).startswith(str(out)) and not str(file).endswith(MARKED):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+        return real(file, mode, *arguments, **more)
+
+    for module in (io, builtins):
+        monkeypatch.setattr(module, "open", full)
+    monkeypatch.setattr("safetensors.torch.serialize_file", lambda *_, **__: full(f"{out}/weights", "wb"))
+    done = camscope(*commands[command], "--out", out)
+    assert done.returncode in (1, 2)
+    assert "No space left on device" in done.stderr
+    assert "unexpected" not in done.stderr
+    monkeypatch.undo()
+    assert not list(out.rglob("*.part"))
+
+
+ODD = [
+    "[]",
+    "3",
+    "null",
+    '"x"',
+    "{",
+    "",
+    "\0",
+    '{"plan": []}',
+    '{"plan": "x", "cases": [], "finished": "no"}',
+    "[" * 9999,
+]
+
+
+@pytest.mark.parametrize("content", ODD)
+def test_odd_records_of_a_study_are_one_sentence_or_an_answer(make_study, tmp_path, content):
+    out = tmp_path / "out"
+    (out / "rows").mkdir(parents=True)
+    (out / "study.json").write_text(content)
+    for command in (("study", "--status", out), ("study", "--status", out, "--json"), ("report", out), ("audit", out)):
+        done = camscope(*command)
+        assert done.returncode in (0, 2)
+        assert "unexpected" not in done.stderr
+        assert done.stderr.count("\n") == (done.returncode == 2)
+
+
+def test_every_odd_value_in_the_record_of_a_study(make_study, tmp_path):
+    path, out = make_study(2), tmp_path / "out"
+    assert camscope("study", path, "--out", out).returncode == 0
+    record = json.loads((out / "study.json").read_text())
+    for key in record:
+        for odd in (None, 3, "x", [], {}, [[]], True):
+            (out / "study.json").write_text(json.dumps(record | {key: odd}))
+            for command in (("study", "--status", out), ("report", out)):
+                done = camscope(*command)
+                assert done.returncode in (0, 2), (key, odd, command)
+                assert "unexpected" not in done.stderr, (key, odd, command, done.stderr)
+
+
+def test_every_odd_value_in_an_audit(make_study, tmp_path):
+    path, out = make_study(2), tmp_path / "out"
+    assert camscope("study", path, "--out", out).returncode == 0
+    audit = json.loads((out / "audit.json").read_text())
+    contents = ["[]", "3", "{", "", "[" * 9999]
+    contents += [json.dumps(audit | {key: odd}) for key in audit for odd in (None, 3, "x", [], {})]
+    for content in contents:
+        (out / "audit.json").write_text(content)
+        done = camscope("report", out)
+        assert done.returncode in (0, 2), content[:80]
+        assert "unexpected" not in done.stderr, (content[:80], done.stderr)
+
+
+LONG = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("explain", "PHOTO", "-m", "timm:resnet10t", "--weights", "none", "--target", LONG),
+        ("explain", "PHOTO", "-m", "timm:resnet10t", "--weights", "none", "--target", f"top{LONG}"),
+        ("explain", "PHOTO", "-m", "timm:resnet10t", "--weights", "none", "--batch-size", LONG),
+        ("explain", "PHOTO", "-m", "timm:resnet10t", "--weights", "none", "--batch-size", 10**20),
+        (
+            "explain",
+            "PHOTO",
+            "-m",
+            "timm:resnet10t",
+            "--weights",
+            "none",
+            "--set",
+            f"samples={LONG}",
+            "--method",
+            "sscam",
+        ),
+        ("explain", "PHOTO", "-m", "timm:resnet10t", "--weights", "none", "--scale", f"fixed:0,{LONG}"),
+        ("explain", "PHOTO", "-m", "timm:resnet10t", "--weights", "none", "--opacity", "nan"),
+        ("explain", "PHOTO", "-m", "timm:resnet10t", "--weights", "none", "--seed", -1),
+        ("explain", "PHOTO", "-m", "timm:resnet10t", "--weights", "none", "--seed", 10**30),
+        ("explain", f"PHOTO#{LONG}", "-m", "timm:resnet10t", "--weights", "none"),
+        ("bundle", "timm:resnet10t", "--weights", "none", "--input-size", LONG),
+        ("bundle", "timm:resnet10t", "--weights", "none", "--mean", "nan"),
+        ("bundle", "timm:resnet10t", "--weights", "none", "--option", "in_chans=NaN"),
+        ("bundle", "timm:resnet10t", "--weights", "none", "--classes", 10**18),
+    ],
+)
+def test_numbers_that_make_no_sense_are_one_sentence(photo, tmp_path, arguments):
+    words = [str(word).replace("PHOTO", str(photo)) for word in arguments]
+    done = camscope(*words, "--out", tmp_path / "out")
+    assert done.returncode in (1, 2)
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "unexpected" not in done.stderr
+    assert len(done.stderr) < 12_000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("[explain]", '[explain]\nlayer = "none.such"'),
+        lambda text: text.replace('table = "cohort.csv"', 'table = "none.csv"'),
+        lambda text: text.replace('model = "', 'model = "none'),
+        lambda _: "[",
+        lambda _: f"a = {LONG}",
+        lambda _: "",
+    ],
+)
+def test_check_always_prints_json(make_study, change):
+    path = make_study(2)
+    path.write_text(change(path.read_text()))
+    done = camscope("study", "--check", "--json", path)
+    assert done.returncode in (1, 2)
+    assert json.loads(done.stdout)["problems"]
+    for arguments in ((), (path.parent / "none.toml",), (path.parent,)):
+        done = camscope("study", "--check", "--json", *arguments)
+        assert done.returncode == 2
+        assert json.loads(done.stdout)["problems"]

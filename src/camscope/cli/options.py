@@ -48,7 +48,7 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Pictures in one forward pas
 Engine = Annotated[
     str, typer.Option(help="eager, packed, openvino, or auto: by the number of pictures. Results agree to 1e-4.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed.")]
 
 
 def progress() -> Progress:

@@ -18,7 +18,7 @@ from camscope.evaluation.rows import SCHEMA_VERSION, schema
 from camscope.explanation.batch import Pass
 from camscope.explanation.result import versions
 from camscope.images import fetch
-from camscope.store import EVALUATION, Row, Store
+from camscope.store import EVALUATION, Row, Store, as_written
 
 Progress = Callable[[int, int, str], None]
 """Called with the rows that are done, their number, and the method at work."""
@@ -50,7 +50,8 @@ def evaluate(
         torch.manual_seed(plan.seed)
         before = store.read_record()
         if before.get("plan") == plan.fingerprint:
-            contestants = [Contestant(**one) for one in before["contestants"]]
+            with as_written(store.folder):
+                contestants = [Contestant(**one) for one in before["contestants"]]
         else:
             contestants = _entered(plan, progress)
         store.begin(plan.fingerprint)
