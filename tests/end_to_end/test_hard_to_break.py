@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from camscope.errors import TerminatedError
 from running import inside
 
 
@@ -322,3 +323,22 @@ def test_check_always_prints_json(make_study, change):
         done = camscope("study", "--check", "--json", *arguments)
         assert done.returncode == 2
         assert json.loads(done.stdout)["problems"]
+
+
+@pytest.mark.parametrize(("fault", "status"), [(TerminatedError("asked to stop"), 143), (KeyboardInterrupt(), 130)])
+def test_work_that_was_stopped_says_so_and_does_not_end_with_0(photo, tmp_path, monkeypatch, fault, status):
+    def stop(*_, **__):
+        raise fault
+
+    monkeypatch.setattr("camscope.explanation.explain_all", stop)
+    done = camscope("explain", photo, "-m", "timm:resnet10t", "--weights", "none", "--out", tmp_path / "out")
+    one_sentence(done, "stop" if status == 143 else "interrupted; re-run the same command to resume", status=status)
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x02"])
+def test_cut_weights_are_one_sentence(photo, tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    done = camscope("explain", photo, "-m", "timm:resnet10t", "--weights", tmp_path / name, "--out", tmp_path / "out")
+    one_sentence(done, name)
+    assert "unexpected" not in done.stderr

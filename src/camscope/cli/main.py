@@ -30,6 +30,9 @@ from camscope.errors import CamscopeError, TerminatedError, reason
 # Typer brings click under a name of its own from one version to the next; its errors are found through its public ones.
 _UsageError: Any = typer.BadParameter.__mro__[2]
 
+_INTERRUPTED = 128 + signal.SIGINT
+_STOPPED = "interrupted; re-run the same command to resume"
+
 app = typer.Typer(
     help="See what an image model looks at, and find out whether to believe it.",
     no_args_is_help=True,
@@ -74,6 +77,8 @@ def main() -> None:
     """Run a command: exit status 0 done, 1 some rows failed, 2 wrong usage or input (one line on standard error)."""
     try:
         status = app(standalone_mode=False)
+        if status == _INTERRUPTED:  # Typer turns the interrupt key into this status without a word
+            _complain(_STOPPED)
     except TerminatedError as error:
         _complain(str(error))
         status = 128 + signal.SIGTERM
@@ -85,8 +90,8 @@ def main() -> None:
         if isinstance(cause, EOFError):
             status = _unexpected(cause)
         else:
-            _complain("interrupted; re-run the same command to resume")
-            status = 128 + signal.SIGINT
+            _complain(_STOPPED)
+            status = _INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
