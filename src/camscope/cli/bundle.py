@@ -26,7 +26,10 @@ def bundle(
     """
     import dataclasses
 
+    from camscope.files import claim
+    from camscope.models.bundle import CARD
     from camscope.models.loading import load
 
     model = load(spec, weights=weights, labels=class_names(labels), **loading)
+    claim(out, "a model", record=(CARD, "format"))
     print(dataclasses.replace(model, layer=layer or model.layer).save(out))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from camscope.cli.methods import check_settings
 from camscope.cli.model_options import with_model_options
 from camscope.cli.noted import load_noted
 from camscope.cli.options import MODELS, Device, Engine, Out, Seed, Weights, pairs, prepare, progress
@@ -47,6 +46,8 @@ def compare(
     """
     from camscope.explanation import explain_all
     from camscope.explanation.agreement import agreement
+    from camscope.explanation.settings import check_settings
+    from camscope.files import MAPS, claim, write_atomically
     from camscope.images import read
 
     asked = [method.strip() for method in methods.split(",")]
@@ -62,14 +63,16 @@ def compare(
             wanted = [target.strip() for target in targets.split(";")]
             made = explain_all(model, [picture], methods=asked, targets=wanted, engine=engine, settings=settings)
             columns.append(list(made))
-    out.mkdir(parents=True, exist_ok=True)
+    claim(out, MAPS)
     page = out / "compare.png"
-    _sheet(columns, title=f"{image}{' (random weights)' if weights == 'none' else ''}").save(page)
+    drawn = _sheet(columns, title=f"{image}{' (random weights)' if weights == 'none' else ''}")
+    write_atomically(page, lambda file: drawn.save(file, "PNG"))
     everything = [e for column in columns for e in column]
     # NaN, the agreement of a flat map, is no JSON.
     table = [[None if value != value else round(float(value), 4) for value in row] for row in agreement(everything)]
     content = {"picture": str(image), "maps": [e.to_dict() for e in everything], "spearman": table}
-    (out / "compare.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(out / "compare.json", lambda file: file.write(text.encode("utf-8", "replace")))
     if as_json:
         print(json.dumps(content, ensure_ascii=False))
         return

@@ -43,6 +43,7 @@ def failures(
 
     Example: camscope failures run --data new_xrays --out failures
     """
+    from camscope.files import claim
     from camscope.training.dataset import SPLITS, read_dataset
     from camscope.training.judging import of_split, predict
     from camscope.training.report import report
@@ -58,6 +59,7 @@ def failures(
     prepare(loaded, device, seed)
     dataset = read_dataset(data, labels=label or (), patient=patient).for_model(loaded)
     chosen = dataset.examples if split == "all" else of_split(dataset, split)
+    claim(out, "failures")
     with progress() as bar:
         found = predict(loaded, chosen, batch_size=batch_size, progress=steps(bar))
         figures = report(found, out, method=method, layer=layer, seed=seed, progress=steps(bar))

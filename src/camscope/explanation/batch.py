@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -173,7 +174,12 @@ class Pass:
                         method=name,
                         layer=one.layer,
                         source=sample.source,
-                        notes=(*sample.notes, *filter(None, [goal.note]), *one.notes, *self.model.notes),
+                        notes=(
+                            *sample.notes,
+                            *filter(None, [goal.note, _score_note(one.score)]),
+                            *one.notes,
+                            *self.model.notes,
+                        ),
                         picture=sample.picture,
                         window=sample.window,
                         top=top,
@@ -278,6 +284,10 @@ def _probability(model: Model, goal: Goal, score: float, of_classes: Tensor | No
     if model.outcome == "boxes":
         return float(torch.tensor(score).sigmoid())
     return None if of_classes is None else float(of_classes[image, goal.index])
+
+
+def _score_note(score: float) -> str:
+    return "" if math.isfinite(score) else f"the score is {score}: the network overflows, or has such weights"
 
 
 def _top(model: Model, values: Tensor) -> tuple[tuple[str, float], ...]:

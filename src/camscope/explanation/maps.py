@@ -17,7 +17,7 @@ from camscope.models.black_box import BlackBox
 from camscope.models.engines import Prepared, prepare
 from camscope.models.layer_choice import default_layer
 from camscope.models.stages import stage_layers
-from camscope.targets import Target, category
+from camscope.targets import Target, category, class_index
 from camscope.trace import Forward, Layout, Trace, record
 from camscope.trace.address import name_of
 from camscope.trace.hooks import refuse_program
@@ -204,7 +204,7 @@ def _as_target(asked: Asked, output: Tensor) -> Target:
         return category(int(output.reshape(-1).argmax()))
     if callable(asked):
         return asked
-    target = category(int(asked))
+    target = category(class_index(asked))
     target(output)
     return target
 
@@ -284,7 +284,8 @@ def place_name(function: NetworkMethod, given: Mapping[str, Any], *, chosen: boo
 def known(function: Callable[..., Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a method takes."""
     takes = inspect.signature(function).parameters
-    return {name: value for name, value in settings.items() if name in takes}
+    any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
+    return {name: value for name, value in settings.items() if any_name or name in takes}
 
 
 def provided(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,20 @@ from PIL import Image
 from torch import Tensor, nn
 
 from camscope.ahead import ahead
-from camscope.errors import CamscopeError, ModelError, PictureError, SettingError, TargetError, nearest
+from camscope.errors import (
+    CamscopeError,
+    ModelError,
+    PictureError,
+    SettingError,
+    TargetError,
+    check_count,
+    nearest,
+    reason,
+)
 from camscope.explanation.batch import Pass, Sample, Wanted
 from camscope.explanation.maps import find_method, method_name
 from camscope.explanation.result import Explanation
+from camscope.explanation.settings import check_settings
 from camscope.images import Picture, as_picture
 from camscope.methods import MANY_PASSES, Method
 from camscope.models.device import device_of
@@ -146,6 +157,8 @@ def explain_all(
     """
     model = _as_model(model, preprocess, labels)
     functions = [(method_name(m), find_method(m)) for m in methods]
+    check_settings(settings or {}, methods)
+    check_count("batch_size", batch_size)
     wanted: list[Wanted] = list(targets) if isinstance(targets, (list, tuple)) else [targets]  # type: ignore[list-item]
     if to not in ("cpu", "device"):
         raise SettingError(nearest("place for maps", to, ("cpu", "device")))
@@ -155,8 +168,10 @@ def explain_all(
     with ThreadPoolExecutor(_READERS) as readers:
         samples = _read(ahead(readers, partial(_open, model), pictures, depth=2 * batch_size), on_error)
         for batch in _batches(samples, batch_size):
-            run = _pass_over(model, batch, functions=[f for _, f in functions], layer=layer, engine=engine)
-            for _, e in run.explain(functions, run.goals(wanted), settings=settings or {}, to=to):
+            with _speaking(model):
+                run = _pass_over(model, batch, functions=[f for _, f in functions], layer=layer, engine=engine)
+                explained = run.explain(functions, run.goals(wanted), settings=settings or {}, to=to)
+            while (e := _next(model, explained)) is not None:
                 yield e
 
 
@@ -200,11 +215,26 @@ def _pass_over(model: Model, batch: list[Sample], **options: Any) -> Pass:
             ) from error
         if "assumed" not in model.facts:
             raise
-        reason = str(error).partition("\n")[0]
         raise ModelError(
-            f"{model.name} cannot take an input of {' x '.join(map(str, shape))}, which was assumed ({reason}): pass "
-            "preprocess= with the transforms that it was trained with"
+            f"{model.name} cannot take an input of {' x '.join(map(str, shape))}, which was assumed ({reason(error)}): "
+            "pass preprocess= with the transforms that it was trained with"
         ) from error
+
+
+@contextmanager
+def _speaking(model: Model) -> Iterator[None]:
+    """Turn whatever a network or a method raises, such as for integer weights, into one sentence."""
+    try:
+        yield
+    except CamscopeError:
+        raise
+    except Exception as fault:
+        raise ModelError(f"{model.name} cannot be explained: {type(fault).__name__}: {reason(fault)}") from fault
+
+
+def _next(model: Model, explained: Iterator[tuple[int, Explanation]]) -> Explanation | None:
+    with _speaking(model):
+        return next((e for _, e in explained), None)
 
 
 def _open(model: Model, source: Source) -> Sample | Unread:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from camscope import render
-from camscope.errors import SettingError, nearest
+from camscope.errors import SettingError, nearest, unwritable
 from camscope.images import Picture, Window
 
 if TYPE_CHECKING:
@@ -192,9 +192,17 @@ class Explanation:
 
         Raises:
             SettingError: an unknown kind, scale or colour map.
+            StoreError: it cannot be written, as on a full disk.
         """
         write = kinds(write)
         folder = Path(folder)
+        try:
+            self._write(folder, write, scale=scale, cmap=cmap, opacity=opacity)
+        except OSError as fault:
+            raise unwritable(folder, fault) from None
+        return [folder / FILES[kind] for kind in write]
+
+    def _write(self, folder: Path, write: Sequence[str], *, scale: str, cmap: str, opacity: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         shown = functools.cache(functools.partial(self.scaled, scale))
         for kind in write:
@@ -215,7 +223,6 @@ class Explanation:
                     image = self._image(kind, shown(), cmap=cmap, opacity=opacity)
                 # Each format takes its own option and passes over the other's.
                 image.save(path, quality=_JPEG_QUALITY, compress_level=_PNG_LEVEL)
-        return [folder / FILES[kind] for kind in write]
 
     def _image(self, kind: str, shown: Shown, *, cmap: str, opacity: float) -> Image.Image:
         """A kind of picture of a scaled map."""
