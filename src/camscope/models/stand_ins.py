@@ -19,6 +19,7 @@ _VECTOR = 0.25
 _TABLE = 0.1
 """Deviation of tables that are added: positions, class tokens."""
 _SHIFTS = ("bias", "beta")
+_MATRICES = ("weight", "kernel")
 _SPARE = 65_537
 _STEP = 7_919
 _NOISE = 0.6
@@ -59,10 +60,11 @@ class StandIns:
         if not parameter.is_floating_point() or parameter.is_quantized:
             return parameter.detach()
         shape, device = parameter.shape, parameter.device
-        if sum(side > 1 for side in shape) <= 1:
+        is_matrix = parameter.ndim > 1 and name in _MATRICES and not _is_norm(module)  # of one class too
+        if sum(side > 1 for side in shape) <= 1 and not is_matrix:
             value = 0.0 if name.endswith(_SHIFTS) else 1.0 if _is_norm(module) else _VECTOR
             return torch.full(shape, value, dtype=self._values.dtype, device=device)
-        if shape[0] == 1:
+        if shape[0] == 1 and not is_matrix:
             scale = _TABLE
         else:
             outputs = shape[-1] if hasattr(module, "get_config") else shape[0]  # Keras keeps them last
