@@ -221,12 +221,17 @@ def peak_positive(projected: Tensor) -> Tensor:
 
 
 def _eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and vectors of (B, n, n); LAPACK's float32 gives up on some matrices that its float64 can do."""
+    """Return eigenvalues and vectors of (B, n, n), NaN where a matrix is not finite.
+
+    LAPACK's float32 gives up on some matrices that its float64 can do.
+    """
+    is_finite = gram.isfinite().flatten(1).all(1)[:, None, None]
+    solvable = gram.where(is_finite, 0.0)
     try:
-        values, vectors = torch.linalg.eigh(gram)
+        values, vectors = torch.linalg.eigh(solvable)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        values, vectors = (part.to(gram) for part in torch.linalg.eigh(gram.double()))
-    return values, vectors
+        values, vectors = (part.to(gram) for part in torch.linalg.eigh(solvable.double()))
+    return values.where(is_finite[:, :, 0], torch.nan), vectors.where(is_finite, torch.nan)
 
 
 def first_component(X: Tensor, *, along: Tensor | None = None) -> Tensor:
