@@ -64,8 +64,7 @@ def run(
         out: folder of the results, or an address, such as ``s3://bucket/results``.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto".
         batch_size: pictures in one forward pass.
-        engine: "eager", "packed", "openvino", or "auto" by the number of cases (see `camscope.models.engines`); it is
-            settled once and stands in study.json.
+        engine: "eager", "packed", "openvino", or "auto": settled once by the number of cases, and kept in study.json.
         seed: of everything random.
         cluster: the Ray cluster that explains; None: this process.
         progress: called as labels are begun and cases are done.
@@ -108,15 +107,21 @@ def run(
         size = max(_SMALLEST_SHARD, math.ceil(len(study.cohort) / _MOST_SHARDS))
         if workers is None:
             explainer = Explainer(study, store, watch=watch, **given)
-            known = store.known()
-            for text in known.damaged:
-                say(f"{text}: its rows are computed again")
+            known = _known(store, say)
             yield from _explained_here(explainer, size, known, lambda rows: _counted(rows, study, state, progress))
         else:
             rows = explained_by(workers, study, store, size=size, watch=watch, **given)
             yield from _counted(rows, study, state, progress)
         store.finish()
         store.record(record | {"finished": True})
+
+
+def _known(store: Store, say: Callable[[str], None]) -> Known:
+    """Return the rows of earlier runs; say which files are damaged."""
+    known = store.known()
+    for text in known.damaged:
+        say(f"{text}: its rows are computed again")
+    return known
 
 
 def _used(study: Study, device: str, workers: Workers | None) -> str:
