@@ -176,8 +176,9 @@ class Pass:
                         source=sample.source,
                         notes=(
                             *sample.notes,
-                            *filter(None, [goal.note, _score_note(one.score)]),
+                            *filter(None, [goal.note]),
                             *one.notes,
+                            *filter(None, [_score_note(one.score)]),
                             *self.model.notes,
                         ),
                         picture=sample.picture,
