@@ -3,9 +3,9 @@
     python benchmarks/coverage/stability.py                     # torchvision's classifiers, one network per timm family
     python benchmarks/coverage/stability.py --only torchvision --names resnet18
 
-Each network is asked afresh for 6 images (a real one where --pictures names a folder, constant, black, noise) and 4 kinds
-of weights (as made; a new head for two classes; biases so low that nearly all activations are 0; weights as after
-training, with other norms), in batches of 1 and 2 and in bfloat16. Rows are kept in stability.json as they come.
+Each network is asked afresh for 6 images (a real or smooth one, constant, black, white, noise, one dot) and 4 kinds of
+weights (as made; a new head; biases so low that nearly all activations are 0; other norms, as after training), in
+batches of 1 and 2 and in bfloat16. Rows are kept in stability.json as they come.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def main() -> None:
         lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(row)}" for name, row in sorted(rows.items()))
         path.write_text(f"{{\n{lines}\n}}\n")
     one = sum(len(row["layers"]) == 1 for row in rows.values())
-    print(f"one answer: {one} of {len(rows)} networks, {sum(sum(r['layers'].values()) for r in rows.values())} questions")
+    print(
+        f"one answer: {one} of {len(rows)} networks, {sum(sum(r['layers'].values()) for r in rows.values())} questions"
+    )
 
 
 def cases(asked: argparse.Namespace) -> Iterator[nets.Case]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from camscope.images import Window as Window
     from camscope.methods import METHODS as METHODS
     from camscope.metrics import METRICS as METRICS
+    from camscope.models.black_box import black_box as black_box
     from camscope.models.layer_choice import default_layer as default_layer
     from camscope.models.loading import load as load
     from camscope.models.model import Model as Model
@@ -47,6 +48,7 @@ _HOMES = {
     "Preprocess": "models.preprocess",
     "Trace": "trace",
     "Window": "images",
+    "black_box": "models.black_box",
     "cam": "explanation",
     "cams": "explanation",
     "default_layer": "models.layer_choice",

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import operator
 from collections.abc import Iterable
 from types import ModuleType
+
+_LONGEST, _SHOWN = 300, 80  # characters
+_MOST = 10**9
 
 
 class CamscopeError(Exception):
     """Base of every error that camscope raises on purpose; its text is one sentence for the user."""
+
+
+class DelimitedError(CamscopeError):
+    """A CSV or TSV text that cannot be read as the table it was meant to be.
+
+    Attributes:
+        text: what is wrong, and what to do.
+        line: on which the record begins, from 1.
+    """
+
+    def __init__(self, text: str, line: int) -> None:
+        self.text, self.line = text, line
+        super().__init__(f"line {line}: {text}")
 
 
 class PictureError(CamscopeError):
@@ -44,6 +61,14 @@ class SettingError(CamscopeError):
     """An option with a value that is not possible."""
 
 
+class StoreError(CamscopeError):
+    """A folder of results that cannot be used or written."""
+
+
+class TerminatedError(CamscopeError):
+    """Work that another process asked to stop (SIGTERM)."""
+
+
 class MissingExtraError(CamscopeError):
     """An optional package that is not installed."""
 
@@ -55,11 +80,60 @@ def nearest(kind: str, name: str, known: Iterable[str]) -> str:
     "no layer called 'layer5'; nearest: 'layer4', 'layer3'"
     """
     names = list(known)
+    if len(name) > _SHOWN:  # comparing takes the square of its length
+        return f"no {kind} called {shortened(name)}"
     lowered = {n.lower(): n for n in reversed(names)}
     close = [lowered[n] for n in difflib.get_close_matches(name.lower(), lowered, n=5, cutoff=0.4)]
     close = close or names[:5]
     options = ", ".join(repr(n) for n in close) or "none at all"
     return f"no {kind} called {name!r}; nearest: {options}"
+
+
+def reason(fault: BaseException) -> str:
+    """Return the first words of an exception on one line, without the path that the system repeats in them.
+
+    >>> reason(PermissionError(13, "Permission denied", "a.png"))
+    'Permission denied'
+    >>> reason(MemoryError())
+    'MemoryError'
+    """
+    words = getattr(fault, "strerror", None) or str(fault)
+    text = " ".join(words.split()) or type(fault).__name__
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
+def check_count(name: str, value: object, *, least: int = 1) -> None:
+    """Raise unless a value is a whole number of at least ``least``, and of a size that makes sense.
+
+    >>> check_count("batch_size", 0)
+    Traceback (most recent call last):
+    camscope.errors.SettingError: batch_size must be a whole number from 1 to 1000000000, but got 0
+    """
+    whole = hasattr(value, "__index__") and not isinstance(value, bool)
+    if not whole or not least <= operator.index(value) <= _MOST:  # type: ignore[arg-type]
+        raise SettingError(f"{name} must be a whole number from {least} to {_MOST}, but got {shortened(value)}")
+
+
+def shortened(value: object) -> str:
+    """Return a value as text of at most 80 characters, whatever it is.
+
+    >>> shortened(10**5000), shortened("a" * 100)[-5:]
+    ('a number of more than 4000 digits', 'a ...')
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write such numbers out
+        return "a number of more than 4000 digits"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 4]} ..."
+
+
+def unwritable(path: object, fault: BaseException) -> StoreError:
+    """Return the error of a file or folder that cannot be written, such as on a full disk.
+
+    >>> unwritable("out", PermissionError(13, "Permission denied", "out"))
+    StoreError('cannot write out: Permission denied; what is done is kept, and the same command continues')
+    """
+    return StoreError(f"cannot write {path}: {reason(fault)}; what is done is kept, and the same command continues")
 
 
 def require(module: str, purpose: str, extra: str) -> ModuleType:

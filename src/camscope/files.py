@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -12,16 +14,65 @@ from typing import IO, Any, cast
 
 import polars as pl
 
-from camscope.errors import CamscopeError, MissingExtraError, require
-from camscope.images.source import is_address, reason
+from camscope.errors import CamscopeError, MissingExtraError, PictureError, reason, require, unwritable
+from camscope.errors import StoreError as StoreError
+from camscope.images.source import check_address, is_address
 from camscope.naming import fingerprint
 
 PARTIAL = re.compile(r"\.[0-9a-f]{8}\.part")
 """The names of files that are being written."""
 
 
-class StoreError(CamscopeError):
-    """A folder of results that cannot be used or written."""
+MARKER = ".camscope"
+"""The file that says which command made a folder of results."""
+
+MAPS = "maps"
+"""The kind of folder that explain, layers and compare share (see `claim`)."""
+
+_CLUTTER = {".DS_Store", "Thumbs.db", "desktop.ini", "lost+found", ".lock"}  # in a folder that is empty to its owner
+
+_SEAL = b"camscope_sha256"
+_BLANK = "0" * 64
+_SEALED = re.compile(_SEAL + rb"\x18\x40([0-9a-f]{64})")  # the two bytes: a Thrift string of 64 bytes
+
+
+class DamagedError(StoreError):
+    """A file of rows that is not as it was written."""
+
+
+def claim(folder: Path, kind: str, *, record: tuple[str, str] | None = None) -> None:
+    """Take a folder for the results of one command; afterwards it holds `MARKER`.
+
+    Args:
+        folder: made where missing. It must be empty, or hold earlier results of the same kind.
+        kind: what the results are, such as "a study".
+        record: a JSON file, and a key of it, that show the kind where the marker was not copied along.
+
+    Raises:
+        StoreError: it holds anything else, or cannot be written.
+    """
+    marker = folder / MARKER
+    with writing(folder):
+        if marker.exists():
+            held = marker.read_text(encoding="utf-8", errors="replace").strip()
+            if held != kind:
+                raise StoreError(f"{folder} holds {held}, not {kind}: give another --out")
+            return
+        names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        foreign = sorted(name for name in names if name not in _CLUTTER and not PARTIAL.fullmatch(name))
+        if foreign and not (record and _has_key(folder / record[0], record[1])):
+            raise StoreError(
+                f"{folder} is not empty, and not a folder of {kind} (it holds {foreign[0]!r}): give another --out, or "
+                "empty it"
+            )
+        write_atomically(marker, lambda file: file.write(f"{kind}\n".encode()))
+
+
+def _has_key(path: Path, key: str) -> bool:
+    try:
+        return key in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -59,17 +110,13 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as fault:
-        raise _unwritable(path, fault) from None
+        raise unwritable(path, fault) from None
     except (CamscopeError, pl.exceptions.PolarsError):
         raise
     except Exception as fault:
         if not is_remote(path):
             raise
-        raise _unwritable(path, fault) from None  # each service has exceptions of its own
-
-
-def _unwritable(path: Path, fault: Exception) -> StoreError:
-    return StoreError(f"cannot write {path}: {reason(fault)}; what is done is kept, and the same command continues")
+        raise unwritable(path, fault) from None  # each service has exceptions of its own
 
 
 def place(folder: str | Path) -> Path:
@@ -77,16 +124,23 @@ def place(folder: str | Path) -> Path:
 
     Raises:
         MissingExtraError: the package of the address is not installed.
+        StoreError: an address that is not possible.
 
     >>> place("results").name, place("memory://results").name
     ('results', 'results')
     """
     if isinstance(folder, Path) or not is_address(str(folder)):
         return Path(folder)
+    try:
+        check_address(str(folder))
+    except PictureError as error:
+        raise StoreError(str(error)) from None
     upath = require("upath", f"writing to {folder}", "remote")
     try:
         # Other processes write there too: a listing is true only once.
-        return cast(Path, upath.UPath(folder, use_listings_cache=False))
+        path = upath.UPath(folder, use_listings_cache=False)
+        path.fs  # noqa: B018  the package of the scheme is imported here
+        return cast(Path, path)
     except ImportError as fault:
         raise MissingExtraError(f"writing to {folder} needs one more package: {reason(fault)}") from None
 
@@ -96,12 +150,60 @@ def is_remote(path: object) -> bool:
     return not isinstance(path, Path)
 
 
-def read_parquet(path: Path, *, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """Read a Parquet file, or some of its columns, wherever it lies.
+def write_parquet(path: Path, table: pl.DataFrame) -> None:
+    """Write a table as a sealed Parquet file: its metadata hold the SHA-256 of the file with a blank in its place.
 
     Raises:
-        OSError: it cannot be read.
-        polars.exceptions.PolarsError: it is no Parquet file, or lacks a column.
+        StoreError: it cannot be written.
     """
-    source = io.BytesIO(path.read_bytes()) if is_remote(path) else path
-    return pl.read_parquet(source, columns=None if columns is None else list(columns))
+    file = io.BytesIO()
+    table.write_parquet(file, compression="zstd", metadata={_SEAL.decode(): _BLANK})
+    content = bytearray(file.getvalue())
+    start, end = _seal_of(content).span(1)
+    content[start:end] = hashlib.sha256(content).hexdigest().encode()
+    write_atomically(path, lambda out: out.write(content))
+
+
+def read_parquet(path: Path, *, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Read a sealed Parquet file, or some of its columns, wherever it lies.
+
+    Raises:
+        DamagedError: it is not as `write_parquet` wrote it, down to the last bit, or lacks a column.
+        OSError: it cannot be read.
+    """
+    content = check_sealed(path)
+    try:
+        return pl.read_parquet(content, columns=None if columns is None else list(columns))
+    except pl.exceptions.PolarsError as fault:
+        raise DamagedError(f"{path} cannot be read ({reason(fault)})") from None
+
+
+def check_sealed(path: Path) -> bytes:
+    """Return the content of a sealed Parquet file.
+
+    Raises:
+        DamagedError: it is not as `write_parquet` wrote it.
+        OSError: it cannot be read.
+    """
+    content = path.read_bytes()
+    start, end = _seal_of(content, path).span(1)
+    blank = content[:start] + _BLANK.encode() + content[end:]
+    if hashlib.sha256(blank).hexdigest().encode() != content[start:end]:
+        raise DamagedError(f"{path} is damaged (its checksum differs)")
+    return content
+
+
+def is_sealed(path: Path) -> bool:
+    """Tell whether `write_parquet` wrote a file, even if it is damaged now."""
+    try:
+        return _SEAL in path.read_bytes()
+    except OSError:
+        return False
+
+
+def _seal_of(content: bytes | bytearray, path: Path | None = None) -> re.Match[bytes]:
+    """Find the checksum in the file's metadata, which are its last part."""
+    seal = _SEALED.search(content, max(content.rfind(_SEAL), 0))
+    if seal is None:
+        raise DamagedError(f"{path} is damaged, or was not written by camscope (it has no checksum)")
+    return seal

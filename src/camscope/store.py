@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import hashlib
 import json
 import os
+import re
 import tempfile
 import threading
 from collections import OrderedDict
@@ -20,7 +20,21 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from camscope.files import PARTIAL, StoreError, is_remote, place, read_parquet, write_atomically, writing
+from camscope.errors import reason
+from camscope.files import (
+    PARTIAL,
+    DamagedError,
+    StoreError,
+    check_sealed,
+    claim,
+    is_remote,
+    is_sealed,
+    place,
+    read_parquet,
+    write_atomically,
+    write_parquet,
+    writing,
+)
 
 Row = dict[str, Any]
 
@@ -31,6 +45,10 @@ STUDY, EVALUATION = "study.json", "evaluation.json"
 
 ROWS, FORMER, LOCK = "rows", "former", ".lock"
 
+_KINDS = {STUDY: "a study", EVALUATION: "an evaluation"}
+
+_SHARD = re.compile(r"[0-9a-f]{1,8}-\d{6}\.parquet")
+_FORMER_SHARD = re.compile(rf"\d{{8}}-{_SHARD.pattern}")
 _OPEN_SHARDS = 4
 _TRIED = 16  # rows with one key
 _PATIENCE = 1  # seconds; `busy` holds the lock for a moment
@@ -42,10 +60,11 @@ class Store:
 
     Rows lie in ``rows/<plan>-<number>.parquet``, where the plan is the fingerprint of table and settings. Shards of
     a former plan, and those that are written anew, wait in ``rows/former`` while a run lasts, so that nothing is
-    computed again that is still true; `finish` removes them.
+    computed again that is still true; `finish` removes them. Nothing else is ever removed but what the rows of a former
+    shard, with its checksum, name as their overlays, and half-written files.
 
     Args:
-        folder: made where missing; or an address with a scheme that fsspec knows, such as ``s3://bucket/results``.
+        folder: made where missing; or an address, such as ``s3://bucket/results``.
         record: name of the file that says what the rows were made with.
 
     Raises:
@@ -63,11 +82,12 @@ class Store:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out of a folder; the lock falls with the process, however that ends.
+        """Take the folder and keep other processes out of it; the lock falls with the process, however that ends.
 
         Raises:
-            StoreError: another process is at work in the folder.
+            StoreError: another process is at work in the folder, or it is neither empty nor one of this kind.
         """
+        claim(self.folder, _KINDS[self._record], record=(self._record, "plan"))
         if self.remote:
             yield
             return
@@ -130,52 +150,65 @@ class Store:
         path = self.shard(plan, number)
         table = frame(rows, columns)
         if path.exists():
-            with contextlib.suppress(OSError, pl.exceptions.PolarsError):
+            with contextlib.suppress(OSError, DamagedError):
                 if read_parquet(path).equals(table):
                     return
-            with writing(path):
-                self._put_aside(path)
-        write_atomically(path, lambda file: table.write_parquet(file, compression="zstd"))
+                with writing(path):
+                    self._put_aside(path)
+        write_parquet(path, table)
 
     def finish(self) -> None:
         """Remove the former shards, and the pictures that only their rows name."""
-        former = self._former()
+        former = [path for path in self._former() if is_sealed(path)]
         if not former:
             return
         with writing(self.folder):
             current = {name for path in self.shards() for name in _pictures(path)}
             for path in former:
-                for name in set(_pictures(path)) - current:
-                    self._remove_picture(name)
+                with contextlib.suppress(DamagedError):  # what it names is no longer known
+                    for name in set(_pictures(path)) - current:
+                        self._remove_picture(name)
                 path.unlink()
             if not self.remote:
-                (self.folder / ROWS / FORMER).rmdir()
+                with contextlib.suppress(OSError):  # files of others
+                    (self.folder / ROWS / FORMER).rmdir()
 
     def shards(self, plan: str = "") -> list[Path]:
         """The files of the rows in order, of one plan or of all."""
-        return sorted(_listed(self.folder / ROWS, f"{plan}-*.parquet" if plan else "*.parquet"))
+        return [path for path in _listed(self.folder / ROWS, _SHARD) if not plan or path.name.partition("-")[0] == plan]
 
     def copies(self, plan: str) -> list[Path]:
         """The files of a plan's rows on this machine, to be read lazily and more than once.
 
         Those behind an address are copied into a folder that is there as long as this store.
+
+        Raises:
+            StoreError: one of them is damaged.
         """
         shards = self.shards(plan)
         if not self.remote:
+            for path in shards:
+                self._checked(path)
             return shards
         self._copied = tempfile.TemporaryDirectory(prefix="camscope-")
         folder = Path(self._copied.name)
 
         def copy(path: Path) -> Path:
-            (folder / path.name).write_bytes(path.read_bytes())
+            (folder / path.name).write_bytes(self._checked(path))
             return folder / path.name
 
         with ThreadPoolExecutor(_THREADS) as pool:
             return list(pool.map(copy, shards))
 
+    def _checked(self, path: Path) -> bytes:
+        try:
+            return check_sealed(path)
+        except (OSError, DamagedError) as fault:
+            raise StoreError(f"{reason(fault)}: run the same command again, which computes its rows again") from None
+
     def _former(self) -> list[Path]:
         """In the order in which they were put aside."""
-        return sorted(_listed(self.folder / ROWS / FORMER, "*.parquet"))
+        return _listed(self.folder / ROWS / FORMER, _FORMER_SHARD)
 
     def _put_aside(self, path: Path) -> None:
         number = max((int(other.name.partition("-")[0]) for other in self._former()), default=0) + 1
@@ -189,11 +222,15 @@ class Store:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
             return
-        if path.resolve().is_relative_to(self.folder.resolve()):
-            path.unlink(missing_ok=True)
-            for parent in path.parents:
-                if parent == self.folder or any(parent.iterdir()):
-                    break
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            return
+        # Its folder may be gone, or something else may lie in its place.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            path.unlink()
+        for parent in path.parents:
+            if parent == self.folder:
+                break
+            with contextlib.suppress(OSError):  # gone, or not empty
                 parent.rmdir()
 
     def record(self, content: Mapping[str, Any]) -> None:
@@ -212,9 +249,27 @@ class Store:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as fault:
-            raise StoreError(f"{path} cannot be read ({fault}): delete it and run the same command again") from None
+        except (OSError, ValueError, RecursionError) as fault:
+            raise _unreadable(path, reason(fault)) from None
+        if not isinstance(content, dict):
+            raise _unreadable(path, "it holds no JSON object")
         return content
+
+
+@contextlib.contextmanager
+def as_written(folder: str | Path) -> Iterator[None]:
+    """Turn what records of another form than ours lead to into one sentence."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as fault:
+        raise StoreError(
+            f"the JSON files in {folder} are not as camscope wrote them ({type(fault).__name__}: {reason(fault)}): run "
+            "the same command again"
+        ) from fault
+
+
+def _unreadable(path: Path, why: str) -> StoreError:
+    return StoreError(f"{path} cannot be read ({why}): delete it and run the same command again")
 
 
 class Known:
@@ -223,19 +278,28 @@ class Known:
     Args:
         shards: Parquet files, the oldest first; those that cannot be read are passed over, and made again.
         before: is asked for what they do not have.
+
+    Attributes:
+        damaged: why shards were passed over, one sentence each.
     """
 
     def __init__(self, shards: Sequence[Path], *, before: Known | None = None) -> None:
         self._before = before
         self._files = list(shards)
+        self.damaged: list[str] = []
         keys, asked, places = [np.empty(0, "S32")], [np.empty(0, bool)], [np.empty((0, 2), np.int64)]
         for number, path in enumerate(self._files):
-            with contextlib.suppress(OSError, pl.exceptions.PolarsError):
+            try:
                 table = read_parquet(path, columns=["key", "status"]).with_row_index()
-                table = table.filter((pl.col("status") != FAILED) & pl.col("key").is_not_null())
-                keys.append(table["key"].to_numpy().astype("S32"))
-                asked.append((table["status"] == OK).to_numpy())
-                places.append(np.stack([np.full(len(table), number), table["index"].to_numpy()], axis=1))
+            except FileNotFoundError:
+                continue
+            except (OSError, DamagedError) as fault:
+                self.damaged.append(reason(fault))
+                continue
+            table = table.filter((pl.col("status") != FAILED) & pl.col("key").is_not_null())
+            keys.append(table["key"].to_numpy().astype("S32"))
+            asked.append((table["status"] == OK).to_numpy())
+            places.append(np.stack([np.full(len(table), number), table["index"].to_numpy()], axis=1))
         # By key; of rows with one key those that were asked for last, of these the newest.
         order = np.lexsort([np.arange(sum(map(len, keys))), np.concatenate(asked), np.concatenate(keys)])
         self._keys, self._places = np.concatenate(keys)[order], np.concatenate(places)[order]
@@ -265,7 +329,7 @@ class Known:
         try:
             with self._reading:
                 found = self._table(file).row(row, named=True)
-        except (OSError, IndexError, pl.exceptions.PolarsError):  # the shard has been written anew since
+        except (OSError, IndexError, DamagedError):  # the shard has been written anew since
             return None
         return found if found["key"] == key else None
 
@@ -293,13 +357,12 @@ def key_of(*parts: Any) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def _listed(folder: Path, pattern: str) -> list[Path]:
-    """The files in a folder that match a pattern; none where there is no folder."""
-    return [path for path in folder.iterdir() if fnmatch.fnmatch(path.name, pattern)] if folder.exists() else []
+def _listed(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
+    """The files in a folder whose whole names match a pattern, by name; none where there is no folder."""
+    return sorted(path for path in folder.iterdir() if pattern.fullmatch(path.name)) if folder.exists() else []
 
 
 def _pictures(path: Path) -> list[str]:
-    try:
-        return read_parquet(path, columns=["file"])["file"].drop_nulls().to_list()
-    except (OSError, pl.exceptions.PolarsError):
-        return []
+    """The overlays that the rows of a shard name; those of an evaluation name none."""
+    table = read_parquet(path)
+    return table["file"].drop_nulls().to_list() if "file" in table.columns else []

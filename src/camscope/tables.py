@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
 
-from camscope.errors import CamscopeError
+from camscope.delimited import read_records
+from camscope.errors import CamscopeError, DelimitedError, reason
 from camscope.images import fetch, find_pictures
 from camscope.images.source import is_address
 from camscope.store import EVALUATION, STUDY
@@ -21,8 +19,10 @@ from camscope.store import EVALUATION, STUDY
 LINE = "__line__"
 """The column that holds the line of each row."""
 
-_DELIMITERS = ",;\t|"
-_LONGEST_CELL = 2**28  # characters; run lengths of a large mask are many
+CASE, FAULT, NAME = "__case__", "__fault__", "__name__"
+"""Columns that a cohort adds: the row's number, what is wrong with it, and its image's name for files."""
+
+RESERVED = (LINE, CASE, FAULT, NAME)
 
 
 class TableError(CamscopeError):
@@ -98,30 +98,31 @@ def _csv(content: bytes, path: str) -> tuple[pl.DataFrame, dict[int, str]]:
     text = _decoded(content)
     if "\0" in text:
         raise TableError("is no text: save the table as CSV or Parquet", path)
-    head = text.split("\n", 1)[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(_DELIMITERS, key=head.count))
-    columns: list[list[str]] = []
-    lines: list[int] = []
-    ragged: dict[int, str] = {}
     try:
-        with _long_cells():
-            header = [name.strip() for name in next(reader, [])]
-            columns = [[] for _ in header]
-            start = reader.line_num + 1
-            for cells in reader:
-                if any(cell.strip() for cell in cells):
-                    if len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
-                        ragged[len(lines)] = f"has {len(cells)} cells and the table {len(header)} columns"
-                    for column, cell in zip(columns, cells + [""] * len(header), strict=False):
-                        column.append(cell)
-                    lines.append(start)
-                start = reader.line_num + 1
-    except csv.Error as fault:
-        raise TableError(f"is not a table: {fault}", path, reader.line_num) from None
+        records = read_records(text)
+    except DelimitedError as error:
+        raise TableError(error.text, path, error.line) from None
+    header = [name.strip() for name in records[0].cells] if records else []
+    records = [record for record in records[1:] if any(cell.strip() for cell in record.cells)]
     if twice := [name for name, count in Counter(header).items() if name and count > 1]:
         raise TableError(f"has two columns called {twice[0]!r}: rename one", path, 1)
+    columns: list[list[str]] = [[] for _ in header]
+    ragged: dict[int, str] = {}
+    for row, (_, cells) in enumerate(records):
+        if len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
+            ragged[row] = f"has {len(cells)} cells and the table {len(header)} columns"
+        for column, cell in zip(columns, cells + [""] * len(header), strict=False):
+            column.append(cell)
     named = {name: column for name, column in zip(header, columns, strict=True) if name}
+    _refuse_reserved(named, path)
+    lines = [record.line for record in records]
     return pl.DataFrame(named | {LINE: lines}, schema_overrides=dict.fromkeys(named, pl.String)), ragged
+
+
+def _refuse_reserved(columns: Iterable[str], path: str) -> None:
+    """Raise where a column has one of the names that tables of cases use for themselves."""
+    if taken := next((name for name in columns if name in RESERVED), None):
+        raise TableError(f"a column cannot be called {taken!r}, which is used internally: rename it", path, 1)
 
 
 def _decoded(content: bytes) -> str:
@@ -133,20 +134,12 @@ def _decoded(content: bytes) -> str:
         return content.decode("cp1252", "replace")
 
 
-@contextmanager
-def _long_cells() -> Iterator[None]:
-    before = csv.field_size_limit(_LONGEST_CELL)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
 def _parquet(content: bytes, path: str) -> pl.DataFrame:
     try:
         table = pl.read_parquet(content)
-    except (OSError, pl.exceptions.PolarsError) as fault:
-        raise TableError(f"the table cannot be read: {str(fault).splitlines()[0]}", path) from None
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as fault:
+        raise TableError(f"the table cannot be read: {reason(fault)}", path) from None
+    _refuse_reserved(table.columns, path)
     columns = [text for name in table.columns if (text := _as_text(table[name])) is not None]
     return pl.DataFrame(columns).with_columns(pl.int_range(1, len(table) + 1).alias(LINE))
 
@@ -157,6 +150,8 @@ def _as_text(column: pl.Series) -> pl.Series | None:
         column = column.cast(pl.Int8)
     elif column.dtype.is_float():
         column = column.fill_nan(None)
+    elif column.dtype == pl.Duration:
+        column = column.dt.to_string("iso")
     elif isinstance(column.dtype, pl.List | pl.Array):
         try:
             column = column.cast(pl.List(pl.String)).list.join(",")

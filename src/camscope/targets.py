@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from camscope.errors import TargetError
+from camscope.errors import TargetError, shortened
 
 _BOX = 6
 _HALF = 0.5
@@ -17,6 +18,23 @@ _NEVER = 1e-6
 
 Target = Callable[[Tensor], Tensor]
 """One image's output, without the batch axis -> a scalar."""
+
+
+def class_index(value: object) -> int:
+    """Return a class index as an int; 1.5 and True are none.
+
+    Raises:
+        TargetError: it is not a whole number.
+
+    >>> class_index(3)
+    3
+    >>> class_index(1.5)
+    Traceback (most recent call last):
+    camscope.errors.TargetError: a class index must be a whole number, but got 1.5
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TargetError(f"a class index must be a whole number, but got {shortened(value)}")
+    return operator.index(value)
 
 
 def category(index: int) -> Target:

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from camscope.cli.methods import methods as describe
-from camscope.cli.methods import settings_of
 from camscope.errors import MethodError
 from camscope.explanation import cam, cams
 from camscope.explanation.recorded_layer import joint_map
+from camscope.explanation.settings import settings_of
 from camscope.methods import CLASS_AGNOSTIC, META, METHODS
 from camscope.methods.registry import NETWORK_METHODS
 from camscope.targets import category

@@ -21,7 +21,7 @@ def test_names_of_a_source():
 def test_the_hub_is_more_than_its_examples():
     done = inside("models", "hf:*resnet*")
     assert done.stdout.split() == ["hf:microsoft/resnet-50"]
-    assert "hf: takes any image classifier, CLIP or SigLIP of the Hugging Face hub, or a folder" in done.stderr
+    assert "hf: takes any image classifier, CLIP, SigLIP, object detector or semantic" in done.stderr
     assert inside("models", "torchxrayvision:*nih").stdout.split() == ["torchxrayvision:densenet121-res224-nih"]
 
 
@@ -50,6 +50,13 @@ def test_what_would_be_used_for_a_program():
     told = json.loads(done.stdout)
     assert (told["layer"], told["grid"]) == ("blocks.5.norm1", [10, 10])
     assert told["preprocess"]["input_size"] == [160, 160]
+
+
+@pytest.mark.parametrize(("pattern", "name"), [("ultralytics:", "yolov8n-seg"), ("smp:", "unet/resnet34")])
+def test_sources_of_detectors_and_segmentation_are_listed(pattern, name):
+    done = inside("models", pattern)
+    assert f"{pattern}{name}" in done.stdout.splitlines()
+    assert f"note: {pattern}" in done.stderr
 
 
 @pytest.mark.parametrize("spec", ["timm:no_such", "tim:resnet18", "net.onnx"])

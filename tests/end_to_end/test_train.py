@@ -133,7 +133,7 @@ def test_a_model_for_each_label(tmp_path):
         (("--hide", "boder:0.1"), "no region called 'boder'; nearest: 'border'"),
         (("--right-reasons", "lung"), "no mask called 'lung'"),
         (("--label", "cat"), "leave --label out"),
-        (("--epochs", 0), "epochs must be at least 1"),
+        (("--epochs", 0), "epochs must be a whole number from 1"),
     ],
 )
 def test_wrong_usage_is_one_line(folder, tmp_path, more, said):

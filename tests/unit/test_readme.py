@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
 import camscope as cs
 from camscope.cli.main import app
@@ -20,8 +21,12 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 def test_python_blocks_run(number, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)).save("cat.jpg")
+
     # Published weights are out of reach in tests; a small network with the same labels stands in.
-    monkeypatch.setattr(cs, "load", lambda spec: load("timm:resnet18", weights="none"), raising=False)
+    def load_unpublished(model, **options):
+        return load(model, **options) if isinstance(model, nn.Module) else load("timm:resnet18", weights="none")
+
+    monkeypatch.setattr(cs, "load", load_unpublished, raising=False)
     exec(compile(BLOCKS[number], f"README block {number}", "exec"), {})
     if "e.save" in BLOCKS[number]:
         assert (tmp_path / "out" / "panel.png").is_file()

@@ -93,3 +93,51 @@ def test_a_table_at_an_address():
     fsspec = pytest.importorskip("fsspec")
     fsspec.filesystem("memory").pipe("/tables/t.csv", TEXT.encode())
     assert len(read_table("memory://tables/t.csv")[0]) == 2
+
+
+@pytest.mark.parametrize("name", ["__line__", "__case__", "__fault__", "__name__"])
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_columns_that_are_used_internally_are_refused(tmp_path, name, kind):
+    frame = pl.DataFrame({"path": ["a.png"], name: ["7"]})
+    path = tmp_path / f"t.{kind}"
+    frame.write_csv(path) if kind == "csv" else frame.write_parquet(path)
+    with pytest.raises(TableError, match=f"cannot be called '{name}'"):
+        read_table(str(path))
+
+
+def test_parquet_columns_of_every_type_are_text_or_left_out(tmp_path):
+    import datetime as dt
+
+    frame = pl.DataFrame(
+        {
+            "path": ["a.png"],
+            "age": [dt.timedelta(days=3, hours=2)],
+            "times": [[dt.timedelta(days=1)]],
+            "at": [dt.time(3, 4)],
+            "nothing": pl.Series([None], dtype=pl.Null),
+            "kind": pl.Series(["x"], dtype=pl.Categorical),
+            "boxes": [[[1, 2], [3, 4]]],
+        }
+    )
+    frame.write_parquet(tmp_path / "t.parquet")
+    table, _ = read_table(str(tmp_path / "t.parquet"))
+    assert table.drop(LINE).rows(named=True) == [
+        {"path": "a.png", "age": "P3DT2H", "at": "03:04:00", "nothing": "", "kind": "x"}
+    ]
+
+
+def test_a_damaged_parquet_table_is_one_error_or_a_table(tmp_path):
+    pl.DataFrame({"path": [f"{n}.png" for n in range(50)], "finding": [0, 1] * 25}).write_parquet(
+        tmp_path / "t.parquet"
+    )
+    content = (tmp_path / "t.parquet").read_bytes()
+    refused = 0
+    for place in range(0, len(content), 7):
+        damaged = bytearray(content)
+        damaged[place] ^= 0x55
+        (tmp_path / "d.parquet").write_bytes(damaged)
+        try:
+            assert len(read_table(str(tmp_path / "d.parquet"))[0])
+        except TableError:
+            refused += 1
+    assert refused

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from camscope.cli.methods import check_settings
+from camscope.cli.model_options import with_model_options
 from camscope.cli.noted import load_noted
 from camscope.cli.options import MODELS, Device, Engine, Out, Seed, Weights, pairs, prepare, progress
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _SAME = "the same map as "
 
 
+@with_model_options
 def compare(
     image: Annotated[Path, typer.Argument(help="One picture.")],
     models: Annotated[str, typer.Option(help=f"Models with commas, each {MODELS}.")],
@@ -32,6 +33,8 @@ def compare(
     engine: Engine = "auto",
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+    *,
+    loading: dict[str, Any],
 ) -> None:
     """Compare models and methods on one picture.
 
@@ -43,6 +46,8 @@ def compare(
     """
     from camscope.explanation import explain_all
     from camscope.explanation.agreement import agreement
+    from camscope.explanation.settings import check_settings
+    from camscope.files import MAPS, claim, write_atomically
     from camscope.images import read
 
     asked = [method.strip() for method in methods.split(",")]
@@ -53,19 +58,21 @@ def compare(
     names = [name.strip() for name in models.split(",")]
     with progress() as bar:
         for name in bar.track(names, description="explaining"):
-            model = load_noted(name, seed=seed, weights=weights)
+            model = load_noted(name, seed=seed, weights=weights, **loading)
             prepare(model, device, seed)
             wanted = [target.strip() for target in targets.split(";")]
             made = explain_all(model, [picture], methods=asked, targets=wanted, engine=engine, settings=settings)
             columns.append(list(made))
-    out.mkdir(parents=True, exist_ok=True)
+    claim(out, MAPS)
     page = out / "compare.png"
-    _sheet(columns, title=f"{image}{' (random weights)' if weights == 'none' else ''}").save(page)
+    drawn = _sheet(columns, title=f"{image}{' (random weights)' if weights == 'none' else ''}")
+    write_atomically(page, lambda file: drawn.save(file, "PNG"))
     everything = [e for column in columns for e in column]
     # NaN, the agreement of a flat map, is no JSON.
     table = [[None if value != value else round(float(value), 4) for value in row] for row in agreement(everything)]
     content = {"picture": str(image), "maps": [e.to_dict() for e in everything], "spearman": table}
-    (out / "compare.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(out / "compare.json", lambda file: file.write(text.encode("utf-8", "replace")))
     if as_json:
         print(json.dumps(content, ensure_ascii=False))
         return

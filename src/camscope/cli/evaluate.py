@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from camscope.cli.methods import check_settings
+from camscope.cli.model_options import with_model_options
 from camscope.cli.noted import load_noted
 from camscope.cli.options import BatchSize, Device, Engine, ModelName, Out, Seed, Weights, pairs, prepare, progress
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from camscope.evaluation.plan import Plan
 
 
+@with_model_options
 def evaluate(
     model: ModelName,
     data: Annotated[str, typer.Option("--data", help="A folder of pictures, or a CSV, TSV or Parquet table.")],
@@ -44,6 +45,8 @@ def evaluate(
     engine: Engine = "auto",
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as one JSON object.")] = False,
+    *,
+    loading: dict[str, Any],
 ) -> None:
     """Evaluate methods: are their maps right, faithful, steady and affordable on this model?
 
@@ -56,17 +59,19 @@ def evaluate(
     """
     from camscope.evaluation.contestants import chosen_methods
     from camscope.evaluation.data import read_items
+    from camscope.evaluation.nulls import MAPLESS
     from camscope.evaluation.page import evaluated
     from camscope.evaluation.plan import Plan
     from camscope.evaluation.rows import chosen_metrics
+    from camscope.explanation.settings import check_settings
     from camscope.models.device import device_of
     from camscope.models.engines import resolve
 
     asked, measured = chosen_methods(methods), chosen_metrics(metrics)
     settings = pairs(setting or [], "--set")
-    check_settings(settings, [name for name in asked if name not in ("uniform", "centre", "averagemask")])
+    check_settings(settings, [name for name in asked if name not in MAPLESS])
     items = read_items(data, masks=masks, boxes=boxes, target=target, image=image, patient=patient, exclude=[out])
-    loaded = load_noted(model, seed=seed, weights=weights)
+    loaded = load_noted(model, seed=seed, weights=weights, **loading)
     prepare(loaded, device, seed)
     plan = Plan(
         loaded,
@@ -99,7 +104,10 @@ def _run(plan: Plan, out: Path) -> int:
         def show(done: int, total: int, method: str) -> None:
             bar.update(task, completed=done, total=total, description=f"evaluating {method}")
 
-        for row in rows_of(plan, out, progress=show):
+        def say(text: str) -> None:
+            bar.console.print(f"camscope: {text}", markup=False, highlight=False, soft_wrap=True)
+
+        for row in rows_of(plan, out, progress=show, say=say):
             if row["status"] == FAILED:
                 failed += 1
                 reason = "".join(c if c.isprintable() else "?" for c in f"{row['image']}: {row['message']}")

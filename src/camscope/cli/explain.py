@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from camscope.ahead import ahead
-from camscope.cli.methods import check_settings
+from camscope.cli.model_options import with_model_options
 from camscope.cli.noted import load_noted
 from camscope.cli.options import (
     BatchSize,
@@ -28,6 +28,7 @@ from camscope.cli.options import (
     prepare,
     progress,
 )
+from camscope.errors import SettingError
 from camscope.naming import file_name
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _WRITERS = 2
 
 
+@with_model_options
 def explain(
     images: Annotated[list[str], typer.Argument(help="Picture files, folders or patterns such as 'photos/*.jpg'.")],
     model: ModelName,
@@ -65,6 +67,8 @@ def explain(
     engine: Engine = "auto",
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for programs.")] = False,
+    *,
+    loading: dict[str, Any],
 ) -> None:
     """Explain pictures: what did the model look at?
 
@@ -75,17 +79,22 @@ def explain(
     """
     from camscope.explanation import explain_all
     from camscope.explanation.result import kinds
+    from camscope.explanation.settings import check_settings
+    from camscope.files import MAPS, claim
     from camscope.images import find_pictures
     from camscope.methods.passes import reporting
     from camscope.render import check_display
 
     files = kinds(write)
+    if not 0 <= opacity <= 1:  # NaN passes the option's own limits
+        raise SettingError(f"--opacity must be from 0 to 1, but got {opacity}")
     check_display(scale, cmap)
     found = dict(find_pictures(images, exclude=[out]))
     settings = pairs(setting or [], "--set")
     check_settings(settings, method)
-    loaded = load_noted(model, seed=seed, weights=weights, labels=class_names(labels))
+    loaded = load_noted(model, seed=seed, weights=weights, labels=class_names(labels), **loading)
     prepare(loaded, device, seed)
+    claim(out, MAPS)
     failed: dict[str, str] = {}
     several = len(method) > 1 or (target is not None and (len(target) > 1 or target[0].lower().startswith("top")))
     with contextlib.ExitStack() as stack:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from camscope.cli.model_options import with_model_options
 from camscope.cli.noted import load_noted
 from camscope.cli.options import BatchSize, Device, Labels, Out, Seed, Weights, class_names, prepare, progress, steps
 from camscope.errors import SettingError
 
 
+@with_model_options
 def failures(
     model: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="What `camscope train` wrote, or any model.")],
     out: Out,
@@ -31,6 +33,8 @@ def failures(
     batch_size: BatchSize = 16,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")] = False,
+    *,
+    loading: dict[str, Any],
 ) -> None:
     """Judge a model on labelled pictures, and explain its most certain mistakes.
 
@@ -39,6 +43,7 @@ def failures(
 
     Example: camscope failures run --data new_xrays --out failures
     """
+    from camscope.files import claim
     from camscope.training.dataset import SPLITS, read_dataset
     from camscope.training.judging import of_split, predict
     from camscope.training.report import report
@@ -50,10 +55,11 @@ def failures(
         data = Path(model) / FILE
         if not data.is_file():
             raise SettingError(f"{model} has no {FILE} of a training: give labelled pictures with --data")
-    loaded = load_noted(model, seed=seed, weights=weights, labels=class_names(labels))
+    loaded = load_noted(model, seed=seed, weights=weights, labels=class_names(labels), **loading)
     prepare(loaded, device, seed)
     dataset = read_dataset(data, labels=label or (), patient=patient).for_model(loaded)
     chosen = dataset.examples if split == "all" else of_split(dataset, split)
+    claim(out, "failures")
     with progress() as bar:
         found = predict(loaded, chosen, batch_size=batch_size, progress=steps(bar))
         figures = report(found, out, method=method, layer=layer, seed=seed, progress=steps(bar))

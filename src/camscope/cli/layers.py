@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from camscope.cli.methods import check_settings
+from camscope.cli.model_options import with_model_options
 from camscope.cli.noted import load_noted
 from camscope.cli.options import Device, Engine, ModelName, Out, Seed, Weights, pairs, prepare
 
 
+@with_model_options
 def layers(
     image: Annotated[Path, typer.Argument(help="One picture.")],
     model: ModelName,
@@ -25,6 +26,8 @@ def layers(
     device: Device = "auto",
     engine: Engine = "auto",
     seed: Seed = 0,
+    *,
+    loading: dict[str, Any],
 ) -> None:
     """Show the map at every stage of a network, first to last; or how one map is made.
 
@@ -34,20 +37,23 @@ def layers(
 
     Example: camscope layers cat.jpg --model torchvision:vgg16 --out sheet
     """
+    from camscope.explanation.settings import check_settings
     from camscope.explanation.sheets import stages_sheet, steps_sheet
+    from camscope.files import MAPS, claim, write_atomically
     from camscope.images import read
 
     settings: dict[str, Any] = pairs(setting or [], "--set")
     check_settings(settings, [method])
     picture = read(image)
-    loaded = load_noted(model, seed=seed, weights=weights)
+    loaded = load_noted(model, seed=seed, weights=weights, **loading)
     prepare(loaded, device, seed)
-    out.mkdir(parents=True, exist_ok=True)
+    claim(out, MAPS)
     asked: dict[str, Any] = {"method": method, "target": target, "engine": engine, "settings": settings}
     if steps:
         page = out / "steps.png"
-        steps_sheet(loaded, picture, layer=layer, **asked).save(page)
+        drawn = steps_sheet(loaded, picture, layer=layer, **asked)
     else:
         page = out / "layers.png"
-        stages_sheet(loaded, picture, **asked).save(page)
+        drawn = stages_sheet(loaded, picture, **asked)
+    write_atomically(page, lambda file: drawn.save(file, "PNG"))
     print(page)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -24,10 +25,13 @@ from camscope.cli import (
     study,
     train,
 )
-from camscope.errors import CamscopeError
+from camscope.errors import CamscopeError, TerminatedError, reason
 
 # Typer brings click under a name of its own from one version to the next; its errors are found through its public ones.
 _UsageError: Any = typer.BadParameter.__mro__[2]
+
+_INTERRUPTED = 128 + signal.SIGINT
+_STOPPED = "interrupted; re-run the same command to resume"
 
 app = typer.Typer(
     help="See what an image model looks at, and find out whether to believe it.",
@@ -73,18 +77,42 @@ def main() -> None:
     """Run a command: exit status 0 done, 1 some rows failed, 2 wrong usage or input (one line on standard error)."""
     try:
         status = app(standalone_mode=False)
+        if status == _INTERRUPTED:  # Typer turns the interrupt key into this status without a word
+            _complain(_STOPPED)
+    except TerminatedError as error:
+        _complain(str(error))
+        status = 128 + signal.SIGTERM
     except CamscopeError as error:
         status = _complain(str(error))
-    except (typer.Abort, KeyboardInterrupt):
-        status = 130
+    except (typer.Abort, KeyboardInterrupt) as stop:
+        # Typer aborts for the end of a file too, such as of a weights file that was cut.
+        cause = stop.__cause__ or stop.__context__
+        if isinstance(cause, EOFError):
+            status = _unexpected(cause)
+        else:
+            _complain(_STOPPED)
+            status = _INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except _UsageError as error:
         status = _complain(error.format_message())
+    except Exception as fault:
+        status = _unexpected(fault)
     sys.exit(status if isinstance(status, int) else 0)
 
 
+def _unexpected(fault: Exception) -> int:
+    """Say what went wrong where no code foresaw it; with CAMSCOPE_TRACEBACK set, show where."""
+    if os.environ.get("CAMSCOPE_TRACEBACK"):
+        raise fault
+    if isinstance(fault, OSError) and fault.filename is not None:
+        return _complain(f"{fault.filename}: {reason(fault)}")
+    hint = "set CAMSCOPE_TRACEBACK=1 to see where, and report it"
+    return _complain(f"unexpected {type(fault).__name__}: {reason(fault)}; {hint}")
+
+
 def _complain(text: str) -> int:
-    print(f"camscope: {' '.join(text.split())}", file=sys.stderr)
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+    print(f"camscope: {line}", file=sys.stderr)
     return 2

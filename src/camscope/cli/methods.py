@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
-
-from camscope.errors import SettingError, nearest
-
-_FOUND = ("picture", "layer", "layout")
-"""What a method asks for by its parameters and is given without a word of the user."""
 
 
 def methods(
@@ -35,35 +29,9 @@ def methods(
         print(f"{method:{width}}  {(inspect.getdoc(function) or '').splitlines()[0]}")
 
 
-def settings_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """The settings that a method takes, with their defaults; `inspect.Parameter.empty` where it has none.
-
-    >>> from camscope.methods import METHODS
-    >>> settings_of(METHODS["finercam"])
-    {'alpha': 1.0, 'comparisons': 3}
-    """
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _FOUND}
-
-
-def check_settings(settings: Mapping[str, Any], methods: Iterable[str]) -> None:
-    """Make sure that each setting is one of at least one of the methods.
-
-    Raises:
-        SettingError: for a setting that none of them takes.
-    """
-    from camscope.explanation.maps import find_method
-
-    names = [name.strip() for name in methods]
-    known = {setting for name in names for setting in settings_of(find_method(name))}
-    for setting in settings:
-        if setting not in known:
-            taken = f"{nearest('setting', setting, known)}; " if known else f"no setting called {setting!r}; "
-            raise SettingError(f"{taken}`camscope methods {names[0]}` lists what it takes")
-
-
 def _listed(name: str) -> str:
     from camscope.explanation.maps import find_method
+    from camscope.explanation.settings import settings_of
 
     taken = [f"{s}={_shown(default)}" for s, default in settings_of(find_method(name)).items()]
     text = "\n    ".join(f"--set {one}" for one in taken)

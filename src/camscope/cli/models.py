@@ -9,12 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
+from camscope.cli.model_options import with_model_options
 from camscope.cli.noted import load_noted
 from camscope.cli.options import Device, Labels, Seed, Weights, class_names, prepare
 
-_OF_THE_HUB = "hf: takes any image classifier, CLIP or SigLIP of the Hugging Face hub, or a folder; these are examples"
+_NOTES = {
+    "hf": "hf: takes any image classifier, CLIP, SigLIP, object detector or semantic segmentation network of the "
+    "Hugging Face hub, or a folder; these are examples",
+    "smp": "smp: takes any architecture and encoder of segmentation_models_pytorch; these are examples",
+    "ultralytics": "ultralytics: also takes FILE.pt, with --trust; an ONNX model is named by its FILE.onnx",
+}
 
 
+@with_model_options
 def models(
     pattern: Annotated[str, typer.Argument(help="Part of a name, or a pattern such as 'timm:convnext*'.")] = "",
     check: Annotated[
@@ -25,6 +32,8 @@ def models(
     device: Device = "auto",
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    *,
+    loading: dict[str, Any],
 ) -> None:
     """List the models that --model takes; or with --check, what would be used of one, and which methods are one on it.
 
@@ -35,14 +44,15 @@ def models(
     if check is not None:
         from camscope.explanation.examination import examine
 
-        model = load_noted(check, seed=seed, weights=weights, labels=class_names(labels))
+        model = load_noted(check, seed=seed, weights=weights, labels=class_names(labels), **loading)
         prepare(model, device, seed)
         found = examine(model)
         print(json.dumps(found, ensure_ascii=False) if as_json else _told(found))
         return
     names = _names(pattern)
-    if any(name.startswith("hf:") for name in names):
-        print(f"note: {_OF_THE_HUB}", file=sys.stderr)
+    for source, text in _NOTES.items():
+        if any(name.startswith(f"{source}:") for name in names):
+            print(f"note: {text}", file=sys.stderr)
     print(json.dumps(names) if as_json else "\n".join(names))
 
 
@@ -69,7 +79,7 @@ def _told(found: dict[str, Any]) -> str:
     lines = {
         "model": f"{found['model']} (weights: {found['weights']})",
         "layer": found["layer"],
-        "layout": f"{found['layout']}, {found['channels']} channels",
+        "layout": f"{found['layout']}, {found['channels']} channels" if found["layout"] else None,
         "grid": " x ".join(map(str, found["grid"])),
         "head": found["head"],
         "input": ", ".join(f"{key} {_short(value)}" for key, value in preprocess.items()),
@@ -77,6 +87,7 @@ def _told(found: dict[str, Any]) -> str:
         "outcome": f"{found['outcome']}, outputs {' x '.join(map(str, found['outputs']))}",
         "same maps": "; ".join(" = ".join(group) for group in found["same"]) or "none of those compared",
     } | {key.replace("_", " "): _short(value) for key, value in found["facts"].items()}
+    lines = {key: value for key, value in lines.items() if value}
     width = max(map(len, lines))
     return "\n".join(f"{key:{width}}  {value}" for key, value in lines.items())
 

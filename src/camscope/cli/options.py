@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,12 +20,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from camscope.errors import SettingError
+from camscope.errors import SettingError, shortened
 
 if TYPE_CHECKING:
     from camscope.models.model import Model
 
-MODELS = "timm:NAME, torchvision:NAME, hf:NAME, keras:NAME, torchxrayvision:NAME, a bundle folder or a .keras file"
+MODELS = (
+    "timm:NAME, torchvision:NAME, hf:NAME, ultralytics:NAME, smp:ARCHITECTURE/ENCODER, keras:NAME, "
+    "torchxrayvision:NAME, a bundle folder, or a .keras or .onnx file"
+)
 """What a model can be given as, in a word of help."""
 
 ModelName = Annotated[str, typer.Option("--model", "-m", help=f"{MODELS}.")]
@@ -47,7 +51,7 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Pictures in one forward pas
 Engine = Annotated[
     str, typer.Option(help="eager, packed, openvino, or auto: by the number of pictures. Results agree to 1e-4.")
 ]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed.")]
 
 
 def progress() -> Progress:
@@ -89,10 +93,14 @@ def pairs(given: Iterable[str], option: str) -> dict[str, Any]:
         if not equals or not name:
             raise SettingError(f"{option} takes name=value, and {item!r} is not; write for example {option} samples=8")
         try:
-            read[name] = json.loads(value)
-        except json.JSONDecodeError:
+            read[name] = json.loads(value, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
             read[name] = value
     return read
+
+
+def _refuse_constant(name: str) -> None:
+    raise SettingError(f"{name} is no value that can be used; give a finite number")
 
 
 def numbers(text: str | None, option: str) -> list[float] | None:
@@ -104,9 +112,12 @@ def numbers(text: str | None, option: str) -> list[float] | None:
     if text is None:
         return None
     try:
-        return [float(part) for part in text.split(",")]
+        read = [float(part) for part in text.split(",")]
     except ValueError:
-        raise SettingError(f"{option} takes numbers separated by commas, and {text!r} is not") from None
+        read = []
+    if not read or not all(map(math.isfinite, read)):
+        raise SettingError(f"{option} takes finite numbers separated by commas, and {shortened(text)} is not")
+    return read
 
 
 def class_names(labels: str | None) -> Path | list[str] | None:

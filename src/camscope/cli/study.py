@@ -13,11 +13,14 @@ import typer
 from camscope.cli.audit import audited, summary
 from camscope.cli.options import BatchSize, Device, Seed, progress
 from camscope.cli.report import reported
-from camscope.errors import SettingError
+from camscope.errors import CamscopeError, SettingError, reason
 
 if TYPE_CHECKING:
     from camscope.study.cluster import Cluster
     from camscope.study.study import Study
+
+
+_NO_FILE = "no study file given; write for example camscope study study.toml --out results"
 
 
 def study(
@@ -58,18 +61,18 @@ def study(
     Example: camscope study study.toml --out results
     Example: camscope study study.toml --out s3://bucket/results --engine ray --address auto --workers 8
     """
+    if check:
+        raise typer.Exit(_check(file, device, as_json=as_json))
     if status is not None:
         _status(status, as_json=as_json)
         return
     if file is None:
-        raise SettingError("no study file given; write for example camscope study study.toml --out results")
-    if out is None and not check:
+        raise SettingError(_NO_FILE)
+    if out is None:
         raise SettingError("no --out given: name the folder for the results")
     from camscope.study.config import StudyError
     from camscope.study.study import Study
 
-    if check or out is None:
-        raise typer.Exit(_check(file, device, as_json=as_json))
     cluster = _cluster(engine, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
     given = {"device": device, "batch_size": batch_size, "seed": seed, "cluster": cluster}
     try:
@@ -115,7 +118,10 @@ def _run(study: Study, out: str, *, as_json: bool, **given: Any) -> int:
             failures = f", {state.failed} failed" if state.failed else ""
             bar.update(task, completed=state.done, description=f"explaining {state.label}{speed}{failures}")
 
-        for row in run(study, out, **given, progress=show):
+        def say(text: str) -> None:
+            bar.console.print(f"camscope: {_harmless(text)}", markup=False, highlight=False, soft_wrap=True)
+
+        for row in run(study, out, **given, progress=show, say=say):
             counts[row["status"]] += 1
             if row["status"] == FAILED and said != (row["line"], row["message"]):
                 said = row["line"], row["message"]
@@ -127,13 +133,24 @@ def _run(study: Study, out: str, *, as_json: bool, **given: Any) -> int:
     return counts[FAILED]
 
 
-def _check(file: Path, device: str, *, as_json: bool) -> int:
-    """Print every problem and the plan; returns the exit status."""
+def _check(file: Path | None, device: str, *, as_json: bool) -> int:
+    """Print every problem and the plan, whatever goes wrong; returns the exit status."""
+    from camscope.study.config import Problem
     from camscope.study.plan import plan
     from camscope.study.study import Study
 
-    study, problems = Study.check(file)
-    planned = None if study is None else plan(study, device=device)
+    study, planned = None, None
+    problems: list[Problem] = []
+    try:
+        if file is None:
+            raise SettingError(_NO_FILE)
+        study, problems = Study.check(file)
+        planned = None if study is None else plan(study, device=device)
+    except Exception as error:  # of a model that cannot run, for one; programs wait for an answer
+        if not (as_json or isinstance(error, CamscopeError)):
+            raise
+        text = str(error) if isinstance(error, CamscopeError) else f"{type(error).__name__}: {reason(error)}"
+        study, problems = None, [*problems, Problem(text, str(file or ""))]
     if as_json:
         listed = [vars(problem) for problem in problems]
         print(json.dumps({"problems": listed, "plan": None if planned is None else vars(planned)}))
@@ -166,4 +183,5 @@ def _status(folder: str, *, as_json: bool) -> None:
     state = (
         "running" if found["running"] else "finished" if found["finished"] else "stopped; the same command continues"
     )
-    print(f"{found['cases']} cases; rows: {rows}; {state}")
+    damaged = f"; damaged, and computed again next time: {', '.join(found['damaged'])}" if found["damaged"] else ""
+    print(_harmless(f"{found['cases']} cases; rows: {rows}; {state}{damaged}"))

@@ -14,6 +14,7 @@ from camscope.demo.cohort import write_cohort
 from camscope.demo.findings import FINDINGS
 from camscope.demo.training import train_all
 from camscope.explanation import explain_all
+from camscope.files import claim, write_atomically
 from camscope.render import Cell, sheet
 from camscope.study.audit.audit import audit
 from camscope.study.report import report
@@ -60,6 +61,7 @@ def tour(
     Returns:
         Where everything is.
     """
+    claim(out, "the demo")
     file = write_cohort(
         out, seed=seed, patients=patients, progress=lambda done, of: progress("writing the cohort", done, of)
     )
@@ -90,5 +92,6 @@ def _side_by_side(study: Study, out: Path) -> Path:
         table.append(cells)
     headings = ["picture", *(f"model of {label}" for label in FINDINGS)]
     path = out / "models_side_by_side.png"
-    sheet(table, column_headings=headings, title="What each model looks at (Grad-CAM)").save(path)
+    drawn = sheet(table, column_headings=headings, title="What each model looks at (Grad-CAM)")
+    write_atomically(path, lambda file: drawn.save(file, "PNG"))
     return path

@@ -220,6 +220,8 @@ def _randomisation(subject: Subject, names: Sequence[str], *, batch_size: int, s
         return subject.draw(dataclasses.replace(subject.model, net=net), subject.samples, subject.goals)
 
     net, found = subject.model.net, {}
+    if next(net.parameters(), None) is None:  # a black box has no weights that could be random
+        return {}
     if "cascading_randomisation" in asked:
         curves = cascade(explain, net, steps=_STEPS, seed=seed, maps=maps, inputs=subject.inputs).spearman
         found["cascading_randomisation"] = curves[-1].tolist()

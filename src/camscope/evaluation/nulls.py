@@ -17,6 +17,8 @@ from camscope.store import key_of
 UNIFORM, CENTRE, AVERAGE, RANDOM = "uniform", "centre", "averagemask", "randomcam"
 NULLS = (UNIFORM, CENTRE, AVERAGE, RANDOM)
 """Rows that every table has; the last is a method that sees the network."""
+MAPLESS = (UNIFORM, CENTRE, AVERAGE)
+"""Those that are no methods, and take no settings."""
 WORDS = {
     UNIFORM: "the same heat everywhere that the network saw",
     CENTRE: "a Gaussian around the centre of what the network saw, its standard deviation a quarter of each side",

@@ -20,7 +20,7 @@ from camscope.files import StoreError, write_atomically
 from camscope.metrics import FACTS, METRICS
 from camscope.page.lines import Drawn
 from camscope.page.shell import rendered
-from camscope.store import EVALUATION, FAILED, Store
+from camscope.store import EVALUATION, FAILED, Store, as_written
 
 PAGE = "evaluation.html"
 
@@ -42,10 +42,14 @@ def evaluated(folder: Path) -> dict[str, Any]:
     """
     store = Store(Path(folder), record=EVALUATION)
     record = store.read_record()
-    shards = store.shards(str(record.get("plan")))
+    shards = store.copies(str(record.get("plan")))
     if not record or not shards:
         raise StoreError(f"there is no evaluation in {folder}: run camscope evaluate --out {folder} first")
-    rows = pl.read_parquet(shards)
+    with as_written(store.folder):
+        return _written(store, record, pl.read_parquet(shards))
+
+
+def _written(store: Store, record: dict[str, Any], rows: pl.DataFrame) -> dict[str, Any]:
     table = summary(
         rows.drop("overlay"),
         metrics=record["metrics"],

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camscope.errors import CamscopeError
+from camscope.errors import CamscopeError, check_count
 from camscope.evaluation.data import Item, Items
+from camscope.evaluation.nulls import MAPLESS
 from camscope.evaluation.rows import SCHEMA_VERSION
 from camscope.explanation.batch import Goal, Sample, goals_of
+from camscope.explanation.settings import check_settings
 from camscope.images import decode
 from camscope.models.model import Model
 from camscope.store import key_of
@@ -51,6 +53,13 @@ class Plan:
     seed: int = 0
     engine: str = "eager"
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that evaluate nothing, and settings that no method takes."""
+        for name in ("few", "most_passes", "batch_size"):
+            check_count(name, getattr(self, name))
+        check_count("seed", self.seed, least=0)
+        check_settings(self.settings, [name for name in self.methods if name not in MAPLESS])
+
     @property
     def made_with(self) -> tuple[Any, ...]:
         """All that any number depends on but the picture, the annotation and the method."""
@@ -77,7 +86,7 @@ class Plan:
 def sample_of(model: Model, item: Item, content: bytes) -> Sample:
     """A picture made ready for a model, from its file's content."""
     picture = decode(content, item.source)
-    return Sample(item.source, picture, *model.preprocess(picture))
+    return Sample.of(model, picture, source=item.source)
 
 
 def goal_of(model: Model, item: Item, output: Tensor) -> Goal:

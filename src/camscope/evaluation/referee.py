@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -250,6 +251,8 @@ class Referee:
             return one.known[contestant.name] | row | {"status": OK, "message": contestant.restricted or None}
         if found is None or "score" not in found:
             return row | {"status": FAILED, "message": (found or {}).get("message") or "was not measured"}
+        if not math.isfinite(found["score"]):
+            return row | {"status": FAILED, "message": f"the score is {found['score']}: the model overflows here"}
         return row | found | {"status": OK, "message": contestant.restricted or None}
 
 

@@ -18,13 +18,15 @@ from camscope.evaluation.rows import SCHEMA_VERSION, schema
 from camscope.explanation.batch import Pass
 from camscope.explanation.result import versions
 from camscope.images import fetch
-from camscope.store import EVALUATION, Row, Store
+from camscope.store import EVALUATION, Row, Store, as_written
 
 Progress = Callable[[int, int, str], None]
 """Called with the rows that are done, their number, and the method at work."""
 
 
-def evaluate(plan: Plan, out: str | Path, *, progress: Progress = lambda *_: None) -> Iterator[Row]:
+def evaluate(
+    plan: Plan, out: str | Path, *, progress: Progress = lambda *_: None, say: Callable[[str], None] = lambda _: None
+) -> Iterator[Row]:
     """Judge methods on pictures, or continue where an earlier run was stopped.
 
     Rows are written to ``out/rows/*.parquet``, a shard for each batch and method; a shard is there as a whole or not
@@ -34,6 +36,7 @@ def evaluate(plan: Plan, out: str | Path, *, progress: Progress = lambda *_: Non
         plan: what is evaluated.
         out: folder of the results.
         progress: called as methods are begun and rows are done.
+        say: called with what the user must know, such as that rows of a damaged file are computed again.
 
     Yields:
         Every row: batch by batch, each method, for each method each picture.
@@ -47,13 +50,17 @@ def evaluate(plan: Plan, out: str | Path, *, progress: Progress = lambda *_: Non
         torch.manual_seed(plan.seed)
         before = store.read_record()
         if before.get("plan") == plan.fingerprint:
-            contestants = [Contestant(**one) for one in before["contestants"]]
+            with as_written(store.folder):
+                contestants = [Contestant(**one) for one in before["contestants"]]
         else:
             contestants = _entered(plan, progress)
         store.begin(plan.fingerprint)
         content = recorded(plan, contestants)
         store.record(content | {"finished": False})
-        referee = Referee(plan, contestants, store.known())
+        known = store.known()
+        for text in known.damaged:
+            say(f"{text}: its rows are computed again")
+        referee = Referee(plan, contestants, known)
         columns, total, done = schema(plan.metrics), len(plan.data.items) * len(contestants), 0
         numbers = itertools.count()
         for batch in _batches(plan):

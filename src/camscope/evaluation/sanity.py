@@ -108,7 +108,7 @@ def sanity(
     ('layer4', 2)
     """
     made = (as_picture(source) for source in pictures)
-    samples = [Sample(picture.source, picture, *model.preprocess(picture)) for picture in made]
+    samples = [Sample.of(model, picture) for picture in made]
     if not samples:
         raise SettingError("a sanity check needs pictures to explain; give at least one")
     function, name = find_method(method), method_name(method)

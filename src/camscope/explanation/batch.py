@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,7 +18,8 @@ from camscope.explanation.diagnosis import network_notes, notes
 from camscope.explanation.goals import Goal as Goal
 from camscope.explanation.goals import Wanted as Wanted
 from camscope.explanation.goals import goals_of as goals_of
-from camscope.explanation.maps import known, network_map, place_name, provided
+from camscope.explanation.maps import check_needs, known, network_map, place_name, provided
+from camscope.explanation.picture_notes import picture_notes
 from camscope.explanation.recorded_layer import (
     RecordedLayer,
     carried_share,
@@ -33,7 +35,7 @@ from camscope.models.device import stacked
 from camscope.models.model import Model
 from camscope.targets import Target
 from camscope.trace import Forward, Layout, record
-from camscope.trace.forward import choosing_output
+from camscope.trace.outputs import choosing_output
 
 _SHOWN = 5
 
@@ -45,6 +47,14 @@ class Sample(NamedTuple):
     picture: Picture
     tensor: Tensor
     window: Window
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, model: Model, picture: Picture, *, source: str | None = None) -> Sample:
+        """Make a picture ready for a model, with what has to be said of it."""
+        tensor, window = model.preprocess(picture)
+        notes = picture_notes(picture, tensor, window)
+        return cls(picture.source if source is None else source, picture, tensor, window, notes)
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,12 @@ class Pass:
             functions: the methods that are to come.
             layer: to look at; None for the model's own, or else `default_layer`.
             engine: as for `cam`; methods that see the whole network always run in eager PyTorch.
+
+        Raises:
+            MethodError: a method needs more of the model than can be had, such as the gradients of a black box.
         """
+        functions = list(functions)
+        check_needs(model.net, functions)
         parameter = next(model.net.parameters(), torch.empty(0))
         x = stacked([sample.tensor for sample in samples], like=parameter)
         layer = layer or model.layer
@@ -160,7 +175,13 @@ class Pass:
                         method=name,
                         layer=one.layer,
                         source=sample.source,
-                        notes=(*filter(None, [goal.note]), *one.notes),
+                        notes=(
+                            *sample.notes,
+                            *filter(None, [goal.note]),
+                            *one.notes,
+                            *filter(None, [_score_note(one.score)]),
+                            *self.model.notes,
+                        ),
                         picture=sample.picture,
                         window=sample.window,
                         top=top,
@@ -278,6 +299,10 @@ def _probability(model: Model, goal: Goal, score: float, of_classes: Tensor | No
     if model.outcome == "boxes":
         return float(torch.tensor(score).sigmoid())
     return None if of_classes is None else float(of_classes[image, goal.index])
+
+
+def _score_note(score: float) -> str:
+    return "" if math.isfinite(score) else f"the score is {score}: the network overflows, or has such weights"
 
 
 def _top(model: Model, values: Tensor) -> tuple[tuple[str, float], ...]:

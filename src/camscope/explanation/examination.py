@@ -10,9 +10,11 @@ import torch
 from camscope.errors import CamscopeError
 from camscope.explanation.agreement import same_map
 from camscope.explanation.batch import Pass, Sample, goals_of
+from camscope.explanation.maps import methods_of_scores
 from camscope.images import Picture
 from camscope.methods import METHODS
 from camscope.methods.heads import frozen_sums, linear_levels
+from camscope.models.black_box import BlackBox
 from camscope.models.model import Model
 from camscope.trace import Layout, Trace
 
@@ -31,7 +33,7 @@ def examine(model: Model) -> dict[str, Any]:
     Returns:
         Plain values for JSON: model, weights, outcome, outputs, labels (how many, the first), layer, layout (axes),
         grid, channels, head (what follows the layer), preprocess, same (groups of methods that are one on this
-        model, by their maps of a random picture), facts.
+        model, by their maps of a random picture), facts. Of a black box layer, layout and channels are None.
 
     Raises:
         LayerError: no layer is found.
@@ -43,28 +45,37 @@ def examine(model: Model) -> dict[str, Any]:
     >>> found["same"][0]
     ['gradcam', 'hirescam', 'xgradcam', 'shapleycam', 'cam']
     """
-    run = Pass.over(model, [_random_sample(model)], functions=[METHODS["gradcam"]])
-    if run.seen is None:
-        raise AssertionError("a pass for a method of one layer is recorded at that layer")
-    goal = goals_of(model, [None], run.outputs[0])[0]
-    with torch.inference_mode(mode=False), torch.enable_grad():
-        (trace, *_) = run.seen.traces(run.forward, [goal.target])
-        head = head_of(trace, model)
-    record = run.forward.records[run.seen.layers[0]]
+    functions = [] if isinstance(model.net, BlackBox) else [METHODS["gradcam"]]
+    run = Pass.over(model, [_random_sample(model)], functions=functions)
     return {
         "model": model.name,
         "weights": None if model.recipe is None else model.recipe.weights,
         "outcome": model.outcome,
         "outputs": list(run.outputs.shape[1:]),
         "labels": {"count": len(model.labels), "first": list(model.labels[:_SHOWN])},
+        **_inside(run),
+        "preprocess": model.preprocess.to_dict(),
+        "facts": dict(model.facts),
+    }
+
+
+def _inside(run: Pass) -> dict[str, Any]:
+    """Return what is known of the layers: layer, layout, grid, channels, head, same."""
+    if run.seen is None:
+        head = f"a black box: only methods that need nothing but scores work ({', '.join(methods_of_scores())})"
+        return {"layer": None, "layout": None, "grid": [], "channels": None, "head": head, "same": []}
+    goal = goals_of(run.model, [None], run.outputs[0])[0]
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        (trace, *_) = run.seen.traces(run.forward, [goal.target])
+        head = head_of(trace, run.model)
+    record = run.forward.records[run.seen.layers[0]]
+    return {
         "layer": run.seen.layer,
         "layout": axes(run.seen.layouts[0], record.ndim),
         "grid": list(trace.activations.shape[2:]),
         "channels": trace.activations.shape[1],
         "head": head,
-        "preprocess": model.preprocess.to_dict(),
         "same": _same(run, goal),
-        "facts": dict(model.facts),
     }
 
 
@@ -107,9 +118,11 @@ def axes(layout: Layout, count: int) -> str:
 
 def _random_sample(model: Model) -> Sample:
     height, width = model.preprocess.input_size
-    pixels = np.random.default_rng(0).random((height, width, 3)).astype(np.float32)
+    channels = model.preprocess.channels
+    shape = (height, width, 3 if channels == 1 else channels)
+    pixels = np.random.default_rng(0).random(shape).astype(np.float32)
     picture = Picture(pixels, "random", bits=32)
-    return Sample(picture.source, picture, *model.preprocess(picture))
+    return Sample.of(model, picture)
 
 
 def _same(run: Pass, goal: Any) -> list[list[str]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from camscope.errors import TargetError
 from camscope.images import Window
 from camscope.models.model import Model
-from camscope.targets import Target, box, category, region
+from camscope.targets import Target, box, category, class_index, region
 
 Wanted = str | int | Target | None
 """What to explain: a class name or index, "top3" for the three highest, a target function, None for the highest; of
@@ -21,7 +21,8 @@ boxes and maps of scores also a class at a place of the picture, "dog@x0,y0,x1,y
 Corners = tuple[float, ...]
 """left, top, right, bottom of a place."""
 
-_TOP = re.compile(r"top(\d*)", re.IGNORECASE)
+_TOP = re.compile(r"top([0-9]{0,9})", re.IGNORECASE)
+_INDEX = re.compile(r"-?[0-9]{1,9}")
 _PLACE = re.compile("(.+)@" + ",".join([r"\s*(-?\d+(?:\.\d*)?)\s*"] * 4))
 _BACKGROUND = "background"
 
@@ -176,9 +177,9 @@ def _rank(model: Model, want: str | int | None) -> int | None:
 
 
 def _index(model: Model, want: str | int | None, classes: int) -> int:
-    if isinstance(want, str) and not want.lstrip("-").isdigit():
+    if isinstance(want, str) and not _INDEX.fullmatch(want):
         return model.index(want)
-    index = int(want or 0)
+    index = int(want) if isinstance(want, str) else class_index(want or 0)
     if not -classes <= index < classes:
         raise TargetError(f"no class {index}: the model has {classes}, 0 to {classes - 1}")
     return index % classes

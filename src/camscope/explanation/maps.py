@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from camscope.errors import MethodError, SettingError, TargetError, nearest
 from camscope.explanation.recorded_layer import Layers, joint_map, layer_names, record_layer, without_autocast
-from camscope.methods import ATTRIBUTIONS, META, METHODS, Method, NetworkMethod, sees_network
+from camscope.methods import ATTRIBUTIONS, META, METHODS, Method, NetworkMethod, needs_of, sees_network
+from camscope.models.black_box import BlackBox
 from camscope.models.layer_choice import JOINT, default_layer
 from camscope.models.stages import stage_layers
-from camscope.targets import Target, category
+from camscope.targets import Target, category, class_index
 from camscope.trace import Forward, Layout, record
-from camscope.trace.forward import choosing_output
+from camscope.trace.outputs import choosing_output
 from camscope.trace.structure import Input, map_arrays, picture_of
 
 _MADE = re.compile(r"(\w+)\((.+)\)")
@@ -152,6 +153,7 @@ def _columns(
 ) -> Tensor:
     """Compute (B, T, *grid) maps of T targets per image, given as T columns with one target per image."""
     function = find_method(method)
+    check_needs(net, [function])
     if differentiable and sees_network(function):
         raise MethodError(f"{method_name(method)} has no differentiable map; use a method of one layer, as gradcam is")
     if differentiable and engine != "eager":
@@ -224,7 +226,7 @@ def _as_target(asked: Asked, output: Tensor) -> Target:
         return category(int(output.reshape(-1).argmax()))
     if callable(asked):
         return asked
-    target = category(int(asked))
+    target = category(class_index(asked))
     target(output)
     return target
 
@@ -246,6 +248,32 @@ def find_method(method: str | Method | NetworkMethod) -> Method | NetworkMethod:
     if method not in METHODS:
         raise MethodError(nearest("method", method, [*METHODS, *(f"{name}(gradcam)" for name in META)]))
     return METHODS[method]
+
+
+def check_needs(net: nn.Module, functions: Iterable[Method | NetworkMethod]) -> None:
+    """Check that a network has what some methods need; of a black box nothing but scores can be had.
+
+    Raises:
+        MethodError: it has not; the message names the methods that work.
+    """
+    if not isinstance(net, BlackBox):
+        return
+    for function in functions:
+        needs = needs_of(function)
+        if needs in ("activations", "gradients"):
+            raise MethodError(
+                f"{method_name(function)} needs the {needs} of a network, and this model is a black box, of which only "
+                f"the scores are known; use a method that needs only scores: {', '.join(methods_of_scores())}"
+            )
+
+
+def methods_of_scores() -> list[str]:
+    """Return the names of the methods that need nothing but scores.
+
+    >>> "occlusion" in methods_of_scores(), "gradcam" in methods_of_scores()
+    (True, False)
+    """
+    return [name for name, function in METHODS.items() if needs_of(function) == "scores"]
 
 
 def method_name(method: str | Method | NetworkMethod) -> str:
@@ -278,7 +306,8 @@ def place_name(function: NetworkMethod, given: Mapping[str, Any], *, chosen: boo
 def known(function: Callable[..., Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a method takes."""
     takes = inspect.signature(function).parameters
-    return {name: value for name, value in settings.items() if name in takes}
+    any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
+    return {name: value for name, value in settings.items() if any_name or name in takes}
 
 
 def provided(

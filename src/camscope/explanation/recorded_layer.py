@@ -15,9 +15,9 @@ from camscope.models.layer_choice import JOINT, choose_layer
 from camscope.targets import Target
 from camscope.trace import Forward, Layout, Trace, record
 from camscope.trace.address import name_of
-from camscope.trace.forward import chosen_output
 from camscope.trace.hooks import refuse_program
 from camscope.trace.layout import find_layout, is_last
+from camscope.trace.outputs import chosen_output
 from camscope.trace.structure import Input, with_picture
 from camscope.trace.wrappers import bare
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from camscope import render
-from camscope.errors import SettingError, nearest
+from camscope.errors import SettingError, nearest, unwritable
 from camscope.images import Picture, Window
 
 if TYPE_CHECKING:
@@ -192,9 +192,17 @@ class Explanation:
 
         Raises:
             SettingError: an unknown kind, scale or colour map.
+            StoreError: it cannot be written, as on a full disk.
         """
         write = kinds(write)
         folder = Path(folder)
+        try:
+            self._write(folder, write, scale=scale, cmap=cmap, opacity=opacity)
+        except OSError as fault:
+            raise unwritable(folder, fault) from None
+        return [folder / FILES[kind] for kind in write]
+
+    def _write(self, folder: Path, write: Sequence[str], *, scale: str, cmap: str, opacity: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         shown = functools.cache(functools.partial(self.scaled, scale))
         for kind in write:
@@ -205,7 +213,9 @@ class Explanation:
                 low, high = shown()[1]
                 display = {"scale": scale, "low": low, "high": high, "cmap": cmap, "opacity": opacity}
                 content = self.to_dict() | {"display": display, "picture_sha256": _file_hash(self.source)}
-                path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+                text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+                # File names that are not UTF-8 hold characters that JSON must escape.
+                path.write_text(text, encoding="utf-8", errors="backslashreplace")
             else:
                 if kind == "original":
                     image = Image.fromarray(self.picture.rgb)
@@ -213,7 +223,6 @@ class Explanation:
                     image = self._image(kind, shown(), cmap=cmap, opacity=opacity)
                 # Each format takes its own option and passes over the other's.
                 image.save(path, quality=_JPEG_QUALITY, compress_level=_PNG_LEVEL)
-        return [folder / FILES[kind] for kind in write]
 
     def _image(self, kind: str, shown: Shown, *, cmap: str, opacity: float) -> Image.Image:
         """A kind of picture of a scaled map."""

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from camscope.explanation.batch import Wanted
-from camscope.explanation.maps import find_method
+from camscope.explanation.maps import check_needs, find_method
 from camscope.explanation.pictures import explain
 from camscope.explanation.result import Explanation
 from camscope.heatmap import place
@@ -50,7 +50,8 @@ def stages_sheet(
     Returns:
         An RGB image.
     """
-    parameter = next(model.net.parameters())
+    check_needs(model.net, [find_method(method)])
+    parameter = next(model.net.parameters(), torch.empty(0))
     x = model.preprocess(picture)[0][None].to(parameter.device, parameter.dtype)
     cells = [Cell(Image.fromarray(picture.rgb), "picture")]
     for layer in stage_layers(model.net, x):

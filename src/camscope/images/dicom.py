@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -9,31 +12,41 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from camscope.errors import MissingExtraError, PictureError, require
-from camscope.images.photo import unit
+from camscope.images.limits import MAX_BYTES, check_size
 from camscope.images.picture import Peek, Picture, Pixels
+from camscope.images.pixels import unit
+from camscope.images.quiet import quiet
 from camscope.images.registry import reader
 from camscope.images.source import no_frame, reason, split
 
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _HEADER = ["Rows", "Columns", "NumberOfFrames", "SOPClassUID", "PatientID", "ViewPosition", "SpecificCharacterSet"]
 _HEADER += ["FileSetID"]  # of folders of DICOM files, which have none of the others
+_FIRST = {2: (0, 1, 2, 3, 16), 8: (0, 1, 5, 8, 18, 20, 22, 24)}
+_LEVELS = 0.1
+"""Share of pixels between black and white, below which a window is noted."""
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_CHUNK = 1 << 16
 _FACTS = {"patient": "PatientID", "view": "ViewPosition"}
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
 
 
 def peek(file: BinaryIO, source: str) -> Peek:
     """What the header says: the size, and "patient" (PatientID) and "view" (ViewPosition) where they are given."""
-    with _faults(source):
+    with quiet(), _faults(source):
         dataset = _dataset(file, source, stop_before_pixels=True, specific_tags=_HEADER)
         size, _ = _size_and_frame(dataset, source)
         facts = {fact: str(dataset.get(element) or "").strip() for fact, element in _FACTS.items()}
     return Peek(size, {fact: words for fact, words in facts.items() if words})
 
 
-@reader(".dcm", ".dicom", peeker=peek, signature=(128, b"DICM"))
+# The first elements of files without the preamble that PS3.10 asks for: of groups 2 and 8.
+_BARE = tuple((0, bytes([group, 0, element, 0])) for group, elements in _FIRST.items() for element in elements)
+
+
+@reader(".dcm", ".dicom", peeker=peek, signatures=((128, b"DICM"), *_BARE))
 def read(content: bytes, source: str) -> Picture:
     """Read one frame of a DICOM file as it is meant to be seen; needs the extra ``dicom``.
 
@@ -62,7 +75,7 @@ def read(content: bytes, source: str) -> Picture:
     Reference:
         DICOM PS3.3, C.7.6.3 (pixels), C.11.1 (modality LUT), C.11.2 (VOI LUT).
     """
-    with _faults(source):
+    with quiet(), _faults(source):
         dataset = _dataset(BytesIO(content), source)
         _, frame = _size_and_frame(dataset, source)
         if not any(element in dataset for element in _PIXELS):
@@ -71,16 +84,18 @@ def read(content: bytes, source: str) -> Picture:
             )
         _decodable(dataset, source)
         _raise_groups(dataset, frame)
+        _size_and_frame(dataset, source)  # again, since a group may hold another size
         stored = _pydicom("pydicom.pixels", source).pixel_array(dataset, index=frame)
         if dataset.PhotometricInterpretation in _COLOURS:
             pixels, bits = _colour(stored, dataset, source)
+            notes: tuple[str, ...] = ()
         elif dataset.PhotometricInterpretation in ("MONOCHROME1", "MONOCHROME2"):
-            pixels, bits = _grey(stored, dataset, source)
+            pixels, bits, notes = _grey(stored, dataset, source)
         else:
             raise PictureError(
                 f"{source!r} has the colours {dataset.PhotometricInterpretation}; readable are grey, palette, RGB, YBR"
             )
-        return Picture(pixels, source, spacing=_spacing(dataset), bits=bits)
+        return Picture(pixels, source, spacing=_spacing(dataset), bits=bits, notes=notes)
 
 
 def _pydicom(module: str, source: str) -> Any:
@@ -92,7 +107,7 @@ def _faults(source: str) -> Iterator[None]:
     """Whatever pydicom and its decoders raise, as one sentence."""
     try:
         yield
-    except (PictureError, MissingExtraError):
+    except (PictureError, MissingExtraError, MemoryError):
         raise
     except RuntimeError as fault:  # every installed decoder has given up
         raise PictureError(f"{source!r} is damaged, or of a kind that no decoder takes: {reason(fault)}") from None
@@ -100,18 +115,57 @@ def _faults(source: str) -> Iterator[None]:
         # A decoder written in Rust panics on damaged data, and its panic is no Exception.
         if not isinstance(fault, Exception) and type(fault).__name__ != "PanicException":
             raise
-        raise PictureError(f"{source!r} is damaged or truncated: {reason(fault)}") from None
+        # Quoted words may be a patient's, where a damaged header shifts its values.
+        words = re.sub(r"'[^']*'|\"[^\"]*\"", "...", reason(fault))
+        raise PictureError(f"{source!r} is damaged or truncated: {words}") from None
 
 
 def _dataset(file: BinaryIO, source: str, **options: Any) -> Any:
     pydicom = _pydicom("pydicom", source)
+    start = file.tell()
+    beginning = file.read(1024)
+    file.seek(start)
+    if _DEFLATED in beginning:
+        _check_deflated(file, source)
     try:
         dataset = pydicom.dcmread(file, **options)
     except pydicom.errors.InvalidDicomError:
-        raise PictureError(f"{source!r} is not a DICOM file, or damaged at its beginning") from None
+        absent = PictureError(f"{source!r} is not a DICOM file, or damaged at its beginning")
+        if not beginning.startswith(tuple(mark for _, mark in _BARE)):
+            raise absent from None
+        file.seek(start)
+        dataset = pydicom.dcmread(file, force=True, **options)
+        if "Rows" not in dataset or "Columns" not in dataset:
+            raise absent from None
+        _state_syntax(dataset)
     if not len(dataset):  # so pydicom returns files that end within an element of unknown length
         raise PictureError(f"{source!r} is damaged or truncated: it ends too early")
     return dataset
+
+
+def _state_syntax(dataset: Any) -> None:
+    """Name the encoding of a file without a file meta header, where it is not compressed."""
+    from pydicom import uid
+
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        plain = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else plain
+
+
+def _check_deflated(file: BinaryIO, source: str) -> None:
+    """Raise a PictureError for a deflated file that unpacks to more than `MAX_BYTES`; the place in the file is kept."""
+    start = file.tell()
+    header = file.read(144)
+    if header[128:136] == b"DICM\x02\0\0\0":
+        file.seek(start + 144 + int.from_bytes(header[140:144], "little"))
+        unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        with contextlib.suppress(zlib.error):  # damage is told by the reader
+            while size <= MAX_BYTES and (chunk := unpacker.unconsumed_tail or file.read(_CHUNK)):
+                size += len(unpacker.decompress(chunk, 64 * _CHUNK))
+        if size > MAX_BYTES:
+            raise PictureError(f"{source!r} unpacks to more than {MAX_BYTES:,} bytes; store it uncompressed by frame")
+    file.seek(start)
 
 
 def _size_and_frame(dataset: Any, source: str) -> tuple[tuple[int, int], int]:
@@ -119,8 +173,7 @@ def _size_and_frame(dataset: Any, source: str) -> tuple[tuple[int, int], int]:
     if not dataset.get("Rows") or not dataset.get("Columns"):
         raise _no_picture(dataset, source)
     height, width = int(dataset.Rows), int(dataset.Columns)
-    if height * width > (limit := 2 * (Image.MAX_IMAGE_PIXELS or height * width)):
-        raise PictureError(f"{source!r} says it has more than {limit:,} pixels; reduce or crop it first")
+    check_size((height, width), source, channels=int(dataset.get("SamplesPerPixel") or 1))
     frames, frame = int(dataset.get("NumberOfFrames") or 1), split(source)[1] or 0
     if frame >= frames:
         raise no_frame(source, frames)
@@ -128,7 +181,7 @@ def _size_and_frame(dataset: Any, source: str) -> tuple[tuple[int, int], int]:
 
 
 def _no_picture(dataset: Any, source: str) -> PictureError:
-    stated = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
+    stated = dataset.get("SOPClassUID") or getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID")
     kind = getattr(stated, "name", "kind unknown")
     return PictureError(f"{source!r} is a DICOM file without a picture ({kind}), or its header is cut off")
 
@@ -166,8 +219,8 @@ def _colour(stored: npt.NDArray[Any], dataset: Any, source: str) -> tuple[Pixels
     return unit(stored, 2**bits - 1), bits if bits >= 8 else 32
 
 
-def _grey(stored: npt.NDArray[Any], dataset: Any, source: str) -> tuple[Pixels, int]:
-    """One frame through the modality transform, the VOI transform and the inversion; (H, W, 1) and its bits."""
+def _grey(stored: npt.NDArray[Any], dataset: Any, source: str) -> tuple[Pixels, int, tuple[str, ...]]:
+    """One frame through the modality transform, the VOI transform and the inversion: (H, W, 1), its bits, notes."""
     inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
     bits = int(dataset.get("BitsStored") or 32)
     processing = _pydicom("pydicom.pixels", source)
@@ -183,11 +236,38 @@ def _grey(stored: npt.NDArray[Any], dataset: Any, source: str) -> tuple[Pixels, 
         shown = values / (2.0**bits - 1)
     else:
         shown = _spread(values, ~_padding(stored, dataset))
+    notes = _window_notes(shown, values, dataset, counted=~_padding(stored, dataset))
     shown = np.clip(1 - shown if inverted else shown, 0, 1)
     bytes_ = np.rint(255 * shown)
     if bits <= 8 and np.allclose(bytes_, 255 * shown, rtol=0, atol=1e-6):
-        return unit(bytes_.astype(np.uint8), 255), 8
-    return shown.astype(np.float32)[..., None], bits if bits > 8 else 32
+        return unit(bytes_.astype(np.uint8), 255), 8, notes
+    return shown.astype(np.float32)[..., None], bits if bits > 8 else 32, notes
+
+
+def _window_notes(
+    shown: npt.NDArray[Any], values: npt.NDArray[Any], dataset: Any, *, counted: npt.NDArray[np.bool_]
+) -> tuple[str, ...]:
+    """Say where the file's window, or lookup table, leaves hardly any grey levels of values that differ."""
+    if not counted.any() or values[counted].min() == values[counted].max():
+        return ()
+    inside = counted & (shown > 0) & (shown < 1)
+    between = float(inside.sum() / counted.sum())
+    if between >= _LEVELS or not (dataset.get("VOILUTSequence") or dataset.get("WindowWidth")):
+        return ()
+    levels = len(np.unique(values[inside]))
+    if len(np.unique(values[counted])) <= levels + 2:  # nothing but black and white is cut off
+        return ()
+    if dataset.get("VOILUTSequence"):
+        cause = "lookup table"
+    else:
+        centre, width = (_numbers(dataset.get(element))[0] for element in ("WindowCenter", "WindowWidth"))
+        cause = f"window (centre {centre:g}, width {width:g})"
+    low, high = values[counted].min(), values[counted].max()
+    note = (
+        f"the file's {cause} shows {between:.0%} of its pixels between black and white, as {levels} grey levels; the "
+        f"values of the file go from {low:g} to {high:g}"
+    )
+    return (note,)
 
 
 def _window(values: npt.NDArray[Any], dataset: Any, source: str) -> npt.NDArray[np.float64]:

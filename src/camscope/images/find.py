@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from camscope.errors import PictureError
+from camscope.errors import PictureError, reason
 from camscope.images.registry import READERS
 from camscope.images.source import is_address
 
@@ -86,12 +86,16 @@ def _expand(argument: str, skipped: set[Path]) -> list[Path]:
 
 
 def _walk(folder: Path, skipped: set[Path]) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, onerror=_unsearched):
         if _inside(Path(place), skipped):
             folders.clear()
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(place, name) for name in names if _is_picture(name))
+
+
+def _unsearched(fault: OSError) -> None:
+    raise PictureError(f"cannot search the folder {fault.filename!r}: {reason(fault)}") from None
 
 
 def _is_pattern(argument: str) -> bool:

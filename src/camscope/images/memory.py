@@ -10,32 +10,37 @@ import numpy.typing as npt
 from PIL import Image
 
 from camscope.errors import PictureError
-from camscope.images.photo import from_pillow, unit, unit_float
+from camscope.images.photo import from_pillow
 from camscope.images.picture import Picture
+from camscope.images.pixels import unit, unit_float
 from camscope.images.registry import read
 from camscope.images.source import reason
 
 _NAME = "picture in memory"
+_USUAL = (1, 3)
 
 
-def as_picture(source: str | Path | Picture | Image.Image | npt.NDArray[Any]) -> Picture:
-    """Whatever a user calls a picture, as a Picture.
+def as_picture(source: str | Path | Picture | Image.Image | npt.NDArray[Any] | Any) -> Picture:
+    """Turn whatever a user calls a picture into a Picture.
 
     Args:
-        source: a path; a Picture; a Pillow image; or an array (H, W), (H, W, 1) or (H, W, 3) of uint8, uint16, or
-            float in [0, 1]. Arrays are copied.
+        source: a path or an address; a Picture; a Pillow image; an array (H, W), (H, W, C), or (C, H, W) where that
+            is unambiguous, of uint8, uint16, or float in [0, 1]; a torch tensor (H, W), (C, H, W) or (1, C, H, W) of
+            uint8 or float in [0, 1]; or any object that NumPy takes for such an array. Arrays and tensors are copied.
 
     Returns:
-        The picture: float32 in [0, 1].
+        The picture: float32 in [0, 1], (H, W, C).
 
     Raises:
         PictureError: an unreadable file, or an array of another shape, type or range.
 
     >>> as_picture(np.full((4, 6), 255, np.uint8)).pixels.shape
     (4, 6, 1)
-    >>> as_picture(np.zeros((3, 4, 6), np.float32))
+    >>> as_picture(np.zeros((3, 40, 60), np.float32)).pixels.shape
+    (40, 60, 3)
+    >>> as_picture(np.zeros((40, 40, 40), np.float32))
     Traceback (most recent call last):
-    camscope.errors.PictureError: an array of shape (3, 4, 6) is not a picture; ...channels come last...
+    camscope.errors.PictureError: an array of shape (40, 40, 40) is not a picture; possible are (H, W) and (H, W, C)...
     """
     if isinstance(source, Picture):
         return source
@@ -43,10 +48,14 @@ def as_picture(source: str | Path | Picture | Image.Image | npt.NDArray[Any]) ->
         return read(source)
     if isinstance(source, Image.Image):
         return _from_image(source)
-    if isinstance(source, np.ndarray):
-        return _from_array(source)
+    if any(kind.__name__ == "Tensor" and kind.__module__ == "torch" for kind in type(source).__mro__):
+        return _from_tensor(source)
+    if isinstance(source, np.ndarray) or hasattr(source, "__array__"):
+        array = np.asarray(source)
+        return _from_array(array, channel_axis=_channel_axis(array.shape, first=False), kind="an array")
     raise PictureError(
-        f"{type(source).__name__!r} objects are no pictures; possible are a path, a Picture, a Pillow image, an array"
+        f"cannot read an object of type {type(source).__name__} as a picture; pass a path, a NumPy array, a torch "
+        "tensor, a Pillow image or a Picture"
     )
 
 
@@ -60,20 +69,60 @@ def _from_image(image: Image.Image) -> Picture:
         raise PictureError(f"{name!r} cannot be decoded: {reason(fault)}") from None
 
 
-def _from_array(array: npt.NDArray[Any]) -> Picture:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
-        first = (
-            " (channels come last: numpy.moveaxis(x, 0, -1))" if array.ndim == 3 and array.shape[0] in (1, 3) else ""
-        )
-        raise PictureError(
-            f"an array of shape {array.shape} is not a picture; possible are (H, W), (H, W, 1) and (H, W, 3){first}"
-        )
+def _from_tensor(tensor: Any) -> Picture:
+    """Read a torch tensor, without importing torch."""
+    shape = tuple(tensor.shape)
+    if len(shape) == 4:
+        if shape[0] != 1:
+            raise PictureError(
+                f"a tensor of shape {shape} is a batch of {shape[0]} pictures; pass one of them to explain(), or all "
+                "of them as a list to explain_all(model, list(x))"
+            )
+        tensor = tensor[0]
+    values = tensor.detach().cpu()
+    if values.is_floating_point():
+        values = values.float()
+        low, high = (float(values.min()), float(values.max())) if values.numel() else (0.0, 0.0)
+        if low < 0 or high > 1:
+            raise PictureError(
+                f"a tensor with values from {low:.6g} to {high:.6g} is not a picture but perhaps a normalised input; "
+                "pass uint8 or float in [0, 1], or explain a network input with cs.cam(net, x)"
+            )
+    array = values.numpy()
+    return _from_array(array, channel_axis=_channel_axis(array.shape, first=True), kind="a tensor")
+
+
+def _channel_axis(shape: tuple[int, ...], *, first: bool) -> int | None:
+    """Return the axis of the channels of a shape (H, W, C) or (C, H, W), or None where it cannot be told.
+
+    1 or 3 channels decide, at the usual end before the other end; else the channels are fewer than rows and columns.
+
+    Args:
+        shape: of three axes.
+        first: whether the channels usually come first (torch) or last (NumPy).
+    """
+    if len(shape) != 3:
+        return None
+    ends = (0, 2) if first else (2, 0)
+    likely = [axis for axis in ends if shape[axis] in _USUAL]
+    likely += [axis for axis in ends if shape[axis] < min(n for i, n in enumerate(shape) if i != axis)]
+    return likely[0] if likely else None
+
+
+def _from_array(array: npt.NDArray[Any], *, channel_axis: int | None, kind: str) -> Picture:
+    shape = tuple(array.shape)
+    if array.ndim != 2 and channel_axis is None:
+        order = "(H, W) and (C, H, W)" if kind == "a tensor" else "(H, W) and (H, W, C)"
+        more = ", with fewer channels than rows and columns" if array.ndim == 3 else ""
+        raise PictureError(f"{kind} of shape {shape} is not a picture; possible are {order}{more}")
     if array.size == 0:
-        raise PictureError(f"an array of shape {array.shape} has no pixels")
+        raise PictureError(f"{kind} of shape {shape} has no pixels")
+    if channel_axis == 0:
+        array = np.moveaxis(array, 0, -1)
     if array.dtype == np.uint8:
         return Picture(unit(array, 255), _NAME)
     if array.dtype == np.uint16:
         return Picture(unit(array, 65535), _NAME, bits=16)
     if np.issubdtype(array.dtype, np.floating):
         return Picture(unit_float(array, source=_NAME), _NAME, bits=32)
-    raise PictureError(f"an array of {array.dtype} is not a picture; possible are uint8, uint16 and float in [0, 1]")
+    raise PictureError(f"{kind} of {array.dtype} is not a picture; possible are uint8, uint16 and float in [0, 1]")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
@@ -13,21 +11,27 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from camscope.errors import PictureError
+from camscope.errors import MissingExtraError, PictureError
+from camscope.images.bands import band_size, band_tags, read_bands
+from camscope.images.limits import max_pixels
 from camscope.images.picture import Peek, Picture
+from camscope.images.pixels import unit, unit_float
+from camscope.images.quiet import quiet
 from camscope.images.registry import reader
 from camscope.images.source import no_frame, reason, split
 
 # A closed list: other formats of Pillow are rare, untested here, or start programs (EPS runs Ghostscript).
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
+_VOLUMES = (".nii", ".nii.gz")
 _SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 
 _PHOTOMETRIC, _BITS_PER_SAMPLE, _WHITE_IS_ZERO = 262, 258, 0  # of the TIFF standard
-_opening = threading.Lock()
 
 
 def peek(file: BinaryIO, source: str) -> Peek:
-    """What the header of a picture says; Pillow reads WebP files whole, of all others only their beginning."""
+    """Return what the header of a picture says; Pillow reads WebP files whole, of all others only their beginning."""
+    if tags := band_tags(file):
+        return Peek(band_size(tags))
     with _faults(source), _open(file, source) as image:
         width, height = image.size
         return Peek((width, height) if _lies_on_its_side(image) else (height, width))
@@ -39,7 +43,8 @@ def read(content: bytes, source: str) -> Picture:
 
     The EXIF orientation is applied. Pixels are those of Pillow's ``convert("RGB")``, as in the input pipelines of
     torchvision and timm: alpha is dropped, not blended, and colour profiles are ignored. Grey files stay one channel
-    and keep 16 bits or float; Pillow reduces 16-bit *colour* files to 8 bits.
+    and keep 16 bits or float; Pillow reduces 16-bit *colour* files to 8 bits. TIFF files with more bands than RGB, or
+    with a fourth that is not declared as alpha, are read whole (see `read_bands`).
 
     Args:
         content: the whole file; it, not its suffix, tells the format.
@@ -50,8 +55,12 @@ def read(content: bytes, source: str) -> Picture:
 
     Raises:
         PictureError: not a picture, damaged, truncated, too many pixels, or float values outside [0, 1].
+        MissingExtraError: a TIFF file of many bands, and tifffile is not installed.
     """
-    with _faults(source), _open(BytesIO(content), source) as image:
+    file = BytesIO(content)
+    if tags := band_tags(file):
+        return read_bands(file, source, tags)
+    with _faults(source), _open(file, source) as image:
         return from_pillow(image, source=source)
 
 
@@ -61,14 +70,16 @@ def _faults(source: str) -> Iterator[None]:
     named = repr(source)
     try:
         yield
-    except PictureError:
+    except (PictureError, MissingExtraError, MemoryError):
         raise
     except Image.DecompressionBombError:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise PictureError(
-            f"{named} says it has more than {limit:,} pixels; if that is true and not a trap, reduce or crop it first"
-        ) from None
+        raise PictureError(f"{named} says it has more than {max_pixels():,} pixels; reduce or crop it first") from None
     except UnidentifiedImageError:
+        if split(source)[0].lower().endswith(_VOLUMES):
+            raise PictureError(
+                f"{named} is a NIfTI volume, which is not read yet; pass one slice as an array, scaled to [0, 1], "
+                "such as nibabel.load(FILE).get_fdata()[:, :, 40]"
+            ) from None
         known = ", ".join(FORMATS)
         raise PictureError(f"{named} is not a picture, or damaged at its beginning; readable are {known}") from None
     # Pillow's decoders meet a damaged file with anything from SyntaxError to struct.error.
@@ -78,9 +89,7 @@ def _faults(source: str) -> Iterator[None]:
 
 def _open(file: BinaryIO, source: str) -> Image.Image:
     """Open a file without decoding it; pictures up to Pillow's error limit are fine, so its warning is not shown."""
-    # Warning filters belong to the process, hence the lock; only the header is read while it is held.
-    with _opening, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with quiet():
         image = Image.open(file, formats=FORMATS)
     if frame := split(source)[1]:
         if frame >= (frames := getattr(image, "n_frames", 1)):
@@ -149,22 +158,3 @@ def _sixteen_bits(image: Image.Image, tags: Mapping[int, Any]) -> tuple[npt.NDAr
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         values = np.uint16(2**bits - 1) - values
     return values, 2**bits - 1, bits
-
-
-def unit(values: npt.NDArray[np.integer], highest: int) -> npt.NDArray[np.float32]:
-    """Whole numbers as float32 in [0, 1] with a channel axis, (H, W) or (H, W, C) -> (H, W, C).
-
-    >>> unit(np.array([[0, 51, 255]], np.uint8), 255)[..., 0]
-    array([[0. , 0.2, 1. ]], dtype=float32)
-    """
-    values = values[..., None] if values.ndim == 2 else values
-    return values.astype(np.float32) / np.float32(highest)
-
-
-def unit_float(values: npt.NDArray[np.floating], *, source: str) -> npt.NDArray[np.float32]:
-    """Check that float values lie in [0, 1]; (H, W) or (H, W, C) -> a float32 copy (H, W, C)."""
-    low, high = float(values.min()), float(values.max())
-    if not 0 <= low <= high <= 1:  # also false for NaN
-        found = "NaN" if np.isnan(low) else f"values from {low:.6g} to {high:.6g}"
-        raise PictureError(f"{source!r} holds {found}; float pixels must lie in [0, 1]: scale them first")
-    return np.array(values[..., None] if values.ndim == 2 else values, dtype=np.float32)

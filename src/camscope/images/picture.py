@@ -18,16 +18,18 @@ class Picture:
     """An image in memory.
 
     Attributes:
-        pixels: float32 in [0, 1], shape (H, W, C); C is 1 (grey) or 3 (RGB).
+        pixels: float32 in [0, 1], shape (H, W, C); C is 1 (grey), 3 (RGB) or any other number of bands.
         source: where it came from: a path, an address, or a name for pictures made in memory.
         spacing: millimetres per pixel (row, column), or None where the file does not say.
         bits: bits per channel of the file; at 8 every pixel is a whole number of 255ths.
+        notes: what the reader has to say about the pixels, such as a window that cuts most of them off.
     """
 
     pixels: Pixels = field(repr=False)
     source: str = ""
     spacing: tuple[float, float] | None = None
     bits: int = 8
+    notes: tuple[str, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -35,14 +37,24 @@ class Picture:
         return self.pixels.shape[0], self.pixels.shape[1]
 
     @property
+    def channels(self) -> int:
+        """Number of channels of the pixels."""
+        return int(self.pixels.shape[2])
+
+    @property
     def rgb(self) -> npt.NDArray[np.uint8]:
-        """The pixels as (H, W, 3) bytes, for display."""
+        """Return the pixels as (H, W, 3) bytes for display; of more than three channels the first three.
+
+        >>> Picture(np.ones((4, 6, 13), np.float32)).rgb.shape
+        (4, 6, 3)
+        """
         return np.ascontiguousarray(np.broadcast_to(self.bytes, (*self.size, 3)))
 
     @property
     def bytes(self) -> npt.NDArray[np.uint8]:
-        """The pixels as bytes, with one channel or three as they are."""
-        levels: npt.NDArray[np.uint8] = np.rint(self.pixels * np.float32(255)).astype(np.uint8)
+        """Return the displayed channels as bytes: (H, W, 1) of one or two channels, (H, W, 3) of three or more."""
+        shown = self.pixels[..., : 3 if self.channels >= 3 else 1]
+        levels: npt.NDArray[np.uint8] = np.rint(shown * np.float32(255)).astype(np.uint8)
         return levels
 
 
@@ -71,11 +83,13 @@ class Window:
         picture: size of the whole picture, (H, W) in pixels.
         start: first edge of the box on each axis, (top, left); negative where the picture was padded.
         extent: length of the box on each axis, (height, width).
+        assumed: whether it is not known what the network saw, so that this is a guess.
     """
 
     picture: tuple[int, ...]
     start: tuple[float, ...]
     extent: tuple[float, ...]
+    assumed: bool = False
 
     @classmethod
     def whole(cls, size: tuple[int, ...]) -> Window:

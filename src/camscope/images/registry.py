@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from camscope.errors import PictureError
 from camscope.images.picture import Peek, Picture
 from camscope.images.source import fetch, opened, split
 
@@ -19,19 +20,19 @@ READERS: dict[str, Reader] = {}
 """Lower-case suffix, with its dot -> reader; the reader under "" takes every other name."""
 
 _PEEKERS: dict[str, Peeker] = {}
-_SIGNATURES: dict[str, tuple[int, bytes]] = {}
+_SIGNATURES: dict[str, Sequence[tuple[int, bytes]]] = {}
 _BEGINNING = 1024  # bytes; no signature lies behind them
 
 
 def reader(
-    *suffixes: str, peeker: Peeker | None = None, signature: tuple[int, bytes] | None = None
+    *suffixes: str, peeker: Peeker | None = None, signatures: Sequence[tuple[int, bytes]] = ()
 ) -> Callable[[Reader], Reader]:
     """Register a function as the reader of files that end in one of ``suffixes``.
 
     Args:
         suffixes: lower-case, each with its dot.
         peeker: reads the header alone; without one, `peek` decodes the picture.
-        signature: (place, bytes) by which a file of this format is known when its name has no known suffix.
+        signatures: (place, bytes), by one of which a file of this format is known when its name has no known suffix.
 
     >>> import numpy as np
     >>> @reader(".zeros")
@@ -46,8 +47,7 @@ def reader(
             READERS[suffix] = function
             if peeker is not None:
                 _PEEKERS[suffix] = peeker
-            if signature is not None:
-                _SIGNATURES[suffix] = signature
+            _SIGNATURES[suffix] = signatures
         return function
 
     return register
@@ -104,7 +104,10 @@ def decode(content: bytes, source: str) -> Picture:
     >>> decode(file.getvalue(), "black.png").size
     (4, 6)
     """
-    return READERS[_format(content[:_BEGINNING], source)](content, source)
+    try:
+        return READERS[_format(content[:_BEGINNING], source)](content, source)
+    except MemoryError:
+        raise PictureError(f"{source!r} needs more memory than there is; reduce or crop it first") from None
 
 
 def peek(source: str | Path) -> Peek:
@@ -137,4 +140,5 @@ def _format(beginning: bytes, source: str) -> str:
     name = split(source)[0].lower()
     if suffix := max((s for s in READERS if name.endswith(s)), key=len):
         return suffix
-    return next((s for s, (start, mark) in _SIGNATURES.items() if beginning.startswith(mark, start)), "")
+    known = ((suffix, start, mark) for suffix, marks in _SIGNATURES.items() for start, mark in marks)
+    return next((suffix for suffix, start, mark in known if beginning.startswith(mark, start)), "")

@@ -10,9 +10,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from camscope.errors import MissingExtraError, PictureError, require
+from camscope.errors import MissingExtraError, PictureError, require, shortened
+from camscope.errors import reason as reason
+from camscope.images.limits import MAX_BYTES
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+SCHEMES = ("file", "http", "https", "s3", "gs", "gcs", "az", "abfs", "abfss", "memory")
+"""The schemes of addresses. A table may come from anybody, and other schemes of fsspec run or read what it names."""
+
 _FRAME = re.compile(r"(.+)#([0-9]{1,9})", re.DOTALL)
 
 
@@ -20,14 +25,14 @@ def fetch(source: str | Path) -> bytes:
     """The content of a file.
 
     Args:
-        source: a path, or an address with a scheme that fsspec knows (``s3://``, ``gs://``, ``https://``,
-            ``memory://`` ...). A frame (``scan.dcm#3``) is no part of the file's name, unless there is such a file.
+        source: a path, or an address with one of `SCHEMES`. A frame (``scan.dcm#3``) is no part of the file's name,
+            unless there is such a file.
 
     Returns:
         All its bytes, at least one.
 
     Raises:
-        PictureError: the file is missing, a folder, empty, or may not be read.
+        PictureError: the file is missing, a folder, empty, or may not be read; or an address that is not possible.
         MissingExtraError: an address whose package is not installed.
 
     >>> fetch("no/such/file.png")
@@ -67,18 +72,21 @@ def _local(name: str) -> Iterator[BinaryIO]:
     path = Path(name)
     if path.is_dir():
         raise IsADirectoryError
-    if path.stat().st_size == 0:  # before it is opened: a named pipe would wait for ever
+    if (size := path.stat().st_size) == 0:  # before it is opened: a named pipe would wait for ever
         raise _Empty
+    _check_bytes(size, name)
     with path.open("rb") as file:
         yield file
 
 
 @contextmanager
 def _remote(name: str) -> Iterator[BinaryIO]:
+    check_address(name)
     fsspec = require("fsspec", f"reading {name}", "remote")
     try:
         system, place = fsspec.core.url_to_fs(name)
         with system.open(place, "rb") as file:
+            _check_bytes(getattr(file, "size", None), name)
             content = cast(BinaryIO, file if file.seekable() else BytesIO(file.read()))
             if not content.read(1):
                 raise _Empty
@@ -92,13 +100,36 @@ def _remote(name: str) -> Iterator[BinaryIO]:
         raise PictureError(f"cannot read {name!r}: {reason(fault)}") from None
 
 
+def _check_bytes(size: int | None, name: str) -> None:
+    if size is not None and size > MAX_BYTES:
+        raise PictureError(f"{name!r} has {size:,} bytes, more than the {MAX_BYTES:,} of the largest file that is read")
+
+
 def is_address(source: str) -> bool:
-    """Whether a name has a scheme, as ``s3://bucket/a.png`` has.
+    """Tell whether a name has a scheme, as ``s3://bucket/a.png`` has.
 
     >>> is_address("s3://bucket/a.png"), is_address("C:/a.png")
     (True, False)
     """
     return _SCHEME.match(source) is not None
+
+
+def check_address(address: str) -> None:
+    """Raise unless an address has one of `SCHEMES` and stands for one file or folder.
+
+    Raises:
+        PictureError: another scheme, such as ``reference://``, or several joined by ``::``.
+
+    >>> check_address("s3://bucket/a.png")
+    >>> check_address("zip://a.png::https://host/a.zip")
+    Traceback (most recent call last):
+    camscope.errors.PictureError: cannot use the address 'zip://a.png::https://host/a.zip': '::' is not possible in it
+    """
+    if "::" in address:
+        raise PictureError(f"cannot use the address {shortened(address)}: '::' is not possible in it")
+    if address.partition("://")[0] not in SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        raise PictureError(f"cannot use the address {shortened(address)}: possible schemes are {known}")
 
 
 def split(source: str) -> tuple[str, int | None]:
@@ -120,15 +151,3 @@ def no_frame(source: str, frames: int) -> PictureError:
     name, frame = split(source)
     held = "one frame, #0" if frames == 1 else f"{frames} frames, #0 to #{frames - 1}"
     return PictureError(f"{name!r} has no frame #{frame}; it holds {held}")
-
-
-def reason(fault: BaseException) -> str:
-    """The words of a fault on one line, without the path that the system repeats in them.
-
-    >>> reason(PermissionError(13, "Permission denied", "a.png"))
-    'Permission denied'
-    >>> reason(MemoryError())
-    'MemoryError'
-    """
-    words = getattr(fault, "strerror", None) or str(fault)
-    return " ".join(words.split()) or type(fault).__name__

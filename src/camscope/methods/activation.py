@@ -15,7 +15,7 @@ from camscope.trace import Trace
 
 
 @class_agnostic
-@method
+@method(needs="activations")
 def eigencam(trace: Trace) -> Tensor:
     """Eigen-CAM: the activations along their first principal direction, whatever the class.
 
@@ -40,7 +40,7 @@ def eigencam(trace: Trace) -> Tensor:
 
 
 @class_agnostic
-@method
+@method(needs="activations")
 def kpcacam(trace: Trace, *, kernel: str = "sigmoid", gamma: float | None = None) -> Tensor:
     """KPCA-CAM: Eigen-CAM with kernel PCA, so that the first component may be curved; whatever the class.
 
@@ -78,7 +78,7 @@ def kpcacam(trace: Trace, *, kernel: str = "sigmoid", gamma: float | None = None
 
 
 @class_agnostic
-@method
+@method(needs="activations")
 def fem(trace: Trace, *, sigmas: float = 2.0) -> Tensor:
     """FEM, the feature explanation method: where channels answer unusually strongly, whatever the class.
 
@@ -109,7 +109,7 @@ def fem(trace: Trace, *, sigmas: float = 2.0) -> Tensor:
 
 
 @class_agnostic
-@method
+@method(needs="activations")
 def randomcam(trace: Trace, *, seed: int = 0) -> Tensor:
     """Random CAM: the activations with random weights; the null that a method has to beat in a table.
 
@@ -135,7 +135,7 @@ def randomcam(trace: Trace, *, seed: int = 0) -> Tensor:
 
 
 @class_agnostic
-@method
+@method(needs="activations")
 def dff(trace: Trace, *, concepts: int = 4, seed: int = 0) -> Tensor:
     """Deep feature factorisation: where the strongest concept in the activations is, whatever the class.
 
@@ -221,12 +221,17 @@ def peak_positive(projected: Tensor) -> Tensor:
 
 
 def _eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and vectors of (B, n, n); LAPACK's float32 gives up on some matrices that its float64 can do."""
+    """Return eigenvalues and vectors of (B, n, n), NaN where a matrix is not finite.
+
+    LAPACK's float32 gives up on some matrices that its float64 can do.
+    """
+    is_finite = gram.isfinite().flatten(1).all(1)[:, None, None]
+    solvable = gram.where(is_finite, 0.0)
     try:
-        values, vectors = torch.linalg.eigh(gram)
+        values, vectors = torch.linalg.eigh(solvable)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        values, vectors = (part.to(gram) for part in torch.linalg.eigh(gram.double()))
-    return values, vectors
+        values, vectors = (part.to(gram) for part in torch.linalg.eigh(solvable.double()))
+    return values.where(is_finite[:, :, 0], torch.nan), vectors.where(is_finite, torch.nan)
 
 
 def first_component(X: Tensor, *, along: Tensor | None = None) -> Tensor:

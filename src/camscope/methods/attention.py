@@ -28,7 +28,7 @@ from camscope.trace.structure import first_tensor, picture_of
 
 
 @class_agnostic
-@network_method
+@network_method(needs="gradients")
 def rollout(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) -> Tensor:
     """Attention rollout: from which places what the classifier reads has flowed together, whatever the class.
 
@@ -64,7 +64,7 @@ def rollout(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) 
     return _on_grid(torch.einsum("bn,bnm->bm", read / read.sum(1, keepdim=True), flow), trace, method="rollout")
 
 
-@network_method
+@network_method(needs="gradients")
 def legrad(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) -> Tensor:
     """LeGrad: how sensitive the score of every block's tokens is to the attention that formed them.
 

@@ -21,7 +21,7 @@ _CHUNK_PIXELS = 32 * 224 * 224
 
 
 @attribution
-@network_method
+@network_method(needs="gradients")
 def integratedgradients(
     net: nn.Module,
     inputs: Any,
@@ -71,7 +71,7 @@ def integratedgradients(
 
 
 @attribution
-@network_method
+@network_method(needs="gradients")
 def smoothgrad(
     net: nn.Module,
     inputs: Any,
@@ -132,7 +132,7 @@ def smoothgrad(
 
 
 @attribution
-@network_method
+@network_method(needs="scores")
 def occlusion(
     net: nn.Module,
     inputs: Any,

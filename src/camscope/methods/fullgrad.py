@@ -37,7 +37,7 @@ _UNPLACED = {"baddbmm", "bmm", "einsum", "matmul", "scaled_dot_product_attention
 """Functions inside an attention, whose results may look like a grid and are none."""
 
 
-@network_method
+@network_method(needs="gradients")
 def fullgrad(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) -> Tensor:
     """FullGrad: input times gradient, plus bias times gradient of every layer.
 

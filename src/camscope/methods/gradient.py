@@ -19,7 +19,7 @@ from camscope.methods.weights import mean_over_cells, weighted
 from camscope.trace import Trace
 
 
-@method
+@method(needs="gradients")
 def gradcam(trace: Trace) -> Tensor:
     """Grad-CAM: the activations, weighted by their mean gradients.
 
@@ -42,7 +42,7 @@ def gradcam(trace: Trace) -> Tensor:
     return weighted(mean_over_cells(trace.gradients), trace.activations)
 
 
-@method
+@method(needs="gradients")
 def gradcampp(trace: Trace) -> Tensor:
     """Grad-CAM++: weights that count each cell by how much of the class's evidence it holds.
 
@@ -73,7 +73,7 @@ def gradcampp(trace: Trace) -> Tensor:
     return weighted((al * g.relu()).sum(2), trace.activations)
 
 
-@method
+@method(needs="gradients")
 def hirescam(trace: Trace) -> Tensor:
     """HiResCAM: gradient times activation, cell by cell; on a net that ends in one linear layer the exact share.
 
@@ -96,7 +96,7 @@ def hirescam(trace: Trace) -> Tensor:
     return (trace.gradients * trace.activations).sum(1)
 
 
-@method
+@method(needs="gradients")
 def layercam(trace: Trace) -> Tensor:
     """LayerCAM: positive gradients as weights, cell by cell; sharp also at early layers.
 
@@ -119,7 +119,7 @@ def layercam(trace: Trace) -> Tensor:
     return (trace.gradients.relu() * trace.activations).sum(1)
 
 
-@method
+@method(needs="gradients")
 def xgradcam(trace: Trace) -> Tensor:
     """XGrad-CAM: gradients averaged with the activations as weights.
 
@@ -147,7 +147,7 @@ def xgradcam(trace: Trace) -> Tensor:
     return weighted(weights, trace.activations)
 
 
-@method
+@method(needs="gradients")
 def gradcamelementwise(trace: Trace) -> Tensor:
     """Grad-CAM element-wise: gradient times activation where the product is positive.
 
@@ -170,7 +170,7 @@ def gradcamelementwise(trace: Trace) -> Tensor:
     return (trace.gradients * trace.activations).relu().sum(1)
 
 
-@method
+@method(needs="gradients")
 def eigengradcam(trace: Trace) -> Tensor:
     """Eigen-CAM of gradient times activation: its first principal direction, and so one for each class.
 
@@ -196,7 +196,7 @@ def eigengradcam(trace: Trace) -> Tensor:
     return first_component(X, along=X.sum(2)).reshape(len(X), *trace.activations.shape[2:])
 
 
-@method
+@method(needs="gradients")
 def segeigencam(trace: Trace) -> Tensor:
     """Seg-Eigen-CAM: Eigen-CAM of the activations weighted by the size of their gradients, made for segmentation.
 
@@ -221,7 +221,7 @@ def segeigencam(trace: Trace) -> Tensor:
     return peak_positive(first_component(X)).reshape(len(X), *trace.activations.shape[2:])
 
 
-@method
+@method(needs="gradients")
 def finercam(trace: Trace, *, alpha: float = 1.0, comparisons: int = 3) -> Tensor:
     """Finer-CAM: why this class and not those that come closest to it; a Grad-CAM of the difference of scores.
 
@@ -260,7 +260,7 @@ def finercam(trace: Trace, *, alpha: float = 1.0, comparisons: int = 3) -> Tenso
     return gradcam(trace.toward(finer))
 
 
-@method
+@method(needs="gradients")
 def shapleycam(trace: Trace) -> Tensor:
     """Shapley-CAM: Grad-CAM whose weights count how the channels act together, to second order.
 

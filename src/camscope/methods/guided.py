@@ -35,7 +35,7 @@ _LOWER_BOUND = {
 
 
 @attribution
-@network_method
+@network_method(needs="gradients")
 def guidedbackprop(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) -> Tensor:
     """Guided backpropagation: the gradient by the pixels, of which each ReLU lets only positive values pass.
 
@@ -65,7 +65,7 @@ def guidedbackprop(net: nn.Module, inputs: Any, targets: Targets, *, picture: in
     return guided_gradients(net, inputs, targets, picture=picture).sum(1)
 
 
-@network_method
+@network_method(needs="gradients")
 def guidedgradcam(
     net: nn.Module, inputs: Any, targets: Targets, *, layer: str, layout: Layout | None = None, picture: int = 0
 ) -> Tensor:

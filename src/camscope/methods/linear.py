@@ -19,7 +19,7 @@ from camscope.trace import Layout, Trace, record, tracing
 from camscope.trace.structure import call
 
 
-@method
+@method(needs="gradients")
 def cam(trace: Trace) -> Tensor:
     """CAM, the original: the activations with the weights of the one linear layer that follows the pooling.
 
@@ -52,7 +52,7 @@ def cam(trace: Trace) -> Tensor:
     return weighted(g.sum(2), trace.activations)
 
 
-@method
+@method(needs="gradients")
 def frozennormcam(trace: Trace) -> Tensor:
     """Frozen-norm CAM: CAM for heads with a layer norm between the pooling and the linear layer, as ConvNeXt has.
 

@@ -19,7 +19,7 @@ from camscope.errors import MethodError, SettingError, nearest
 from camscope.heatmap import fuse
 from camscope.methods.activation import first_component
 from camscope.methods.network import Targets, maps_of_layers, trace_method
-from camscope.methods.registry import METHODS, Method, NetworkMethod, sees_network
+from camscope.methods.registry import METHODS, Method, NetworkMethod, declare, needs_of, sees_network
 from camscope.trace import Trace
 from camscope.trace.structure import picture_of, take_images, with_picture
 
@@ -206,7 +206,8 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def _named(made: Any, kind: str, function: Callable[..., Tensor]) -> Any:
-    """Name what was made after what it was made from, and let it have the same signature."""
+    """Name a new method after the one it was made from; it has the same signature and the same needs."""
+    declare(made, needs_of(function))
     made.__signature__ = inspect.signature(function)
     made.__name__ = f"{kind}({_name(function)})"
     made.__doc__ = f"{_name(function)}, {kind}: see `camscope.methods.meta.{kind}`.\n\n{inspect.getdoc(function)}"

@@ -21,7 +21,7 @@ Targets = Sequence[Callable[[Tensor], Tensor]]
 INPUT = "input"
 
 
-@network_method
+@network_method(needs="gradients")
 def refinecam(
     net: nn.Module,
     inputs: Any,

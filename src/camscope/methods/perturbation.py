@@ -19,7 +19,7 @@ _CHUNK_VALUES = 1 << 24
 
 
 @many_passes
-@method
+@method(needs="activations")
 def scorecam(trace: Trace, *, chunk: int | None = None) -> Tensor:
     """Score-CAM: each channel weighted by the score of the picture seen through it.
 
@@ -45,7 +45,7 @@ def scorecam(trace: Trace, *, chunk: int | None = None) -> Tensor:
     return weighted(masked_scores(trace, A, chunk=chunk).softmax(1), A)
 
 
-@method
+@method(needs="activations")
 def ablationcam(trace: Trace, *, chunk: int | None = None) -> Tensor:
     """Ablation-CAM: each channel weighted by the share of the score that is lost without it.
 
@@ -84,7 +84,7 @@ def ablationcam(trace: Trace, *, chunk: int | None = None) -> Tensor:
     return weighted((y - ablated) / torch.where(y == 0, 1.0, y.abs()), A)
 
 
-@method
+@method(needs="activations")
 def fasterscorecam(trace: Trace, *, channels: int = 10, chunk: int | None = None) -> Tensor:
     """Faster Score-CAM: Score-CAM over the few channels that vary most over the picture.
 
@@ -112,7 +112,7 @@ def fasterscorecam(trace: Trace, *, channels: int = 10, chunk: int | None = None
     return weighted(masked_scores(trace, kept, chunk=chunk).softmax(1), kept)
 
 
-@method
+@method(needs="activations")
 def reciprocam(trace: Trace, *, chunk: int | None = None) -> Tensor:
     """Recipro-CAM: the score that is left when the layer keeps one cell alone.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 from torch import Tensor
 
@@ -21,6 +21,9 @@ NetworkMethod = Callable[..., Tensor]
 it names among its parameters is found for it: ``picture`` (which input is the picture), ``layer`` with ``layout``
 (the layer to look at), ``layers`` (names of the network's stages, first to last).
 """
+
+Need = Literal["scores", "activations", "gradients"]
+"""What a method must have of a model, the least first: its outputs, the output of a layer, or a backward pass."""
 
 METHODS: dict[str, Method | NetworkMethod] = {}
 """All methods, of both kinds."""
@@ -36,16 +39,44 @@ MANY_PASSES: set[str] = set()
 _Function = TypeVar("_Function", bound=Method)
 
 
-def method(function: _Function) -> _Function:
-    """Register a method under its function's name."""
-    METHODS[function.__name__] = function
+def method(*, needs: Need) -> Callable[[_Function], _Function]:
+    """Register a method under its function's name, with what it needs of a model."""
+
+    def register(function: _Function) -> _Function:
+        METHODS[function.__name__] = function
+        return declare(function, needs)
+
+    return register
+
+
+def network_method(*, needs: Need) -> Callable[[_Function], _Function]:
+    """Register a method that sees the whole network under its function's name, with what it needs of a model."""
+
+    def register(function: _Function) -> _Function:
+        NETWORK_METHODS[function.__name__] = function
+        return method(needs=needs)(function)
+
+    return register
+
+
+def declare(function: _Function, needs: Need | None) -> _Function:
+    """Declare what a method needs of a model."""
+    function.needs = needs  # type: ignore[attr-defined]
     return function
 
 
-def network_method(function: _Function) -> _Function:
-    """Register a method that sees the whole network under its function's name."""
-    METHODS[function.__name__] = NETWORK_METHODS[function.__name__] = function
-    return function
+def needs_of(function: Callable[..., Tensor]) -> Need | None:
+    """Return what a method needs of a model; None for a function that declares nothing.
+
+    A method of one layer needs its activations at least.
+
+    >>> needs_of(METHODS["gradcam"]), needs_of(METHODS["scorecam"]), needs_of(METHODS["occlusion"])
+    ('gradients', 'activations', 'scores')
+    """
+    declared = getattr(function, "needs", None)
+    if declared in get_args(Need):
+        return declared
+    return None if sees_network(function) else "activations"
 
 
 def sees_network(function: Callable[..., Tensor]) -> bool:

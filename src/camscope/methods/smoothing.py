@@ -20,7 +20,7 @@ from camscope.trace import Trace
 
 
 @many_passes
-@method
+@method(needs="activations")
 def sscam(
     trace: Trace,
     *,
@@ -68,7 +68,7 @@ def sscam(
 
 
 @many_passes
-@method
+@method(needs="activations")
 def iscam(trace: Trace, *, samples: int = 10, channels: int | None = None, chunk: int | None = None) -> Tensor:
     """IS-CAM: Score-CAM with weights integrated while the mask fades in.
 
@@ -100,7 +100,7 @@ def iscam(trace: Trace, *, samples: int = 10, channels: int | None = None, chunk
     return weighted(_mean(score, samples).softmax(1), A)
 
 
-@method
+@method(needs="gradients")
 def smoothgradcampp(
     trace: Trace, *, samples: int = 4, noise: float = 0.3, seed: int = 0, chunk: int | None = None
 ) -> Tensor:

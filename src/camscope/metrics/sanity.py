@@ -82,6 +82,7 @@ def cascade(
         Adebayo, Gilmer, Muelly, Goodfellow, Hardt, Kim. Sanity Checks for Saliency Maps. NeurIPS 2018.
         arXiv:1810.03292
     """
+    _parts(net, steps)  # a network without weights may not be one that can be copied
     made, here = copy.deepcopy(net), explain(net) if maps is None else maps
     parts, done, found = _parts(made, steps), 0, []
     with torch.random.fork_rng(devices=[]):
@@ -206,7 +207,9 @@ def _parts(net: nn.Module, steps: int) -> list[list[nn.Module]]:
         SettingError: no step, or no weights.
     """
     weighted = [m for m in net.modules() if _starts(m) or any(True for _ in m.parameters(recurse=False))][::-1]
-    if steps < 1 or not weighted:
+    if not weighted:
+        raise SettingError(f"{type(net).__name__} has no weights that could be random: a sanity check needs some")
+    if steps < 1:
         raise SettingError(f"{steps} steps through {len(weighted)} modules with weights are not possible; at least 1")
     return [weighted[i * len(weighted) // steps : (i + 1) * len(weighted) // steps] for i in range(steps)]
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import safetensors
 import safetensors.torch
 import torch
 
-from camscope.errors import ModelError
+from camscope.errors import ModelError, unwritable
+from camscope.models.transform import INSTEAD, Transform
 from camscope.models.weights import file_sha256
 
 if TYPE_CHECKING:
@@ -47,8 +50,14 @@ def write(model: Model, folder: Path) -> Path:
 
     Raises:
         ModelError: for a network that the caller brought, or values that JSON cannot hold.
+        StoreError: it cannot be written, as on a full disk.
     """
     recipe = model.recipe
+    if isinstance(model.preprocess, Transform):
+        raise ModelError(
+            f"{model.name!r} cannot be written as a bundle: its preprocessing {model.preprocess.name} is a callable, "
+            f"which a file cannot hold; use {INSTEAD}"
+        )
     if recipe is None:
         raise ModelError(
             f"{model.name!r} was made around a network of yours, whose architecture a bundle cannot name: "
@@ -75,17 +84,20 @@ def write(model: Model, folder: Path) -> Path:
         raise ModelError(f"{model.name!r} cannot be written as a bundle: {CARD} cannot hold it ({error})") from error
     if folder.exists() and not folder.is_dir():
         raise ModelError(f"{folder} is a file: a bundle is a folder, give another name")
-    folder.mkdir(parents=True, exist_ok=True)
     parts = {name: folder / f".{name}.part" for name in (WEIGHTS, CARD)}
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         safetensors.torch.save_file(_tensors(model), parts[WEIGHTS], metadata={"format": "pt"})
         card["weights_sha256"] = file_sha256(parts[WEIGHTS])
         parts[CARD].write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         for name, part in parts.items():
             part.replace(folder / name)
+    except (OSError, safetensors.SafetensorError) as fault:
+        raise unwritable(folder, fault) from None
     finally:
         for part in parts.values():
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
     return folder
 
 
@@ -121,5 +133,7 @@ def _tensors(model: Model) -> dict[str, torch.Tensor]:
     state = model.net.state_dict()
     odd = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if odd:
-        raise ModelError(f"{model.name!r} cannot be written as a bundle: {', '.join(odd)} holds no tensor")
+        raise ModelError(
+            f"{model.name!r} cannot be written as a bundle: {', '.join(odd)} holds no tensor; load it from its own file"
+        )
     return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}

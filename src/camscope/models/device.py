@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from camscope.errors import SettingError
+from camscope.errors import ModelError, SettingError
 from camscope.models.model import Model
 
 
@@ -62,6 +62,11 @@ def stacked(tensors: Sequence[Tensor], *, like: Tensor) -> Tensor:
     >>> stacked([torch.zeros(2), torch.ones(2)], like=torch.zeros(1, dtype=torch.float64)).dtype
     torch.float64
     """
+    if len(shapes := {tuple(tensor.shape) for tensor in tensors}) > 1:
+        raise ModelError(
+            f"the preprocessing makes inputs of different sizes, {' and '.join(map(str, sorted(shapes)[:2]))}, and a "
+            "batch needs one: resize to a fixed height and width"
+        )
     batch = torch.stack(list(tensors))
     if like.is_cuda:
         batch = batch.pin_memory()

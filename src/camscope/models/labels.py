@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from camscope.errors import SettingError
+from camscope.delimited import read_records
+from camscope.errors import DelimitedError, SettingError
 
 # How the column with the names is called, in a file that has a heading.
 _COLUMNS = ("label", "name", "class_name", "class", "category")
@@ -43,8 +43,8 @@ def _from_file(path: Path) -> list[str]:
         if path.suffix.lower() == ".json":
             return _from_json(json.loads(text))
         if path.suffix.lower() == ".csv":
-            return _from_rows([row for row in csv.reader(text.splitlines()) if row])
-    except (ValueError, csv.Error) as error:
+            return _from_rows([record.cells for record in read_records(text, delimiter=",")])
+    except (ValueError, DelimitedError) as error:
         raise SettingError(f"{path} cannot be read as class names: {error}") from error
     return [line for line in text.splitlines() if line.strip()]
 

@@ -149,7 +149,7 @@ def _find(probe: Probe) -> list[Candidate]:
     cuts = [c for c in last_first if probe.is_cut(c)]
     found = _last_in_place(probe, [c for c in cuts if not c.collapsed])
     for others in (cuts, None, _main_branch(probe)):
-        if found is not None and found.clock >= probe.candidates[-1].clock / 2:
+        if found is not None and found.clock > probe.candidates[-1].clock / 2:
             return [found]
         if others is not None:
             found = _last_in_place(probe, others) or found
@@ -175,11 +175,11 @@ def _is_complete(probe: Probe, found: Sequence[Candidate]) -> bool:
 def _is_stem(probe: Probe, found: Candidate) -> bool:
     """Return whether a layer is the stem, and what follows has places that could not be told."""
     learned = [e for e in probe.events if e.learned and e.tensor.grad_fn is not None and probe.is_cut(e)]
-    candidates = {id(c.tensor) for c in probe.candidates}
+    kept = {id(c.tensor) for c in probe.candidates if c.keeps_places}
     before = sum(e.clock <= found.clock for e in learned)
     later = [e for e in learned if e.clock > found.clock]
-    unknown = [e for e in later if id(e.tensor) not in candidates and _has_places(e.tensor, len(probe.images))]
-    return bool(unknown) and before < _STEM * len(learned) and not any(id(e.tensor) in candidates for e in later)
+    unknown = [e for e in later if id(e.tensor) not in kept and _has_places(e.tensor, len(probe.images))]
+    return bool(unknown) and before < _STEM * len(learned) and not any(id(e.tensor) in kept for e in later)
 
 
 def _has_places(tensor: Tensor, images: int) -> bool:

@@ -10,22 +10,27 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from torch import nn
 
 from camscope.errors import ModelError, SettingError, nearest
 from camscope.models import bundle
+from camscope.models.from_module import AnyPreprocess, from_module
 from camscope.models.labels import read_labels
 from camscope.models.model import Model, Outcome
 from camscope.models.preprocess import Fit, Preprocess
 from camscope.models.sources import SOURCES
 from camscope.models.sources.keras import FILES as KERAS_FILES
+from camscope.models.sources.onnx import SUFFIX as ONNX_FILE
+from camscope.models.transform import Transform
+from camscope.models.weight_names import ALL, KeyFilter
 from camscope.models.weights import SUFFIXES, read_weights
 
 _FORMS = (
-    "'timm:NAME', 'torchvision:NAME', 'hf:NAME or FOLDER', 'torchxrayvision:NAME', 'keras:NAME', a bundle folder, "
-    "a .keras file, or a weights file with arch='timm:NAME'"
+    "'timm:NAME', 'torchvision:NAME', 'hf:NAME or FOLDER', 'torchxrayvision:NAME', 'keras:NAME', 'ultralytics:NAME', "
+    "'smp:NAME', a bundle folder, a .keras or .onnx file, or a weights file with arch='timm:NAME'"
 )
 # What networks are exported to, by torch.export and others.
-_PROGRAMS = (".pt2", ".onnx", ".tflite", ".pb", ".torchscript", ".mlmodel", ".mlpackage", ".engine")
+_PROGRAMS = (".pt2", ".tflite", ".pb", ".torchscript", ".mlmodel", ".mlpackage", ".engine")
 _PLANE = 4
 """Axes of the weights of a convolution of pictures."""
 
@@ -34,7 +39,7 @@ _OUTCOMES: dict[int, Outcome] = {0: "value", 1: "any"}
 
 
 def load(
-    spec: str | Path,
+    spec: str | Path | nn.Module,
     *,
     weights: str | Path = "default",
     classes: int | None = None,
@@ -46,13 +51,19 @@ def load(
     fit: Fit | None = None,
     options: Mapping[str, Any] | None = None,
     arch: str | None = None,
+    ignore: Sequence[str] | str | None = None,
+    prefix: str | None = None,
+    trust: bool = False,
+    preprocess: AnyPreprocess | None = None,
+    name: str | None = None,
 ) -> Model:
     """Make a model ready for pictures, on the CPU, in eval mode and in channels-last memory format.
 
     Args:
         spec: "timm:NAME", "torchvision:NAME", "hf:NAME" or "hf:FOLDER" (Hugging Face), "torchxrayvision:NAME",
-            "keras:NAME", a bundle folder, a ``.keras`` or ``.h5`` file, or a weights file (then ``arch`` names the
-            network).
+            "keras:NAME", "ultralytics:NAME" or "ultralytics:FILE.pt", "smp:ARCHITECTURE/ENCODER", a bundle folder, a
+            ``.keras``, ``.h5`` or ``.onnx`` file, or a weights file (then ``arch`` names the network); or an
+            ``nn.Module``, which is used as it is (see `from_module`).
         weights: "default" for the published ones, "none" for random ones, or a file (see ``read_weights``).
         classes: number of outputs; None: as many as there are labels, else the source's own number.
         labels: class names, or the path of a file with them (see ``read_labels``); None: those of the source. With
@@ -66,6 +77,15 @@ def load(
             much of the picture as it can.
         options: further keywords for the maker, such as ``{"pad_type": "same"}`` or ``{"in_chans": 1}``.
         arch: the source and name of the network that a weights file fills.
+        ignore: patterns of names in the weights file to leave out, such as ``["criterion.*"]`` or ``"ema.*,loss.*"``.
+        prefix: the beginning of the names of the network's weights in the file, such as "encoder"; None: detected.
+        trust: allow files that can run code when they are read: published weights of ``torchxrayvision:``, and files
+            of ``ultralytics:``.
+        preprocess: a Preprocess or a callable such as a Compose of torchvision (see `Transform`), in place of mean,
+            std, input_size and fit; None: the source's, or what a module tells of itself.
+        name: what the model is called in results; None: the spec, or the name of the module's class.
+
+    A warning and ``Model.facts["weights_note"]`` name what is left over in a weights file, such as a loss.
 
     Raises:
         ModelError: for a model that cannot be found, built, or filled with its weights.
@@ -76,32 +96,67 @@ def load(
         >>> model.outcome, model.label(0), model.preprocess.resize
         ('any', 'Effusion', (235, 235))
     """
-    names = None if labels is None else read_labels(labels)
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
-    if Path(spec).is_dir():
-        if (Path(spec) / "config.json").is_file() and not (Path(spec) / bundle.CARD).is_file():
-            raise ModelError(f"{spec} is no bundle, but looks like a folder of transformers: load hf:{spec}")
-        if weights != "default" or classes is not None or options or arch:
-            raise SettingError(f"{spec} is a bundle and has its own weights, classes, options and arch: leave them out")
-        model = _from_bundle(Path(spec), size)
+    _refuse_both(preprocess, (mean, std, size, fit))
+    is_bare = weights == "default" and classes is None and not (options or arch or ignore or prefix)
+    names = None if labels is None else read_labels(labels)
+    if not isinstance(spec, str | Path):
+        given: dict[str, Any] = {"preprocess": preprocess, "labels": names, "name": name, "outcome": _known(outcome)}
+        model = _of_module(spec, is_bare=is_bare, **given)
+        return _with_settings(model, input_size=size, mean=mean, std=std, fit=fit)
+    is_folder = Path(spec).is_dir()
+    if is_folder:
+        model = _from_bundle(Path(spec), size, is_bare=is_bare)
     else:
-        spec, weights = _network_and_weights(spec, weights, arch)
+        spec, weights = _network_and_weights(_with_source(spec), weights, arch)
         classes = len(names) if classes is None and names is not None else classes
-        model = _from_source(
-            spec, weights=weights, classes=classes, input_size=size, options=options or {}, labels=names
+        more = {"labels": names, "keys": KeyFilter.of(prefix, ignore), "trust": trust}
+        model = _from_source(spec, weights=weights, classes=classes, input_size=size, options=options or {}, more=more)
+    model = _with_settings(model, preprocess=preprocess, mean=mean, std=std, fit=fit)
+    for text in () if is_folder else model.notes:
+        warnings.warn(text, stacklevel=2)
+    found = _checked(names, model) if names is not None else model.labels
+    return replace(model, name=name or model.name, labels=found, outcome=_known(outcome) or model.outcome)
+
+
+def _refuse_both(preprocess: Any, settings: Sequence[Any]) -> None:
+    if preprocess is not None and any(value is not None for value in settings):
+        raise SettingError("preprocess= says all of mean, std, input_size and fit: give either it or them")
+
+
+def _of_module(net: Any, *, is_bare: bool, **settings: Any) -> Model:
+    if not isinstance(net, nn.Module):
+        raise ModelError(
+            f"cannot load an object of type {type(net).__name__}: expected a spec such as 'timm:resnet18', the path "
+            "of a file or folder, or an nn.Module"
         )
-    assumed = model.facts.get("assumed")
-    if assumed is not None and not Path(spec).is_dir():
-        if mean is None and std is None:
-            warnings.warn(assumed, stacklevel=2)
-        else:
-            model = replace(model, facts={key: fact for key, fact in model.facts.items() if key != "assumed"})
-    return replace(
-        model,
-        labels=_checked(names, model) if names is not None else model.labels,
-        outcome=_outcome(outcome) if outcome is not None else model.outcome,
-        preprocess=_adapted(model.preprocess, mean=mean, std=std, fit=fit),
-    )
+    if not is_bare:
+        raise SettingError("a module has its own weights, classes, options and arch: leave them out")
+    return from_module(net, **settings)
+
+
+def _with_settings(
+    model: Model,
+    *,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    fit: Fit | None,
+    input_size: tuple[int, int] | None = None,
+    preprocess: AnyPreprocess | None = None,
+) -> Model:
+    """Return a model with what the caller knows of its preprocessing, which is then no assumption any more."""
+    used: Any = model.preprocess if preprocess is None else preprocess
+    if input_size is not None:
+        used = used.at(input_size)
+    is_known = any(value is not None for value in (preprocess, mean, std))
+    facts = {key: fact for key, fact in model.facts.items() if not (is_known and key == "assumed")}
+    return replace(model, preprocess=_adapted(used, mean=mean, std=std, fit=fit), facts=facts)
+
+
+def _with_source(spec: str | Path) -> str | Path:
+    """Return a spec; of an ONNX file that names no source with its source."""
+    is_file = Path(spec).suffix.lower() == ONNX_FILE and str(spec).partition(":")[0] not in SOURCES
+    return f"onnx:{spec}" if is_file else spec
 
 
 def _network_and_weights(spec: str | Path, weights: str | Path, arch: str | None) -> tuple[str, str | Path]:
@@ -137,8 +192,9 @@ def _from_source(
     classes: int | None,
     input_size: tuple[int, int] | None,
     options: Mapping[str, Any],
-    labels: Sequence[str] | None,
+    more: Mapping[str, Any],
 ) -> Model:
+    """Return a source's network; of ``more`` it takes the arguments that it has parameters for."""
     prefix, colon, name = spec.partition(":")
     if not colon:
         raise ModelError(f"there is no model {spec!r}; possible: {_FORMS}")
@@ -147,15 +203,28 @@ def _from_source(
     if classes is not None and classes < 1:
         raise SettingError(f"classes must be at least 1; given: {classes}")
     make = SOURCES[prefix]
-    more = {"labels": labels} if "labels" in inspect.signature(make).parameters else {}
-    model = make(name, weights=weights, classes=classes, input_size=input_size, options=options, **more)
+    keys = more.get("keys", ALL)
+    parameters = inspect.signature(make).parameters
+    if keys != ALL and "keys" not in parameters:
+        raise SettingError(f"{prefix}: takes neither ignore= nor prefix=, which choose names of a weights file")
+    if keys != ALL and not isinstance(weights, Path):
+        raise SettingError("ignore= and prefix= choose names of a weights file: give one with weights=FILE")
+    known = {key: value for key, value in more.items() if key in parameters}
+    model = make(name, weights=weights, classes=classes, input_size=input_size, options=options, **known)
     for weight in model.net.eval().parameters():
         if weight.ndim == _PLANE:  # `Module.to` would refuse a network with three-dimensional convolutions
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     return model if model.outcome != "one" else replace(model, outcome=_OUTCOMES.get(_outputs(model), "one"))
 
 
-def _from_bundle(folder: Path, input_size: tuple[int, int] | None) -> Model:
+def _from_bundle(folder: Path, input_size: tuple[int, int] | None, *, is_bare: bool) -> Model:
+    if (folder / "config.json").is_file() and not (folder / bundle.CARD).is_file():
+        raise ModelError(f"{folder} is no bundle, but looks like a folder of transformers: load hf:{folder}")
+    if not is_bare:
+        raise SettingError(
+            f"{folder} is a bundle and has its own weights, classes, options and arch: leave them out, like ignore and "
+            "prefix"
+        )
     card = bundle.read(folder)
     preprocess = Preprocess.from_dict(card["preprocess"])
     if input_size is not None:
@@ -166,14 +235,14 @@ def _from_bundle(folder: Path, input_size: tuple[int, int] | None) -> Model:
         classes=card["classes"] or None,
         input_size=preprocess.input_size,
         options=card["options"],
-        labels=card["labels"] or None,
+        more={"labels": card["labels"] or None},
     )
     return replace(
         model,
         name=card["name"],
         preprocess=preprocess,
         labels=_checked(tuple(card["labels"]), model) if card["labels"] else (),
-        outcome=_outcome(card["outcome"]),
+        outcome=_known(card["outcome"]) or model.outcome,
         layer=card["layer"],
         facts=card["facts"],
     )
@@ -192,17 +261,20 @@ def _outputs(model: Model) -> int:
     return model.recipe.classes
 
 
-def _outcome(outcome: str) -> Outcome:
+def _known(outcome: str | None) -> Outcome | None:
+    """Check an outcome that the caller gave."""
+    if outcome is None:
+        return None
     for known in get_args(Outcome):
         if outcome == known:
             return outcome  # type: ignore[return-value]
     raise SettingError(f"outcome cannot be {outcome!r}; possible: {', '.join(get_args(Outcome))}")
 
 
-def _adapted(
-    preprocess: Preprocess, *, mean: Sequence[float] | None, std: Sequence[float] | None, fit: Fit | None
-) -> Preprocess:
-    """The source's preprocessing with what the caller knows better."""
+def _adapted(preprocess: Any, *, mean: Sequence[float] | None, std: Sequence[float] | None, fit: Fit | None) -> Any:
+    """The source's preprocessing, or the caller's callable, with what the caller knows better."""
+    if isinstance(preprocess, Transform) and any(value is not None for value in (mean, std, fit)):
+        preprocess.refuse("mean, std and fit")
     for key, values in (("mean", mean), ("std", std)):
         if values is None:
             continue
@@ -210,7 +282,7 @@ def _adapted(
         numbers = numbers * preprocess.channels if len(numbers) == 1 else numbers
         if len(numbers) != preprocess.channels:
             raise SettingError(f"{key} has {len(numbers)} numbers and the network takes {preprocess.channels} channels")
-        preprocess = replace(preprocess, **{key: numbers})  # type: ignore[arg-type]
+        preprocess = replace(preprocess, **{key: numbers})
     if fit is not None and fit != preprocess.fit:
         preprocess = replace(preprocess, fit=fit, resize=None)
     return preprocess

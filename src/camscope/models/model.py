@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from camscope.errors import TargetError, nearest
+from camscope.errors import SettingError, TargetError, nearest
 from camscope.models import bundle
 from camscope.models.preprocess import Preprocess
+from camscope.models.transform import INSTEAD, Transform
 from camscope.models.weights import digest
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class Model:
     Attributes:
         name: what the model is called in results.
         net: the network; inputs (B, C, h, w), outputs (B, classes) before any softmax or sigmoid.
-        preprocess: makes the input out of a picture.
+        preprocess: makes the input out of a picture: a Preprocess, or any callable that makes a tensor of a Pillow
+            image or an array, such as a Compose of torchvision (see `Transform`).
         labels: class names in the order of the outputs; may be empty. Of two names for one output, a logit, the
             second is what the logit is for, and the first its opposite.
         layer: name of the layer that is explained; None: chosen when first needed.
@@ -59,7 +61,8 @@ class Model:
         outcome: "one" class is right (softmax), "any" number of them is (sigmoid), the outputs are a "value", or they
             are "boxes": (B, boxes, 6) left, top, right, bottom in pixels of the input, score, class.
         recipe: how the network was made; None for one that the caller brought.
-        facts: whatever else is known and belongs to the model, such as a test AUC; plain JSON values.
+        facts: whatever else is known and belongs to the model, such as a test AUC; plain JSON values. "assumed" and
+            "weights_note" are repeated in the notes of each explanation.
         output: which of several outputs of the network holds the scores: its index, key or attribute; None for
             ``logits``, ``out``, or else the first.
 
@@ -82,6 +85,23 @@ class Model:
     recipe: Recipe | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     output: int | str | None = None
+
+    def __post_init__(self) -> None:
+        """Make a Transform of a callable that is given as preprocessing, and refuse anything else."""
+        given: Any = self.preprocess
+        if not isinstance(given, Preprocess):
+            if not callable(given):
+                raise SettingError(
+                    f"preprocess must be a camscope.Preprocess or a callable, but got an object of type "
+                    f"{type(given).__name__}; use {INSTEAD}"
+                )
+            given = Transform.of(given, channels=input_channels(self.net))
+            object.__setattr__(self, "preprocess", given)
+        if self.outcome == "boxes" and isinstance(given, Transform) and not given.fixed_size:
+            raise SettingError(
+                f"the preprocessing {given.name} makes inputs of different sizes, and the places of boxes need one: "
+                f"use {INSTEAD}"
+            )
 
     def index(self, label: str) -> int:
         """Number of the class with this name.
@@ -138,6 +158,15 @@ class Model:
         """Whether of a number of outputs the one is the second class against the first: two names, one logit."""
         return outputs == 1 and len(self.labels) == 2 and self.outcome != "value"
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for every result of the model: what was assumed of its pictures, and what its weights file said.
+
+        >>> Model("mine", nn.Identity(), facts={"weights_note": "left over in the weights file: ema.*"}).notes
+        ('left over in the weights file: ema.*',)
+        """
+        return tuple(str(self.facts[key]) for key in ("assumed", "weights_note") if key in self.facts)
+
     def save(self, folder: str | Path) -> Path:
         """Write a bundle, ``model.json`` and ``weights.safetensors``, that ``load`` reads; returns the folder.
 
@@ -150,3 +179,13 @@ class Model:
     def digest(self) -> str:
         """sha256 over names, dtypes, shapes and bytes of the state_dict, taken when first asked for."""
         return digest(self.net)
+
+
+def input_channels(net: nn.Module) -> int | None:
+    """Return the number of channels that a network takes by its first convolution; None where that is not known.
+
+    >>> input_channels(nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 2, 3)))
+    4
+    """
+    first = next((module for module in net.modules() if isinstance(module, nn.Conv2d)), None)
+    return None if first is None else first.in_channels or None

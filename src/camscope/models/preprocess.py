@@ -35,18 +35,20 @@ class Preprocess:
 
     Pictures of 8 bits are resized as bytes by Pillow, so that the input equals that of timm and torchvision; deeper
     ones are resized as floats and lose nothing. A grey picture is repeated for a network of three channels, an RGB
-    picture becomes its luminance for a network of one.
+    picture becomes its luminance for a network of one. For any other number the picture must have as many channels
+    as the network takes.
 
     Attributes:
         input_size: (height, width) of the network's input.
-        mean: one number a channel, 1 or 3 of them, on the scale [0, 1].
+        mean: one number per channel, at least one, on the scale [0, 1].
         std: as mean.
         fit: "crop" scales the picture until it covers ``resize`` and cuts the centre out; "squash" scales it to
             ``resize`` whatever its shape and cuts the centre out; "pad" scales it until it lies within ``resize``
             and fills the rest with the mean (its nearest byte for 8-bit pictures), 0 after normalisation.
         resize: (height, width) before the cut; None: the input size, so that nothing is cut without need.
         interpolation: name of a Pillow filter.
-        order: of the input's channels, "rgb" or "bgr"; ``mean`` and ``std`` are in the same order.
+        order: of the input's channels, "rgb" or, for three channels, "bgr"; ``mean`` and ``std`` are in the same
+            order.
         centre: where a centred cut starts that would start between two pixels: "round" to the even one, as
             torchvision and timm, or "floor", as Hugging Face.
 
@@ -77,31 +79,38 @@ class Preprocess:
                 raise SettingError(f"{key} cannot be {value!r}; possible: {', '.join(possible)}")
         if self.interpolation not in INTERPOLATIONS:
             raise SettingError(f"interpolation cannot be {self.interpolation!r}; possible: {', '.join(INTERPOLATIONS)}")
-        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean) or min(self.std) <= 0:
+        if not self.mean or len(self.std) != len(self.mean) or min(self.std) <= 0:
             raise SettingError(
-                f"mean {self.mean} and std {self.std} must have 1 (grey) or 3 (RGB) numbers each, std above 0"
+                f"mean {self.mean} and std {self.std} must have one number per channel each, std above 0"
             )
+        if self.order == "bgr" and len(self.mean) not in (1, 3):
+            raise SettingError(f"order 'bgr' is of 3 channels, and mean has {len(self.mean)} numbers")
         for size in (self.input_size, self.resize or self.input_size):
             if len(size) != 2 or min(size) < 1:
                 raise SettingError(f"a size is (height, width), each at least 1; given: {size}")
 
     @property
     def channels(self) -> int:
-        """Channels of the network's input, 1 or 3."""
+        """Number of channels of the network's input."""
         return len(self.mean)
 
     def __call__(self, picture: Picture) -> tuple[torch.Tensor, Window]:
         """Make the network's input out of a picture.
 
         Args:
-            picture: pixels (H, W, 1 or 3) in [0, 1].
+            picture: pixels (H, W, C) in [0, 1].
 
         Returns:
             The input (C, h, w) float32, and the window of the picture that it shows.
 
         Raises:
-            PictureError: for a strip too long to be cropped.
+            PictureError: for a strip too long to be cropped, or a picture with another number of channels.
         """
+        if picture.channels != self.channels and {picture.channels, self.channels} != {1, 3}:
+            raise PictureError(
+                f"the picture has {picture.channels} channel(s) and the network takes {self.channels}: "
+                "give a picture with as many channels as the network, pixels[..., :3] for the first three"
+            )
         scaled_size = self._scaled(*picture.size)
         scaled = _scale(picture, scaled_size, grey=self.channels == 1, interpolation=self.interpolation)
         corner = tuple(self._offset(have, want) for have, want in zip(scaled_size, self.input_size, strict=True))
@@ -110,13 +119,22 @@ class Preprocess:
         if cut.dtype == np.uint8:
             tensor = tensor.div(255)
         mean, std = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (self.mean, self.std))
-        pixel = tuple(whole / part for whole, part in zip(picture.size, scaled_size, strict=True))
-        window = Window(
-            picture=picture.size,
+        return tensor.sub(mean).div(std).contiguous(), self.window(picture.size)
+
+    def window(self, size: tuple[int, int]) -> Window:
+        """Return the part of a picture of ``size`` (height, width) that the network sees.
+
+        >>> Preprocess().window((100, 200)).start
+        (0.0, 50.0)
+        """
+        scaled = self._scaled(*size)
+        corner = tuple(self._offset(have, want) for have, want in zip(scaled, self.input_size, strict=True))
+        pixel = tuple(whole / part for whole, part in zip(size, scaled, strict=True))
+        return Window(
+            picture=size,
             start=tuple(first * length for first, length in zip(corner, pixel, strict=True)),
             extent=tuple(count * length for count, length in zip(self.input_size, pixel, strict=True)),
         )
-        return tensor.sub(mean).div(std).contiguous(), window
 
     def at(self, input_size: tuple[int, int]) -> Preprocess:
         """The same for another input size; the share of the picture that is cut off stays.
@@ -187,17 +205,19 @@ class Preprocess:
 
 
 def _scale(picture: Picture, size: tuple[int, int], *, grey: bool, interpolation: str) -> npt.NDArray[Any]:
-    """Resize to (height, width, 1 or 3): bytes stay bytes, deeper pixels are floats in [0, 1]."""
+    """Resize to (height, width, C): bytes stay bytes, deeper pixels are floats in [0, 1]."""
     pixels, filter_, wide_first = picture.pixels, INTERPOLATIONS[interpolation], (size[1], size[0])
-    if picture.bits == 8:
-        bytes_ = np.rint(pixels * 255).astype(np.uint8)
-        image = Image.fromarray(np.ascontiguousarray(bytes_.squeeze(2) if bytes_.shape[2] == 1 else bytes_))
+    if picture.bits == 8 and picture.channels in (1, 3):
+        bytes_ = np.ascontiguousarray(picture.bytes)
+        image = Image.fromarray(bytes_.squeeze(2) if picture.channels == 1 else bytes_)
         if grey:
             image = image.convert("L")
         resized = np.asarray(image.resize(wide_first, filter_))
         return resized if resized.ndim == 3 else resized[:, :, None]
-    if grey and pixels.shape[2] == 3:
+    if grey and picture.channels == 3:
         pixels = (pixels @ _LUMA)[:, :, None]
+    if picture.bits == 8:  # Pillow would take a fourth channel for alpha, so that each is resized by itself
+        pixels = np.rint(pixels * 255).astype(np.uint8)
     planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(pixels, 2, 0)]
-    floats = np.stack([np.asarray(plane.resize(wide_first, filter_)) for plane in planes], axis=2)
-    return floats.clip(0, 1)
+    scaled = np.stack([np.asarray(plane.resize(wide_first, filter_)) for plane in planes], axis=2)
+    return scaled if picture.bits == 8 else scaled.clip(0, 1)

@@ -200,13 +200,15 @@ class Probe:
         images, space = self.images.shape, self.space
         if self.frames_first:
             images = torch.Size((images[0], images[2], images[1], *images[3:]))
-        layouts = dict.fromkeys(possible_layouts(tensor.shape, images, last=self._last, any_stride=True))
-        read = (Candidate(**vars(event), layout=one, space=space, corners=self._corners) for one in layouts)
-        possible = [one for one in read if _is_grid(one)]
-        possible = [one for one in possible if _has_same_stride(one)] or possible
-        if len(possible) < 2:
-            return next(iter(possible), None)
-        return next((one for one in possible if one.keeps_places), possible[0])
+        for any_stride in (False, True):
+            layouts = dict.fromkeys(possible_layouts(tensor.shape, images, last=self._last, any_stride=any_stride))
+            read = (Candidate(**vars(event), layout=one, space=space, corners=self._corners) for one in layouts)
+            possible = [one for one in read if _is_grid(one)]
+            if len(possible) == 1:
+                return possible[0]
+            if possible:
+                return next((one for one in possible if one.keeps_places), possible[0])
+        return None
 
     def is_cut(self, event: Event) -> bool:
         """Return whether every path from the images to the scores leads through a tensor."""
@@ -281,11 +283,6 @@ def _is_grid(candidate: Candidate) -> bool:
     if fits(grid, candidate.space) or math.prod(candidate.grid) < 4:
         return False  # the whole image is nearly one cell
     return not _REDUCES.search(_made_by(candidate.tensor))
-
-
-def _has_same_stride(candidate: Candidate) -> bool:
-    axes = min(len(candidate.grid), len(candidate.space))
-    return fits(candidate.grid[-axes:], candidate.space[-axes:])
 
 
 def _has_frames_first(net: nn.Module, shape: torch.Size) -> bool:

@@ -18,7 +18,10 @@ _VECTOR = 0.25
 """Value of scales outside of norms: layer scale, gates, slopes."""
 _TABLE = 0.1
 """Deviation of tables that are added: positions, class tokens."""
+_NARROW = 4
+"""Outputs up to which weights are positive: a ReLU could silence all of so few."""
 _SHIFTS = ("bias", "beta")
+_MATRICES = ("weight", "kernel")
 _SPARE = 65_537
 _STEP = 7_919
 _NOISE = 0.6
@@ -59,14 +62,17 @@ class StandIns:
         if not parameter.is_floating_point() or parameter.is_quantized:
             return parameter.detach()
         shape, device = parameter.shape, parameter.device
-        if sum(side > 1 for side in shape) <= 1:
+        is_matrix = parameter.ndim > 1 and name in _MATRICES and not _is_norm(module)  # of one class too
+        if sum(side > 1 for side in shape) <= 1 and not is_matrix:
             value = 0.0 if name.endswith(_SHIFTS) else 1.0 if _is_norm(module) else _VECTOR
             return torch.full(shape, value, dtype=self._values.dtype, device=device)
-        if shape[0] == 1:
+        if shape[0] == 1 and not is_matrix:
             scale = _TABLE
         else:
             outputs = shape[-1] if hasattr(module, "get_config") else shape[0]  # Keras keeps them last
             scale = _GAIN / math.sqrt(parameter.numel() / outputs)
+            if outputs <= _NARROW:
+                return self._view(shape, scale, device).abs()
         return self._view(shape, scale, device)
 
     def _view(self, shape: torch.Size, scale: float, device: torch.device) -> Tensor:

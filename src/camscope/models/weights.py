@@ -1,4 +1,4 @@
-"""Weights from files into networks: read without running anything from the file, filled in without a gap."""
+"""Read weights files without running code from them, and fill networks with them without a gap."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,19 +18,21 @@ from safetensors import SafetensorError
 from torch import nn
 
 from camscope.errors import ModelError
-
-State = dict[str, torch.Tensor]
+from camscope.models.weight_names import (
+    ALL,
+    KeyFilter,
+    Match,
+    State,
+    layers_with_bias,
+    match,
+    shortened,
+    summary,
+)
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-# What trainers call the part of a checkpoint that holds the weights, the likeliest first.
-WRAPPERS = (
-    *("state_dict", "model_state_dict", "model", "net", "network", "weights"),
-    *("model_ema", "ema", "ema_state_dict", "state_dict_ema"),
-)
-# What DataParallel, torch.compile and trainers put before the names.
-PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.", "backbone.")
-
-_LISTED = 20
+_FEW = 3
+_DEEPEST = 4
+"""Levels of dictionaries in a checkpoint that are searched for weights."""
 
 
 def read_weights(path: str | Path) -> State:
@@ -61,54 +63,77 @@ def read_weights(path: str | Path) -> State:
     return _unwrapped(content, path)
 
 
-def fill(net: nn.Module, state: Mapping[str, torch.Tensor], *, origin: str = "the weights") -> None:
-    """Copy weights into a network; every name and every shape must fit.
+def fill(
+    net: nn.Module,
+    state: Mapping[str, torch.Tensor],
+    *,
+    origin: str = "the weights",
+    keys: KeyFilter | None = None,
+    said: Sequence[str] = (),
+) -> dict[str, str]:
+    """Copy weights into a network; every weight of the network must be in the file, with its shape.
 
-    Prefixes of wrappers (``module.``, ``model.`` ...) are taken off where that makes the names fit. Batch counters
+    The names are matched by `match`. With ``keys``, weights that the network has no part for, such as those of a loss
+    or a moving average, may be left over, and the facts that are returned name them. Further weights inside the parts
+    of the network are always an error: the file is of another, larger network. Batch counters
     (``num_batches_tracked``), which files from before 2018 lack, may be missing.
 
     Args:
         net: the network, changed in place.
         state: name -> tensor.
-        origin: where the weights came from, for the error.
+        origin: name of the file, for the error.
+        keys: the caller's choice of names; None: every name in the file must be one of the network's.
+        said: what else there is to note.
+
+    Returns:
+        Facts for `Model.facts`: ``{"weights_note": ...}`` on what was left over or chosen, or nothing.
 
     Raises:
-        ModelError: listing what is missing, unexpected or of another shape; the network is then unchanged.
+        ModelError: the weights do not fit; the network is then unchanged.
+
+    Examples:
+        >>> net, weights = nn.Linear(2, 1), {"net.weight": torch.ones(1, 2), "net.bias": torch.zeros(1)}
+        >>> fill(net, weights)
+        {}
+        >>> net.weight.tolist()
+        [[1.0, 1.0]]
     """
     own = net.state_dict()
-    state = without_prefixes(state, own)
-    problems = mismatches(state, own)
-    if problems:
-        listed = "; ".join(problems[:_LISTED])
-        rest = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
-        raise ModelError(f"{origin} does not fit the network: {listed}{rest}{_hint(state, own)}")
-    net.load_state_dict(_versioned(state, own), strict=False)
+    found = match(state, own, keys=keys or ALL, origin=origin)
+    if found.problems(own) or (keys is None and found.unused):
+        raise ModelError(f"{origin} does not fit the network: {describe(found, state, own)}")
+    net.load_state_dict(_versioned(found.state, state, own), strict=False)
+    return note(found, *said)
 
 
-def mismatches(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> list[str]:
-    """What keeps the weights from filling a network with the state_dict ``own``, one phrase a key."""
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    shapes = {k: (tuple(v.shape), tuple(own[k].shape)) for k, v in state.items() if _is_tensor(own.get(k))}
-    return [
-        *(f"{k} is {have}, the network's is {want}" for k, (have, want) in shapes.items() if have != want),
-        *(f"{k} is missing" for k in missing),
-        *(f"{k} is unexpected" for k in state if k not in own),
-    ]
+def note(found: Match, *more: str) -> dict[str, str]:
+    """Return what a match left over or chose as a fact of the model; nothing where there is nothing to say."""
+    left_over = [f"left over in the weights file: {summary(found.unused)}"] if found.unused else []
+    said = [*more, *found.notes, *left_over]
+    return {"weights_note": "; ".join(said)} if said else {}
 
 
-def without_prefixes(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-    """The weights under the names of ``own``, as far as taking prefixes off brings them nearer."""
-
-    def known(names: Mapping[str, Any]) -> int:
-        return sum(name in own for name in names)
-
-    for prefix in PREFIXES:
-        bare = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-        # Below a prefix of all names another one may lie, so it goes even though it alone makes no name fit.
-        outer = not known(state) and all(name.startswith(prefix) for name in state)
-        if len(bare) == len(state) and (known(bare) > known(state) or (state and outer)):
-            return without_prefixes(bare, own)
-    return state
+def describe(found: Match, state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> str:
+    """Return why weights do not fit: the pattern first, then a few examples per kind, then what to do."""
+    problems = found.problems(own)
+    fit = len(found.state) - len(problems.get("of another shape", ()))
+    parts = [f"the file has {len(state)} weights, the network {len(own)}; {fit} fit"]
+    if found.prefix:
+        every = all(name.startswith(found.prefix) for name in state)
+        parts.append(f"{'every name' if every else 'its name'} in the file begins with {found.prefix!r}")
+    parts += [f"{len(listed)} {kind}: {shortened(listed, separator=', ')}" for kind, listed in problems.items()]
+    ours, theirs = layers_with_bias(found.missing), layers_with_bias(found.rest)
+    if ours and theirs and len(ours) <= _FEW:
+        parts.append(
+            f"the layers without weights are {shortened([*map(repr, ours)], separator=', ')}, and those of the file "
+            f"that are left over {shortened([*map(repr, theirs)], separator=', ')}"
+        )
+    elif found.unused and not found.foreign:
+        parts.append(f"left over in the file: {summary(found.unused)}")
+    if "unknown to the network" in problems and len(problems) == 1:
+        parts.append("the file is of a larger network: name that one, or leave these out with ignore=")
+    classes = _classes(found, own, ours, theirs)
+    return "; ".join(parts) + (f" (the file has {classes} classes: pass classes={classes})" if classes else "")
 
 
 def file_sha256(path: Path) -> str:
@@ -142,39 +167,49 @@ def _unreadable(path: Path, error: Exception) -> ModelError:
 
 
 def _unwrapped(content: object, path: Path) -> State:
-    """The state_dict inside a checkpoint."""
+    """The weights inside a checkpoint; of several parts the names begin with the name of the part."""
     if not isinstance(content, Mapping):
         raise ModelError(f"{path} holds {type(content).__name__}, not a state_dict: torch.save(net.state_dict(), FILE)")
-    if any(_is_tensor(value) for value in content.values()):
-        if all(_is_tensor(value) for value in content.values()):
-            return content  # type: ignore[return-value]  # keeps the _metadata that torch.save stores on it
-        return {str(name): value for name, value in content.items() if _is_tensor(value)}
-    parts = [name for name, value in content.items() if isinstance(value, Mapping)]
-    for name in WRAPPERS:
-        if name in parts:
-            return _unwrapped(content[name], path)
+    parts = list(_parts(content, ""))
+    if len(parts) == 1:
+        return parts[0][1]  # with the _metadata that torch.save stores on it
+    if parts:
+        return {f"{prefix}{name}": tensor for prefix, part in parts for name, tensor in part.items()}
     inside = ", ".join(repr(name) for name in list(content)[:10]) or "nothing"
-    raise ModelError(f"{path} holds no weights under a name that is known ({', '.join(WRAPPERS)}), but {inside}")
+    raise ModelError(f"{path} holds no weights, but {inside}: save them with torch.save(net.state_dict(), FILE)")
 
 
-def _hint(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> str:
-    """What to pass where nothing but the number of classes differs."""
-    if set(state) - set(own) or any(k not in state for k in own if not k.endswith("num_batches_tracked")):
-        return ""
-    wrong = [(state[k].shape, own[k].shape) for k in state if state[k].shape != own[k].shape]
-    counts = {(have[:1], want[:1]) for have, want in wrong if have[1:] == want[1:]}
-    if len(counts) != 1 or any(have[1:] != want[1:] for have, want in wrong):
-        return ""
-    classes = next(iter(counts))[0][0]
-    return f" (the file has {classes} classes: pass classes={classes})"
+def _parts(content: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, State]]:
+    """The dictionaries of named tensors in a checkpoint; an optimizer's are numbered."""
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and _is_tensor(value)}
+    if tensors:
+        yield prefix, content if len(tensors) == len(content) else tensors  # type: ignore[misc]
+    if prefix.count(".") < _DEEPEST:
+        for name, value in content.items():
+            if isinstance(name, str) and isinstance(value, Mapping):
+                yield from _parts(value, f"{prefix}{name}.")
 
 
-def _versioned(state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-    """The weights with the version numbers of the modules, which safetensors does not store."""
-    if hasattr(state, "_metadata"):
-        return state
-    versioned = type(own)(state)  # type: ignore[call-arg]
-    versioned._metadata = own._metadata  # type: ignore[attr-defined]
+def _classes(found: Match, own: Mapping[str, torch.Tensor], ours: Sequence[str], theirs: Sequence[str]) -> int | None:
+    """The number of classes in the file, where nothing else keeps it from fitting."""
+    pairs = [(found.state[k], own[k]) for k in found.state if found.state[k].shape != own[k].shape]
+    if not pairs and len(ours) == len(theirs) == 1 and len(found.missing) == 2:
+        pairs = [(found.rest[f"{theirs[0]}.{part}"], own[f"{ours[0]}.{part}"]) for part in ("weight", "bias")]
+    elif found.missing or found.foreign:
+        return None
+    counts = {(len(have), len(want)) for have, want in pairs if have.ndim and have.shape[1:] == want.shape[1:]}
+    if len(counts) != 1 or any(have.shape[1:] != want.shape[1:] for have, want in pairs):
+        return None
+    return next(iter(counts))[0]
+
+
+def _versioned(
+    filled: State, state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]
+) -> Mapping[str, torch.Tensor]:
+    """The weights with version numbers of the modules: the file's, or the network's where the file states none."""
+    versioned = type(own)(filled)  # type: ignore[call-arg]
+    stated = getattr(state, "_metadata", None) if filled.keys() <= state.keys() else None
+    versioned._metadata = own._metadata if stated is None else stated  # type: ignore[attr-defined]
     return versioned
 
 

@@ -17,12 +17,10 @@ from camscope.images.source import is_address
 from camscope.naming import fingerprint, unique_file_name
 from camscope.study.config import Problem, StudyError, StudyFile
 from camscope.study.names import picture_name
-from camscope.tables import LINE, TableError, located, read_table
+from camscope.tables import CASE, FAULT, LINE, NAME, TableError, located, read_table
 
 _TRUTH = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": None}
 _UNCERTAIN = {"-1", "-1.0"}
-_CASE, _FAULT, _NAME = "__case__", "__fault__", "__name__"
-"""Columns of the table beside its own: the row's number, what is wrong with it, and its image's name for files."""
 
 _ODD = 0.2  # a column that differs within more of the patients than this is meant to
 
@@ -92,12 +90,12 @@ class Cohort:
         self.missing = _missing_columns(file, table.columns, self.path)
         wanted = list(dict.fromkeys(_columns(file)))
         blank = [pl.lit("").alias(column) for column in wanted if column not in table.columns]
-        self.table = table.with_columns(blank).select([LINE, *wanted]).with_row_index(_CASE)
+        self.table = table.with_columns(blank).select([LINE, *wanted]).with_row_index(CASE)
         faults = self._repeated() | self._blank() | ragged
         names = self._image_names()
         self.table = self.table.with_columns(
-            pl.Series(_FAULT, [faults.get(row) for row in range(len(table))], pl.String),
-            pl.Series(_NAME, [names.get(row) for row in range(len(table))], pl.String),
+            pl.Series(FAULT, [faults.get(row) for row in range(len(table))], pl.String),
+            pl.Series(NAME, [names.get(row) for row in range(len(table))], pl.String),
         )
 
     def __len__(self) -> int:
@@ -106,7 +104,7 @@ class Cohort:
     @property
     def content(self) -> pl.DataFrame:
         """What the table itself says, without what was found out about it."""
-        return self.table.drop(_CASE, _FAULT, _NAME)
+        return self.table.drop(CASE, FAULT, NAME)
 
     def part(self, table: pl.DataFrame) -> Cohort:
         """This cohort with some rows of its table, wherever the process works that explains them."""
@@ -139,7 +137,7 @@ class Cohort:
     def _case(self, cells: dict[str, Any]) -> Case:
         cohort = self.file.cohort
         image = cells[cohort.image].strip()
-        problems = {"": text} if (text := cells[_FAULT]) else {}
+        problems = {"": text} if (text := cells[FAULT]) else {}
         truth: dict[str, bool | None] = {}
         masks = {name: cell for name, column in cohort.masks.items() if (cell := cells[column].strip())}
         for label, section in self.file.labels.items():
@@ -156,13 +154,13 @@ class Cohort:
             if cue.mask and (cell := cells[cue.mask].strip()):
                 masks[f"cue:{name}"] = cell
         return Case(
-            number=cells[_CASE],
+            number=cells[CASE],
             line=cells[LINE],
             image=image,
             source=located(image, self.root),
             patient=cells[cohort.patient].strip() if cohort.patient else "",
             group=tuple(cells[column].strip() for column in cohort.group),
-            name=cells[_NAME] or unique_file_name(_stem(image)),
+            name=cells[NAME] or unique_file_name(_stem(image)),
             truth=truth,
             masks=masks,
             cues=cues,

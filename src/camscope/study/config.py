@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import string
 import tomllib
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from camscope.errors import CamscopeError, nearest
+from camscope.errors import CamscopeError, nearest, reason, shortened
 
 PATTERN = "{group}/{patient}/{image}/{method}_{label}_{model}.jpg"
 FIELDS = ("group", "patient", "image", "method", "label", "model")
@@ -52,7 +53,7 @@ class StudyError(CamscopeError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 
 class Cue(_Section):
@@ -101,6 +102,9 @@ class ModelSection(_Section):
     input_size: int | tuple[int, int] | None = None
     fit: Literal["crop", "squash", "pad"] | None = None
     options: dict[str, Any] = {}
+    prefix: str | None = None
+    ignore: str | tuple[str, ...] | None = None
+    trust: bool = False
 
     @property
     def key(self) -> str:
@@ -141,7 +145,10 @@ class ExplainSection(_Section):
     def _pattern(cls, value: str) -> str:
         if not value:
             return value
-        named = {name for _, name, _, _ in string.Formatter().parse(value) if name is not None}
+        fields = [field for field in string.Formatter().parse(value) if field[1] is not None]
+        if odd := next((name for _, name, form, conversion in fields if form or conversion), None):
+            raise ValueError(f"{value!r} formats a field: write {{{odd}}} alone")
+        named = {name for _, name, _, _ in fields if name is not None}
         if unknown := sorted(named - set(FIELDS)):
             raise ValueError(f"{nearest('field', unknown[0], FIELDS)}; possible are {', '.join(FIELDS)}")
         path = PurePosixPath(value)
@@ -169,8 +176,8 @@ class AuditSection(_Section):
         "donor",
     )
     cases: Annotated[int, Field(ge=1)] = 5000
-    replicates: Annotated[int, Field(ge=99)] = 10_000
-    seed: int = 0
+    replicates: Annotated[int, Field(ge=99, le=1_000_000)] = 10_000
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     @property
     def regions(self) -> tuple[str, ...]:
@@ -202,8 +209,8 @@ def read_study_file(path: Path) -> StudyFile:
         raise StudyError([Problem("is not UTF-8 text: save it as UTF-8", name)]) from None
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as fault:
-        raise StudyError([Problem(f"is not TOML: {fault}", name)]) from None
+    except (ValueError, RecursionError) as fault:  # of numbers with too many digits, and of too many brackets
+        raise StudyError([Problem(f"is not TOML: {reason(fault)}", name)]) from None
     try:
         return StudyFile.model_validate(content)
     except ValidationError as fault:
@@ -217,8 +224,18 @@ def line_of(text: str, keys: Sequence[str]) -> int | None:
     >>> line_of('[a]\nb = 1\n[c.d]\ne = { f = 2 }', ["c", "d", "e", "f"])
     4
     """
-    table: tuple[str, ...] = ()
     found: tuple[int, int] | None = None
+    for place, number in _places(text):
+        if place and tuple(keys[: len(place)]) == place and (found is None or len(place) > found[0]):
+            found = len(place), number
+    return found[1] if found else None
+
+
+@functools.lru_cache(maxsize=1)
+def _places(text: str) -> list[tuple[tuple[str, ...], int]]:
+    """The keys on the way down to what stands on each line, and its number."""
+    table: tuple[str, ...] = ()
+    places = []
     for number, line in enumerate(text.splitlines(), 1):
         stripped = line.strip()
         if stripped.startswith("["):
@@ -226,16 +243,15 @@ def line_of(text: str, keys: Sequence[str]) -> int | None:
         else:
             key, equals, _ = stripped.partition("=")
             place = (*table, *_keys(f"{key}= 0")) if equals else ()
-        if place and tuple(keys[: len(place)]) == place and (found is None or len(place) > found[0]):
-            found = len(place), number
-    return found[1] if found else None
+        places.append((place, number))
+    return places
 
 
 def _keys(statement: str) -> tuple[str, ...]:
     """The keys on the way down of a TOML statement; none where it is not a whole one."""
     try:
         content: Any = tomllib.loads(statement)
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return ()
     keys = []
     while isinstance(content, dict) and len(content) == 1:
@@ -255,7 +271,7 @@ def _problem(error: Any, text: str, name: str) -> Problem:
     elif error["type"] == "value_error":
         words = str(error["ctx"]["error"])
     else:
-        words = f"{where} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+        words = f"{where} = {shortened(error['input'])}: {error['msg'][0].lower()}{error['msg'][1:]}"
     return Problem(words, name, line_of(text, place))
 
 

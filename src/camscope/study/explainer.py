@@ -156,8 +156,7 @@ class Explainer:
             if all(task.done for task in tasks):
                 continue
             with noted([task for task in tasks if not task.done]):
-                tensor, window = self.study.models[key].preprocess(picture)
-                opened.samples[key] = Sample(opened.case.source, picture, tensor, window)
+                opened.samples[key] = Sample.of(self.study.models[key], picture, source=opened.case.source)
 
     def _judge(self, task: Task, case: Case) -> None:
         """Prediction and outcome by the score, and whether a map is asked for."""

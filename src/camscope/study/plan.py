@@ -78,7 +78,7 @@ def _seconds(study: Study, picture: Picture, *, device: str, maps: int, images: 
         labels = [label for label, section in study.file.labels.items() if section.model.key == key]
         index = study.model(labels[0])[1]
         on_device(model, device)
-        samples = [Sample(picture.source, picture, *model.preprocess(picture))] * _TRIED
+        samples = [Sample.of(model, picture)] * _TRIED
         goals = dict.fromkeys(range(_TRIED), Goal(labels[0], index, category(index)))
         for _ in range(2):  # the first finds the layer and warms up
             start = time.perf_counter()

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from camscope.errors import check_count
 from camscope.explanation.result import versions
-from camscope.files import StoreError, read_parquet
+from camscope.files import DamagedError, StoreError, read_parquet
 from camscope.models.device import device_of, on_device
 from camscope.models.engines import resolve
-from camscope.store import FAILED, Row, Store
+from camscope.store import FAILED, Known, Row, Store
 from camscope.study.cluster import Cluster, Workers, connected, explained_by
 from camscope.study.explainer import Explainer
 from camscope.study.rows import SCHEMA_VERSION, schema
@@ -51,6 +52,7 @@ def run(
     seed: int = 0,
     cluster: Cluster | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Row]:
     """Explain a cohort, or continue where an earlier run was stopped.
 
@@ -59,14 +61,14 @@ def run(
 
     Args:
         study: from ``Study.read``.
-        out: folder of the results, or an address that fsspec knows, such as ``s3://bucket/results``.
+        out: folder of the results, or an address, such as ``s3://bucket/results``.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto".
         batch_size: pictures in one forward pass.
-        engine: "eager", "packed", "openvino", or "auto" by the number of cases (see `camscope.models.engines`); it is
-            settled once and stands in study.json.
+        engine: "eager", "packed", "openvino", or "auto": settled once by the number of cases, and kept in study.json.
         seed: of everything random.
         cluster: the Ray cluster that explains; None: this process.
         progress: called as labels are begun and cases are done.
+        say: called with what the user must know, such as that rows of a damaged file are computed again.
 
     Yields:
         Every row: for each case each label, for each label each method. Cases come in the order of the table; from a
@@ -77,6 +79,8 @@ def run(
         StoreError: another process is at work in ``out``, or it cannot be written.
         ClusterError: the cluster cannot be reached, or cannot load the models.
     """
+    check_count("batch_size", batch_size)
+    check_count("seed", seed, least=0)
     store = Store(out)
     with store.locked(), contextlib.nullcontext() if cluster is None else connected(cluster) as workers:
         device = _used(study, device, workers)
@@ -103,12 +107,21 @@ def run(
         size = max(_SMALLEST_SHARD, math.ceil(len(study.cohort) / _MOST_SHARDS))
         if workers is None:
             explainer = Explainer(study, store, watch=watch, **given)
-            yield from _explained_here(explainer, size, lambda rows: _counted(rows, study, state, progress))
+            known = _known(store, say)
+            yield from _explained_here(explainer, size, known, lambda rows: _counted(rows, study, state, progress))
         else:
             rows = explained_by(workers, study, store, size=size, watch=watch, **given)
             yield from _counted(rows, study, state, progress)
         store.finish()
         store.record(record | {"finished": True})
+
+
+def _known(store: Store, say: Callable[[str], None]) -> Known:
+    """Return the rows of earlier runs; say which files are damaged."""
+    known = store.known()
+    for text in known.damaged:
+        say(f"{text}: its rows are computed again")
+    return known
 
 
 def _used(study: Study, device: str, workers: Workers | None) -> str:
@@ -120,11 +133,11 @@ def _used(study: Study, device: str, workers: Workers | None) -> str:
 
 
 def _explained_here(
-    explainer: Explainer, size: int, counted: Callable[[Iterator[Row]], Iterator[Row]]
+    explainer: Explainer, size: int, known: Known, counted: Callable[[Iterator[Row]], Iterator[Row]]
 ) -> Iterator[Row]:
     """The rows of all cases, handed on when their shard is written."""
     study, store, columns = explainer.study, explainer.store, schema(explainer.study.file)
-    rows = counted(explainer.rows(study.cohort.cases(), known=store.known()))
+    rows = counted(explainer.rows(study.cohort.cases(), known=known))
     numbers = itertools.count()
     while shard := list(itertools.islice(rows, size * _rows_of_a_case(study))):
         store.write(study.plan, next(numbers), rows=shard, columns=columns)
@@ -145,7 +158,7 @@ def _counted(rows: Iterator[Row], study: Study, state: Progress, progress: Calla
 
 
 def status(out: str | Path) -> dict[str, Any]:
-    """How far the study in a folder has come: cases in all, rows by status, whether it is finished or running.
+    """Return how far a study has come: cases, rows by status, damaged files of rows, whether it is finished or runs.
 
     Raises:
         StoreError: there is no study, or its record is damaged.
@@ -153,11 +166,16 @@ def status(out: str | Path) -> dict[str, Any]:
     store = Store(out)
     record = study_record(store)
     counts: Counter[str] = Counter()
+    damaged = []
     for shard in store.shards(str(record.get("plan"))):
-        counts.update(dict(read_parquet(shard, columns=["status"])["status"].value_counts().iter_rows()))
+        try:
+            counts.update(read_parquet(shard, columns=["status"])["status"].to_list())
+        except (OSError, DamagedError):
+            damaged.append(shard.name)
     return {
         "cases": record.get("cases", 0),
         "rows": dict(counts),
+        "damaged": damaged,
         "finished": bool(record.get("finished")),
         "running": store.busy,
     }

@@ -12,6 +12,7 @@ from typing import Any
 
 from camscope.errors import CamscopeError, nearest
 from camscope.explanation.maps import find_method
+from camscope.explanation.settings import check_settings
 from camscope.models.loading import load
 from camscope.models.model import Model
 from camscope.render import check_display
@@ -132,6 +133,11 @@ class Study:
                 find_method(method)
             except CamscopeError as error:
                 found.append(self._problem(str(error), "explain", "methods"))
+        if not found:
+            try:
+                check_settings(file.explain.settings, file.explain.methods)
+            except CamscopeError as error:
+                found.append(self._problem(str(error), "explain", "settings"))
         try:
             check_display(file.explain.scale, file.explain.cmap)
         except CamscopeError as error:

@@ -3,6 +3,7 @@
 from camscope.trace.forward import Forward, Trace, record
 from camscope.trace.hooks import Recording, tracing, unchanged
 from camscope.trace.layout import Layout
-from camscope.trace.structure import tensors, unwrap
+from camscope.trace.outputs import unwrap
+from camscope.trace.structure import tensors
 
 __all__ = ["Forward", "Layout", "Recording", "Trace", "record", "tensors", "tracing", "unchanged", "unwrap"]

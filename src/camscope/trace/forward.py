@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from camscope.errors import CamscopeError, LayerError, TargetError
 from camscope.trace.hooks import Edit, lock_of, tracing
 from camscope.trace.layout import Layout
+from camscope.trace.outputs import choosing_output, chosen_output, other_outputs, per_image, unwrap
 from camscope.trace.replay import Tail
 from camscope.trace.replica import replicate
 from camscope.trace.structure import (
@@ -24,10 +24,8 @@ from camscope.trace.structure import (
     call,
     find_picture,
     map_tensors,
-    other_outputs,
     picture_of,
     take_images,
-    unwrap,
     with_picture,
 )
 from camscope.trace.wrappers import bare
@@ -36,27 +34,6 @@ Trunk = Callable[[Any], AbstractContextManager[Mapping[str, Edit]]]
 """Computes what comes before a layer in another way: given the inputs, a context in which the network runs so, and
 what is then put in the place of a layer's output, by its name. One with an attribute ``net`` has a copy of the network
 that runs in place of it."""
-
-_output: ContextVar[int | str | None] = ContextVar("output", default=None)
-
-
-def chosen_output() -> int | str | None:
-    """Return the output that `choosing_output` has chosen, or None."""
-    return _output.get()
-
-
-@contextlib.contextmanager
-def choosing_output(output: int | str | None) -> Iterator[None]:
-    """Use one of several outputs of a network as its scores, in every pass that is recorded inside.
-
-    Args:
-        output: the index, key or attribute of the output; None leaves the choice as it is.
-    """
-    token = _output.set(_output.get() if output is None else output)
-    try:
-        yield
-    finally:
-        _output.reset(token)
 
 
 @dataclass(frozen=True)
@@ -180,7 +157,7 @@ def record(
         recording = stack.enter_context(tracing(running, layers, edits=edits, differentiable=differentiable))
         inputs = map_tensors(inputs, lambda t: t.clone() if t.is_inference() else t)
         returned = call(running, inputs)
-        output = _output.get()
+        output = chosen_output()
         scores = unwrap(returned, output)
         outputs, bypassed = recording.logits(scores)
     for name in layers:
@@ -199,25 +176,6 @@ def record(
         autocast=autocast_of(outputs.device.type),
         output=output,
         note="" if output is not None else other_outputs(returned, scores),
-    )
-
-
-def per_image(outputs: Tensor, batch: int) -> Tensor:
-    """Return outputs with one entry per image, also where a squeeze dropped the batch axis of a single image.
-
-    Raises:
-        TargetError: the outputs cannot be told apart by image.
-
-    >>> per_image(torch.zeros(3), 1).shape, per_image(torch.zeros(3), 3).shape
-    (torch.Size([1, 3]), torch.Size([3]))
-    """
-    if outputs.ndim > 0 and len(outputs) == batch:
-        return outputs
-    if batch == 1:
-        return outputs.unsqueeze(0)
-    raise TargetError(
-        f"Expected the network to return one row of scores per image (batch of {batch}), but got "
-        f"{tuple(outputs.shape)}; wrap it so that it does, or pass the images one at a time"
     )
 
 

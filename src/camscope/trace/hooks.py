@@ -212,6 +212,13 @@ def _switch(parameters: Sequence[nn.Parameter], *, on: bool) -> None:
             parameter.requires_grad_(on)
 
 
+def _as_leaf(tensor: Tensor) -> Tensor:
+    """Let the graph begin at a tensor."""
+    tensor = tensor.detach()
+    torch.set_grad_enabled(True)
+    return (tensor.clone() if tensor.is_inference() else tensor).requires_grad_()
+
+
 @contextlib.contextmanager
 def tracing(
     net: nn.Module,
@@ -266,18 +273,14 @@ def tracing(
         edit = (edits or {}).get(address.name)
         tensor = edit(tensor) if edit else tensor
         if not differentiable and not tensor.requires_grad:
-            tensor = tensor.detach()
-            tensor = (tensor.clone() if tensor.is_inference() else tensor).requires_grad_()
-            torch.set_grad_enabled(True)
+            tensor = _as_leaf(tensor)
         recording.tensors[address.name] = tensor
         return tensor.clone()
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(unchanged(net, frozen=not differentiable))
-        stack.enter_context(torch.inference_mode(mode=False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(without_checkpoints())
-        stack.enter_context(uncompiled(net))
+        grad = torch.inference_mode(mode=False), torch.enable_grad()
+        for one in (unchanged(net, frozen=not differentiable), *grad, without_checkpoints(), uncompiled(net)):
+            stack.enter_context(one)
         for address in addresses:
             for handle in address.install(record):
                 stack.callback(handle.remove)

@@ -12,7 +12,7 @@ from typing import Any
 
 from camscope.errors import SettingError, require
 from camscope.explanation.result import versions
-from camscope.files import write_atomically
+from camscope.files import claim, write_atomically
 from camscope.models.device import on_device
 from camscope.models.model import Model
 from camscope.training.dataset import SPLITS, UNKNOWN, Dataset
@@ -141,6 +141,7 @@ def _identity(dataset: Dataset, begun: Start, settings: Settings) -> dict[str, A
 
 def _same_training(out: Path, identity: dict[str, Any]) -> None:
     """Write what is trained here, or refuse to mix it with another training."""
+    claim(out, "a training", record=(RECORD, "data_sha256"))
     path = out / RECORD
     if path.is_file():
         try:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from camscope.errors import CamscopeError, SettingError
+from camscope.errors import CamscopeError, SettingError, check_count
 from camscope.explanation.batch import Pass, Sample
 from camscope.files import write_atomically
 from camscope.images import read
@@ -86,6 +86,7 @@ def predict(
     Raises:
         SettingError: a model of values, or no picture that can be read.
     """
+    check_count("batch_size", batch_size)
     if model.outcome == "value":
         raise SettingError(f"{model.name} gives values and not classes: it cannot be right or wrong about labels")
     kept: list[Example] = []
@@ -122,7 +123,7 @@ def sample_of(model: Model, example: Example) -> Sample:
         CamscopeError: it cannot be read.
     """
     picture = read(example.source)
-    return Sample(example.source, picture, *model.preprocess(picture))
+    return Sample.of(model, picture, source=example.source)
 
 
 def judge(found: Predictions, *, seed: int = 0) -> dict[str, Any]:

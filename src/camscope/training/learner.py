@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from camscope.models.model import Model
-from camscope.trace.structure import unwrap
+from camscope.trace.outputs import unwrap
 from camscope.training.dataset import Dataset
 from camscope.training.pictures import Pictures
 from camscope.training.reasons import share_outside

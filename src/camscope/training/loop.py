@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,11 +17,14 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from camscope.errors import SettingError
+from camscope.errors import SettingError, TerminatedError
+from camscope.files import writing
 from camscope.images import read
 from camscope.models.layer_choice import default_layer
 from camscope.models.model import Model
+from camscope.training.checkpoints import BEST, LAST, WholeFiles, resumable
 from camscope.training.dataset import Dataset
 from camscope.training.following import MAPS, History, LogMaps
 from camscope.training.learner import Data, Learner, label_weights
@@ -76,7 +81,12 @@ def fitted(
     layer = shown.layer if settings.reasons is not None else None
     learner = Learner(model, settings, learnt=learnt, weights=label_weights(dataset), layer=layer)
     saved = ModelCheckpoint(
-        out / CHECKPOINTS, filename="best", monitor="val_loss", save_last=True, save_on_train_epoch_end=True
+        out / CHECKPOINTS,
+        filename=Path(BEST).stem,
+        monitor="val_loss",
+        save_last=True,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
     )
     callbacks = [
         History(out, progress=progress, say=say),
@@ -86,16 +96,17 @@ def fitted(
     ]
     with _quiet():
         trainer = _trainer(settings, callbacks, out=out, where=where, frozen=learner.frozen > 0)
-        last = out / CHECKPOINTS / "last.ckpt"
-        before = torch.load(last, map_location="cpu", weights_only=True) if last.is_file() else None
+        before = resumable(saved, say=say)
         if before is not None:
             say(f"going on after epoch {before['epoch'] + 1}")
         if before is not None and _has_stopped(before, settings):
             saved.load_state_dict(before["callbacks"][saved.state_key])
         else:
             workers = 0 if _all_kept(pictures) else min(_MOST_WORKERS, os.cpu_count() or 1)
-            trainer.fit(learner, Data(pictures, settings, workers=workers), ckpt_path=last if before else None)
-    _take_best(learner, saved)
+            last = out / CHECKPOINTS / LAST if before else None
+            with writing(out), _stoppable():
+                trainer.fit(learner, Data(pictures, settings, workers=workers), ckpt_path=last)
+    _take_best(learner, out / CHECKPOINTS / BEST)
     assert saved.best_model_score is not None  # every epoch has a validation loss
     return Ended(float(saved.best_model_score), trainer.is_global_zero)
 
@@ -112,6 +123,7 @@ def _trainer(settings: Settings, callbacks: list[L.Callback], *, out: Path, wher
         deterministic="warn",
         logger=TensorBoardLogger(out / LOGS, name="", version=""),
         callbacks=callbacks,
+        plugins=[WholeFiles()],
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
@@ -126,9 +138,25 @@ def _has_stopped(content: dict[str, Any], settings: Settings) -> bool:
     return max(waited, default=0) >= settings.patience or content["epoch"] + 1 >= settings.epochs
 
 
-def _take_best(learner: Learner, saved: ModelCheckpoint) -> None:
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turn Lightning's ways of ending the process into exceptions, and give the interrupt key back its meaning."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT) if main else None
+    try:
+        yield
+    except SIGTERMException:
+        raise TerminatedError("the training was asked to stop; re-run the same command to resume") from None
+    except SystemExit:  # of the interrupt key
+        raise KeyboardInterrupt from None
+    finally:
+        if main and before is not None:
+            signal.signal(signal.SIGINT, before)
+
+
+def _take_best(learner: Learner, path: Path) -> None:
     """Fill in the weights of the epoch with the lowest validation loss."""
-    content = torch.load(saved.best_model_path, map_location="cpu", weights_only=True)
+    content = torch.load(path, map_location="cpu", weights_only=True)
     learner.load_state_dict(content["state_dict"], strict=False)
     learner.cpu().eval()
     for parameter in learner.parameters():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image
 
-from camscope.errors import CamscopeError
+from camscope.delimited import read_records
+from camscope.errors import CamscopeError, DelimitedError, reason
 from camscope.explanation import Explanation
 from camscope.explanation.sheets import stages_sheet
-from camscope.files import write_atomically
+from camscope.files import StoreError, write_atomically
 from camscope.images import read
 from camscope.page.lines import Drawn
 from camscope.page.pictures import data_address
@@ -219,8 +219,11 @@ def read_history(path: Path) -> list[dict[str, float]]:
     """The epochs that were trained, in order; none where the file is missing."""
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    try:
+        header, *rows = (record.cells for record in read_records(path.read_text(encoding="utf-8")))
+        return [{key: float(value) for key, value in zip(header, row, strict=True) if value} for row in rows]
+    except (OSError, ValueError, DelimitedError) as fault:
+        raise StoreError(f"{path} is damaged ({reason(fault)}): remove it, and run the same command again") from None
 
 
 def _safe(drawn: Drawn) -> Drawn:

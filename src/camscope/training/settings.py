@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from camscope.errors import SettingError
+from camscope.errors import SettingError, check_count
 from camscope.training.splits import FRACTIONS
 
 _FROZEN = 2
@@ -48,10 +49,13 @@ class Settings:
     def __post_init__(self) -> None:
         """Refuse values that train nothing."""
         for name in ("epochs", "patience", "batch_size"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"{name} must be at least 1; given: {getattr(self, name)}")
-        if self.rate <= 0 or self.decay < 0 or self.reasons_weight < 0:
-            raise SettingError("rate must be above 0, decay and reasons_weight at least 0")
+            check_count(name, getattr(self, name))
+        for name in ("seed", *(["frozen"] if self.frozen is not None else [])):
+            check_count(name, getattr(self, name), least=0)
+        for name, least in (("rate", math.ulp(0.0)), ("decay", 0.0), ("reasons_weight", 0.0)):
+            value = getattr(self, name)
+            if not least <= value < math.inf:
+                raise SettingError(f"{name} must be finite and {'above' if least else 'at least'} 0, but got {value}")
 
     def frozen_epochs(self, *, learnt: bool) -> int:
         """Epochs in which the head alone is trained, fewer than there are."""

@@ -42,7 +42,7 @@ def split(dataset: Dataset, *, fractions: Sequence[float] = FRACTIONS, seed: int
     Reference:
         Sechidis, Tsoumakas, Vlahavas. On the Stratification of Multi-label Data. ECML PKDD 2011 (here of patients).
     """
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+    if len(fractions) != 3 or not (min(fractions) > 0 and abs(sum(fractions) - 1) <= 1e-6):
         raise SettingError(f"fractions must be three shares above 0 that add up to 1; given: {tuple(fractions)}")
     stated = {example.split for example in dataset.usable} - {""}
     if not stated:

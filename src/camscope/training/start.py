@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from torch import nn
 from camscope.errors import ModelError, SettingError
 from camscope.models.loading import load
 from camscope.models.model import Model
-from camscope.models.weights import file_sha256, mismatches, read_weights, without_prefixes
+from camscope.models.weight_names import match
+from camscope.models.weights import describe, file_sha256, read_weights
 from camscope.training.dataset import Dataset
 
 
@@ -97,14 +98,16 @@ def _named(model: Model, dataset: Dataset, spec: str | Path) -> Model:
 
 def _fill_backbone(net: nn.Module, path: Path, *, classes: int) -> None:
     own = net.state_dict()
-    state = dict(without_prefixes(read_weights(path), own))
+    state = read_weights(path)
+    found = match(state, own, origin=str(path))
     heads = tuple(f"{name}." for name in head_of(net, classes))
-    kept: Mapping[str, torch.Tensor] = {
-        k: v for k, v in state.items() if not (k.startswith(heads) and (k not in own or v.shape != own[k].shape))
-    }
-    wrong = [text for text in mismatches(kept, own) if not text.startswith(heads)]
-    if wrong:
-        raise ModelError(f"{path} does not fit the network: {'; '.join(wrong[:5])}")
+    kept = {k: v for k, v in found.state.items() if not (k.startswith(heads) and v.shape != own[k].shape)}
+    backbone = {k: v for k, v in own.items() if not k.startswith(heads)}
+    foreign = [name for name in found.foreign if not name.removeprefix(found.prefix).startswith(heads)]
+    missing = [k for k in found.missing if k in backbone]
+    rest = dataclasses.replace(found, state=kept, missing=missing, foreign=foreign)
+    if rest.problems(own):
+        raise ModelError(f"{path} does not fit the network: {describe(rest, state, own)}")
     net.load_state_dict(kept, strict=False)
 
 

@@ -1,7 +1,8 @@
 import pytest
 
-from camscope.cli.methods import check_settings, methods, settings_of
+from camscope.cli.methods import methods
 from camscope.errors import MethodError, SettingError
+from camscope.explanation.settings import check_settings, settings_of
 from camscope.methods import METHODS
 
 

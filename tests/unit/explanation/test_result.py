@@ -1,11 +1,14 @@
 import hashlib
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import nn
 
 import camscope as cs
 from camscope.errors import SettingError
@@ -104,3 +107,13 @@ def test_however_many_files_are_written_the_map_is_scaled_once(e, tmp_path, monk
     assert len(scaled) == 1
     e.save(tmp_path / "few", write="original,npy")
     assert len(scaled) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such file names")
+def test_a_file_name_that_is_not_utf8_is_kept(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    Image.new("RGB", (20, 16), "red").save(path)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    e = cs.explain(net, path, preprocess=cs.Preprocess((32, 32)))
+    e.save(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "explanation.json").read_text(encoding="utf-8"))["source"] == str(path)

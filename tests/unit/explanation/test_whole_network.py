@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import camscope as cs
-from camscope.errors import MethodError
+from camscope.errors import MethodError, SettingError
 
 
 @pytest.fixture
@@ -56,8 +56,10 @@ def test_a_function_of_the_whole_network_is_a_method(model, picture, pictures):
 
     x = pictures(2, 3, 32, 32, dtype=torch.float32)
     torch.testing.assert_close(cs.cam(model.net, x, method=norms, factor=2.0), 2 * x.norm(dim=1))
-    e = cs.explain(model, picture, method=norms, settings={"factor": 3.0, "samples": 4})
+    e = cs.explain(model, picture, method=norms, settings={"factor": 3.0})
     assert (e.method, e.layer) == ("norms", "whole network")
+    with pytest.raises(SettingError, match="no setting called 'samples'"):
+        cs.explain(model, picture, method=norms, settings={"samples": 4})
 
 
 def test_networks_without_a_layer_to_explain_can_still_be_explained_whole(pictures):

@@ -397,3 +397,103 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(MissingExtraError, match=r"reading scan\.dcm needs pydicom: pip install 'camscope\[dicom\]'"):
         decode(data, "scan.dcm")
+
+
+# Windows, old files, patients' names
+
+
+@pytest.mark.parametrize("interpretation", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(
+    ("window", "noted"),
+    [
+        ({}, False),
+        ({"WindowCenter": 2048, "WindowWidth": 4096}, False),
+        ({"WindowCenter": 2048, "WindowWidth": 1500}, False),
+        ({"WindowCenter": 127, "WindowWidth": 255}, True),
+        ({"WindowCenter": 10000, "WindowWidth": 500}, True),
+        ({"WindowCenter": -3000, "WindowWidth": 500}, True),
+        ({"WindowCenter": 2048, "WindowWidth": 1}, True),
+    ],
+)
+def test_a_window_that_leaves_hardly_any_grey_levels_is_kept_and_noted(window, noted, interpretation):
+    ramp = np.tile(np.linspace(0, 4095, 64).astype(np.uint16), (64, 1))
+    picture = shown(dataset(ramp, bits=12, PhotometricInterpretation=interpretation, **window))
+    assert len(picture.notes) == noted
+    if noted:
+        assert f"window (centre {window['WindowCenter']}, width {window['WindowWidth']}) shows" in picture.notes[0]
+        assert "grey levels; the values of the file go from 0 to 4095" in picture.notes[0]
+
+
+def test_a_picture_of_two_values_has_no_note_of_its_window():
+    mask = (RANDOM.random((64, 64)) > 0.5).astype(np.uint16) * 4095
+    assert shown(dataset(mask, bits=12, WindowCenter=2048, WindowWidth=1000)).notes == ()
+
+
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.RLELossless])
+@pytest.mark.parametrize("name", ["a.dcm", "IM0001"])
+def test_files_without_a_preamble_are_read(tmp_path, name, syntax):
+    d = dataset(DEEP, bits=12)
+    if syntax.is_encapsulated:
+        d.compress(syntax)
+    d.file_meta.TransferSyntaxUID = syntax
+    (tmp_path / name).write_bytes(content(d)[132:])
+    np.testing.assert_array_equal(read(tmp_path / name).pixels, shown(dataset(DEEP, bits=12)).pixels)
+    assert peek(tmp_path / name).size == DEEP.shape
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_files_without_file_meta_are_read(tmp_path, implicit):
+    d = dataset(DEEP, bits=12)
+    del d.file_meta
+    file = io.BytesIO()
+    d.save_as(file, implicit_vr=implicit, little_endian=True, enforce_file_format=False)
+    path = tmp_path / "a.dcm"
+    path.write_bytes(file.getvalue())
+    assert file.getvalue()[128:132] != b"DICM"
+    np.testing.assert_array_equal(read(path).pixels, shown(dataset(DEEP, bits=12)).pixels)
+    assert peek(path).facts["patient"] == "patient 7"
+
+
+def test_what_only_begins_like_a_file_without_preamble_is_refused(tmp_path):
+    assert_refused(tmp_path, b"\x08\0\x05\0" + bytes(400), "DICOM|damaged", functions=[read])
+    d = dataset(DEEP)
+    del d.PixelData
+    assert_refused(tmp_path, content(d)[132:], "no pixels follow", functions=[read])
+
+
+def test_a_deflated_file_is_read_and_a_bomb_is_not(tmp_path, monkeypatch):
+    d = dataset(DEEP, bits=12)
+    d.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
+    np.testing.assert_array_equal(shown(d).pixels, shown(dataset(DEEP, bits=12)).pixels)
+    bomb = dataset(np.zeros((2000, 2000), np.uint16))
+    bomb.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
+    assert len(content(bomb)) < 50_000
+    monkeypatch.setattr("camscope.images.dicom.MAX_BYTES", 1_000_000)
+    assert_refused(tmp_path, content(bomb), "unpacks to more than 1,000,000 bytes")
+
+
+def test_a_size_that_a_functional_group_brings_is_checked_too(tmp_path):
+    inner = Dataset()
+    inner.Rows = inner.Columns = 60000
+    group = Dataset()
+    group.PixelMeasuresSequence = [inner]
+    d = dataset(GREY, SharedFunctionalGroupsSequence=[group])
+    assert_refused(tmp_path, content(d), "more than 178,956,970 pixels", functions=[read])
+
+
+def test_no_name_of_a_patient_is_printed(tmp_path, capfd):
+    whole = content(dataset(GREY, SpecificCharacterSet="ISO_IR 100", WindowCenter="1234567", WindowWidth="10"))
+    shifted = [whole.replace(b"ISO_IR 100", b"Doe^Joe XY"), whole.replace(b"1234567", b"Doe^Joe")]
+    path, said = tmp_path / "a.dcm", []
+    for data in (*shifted, shifted[0][:-100], shifted[1][:-100]):
+        assert b"Doe" in data
+        path.write_bytes(data)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for function in (read, peek):
+                try:
+                    function(path)
+                except PictureError as error:
+                    said.append(str(error))
+        said += [str(warning.message) for warning in caught]
+    assert not re.search("Doe|Somebody", "".join([*said, *capfd.readouterr()]))

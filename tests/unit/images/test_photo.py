@@ -352,17 +352,47 @@ def test_arrays_are_copied():
     ("array", "says"),
     [
         (np.zeros(5, np.uint8), r"shape \(5,\)"),
-        (np.zeros((3, 4, 5), np.uint8), "channels come last"),
-        (np.zeros((4, 5, 4), np.uint8), r"\(H, W, 3\)$"),
+        (np.zeros((40, 40, 40), np.uint8), "fewer channels than rows and columns"),
+        (np.zeros((2, 4, 5, 3), np.uint8), r"\(H, W, C\)$"),
+        (np.full((4, 5), np.inf), "inf"),
+        (np.zeros((4, 5), np.int8), "int8"),
+        (np.zeros((4, 5), complex), "complex128"),
         (np.zeros((0, 5), np.uint8), "no pixels"),
         (np.zeros((4, 5), np.int64), "int64"),
         (np.zeros((4, 5), bool), "bool"),
         (np.full((4, 5), 200.0), r"from 200 to 200.*\[0, 1\]"),
         (np.full((4, 5), np.nan), "NaN"),
-        (["not", "an", "array"], "'list'"),
+        (["not", "an", "array"], "of type list"),
     ],
     ids=str,
 )
 def test_what_is_no_picture(array, says):
     with pytest.raises(PictureError, match=says):
         as_picture(array)
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz", "scan.NII.GZ"])
+def test_a_volume_is_refused_with_what_to_do(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x1f\x8b" + bytes(600))
+    with pytest.raises(PictureError, match=r"NIfTI volume, which is not read yet; pass one slice as an array"):
+        read(tmp_path / name)
+
+
+def test_a_file_larger_than_the_limit_is_not_read(tmp_path):
+    path = tmp_path / "sparse.tif"
+    with path.open("wb") as file:
+        file.truncate(3 << 30)
+    for function in (read, peek):
+        with pytest.raises(PictureError, match="3,221,225,472 bytes, more than the 2,147,483,648"):
+            function(path)
+
+
+def test_a_lack_of_memory_is_the_error_of_one_picture(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.png", RGB)
+
+    def fails(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("camscope.images.photo.from_pillow", fails)
+    with pytest.raises(PictureError, match=r"a\.png' needs more memory than there is"):
+        read(path)

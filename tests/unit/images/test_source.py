@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import camscope as cs
 from camscope.errors import MissingExtraError, PictureError
+from camscope.files import StoreError, place
 from camscope.images import decode, fetch, peek, read
 
 fsspec = pytest.importorskip("fsspec")
@@ -52,7 +54,10 @@ def test_a_remote_picture_is_read_and_named_by_its_address(remote):
     [
         ("memory://cohort/missing.png", "there is no file 'memory://cohort/missing.png'"),
         ("memory://cohort/empty.png", "is empty"),
-        ("nosuchplace://cohort/a.png", "cannot read 'nosuchplace://cohort/a.png': Protocol not known"),
+        (
+            "nosuchplace://cohort/a.png",
+            "cannot use the address 'nosuchplace://cohort/a.png': possible schemes are file://",
+        ),
     ],
 )
 def test_what_cannot_be_fetched_from_elsewhere(remote, source, says, use):
@@ -102,3 +107,42 @@ def test_a_frame_is_no_part_of_the_name_unless_there_is_such_a_file(local):
 def test_what_is_fetched_is_what_read_decodes(local):
     picture = decode(fetch(local), str(local))
     np.testing.assert_array_equal(picture.pixels, read(local).pixels)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "reference://?fo=/etc/passwd",
+        "zip://a.png::file:///tmp/a.zip",
+        "file:///etc/::passwd",
+        "s3://bucket/a.png::zip://x",
+        "github://owner:repo@main/a.png",
+        "ssh://host/a.png",
+        "jar://a",
+        "S3://bucket/a.png",
+        "data://text/plain,x",
+    ],
+)
+def test_addresses_that_are_not_possible(address):
+    with pytest.raises(PictureError, match="cannot use the address"):
+        fetch(address)
+    with pytest.raises(StoreError, match="cannot use the address"):
+        place(address)
+
+
+def test_a_chain_without_a_scheme_is_the_name_of_a_file(tmp_path, monkeypatch):
+    (tmp_path / "a::b.png").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    assert fetch("a::b.png") == b"x"
+    with pytest.raises(PictureError, match="there is no file"):
+        fetch("simplecache::file:///etc/passwd")
+
+
+def test_an_image_cell_cannot_read_through_other_schemes(make_study, tmp_path):
+    path = make_study(2)
+    (tmp_path / "secret.json").write_text("{}")
+    table = path.parent / "cohort.csv"
+    table.write_text(table.read_text().replace("P000/PA.png", f"reference://x?fo={tmp_path}/secret.json", 1))
+    rows = list(cs.run(cs.Study.read(path), tmp_path / "out", device="cpu"))
+    assert {row["message"] for row in rows if row["case"] == 0 and row["status"] == "failed"} != set()
+    assert all("cannot use the address" in row["message"] for row in rows if row["status"] == "failed")

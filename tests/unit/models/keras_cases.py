@@ -53,9 +53,9 @@ def small(*, size: int = 32, filters: int = 16, last: str = "softmax") -> Any:
 def nested(*, size: int = 64) -> Any:
     """A backbone as a layer, as it is fine-tuned: frozen, with a head of its own."""
     picture = K.Input((size, size, 3))
-    x = L.Conv2D(8, 3, strides=2, padding="same", use_bias=False, name="stem")(picture)
+    x = L.Conv2D(16, 3, strides=2, padding="same", use_bias=False, name="stem")(picture)
     x = L.ReLU(6.0, name="early")(L.BatchNormalization()(x))
-    x = L.add([x, L.SeparableConv2D(8, 3, padding="same")(x)])
+    x = L.add([x, L.SeparableConv2D(16, 3, padding="same")(x)])
     x = L.DepthwiseConv2D(3, strides=2, padding="same")(x)
     backbone = K.Model(picture, L.MaxPool2D()(L.ReLU(name="late")(x)), name="backbone.v1")
     backbone.trainable = False
@@ -269,13 +269,6 @@ def test_custom_objects(tmp_path: Path, ending: str) -> None:
     assert torch.equal(copy.deepcopy(model.net)(x), model.net(x))
     with pytest.raises(ModelError, match="cannot be written as a bundle"):
         model.save(tmp_path / "bundle")
-
-
-@pytest.mark.parametrize("ending", [".keras", ".h5"])
-def test_code_in_a_file_is_never_run(tmp_path: Path, ending: str) -> None:
-    path = saved(with_layer(L.Lambda(lambda x: 2 * x)), tmp_path, ending)
-    with pytest.raises(ModelError, match="holds a Lambda layer, code that would run"):
-        cs.load(path)
 
 
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:

@@ -113,9 +113,9 @@ def planted(*strides):
         3: (nn.Conv3d, nn.AdaptiveAvgPool3d),
     }
     conv, pool = kinds[len(strides[0])]
-    convs = [conv(2 if i else 1, 2, stride, stride, bias=False) for i, stride in enumerate(strides)]
+    convs = [conv(16 if i else 1, 16, stride, stride, bias=False) for i, stride in enumerate(strides)]
     layers = [part for one in convs for part in (one, nn.ReLU())]
-    net = nn.Sequential(*layers, pool(1), nn.Flatten(), nn.Linear(2, 1))
+    net = nn.Sequential(*layers, pool(1), nn.Flatten(), nn.Linear(16, 1))
     for p in net.parameters():
         nn.init.constant_(p, 0.25)
     return net
@@ -224,7 +224,7 @@ def test_members_with_other_grids_are_not_added_and_the_share_is_told():
     image = torch.zeros(64, 64, 3)
     image[..., 0], image[..., 1] = 1.0, 1 / 3
     e = cs.explain(model, image.mul(255).byte().numpy(), target=0)
-    share = 75 if "0" in choice.name else 25
+    share = 75 if "members.0" in choice.name else 25
     assert any(f"carries {share}% of the score" in note for note in e.notes)
     with pytest.raises(LayerError, match="maps have one size"):
         cs.cam(net, x, targets=0, layer=["members.0.body", "members.1.body"])

@@ -13,8 +13,8 @@ from torchvision import models, transforms
 from camscope.errors import ModelError, PictureError, SettingError
 from camscope.images.picture import Picture
 from camscope.models.preprocess import Preprocess
-from camscope.models.sources.timm import _preprocess as of_timm
-from camscope.models.sources.torchvision import _preprocess as of_torchvision
+from camscope.models.sources.timm import preprocess_of as of_timm
+from camscope.models.sources.torchvision import preprocess_of as of_torchvision
 
 SIZES = [(301, 217), (217, 301), (97, 640), (224, 224), (333, 333), (50, 41)]
 
@@ -214,3 +214,32 @@ def test_values_that_are_not_possible():
     for key, value in (("order", "gbr"), ("centre", "ceiling"), ("fit", "zoom")):
         with pytest.raises(SettingError, match=f"{key} cannot be '{value}'; possible: "):
             Preprocess(**{key: value})
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("channels", [2, 4, 7])
+def test_each_band_becomes_what_it_would_as_a_grey_picture(channels, fit, bits):
+    mean, std = tuple(np.linspace(0.2, 0.6, channels)), tuple(np.linspace(0.1, 0.5, channels))
+    picture = picture_of((61, 83), channels, bits=bits)
+    whole, window = Preprocess((32, 40), mean, std, fit=fit)(picture)
+    assert whole.shape == (channels, 32, 40)
+    for i in range(channels):
+        band = Picture(picture.pixels[..., [i]], bits=bits)
+        alone, its_window = Preprocess((32, 40), mean[i : i + 1], std[i : i + 1], fit=fit)(band)
+        torch.testing.assert_close(whole[[i]], alone, rtol=0, atol=1e-6)
+        assert window == its_window
+
+
+@pytest.mark.parametrize(("has", "takes"), [(4, 3), (3, 4), (4, 1), (1, 4), (2, 3), (13, 4)])
+def test_a_picture_of_another_number_of_channels_is_refused(has, takes):
+    with pytest.raises(PictureError, match=rf"has {has} channel\(s\) and the network takes {takes}"):
+        Preprocess((32, 32), (0.5,) * takes, (0.5,) * takes)(picture_of((40, 50), has))
+
+
+@pytest.mark.parametrize("values", [(), (0.5, 0.5)])
+def test_mean_and_std_must_have_one_number_per_channel(values):
+    with pytest.raises(SettingError, match="one number per channel"):
+        Preprocess(mean=values, std=(0.5,) * 3)
+    with pytest.raises(SettingError, match="'bgr' is of 3 channels"):
+        Preprocess(mean=(0.5,) * 4, std=(0.5,) * 4, order="bgr")

@@ -1,4 +1,5 @@
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -74,3 +75,10 @@ def test_few_states_are_no_grid(pictures):
 
     torch.manual_seed(0)
     assert default_layer(Mixer(), pictures(1, 3, 32, 32, dtype=torch.float32)) == "body"
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_a_single_class_reads_more_than_the_sum_of_the_features(pictures, classes):
+    """The sum of what a layer norm returns is the same for every image."""
+    net = timm.create_model("test_convnext", num_classes=classes)
+    assert default_layer(net, pictures(1, 3, 64, 64, dtype=torch.float32)) == "stages"

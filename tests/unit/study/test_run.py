@@ -46,6 +46,7 @@ def test_a_run_that_stops_goes_on(make_study, tmp_path, monkeypatch):
     assert status(tmp_path / "one") == {
         "cases": 20,
         "rows": {"ok": 20, "not asked": 20},
+        "damaged": [],
         "finished": True,
         "running": False,
     }

@@ -246,4 +246,4 @@ def test_the_logit_is_explained_through_what_follows_the_softmax(x, end):
 
 def test_outputs_that_are_no_rows_per_image_are_refused(x):
     with pytest.raises(cs.errors.TargetError, match=r"one row of scores per image \(batch of 2\), but got \(4,\)"):
-        cs.cam(Outputs(lambda _, z: z.flatten()), x)
+        cs.cam(Outputs(lambda _, z: z.flatten()), x, layer="body")

@@ -1,12 +1,18 @@
 import dataclasses
+import errno
 import json
+import os
+import shutil
+import signal
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
+from PIL import Image
 
 import camscope as cs
-from camscope.errors import SettingError
+from camscope.errors import SettingError, StoreError, TerminatedError
 from camscope.training.dataset import SPLITS, read_dataset
 from camscope.training.fit import train
 from camscope.training.settings import Settings
@@ -136,3 +142,120 @@ def outside(model, examples):
         heat = cs.explain(model, e.source, target=0).heatmap
         found.append(1 - heat[2:30, 20:34].sum() / heat.sum() if heat.any() else 1.0)
     return sum(found) / len(found)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory):
+    """Pictures, a training of them, and the same stopped in its third epoch."""
+    place = tmp_path_factory.mktemp("trainings")
+    for c, name in enumerate(("cat", "dog")):
+        (place / "data" / name).mkdir(parents=True)
+        for n in range(12):
+            pixels = np.random.default_rng([c, n]).integers(0, 90, (32, 36), np.uint8)
+            pixels[2 + 10 * c : 10 + 10 * c, 6:14] += 130
+            Image.fromarray(pixels).save(place / "data" / name / f"{n}.png")
+    whole, _ = trained(place / "data", place / "whole")
+
+    def kill(text):
+        if text.startswith("epoch 3"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        trained(place / "data", place / "stopped", say=kill)
+    return place, whole
+
+
+@pytest.fixture
+def stopped(trainings, tmp_path):
+    """The pictures, a copy of the stopped training, and what it would have become."""
+    place, whole = trainings
+    shutil.copytree(place / "stopped", tmp_path / "stopped")
+    return place / "data", tmp_path / "stopped", whole
+
+
+@pytest.mark.parametrize(
+    ("damage", "names"),
+    [(cut, ["last"]), (emptied, ["last"]), (flipped, ["last"]), (flipped, ["best"]), (cut, ["last", "best"])],
+)
+def test_damaged_checkpoints_are_passed_over_with_a_note(stopped, damage, names):
+    folder, out, whole = stopped
+    for name in names:
+        damage(out / f"checkpoints/{name}.ckpt")
+    said = []
+    resumed, _ = trained(folder, out, say=said.append)
+    for name in names:
+        assert sum(f"{name}.ckpt is damaged and passed over" in text for text in said) == 1
+    assert ("going on after epoch" in " ".join(said)) == ("best" not in names)
+    assert resumed.digest == whole.digest
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_training_that_was_moved_goes_on(trainings, tmp_path, finished):
+    place, whole = trainings
+    name = "whole" if finished else "stopped"
+    shutil.copytree(place / name, tmp_path / "copy", ignore=shutil.ignore_patterns(".*"))
+    (place / name).rename(place / "away")
+    try:
+        resumed, _ = trained(place / "data", tmp_path / "copy")
+    finally:
+        (place / "away").rename(place / name)
+    assert resumed.digest == whole.digest
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, TerminatedError), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_stops_a_training_that_can_go_on(stopped, tmp_path, number, error):
+    folder, _, whole = stopped
+    handler = signal.getsignal(signal.SIGINT)
+
+    def send(text):
+        if text.startswith("epoch 2"):
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(error):
+        trained(folder, tmp_path / "out", say=send)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not (tmp_path / "out/model.json").exists()
+    said = []
+    resumed, _ = trained(folder, tmp_path / "out", say=said.append)
+    assert any(text.startswith("going on after epoch") for text in said)
+    assert resumed.digest == whole.digest
+
+
+def test_a_disk_that_fills_up_is_one_sentence(class_folders, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fill(text):
+        if text.startswith("epoch 1"):
+            monkeypatch.setattr(os, "fsync", full)
+
+    folder = class_folders(12)
+    with pytest.raises(StoreError, match=r"cannot write .*: No space left on device"):
+        trained(folder, tmp_path / "out", say=fill)
+    monkeypatch.undo()
+    said = []
+    trained(folder, tmp_path / "out", say=said.append)
+    assert not list((tmp_path / "out").rglob("*.part"))
+
+
+def test_a_folder_of_others_is_refused_before_anything_is_written(class_folders, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/model.json").write_text("mine")
+    with pytest.raises(StoreError, match="is not empty, and not a folder of a training"):
+        trained(class_folders(8), tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.json"]

@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +15,25 @@ from torch import nn
 from camscope.errors import ModelError, SettingError, nearest, require
 from camscope.models.model import Model, Outcome, Recipe
 from camscope.models.published import reachable
+from camscope.models.sources.hf_dense import Detector, Segmenter
 from camscope.models.sources.hf_pictures import preprocess_of
 from camscope.models.sources.hf_texts import Embedding, Similarities, text_embeddings
 from camscope.models.sources.registry import source
+from camscope.models.weight_names import ALL, KeyFilter
 from camscope.models.weights import file_sha256, fill, read_weights
 
-Kind = Literal["classifier", "texts", "embedding"]
+Task = Literal["classifier", "texts", "embedding", "boxes", "maps"]
+
+# What the architecture in a model's config.json says of its task.
+_TASKS: dict[str, Task] = {
+    "ForImageClassification": "classifier",
+    "ForObjectDetection": "boxes",
+    "ForSemanticSegmentation": "maps",
+    "ForUniversalSegmentation": "maps",
+    "ForInstanceSegmentation": "maps",
+}
+_TRUNK = re.compile(r"Model(WithProjection)?$|^$")
+_TAKEN = "image classifiers, embeddings, CLIP and SigLIP, object detectors and semantic segmentation"
 
 # What transformers would take for settings of its loaders, and what load has arguments of its own for.
 _RESERVED = ("num_labels", "id2label", "label2id", "trust_remote_code", "state_dict", "config")
@@ -54,11 +67,13 @@ def make(
     input_size: tuple[int, int] | None,
     options: Mapping[str, Any],
     labels: Sequence[str] | None = None,
+    keys: KeyFilter = ALL,
 ) -> Model:
     """A model of transformers with its processor's preprocessing and its own class names.
 
-    A model of pictures and texts (CLIP, SigLIP) scores how similar the picture is to each of ``labels``; without
-    labels, and for a model without a classifier, the output is the embedding.
+    The architecture in the model's configuration says what it is for. A model of pictures and texts (CLIP, SigLIP)
+    scores how similar the picture is to each of ``labels``; without labels, and for a model without a classifier, the
+    output is the embedding. Detectors return boxes and segmentation networks maps of scores, as torchvision's do.
 
     Args:
         name: an id on the hub, such as "microsoft/resnet-50", or a folder.
@@ -67,6 +82,7 @@ def make(
         input_size: as for ``load``.
         options: keywords of the model's configuration, such as ``{"attention_probs_dropout_prob": 0}``.
         labels: the texts, where the model takes texts.
+        keys: as for ``fill``.
     """
     require("transformers", f"hf:{name}", "hf")
     reserved = [key for key in options if key in _RESERVED]
@@ -74,24 +90,33 @@ def make(
         raise SettingError(f"{reserved[0]} is not for options: load has weights=, classes= and labels= for that")
     offline = Path(name).is_dir() or not _hub_answers()
     with _quiet():
-        config = _configuration(name, options, classes=classes, offline=offline)
-        kind = _kind(config, classes, labels)
-        net, sha256 = _model(name, config, kind, weights=weights, fresh_head=classes is not None, offline=offline)
-        preprocess = preprocess_of(name, config, offline=offline)
+        config = _configuration(name, options, offline=offline)
+        task = _task(name, config, classes, labels)
+        if task in ("boxes", "maps"):
+            _check_classes(name, config, classes, labels)
+        elif classes is not None:
+            config.num_labels = classes
+        given: dict[str, Any] = {"weights": weights, "keys": keys, "offline": offline}
+        net, facts = _model(name, config, task, fresh_head=classes is not None, **given)
+        preprocess = preprocess_of(name, config, offline=offline, whole=task in ("boxes", "maps"))
         preprocess = preprocess if input_size is None else preprocess.at(input_size)
         resized = _is_resized(net, config, preprocess.input_size)
-        if kind != "classifier":
-            net = _embedding(net, kind, labels, name=name, resized=resized, weights=weights, offline=offline)
+        if task in ("texts", "embedding"):
+            net, facts = _embedding(net, task, labels, name=name, resized=resized, **given)
         elif resized:
             net.register_forward_pre_hook(_interpolate, with_kwargs=True)
-    count = config.num_labels if kind == "classifier" else (len(labels or ()) if kind == "texts" else 0)
+        if task in ("boxes", "maps"):
+            net = Detector(net, config.num_labels) if task == "boxes" else Segmenter(net)
+    sha256 = file_sha256(weights) if isinstance(weights, Path) else None
+    count = {"texts": len(labels or ()), "embedding": 0}.get(task, config.num_labels)
     return Model(
         f"hf:{name}",
         net,
         preprocess=preprocess,
-        labels=_labels(config) if kind == "classifier" else tuple(labels or ()),
-        outcome=_outcome(config, net),
+        labels=tuple(labels or ()) if task in ("texts", "embedding") else labels_of(config, task),
+        outcome="boxes" if task == "boxes" else outcome_of(config, net),
         recipe=Recipe(f"hf:{name}", classes=count, options=dict(options), weights=str(weights), sha256=sha256),
+        facts=facts,
     )
 
 
@@ -116,13 +141,12 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _configuration(name: str, options: Mapping[str, Any], *, classes: int | None, offline: bool) -> Any:
+def _configuration(name: str, options: Mapping[str, Any], *, offline: bool) -> Any:
     from transformers import AutoConfig
 
-    keywords = dict(options) if classes is None else {"num_labels": classes, **options}
     try:
         config, unknown = AutoConfig.from_pretrained(
-            name, return_unused_kwargs=True, local_files_only=offline, trust_remote_code=False, **keywords
+            name, return_unused_kwargs=True, local_files_only=offline, trust_remote_code=False, **options
         )
     except (OSError, ValueError) as error:
         raise _absent(name, error, offline=offline) from error
@@ -135,6 +159,8 @@ def _configuration(name: str, options: Mapping[str, Any], *, classes: int | None
 
 
 def _absent(name: str, error: Exception, *, offline: bool) -> ModelError:
+    if "trust_remote_code" in str(error):
+        return ModelError(f"hf:{name} is code of its makers, which camscope never runs: make the network yourself")
     if Path(name).is_dir():
         return ModelError(f"{name} is not a folder of transformers ({_first_line(error)}): save_pretrained writes one")
     if offline:
@@ -149,90 +175,157 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _kind(config: Any, classes: int | None, labels: Sequence[str] | None) -> Kind:
-    """What the output is: scores of classes, similarities to texts, or an embedding."""
+def _task(name: str, config: Any, classes: int | None, labels: Sequence[str] | None) -> Task:
+    """Return what the model is for, by the architecture that its configuration names.
+
+    Raises:
+        ModelError: for a task that is none of those.
+        SettingError: classes for a model that can have no classifier.
+    """
     from transformers import AutoModelForImageClassification as Classifier
     from transformers import AutoModelForZeroShotImageClassification as OfTexts
 
-    written_as = config.architectures
-    if any("ForImageClassification" in architecture for architecture in written_as):
-        return "classifier"
-    if type(config) in OfTexts._model_mapping and (labels or classes is None):
+    architecture = next(iter(config.architectures), "")
+    stated = next((task for part, task in _TASKS.items() if part in architecture), None)
+    if stated is not None:
+        return stated
+    can_classify = type(config) in Classifier._model_mapping
+    is_trunk = _TRUNK.search(architecture) is not None
+    if is_trunk and type(config) in OfTexts._model_mapping and (labels or classes is None):
         return "texts"
-    return "classifier" if type(config) in Classifier._model_mapping and (classes or not written_as) else "embedding"
+    if can_classify and (classes is not None or not architecture):
+        return "classifier"
+    if not is_trunk:
+        purpose = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", architecture.rpartition("For")[2]).lower()
+        more = "; classes= makes a classifier with a new head of it" if can_classify else ""
+        raise ModelError(f"hf:{name} ({architecture}) is for {purpose}, and camscope takes {_TAKEN}{more}")
+    if classes is not None:
+        raise SettingError(f"transformers has no classifier on {config.model_type}: leave classes and labels out")
+    return "embedding"
+
+
+def _check_classes(name: str, config: Any, classes: int | None, labels: Sequence[str] | None) -> None:
+    """Check that classes and labels are those of a detector or segmentation network, which gets no new head.
+
+    Raises:
+        SettingError: they are not.
+    """
+    own = config.num_labels
+    both = (len(labels or ()), own) == (2, 1)
+    if own == 1 and len(labels or ()) == 1:
+        raise SettingError(f"hf:{name} has one class and its background: give two labels, the background first")
+    if classes not in (None, own) and not both:
+        raise SettingError(f"hf:{name} has {own} classes, and a new head is made for classifiers alone: got {classes}")
 
 
 def _model(
-    name: str, config: Any, kind: Kind, *, weights: str | Path, fresh_head: bool, offline: bool
-) -> tuple[nn.Module, str | None]:
-    """The network with its weights, and the sha256 of the file that they came from."""
-    transformers: Any = importlib.import_module("transformers")
-    autos = {
-        "classifier": transformers.AutoModelForImageClassification,
-        "texts": transformers.AutoModelForZeroShotImageClassification,
-        "embedding": transformers.AutoModel,
-    }
+    name: str, config: Any, task: Task, *, weights: str | Path, keys: KeyFilter, fresh_head: bool, offline: bool
+) -> tuple[nn.Module, dict[str, str]]:
+    """Return the network with its weights, and the facts of ``fill``; `_embedding` fills those without classes."""
+    maker = _maker(name, config, task)
     try:
         if weights != "default":
-            net: nn.Module = autos[kind].from_config(config)
+            config.use_pretrained_backbone = False
+            net: nn.Module = maker.from_config(config) if hasattr(maker, "from_config") else maker(config)
         else:
-            net, found = autos[kind].from_pretrained(
+            more = {"trust_remote_code": False} if hasattr(maker, "from_config") else {}
+            net, found = maker.from_pretrained(
                 name,
                 config=config,
                 output_loading_info=True,
-                ignore_mismatched_sizes=fresh_head,
+                ignore_mismatched_sizes=fresh_head and task == "classifier",
                 local_files_only=offline,
+                **more,
             )
-            _refuse_gaps(name, net, found["missing_keys"], fresh_head=fresh_head)
+            _refuse_gaps(name, net, found, task=task, fresh_head=fresh_head and task == "classifier")
     except (OSError, ValueError, RuntimeError) as error:
         if weights == "default" and isinstance(error, OSError):
             raise _absent(name, error, offline=offline) from error
         raise ModelError(f"transformers cannot build hf:{name}: {_first_line(error)}") from error
-    if not isinstance(weights, Path):
-        return net.float(), None
-    if kind == "classifier":
-        fill(net, read_weights(weights), origin=str(weights))
-    return net.float(), file_sha256(weights)
+    facts: dict[str, str] = {}
+    if isinstance(weights, Path) and task not in ("texts", "embedding"):
+        facts = fill(net, read_weights(weights), origin=str(weights), keys=keys)
+    return net.float(), facts
 
 
-def _refuse_gaps(name: str, net: nn.Module, missing: Iterable[str], *, fresh_head: bool) -> None:
-    """Weights that are not in the file would be random; those of a head are, where a new one was asked for."""
+def _maker(name: str, config: Any, task: Task) -> Any:
+    """Return the class of transformers that makes the network.
+
+    Raises:
+        ModelError: transformers has no such class, or its networks take more than pictures.
+    """
+    transformers: Any = importlib.import_module("transformers")
+    if task == "classifier":
+        return transformers.AutoModelForImageClassification
+    if task == "texts":
+        return transformers.AutoModelForZeroShotImageClassification
+    architecture = next(iter(config.architectures), "AutoModel")
+    maker = getattr(transformers, architecture, None)
+    if maker is None:
+        raise ModelError(f"hf:{name}: transformers has no {architecture}: update it, or make the network yourself")
+    if task != "embedding":
+        parameters = inspect.signature(maker.forward).parameters.values()
+        needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+        if more := [key for key in needed if key not in ("self", "pixel_values")]:
+            raise ModelError(
+                f"hf:{name} ({architecture}) also takes {', '.join(more)}, and camscope gives pictures alone"
+            )
+    return maker
+
+
+def _refuse_gaps(name: str, net: nn.Module, found: Mapping[str, Any], *, task: Task, fresh_head: bool) -> None:
+    """Raise where weights would be random: absent, or of another shape; those of a new classifier may be."""
     trunk = getattr(net, "base_model_prefix", "")
-    gaps = sorted(key for key in missing if not (fresh_head and not key.startswith(f"{trunk}.")))
-    if gaps:
-        listed = ", ".join(gaps[:5]) + (" ..." if len(gaps) > 5 else "")
-        raise ModelError(f"hf:{name} has no weights for {listed}: pass classes= for a new head, or another model")
+    listed = {
+        key if isinstance(key, str) else key[0] for kind in ("missing_keys", "mismatched_keys") for key in found[kind]
+    }
+    of_head = {key for key in listed if trunk and not key.startswith(f"{trunk}.")} if fresh_head else set()
+    if not trunk and fresh_head:
+        of_head = {key for key in listed if key.partition(".")[0] in ("classifier", "head")}
+    if gaps := sorted(listed - of_head):
+        some = ", ".join(gaps[:5]) + (" ..." if len(gaps) > 5 else "")
+        advice = (
+            "pass classes= for a new head, or another model"
+            if task in ("classifier", "embedding")
+            else "name another model"
+        )
+        raise ModelError(f"hf:{name} has no weights for {some}: {advice}")
 
 
 def _embedding(
     net: Any,
-    kind: Kind,
+    task: Task,
     labels: Sequence[str] | None,
     *,
     name: str,
     resized: bool,
     weights: str | Path,
+    keys: KeyFilter,
     offline: bool,
-) -> nn.Module:
-    """A network without classes as one of embeddings, or of similarities to texts; without its text tower."""
+) -> tuple[nn.Module, dict[str, str]]:
+    """Return a network of embeddings, or of similarities to texts, without its text tower; and facts of ``fill``."""
     state = read_weights(weights) if isinstance(weights, Path) else None
-    own = state is not None and not any(key.startswith("model.") for key in state)
+    of_texts = task == "texts" and bool(labels)
+    own = state is not None and not ("texts" in state if of_texts else any(key.startswith("model.") for key in state))
+    facts: dict[str, str] = {}
     if state is not None and own:
-        fill(net, state, origin=str(weights))
+        facts = fill(net, state, origin=str(weights), keys=keys)
     made: nn.Module
-    if kind == "texts" and labels:
+    if of_texts:
         if not hasattr(net, "logit_scale"):
             raise ModelError(f"hf:{name} has no scale for similarities to texts; CLIP and SigLIP have")
         # Weights that a bundle wrote hold the embeddings of the texts.
-        texts = text_embeddings(net, labels, name=name, offline=offline) if state is None or own else state["texts"]
+        texts = (
+            text_embeddings(net, labels or (), name=name, offline=offline) if state is None or own else state["texts"]
+        )
         made = Similarities(net, texts, resized=resized)
     else:
         made = Embedding(net, resized=resized)
-    if kind == "texts":
+    if task == "texts":
         net.text_model = None
     if state is not None and not own:
-        fill(made, state, origin=str(weights))
-    return made
+        facts = fill(made, state, origin=str(weights), keys=keys)
+    return made, facts
 
 
 def _is_resized(net: nn.Module, config: Any, size: tuple[int, int]) -> bool:
@@ -247,13 +340,16 @@ def _interpolate(net: nn.Module, args: Any, keywords: dict[str, Any]) -> tuple[A
     return args, keywords | {"interpolate_pos_encoding": True}
 
 
-def _labels(config: Any) -> tuple[str, ...]:
-    """Class names, unless they are the numbers that transformers makes up."""
+def labels_of(config: Any, task: Task = "classifier") -> tuple[str, ...]:
+    """Return the class names, unless they are the numbers that transformers makes up; of one map also its rest."""
     names = [str(name) for _, name in sorted((config.id2label or {}).items())]
+    if task == "maps" and len(names) == 1:
+        return ("background", names[0])
     return () if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else tuple(names)
 
 
-def _outcome(config: Any, net: nn.Module) -> Outcome:
+def outcome_of(config: Any, net: nn.Module) -> Outcome:
+    """Return whether one class is right or any number of them, by the configuration."""
     if isinstance(net, Similarities):
         # SigLIP judges each text by itself, and has a bias for that; CLIP tells texts from one another.
         return "any" if hasattr(net.model, "logit_bias") else ("one" if len(net.texts) > 1 else "value")

@@ -71,7 +71,7 @@ def text_embeddings(model: Any, texts: Sequence[str], *, name: str, offline: boo
         "model, tokenizer.save_pretrained(FOLDER)"
     )
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(name, local_files_only=offline)
+        tokenizer: Any = AutoTokenizer.from_pretrained(name, local_files_only=offline, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise lacking from error
     longest = model.config.text_config.max_position_embeddings
@@ -87,8 +87,9 @@ def text_embeddings(model: Any, texts: Sequence[str], *, name: str, offline: boo
 
 def _pooled(output: Any) -> Tensor:
     """The one vector of each picture or text in what a model returned."""
-    found = output if isinstance(output, Tensor) else getattr(output, "pooler_output", None)
-    if not isinstance(found, Tensor):
+    fields = [output, getattr(output, "image_embeds", None), getattr(output, "pooler_output", None)]
+    found = next((field for field in fields if isinstance(field, Tensor)), None)
+    if found is None:
         raise ModelError(
             "the model returns no pooled embedding of a picture; name a model with a classifier, or wrap it yourself"
         )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import inspect
 import os
 import re
 import socket
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,18 @@ from camscope.errors import ModelError, SettingError, nearest
 from camscope.models.model import Model, Recipe
 from camscope.models.preprocess import Order, Preprocess
 from camscope.models.published import out_of_reach
+from camscope.models.sources.keras_files import check_file, read_model
 from camscope.models.sources.keras_net import (
     KerasNet,
     architecture,
     from_architecture,
     input_shape,
     keras,
-    sublayers,
 )
+from camscope.models.sources.keras_pixels import Range, expected_range
+from camscope.models.sources.keras_tf_ops import operation_layer
 from camscope.models.sources.registry import source
+from camscope.models.weight_names import ALL, KeyFilter
 from camscope.models.weights import SUFFIXES, file_sha256, fill, read_weights
 
 FILES = (".keras", ".h5", ".hdf5")
@@ -39,10 +41,11 @@ FILES = (".keras", ".h5", ".hdf5")
 # What decides behind load's back which network, weights or preprocessing it is.
 _RESERVED = ("weights", "classes", "input_shape", "input_tensor", "include_top", "include_preprocessing")
 _OF_FILES = ("custom_objects", "preprocess", "architecture")
-# Layers of Keras 2 whose files state settings that Keras 3 does not take from them, and those settings.
-_CHANGED = ("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D", "Conv2DTranspose")
-_DROPPED = {"groups", "kernel_initializer", "kernel_regularizer", "kernel_constraint"}
 _SIZE = (224, 224)
+# Mean and std that bring pixels in [0, 1] to a range.
+_SCALES: dict[Range, tuple[float, float]] = {"[0, 1]": (0.0, 1.0), "[0, 255]": (0.0, 1 / 255), "[-1, 1]": (0.5, 0.5)}
+# Layers and operations that leave probabilities what they are.
+_TRANSPARENT = ("Activation", "Cast", "Dropout", "Flatten", "Identity", "Permute", "Reshape", "Squeeze", "Transpose")
 _PATIENCE = 30.0  # seconds
 
 
@@ -68,28 +71,37 @@ def make(
     classes: int | None,
     input_size: tuple[int, int] | None,
     options: Mapping[str, Any],
+    keys: KeyFilter = ALL,
 ) -> Model:
     """A network of keras.applications with its family's preprocessing, or the model in a file that Keras wrote.
 
-    A file says nothing of how its pictures were prepared: they are squashed to the input size, and pixels are in
-    [0, 1], or in [0, 255] where the model itself rescales or normalises them; ``facts["assumed"]`` says which.
+    A file says nothing of how its pictures were prepared: they are squashed to the input size, and pixels are in the
+    range for which the model's own arithmetic before its first weights is made, or in [0, 1] where there is none;
+    ``facts["assumed"]`` says which, and whether it is a guess.
     ``options={"preprocess": "vgg16"}`` prepares them as ``keras.applications.vgg16.preprocess_input`` does, and
     ``options={"custom_objects": {...}}`` holds the classes that Keras does not know.
     """
     package = keras()
+    operation_layer()  # which Keras must know before it copies a model that has such layers
     from_file = "architecture" in options or Path(name).suffix.lower() in FILES
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), package.device("cpu"):
         warnings.simplefilter("ignore")  # Keras' own concern how a model was built
         build = _from_file if from_file else _application
-        model = build(name, weights=weights, classes=classes, input_size=input_size, options=options)
+        model = build(name, weights=weights, classes=classes, input_size=input_size, options=options, keys=keys)
     if from_file and not {"architecture", "preprocess"} & options.keys():
         high, wide = model.preprocess.input_size
-        scale = "[0, 1]" if model.preprocess.std[0] == 1 else "[0, 255], which the model's first layers rescale"
+        scale = model.facts.get("pixels")
+        known = f"{scale}, as the arithmetic before the first weights expects"
+        guess = (
+            "[0, 1], which is a guess: nothing in the model tells the range, so pass mean=0 and std=1 where this is "
+            "right, or mean=0 and std=0.00392157 if it was trained on pixels in [0, 255]"
+        )
         assumed = (
             "the file does not say how its pictures were prepared; without mean and std they are squashed to "
-            f"{high} x {wide}, with pixels in {scale}"
+            f"{high} x {wide}, with pixels in {known if scale else guess}"
         )
-        return replace(model, facts={"assumed": assumed})
+        facts = {key: fact for key, fact in model.facts.items() if key != "pixels"}
+        return replace(model, facts={"assumed": assumed, **facts})
     return model
 
 
@@ -100,6 +112,7 @@ def _application(
     classes: int | None,
     input_size: tuple[int, int] | None,
     options: Mapping[str, Any],
+    keys: KeyFilter,
 ) -> Model:
     package = keras()
     spec = f"keras:{name}"
@@ -116,8 +129,9 @@ def _application(
         keywords["input_shape"] = (*input_size, 3)
     model = _published(spec, maker, keywords) if weights == "default" else _build(spec, maker, keywords)
     net, sha256 = KerasNet(model), None
+    facts: dict[str, str] = {}
     if isinstance(weights, Path):
-        _fill_from(net, weights)
+        facts = _fill_from(net, weights, keys)
         sha256 = file_sha256(weights)
     outputs = int(model.output_shape[-1])
     return Model(
@@ -126,6 +140,7 @@ def _application(
         preprocess=_family(maker.__module__, _size_of(model)),
         labels=_imagenet() if outputs == len(_imagenet()) else (),
         recipe=Recipe(spec, classes=outputs, options=dict(options), weights=str(weights), sha256=sha256),
+        facts=facts,
     )
 
 
@@ -170,17 +185,20 @@ def _published(spec: str, maker: Callable[..., Any], keywords: Mapping[str, Any]
     return model
 
 
-def _fill_from(net: KerasNet, path: Path) -> None:
-    """Fill in a file of weights: one of PyTorch's kind under this network's names, or one that Keras wrote."""
+def _fill_from(net: KerasNet, path: Path, keys: KeyFilter) -> dict[str, str]:
+    """Fill in a file of weights, of PyTorch's kind or Keras', and return facts on it."""
     if path.suffix.lower() in SUFFIXES:
-        fill(net, read_weights(path), origin=str(path))
-        return
+        return fill(net, read_weights(path), origin=str(path), keys=keys)
+    if keys != ALL:
+        raise SettingError(f"ignore= and prefix= are for weights files of PyTorch, and {path} is none")
     if path.suffix.lower() not in FILES:
         raise ModelError(f"{path} is no weights file that can be read; possible: {', '.join((*FILES, *SUFFIXES))}")
+    check_file(path)
     try:
         net.keras_model.load_weights(str(path))
     except Exception as error:  # h5py's and Keras' own, of every class
         raise ModelError(f"{path} does not fit the network {net.keras_model.name!r}: {_first_line(error)}") from error
+    return {}
 
 
 def _from_file(
@@ -190,6 +208,7 @@ def _from_file(
     classes: int | None,
     input_size: tuple[int, int] | None,
     options: Mapping[str, Any],
+    keys: KeyFilter,
 ) -> Model:
     """The model in a file, or the one that a bundle describes."""
     unknown = [key for key in options if key not in _OF_FILES]
@@ -197,17 +216,19 @@ def _from_file(
         raise SettingError(nearest("option for a Keras file", unknown[0], _OF_FILES[:2]))
     path, custom = Path(name), options.get("custom_objects") or {}
     whole = "architecture" not in options
-    model = _read(path, custom) if whole else from_architecture(options["architecture"], custom_objects=custom)
+    model = read_model(path, custom) if whole else from_architecture(options["architecture"], custom_objects=custom)
     described = architecture(model) if whole else options["architecture"]
     net, sha256 = KerasNet(model, custom_objects=custom), None
+    facts: dict[str, str] = {}
     if weights == "none":
         net = KerasNet(from_architecture(described, custom_objects=custom), custom_objects=custom)
     elif isinstance(weights, Path):
-        _fill_from(net, weights)
+        facts = _fill_from(net, weights, keys)
     if weights != "none":
         read = weights if isinstance(weights, Path) else path
         sha256 = file_sha256(read)
-    outputs = int(model.outputs[0].shape[-1])
+    outputs, size = int(model.outputs[0].shape[-1]), _size_of(model, input_size)
+    expected = None if "preprocess" in options else expected_range(model, size)
     if classes not in (None, outputs):
         raise SettingError(
             f"{path.name} has {outputs} classes, not {classes}: give as many labels, and leave classes out"
@@ -215,7 +236,7 @@ def _from_file(
     return Model(
         path.name,
         net,
-        preprocess=_prepared(model, _size_of(model, input_size), options.get("preprocess")),
+        preprocess=_prepared(model, size, options.get("preprocess"), expected),
         outcome="any" if _ends_in(model, "sigmoid") else "one",
         recipe=Recipe(
             f"keras:{name}",
@@ -224,48 +245,8 @@ def _from_file(
             weights=str(path if weights == "default" else weights),
             sha256=sha256,
         ),
+        facts=facts | ({} if expected is None else {"pixels": expected}),
     )
-
-
-def _read(path: Path, custom: Mapping[str, Any]) -> Any:
-    """A whole model, with safe mode on: no code of the file runs."""
-    if not path.is_file():
-        raise ModelError(f"there is no Keras model {str(path)!r}")
-    old = {} if path.suffix.lower() == ".keras" else {name: _of_keras_2(name) for name in _CHANGED}
-    try:
-        return keras().saving.load_model(path, custom_objects={**old, **custom}, compile=False, safe_mode=True)
-    except Exception as error:  # zipfile's, h5py's and Keras' own, of every class
-        raise _unreadable(path, str(error)) from error
-
-
-def _of_keras_2(name: str) -> type:
-    """Stands for a layer while a file of Keras 2 is read, without the settings that Keras 3 refuses."""
-
-    def from_config(config: dict[str, Any]) -> Any:
-        layer = getattr(keras().layers, name)
-        refused = _DROPPED - inspect.signature(layer).parameters.keys()
-        return layer.from_config({key: value for key, value in config.items() if key not in refused})
-
-    return type(name, (), {"from_config": staticmethod(from_config)})
-
-
-def _unreadable(path: Path, said: str) -> ModelError:
-    unknown = re.search(r"(?:Could not locate|Unknown) [\w ]+:? '([^']+)'", said)
-    registered = re.search(r"'registered_name': '([^']+)'", said) or unknown
-    if "ambda" in said:
-        return ModelError(
-            f"{path} holds a Lambda layer, code that would run from the file, and camscope never runs it: build the "
-            "model in Keras with a layer class in its place and save it again"
-        )
-    if unknown and registered:
-        name = unknown[1].rpartition(">")[2]
-        return ModelError(
-            f"{path} needs {name!r}, which Keras does not know: in Python pass options={{'custom_objects': "
-            f"{{{registered[1]!r}: {name}}}}}, and for the command save the model with layers of Keras alone"
-        )
-    if "model config" in said:
-        return ModelError(f"{path} holds weights alone: name their network, such as arch='keras:VGG16'")
-    return ModelError(f"{path} cannot be read as a Keras model: {_first_line(said)}")
 
 
 def _size_of(model: Any, wanted: tuple[int, int] | None = None) -> tuple[int, int]:
@@ -302,8 +283,8 @@ def _family(module: str, size: tuple[int, int]) -> Preprocess:
     )
 
 
-def _prepared(model: Any, size: tuple[int, int], family: str | None) -> Preprocess:
-    """Preprocessing of a file's model: as a family's, or as its first layers tell."""
+def _prepared(model: Any, size: tuple[int, int], family: str | None, expected: Range | None) -> Preprocess:
+    """Preprocessing of a file's model: a family's, or pixels in the range that its first layers expect."""
     if family is not None:
         modules = sorted({maker.__module__ for maker in _makers()})
         known = [module.rpartition(".")[2] for module in modules]
@@ -312,34 +293,26 @@ def _prepared(model: Any, size: tuple[int, int], family: str | None) -> Preproce
         return _family(modules[known.index(family)], size)
     shape = input_shape(model)
     channels = 3 if 3 in (shape[0], shape[-1]) else 1
-    std = (1 / 255 if _scales_bytes(model) else 1.0,) * channels
-    return Preprocess(input_size=size, mean=(0.0,) * channels, std=std, fit="squash", interpolation="bilinear")
-
-
-def _scales_bytes(model: Any) -> bool:
-    """Whether a layer before the first learned one brings pixels down from [0, 255]."""
-    for layer in _leaves(model):
-        if layer._trainable_variables:
-            return False
-        kind = type(layer).__name__
-        if kind == "Rescaling":
-            return bool(np.max(layer.scale) < 1)
-        if kind == "Normalization":
-            return bool(np.max(np.abs(keras().ops.convert_to_numpy(layer.mean))) > 1)
-    return False
-
-
-def _leaves(layer: Any) -> Iterator[Any]:
-    within = sublayers(layer)
-    if not within:
-        yield layer
-    for child in within:
-        yield from _leaves(child)
+    mean, std = _SCALES[expected or "[0, 1]"]
+    return Preprocess(
+        input_size=size, mean=(mean,) * channels, std=(std,) * channels, fit="squash", interpolation="bilinear"
+    )
 
 
 def _ends_in(model: Any, activation: str) -> bool:
-    *_, last = _leaves(model)
-    return getattr(getattr(last, "activation", None), "__name__", "") == activation
+    """Whether the output is that of an activation, apart from operations that change its shape or type alone."""
+    output = model.outputs[0]
+    while True:
+        operation, index, _ = output._keras_history
+        if getattr(operation, "outputs", None):  # a model as a layer
+            return _ends_in(operation, activation)
+        name = getattr(getattr(operation, "activation", None), "__name__", "linear")
+        if activation in (name, type(operation).__name__.lower()):
+            return True
+        inputs = operation._inbound_nodes[index].input_tensors
+        if type(operation).__name__ not in _TRANSPARENT or name != "linear" or len(inputs) != 1:
+            return False
+        output = inputs[0]
 
 
 def _makers() -> list[Any]:

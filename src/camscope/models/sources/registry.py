@@ -30,7 +30,8 @@ class Source(Protocol):
             input_size: (height, width); None: the source's own.
             options: further keywords for the source's maker.
 
-        A source that makes something of class names, as CLIP's texts are, asks for them by a parameter ``labels``.
+        A source has further parameters for what it makes use of: ``labels``, class names, as CLIP's texts are;
+        ``keys``, the `KeyFilter` of a weights file; ``trust``, whether pickles may be read.
         """
 
 

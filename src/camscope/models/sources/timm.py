@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from torch import nn
-
 from camscope.errors import ModelError, SettingError, nearest
 from camscope.models.model import Model, Recipe
 from camscope.models.preprocess import Fit, Preprocess
 from camscope.models.published import out_of_reach, reachable, torch_cache
 from camscope.models.sources.registry import source
-from camscope.models.weights import file_sha256, fill, mismatches, read_weights, without_prefixes
+from camscope.models.sources.timm_weights import fill_from
+from camscope.models.weight_names import ALL, KeyFilter
+from camscope.models.weights import file_sha256, read_weights
 
 _FITS: dict[str, Fit] = {"center": "crop", "squash": "squash", "border": "pad"}
 # Keywords of timm that would decide behind load's back which weights are read, and from where.
@@ -39,8 +37,13 @@ def make(
     classes: int | None,
     input_size: tuple[int, int] | None,
     options: Mapping[str, Any],
+    keys: KeyFilter = ALL,
 ) -> Model:
-    """A network of timm, with the preprocessing of its published weights and ImageNet's names where they fit."""
+    """Return a network of timm, with the preprocessing of its published weights and ImageNet's names where they fit.
+
+    A file of weights for another input size, as its tables of positions tell, sets the input size; where the caller
+    chose one, the tables are interpolated. Both are noted in ``facts``.
+    """
     import timm
 
     spec = f"timm:{name}"
@@ -49,8 +52,9 @@ def make(
         raise SettingError(f"{reserved[0]} is not for options: load has weights=, classes= and input_size= for that")
     if not timm.is_model(name.partition(".")[0]):
         raise ModelError(nearest("timm model", name, names()))
-    if options.get("in_chans", 3) not in (1, 3):
-        raise SettingError(f"in_chans is 1 (grey) or 3 (RGB), as pictures are; given: {options['in_chans']}")
+    channels = options.get("in_chans", 3)
+    if not isinstance(channels, int) or channels < 1:
+        raise SettingError(f"in_chans must be a number of channels, at least 1, but got {channels!r}")
     cfg = _configuration(name)
     if weights == "default":
         _require_published(spec, cfg)
@@ -61,14 +65,62 @@ def make(
         net = _build(name, keywords, pretrained=weights == "default")
     except OSError as error:
         raise _out_of_reach(spec, cfg) from error
+    facts = _interpolation_note(spec, cfg, keywords) if weights == "default" else {}
     sha256 = None
     if isinstance(weights, Path):
-        _fill_from(net, weights)
+        chosen = keywords.get("img_size")
+
+        def sized(size: tuple[int, int]) -> Any:
+            return _build(name, {**keywords, "img_size": size})
+
+        wanted = _sides(chosen or cfg["input_size"][1:]) if cfg.get("fixed_input_size") else None
+        net, facts, found_size = fill_from(
+            net,
+            read_weights(weights),
+            size=wanted,
+            fixed=chosen is not None,
+            sized=sized,
+            keys=keys,
+            origin=str(weights),
+        )
+        input_size = input_size or found_size
         sha256 = file_sha256(weights)
+    if channels not in (1, 3) and weights != "none":
+        facts = {**facts, "assumed": repeated_normalisation(channels)}
     recipe = Recipe(spec, classes=net.num_classes, options=dict(options), weights=str(weights), sha256=sha256)
     return Model(
-        spec, net, preprocess=_preprocess(net.pretrained_cfg, input_size, options), labels=_labels(net), recipe=recipe
+        spec,
+        net,
+        preprocess=preprocess_of(net.pretrained_cfg, input_size, options),
+        labels=labels_of(net),
+        recipe=recipe,
+        facts=facts,
     )
+
+
+def repeated_normalisation(channels: int) -> str:
+    """Say which normalisation is assumed for a network of another number of channels than 1 or 3."""
+    return (
+        f"the weights are published for 3 channels, so the mean and std of red, green and blue are assumed in turn for "
+        f"the {channels} channels of the network; say otherwise with mean= and std="
+    )
+
+
+def _sides(size: Any) -> tuple[int, int]:
+    """(height, width) of a size that may be one number."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _interpolation_note(spec: str, cfg: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[str, str]:
+    """The fact that published weights are used at another size than their own: timm interpolates their positions."""
+    own = _sides(cfg["input_size"][1:])
+    used = _sides(keywords.get("img_size") or own)
+    if used == own:
+        return {}
+    return {
+        "weights_note": f"the published weights of {spec} are for {own[0]} x {own[1]} pixels; tables of positions were "
+        f"interpolated to {used[0]} x {used[1]}"
+    }
 
 
 def _configuration(name: str) -> Mapping[str, Any]:
@@ -132,32 +184,16 @@ def _out_of_reach(spec: str, cfg: Mapping[str, Any]) -> ModelError:
     return out_of_reach(spec, _file(cfg), hub=cfg.get("hf_hub_id"))
 
 
-def _fill_from(net: nn.Module, path: Path) -> None:
-    """Fill in a file; one in the layout of the first authors is translated by timm's own filter."""
-    own = net.state_dict()
-    state = without_prefixes(read_weights(path), own)
-    translate = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
-    if translate is not None and mismatches(state, own):
-        # A file that the filter cannot translate is reported key by key below.
-        with contextlib.suppress(Exception):
-            state = translate(dict(state), net)
-    fill(net, state, origin=str(path))
-
-
-def _preprocess(cfg: Mapping[str, Any], input_size: tuple[int, int] | None, options: Mapping[str, Any]) -> Preprocess:
+def preprocess_of(cfg: Mapping[str, Any], input_size: tuple[int, int] | None, options: Mapping[str, Any]) -> Preprocess:
     """Timm's evaluation preprocessing."""
     from timm.data.config import resolve_data_config
 
     size = input_size or options.get("img_size")
-    if isinstance(size, int):
-        size = (size, size)
-    wanted = {} if size is None else {"input_size": (cfg["input_size"][0], *size)}
+    wanted = {} if size is None else {"input_size": (cfg["input_size"][0], *_sides(size))}
     data: dict[str, Any] = resolve_data_config(wanted, pretrained_cfg=dict(cfg))  # type: ignore[no-untyped-call]
     height, width = data["input_size"][1:]
     mean, std = tuple(data["mean"]), tuple(data["std"])
-    if options.get("in_chans") == 1:
-        # timm sums the first convolution over its channels, so grey is normalised by what they have in common.
-        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+    mean, std = of_channels(mean, options.get("in_chans", 3)), of_channels(std, options.get("in_chans", 3))
     return Preprocess(
         input_size=(height, width),
         mean=mean,
@@ -168,7 +204,21 @@ def _preprocess(cfg: Mapping[str, Any], input_size: tuple[int, int] | None, opti
     )
 
 
-def _labels(net: Any) -> tuple[str, ...]:
+def of_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Return the mean or std of RGB for a network that timm adapted to another number of channels.
+
+    timm sums the first convolution over its channels for one, so that grey is normalised by what the three have in
+    common, and repeats it for more than three.
+
+    >>> of_channels((0.25, 0.5, 0.75), 1), of_channels((0.25, 0.5, 0.75), 4)
+    ((0.5,), (0.25, 0.5, 0.75, 0.25))
+    """
+    if channels == 1:
+        return (sum(values) / len(values),)
+    return tuple(values[i % len(values)] for i in range(channels))
+
+
+def labels_of(net: Any) -> tuple[str, ...]:
     """ImageNet's class names, for an architecture that is published with just as many classes."""
     from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,12 +18,14 @@ from camscope.models.preprocess import Preprocess
 from camscope.models.published import out_of_reach, reachable, torch_cache
 from camscope.models.sources import torchvision_boxes
 from camscope.models.sources.registry import source
+from camscope.models.weight_names import ALL, KeyFilter, match
 from camscope.models.weights import file_sha256, fill, read_weights
 
 # The published weights of these two expect the input normalised once more inside the network. Their makers' other
 # initialisation takes a minute and is overwritten anyway.
 _DEFAULTS = {name: {"transform_input": True, "init_weights": False} for name in ("inception_v3", "googlenet")}
 _SECOND = "aux_classifier."
+_POSITIONS = "encoder.pos_embedding"
 
 
 def names() -> list[str]:
@@ -46,6 +50,7 @@ def make(
     classes: int | None,
     input_size: tuple[int, int] | None,
     options: Mapping[str, Any],
+    keys: KeyFilter = ALL,
 ) -> Model:
     """A network of torchvision; ``resnet50.IMAGENET1K_V1`` names one of its published weights.
 
@@ -55,61 +60,125 @@ def make(
     from torchvision import models
 
     spec = f"torchvision:{name}"
-    architecture, _, tag = name.partition(".")
-    if architecture not in names():
-        raise ModelError(nearest("torchvision model", architecture, names()))
+    architecture, entry = _entry(name)
     reserved = [key for key in options if key in ("num_classes", "weights", "weights_backbone", "aux_loss")]
     if reserved:
         raise SettingError(f"{reserved[0]} is not for options: load has weights= and classes= for that")
-    choices = models.get_model_weights(architecture)
-    if tag and tag not in choices.__members__:
-        known = [f"{architecture}.{member}" for member in choices.__members__]
-        raise ModelError(nearest("torchvision model", name, known))
-    entry = choices[tag] if tag else choices.DEFAULT
     categories = tuple(entry.meta["categories"] or ())
     dense = [architecture in models.list_models(module=module) for module in _dense()]
     keywords = {**_DEFAULTS.get(architecture, {}), **({"weights_backbone": None} if any(dense) else {}), **options}
-    if architecture.startswith("vit_"):  # their position embeddings are of one size, that of the weights
-        keywords.setdefault("image_size", entry.meta["min_size"][0])
     if classes is not None:
         keywords["num_classes"] = classes
-    try:
-        net = models.get_model(architecture, weights=None, **keywords)
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"torchvision cannot build {architecture} with options {dict(options)}: {error}") from error
-    sha256 = None
-    if weights == "default":
-        fill(net, _with_own_head(_published(spec, entry), net), origin=str(entry))
-    elif isinstance(weights, Path):
-        fill(net, _modern(read_weights(weights)), origin=str(weights))
-        sha256 = file_sha256(weights)
+    chosen = _chosen_side(architecture, input_size, options)
+    if architecture.startswith("vit_"):  # their tables of positions are of one size, that of the weights
+        keywords["image_size"] = chosen or entry.meta["min_size"][0]
+
+    def build(**more: Any) -> Any:
+        try:
+            return models.get_model(architecture, weights=None, **{**keywords, **more})
+        except (TypeError, ValueError) as error:
+            text = f"torchvision cannot build {architecture} with options {dict(options)}: {error}"
+            raise ModelError(text) from error
+
+    net, facts, side = build(), {}, None
+    if weights != "none":
+        state = _published(spec, entry) if weights == "default" else _modern(read_weights(weights))
+        side, state, said = _positions(net, state, keys=keys, chosen=chosen)
+        net = net if side is None else build(image_size=side)
+        if weights == "default":
+            state = _with_own_head(state, net)
+        facts = fill(net, state, origin=str(entry if weights == "default" else weights), keys=keys, said=said)
     outputs = classes or len(categories) or 1000
+    sha256 = file_sha256(weights) if isinstance(weights, Path) else None
     recipe = Recipe(spec, classes=outputs, options=dict(options), weights=str(weights), sha256=sha256)
     is_detector = dense[1]
-    preprocess = torchvision_boxes.preprocess_of(net) if is_detector else _preprocess(entry.transforms())
+    preprocess = torchvision_boxes.preprocess_of(net) if is_detector else preprocess_of(entry.transforms())
+    size = input_size if side is None else (side, side)
     return Model(
         spec,
         torchvision_boxes.Boxes(net) if is_detector else net,
-        preprocess=preprocess if input_size is None else preprocess.at(input_size),
+        preprocess=preprocess if size is None else preprocess.at(size),
         labels=categories if len(categories) == outputs else (),
         layer=torchvision_boxes.layer_of(net) if is_detector else None,
         outcome="boxes" if is_detector else "one",
         recipe=recipe,
+        facts=facts,
     )
 
 
+def _entry(name: str) -> tuple[str, Any]:
+    """The architecture of a name, and the entry of its published weights.
+
+    Raises:
+        ModelError: there is no such network, or no such weights of it.
+    """
+    from torchvision import models
+
+    architecture, _, tag = name.partition(".")
+    if architecture not in names():
+        raise ModelError(nearest("torchvision model", architecture, names()))
+    choices = models.get_model_weights(architecture)
+    if tag and tag not in choices.__members__:
+        known = [f"{architecture}.{member}" for member in choices.__members__]
+        raise ModelError(nearest("torchvision model", name, known))
+    return architecture, choices[tag] if tag else choices.DEFAULT
+
+
+def _chosen_side(architecture: str, input_size: tuple[int, int] | None, options: Mapping[str, Any]) -> int | None:
+    """The side of the input that the caller chose for a vision transformer, which takes squares."""
+    if not architecture.startswith("vit_"):
+        return None
+    if input_size is not None and input_size[0] != input_size[1]:
+        raise SettingError(f"{architecture} takes square inputs, not {input_size[0]} x {input_size[1]}")
+    side: int | None = options.get("image_size", input_size[0] if input_size else None)
+    return side
+
+
+def _positions(
+    net: Any, state: dict[str, torch.Tensor], *, keys: KeyFilter, chosen: int | None
+) -> tuple[int | None, dict[str, torch.Tensor], list[str]]:
+    """Compare a vision transformer's table of positions with that of its weights.
+
+    Returns:
+        The side of the input that the weights are for, where the caller chose none and it is another than the
+        network's; the weights, with the table interpolated where the caller chose a side; what to note.
+    """
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    own = net.state_dict()
+    table = match(state, own, keys=keys).state.get(_POSITIONS) if _POSITIONS in own else None
+    cells = 0 if table is None or table.ndim != own[_POSITIONS].ndim else table.shape[1] - 1
+    side = math.isqrt(max(cells, 0)) * getattr(net, "patch_size", 1)
+    if table is None or side * side != cells * net.patch_size**2 or table.shape == own[_POSITIONS].shape:
+        return None, state, []
+    if chosen is None:
+        return side, state, [f"the weights are for {side} x {side} pixels, which is used as the input size"]
+    name = next(name for name, tensor in state.items() if tensor is table)
+    resized = interpolate_embeddings(chosen, net.patch_size, {_POSITIONS: table})[_POSITIONS]
+    text = f"the weights are for {side} x {side} pixels; the table of positions was interpolated"
+    return None, {**state, name: resized}, [text]
+
+
 def _published(spec: str, entry: Any) -> dict[str, torch.Tensor]:
-    """Download or read from the cache."""
+    """Download the published weights or read them from the cache; only tensors are read, no code is run.
+
+    Raises:
+        ModelError: out of reach, or not the file whose hash its name states.
+    """
     file = Path(urlsplit(entry.url).path).name
-    absent = out_of_reach(spec, file)
-    if not (torch_cache() / file).is_file() and not reachable(entry.url):
+    path, absent = torch_cache() / file, out_of_reach(spec, file)
+    if not path.is_file() and not reachable(entry.url):
         raise absent
+    damaged = f"the published weights of {spec} in {path} are damaged or not the published file: remove it"
+    stated = re.search(r"-([0-9a-f]{8,})\.", file)
     try:
-        return _modern(entry.get_state_dict(progress=False, check_hash=True))
+        if path.is_file() and stated and not file_sha256(path).startswith(stated[1]):
+            raise ModelError(damaged)
+        return _modern(entry.get_state_dict(progress=False, check_hash=True, weights_only=True))
     except OSError as error:
         raise absent from error
-    except RuntimeError as error:
-        raise ModelError(f"the published weights of {spec} arrived damaged: remove {torch_cache() / file}") from error
+    except (RuntimeError, UnpicklingError) as error:
+        raise ModelError(damaged) from error
 
 
 def _modern(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -131,7 +200,7 @@ def _with_own_head(state: dict[str, torch.Tensor], net: torch.nn.Module) -> dict
     return {**state, **{k: own[k] for k in heads}}
 
 
-def _preprocess(preset: Any) -> Preprocess:
+def preprocess_of(preset: Any) -> Preprocess:
     """Torchvision's evaluation preset as ours; one that cuts nothing, for segmentation, sees the whole picture."""
     mean, std, interpolation = tuple(preset.mean), tuple(preset.std), preset.interpolation.value
     resize = (preset.resize_size[0], preset.resize_size[-1])

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from camscope.models.preprocess import Preprocess
-
-_NEVER = 1e-6
+from camscope.models.sources.dense import LOWEST, box_rows
 
 
 class Boxes(nn.Module):
@@ -33,17 +32,8 @@ class Boxes(nn.Module):
         """(B, boxes, 6), the best box of each image first."""
         self._take_as_it_is(pictures)
         found = self.net(list(pictures))
-        rows = max(1, *(len(one["scores"]) for one in found))
-        outputs = pictures.new_zeros(len(found), rows, 6)
-        outputs[:, :, 4] = torch.logit(outputs.new_tensor(_NEVER))
-        outputs[:, :, 5] = -1
-        filled = []
-        for one, empty in zip(found, outputs, strict=True):
-            best_first = one["scores"].argsort(descending=True, stable=True)
-            columns = [one["boxes"], torch.logit(one["scores"], eps=_NEVER)[:, None], one["labels"][:, None]]
-            boxes = torch.cat([column.to(pictures.dtype) for column in columns], 1)[best_first]
-            filled.append(torch.cat([boxes, empty[len(boxes) :]]))
-        return torch.stack(filled)
+        kind = pictures.dtype
+        return box_rows([(one["boxes"].to(kind), _logodds(one["scores"], kind), one["labels"]) for one in found])
 
     def _take_as_it_is(self, pictures: Tensor) -> None:
         """Have the detector resize to the size that the input has."""
@@ -52,6 +42,10 @@ class Boxes(nn.Module):
         transform.min_size, transform.max_size = (min(height, width),), max(height, width)
         if transform.fixed_size is not None:
             transform.fixed_size = (width, height)
+
+
+def _logodds(p: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.logit(p, eps=LOWEST).to(dtype)
 
 
 def preprocess_of(net: Any) -> Preprocess:

@@ -25,7 +25,8 @@ from camscope.models.model import Model, Recipe
 from camscope.models.preprocess import Preprocess
 from camscope.models.published import out_of_reach, reachable
 from camscope.models.sources.registry import source
-from camscope.models.weights import State, file_sha256, fill, read_weights
+from camscope.models.weight_names import ALL, KeyFilter, State, match
+from camscope.models.weights import file_sha256, fill, read_weights
 
 _NAMES = (
     *("densenet121-res224-all", "densenet121-res224-chex", "densenet121-res224-mimic_ch"),
@@ -48,10 +49,13 @@ def make(
     classes: int | None,
     input_size: tuple[int, int] | None,
     options: Mapping[str, Any],
+    keys: KeyFilter = ALL,
+    trust: bool = False,
 ) -> Model:
-    """A model of TorchXRayVision with logits as outputs, those alone that its weights were trained for.
+    """Return a model of TorchXRayVision with logits as outputs, only those that its weights were trained for.
 
     The input is grey on the package's scale, -1024 for black to 1024 for white, of the largest square in the middle.
+    The published weights are pickles of whole modules, which can run code when they are read; ``trust`` allows it.
     """
     xrv = require("torchxrayvision", f"torchxrayvision:{name}", "xray")
     spec = f"torchxrayvision:{name}"
@@ -64,16 +68,17 @@ def make(
     net = _build(name, len(entry["labels"]), options)
     head = "classifier" if hasattr(net, "classifier") else "fc"
     state = read_weights(weights) if isinstance(weights, Path) else None
+    said: dict[str, str] = {}
     if weights == "default":
-        fill(net, _published(spec, entry["weights_url"]), origin=spec)
-    elif state is not None and classes is None and len(state.get(f"{head}.weight", ())) == len(entry["labels"]):
-        fill(net, state, origin=str(weights))
+        said = fill(net, _published(spec, entry["weights_url"], trust=trust), origin=spec)
+    elif state is not None and classes is None and not match(state, own := net.state_dict(), keys=keys).problems(own):
+        said = fill(net, state, origin=str(weights), keys=keys)
         state = None
     setattr(net, head, _cut(getattr(net, head), trained, classes))
     if state is not None:
-        fill(net, state, origin=str(weights))
+        said = fill(net, state, origin=str(weights), keys=keys)
     sha256 = file_sha256(weights) if isinstance(weights, Path) else None
-    own = classes is None or classes == len(trained)
+    its_classes = classes is None or classes == len(trained)
     points = [float(entry["op_threshs"][i]) for i in trained]
     size = (entry["input_resolution"],) * 2
     return Model(
@@ -82,12 +87,12 @@ def make(
         preprocess=Preprocess(
             input_size=input_size or size, mean=(0.5,), std=(1 / 2048,), fit="crop", interpolation="bilinear"
         ),
-        labels=tuple(entry["labels"][i] for i in trained) if own else (),
+        labels=tuple(entry["labels"][i] for i in trained) if its_classes else (),
         outcome="any",
         recipe=Recipe(
             spec, classes=classes or len(trained), options=dict(options), weights=str(weights), sha256=sha256
         ),
-        facts={"operating_points": [None if math.isnan(p) else p for p in points]} if own else {},
+        facts=({"operating_points": [None if math.isnan(p) else p for p in points]} if its_classes else {}) | said,
     )
 
 
@@ -114,12 +119,22 @@ def _cut(head: nn.Linear, trained: list[int], classes: int | None) -> nn.Linear:
     return new
 
 
-def _published(spec: str, url: str) -> State:
-    """The published weights, read and where need be downloaded by the package: they are pickles of its own modules."""
+def _published(spec: str, url: str, *, trust: bool) -> State:
+    """The published weights, read and where necessary downloaded by the package: pickles of its own modules.
+
+    Raises:
+        ModelError: out of reach, damaged, or the caller does not trust them.
+    """
     import torchxrayvision as xrv
 
     file, folder = Path(urlsplit(url).path).name, Path(xrv.utils.get_cache_dir())
     absent = out_of_reach(spec, file, folder=folder)
+    if not trust:
+        raise ModelError(
+            f"the published weights of {spec} are a Python pickle, {file}, which can run code when it is read: if you "
+            "trust its source, pass trust=True (--trust for the command), best once to save a bundle, which holds only "
+            "tensors; weights='none' makes random ones"
+        )
     if not (folder / file).is_file() and not reachable(url):
         raise absent
     try:

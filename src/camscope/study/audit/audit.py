@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from camscope.errors import check_count
 from camscope.files import StoreError, write_atomically
 from camscope.statistics.auc import auc_interval
 from camscope.statistics.hypotheses import patient_index
@@ -89,6 +90,7 @@ def audit(
     Raises:
         StoreError: the folder has no rows of this study, or the study names no regions.
     """
+    check_count("batch_size", batch_size)
     section = study.file.audit
     if section is None or not section.regions:
         raise StoreError(f"{study.path} has no [audit] with disease or shortcuts regions: name what is to be tested")

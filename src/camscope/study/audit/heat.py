@@ -105,7 +105,7 @@ def nulls(
         The nulls by region; by name of a null its mean map (h, w), where 1 is as much heat as anywhere; and the number
         of inputs that went through a network.
     """
-    parameter = next(model.net.parameters())
+    parameter = next(model.net.parameters(), torch.empty(0))
     x = torch.from_numpy(np.stack([subject.x for subject in sample])).to(parameter.device, parameter.dtype)
     by_weights = [explained.maps(randomised(model.net, seed=seed + n, inputs=x), x) for n in range(seeds)]
     passes = [_activations_and_frozen(model.net, batch, explained) for batch in x.split(BATCH)]

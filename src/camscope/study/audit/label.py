@@ -159,7 +159,7 @@ def _score(model: Model, index: int, *, layer: str, engine: str) -> Score:
 
 
 def _on_its_device(model: Model, inputs: Array) -> torch.Tensor:
-    parameter = next(model.net.parameters())
+    parameter = next(model.net.parameters(), torch.empty(0))
     return torch.from_numpy(inputs).to(parameter.device, parameter.dtype).contiguous(memory_format=torch.channels_last)
 
 

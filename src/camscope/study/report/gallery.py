@@ -16,7 +16,7 @@ from PIL import Image
 
 from camscope.ahead import ahead
 from camscope.errors import CamscopeError
-from camscope.files import is_remote, write_atomically
+from camscope.files import MARKER, is_remote, write_atomically, writing
 from camscope.images import decode, fetch
 from camscope.page.pictures import data_address
 from camscope.render import colourise
@@ -59,6 +59,9 @@ def thumbnails(
     folder = results.folder / FOLDER
     beside = len(shown.cases) > inside
     there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    owned = _owned(folder)
+    if beside:
+        _own(folder, owned | {_file_of(sha256) for sha256 in shown.cases["image_sha256"].drop_nulls()})
     addresses, reasons = [], []
     kept: set[str] = set()
     columns = ["case", "image", "image_sha256", "status", "height", "width"]
@@ -69,7 +72,7 @@ def thumbnails(
             if case["height"]:
                 means.add(case["case"], image, size=(case["height"], case["width"]))
             if beside:
-                name = f"{case['image_sha256'][:24]}.jpg"
+                name = _file_of(case["image_sha256"])
                 if name not in there and name not in kept:
                     write_atomically(folder / name, partial(image.save, format="JPEG", quality=_QUALITY))
                 kept.add(name)
@@ -79,8 +82,12 @@ def thumbnails(
         addresses.append(address)
         reasons.append(reason)
         progress("reading pictures", done, len(shown.cases))
-    _tidy(folder, there - kept, empty=not kept)
+    _tidy(folder, there & owned, kept=kept)
     return addresses, reasons
+
+
+def _file_of(sha256: str) -> str:
+    return f"{sha256[:24]}.jpg"
 
 
 def _thumbnails(
@@ -117,13 +124,30 @@ def _is_grey(image: Image.Image) -> bool:
     return bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())
 
 
-def _tidy(folder: Path, old: set[str], *, empty: bool) -> None:
-    """Remove the thumbnails that no case has any more."""
-    for name in old:
-        if name.endswith((".jpg", ".part")):
+def _owned(folder: Path) -> set[str]:
+    """The thumbnails that earlier reports wrote, as the folder's manifest lists them."""
+    try:
+        return set((folder / MARKER).read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return set()
+
+
+def _own(folder: Path, names: set[str]) -> None:
+    text = "\n".join(sorted(names))
+    write_atomically(folder / MARKER, lambda file: file.write(text.encode()))
+
+
+def _tidy(folder: Path, owned: set[str], *, kept: set[str]) -> None:
+    """Remove the thumbnails of earlier reports that no case has any more; nothing else."""
+    with writing(folder):
+        for name in owned - kept:
             (folder / name).unlink()
-    if empty and old and not is_remote(folder) and not any(folder.iterdir()):
-        folder.rmdir()
+        if kept:
+            _own(folder, kept)
+        elif (folder / MARKER).exists():
+            (folder / MARKER).unlink()
+            if not is_remote(folder) and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def gallery_data(

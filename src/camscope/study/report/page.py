@@ -14,7 +14,7 @@ from camscope.files import write_atomically
 from camscope.page.lines import Drawn
 from camscope.page.shell import rendered, script_json
 from camscope.page.words import interval
-from camscope.store import FAILED, OK
+from camscope.store import FAILED, OK, as_written
 from camscope.study.report.choice import MOST, Shown, chosen_cases
 from camscope.study.report.figures import alignment_figure, auc_figure, effect_figure, enrichment_figure, mass_figure
 from camscope.study.report.gallery import INSIDE, Progress, gallery_data, thumbnails
@@ -65,7 +65,11 @@ def report(
     Raises:
         StoreError: the folder holds no study, or the page cannot be written.
     """
-    results = read_results(folder, study=study)
+    with as_written(folder):
+        return _report(read_results(folder, study=study), pseudonyms, progress, inside=inside, most=most)
+
+
+def _report(results: Results, pseudonyms: bool, progress: Progress, *, inside: int, most: int) -> Path:  # noqa: FBT001
     names = Names(results.cases, pseudonyms=pseudonyms)
     results = replace(results, grouped=all(names.value(group) == group for group in results.groups))
     shown = chosen_cases(results, most=most)

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 from pydantic import ValidationError
 
+from camscope.errors import reason
 from camscope.files import StoreError
 from camscope.store import FAILED, OK, Store
 from camscope.study.audit.audit import JSON
@@ -156,8 +157,8 @@ def read_results(folder: str | Path, *, study: Study | None = None) -> Results:
         file = StudyFile.model_validate(record["study"])
         rows = pl.scan_parquet(list(shards)).select(*_COUNTED, pl.col("^(cue|mass|area):.*$")).collect()
     except (KeyError, ValidationError, pl.exceptions.PolarsError, OSError) as fault:
-        reason = str(fault).splitlines()[0]
-        raise StoreError(f"the study in {folder} cannot be read ({reason}): run it again") from None
+        words = str(fault).splitlines()[0]
+        raise StoreError(f"the study in {folder} cannot be read ({words}): run it again") from None
     audit, warnings = _audit(store.folder, plan)
     if not record.get("finished"):
         warnings = ["This study is not finished: what follows speaks of the rows that there are.", *warnings]
@@ -171,8 +172,10 @@ def _audit(folder: Path, plan: str) -> tuple[dict[str, Any] | None, list[str]]:
         return None, []
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as fault:
-        raise StoreError(f"{path} cannot be read ({fault}): run `camscope audit` again") from None
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
+    except (OSError, ValueError, RecursionError) as fault:
+        raise StoreError(f"{path} cannot be read ({reason(fault)}): run `camscope audit` again") from None
     if content.get("plan") != plan:
         return None, ["The audit in this folder is of an earlier state of the study and is left out: run it again."]
     return content, []

@@ -11,6 +11,7 @@ from camscope.errors import ModelError, SettingError
 from camscope.images import Picture
 from camscope.models.loading import load
 from camscope.models.sources import hf as source
+from camscope.models.transform import Transform
 
 VIT = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 96}
 STAGES = {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 2, 1]}
@@ -283,8 +284,13 @@ def test_weights_that_a_folder_lacks_are_not_made_up(tmp_path):
 def test_processors_that_are_no_preprocessing(folder, tmp_path):
     hf.ViTConfig.from_pretrained(folder("vit")).save_pretrained(tmp_path)
     hf.TextNetImageProcessor().save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"makes inputs of \(\d+, \d+\) and .*, and a model has one input size"):
+    with pytest.raises(ModelError, match=r"inputs of different sizes .*, and a model has one input size"):
         load(f"hf:{tmp_path}", weights="none")
     hf.PerceiverImageProcessor().save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="does something else than resize, cut and normalise; make the model yourself"):
-        load(f"hf:{tmp_path}", weights="none")
+    model = load(f"hf:{tmp_path}", weights="none")  # it crops before it resizes, and is run itself
+    assert isinstance(model.preprocess, Transform)
+    window = model.preprocess.window((400, 600))
+    assert window.start == pytest.approx(((400 - window.extent[0]) / 2, (600 - window.extent[1]) / 2), abs=2)
+    assert window.extent[0] == pytest.approx(window.extent[1], abs=2)
+    with pytest.raises(SettingError, match="which is a callable"):
+        load(f"hf:{tmp_path}", weights="none", input_size=64)

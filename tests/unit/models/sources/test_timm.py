@@ -1,9 +1,11 @@
 import warnings
 
+import numpy as np
 import pytest
 import timm
 import torch
 
+import camscope as cs
 from camscope.errors import ModelError, SettingError
 from camscope.models import published
 from camscope.models.loading import load
@@ -31,7 +33,7 @@ def test_a_larger_imagenet_has_its_own_names():
     cfg = timm.get_pretrained_cfg("vit_tiny_patch16_224.augreg_in21k")
     with torch.device("meta"):
         net = timm.create_model("vit_tiny_patch16_224.augreg_in21k")
-    assert cfg.num_classes == len(source._labels(net)) == 21843
+    assert cfg.num_classes == len(source.labels_of(net)) == 21843
 
 
 def test_options_reach_the_maker():
@@ -64,6 +66,53 @@ def test_files_in_the_first_authors_layout_are_translated(tmp_path):
     assert load("timm:convnext_atto", weights=tmp_path / "w.pth", classes=2).digest == model.digest
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224", "mixer_s16_224"])
+def test_tables_of_positions_set_the_input_size(tmp_path, name):
+    """Tables of tokens, of relative positions, and weights between tokens."""
+    theirs = timm.create_model(name, num_classes=2, img_size=96, **({} if "mixer" in name else {"depth": 1}))
+    options = {} if "mixer" in name else {"depth": 1}
+    torch.save({"model": theirs.state_dict()}, tmp_path / "w.pth")
+    with pytest.warns(UserWarning, match="for 96 x 96 pixels, which is used as the input size"):
+        model = load(tmp_path / "w.pth", arch=f"timm:{name}", classes=2, options=options)
+    assert model.preprocess.input_size == (96, 96)
+    x = torch.rand(1, 3, 96, 96)
+    torch.testing.assert_close(model.net(x), theirs.eval()(x), rtol=1e-4, atol=1e-5)
+    again = load(model.save(tmp_path / "bundle"))
+    assert (again.digest, again.preprocess, again.notes) == (model.digest, model.preprocess, model.notes)
+
+
+def test_tables_of_positions_are_interpolated_to_the_callers_size_with_a_note(tmp_path):
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=2, img_size=96, depth=1)
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    settings = {"arch": "timm:vit_tiny_patch16_224", "classes": 2, "options": {"depth": 1}}
+    with pytest.warns(UserWarning, match="for 96 x 96 pixels; 1 tables of positions were interpolated"):
+        model = load(tmp_path / "w.pth", input_size=128, **settings)
+    assert model.net(torch.rand(1, 3, 128, 128)).shape == (1, 2)
+    e = cs.explain(model, torch.rand(64, 64, 3).numpy())
+    assert "for 96 x 96 pixels" in e.notes[-1]
+    load(tmp_path / "w.pth", input_size=96, **settings)  # fits as it is: a warning would be an error
+
+
+def test_windows_of_another_size_are_refused(tmp_path):
+    small = {"depths": (1, 1), "num_heads": (1, 1), "embed_dim": 16}
+    theirs = timm.create_model("swin_tiny_patch4_window7_224", num_classes=2, img_size=96, window_size=12, **small)
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    for size in (None, 96):
+        with pytest.raises(ModelError, match=r"relative_position_bias_table is \(529, 1\).*windows or an input size"):
+            load(
+                tmp_path / "w.pth", arch="timm:swin_tiny_patch4_window7_224", classes=2, options=small, input_size=size
+            )
+    told = {**small, "window_size": 12}
+    load(tmp_path / "w.pth", arch="timm:swin_tiny_patch4_window7_224", classes=2, options=told, input_size=96)
+
+
+def test_patches_of_another_size_are_refused(tmp_path):
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=2, patch_size=32, depth=1)
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"patch_embed\.proj\.weight is \(192, 3, 32, 32\), the network's is"):
+        load(tmp_path / "w.pth", arch="timm:vit_tiny_patch16_224", classes=2, options={"depth": 1})
+
+
 def test_unknown_names():
     with pytest.raises(ModelError, match="no timm model called 'resnt18'; nearest: 'resnet18'"):
         load("timm:resnt18")
@@ -85,8 +134,20 @@ def test_impossible_options():
         load("timm:test_resnet", weights="none", options={"colour": 1})
     with pytest.raises(SettingError, match="pretrained_cfg is not for options"):
         load("timm:test_resnet", weights="none", options={"pretrained_cfg": "x"})
-    with pytest.raises(SettingError, match=r"in_chans is 1 \(grey\) or 3 \(RGB\)"):
-        load("timm:test_resnet", weights="none", options={"in_chans": 2})
+    for channels in (0, "RGB", None):
+        with pytest.raises(SettingError, match="in_chans must be a number of channels"):
+            load("timm:test_resnet", weights="none", options={"in_chans": channels})
+
+
+@pytest.mark.parametrize("channels", [2, 4, 13])
+def test_networks_of_other_numbers_of_channels(channels):
+    model = load("timm:test_resnet", weights="none", options={"in_chans": channels})
+    pixels = np.random.default_rng(0).random((40, 60, channels), np.float32)
+    e = cs.explain(model, pixels)
+    assert e.heatmap.shape == (40, 60)
+    with torch.no_grad():
+        scores = model.net(model.preprocess(cs.Picture(pixels, bits=32))[0][None])
+    assert e.score == pytest.approx(float(scores.max()), rel=1e-4)
 
 
 @pytest.mark.usefixtures("offline")

@@ -1,3 +1,4 @@
+import os
 import re
 
 import numpy as np
@@ -30,6 +31,7 @@ def cached(tmp_path, monkeypatch, name, state):
     file = tmp_path / "checkpoints" / entry.url.rsplit("/", 1)[1]
     file.parent.mkdir()
     torch.save(state, file)
+    monkeypatch.setattr(source, "file_sha256", lambda path: path.stem.rpartition("-")[2])
     return file
 
 
@@ -40,6 +42,29 @@ def test_published_weights_out_of_the_cache(tmp_path, monkeypatch):
     fresh = load("torchvision:squeezenet1_1", classes=4).net.state_dict()
     for name, tensor in made.net.state_dict().items():
         assert torch.equal(fresh[name], tensor) == (not name.startswith("classifier.1")), name
+
+
+def test_a_file_in_the_cache_must_have_the_hash_of_its_name(tmp_path, monkeypatch):
+    made = load("torchvision:squeezenet1_1", weights="none")
+    hashed = source.file_sha256
+    file = cached(tmp_path, monkeypatch, "squeezenet1_1", made.net.state_dict())
+    monkeypatch.setattr(source, "file_sha256", hashed)
+    with pytest.raises(ModelError, match=f"{file} are damaged or not the published file: remove it"):
+        load("torchvision:squeezenet1_1")
+
+
+class Trap:
+    def __reduce__(self):
+        return os.mkdir, ("trap-went-off",)
+
+
+def test_code_in_a_cached_file_is_never_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = load("torchvision:squeezenet1_1", weights="none")
+    cached(tmp_path, monkeypatch, "squeezenet1_1", {**made.net.state_dict(), "trap": Trap()})
+    with pytest.raises(ModelError, match="damaged or not the published file"):
+        load("torchvision:squeezenet1_1")
+    assert not (tmp_path / "trap-went-off").exists()
 
 
 def test_densenets_published_names(tmp_path, monkeypatch):
@@ -172,6 +197,42 @@ def test_a_detectors_bundle(tmp_path):
     again = load(model.save(tmp_path))
     assert (again.digest, again.outcome, again.layer) == (model.digest, "boxes", model.layer)
     assert again.labels == ("ground", "ship")
+
+
+def test_chexnets_file_fills_a_densenet(tmp_path):
+    """Its module is called densenet121, its classifier is a Sequential, and its names are from before PyTorch 0.4."""
+    made = load("torchvision:densenet121", weights="none", classes=14)
+    old = {re.sub(r"(denselayer\d+\.(norm|conv))([12])", r"\1.\3", k): v for k, v in made.net.state_dict().items()}
+    theirs = {
+        f"module.densenet121.{k}".replace("classifier.", "classifier.0."): v
+        for k, v in old.items()
+        if not k.endswith("num_batches_tracked")
+    }
+    torch.save({"epoch": 1, "state_dict": theirs, "best_loss": 0.1}, tmp_path / "model.pth.tar")
+    with pytest.warns(UserWarning, match=r"'densenet121\.classifier\.0' of the file fills 'classifier'"):
+        model = load(tmp_path / "model.pth.tar", arch="torchvision:densenet121", classes=14, outcome="any")
+    assert model.digest == made.digest
+    assert model.outcome == "any"
+    with pytest.raises(ModelError, match=r"'classifier', and those .* left over 'classifier\.0' .*pass classes=14"):
+        load(tmp_path / "model.pth.tar", arch="torchvision:densenet121")
+
+
+def test_positions_of_another_input_size(tmp_path):
+    """The file is for 64 pixels; the smallest of torchvision's transformers has 224."""
+    theirs = models.get_model("vit_b_32", num_classes=3, image_size=64).state_dict()
+    path = tmp_path / "vit.pth"
+    torch.save({f"model.{k}": v for k, v in theirs.items()}, path)
+    with pytest.warns(UserWarning, match="for 64 x 64 pixels, which is used as the input size"):
+        model = load(path, arch="torchvision:vit_b_32", classes=3)
+    assert model.net.image_size == 64
+    assert model.preprocess.input_size == (64, 64)
+    assert torch.equal(model.net.encoder.pos_embedding, theirs["encoder.pos_embedding"])
+    with pytest.warns(UserWarning, match="for 64 x 64 pixels; the table of positions was interpolated"):
+        larger = load(path, arch="torchvision:vit_b_32", classes=3, input_size=96)
+    assert larger.net(torch.rand(1, 3, 96, 96)).shape == (1, 3)
+    assert larger.preprocess.input_size == (96, 96)
+    with pytest.raises(SettingError, match="takes square inputs, not 96 x 64"):
+        load(path, arch="torchvision:vit_b_32", classes=3, input_size=(96, 64))
 
 
 def test_a_transformer_has_the_size_of_its_weights():

@@ -84,9 +84,11 @@ def test_published_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(source, "reachable", lambda address: False)
     monkeypatch.setattr(xrv.utils, "get_cache_dir", lambda: str(tmp_path))
     with pytest.raises(ModelError, match=r"bring the file kaggle-densenet121.*\.pt, put it in .* weights=FILE"):
-        load(RSNA)
+        load(RSNA, trust=True)
     theirs = xrv.models.DenseNet()
     torch.save(theirs, tmp_path / "kaggle-densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.pt")
-    model = load(RSNA)
+    with pytest.raises(ModelError, match=r"kaggle-densenet121.*can run code .* pass trust=True \(--trust"):
+        load(RSNA)
+    model = load(RSNA, trust=True)
     assert torch.equal(model.net.classifier.weight, theirs.classifier.weight[[8, 16]])
     assert torch.equal(model.net.features.conv0.weight, theirs.features.conv0.weight)

@@ -5,7 +5,7 @@ import json
 import polars as pl
 import pytest
 
-from camscope.files import place
+from camscope.files import MARKER, place
 from camscope.models.engines import prepare
 from camscope.study.audit.audit import audit
 from camscope.study.report import report
@@ -65,8 +65,10 @@ def test_behind_an_address_everything_is_the_same(write, tmp_path):
         assert (place(there) / name).read_bytes() == (here / name).read_bytes()
     files = {path.name for path in (here / "report_files").iterdir()}
     assert {path.name for path in (place(there) / "report_files").iterdir()} == files
-    assert len(files) == 40
+    assert len(files) == 41  # with the manifest
     assert json.loads((place(there) / "audit.json").read_text())["labels"]["Nodule"]["drawn"] == 16
+    manifest = place(there) / "report_files" / MARKER
+    manifest.write_text(manifest.read_text() + "\nold.jpg")
     (place(there) / "report_files" / "old.jpg").write_bytes(b"")
     assert str(report(there, inside=3)) == "memory://audited/report.html"
     assert {path.name for path in (place(there) / "report_files").iterdir()} == files
@@ -74,15 +76,15 @@ def test_behind_an_address_everything_is_the_same(write, tmp_path):
 
 def test_an_engine_scores_the_edited_pictures_and_agrees(write, tmp_path, monkeypatch):
     study, used, tables = write(12), [], {}
-    list(run(study, tmp_path, device="cpu"))
+    list(run(study, tmp_path / "out", device="cpu"))
     monkeypatch.setattr(
         "camscope.models.engines.choice.prepare", lambda *a, **k: used.append(prepare(*a, **k)) or used[-1]
     )
     for engine in ("eager", "packed", "auto"):
         used.clear()
-        audit(study, tmp_path, device="cpu", engine=engine)
+        audit(study, tmp_path / "out", device="cpu", engine=engine)
         assert {one.name for one in used} == (set() if engine == "eager" else {"packed"})
-        tables[engine] = pl.read_parquet(tmp_path / "audit_changes.parquet").sort("label", *CHANGES)
+        tables[engine] = pl.read_parquet(tmp_path / "out/audit_changes.parquet").sort("label", *CHANGES)
     assert tables["packed"].equals(tables["auto"])
     for name in ("region_logit", "sham_logit"):
         assert (tables["eager"][name] - tables["packed"][name]).drop_nans().abs().max() < 1e-4

@@ -1,0 +1,105 @@
+"""The options that every command which loads a model shares, and the arguments of `camscope.load` that they become."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from camscope.cli.options import numbers, pairs
+
+_PANEL = "Model"
+_OPTIONS: dict[str, Any] = {
+    "classes": Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of outputs.", show_default="as many as labels", rich_help_panel=_PANEL),
+    ],
+    "outcome": Annotated[
+        str | None,
+        typer.Option(
+            help="one (softmax), any (sigmoid) or value (regression).",
+            show_default="by the classes",
+            rich_help_panel=_PANEL,
+        ),
+    ],
+    "input_size": Annotated[str | None, typer.Option(help="Side in pixels, or HEIGHT,WIDTH.", rich_help_panel=_PANEL)],
+    "mean": Annotated[
+        str | None, typer.Option(help="Of pixels in [0, 1], one number or one per channel.", rich_help_panel=_PANEL)
+    ],
+    "std": Annotated[str | None, typer.Option(help="As --mean.", rich_help_panel=_PANEL)],
+    "fit": Annotated[str | None, typer.Option(help="crop, squash or pad.", rich_help_panel=_PANEL)],
+    "option": Annotated[
+        list[str] | None,
+        typer.Option(
+            help="name=value for the source, such as pad_type=same; repeat for several.", rich_help_panel=_PANEL
+        ),
+    ],
+    "prefix": Annotated[
+        str | None,
+        typer.Option(
+            help="Beginning of the network's names in the weights file.",
+            show_default="detected",
+            rich_help_panel=_PANEL,
+        ),
+    ],
+    "ignore": Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Pattern of names in the weights file to leave out, such as 'criterion.*'; repeat for several.",
+            rich_help_panel=_PANEL,
+        ),
+    ],
+    "trust": Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="Allow files that can run code: weights of torchxrayvision, models of Ultralytics.",
+            rich_help_panel=_PANEL,
+        ),
+    ],
+}
+
+
+def with_model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the shared options; it receives them as one dictionary in its keyword ``loading``.
+
+    >>> @with_model_options
+    ... def show(model: str, *, loading: dict[str, Any]) -> None:
+    ...     print(model, loading)
+    >>> show("timm:resnet18", mean="0.5", input_size="64")
+    timm:resnet18 {'input_size': (64, 64), 'mean': [0.5]}
+    """
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **given: Any) -> None:
+        options = {name: given.pop(name) for name in _OPTIONS if name in given}
+        command(*arguments, **given, loading=_arguments(options))
+
+    hints = get_type_hints(command, include_extras=True)
+    parameters = inspect.signature(command).parameters.values()
+    own = [p.replace(annotation=hints[p.name]) for p in parameters if p.name != "loading"]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    shared = [
+        inspect.Parameter(name, keyword, default=False if name == "trust" else None, annotation=annotation)
+        for name, annotation in _OPTIONS.items()
+    ]
+    run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in (*own, *shared)}
+    return run
+
+
+def _arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `camscope.load` for the options that were given."""
+    given = {name: value for name, value in options.items() if value}
+    for name in ("mean", "std"):
+        if name in given:
+            given[name] = numbers(given[name], f"--{name}")
+    size = numbers(given.get("input_size"), "--input-size")
+    if size is not None:
+        given["input_size"] = (int(size[0]), int(size[-1]))
+    if "option" in given:
+        given["options"] = pairs(given.pop("option"), "--option")
+    return given

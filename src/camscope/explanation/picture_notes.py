@@ -1,0 +1,37 @@
+"""What one must know of a picture and its preprocessing to read a map of it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from camscope.images import Picture, Window
+
+_SHOWN = (1, 3)
+
+
+def picture_notes(picture: Picture, tensor: Tensor, window: Window) -> tuple[str, ...]:
+    """Return the notes that every explanation of a picture has, most telling first; a model has its own.
+
+    Args:
+        picture: the picture.
+        tensor: (C, h, w) the network's input that was made of it.
+        window: the part of the picture that the input shows.
+    """
+    notes: list[str] = []
+    seen = picture.pixels[window.seen()]
+    flat = tensor.flatten(1)
+    if seen.size and bool((seen.max((0, 1)) == seen.min((0, 1))).all()):
+        values = ", ".join(f"{value:.3g}" for value in seen[0, 0][:3])
+        notes.append(f"every pixel that the network sees has the same value ({values}): there is nothing to look at")
+    elif bool((flat.amax(1) == flat.amin(1)).all()):
+        notes.append("the network's input has the same value everywhere: its preprocessing leaves nothing to look at")
+    if window.assumed:
+        notes.append(
+            "which part of the picture the preprocessing shows to the network could not be measured: the map is laid "
+            "over the whole picture, and may be displaced"
+        )
+    notes += picture.notes
+    if picture.channels not in _SHOWN:
+        shown = "the first three are shown as red, green and blue" if picture.channels > 3 else "the first is shown"
+        notes.append(f"the picture has {picture.channels} channels, of which {shown}")
+    return tuple(notes)

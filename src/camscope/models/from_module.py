@@ -1,0 +1,145 @@
+"""A network by itself as a Model: what it tells of its preprocessing and classes, or a stated assumption."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from camscope.models.labels import read_labels
+from camscope.models.model import Model, Outcome, input_channels
+from camscope.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+
+AnyPreprocess = Preprocess | Callable[..., Any]
+"""A Preprocess, or a callable that becomes a `Transform`."""
+
+_SIZE = 224
+
+
+class _Told(NamedTuple):
+    """What a network tells of itself."""
+
+    preprocess: Preprocess | None = None
+    labels: tuple[str, ...] = ()
+    outcome: Outcome = "one"
+    assumed: str = ""
+
+
+def from_module(
+    net: nn.Module,
+    *,
+    preprocess: AnyPreprocess | None = None,
+    labels: Sequence[str] | str | Path | None = None,
+    name: str | None = None,
+    outcome: Outcome | None = None,
+) -> Model:
+    """Make a Model around a network; the network itself is left as it is.
+
+    Where preprocessing or class names are not given, those are used that the network carries: timm's
+    ``pretrained_cfg``, the configuration of a Hugging Face model and its processor on this machine, or a torchvision
+    weights entry in ``net.weights``. Otherwise ImageNet's normalisation at 224 x 224 is assumed, with the number of
+    channels of the first convolution, and every explanation has a note of it (``facts["assumed"]``).
+
+    Args:
+        net: any network that takes (B, C, h, w).
+        preprocess: a Preprocess, or a callable (see `Transform`).
+        labels: class names, or the path of a file with them.
+        name: what the model is called in results; None: the name of the network's class.
+        outcome: as for ``Model``; None: what the network tells, "any" for a single label, else "one".
+
+    Raises:
+        ModelError: a preprocessing that cannot be used.
+        SettingError: a preprocessing that is not callable.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> model = from_module(net, labels=["normal", "effusion"])
+    >>> model.name, model.preprocess.channels, model.facts["assumed"][:26]
+    ('Sequential', 1, 'no preprocessing was given')
+    """
+    bare = net
+    for wrapper in ("_orig_mod", "module"):  # of torch.compile and of DataParallel
+        bare = getattr(bare, wrapper, bare)
+    told = _of_timm(bare) or _of_transformers(bare, preprocess) or _of_torchvision(bare) or _Told()
+    names = told.labels if labels is None else tuple(read_labels(labels))
+    assumed = ""
+    if preprocess is None:
+        preprocess, assumed = told.preprocess, told.assumed
+    if preprocess is None:
+        preprocess, assumed = _assumed(input_channels(bare) or len(IMAGENET_MEAN))
+    return Model(
+        name or type(bare).__name__,
+        net,
+        preprocess=preprocess,  # type: ignore[arg-type]  # a callable becomes a Transform
+        labels=names,
+        outcome=outcome or ("any" if len(names) == 1 else told.outcome),
+        facts={"assumed": assumed} if assumed else {},
+    )
+
+
+def _assumed(channels: int, size: tuple[int, int] = (_SIZE, _SIZE)) -> tuple[Preprocess, str]:
+    """ImageNet's normalisation for any number of channels, and the note that says so."""
+    from camscope.models.sources.timm import of_channels
+
+    said = (
+        f"no preprocessing was given and the network tells of none: pictures are scaled and cropped to {size[0]} x "
+        f"{size[1]} with ImageNet's mean and std, which is an assumption; pass preprocess= with the transforms that "
+        "the network was trained with"
+    )
+    mean, std = of_channels(IMAGENET_MEAN, channels), of_channels(IMAGENET_STD, channels)
+    return Preprocess(size, mean, std), said
+
+
+def _of_timm(net: Any) -> _Told | None:
+    cfg = getattr(net, "pretrained_cfg", None) or getattr(net, "default_cfg", None)
+    if not isinstance(cfg, Mapping) or not {"mean", "std", "input_size"} <= cfg.keys():
+        return None
+    from camscope.models.sources import timm as source
+
+    channels = input_channels(net) or len(cfg["mean"])
+    preprocess = source.preprocess_of(cfg, None, {"in_chans": channels})
+    classes = getattr(net, "num_classes", None)
+    return _Told(
+        preprocess,
+        labels=source.labels_of(net) if hasattr(net, "pretrained_cfg") else (),
+        outcome="any" if classes == 1 else "value" if classes == 0 else "one",
+        assumed="" if channels in (1, len(cfg["mean"])) else source.repeated_normalisation(channels),
+    )
+
+
+def _of_transformers(net: Any, given: AnyPreprocess | None) -> _Told | None:
+    config = getattr(net, "config", None)
+    if not type(config).__module__.startswith("transformers."):
+        return None
+    from camscope.models.sources import hf, hf_pictures
+
+    importlib.import_module("transformers")
+    vision = getattr(config, "vision_config", config)
+    name = str(getattr(config, "_name_or_path", ""))
+    assumed = ""
+    preprocess: Any = given
+    if given is None and (processor := hf_pictures.processor_of(name, offline=True)) is not None:
+        preprocess = hf_pictures.read_processor(processor)
+    elif given is None:
+        size = getattr(vision, "image_size", None) or _SIZE
+        size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        channels = getattr(vision, "num_channels", None) or input_channels(net) or len(IMAGENET_MEAN)
+        preprocess, assumed = _assumed(int(channels), size)
+    is_classifier = "Classification" in type(net).__name__
+    labels = hf.labels_of(config) if is_classifier else ()
+    return _Told(preprocess, labels, hf.outcome_of(config, net) if is_classifier else "one", assumed)
+
+
+def _of_torchvision(net: Any) -> _Told | None:
+    entry: Any = getattr(net, "weights", None)
+    if not hasattr(entry, "transforms") or not isinstance(getattr(entry, "meta", None), Mapping):
+        return None
+    from camscope.models.sources import torchvision as source
+
+    preset = entry.transforms()
+    known = all(hasattr(preset, field) for field in ("mean", "std", "interpolation", "resize_size"))
+    if not known:
+        return None
+    return _Told(source.preprocess_of(preset), labels=tuple(entry.meta.get("categories") or ()))

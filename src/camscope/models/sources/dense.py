@@ -1,0 +1,102 @@
+"""What detectors and segmentation networks of all sources return, in one format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torchvision.ops import batched_nms, box_convert
+
+LOWEST = 1e-6
+"""Probabilities below this, and above 1 minus this, count as these."""
+
+# As torchvision's detectors: boxes of a lower probability are not found, and no more of one image are returned.
+_LEAST = 0.05
+_MOST = 300
+
+Found = tuple[Tensor, Tensor, Tensor]
+"""Boxes (n, 4) left, top, right, bottom in pixels of the input, their log-odds (n,), and their classes (n,)."""
+
+
+def box_rows(found: Sequence[Found]) -> Tensor:
+    """Return the boxes of each image as rows (B, boxes, 6), the best first.
+
+    A row is left, top, right, bottom in pixels of the input, log-odds of the score, class. Rows beyond an image's
+    last box have the class -1 and the lowest score.
+
+    Args:
+        found: for each image.
+
+    >>> one = torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.tensor([2.0]), torch.tensor([1])
+    >>> none = torch.zeros(0, 4), torch.zeros(0), torch.zeros(0)
+    >>> box_rows([one, none])[:, :, 5].tolist()
+    [[1.0], [-1.0]]
+    """
+    rows = max(1, *(len(scores) for _, scores, _ in found))
+    filled = []
+    for boxes, scores, classes in found:
+        best_first = scores.argsort(descending=True, stable=True)
+        columns = [boxes, scores[:, None], classes[:, None].to(boxes.dtype)]
+        empty = boxes.new_tensor([0, 0, 0, 0, torch.logit(torch.tensor(LOWEST)), -1])
+        filled.append(torch.cat([torch.cat(columns, 1)[best_first], empty.expand(rows - len(boxes), 6)]))
+    return torch.stack(filled)
+
+
+def box_rows_of_queries(boxes: Tensor, logodds: Tensor, *, suppress: float | None = None) -> Tensor:
+    """Return rows, see `box_rows`, of what a network says of each query or place.
+
+    Of each, every class with a probability of 0.05 or more is a box, and of an image the 300 best are kept.
+
+    Args:
+        boxes: (B, N, 4) left, top, right, bottom in pixels of the input.
+        logodds: (B, N, classes) of their scores; gradients reach them.
+        suppress: boxes of a class that overlap with a better one by this share of their union are left out; None:
+            all are kept.
+    """
+    least = torch.logit(torch.tensor(_LEAST))
+    found: list[Found] = []
+    for places, scores in zip(boxes, logodds, strict=True):
+        rows, classes = (scores.detach() >= least).nonzero(as_tuple=True)
+        chosen = scores.detach()[rows, classes].argsort(descending=True, stable=True)
+        if suppress is not None:
+            chosen = batched_nms(
+                places[rows].detach().float(), scores.detach()[rows, classes].float(), classes, suppress
+            )
+        rows, classes = rows[chosen[:_MOST]], classes[chosen[:_MOST]]
+        found.append((places[rows], scores[rows, classes], classes))
+    return box_rows(found)
+
+
+def corners(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return left, top, right, bottom in pixels of boxes (..., 4) given as centre and size, in shares of the input.
+
+    Args:
+        boxes: centre x, centre y, width, height in [0, 1].
+        size: (height, width) of the input.
+
+    >>> corners(torch.tensor([0.5, 0.5, 1.0, 0.5]), (40, 20))
+    tensor([ 0., 10., 20., 30.])
+    """
+    height, width = size
+    edges: Tensor = box_convert(boxes, "cxcywh", "xyxy")
+    return edges * boxes.new_tensor([width, height, width, height])
+
+
+def class_maps(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return maps of scores (B, classes, H, W) at input size.
+
+    One map for one class becomes two: what speaks against the class, and what speaks for it.
+
+    Args:
+        scores: (B, classes, h, w).
+        size: (height, width) of the input.
+
+    >>> class_maps(torch.ones(1, 1, 2, 2), (4, 4)).shape
+    torch.Size([1, 2, 4, 4])
+    """
+    scores = torch.cat([-scores, scores], 1) if scores.shape[1] == 1 else scores
+    if tuple(scores.shape[2:]) == size:
+        return scores
+    return interpolate(scores, size, mode="bilinear", align_corners=False)

@@ -1,0 +1,131 @@
+"""Fill networks of timm from files: layouts of the first authors, and tables of positions of another input size."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from camscope.errors import ModelError
+from camscope.models.weight_names import KeyFilter, Match, State, match
+from camscope.models.weights import describe, note
+
+Size = tuple[int, int]
+
+# Weights whose shape follows from the input size, which timm's filters interpolate in silence.
+_TABLES = ("pos", "bias_table")
+_PATCH_SIDES = (32, 16, 14, 8)
+
+
+def fill_from(
+    net: Any,
+    state: State,
+    *,
+    size: Size | None,
+    fixed: bool,
+    sized: Callable[[Size], Any],
+    keys: KeyFilter,
+    origin: str,
+) -> tuple[Any, dict[str, str], Size | None]:
+    """Fill a network, or the same network for the input size of the file.
+
+    Args:
+        net: the network; the one that is returned is filled.
+        state: the weights of the file.
+        size: (height, width) of the network's input; None where its weights do not depend on it.
+        fixed: the caller chose that size.
+        sized: makes the network for another size.
+        keys: the caller's choice of names.
+        origin: name of the file, for errors.
+
+    Returns:
+        The network, the facts on its weights, and the input size of the file where it was taken over.
+
+    Raises:
+        ModelError: the weights do not fit.
+    """
+    found, tables = _fitted(net, state, keys, origin)
+    problems = found.problems(net.state_dict())
+    if not problems and not tables:
+        net.load_state_dict(found.state, strict=False)
+        return net, note(found), None
+    made = None if size is None else _of_file_size(found, net, state, size=size, sized=sized, keys=keys, origin=origin)
+    if made is None:
+        own = net.state_dict()
+        original = match(state, own, keys=keys, origin=origin) if tables else found
+        hint = "; its tables of positions are for windows or an input size that this network does not have"
+        raise ModelError(f"{origin} does not fit the network: {describe(original, state, own)}{hint if tables else ''}")
+    of_file, fitting, theirs = made
+    if not fixed:
+        of_file.load_state_dict(fitting.state, strict=False)
+        text = f"the weights are for {theirs[0]} x {theirs[1]} pixels, which is used as the input size"
+        return of_file, note(fitting, text), theirs
+    if problems:
+        raise ModelError(
+            f"{origin} is for {theirs[0]} x {theirs[1]} pixels, and its tables of positions cannot be interpolated: "
+            "leave input_size out"
+        )
+    net.load_state_dict(found.state, strict=False)
+    text = f"the weights are for {theirs[0]} x {theirs[1]} pixels; {len(tables)} tables of positions were interpolated"
+    return net, note(found, text), None
+
+
+def _fitted(net: Any, state: State, keys: KeyFilter, origin: str) -> tuple[Match, list[str]]:
+    """The weights under the network's names, where necessary translated by timm's filter, and the tables it resized."""
+    own = net.state_dict()
+    found = match(state, own, keys=keys, origin=origin)
+    translate = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+    if translate is None or not found.problems(own):
+        return found, []
+    view = {**found.state, **found.rest}
+    try:
+        translated: Mapping[str, torch.Tensor] = translate(dict(view), net)
+        again = match(translated, own)
+    except Exception:  # a file that the filter cannot translate: the names as they are tell more
+        return found, []
+    if again.problems(own):
+        return found, []
+    sizes = {tensor.numel() for tensor in view.values()}
+    resized = [k for k, v in again.state.items() if v.numel() not in ({view[k].numel()} if k in view else sizes)]
+    if any("patch_embed" in name for name in resized):
+        return found, []
+    outside = [name for name in found.unused if not name.startswith(found.prefix)]
+    both = dataclasses.replace(again, unused=[*outside, *again.unused], notes=[*found.notes, *again.notes])
+    return both, [name for name in resized if any(word in name for word in _TABLES)]
+
+
+def _of_file_size(
+    found: Match,
+    net: Any,
+    state: State,
+    *,
+    size: Size,
+    sized: Callable[[Size], Any],
+    keys: KeyFilter,
+    origin: str,
+) -> tuple[Any, Match, Size] | None:
+    """The network for a square input size at which every table of the file fits as it is, if there is one."""
+    own = net.state_dict()
+    plain = match(state, own, keys=keys, origin=origin)
+    shapes = [(v.shape, own[k].shape) for k, v in {**plain.state, **plain.rest}.items() if k in own]
+    pairs = [(a, b) for have, want in shapes if len(have) == len(want) for a, b in zip(have, want, strict=True)]
+    ratios = {a / b for a, b in pairs if a != b and b}
+    side = math.sqrt(size[0] * size[1])
+    near = {side * math.sqrt(ratio) for ratio in ratios} | {side * ratio for ratio in ratios}
+    for approximate in sorted(near):
+        for patch in _PATCH_SIDES:
+            whole = round(approximate / patch) * patch
+            if whole < patch or (whole, whole) == size or abs(whole - approximate) > approximate / 20:
+                continue
+            try:
+                other = sized((whole, whole))
+            except ModelError:  # timm does not build this network for that size
+                continue
+            fitting, tables = _fitted(other, state, keys, origin)
+            if not tables and not fitting.problems(other.state_dict()):
+                return other, fitting, (whole, whole)
+    return None

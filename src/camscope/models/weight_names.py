@@ -1,0 +1,305 @@
+"""Match the names of a weights file to those of a network."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from camscope.errors import ModelError, SettingError
+
+State = dict[str, torch.Tensor]
+
+# Wrappers of a module or of a part of it; the network itself has no part of these names.
+_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+# Names of copies that follow the trained network: moving averages, teachers, momentum encoders.
+_COPIES = re.compile(
+    r"(?:^|[._])(ema|swa|avg|averaged?|teacher|momentum|target|shadow|encoder_k)(?:[._]|$)", re.IGNORECASE
+)
+# Buffers that follow from the architecture, or that count and profile; no output depends on those of a file.
+_BOOKKEEPING = (
+    *("num_batches_tracked", "total_ops", "total_params", "relative_position_index", "relative_coords_table"),
+    *("attn_mask", "position_ids"),
+)
+_SHOWN = 4
+# A prefix below which fewer of the network's weights are found is a coincidence.
+_LEAST_SHARE = 0.25
+_COPY_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class KeyFilter:
+    """The part of a weights file that fills the network.
+
+    Attributes:
+        prefix: the beginning of the names of the network's weights, such as "encoder"; None: detected.
+        ignore: patterns of names to leave out, such as "criterion.*".
+    """
+
+    prefix: str | None = None
+    ignore: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, prefix: str | None, ignore: Sequence[str] | str | None) -> KeyFilter:
+        """Return the filter for the arguments of `load`; patterns in one string are separated by commas.
+
+        >>> KeyFilter.of("net", "criterion.*, ema.*").ignore
+        ('criterion.*', 'ema.*')
+        """
+        listed = ignore.split(",") if isinstance(ignore, str) else ignore or ()
+        return cls(prefix, tuple(pattern.strip() for pattern in listed))
+
+
+ALL = KeyFilter()
+
+
+@dataclass(frozen=True)
+class Match:
+    """Weights of a file under the names of a network.
+
+    Attributes:
+        state: the weights that the network has a name for, whatever their shape.
+        rest: the other weights, except those of a copy of the network, under their names in the file less the prefix.
+        unused: names in the file of all weights that are not in ``state``.
+        missing: names of the network that the file does not fill; batch counters may be missing.
+        foreign: the unused names that lie inside parts of the network.
+        prefix: the beginning of the names in the file.
+        notes: sentences on choices that the user should know of.
+    """
+
+    state: State
+    rest: State
+    unused: list[str]
+    missing: list[str]
+    foreign: list[str]
+    prefix: str
+    notes: list[str] = field(default_factory=list)
+
+    def problems(self, own: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
+        """Return what keeps the weights from filling the network: kind -> one phrase per weight; empty if they fit."""
+        wanted = {k: v for k, v in own.items() if k in self.state and isinstance(v, torch.Tensor)}
+        shapes = [(k, tuple(self.state[k].shape), tuple(v.shape)) for k, v in wanted.items()]
+        found = {
+            "of another shape": [f"{k} is {have}, the network's is {want}" for k, have, want in shapes if have != want],
+            "missing": self.missing,
+            "unknown to the network": self.foreign,
+        }
+        return {kind: listed for kind, listed in found.items() if listed}
+
+
+def match(
+    state: Mapping[str, torch.Tensor], own: Mapping[str, object], *, keys: KeyFilter = ALL, origin: str = "the file"
+) -> Match:
+    """Match a file's weights to a network's.
+
+    The names of the network are looked for below every prefix that the file's names have, and the prefix below which
+    most weights fit is used. Of two that fit equally well, a moving average or teacher comes second. A classifier under
+    another name is used where it is the only candidate.
+
+    Args:
+        state: name -> tensor, as in the file.
+        own: state_dict of the network.
+        keys: the caller's choice of names.
+        origin: name of the file, for errors.
+
+    Raises:
+        SettingError: no name in the file begins with the prefix or matches a pattern of ``keys``.
+        ModelError: several different networks in the file fit equally well.
+
+    Examples:
+        >>> own = torch.nn.Linear(2, 1).state_dict()
+        >>> found = match({**{f"net.{k}": v for k, v in own.items()}, "loss.scale": torch.ones(1)}, own)
+        >>> sorted(found.state), found.prefix, found.unused
+        (['bias', 'weight'], 'net.', ['loss.scale'])
+    """
+    tensors: dict[str, torch.Tensor] = {k: v for k, v in own.items() if isinstance(v, torch.Tensor)}
+    kept = _without(state, keys.ignore, origin)
+    plain = _unwrapped(kept, tensors)
+    counts = _counts(plain, tensors)
+    notes: list[str] = []
+    if keys.prefix is None:
+        prefix = _best(plain, tensors, counts, notes)
+        chain = _with_parents(prefix)
+    else:
+        prefix = f"{_without_wrappers(keys.prefix.rstrip('.'))}.".removeprefix(".")
+        chain = [prefix]
+        if not any(name.startswith(prefix) for name in plain):
+            raise SettingError(f"no name in {origin} begins with {keys.prefix!r}; the names begin with {_roots(plain)}")
+    chosen = {k: next((p + k for p in chain if p + k in plain), None) for k in own}
+    missing = [k for k, name in chosen.items() if name is None and not k.endswith("num_batches_tracked")]
+    copies = tuple(p for p, n in counts.items() if p not in chain and n > _COPY_SHARE * max(counts[prefix], 1))
+    used = {name for name in chosen.values() if name is not None}
+    spare = [name for name in plain if name not in used and not (copies and name.startswith(copies))]
+    head = _renamed_head(missing, spare, plain, tensors)
+    if head is not None:
+        theirs, ours = head
+        notes.append(f"{theirs!r} of the file fills {ours!r} of the network, the only layer without weights")
+        chosen |= {f"{ours}.{part}": f"{theirs}.{part}" for part in ("weight", "bias")}
+        missing, spare = [], [name for name in spare if not name.startswith(f"{theirs}.")]
+    used = {name for name in chosen.values() if name is not None}
+    return Match(
+        state={k: plain[name] for k, name in chosen.items() if name is not None},
+        rest={name.removeprefix(prefix): plain[name] for name in spare},
+        unused=[name for name in plain if name not in used],
+        missing=missing,
+        foreign=_inside(spare, chosen),
+        prefix=prefix,
+        notes=notes,
+    )
+
+
+def _inside(spare: Sequence[str], chosen: Mapping[str, str | None]) -> list[str]:
+    """The names beside those that are used, in a part of the network such as "layer3": they are of another network."""
+    pairs = [(k, name) for k, name in chosen.items() if name and name.endswith(k) and "." in k]
+    parts = tuple({f"{name.removesuffix(k)}{k.partition('.')[0]}." for k, name in pairs})
+    return [name for name in spare if name.startswith(parts) and not name.endswith(_BOOKKEEPING)]
+
+
+def summary(names: Sequence[str]) -> str:
+    """Return names in short: those with a common first part as one pattern with their number.
+
+    >>> summary(["ema.conv.weight", "ema.conv.bias", "criterion.pos_weight"])
+    'ema.* (2 names), criterion.pos_weight'
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.partition(".")[0], []).append(name)
+    listed = [g[0] if len(g) == 1 else f"{first}.* ({len(g)} names)" for first, g in groups.items()]
+    return shortened(listed, separator=", ")
+
+
+def shortened(listed: Sequence[str], *, separator: str = "; ") -> str:
+    """Return the first few items as text, and the number of the others.
+
+    >>> shortened(["a", "b", "c", "d", "e"])
+    'a; b; c; d and 1 more'
+    """
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return separator.join(listed[:_SHOWN]) + more
+
+
+def _without(state: Mapping[str, torch.Tensor], patterns: Iterable[str], origin: str) -> State:
+    """The weights that no pattern leaves out."""
+    kept = dict(state)
+    for pattern in patterns:
+        left_out = fnmatch.filter(state, pattern)
+        if not left_out:
+            raise SettingError(f"ignore={pattern!r} matches no name in {origin}; the names begin with {_roots(state)}")
+        kept = {name: tensor for name, tensor in kept.items() if name not in set(left_out)}
+    return kept
+
+
+def _without_wrappers(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _unwrapped(state: State, own: Mapping[str, object]) -> State:
+    """The weights without the names that DataParallel, torch.compile and others insert, unless the network has them."""
+    if any(not _WRAPPERS.isdisjoint(name.split(".")) for name in own):
+        return state
+    plain = {_without_wrappers(name): tensor for name, tensor in state.items()}
+    return plain if len(plain) == len(state) else state
+
+
+def _counts(plain: State, own: Mapping[str, torch.Tensor]) -> Counter[str]:
+    """Prefix -> number of weights below it that have a name and the shape of the network's."""
+    counts: Counter[str] = Counter()
+    for name, tensor in plain.items():
+        starts = (0, *(i + 1 for i, letter in enumerate(name) if letter == "."))
+        for start in starts:
+            if name[start:] in own:
+                # A weight of another shape still says where the network lies.
+                counts[name[:start]] += 2 if _same_shape(tensor, own[name[start:]]) else 1
+    return counts
+
+
+def _best(plain: State, own: Mapping[str, torch.Tensor], counts: Counter[str], notes: list[str]) -> str:
+    """The prefix below which most weights fit."""
+    most = max(counts.values(), default=0)
+    if most < 2 * _LEAST_SHARE * len(own):
+        return _common_prefix(plain)
+    equal = sorted((p for p, n in counts.items() if n == most), key=lambda p: (bool(_COPIES.search(p)), len(p), p))
+    first, others = equal[0], [p for p in equal[1:] if _differ(plain, own, equal[0], p)]
+    if not others:
+        return first
+    if not _COPIES.search(first) and all(_COPIES.search(p) for p in others):
+        names = ", ".join(repr(p) for p in others)
+        notes.append(
+            f"the file holds the network several times: the weights below {first!r} are used, not the copy below "
+            f"{names} (prefix={others[0].rstrip('.')!r} takes the copy)"
+        )
+        return first
+    several = ", ".join(repr(p.rstrip(".")) for p in equal)
+    raise ModelError(
+        f"the file holds several networks that fit equally well: choose one with prefix=; possible: {several}"
+    )
+
+
+def _with_parents(prefix: str) -> list[str]:
+    """The prefix and the shorter ones that it begins with.
+
+    >>> _with_parents("model.backbone.")
+    ['model.backbone.', 'model.', '']
+    """
+    parts = prefix.split(".")[:-1]
+    return ["".join(f"{part}." for part in parts[:count]) for count in range(len(parts), -1, -1)]
+
+
+def _differ(plain: State, own: Mapping[str, torch.Tensor], one: str, other: str) -> bool:
+    pairs = [(plain.get(one + k), plain.get(other + k)) for k in own]
+    return any(a is not None and b is not None and not _same(a, b) for a, b in pairs) or all(
+        a is None or b is None for a, b in pairs
+    )
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a is b or (_same_shape(a, b) and bool(torch.equal(a, b)))
+
+
+def _same_shape(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape
+
+
+def _common_prefix(names: Iterable[str]) -> str:
+    """The dotted beginning that all names have.
+
+    >>> _common_prefix(["model.a.x", "model.b"])
+    'model.'
+    """
+    parts = [name.split(".")[:-1] for name in names]
+    common = []
+    for column in zip(*parts, strict=False):
+        if len(set(column)) > 1:
+            break
+        common.append(f"{column[0]}.")
+    return "".join(common)
+
+
+def _roots(names: Iterable[str]) -> str:
+    return shortened([repr(root) for root in dict.fromkeys(name.partition(".")[0] for name in names)], separator=", ")
+
+
+def layers_with_bias(names: Iterable[str]) -> list[str]:
+    """Return the layers of which both weight and bias are among the names.
+
+    >>> layers_with_bias(["fc.weight", "fc.bias", "norm.weight"])
+    ['fc']
+    """
+    listed = set(names)
+    layers = (name.removesuffix(".weight") for name in listed if name.endswith(".weight"))
+    return sorted(layer for layer in layers if f"{layer}.bias" in listed)
+
+
+def _renamed_head(
+    missing: Sequence[str], spare: Sequence[str], plain: State, own: Mapping[str, torch.Tensor]
+) -> tuple[str, str] | None:
+    """The one layer that the file has left over, and the one of the same shape that the network lacks."""
+    ours, theirs = layers_with_bias(missing), layers_with_bias(spare)
+    if len(ours) != 1 or len(missing) != 2 or len(theirs) != 1:
+        return None
+    pairs = [(plain[f"{theirs[0]}.{part}"], own[f"{ours[0]}.{part}"]) for part in ("weight", "bias")]
+    return (theirs[0], ours[0]) if all(_same_shape(a, b) for a, b in pairs) else None

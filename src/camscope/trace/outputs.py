@@ -1,0 +1,145 @@
+"""The scores among what a network returns."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from torch import Tensor
+
+from camscope.errors import TargetError
+from camscope.trace.structure import first_tensor
+
+_SCORES = ("logits", "out", "logits_per_image")
+"""Names under which networks return their scores."""
+
+_output: ContextVar[int | str | None] = ContextVar("output", default=None)
+
+
+def chosen_output() -> int | str | None:
+    """Return the output that `choosing_output` has chosen, or None."""
+    return _output.get()
+
+
+@contextlib.contextmanager
+def choosing_output(output: int | str | None) -> Iterator[None]:
+    """Use one of several outputs of a network as its scores, in every pass that is recorded inside.
+
+    Args:
+        output: the index, key or attribute of the output; None leaves the choice as it is.
+    """
+    token = _output.set(_output.get() if output is None else output)
+    try:
+        yield
+    finally:
+        _output.reset(token)
+
+
+def unwrap(outputs: Any, output: int | str | None = None) -> Tensor:
+    """Return the scores in what a network returned.
+
+    Args:
+        outputs: a tensor, tuple, dict, dataclass or Hugging Face output.
+        output: the index, key or attribute of the output to use; None for ``logits``, ``out`` or
+            ``logits_per_image``, or else the first floating-point tensor.
+
+    Returns:
+        The scores, (B, ...).
+
+    Raises:
+        TargetError: there is no such output, or no floating-point tensor in it.
+
+    >>> import torch
+    >>> unwrap({"aux": torch.zeros(1), "logits": torch.ones(1)}), unwrap((torch.zeros(1), torch.ones(1)), 1)
+    (tensor([1.]), tensor([1.]))
+    """
+    if output is not None:
+        outputs = _picked(outputs, output)
+    else:
+        for name in _SCORES:
+            if isinstance(outputs, Mapping) and isinstance(outputs.get(name), Tensor):
+                return outputs[name]  # type: ignore[no-any-return]
+            if isinstance(getattr(outputs, name, None), Tensor):
+                return getattr(outputs, name)  # type: ignore[no-any-return]
+    first = first_tensor(outputs)
+    if first is None:
+        raise TargetError(
+            f"the network returned {type(outputs).__name__} without a floating-point tensor; wrap it so that it "
+            "returns its scores"
+        )
+    return first.tensor
+
+
+def other_outputs(outputs: Any, scores: Tensor) -> str:
+    """Describe which of several outputs was used as the scores; "" where there was no choice.
+
+    Args:
+        outputs: what the network returned.
+        scores: the tensor that `unwrap` chose without being told which.
+    """
+    if isinstance(outputs, Tensor) or any(scores is _entry(outputs, name) for name in _SCORES):
+        return ""
+    names = _names(outputs)
+    shapes = {name: f"{name!r} {tuple(t.shape)}" for name in names if (t := _floats(_entry(outputs, name))) is not None}
+    if len(shapes) < 2:
+        return ""
+    used = next((name for name in shapes if _floats(_entry(outputs, name)) is scores), None)
+    if used is None:
+        return ""
+    listed = ", ".join(shapes.values())
+    return f"the network returns several outputs ({listed}): output {used!r} is explained; choose with output="
+
+
+def _entry(outputs: Any, name: Any) -> Any:
+    if isinstance(outputs, Mapping):
+        return outputs.get(name)
+    if isinstance(name, int):
+        return outputs[name]
+    return getattr(outputs, name, None)
+
+
+def _names(outputs: Any) -> list[Any]:
+    """Keys, fields or indices of a container of outputs."""
+    if isinstance(outputs, Mapping):
+        return list(outputs)
+    if isinstance(outputs, (tuple, list)):
+        return list(range(len(outputs)))
+    return [field.name for field in dataclasses.fields(outputs)] if dataclasses.is_dataclass(outputs) else []
+
+
+def _floats(value: Any) -> Tensor | None:
+    return value if isinstance(value, Tensor) and value.is_floating_point() else None
+
+
+def _picked(outputs: Any, output: int | str) -> Any:
+    """Return one output by index, key or attribute."""
+    names = _names(outputs)
+    if isinstance(output, int) and not (isinstance(outputs, Mapping) and output in outputs):
+        if -len(names) <= output < len(names):
+            return _entry(outputs, names[output])
+    elif output in names or (isinstance(output, str) and hasattr(outputs, output) and not isinstance(outputs, Tensor)):
+        return _entry(outputs, output)
+    possible = ", ".join(map(repr, names)) or "none: it returns one tensor"
+    raise TargetError(f"the network has no output {output!r}; possible: {possible}")
+
+
+def per_image(outputs: Tensor, batch: int) -> Tensor:
+    """Return outputs with one entry per image, also where a squeeze dropped the batch axis of a single image.
+
+    Raises:
+        TargetError: the outputs cannot be told apart by image.
+
+    >>> per_image(torch.zeros(3), 1).shape, per_image(torch.zeros(3), 3).shape
+    (torch.Size([1, 3]), torch.Size([3]))
+    """
+    if outputs.ndim > 0 and len(outputs) == batch:
+        return outputs
+    if batch == 1:
+        return outputs.unsqueeze(0)
+    raise TargetError(
+        f"Expected the network to return one row of scores per image (batch of {batch}), but got "
+        f"{tuple(outputs.shape)}; wrap it so that it does, or pass the images one at a time"
+    )

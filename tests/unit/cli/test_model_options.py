@@ -1,0 +1,70 @@
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from running import inside
+
+ARCH = "timm:test_resnet"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    state = timm.create_model("test_resnet", num_classes=2).state_dict()
+    other = {k: v + 1 for k, v in state.items()}
+    both = {**{f"student.{k}": v for k, v in state.items()}, **{f"other.{k}": v for k, v in other.items()}}
+    torch.save({**both, "loss.scale": torch.ones(1)}, tmp_path / "w.pth")
+    return tmp_path
+
+
+def test_explain_takes_the_arguments_of_load(folder):
+    asked = ["explain", "x.png", "--model", ARCH, "--weights", "w.pth", "--classes", 2, "--out", "maps", "--json"]
+    done = inside(*asked, "--write", "json", cwd=folder)
+    assert done.returncode == 2
+    assert "choose one with prefix=; possible: 'other', 'student'" in done.stderr
+    more = [
+        "--prefix",
+        "student",
+        "--ignore",
+        "loss.*",
+        "--mean",
+        "0.5",
+        "--std",
+        "0.25,0.3,0.25",
+        "--input-size",
+        "64,80",
+    ]
+    done = inside(*asked, *more, "--fit", "squash", "--outcome", "any", "--write", "json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "note: timm:test_resnet: left over in the weights file: other.* (92 names)" in done.stderr
+    said = json.loads(done.stdout)
+    assert "left over in the weights file: other.* (92 names)" in said["notes"]
+    preprocess = said["repeat"]["preprocess"] if "repeat" in said else said["preprocess"]
+    assert preprocess["mean"] == [0.5] * 3
+    assert preprocess["std"] == [0.25, 0.3, 0.25]
+    assert preprocess["input_size"] == [64, 80]
+    assert preprocess["fit"] == "squash"
+
+
+def test_bundle_and_models_take_them_too(folder):
+    done = inside(
+        *("bundle", ARCH, "--weights", "w.pth", "--labels", "a,b", "--prefix", "other", "--mean", "0.4"),
+        *("--out", "bundle", "--ignore", "student.*", "--ignore", "loss.*"),
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    done = inside("models", "--check", "bundle", "--json", "--mean", "0.3", cwd=folder)
+    assert json.loads(done.stdout)["preprocess"]["mean"] == [0.3] * 3
+
+
+def test_pickles_need_trust():
+    pytest.importorskip("torchxrayvision")
+    asked = ["models", "--check", "torchxrayvision:densenet121-res224-rsna"]
+    assert "which can run code when it is read" in inside(*asked).stderr
+    done = inside(*asked, "--trust")
+    assert "which can run code" not in done.stderr
