@@ -26,6 +26,7 @@ _SPARE = 65_537
 _STEP = 7_919
 _NOISE = 0.6
 """Of an image's own deviation: more upsets attention everywhere, and less drowns in what gates do everywhere."""
+_LEVEL = 2.0
 _COARSE = 8
 _STATISTICS = (("running_mean", "running_var"), ("moving_mean", "moving_variance"))
 
@@ -136,7 +137,7 @@ def probe_inputs(
     def own(tensor: Tensor) -> Tensor:
         if tensor.ndim > 2 and (tensor.is_floating_point() or tensor.dtype == torch.uint8):
             image = _image(tensor.shape[1:], generator)
-            image = 64 * image + 128 if tensor.dtype == torch.uint8 else image
+            image = 48 * image + 32 if tensor.dtype == torch.uint8 else image
             tensor = image.to(tensor.device, dtype).expand(tensor.shape)
         tensor = tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
         per_image = tensor.ndim > 0 and len(tensor) == batch
@@ -153,12 +154,12 @@ def probe_inputs(
 
 
 def _image(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Return a smooth random image with noise, of mean 0 and deviation about 1."""
+    """Return a smooth random image with noise, of deviation about 1 and of as much level as pixels in [0, 1] have."""
     *outer, height, width = (1, *shape) if len(shape) == 1 else shape
     coarse = torch.randn(1, math.prod(outer), min(height, _COARSE), min(width, _COARSE), generator=generator)
     smooth = nn.functional.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
     noise = torch.randn(1, math.prod(outer), height, width, generator=generator)
-    return (smooth + 0.5 * noise).view(*shape)
+    return (_LEVEL + smooth + 0.5 * noise).view(*shape)
 
 
 def at_corner(values: Tensor, corner: Corner, axes: Sequence[int], *, part: int) -> Tensor:
