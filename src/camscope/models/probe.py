@@ -200,15 +200,17 @@ class Probe:
         images, space = self.images.shape, self.space
         if self.frames_first:
             images = torch.Size((images[0], images[2], images[1], *images[3:]))
+        first: Candidate | None = None
         for any_stride in (False, True):
             layouts = dict.fromkeys(possible_layouts(tensor.shape, images, last=self._last, any_stride=any_stride))
             read = (Candidate(**vars(event), layout=one, space=space, corners=self._corners) for one in layouts)
             possible = [one for one in read if _is_grid(one)]
-            if len(possible) == 1:
+            if len(possible) == 1 and possible[0].layout.grid is None:
                 return possible[0]
-            if possible:
-                return next((one for one in possible if one.keeps_places), possible[0])
-        return None
+            first = first or next(iter(possible), None)
+            if kept := next((one for one in possible if one.keeps_places), None):
+                return kept
+        return first
 
     def is_cut(self, event: Event) -> bool:
         """Return whether every path from the images to the scores leads through a tensor."""

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from camscope.errors import LayerError
 
 _MOST_PREFIX_TOKENS = 16
+_MOST_SUFFIX_TOKENS = 128
+"""Tokens after the grid, as the detection tokens of YOLOS."""
 _SLACK = 1.0
 """Cells by which a grid may miss the image's aspect: strides and unpadded convolutions round."""
 _LOSS = 0.08
@@ -119,7 +121,7 @@ def possible_layouts(
     for same_stride in (True, False):
         for one in spaces:
             for layout in _whole(shape, batch, one, last=last, same_stride=same_stride):
-                if same_stride or any_stride or _has_strides(grid_of(shape, layout), one):
+                if any_stride or same_stride or (layout.grid is None and _has_strides(grid_of(shape, layout), one)):
                     yield layout
     counts = [picture[1], picture[2]] if len(space) > 2 else [n for n in range(picture[1], 1, -1) if not picture[1] % n]
     flat = space[1:] if len(space) > 2 else space
@@ -149,7 +151,13 @@ def _tokens(shape: Sequence[int], batch: int, space: tuple[int, ...], *, same_st
         for slack, (b, tokens, channel) in itertools.product((_CLOSE, _SLACK), orders):
             if unfolded := _unfold(shape[tokens], space, slack):
                 yield Layout(batch=b, channel=channel, grid=unfolded[0], prefix=unfolded[1])
-    elif len(space) > 2:
+    elif len(space) == 2:
+        for (b, tokens, channel), prefix in itertools.product(orders, (0, 1)):
+            for suffix in range(1, min(_MOST_SUFFIX_TOKENS, shape[tokens] // 2) + 1):
+                cells = shape[tokens] - prefix - suffix
+                if cells > 3 and (unfolded := _unfold(cells, space, _CLOSE)) and unfolded[1] == 0:
+                    yield Layout(batch=b, channel=channel, grid=unfolded[0], prefix=prefix)
+    else:
         for b, tokens, channel in orders:
             for grid, prefix in _unfold_depth(shape[tokens], space):
                 yield Layout(batch=b, channel=channel, grid=grid, prefix=prefix)
@@ -181,7 +189,7 @@ def find_layout(shape: Sequence[int], picture: Sequence[int], *, layer: str, las
     """
     layout = guess_layout(shape, picture, last=last)
     others = [] if layout is not None else list(possible_layouts(shape, picture, last=last, any_stride=True))
-    if layout is None and len(others) == 1:
+    if len(others) == 1 and others[0].grid is None:
         return others[0]
     if layout is None:
         raise LayerError(

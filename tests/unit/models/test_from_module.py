@@ -76,7 +76,11 @@ def test_settings_of_load_with_a_module():
         cs.load(net, outcome="both")
 
 
-@pytest.mark.parametrize("thing", [None, 3, [Net()], Net, lambda x: x, {"state_dict": {}}], ids=str)
+@pytest.mark.parametrize(
+    "thing",
+    [None, 3, [Net()], Net, lambda x: x, {"state_dict": {}}],
+    ids=["None", "3", "list", "class", "function", "dict"],
+)
 def test_what_is_no_network_is_refused(thing):
     with pytest.raises(ModelError, match=r"cannot load an object of type .*: expected a spec .* or an nn\.Module"):
         cs.load(thing)
