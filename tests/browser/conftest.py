@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from camscope.files import write_parquet
 from camscope.store import frame
 from camscope.study.config import StudyFile
 from camscope.study.rows import map_values, schema
@@ -113,7 +114,7 @@ def write_study(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
         table = frame(rows, schema(file))
         half = len(table) // 2
         for number, part in enumerate((table[:half], table[half:])):
-            part.write_parquet(out / "rows" / f"{PLAN}-{number:06d}.parquet")
+            write_parquet(out / "rows" / f"{PLAN}-{number:06d}.parquet", part)
         record = {
             "schema_version": 1,
             "plan": PLAN,
