@@ -78,7 +78,7 @@ def cam(
         LayerError: the layer does not exist, did not run, or has no place for each part of the image.
         TargetError: a class or output that does not exist, or not one target per image.
         MethodError: no such method, or it cannot be applied to this network.
-        ModelError: the network cannot run on these inputs.
+        SettingError: an image without its batch axis, or a batch of no images.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
     >>> x = torch.randn(4, 3, 32, 32)

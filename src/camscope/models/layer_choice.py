@@ -148,19 +148,23 @@ def _find(probe: Probe) -> list[Candidate]:
     last_first = probe.candidates[::-1]
     cuts = [c for c in last_first if probe.is_cut(c)]
     found = _last_in_place(probe, [c for c in cuts if not c.collapsed])
-    for others in (cuts, None, _main_branch(probe)):
-        if found is not None and found.clock > probe.candidates[-1].clock / 2:
-            return [found]
-        if others is not None:
-            found = _last_in_place(probe, others) or found
-        elif branches := _branches(probe):
+    if not _is_late(probe, found):
+        found = _last_in_place(probe, cuts) or found
+    if not _is_late(probe, found):
+        if branches := _branches(probe):
             return branches
+        found = _last_in_place(probe, _main_branch(probe)) or found
     if found is not None:
         return [found]
     in_place = itertools.islice((c for c in last_first if c.keeps_places), 2 * _MOST_TRIALS)
     found = next(itertools.chain(_answers(probe, in_place), _answers(probe, cuts[:_MOST_TRIALS])), None)
     found = found or next((c for c in _covered(probe, cuts[:_MOST_TRIALS]) if c.keeps_places), None)
     return [] if found is None else [found]
+
+
+def _is_late(probe: Probe, found: Candidate | None) -> bool:
+    """Return whether a layer lies in the second half of a network."""
+    return found is not None and found.clock > probe.candidates[-1].clock / 2
 
 
 def _is_complete(probe: Probe, found: Sequence[Candidate]) -> bool:
@@ -175,11 +179,12 @@ def _is_complete(probe: Probe, found: Sequence[Candidate]) -> bool:
 def _is_stem(probe: Probe, found: Candidate) -> bool:
     """Return whether a layer is the stem, and what follows has places that could not be told."""
     learned = [e for e in probe.events if e.learned and e.tensor.grad_fn is not None and probe.is_cut(e)]
-    kept = {id(c.tensor) for c in probe.candidates if c.keeps_places}
-    before = sum(e.clock <= found.clock for e in learned)
     later = [e for e in learned if e.clock > found.clock]
+    if len(learned) - len(later) >= _STEM * len(learned):
+        return False
+    kept = {id(c.tensor) for c in probe.candidates if c.keeps_places}
     unknown = [e for e in later if id(e.tensor) not in kept and _has_places(e.tensor, len(probe.images))]
-    return bool(unknown) and before < _STEM * len(learned) and not any(id(e.tensor) in kept for e in later)
+    return bool(unknown) and not any(id(e.tensor) in kept for e in later)
 
 
 def _has_places(tensor: Tensor, images: int) -> bool:

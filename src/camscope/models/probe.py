@@ -81,6 +81,14 @@ class Candidate(Event):
         """Whether an axis is a single cell while others are not, as where a convolution spans all electrodes."""
         return min(self.grid) < 2
 
+    @property
+    def has_more_tokens(self) -> bool:
+        """Whether tokens follow after the grid."""
+        if self.layout.grid is None:
+            return False
+        tokens = self.tensor.numel() // (self.tensor.shape[self.layout.batch] * self.width)
+        return tokens > self.layout.prefix + math.prod(self.layout.grid)
+
     @cached_property
     def keeps_places(self) -> bool:
         """Whether a change at one end of an axis shows at that end of the grid, more than changes at the other do.
@@ -138,13 +146,7 @@ class Probe:
         shape = picture_of(x, picture).shape
         self.frames_first = _has_frames_first(net, shape)
         self._space = [1, *range(3, len(shape))] if self.frames_first else list(range(2, len(shape)))
-        try:
-            returned, given = self._run(net, x, picture, output, torch.float32)
-        except RuntimeError:
-            dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
-            if dtype == torch.float32:
-                raise
-            returned, given = self._run(net, x, picture, output, dtype)  # casts in its code are to its own dtype
+        returned, given = self._run(net, x, picture, output)
         self._last = is_last(net)
         self.dense = given.ndim > 2 or isinstance(returned, list)
         learned = (event.tensor for event in reversed(self.events) if event.learned)
@@ -153,15 +155,31 @@ class Probe:
         self.target = _weighted(self.scores)
         self.one = self.target if self.dense else self.scores.flatten(1)[:, int(self.scores[0].argmax())].sum()
         self._paths = Paths(self.target, self.images)
+        self._grids: set[tuple[int, ...]] = set()
         self.candidates = self._candidates()
 
-    def _run(self, net: nn.Module, x: Any, picture: int, output: Any, dtype: torch.dtype) -> tuple[Any, Tensor]:
+    def _run(self, net: nn.Module, x: Any, picture: int, output: int | str | None) -> tuple[Any, Tensor]:
+        """Run a copy in float32; in its own dtype where its code casts to that; on the user's image, as the last way.
+
+        A network may check the range of its images, and refuse ours.
+        """
         batch = len(picture_of(x, picture))
-        own, self._corners = probe_inputs(x, picture, space=self._space, batch=batch, dtype=dtype)
-        leaves = map_tensors(own, lambda t: t.requires_grad_(t.is_floating_point()))
-        self.images = picture_of(leaves, picture)
-        twin = replicate(net, StandIns(net, dtype), dtype=dtype)
-        self.events, returned, given = watch(twin, leaves, output=output)
+        own_dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
+        ways = dict.fromkeys([(torch.float32, False), (own_dtype, False), (torch.float32, True), (own_dtype, True)])
+        for dtype, users in ways:
+            inputs, self._corners = probe_inputs(
+                x, picture, space=self._space, batch=batch, dtype=dtype, users_image=users
+            )
+            leaves = map_tensors(inputs, lambda t: t.requires_grad_(t.is_floating_point()))
+            self.images = picture_of(leaves, picture)
+            try:
+                twin = replicate(net, StandIns(net, dtype), dtype=dtype)
+                self.events, returned, given = watch(twin, leaves, output=output)
+            except Exception:
+                if (dtype, users) == list(ways)[-1]:
+                    raise
+                continue
+            break
         if given.ndim < 2:
             given = given.reshape(len(self.images) if given.numel() == len(self.images) else 1, -1)
         return returned, given
@@ -185,12 +203,15 @@ class Probe:
         for candidate in filter(None, map(self._candidate, self.events)):
             candidate.learned = id(candidate.tensor) in learned
             found.setdefault(id(candidate.tensor), candidate)
+            if candidate.layout.grid is None:
+                self._grids.add(candidate.grid)
         return list(found.values())
 
     def _candidate(self, event: Event) -> Candidate | None:
         """Return the event with its layout, if its tensor has a grid, is its own, and was not overwritten.
 
-        Of several layouts the first is taken in which places are kept.
+        Of several layouts the first is taken in which places are kept. Tokens after the grid are only believed in where
+        the network had that very grid before, as after the convolution that makes patches.
         """
         tensor = event.tensor
         if version_of(tensor) != event.version or tensor.grad_fn is None or (tensor._is_view() and not event.learned):
@@ -204,7 +225,7 @@ class Probe:
         for any_stride in (False, True):
             layouts = dict.fromkeys(possible_layouts(tensor.shape, images, last=self._last, any_stride=any_stride))
             read = (Candidate(**vars(event), layout=one, space=space, corners=self._corners) for one in layouts)
-            possible = [one for one in read if _is_grid(one)]
+            possible = [one for one in read if _is_grid(one) and (not one.has_more_tokens or one.grid in self._grids)]
             if len(possible) == 1 and possible[0].layout.grid is None:
                 return possible[0]
             first = first or next(iter(possible), None)

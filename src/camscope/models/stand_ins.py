@@ -19,7 +19,7 @@ _VECTOR = 0.25
 _TABLE = 0.1
 """Deviation of tables that are added: positions, class tokens."""
 _NARROW = 4
-"""Outputs up to which weights are positive: a ReLU could silence all of so few."""
+"""Channels up to which a convolution's weights have one sign per channel, in turn: else a ReLU could silence all."""
 _SHIFTS = ("bias", "beta")
 _MATRICES = ("weight", "kernel")
 _SPARE = 65_537
@@ -70,10 +70,12 @@ class StandIns:
         if shape[0] == 1 and not is_matrix:
             scale = _TABLE
         else:
-            outputs = shape[-1] if hasattr(module, "get_config") else shape[0]  # Keras keeps them last
+            axis = -1 if hasattr(module, "get_config") else 0  # Keras keeps the outputs last
+            outputs = shape[axis]
             scale = _GAIN / math.sqrt(parameter.numel() / outputs)
-            if outputs <= _NARROW:
-                return self._view(shape, scale, device).abs()
+            if outputs <= _NARROW and parameter.ndim > 2:
+                signs = 1 - 2 * (torch.arange(outputs, device=device) % 2).to(self._values.dtype)
+                return (self._view(shape, scale, device).abs().movedim(axis, -1) * signs).movedim(-1, axis)
         return self._view(shape, scale, device)
 
     def _view(self, shape: torch.Size, scale: float, device: torch.device) -> Tensor:
@@ -114,7 +116,13 @@ def settle(module: nn.Module, inputs: Any) -> None:
 
 
 def probe_inputs(
-    x: Any, picture: int, *, space: Sequence[int], batch: int, dtype: torch.dtype = torch.float32
+    x: Any,
+    picture: int,
+    *,
+    space: Sequence[int],
+    batch: int,
+    dtype: torch.dtype = torch.float32,
+    users_image: bool = False,
 ) -> tuple[Any, list[Corner]]:
     """Make inputs for a probing pass: an image of our own, and the same with each corner changed.
 
@@ -126,6 +134,7 @@ def probe_inputs(
         space: the axes of space of the images.
         batch: number of images in ``x``.
         dtype: of the floating-point inputs.
+        users_image: change the corners of the first of the user's images in place of one of our own.
 
     Returns:
         The inputs with 1 + n images, and the n corners in order.
@@ -135,7 +144,7 @@ def probe_inputs(
     generator = torch.Generator().manual_seed(0)
 
     def own(tensor: Tensor) -> Tensor:
-        if tensor.ndim > 2 and (tensor.is_floating_point() or tensor.dtype == torch.uint8):
+        if not users_image and tensor.ndim > 2 and (tensor.is_floating_point() or tensor.dtype == torch.uint8):
             image = _image(tensor.shape[1:], generator)
             image = 48 * image + 32 if tensor.dtype == torch.uint8 else image
             tensor = image.to(tensor.device, dtype).expand(tensor.shape)

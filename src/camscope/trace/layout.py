@@ -149,7 +149,8 @@ def _tokens(shape: Sequence[int], batch: int, space: tuple[int, ...], *, same_st
     orders = [(b, n, k) for b, n, k in ((0, 1, 2), (1, 0, 2), (0, 2, 1)) if shape[b] == batch]
     if same_stride:
         for slack, (b, tokens, channel) in itertools.product((_CLOSE, _SLACK), orders):
-            if unfolded := _unfold(shape[tokens], space, slack):
+            unfolded = _unfold(shape[tokens], space, slack)
+            if unfolded and (tokens < channel or (unfolded[1] == 0 and shape[channel] > 1)):  # else a pooled vector
                 yield Layout(batch=b, channel=channel, grid=unfolded[0], prefix=unfolded[1])
     elif len(space) == 2:
         for (b, tokens, channel), prefix in itertools.product(orders, (0, 1)):

@@ -132,6 +132,7 @@ def per_image(outputs: Tensor, batch: int) -> Tensor:
     Raises:
         TargetError: the outputs cannot be told apart by image.
 
+    >>> import torch
     >>> per_image(torch.zeros(3), 1).shape, per_image(torch.zeros(3), 3).shape
     (torch.Size([1, 3]), torch.Size([3]))
     """

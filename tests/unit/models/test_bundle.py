@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from camscope.errors import ModelError, SettingError
+from camscope.errors import ModelError, SettingError, StoreError
 from camscope.models.loading import load
 
 
@@ -138,7 +138,7 @@ def test_nothing_is_left_of_a_bundle_that_failed(model, tmp_path, monkeypatch):
         raise OSError("no space left")
 
     monkeypatch.setattr("camscope.models.bundle.file_sha256", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(StoreError, match="no space"):
         model.save(tmp_path / "good")
     monkeypatch.undo()
     assert load(tmp_path / "good").digest == before

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._tensor_str import PRINT_OPTS
 from torchvision.ops import box_convert
 
 from camscope.errors import ModelError, SettingError, nearest, require
@@ -68,11 +72,11 @@ def make(
     Raises:
         ModelError: an unknown name, another task, or a file that is a pickle without ``trust``.
     """
-    require("ultralytics", f"ultralytics:{name}", "yolo")
+    spec, path = f"ultralytics:{name}", Path(name)
     if options:
         raise SettingError(f"ultralytics takes no options, but got {', '.join(options)}")
-    spec, path = f"ultralytics:{name}", Path(name)
-    with _quiet():
+    with _contained():
+        require("ultralytics", spec, "yolo")
         if path.suffix == SUFFIX:
             if weights != "default":
                 raise SettingError(f"{name} has weights of its own: leave weights={str(weights)!r} out")
@@ -158,15 +162,24 @@ class Scores(nn.Module):
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Let the package's logger say nothing but errors."""
+def _contained() -> Iterator[None]:
+    """Let the package say nothing but errors, and undo what its import sets for the whole process.
+
+    It changes how NumPy and PyTorch print numbers, which warnings are shown, and the number of OpenCV's threads.
+    """
     logger = logging.getLogger("ultralytics")
     level = logger.level
+    printed = dict(vars(PRINT_OPTS))
+    threads = sys.modules["cv2"].getNumThreads() if "cv2" in sys.modules else -1  # -1: as many as OpenCV would take
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with np.printoptions(), warnings.catch_warnings():
+            yield
     finally:
         logger.setLevel(level)
+        torch.set_printoptions(**printed)
+        if "cv2" in sys.modules:
+            sys.modules["cv2"].setNumThreads(threads)
 
 
 def _built(name: str, classes: int | None) -> Any:
