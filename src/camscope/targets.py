@@ -88,8 +88,8 @@ def region(index: int, *, mask: Tensor | npt.NDArray[Any] | None = None) -> Targ
 
     Args:
         index: class index.
-        mask: (H, W) of the output's size, nonzero where the scores count; by default the pixels that are predicted
-            to be of the class.
+        mask: (H, W) of the output's size, nonzero where the scores count; by default the pixels where the class has
+            the highest score, or in a lone map of logits those above 0.
 
     Reference:
         Vinogradova, Dibrov, Myers. Towards Interpretable Semantic Segmentation via Gradient-weighted Class
@@ -103,9 +103,10 @@ def region(index: int, *, mask: Tensor | npt.NDArray[Any] | None = None) -> Targ
         if output.ndim < 2 or not -len(output) <= index < len(output):
             shape = tuple(output.shape)
             raise TargetError(f"a region of class {index} needs an output (classes, H, W), and this one is {shape}")
-        where = (
-            output.argmax(0) == index % len(output) if mask is None else torch.as_tensor(mask).to(output.device) != 0
-        )
+        if mask is not None:
+            where = torch.as_tensor(mask).to(output.device) != 0
+        else:
+            where = output[0] > 0 if len(output) == 1 else output.argmax(0) == index % len(output)
         if where.shape != output.shape[1:]:
             raise TargetError(f"the mask is {tuple(where.shape)}, and the output's map {tuple(output.shape[1:])}")
         return (output[index] * where).sum()

@@ -13,8 +13,8 @@ from torch import nn
 from camscope.cli.methods import methods as describe
 from camscope.errors import MethodError
 from camscope.explanation import cam, cams
+from camscope.explanation.method_lookup import settings_of
 from camscope.explanation.recorded_layer import joint_map
-from camscope.explanation.settings import settings_of
 from camscope.methods import CLASS_AGNOSTIC, META, METHODS
 from camscope.methods.registry import NETWORK_METHODS
 from camscope.targets import category

@@ -8,7 +8,8 @@ from torch import nn
 
 from camscope.errors import CamscopeError, MethodError
 from camscope.explanation import cam, explain
-from camscope.explanation.maps import find_method, network_map, provided, spread
+from camscope.explanation.maps import network_map, provided, spread
+from camscope.explanation.method_lookup import find_method
 from camscope.explanation.recorded_layer import joint_map
 from camscope.methods import META, METHODS, needs_of, sees_network
 from camscope.models.black_box import BlackBox, black_box

@@ -7,9 +7,11 @@ from importlib.util import find_spec
 import pytest
 
 _CHECK = """
+import builtins
 import logging
 import sys
 
+import PIL.Image
 import numpy as np
 import torch
 
@@ -23,6 +25,7 @@ def settings():
         "printing": (str(np.get_printoptions()), str(torch._tensor_str.PRINT_OPTS)),
         "errors": (np.geterr(), sys.excepthook),
         "PyTorch": (torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()),
+        "functions": (PIL.Image.open, torch.save, torch.load, builtins.open),
         "streams": (sys.stdout, sys.stderr),
         "logging": (logging.getLogger().level, list(logging.getLogger().handlers)),
     }

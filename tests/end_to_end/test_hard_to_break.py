@@ -234,6 +234,7 @@ def test_odd_records_of_a_study_are_one_sentence_or_an_answer(make_study, tmp_pa
         assert done.stderr.count("\n") == (done.returncode == 2)
 
 
+@pytest.mark.slow
 def test_every_odd_value_in_the_record_of_a_study(make_study, tmp_path):
     path, out = make_study(2), tmp_path / "out"
     assert camscope("study", path, "--out", out).returncode == 0
@@ -247,6 +248,7 @@ def test_every_odd_value_in_the_record_of_a_study(make_study, tmp_path):
                 assert "unexpected" not in done.stderr, (key, odd, command, done.stderr)
 
 
+@pytest.mark.slow
 def test_every_odd_value_in_an_audit(make_study, tmp_path):
     path, out = make_study(2), tmp_path / "out"
     assert camscope("study", path, "--out", out).returncode == 0

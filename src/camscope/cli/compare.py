@@ -46,7 +46,7 @@ def compare(
     """
     from camscope.explanation import explain_all
     from camscope.explanation.agreement import agreement
-    from camscope.explanation.settings import check_settings
+    from camscope.explanation.method_lookup import check_settings
     from camscope.files import MAPS, claim, write_atomically
     from camscope.images import read
 

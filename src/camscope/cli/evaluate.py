@@ -63,7 +63,7 @@ def evaluate(
     from camscope.evaluation.page import evaluated
     from camscope.evaluation.plan import Plan
     from camscope.evaluation.rows import chosen_metrics
-    from camscope.explanation.settings import check_settings
+    from camscope.explanation.method_lookup import check_settings
     from camscope.models.device import device_of
     from camscope.models.engines import resolve
 

@@ -78,8 +78,8 @@ def explain(
     Example: camscope explain cat.jpg --model timm:convnext_base --target tabby --out maps
     """
     from camscope.explanation import explain_all
+    from camscope.explanation.method_lookup import check_settings
     from camscope.explanation.result import kinds
-    from camscope.explanation.settings import check_settings
     from camscope.files import MAPS, claim
     from camscope.images import find_pictures
     from camscope.methods.passes import reporting

@@ -37,7 +37,7 @@ def layers(
 
     Example: camscope layers cat.jpg --model torchvision:vgg16 --out sheet
     """
-    from camscope.explanation.settings import check_settings
+    from camscope.explanation.method_lookup import check_settings
     from camscope.explanation.sheets import stages_sheet, steps_sheet
     from camscope.files import MAPS, claim, write_atomically
     from camscope.images import read

@@ -15,7 +15,7 @@ def methods(
 
     Example: camscope methods scorecam
     """
-    from camscope.explanation.maps import find_method
+    from camscope.explanation.method_lookup import find_method
     from camscope.methods import META, METHODS
 
     if name:
@@ -30,8 +30,7 @@ def methods(
 
 
 def _listed(name: str) -> str:
-    from camscope.explanation.maps import find_method
-    from camscope.explanation.settings import settings_of
+    from camscope.explanation.method_lookup import find_method, settings_of
 
     taken = [f"{s}={_shown(default)}" for s, default in settings_of(find_method(name)).items()]
     text = "\n    ".join(f"--set {one}" for one in taken)

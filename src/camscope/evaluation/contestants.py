@@ -15,7 +15,7 @@ from torch import Tensor
 from camscope.errors import CamscopeError
 from camscope.evaluation.nulls import NULLS, RANDOM
 from camscope.explanation.batch import Goal, Pass, Sample
-from camscope.explanation.maps import find_method, known
+from camscope.explanation.method_lookup import find_method, known
 from camscope.methods import METHODS, Method, NetworkMethod
 from camscope.methods.passes import reporting
 from camscope.models.model import Model

@@ -14,7 +14,7 @@ from camscope.evaluation.data import Item, Items
 from camscope.evaluation.nulls import MAPLESS
 from camscope.evaluation.rows import SCHEMA_VERSION
 from camscope.explanation.batch import Goal, Sample, goals_of
-from camscope.explanation.settings import check_settings
+from camscope.explanation.method_lookup import check_settings
 from camscope.images import decode
 from camscope.models.model import Model
 from camscope.store import key_of

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from camscope.errors import SettingError
 from camscope.explanation.batch import Goal, Pass, Sample, Wanted
-from camscope.explanation.maps import find_method, method_name
+from camscope.explanation.method_lookup import find_method, method_name
 from camscope.images import Picture
 from camscope.images.memory import as_picture
 from camscope.methods import Method, sees_network

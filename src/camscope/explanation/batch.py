@@ -18,7 +18,8 @@ from camscope.explanation.diagnosis import network_notes, notes
 from camscope.explanation.goals import Goal as Goal
 from camscope.explanation.goals import Wanted as Wanted
 from camscope.explanation.goals import goals_of as goals_of
-from camscope.explanation.maps import check_needs, known, network_map, place_name, provided
+from camscope.explanation.maps import network_map, place_name, provided
+from camscope.explanation.method_lookup import check_needs, known
 from camscope.explanation.picture_notes import picture_notes
 from camscope.explanation.recorded_layer import (
     RecordedLayer,

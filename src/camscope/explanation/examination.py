@@ -10,7 +10,7 @@ import torch
 from camscope.errors import CamscopeError
 from camscope.explanation.agreement import same_map
 from camscope.explanation.batch import Pass, Sample, goals_of
-from camscope.explanation.maps import methods_of_scores
+from camscope.explanation.method_lookup import methods_of_scores
 from camscope.images import Picture
 from camscope.methods import METHODS
 from camscope.methods.heads import frozen_sums, linear_levels

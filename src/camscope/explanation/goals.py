@@ -82,43 +82,65 @@ def _at(model: Model, name: str, output: Tensor, *, place: Corners, window: Wind
         absent = bool(target(output) <= box(-2)(output))
         note = f"no box of {model.label(index)!r} overlaps with that place by half"
     else:
-        index = _index(model, name, len(output))
+        predicted = _places(model, output)
+        index = _index(model, name, len(predicted))
         rows, columns = ((torch.arange(n, device=output.device) + 0.5) / n for n in output.shape[1:])
         inside = ((rows >= top) & (rows < bottom))[:, None] & (columns >= left) & (columns < right)
-        mask = inside & (output.argmax(0) == index)
-        target, absent = region(index, mask=mask), not bool(mask.any())
+        mask = inside * predicted[index]
+        target, absent = _region(model, index, output, mask), not bool(mask.any())
         note = f"nothing at that place is predicted to be {model.label(index)!r}"
     return Goal(f"{model.label(index)}@{written}", index, target, note if absent else "")
 
 
 def _of_class(model: Model, index: int, output: Tensor) -> Goal:
     label = model.label(index)
-    absent = output.ndim > 2 and not bool((output.argmax(0) == index).any())
+    absent = output.ndim > 2 and not bool(_places(model, output)[index].any())
     note = f"no place is predicted to be {label!r}; targets.region(index, mask=...) explains places of yours"
     return Goal(label, index, class_target(model, index, output), note if absent else "")
 
 
 def class_target(model: Model, index: int, output: Tensor) -> Target:
-    """The score of a class: of a vector its entry, of a map its region as it is predicted in this very output.
+    """Return the score of a class: of a vector its entry, of a map the region that this output predicts to be of it.
 
-    Of a lone logit with two class names the second is the logit's, as 1 is in the labels that it was trained with,
-    and the first is its opposite.
+    Of a lone logit (or map of logits) with two class names the second is the logit's, as 1 is in the labels that it was
+    trained with, and the first is its opposite.
     """
     if output.ndim > 2:
-        return region(index, mask=output.argmax(0) == index)
+        return _region(model, index, output, _places(model, output)[index])
     if model.has_opposite(output.numel()):
         return category(0) if index == 1 else lambda scores: -category(0)(scores)
     return category(index)
 
 
+def _region(model: Model, index: int, output: Tensor, mask: Tensor) -> Target:
+    """Return the sum of the scores of a class over a mask."""
+    if not model.has_opposite(len(output)):
+        return region(index, mask=mask)
+    of_second = region(0, mask=mask)
+    return of_second if index == 1 else lambda scores: -of_second(scores)
+
+
+def _places(model: Model, output: Tensor) -> Tensor:
+    """Return (classes, *space) where a segmentation is predicted to be of each class, as 0 and 1.
+
+    That is the highest class; in a lone map, or where a place may be of several classes, a probability above 1/2. A
+    lone map with two class names is of the second, and elsewhere of the first.
+    """
+    if len(output) > 1 and model.outcome != "any":
+        return torch.zeros_like(output).scatter_(0, output.argmax(0, keepdim=True), 1)
+    are_probabilities = bool(output.min() >= 0) and bool(output.max() <= 1)  # else logits
+    places = (output > (0.5 if are_probabilities else 0)).to(output.dtype)
+    return torch.cat([1 - places, places]) if model.has_opposite(len(output)) else places
+
+
 def _scores(model: Model, output: Tensor) -> Tensor:
-    """(classes,) how much there is of each class."""
+    """Return (classes,) how much there is of each class: its score, or its area in a segmentation."""
     if output.ndim == 2:
         shape = tuple(output.shape)
         raise TargetError(f"the output {shape} has no score for each class; give a target function")
     if output.ndim > 2:
-        areas = torch.bincount(output.argmax(0).flatten(), minlength=len(output)).float()
-        behind = [i for i in range(len(output)) if model.label(i).strip("_").lower() == _BACKGROUND]
+        areas = _places(model, output).flatten(1).sum(1, dtype=torch.float32)
+        behind = [i for i in range(len(areas)) if model.label(i).strip("_").lower() == _BACKGROUND]
         areas[behind] = -1
         return areas
     flat = output.reshape(-1)

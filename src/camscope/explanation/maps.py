@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,18 +11,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from camscope.errors import MethodError, SettingError, TargetError, nearest
+from camscope.errors import MethodError, SettingError, TargetError
+from camscope.explanation.method_lookup import check_needs, check_settings, find_method, method_name
 from camscope.explanation.recorded_layer import Layers, joint_map, layer_names, record_layer, without_autocast
-from camscope.methods import ATTRIBUTIONS, META, METHODS, Method, NetworkMethod, needs_of, sees_network
-from camscope.models.black_box import BlackBox
+from camscope.methods import ATTRIBUTIONS, Method, NetworkMethod, sees_network
 from camscope.models.layer_choice import JOINT, default_layer
 from camscope.models.stages import stage_layers
 from camscope.targets import Target, category, class_index
 from camscope.trace import Forward, Layout, record
 from camscope.trace.outputs import choosing_output
 from camscope.trace.structure import Input, map_arrays, picture_of
-
-_MADE = re.compile(r"(\w+)\((.+)\)")
 
 _IMAGE = 3
 
@@ -96,7 +93,7 @@ def cams(
     net: nn.Module,
     x: Any,
     *,
-    targets: Sequence[Sequence[Asked]],
+    targets: Sequence[Sequence[Asked]] | Tensor | npt.NDArray[Any],
     method: str | Method = "gradcam",
     layer: Layers = None,
     layout: Layout | None = None,
@@ -110,7 +107,7 @@ def cams(
     Args:
         net: any network.
         x: (B, C, *space) inputs, or several inputs, see `cam`.
-        targets: for each image, the same number T of class indices or target functions.
+        targets: (B, T) class indices, or for each image a list of T class indices or target functions.
         method: a name in `METHODS` or a function.
         layer: name, module or several of them; None for `default_layer`.
         layout: the axes of the layer's output; None to tell them from the shapes.
@@ -129,7 +126,8 @@ def cams(
     >>> cams(net, torch.randn(2, 3, 32, 32), targets=[[0, 1, 2], [2, 1, 0]]).shape
     torch.Size([2, 3, 15, 15])
     """
-    rows = [_listed(row) for row in _listed(targets)]
+    listed = targets.tolist() if isinstance(targets, (Tensor, np.ndarray)) else targets
+    rows = [_listed(row) for row in listed] if isinstance(listed, Sequence) else []
     if not rows or not all(isinstance(row, list) and len(row) == len(rows[0]) > 0 for row in rows):
         raise TargetError("targets must be one list per image, all of the same length: [[0, 1], [0, 1]]")
     columns = [list(column) for column in zip(*rows, strict=True)]
@@ -154,6 +152,7 @@ def _columns(
     """Compute (B, T, *grid) maps of T targets per image, given as T columns with one target per image."""
     function = find_method(method)
     check_needs(net, [function])
+    check_settings(settings, [method])
     if differentiable and sees_network(function):
         raise MethodError(f"{method_name(method)} has no differentiable map; use a method of one layer, as gradcam is")
     if differentiable and engine != "eager":
@@ -231,60 +230,6 @@ def _as_target(asked: Asked, output: Tensor) -> Target:
     return target
 
 
-def find_method(method: str | Method | NetworkMethod) -> Method | NetworkMethod:
-    """The method of this name, also "augmented(gradcam)"; a function is its own method.
-
-    Raises:
-        MethodError: there is none; the message has the nearest names.
-
-    >>> find_method("fused(layercam)").__name__
-    'fused(layercam)'
-    """
-    if callable(method):
-        return method
-    made = _MADE.fullmatch(method)
-    if made and made[1] in META:
-        return META[made[1]](find_method(made[2]))
-    if method not in METHODS:
-        raise MethodError(nearest("method", method, [*METHODS, *(f"{name}(gradcam)" for name in META)]))
-    return METHODS[method]
-
-
-def check_needs(net: nn.Module, functions: Iterable[Method | NetworkMethod]) -> None:
-    """Check that a network has what some methods need; of a black box nothing but scores can be had.
-
-    Raises:
-        MethodError: it has not; the message names the methods that work.
-    """
-    if not isinstance(net, BlackBox):
-        return
-    for function in functions:
-        needs = needs_of(function)
-        if needs in ("activations", "gradients"):
-            raise MethodError(
-                f"{method_name(function)} needs the {needs} of a network, and this model is a black box, of which only "
-                f"the scores are known; use a method that needs only scores: {', '.join(methods_of_scores())}"
-            )
-
-
-def methods_of_scores() -> list[str]:
-    """Return the names of the methods that need nothing but scores.
-
-    >>> "occlusion" in methods_of_scores(), "gradcam" in methods_of_scores()
-    (True, False)
-    """
-    return [name for name, function in METHODS.items() if needs_of(function) == "scores"]
-
-
-def method_name(method: str | Method | NetworkMethod) -> str:
-    """What a method is called in results.
-
-    >>> method_name("gradcam"), method_name(METHODS["gradcam"])
-    ('gradcam', 'gradcam')
-    """
-    return method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
-
-
 def place_name(function: NetworkMethod, given: Mapping[str, Any], *, chosen: bool) -> str:
     """What a method that sees the whole network looked at, in words.
 
@@ -293,6 +238,7 @@ def place_name(function: NetworkMethod, given: Mapping[str, Any], *, chosen: boo
         given: its settings.
         chosen: whether its ``layers`` are those that the user named.
 
+    >>> from camscope.methods import METHODS
     >>> place_name(METHODS["occlusion"], {}, chosen=False), place_name(METHODS["fullgrad"], {}, chosen=False)
     ('input', 'whole network')
     """
@@ -301,13 +247,6 @@ def place_name(function: NetworkMethod, given: Mapping[str, Any], *, chosen: boo
     if chosen and "layers" in given:
         return ", ".join(given["layers"])
     return "input" if method_name(function).split("(")[-1].rstrip(")") in ATTRIBUTIONS else "whole network"
-
-
-def known(function: Callable[..., Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a method takes."""
-    takes = inspect.signature(function).parameters
-    any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
-    return {name: value for name, value in settings.items() if any_name or name in takes}
 
 
 def provided(

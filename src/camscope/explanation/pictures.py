@@ -28,9 +28,8 @@ from camscope.errors import (
     reason,
 )
 from camscope.explanation.batch import Pass, Sample, Wanted
-from camscope.explanation.maps import find_method, method_name
+from camscope.explanation.method_lookup import check_settings, find_method, method_name
 from camscope.explanation.result import Explanation
-from camscope.explanation.settings import check_settings
 from camscope.images import Picture, as_picture
 from camscope.methods import MANY_PASSES, Method
 from camscope.models.device import device_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,12 @@ from torch import Tensor, nn
 
 from camscope.errors import LayerError
 from camscope.models.engines import Prepared, prepare
-from camscope.models.layer_choice import JOINT, choose_layer
+from camscope.models.layer_choice import JOINT, choose_layer, probed_layouts
 from camscope.targets import Target
 from camscope.trace import Forward, Layout, Trace, record
 from camscope.trace.address import name_of
 from camscope.trace.hooks import refuse_program
-from camscope.trace.layout import find_layout, is_last
+from camscope.trace.layout import find_layout, fits, grid_of, is_last, possible_layouts
 from camscope.trace.outputs import chosen_output
 from camscope.trace.structure import Input, with_picture
 from camscope.trace.wrappers import bare
@@ -87,12 +88,23 @@ def layer_names(net: nn.Module, layer: Any) -> tuple[str, ...]:
 
 
 def layout_of(forward: Forward, layer: str) -> Layout:
-    """Find where the axes of a recorded layer lie, from the shapes.
+    """Find where the axes of a recorded layer lie.
+
+    The shapes tell it where strides are equal. Where several layouts fit whose strides differ between axes, a probing
+    pass does.
 
     Raises:
         LayerError: the layer has no place for each part of the image.
     """
-    return find_layout(forward.records[layer].shape, forward.pictures.shape, layer=layer, last=is_last(forward.net))
+    net, shapes = forward.net, (forward.records[layer].shape, forward.pictures.shape)
+    possible = list(dict.fromkeys(possible_layouts(*shapes, last=is_last(net))))
+    grids, space = [grid_of(shapes[0], layout) for layout in possible], shapes[1][2:]
+    if len(possible) > 1 and not (len(grids[0]) == len(space) and fits(grids[0], space)):
+        with contextlib.suppress(Exception):  # a network that cannot be probed is read by its shapes
+            probed = probed_layouts(net, forward.inputs, picture=forward.picture, output=forward.output)
+            if probed.get(layer) in possible:
+                return probed[layer]
+    return find_layout(*shapes, layer=layer, last=is_last(net))
 
 
 def joint_map(function: Callable[..., Tensor], traces: Sequence[Trace], **settings: Any) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from camscope.explanation.batch import Wanted
-from camscope.explanation.maps import check_needs, find_method
+from camscope.explanation.method_lookup import check_needs, find_method
 from camscope.explanation.pictures import explain
 from camscope.explanation.result import Explanation
 from camscope.heatmap import place

@@ -1,4 +1,4 @@
-"""A network by itself as a Model: what it tells of its preprocessing and classes, or a stated assumption."""
+"""Make a Model of a network alone, with the preprocessing and classes that it carries or a stated assumption."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from camscope.models.labels import read_labels
 from camscope.models.model import Model, Outcome, input_channels
-from camscope.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from camscope.models.preprocess import IMAGENET_MEAN, Preprocess, assumed_preprocess
 
 AnyPreprocess = Preprocess | Callable[..., Any]
 """A Preprocess, or a callable that becomes a `Transform`."""
@@ -20,7 +20,7 @@ _SIZE = 224
 
 
 class _Told(NamedTuple):
-    """What a network tells of itself."""
+    """The preprocessing, labels and outcome that a network carries."""
 
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] = ()
@@ -48,7 +48,8 @@ def from_module(
         preprocess: a Preprocess, or a callable (see `Transform`).
         labels: class names, or the path of a file with them.
         name: what the model is called in results; None: the name of the network's class.
-        outcome: as for ``Model``; None: what the network tells, "any" for a single label, else "one".
+        outcome: "one", "any", "value" or "boxes" (see `Model`); None: as the network tells, "any" for a single label,
+            else "one".
 
     Raises:
         ModelError: a preprocessing that cannot be used.
@@ -68,7 +69,7 @@ def from_module(
     if preprocess is None:
         preprocess, assumed = told.preprocess, told.assumed
     if preprocess is None:
-        preprocess, assumed = _assumed(input_channels(bare) or len(IMAGENET_MEAN))
+        preprocess, assumed = assumed_preprocess(input_channels(bare) or len(IMAGENET_MEAN))
     return Model(
         name or type(bare).__name__,
         net,
@@ -77,19 +78,6 @@ def from_module(
         outcome=outcome or ("any" if len(names) == 1 else told.outcome),
         facts={"assumed": assumed} if assumed else {},
     )
-
-
-def _assumed(channels: int, size: tuple[int, int] = (_SIZE, _SIZE)) -> tuple[Preprocess, str]:
-    """ImageNet's normalisation for any number of channels, and the note that says so."""
-    from camscope.models.sources.timm import of_channels
-
-    said = (
-        f"no preprocessing was given and the network tells of none: pictures are scaled and cropped to {size[0]} x "
-        f"{size[1]} with ImageNet's mean and std, which is an assumption; pass preprocess= with the transforms that "
-        "the network was trained with"
-    )
-    mean, std = of_channels(IMAGENET_MEAN, channels), of_channels(IMAGENET_STD, channels)
-    return Preprocess(size, mean, std), said
 
 
 def _of_timm(net: Any) -> _Told | None:
@@ -126,7 +114,7 @@ def _of_transformers(net: Any, given: AnyPreprocess | None) -> _Told | None:
         size = getattr(vision, "image_size", None) or _SIZE
         size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         channels = getattr(vision, "num_channels", None) or input_channels(net) or len(IMAGENET_MEAN)
-        preprocess, assumed = _assumed(int(channels), size)
+        preprocess, assumed = assumed_preprocess(int(channels), size)
     is_classifier = "Classification" in type(net).__name__
     labels = hf.labels_of(config) if is_classifier else ()
     return _Told(preprocess, labels, hf.outcome_of(config, net) if is_classifier else "one", assumed)

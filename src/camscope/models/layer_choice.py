@@ -1,4 +1,4 @@
-"""Which layer to explain when none is named: a fact of the network, found in a probing pass on inputs of our own.
+"""Choose the layer to explain when none is named, in a probing pass of the network on inputs of our own.
 
 The answer is the last feature map that keeps the places of the image and that every path from the image to the scores
 passes through. It depends on the structure of the network and the shape of its input, never on weights or images.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,10 @@ class LayerChoice:
         return JOINT.join(self.layers)
 
 
-_chosen: weakref.WeakKeyDictionary[nn.Module, dict[Any, LayerChoice]] = weakref.WeakKeyDictionary()
+_T = TypeVar("_T")
+_Known: TypeAlias = "weakref.WeakKeyDictionary[nn.Module, dict[Any, _T]]"
+_chosen: _Known[LayerChoice] = weakref.WeakKeyDictionary()
+_layouts: _Known[dict[str, Layout]] = weakref.WeakKeyDictionary()
 
 
 def default_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int | str | None = None) -> str:
@@ -91,15 +94,29 @@ def default_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int 
 
 def choose_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int | str | None = None) -> LayerChoice:
     """Choose the layer to explain, with its layout; see `default_layer`."""
+    return _once(_chosen, _choose, net, x, picture, output)
+
+
+def probed_layouts(
+    net: nn.Module, x: Any, *, picture: Input = None, output: int | str | None = None
+) -> dict[str, Layout]:
+    """Return the layouts of all layers with a grid, by name, as the probing pass tells them; see `default_layer`."""
+    return _once(_layouts, _read_layouts, net, x, picture, output)
+
+
+def _once(
+    known: _Known[_T], make: Callable[[Probe], _T], net: nn.Module, x: Any, picture: Input, output: int | str | None
+) -> _T:
+    """Return what a probing pass tells of a network, from its first time on."""
     refuse_program(net)
     net, number = bare(net), find_picture(x, picture)
-    known = _chosen.setdefault(net, {})
+    of_net = known.setdefault(net, {})
     key = (structure_of(net), number, output, tuple(tuple(t.shape[1:]) for t in tensors(x)))
-    if key not in known:
+    if key not in of_net:
         with torch.inference_mode(mode=False), torch.enable_grad():
-            known[key] = _choose(net, x, number, output)
+            of_net[key] = make(Probe(net, x, picture=number, output=output))
         hand_back()
-    return known[key]
+    return of_net[key]
 
 
 def structure_of(net: nn.Module) -> int:
@@ -120,13 +137,17 @@ def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _choose(net: nn.Module, x: Any, picture: int, output: int | str | None) -> LayerChoice:
-    probe = Probe(net, x, picture=picture, output=output)
+def _read_layouts(probe: Probe) -> dict[str, Layout]:
+    layouts = {id(c.tensor): c.layout for c in probe.candidates}
+    return {e.name: layouts[id(e.tensor)] for e in probe.events if id(e.tensor) in layouts}
+
+
+def _choose(probe: Probe) -> LayerChoice:
     found = _find(probe)
     if not found or _is_stem(probe, found[0]):
         best = [f"{probe.name(c)!r} {c.grid}" for c in probe.candidates[::-1]][:5]
         listed = ", ".join(best) if best else "none has a grid of the picture's shape"
-        raise LayerError(f"no layer of {type(net).__name__} was found to explain; name one with layer=: {listed}")
+        raise LayerError(f"no layer of {probe.network} was found to explain; name one with layer=: {listed}")
     return LayerChoice(
         tuple(probe.name(c) for c in found),
         tuple(c.layout for c in found),

@@ -13,7 +13,7 @@ from torch import nn
 
 from camscope.errors import SettingError, TargetError, nearest
 from camscope.models import bundle
-from camscope.models.preprocess import Preprocess
+from camscope.models.preprocess import Preprocess, assumed_preprocess
 from camscope.models.transform import INSTEAD, Transform
 from camscope.models.weights import digest
 
@@ -53,7 +53,8 @@ class Model:
         name: what the model is called in results.
         net: the network; inputs (B, C, h, w), outputs (B, classes) before any softmax or sigmoid.
         preprocess: makes the input out of a picture: a Preprocess, or any callable that makes a tensor of a Pillow
-            image or an array, such as a Compose of torchvision (see `Transform`).
+            image or an array, such as a Compose of torchvision (see `Transform`). None: ImageNet's normalisation at
+            224 x 224 is assumed, and a note says so.
         labels: class names in the order of the outputs; may be empty. Of two names for one output, a logit, the
             second is what the logit is for, and the first its opposite.
         layer: name of the layer that is explained; None: chosen when first needed.
@@ -77,7 +78,7 @@ class Model:
     name: str
     net: nn.Module = field(repr=False)
     _: KW_ONLY
-    preprocess: Preprocess = field(default_factory=Preprocess)
+    preprocess: Preprocess = None  # type: ignore[assignment]  # settled below
     labels: tuple[str, ...] = field(default=(), repr=False)
     layer: str | None = None
     layout: Layout | None = None
@@ -87,8 +88,12 @@ class Model:
     output: int | str | None = None
 
     def __post_init__(self) -> None:
-        """Make a Transform of a callable that is given as preprocessing, and refuse anything else."""
+        """Assume a preprocessing where none is given, make a Transform of a callable, and refuse anything else."""
         given: Any = self.preprocess
+        if given is None:
+            given, note = assumed_preprocess(input_channels(self.net) or 3)
+            object.__setattr__(self, "preprocess", given)
+            object.__setattr__(self, "facts", {"assumed": note, **self.facts})
         if not isinstance(given, Preprocess):
             if not callable(given):
                 raise SettingError(
@@ -162,7 +167,8 @@ class Model:
     def notes(self) -> tuple[str, ...]:
         """Sentences for every result of the model: what was assumed of its pictures, and what its weights file said.
 
-        >>> Model("mine", nn.Identity(), facts={"weights_note": "left over in the weights file: ema.*"}).notes
+        >>> facts = {"weights_note": "left over in the weights file: ema.*"}
+        >>> Model("mine", nn.Identity(), preprocess=Preprocess(), facts=facts).notes
         ('left over in the weights file: ema.*',)
         """
         return tuple(str(self.facts[key]) for key in ("assumed", "weights_note") if key in self.facts)

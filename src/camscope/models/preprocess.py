@@ -221,3 +221,32 @@ def _scale(picture: Picture, size: tuple[int, int], *, grey: bool, interpolation
     planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(pixels, 2, 0)]
     scaled = np.stack([np.asarray(plane.resize(wide_first, filter_)) for plane in planes], axis=2)
     return scaled if picture.bits == 8 else scaled.clip(0, 1)
+
+
+def of_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Return the mean or std of RGB for a network of another number of channels, as timm adapts its networks.
+
+    timm sums the first convolution over its channels for one, so that grey is normalised by what the three have in
+    common, and repeats it for more than three.
+
+    >>> of_channels((0.25, 0.5, 0.75), 1), of_channels((0.25, 0.5, 0.75), 4)
+    ((0.5,), (0.25, 0.5, 0.75, 0.25))
+    """
+    if channels == 1:
+        return (sum(values) / len(values),)
+    return tuple(values[i % len(values)] for i in range(channels))
+
+
+def assumed_preprocess(channels: int = 3, size: tuple[int, int] = (224, 224)) -> tuple[Preprocess, str]:
+    """Return ImageNet's preprocessing for a network that nothing is known of, and a note that says so.
+
+    >>> preprocess, note = assumed_preprocess(channels=1)
+    >>> preprocess.channels, note[:26]
+    (1, 'no preprocessing was given')
+    """
+    note = (
+        f"no preprocessing was given and the network tells of none: pictures are scaled and cropped to {size[0]} x "
+        f"{size[1]} with ImageNet's mean and std, which is an assumption; pass preprocess= with the transforms that "
+        "the network was trained with"
+    )
+    return Preprocess(size, of_channels(IMAGENET_MEAN, channels), of_channels(IMAGENET_STD, channels)), note

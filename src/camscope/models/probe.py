@@ -124,6 +124,7 @@ class Probe:
     """One probing pass of a network.
 
     Attributes:
+        network: the name of the network's class.
         images: (1 + n, C, *space) an image, and the same with each of n corners changed; leaves of the graph.
         scores: what the network returned, before a last softmax or sigmoid; where that does not depend on the images
             (nothing was detected), the last tensor that a module with parameters returned.
@@ -143,6 +144,7 @@ class Probe:
             picture: number of the images among the tensors of the inputs.
             output: which of several outputs holds the scores.
         """
+        self.network = type(net).__name__
         shape = picture_of(x, picture).shape
         self.frames_first = _has_frames_first(net, shape)
         self._space = [1, *range(3, len(shape))] if self.frames_first else list(range(2, len(shape)))

@@ -14,7 +14,7 @@ import torch
 from camscope.ahead import ahead
 from camscope.errors import CamscopeError
 from camscope.explanation.batch import Goal, Pass, Sample
-from camscope.explanation.maps import find_method
+from camscope.explanation.method_lookup import find_method
 from camscope.files import write_atomically
 from camscope.images import Picture, Window, decode, fetch
 from camscope.images.source import split

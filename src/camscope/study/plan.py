@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from camscope.errors import CamscopeError
 from camscope.explanation.batch import Goal, Pass, Sample
-from camscope.explanation.maps import find_method
+from camscope.explanation.method_lookup import find_method
 from camscope.images import Picture, read
 from camscope.models.device import on_device
 from camscope.study.study import Study

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from camscope.errors import CamscopeError, nearest
-from camscope.explanation.maps import find_method
-from camscope.explanation.settings import check_settings
+from camscope.explanation.method_lookup import check_settings, find_method
 from camscope.models.loading import load
 from camscope.models.model import Model
 from camscope.render import check_display

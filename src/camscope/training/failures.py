@@ -14,7 +14,7 @@ from torch import Tensor
 
 from camscope.explanation import Explanation
 from camscope.explanation.batch import Goal, Pass
-from camscope.explanation.maps import find_method
+from camscope.explanation.method_lookup import find_method
 from camscope.files import write_atomically
 from camscope.models.model import Model
 from camscope.targets import Target, category

@@ -2,7 +2,7 @@ import pytest
 
 from camscope.cli.methods import methods
 from camscope.errors import MethodError, SettingError
-from camscope.explanation.settings import check_settings, settings_of
+from camscope.explanation.method_lookup import check_settings, settings_of
 from camscope.methods import METHODS
 
 

@@ -143,6 +143,56 @@ class Finds(nn.Module):
         return torch.stack(rows, 1)
 
 
+class OneMap(nn.Module):
+    """Brightness less 1/2 as a map of logits."""
+
+    def __init__(self, *, end=None):
+        super().__init__()
+        self.body = nn.Conv2d(3, 4, 1, bias=False)
+        self.head = nn.Conv2d(4, 1, 1)
+        self.end = end or nn.Identity()
+        for layer in (self.body, self.head):
+            nn.init.constant_(layer.weight, 1 / layer.in_channels)
+        nn.init.constant_(self.head.bias, -0.5)
+
+    def forward(self, x):
+        return self.end(self.head(self.body(x)))
+
+
+@pytest.mark.parametrize("end", [None, nn.Sigmoid(), nn.Sequential(nn.Sigmoid(), nn.MaxPool2d(1))])
+@pytest.mark.parametrize("labels", [("lung",), ("background", "lung")])
+def test_a_lone_map_is_a_class_where_it_is_likely(end, labels):
+    pixels = np.zeros((32, 32, 3), np.float32)
+    pixels[4:12, 8:24] = 1
+    plain = Preprocess(input_size=(32, 32), mean=(0.0,) * 3, std=(1.0,) * 3)
+    model = Model("net", OneMap(end=end).eval(), preprocess=plain, labels=labels, outcome="any")
+    picture = Picture(pixels, "lung", bits=32)
+    e = explain(model, picture, layer="body")
+    likely = 1 / (1 + np.exp(-0.5)) if isinstance(end, nn.Sequential) else 0.5  # a pool hides the logits behind
+    assert (e.label, e.score) == ("lung", pytest.approx(8 * 16 * likely, rel=1e-4))
+    np.testing.assert_array_equal(e.grid > 0, pixels[..., 0] > 0)
+    if len(labels) == 2:
+        outside = explain(model, picture, target="background", layer="body")
+        unlikely = likely - 1 if isinstance(end, nn.Sequential) else 0.5
+        assert (outside.index, outside.score) == (0, pytest.approx((32 * 32 - 8 * 16) * unlikely, rel=1e-4))
+
+
+def test_maps_of_several_labels_may_overlap(picture):
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)).eval()
+    nn.init.zeros_(net[1].weight)
+    net[1].bias.data = torch.tensor([2.0, 1.0])
+    outputs = {
+        outcome: goals_of(
+            Model("net", net, preprocess=PREPROCESS, labels=("lung", "heart"), outcome=outcome),
+            ["heart"],
+            torch.tensor([2.0, 1.0]).view(2, 1, 1).expand(2, 8, 8),
+        )[0]
+        for outcome in ("one", "any")
+    }
+    assert "no place" in outputs["one"].note
+    assert not outputs["any"].note
+
+
 def test_boxes_are_explained_one_by_one(picture):
     model = Model("boxes", Finds().eval(), preprocess=PREPROCESS, labels=("car", "dog"), outcome="boxes")
     with torch.no_grad():

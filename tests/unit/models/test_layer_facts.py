@@ -47,7 +47,7 @@ NETS = {
 }
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in ("vgg", "vit"))) for n in NETS])
 def test_one_answer(name):
     make, size, layer = NETS[name]
     answers = set()

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from camscope.errors import ModelError, SettingError, nearest
 from camscope.models.model import Model, Recipe
-from camscope.models.preprocess import Fit, Preprocess
+from camscope.models.preprocess import Fit, Preprocess, of_channels
 from camscope.models.published import out_of_reach, reachable, torch_cache
 from camscope.models.sources.registry import source
 from camscope.models.sources.timm_weights import fill_from
@@ -202,20 +202,6 @@ def preprocess_of(cfg: Mapping[str, Any], input_size: tuple[int, int] | None, op
         resize=(int(height / data["crop_pct"]), int(width / data["crop_pct"])),
         interpolation=data["interpolation"],
     )
-
-
-def of_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """Return the mean or std of RGB for a network that timm adapted to another number of channels.
-
-    timm sums the first convolution over its channels for one, so that grey is normalised by what the three have in
-    common, and repeats it for more than three.
-
-    >>> of_channels((0.25, 0.5, 0.75), 1), of_channels((0.25, 0.5, 0.75), 4)
-    ((0.5,), (0.25, 0.5, 0.75, 0.25))
-    """
-    if channels == 1:
-        return (sum(values) / len(values),)
-    return tuple(values[i % len(values)] for i in range(channels))
 
 
 def labels_of(net: Any) -> tuple[str, ...]:

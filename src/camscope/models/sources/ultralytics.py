@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch._tensor_str import PRINT_OPTS
 from torchvision.ops import box_convert
@@ -165,11 +166,13 @@ class Scores(nn.Module):
 def _contained() -> Iterator[None]:
     """Let the package say nothing but errors, and undo what its import sets for the whole process.
 
-    It changes how NumPy and PyTorch print numbers, which warnings are shown, and the number of OpenCV's threads.
+    It changes how NumPy and PyTorch print numbers, which warnings are shown and the number of OpenCV's threads, and
+    replaces ``torch.save`` and Pillow's ``Image.open``, which then installs packages for files that are no picture.
     """
     logger = logging.getLogger("ultralytics")
     level = logger.level
     printed = dict(vars(PRINT_OPTS))
+    functions = Image.open, torch.save
     threads = sys.modules["cv2"].getNumThreads() if "cv2" in sys.modules else -1  # -1: as many as OpenCV would take
     logger.setLevel(logging.ERROR)
     try:
@@ -178,6 +181,7 @@ def _contained() -> Iterator[None]:
     finally:
         logger.setLevel(level)
         torch.set_printoptions(**printed)
+        Image.open, torch.save = functions
         if "cv2" in sys.modules:
             sys.modules["cv2"].setNumThreads(threads)
 

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from camscope.errors import MethodError
-from camscope.explanation.maps import cam, find_method, known
+from camscope.explanation.maps import cam
+from camscope.explanation.method_lookup import find_method, known
 from camscope.explanation.recorded_layer import joint_map, record_layer
 from camscope.heatmap import upsample
 from camscope.images import Window

@@ -1,0 +1,121 @@
+"""Find a method by its name, and check whether a network and settings suit it."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from camscope.errors import MethodError, SettingError, nearest
+from camscope.methods import META, METHODS, Method, NetworkMethod, needs_of, sees_network
+from camscope.models.black_box import BlackBox
+
+_MADE = re.compile(r"(\w+)\((.+)\)")
+_FOUND = ("picture", "layer", "layout")
+"""Parameters that a method is given without the user naming them."""
+
+
+def find_method(method: str | Method | NetworkMethod) -> Method | NetworkMethod:
+    """The method of this name, also "augmented(gradcam)"; a function is its own method.
+
+    Raises:
+        MethodError: there is none; the message has the nearest names.
+
+    >>> find_method("fused(layercam)").__name__
+    'fused(layercam)'
+    """
+    if callable(method):
+        return method
+    made = _MADE.fullmatch(method)
+    if made and made[1] in META:
+        return META[made[1]](find_method(made[2]))
+    if method not in METHODS:
+        raise MethodError(nearest("method", method, [*METHODS, *(f"{name}(gradcam)" for name in META)]))
+    return METHODS[method]
+
+
+def check_needs(net: nn.Module, functions: Iterable[Method | NetworkMethod]) -> None:
+    """Check that a network has what some methods need; of a black box nothing but scores can be had.
+
+    Raises:
+        MethodError: it has not; the message names the methods that work.
+    """
+    if not isinstance(net, BlackBox):
+        return
+    for function in functions:
+        needs = needs_of(function)
+        if needs in ("activations", "gradients"):
+            raise MethodError(
+                f"{method_name(function)} needs the {needs} of a network, and this model is a black box, of which only "
+                f"the scores are known; use a method that needs only scores: {', '.join(methods_of_scores())}"
+            )
+
+
+def methods_of_scores() -> list[str]:
+    """Return the names of the methods that need nothing but scores.
+
+    >>> "occlusion" in methods_of_scores(), "gradcam" in methods_of_scores()
+    (True, False)
+    """
+    return [name for name, function in METHODS.items() if needs_of(function) == "scores"]
+
+
+def method_name(method: str | Method | NetworkMethod) -> str:
+    """What a method is called in results.
+
+    >>> method_name("gradcam"), method_name(METHODS["gradcam"])
+    ('gradcam', 'gradcam')
+    """
+    return method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
+
+
+def settings_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the settings that a method takes with their defaults, `inspect.Parameter.empty` where it has none.
+
+    >>> from camscope.methods import METHODS
+    >>> settings_of(METHODS["finercam"])
+    {'alpha': 1.0, 'comparisons': 3}
+    """
+    own = 3 if sees_network(function) else 1  # the trace, or net, inputs and targets
+    parameters = list(inspect.signature(function).parameters.values())[own:]
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {p.name: p.default for p in parameters if p.kind not in variable and p.name not in _FOUND}
+
+
+def check_settings(settings: Mapping[str, Any], methods: Iterable[str | Method | NetworkMethod]) -> None:
+    """Raise unless each setting is one of at least one of the methods, and its numbers are finite.
+
+    Args:
+        settings: name -> value.
+        methods: names or functions.
+
+    Raises:
+        SettingError: a setting that none of them takes, or a number that is infinite or NaN.
+        MethodError: no such method.
+
+    >>> check_settings({"sampels": 8}, ["sscam"])
+    Traceback (most recent call last):
+    camscope.errors.SettingError: no setting called 'sampels'; nearest: 'samples'...; `camscope methods sscam` lists ...
+    """
+    if not settings:
+        return
+    methods = [method.strip() if isinstance(method, str) else method for method in methods]
+    known = {setting for method in methods for setting in settings_of(find_method(method))}
+    for name, value in settings.items():
+        if name not in known:
+            taken = nearest("setting", str(name), known) if known else f"no setting called {name!r}"
+            raise SettingError(f"{taken}; `camscope methods {method_name(methods[0])}` lists what it takes")
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise SettingError(f"the setting {name} must be finite, but got {value!r}")
+
+
+def known(function: Callable[..., Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a method takes."""
+    takes = inspect.signature(function).parameters
+    any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
+    return {name: value for name, value in settings.items() if any_name or name in takes}
