@@ -53,6 +53,7 @@ def test_grad_cam_of_squeezenet_finds_the_object(tmp_path):
     assert cells["uniform", "average_drop"]["estimate"] < cells["gradcam", "average_drop"]["estimate"]
 
 
+@pytest.mark.slow
 def test_the_positive_control_beats_the_negative_control(tmp_path):
     pointing = {}
     for name, size in (("localiser", 448), ("probe", 224)):

@@ -62,6 +62,7 @@ def test_imagenet_maps_peak_on_the_object():
     assert pointing(points, [json.loads(row["boxes_xyxy_227"]) for row in rows]) >= 0.85
 
 
+@pytest.mark.slow
 def test_the_localiser_looks_at_the_opacity_and_the_probe_does_not():
     rows = [row for row in table("cxr_nih") if row["rsna_class"] == "Lung Opacity"]
     boxes = [json.loads(row["rsna_boxes_xyxy"]) for row in rows]

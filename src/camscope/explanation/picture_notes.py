@@ -1,4 +1,4 @@
-"""What one must know of a picture and its preprocessing to read a map of it."""
+"""Write the notes that a reader of a map needs about the picture and its preprocessing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large a picture may be, so that no single file fills the memory."""
+"""Limit the size of pictures, so that no single file fills the memory."""
 
 from __future__ import annotations
 

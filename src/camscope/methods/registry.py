@@ -23,7 +23,7 @@ it names among its parameters is found for it: ``picture`` (which input is the p
 """
 
 Need = Literal["scores", "activations", "gradients"]
-"""What a method must have of a model, the least first: its outputs, the output of a layer, or a backward pass."""
+"""Part of a model that a method uses, the least first: its outputs, the output of a layer, or a backward pass."""
 
 METHODS: dict[str, Method | NetworkMethod] = {}
 """All methods, of both kinds."""

@@ -17,6 +17,7 @@ def test_keras_models(tmp_path: Path) -> None:
     apart(CASES, tmp_path, "-m", "not slow")
 
 
+@pytest.mark.slow
 def test_what_keras_files_say_without_words(tmp_path: Path) -> None:
     apart(FILE_CASES, tmp_path)
 

@@ -219,10 +219,16 @@ def test_what_makes_no_input_is_refused_with_the_preprocess_to_write(function, s
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("given", [3, "imagenet", (0.5, 0.5), {"mean": 0.5}, None])
+@pytest.mark.parametrize("given", [3, "imagenet", (0.5, 0.5), {"mean": 0.5}])
 def test_what_is_no_callable_is_refused(given):
     with pytest.raises(SettingError, match=r"must be a camscope\.Preprocess or a callable, but got an object of type"):
         cs.Model("mine", nn.Conv2d(3, 2, 1), preprocess=given)
+
+
+def test_without_a_preprocessing_one_is_assumed_and_said():
+    model = cs.Model("mine", nn.Conv2d(1, 2, 1))
+    assert (model.preprocess.channels, model.preprocess.input_size) == (1, (224, 224))
+    assert "ImageNet's mean and std, which is an assumption" in model.notes[0]
 
 
 def test_a_grey_network_is_given_grey_images():
