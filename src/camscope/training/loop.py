@@ -147,8 +147,10 @@ def _stoppable() -> Iterator[None]:
         yield
     except SIGTERMException:
         raise TerminatedError("the training was asked to stop; re-run the same command to resume") from None
-    except SystemExit:  # of the interrupt key
-        raise KeyboardInterrupt from None
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning's answer to the interrupt key
+            raise KeyboardInterrupt from None
+        raise
     finally:
         if main and before is not None:
             signal.signal(signal.SIGINT, before)

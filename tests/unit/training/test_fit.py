@@ -217,10 +217,19 @@ def test_a_training_that_was_moved_goes_on(trainings, tmp_path, finished):
     assert resumed.digest == whole.digest
 
 
+@pytest.fixture
+def survivor():
+    """Keep the test process alive, whoever handles SIGTERM when it arrives."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("survivor")
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, TerminatedError), (signal.SIGINT, KeyboardInterrupt)])
 def test_a_signal_stops_a_training_that_can_go_on(stopped, tmp_path, number, error):
     folder, _, whole = stopped
-    handler = signal.getsignal(signal.SIGINT)
+    handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
 
     def send(text):
         if text.startswith("epoch 2"):
@@ -228,7 +237,7 @@ def test_a_signal_stops_a_training_that_can_go_on(stopped, tmp_path, number, err
 
     with pytest.raises(error):
         trained(folder, tmp_path / "out", say=send)
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert not (tmp_path / "out/model.json").exists()
     said = []
     resumed, _ = trained(folder, tmp_path / "out", say=said.append)
