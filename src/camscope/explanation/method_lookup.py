@@ -65,7 +65,7 @@ def methods_of_scores() -> list[str]:
 
 
 def method_name(method: str | Method | NetworkMethod) -> str:
-    """What a method is called in results.
+    """Return the name of a method as it stands in results.
 
     >>> method_name("gradcam"), method_name(METHODS["gradcam"])
     ('gradcam', 'gradcam')

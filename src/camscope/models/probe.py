@@ -7,6 +7,7 @@ tells which tensors the scores depend on.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import re
@@ -83,7 +84,7 @@ class Candidate(Event):
 
     @property
     def has_more_tokens(self) -> bool:
-        """Whether tokens follow after the grid."""
+        """Return whether more tokens follow those of the grid."""
         if self.layout.grid is None:
             return False
         tokens = self.tensor.numel() // (self.tensor.shape[self.layout.batch] * self.width)
@@ -165,23 +166,24 @@ class Probe:
 
         A network may check the range of its images, and refuse ours.
         """
+        own = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
+        *ways, last = dict.fromkeys([(torch.float32, False), (own, False), (torch.float32, True), (own, True)])
+        for dtype, users_image in ways:
+            with contextlib.suppress(Exception):
+                return self._run_in(dtype, net, x, picture, output, users_image=users_image)
+        return self._run_in(last[0], net, x, picture, output, users_image=last[1])
+
+    def _run_in(
+        self, dtype: torch.dtype, net: nn.Module, x: Any, picture: int, output: int | str | None, *, users_image: bool
+    ) -> tuple[Any, Tensor]:
+        """Run a copy in one dtype."""
         batch = len(picture_of(x, picture))
-        own_dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
-        ways = dict.fromkeys([(torch.float32, False), (own_dtype, False), (torch.float32, True), (own_dtype, True)])
-        for dtype, users in ways:
-            inputs, self._corners = probe_inputs(
-                x, picture, space=self._space, batch=batch, dtype=dtype, users_image=users
-            )
-            leaves = map_tensors(inputs, lambda t: t.requires_grad_(t.is_floating_point()))
-            self.images = picture_of(leaves, picture)
-            try:
-                twin = replicate(net, StandIns(net, dtype), dtype=dtype)
-                self.events, returned, given = watch(twin, leaves, output=output)
-            except Exception:
-                if (dtype, users) == list(ways)[-1]:
-                    raise
-                continue
-            break
+        inputs, self._corners = probe_inputs(
+            x, picture, space=self._space, batch=batch, dtype=dtype, users_image=users_image
+        )
+        leaves = map_tensors(inputs, lambda t: t.requires_grad_(t.is_floating_point()))
+        self.images = picture_of(leaves, picture)
+        self.events, returned, given = watch(replicate(net, StandIns(net, dtype), dtype=dtype), leaves, output=output)
         if given.ndim < 2:
             given = given.reshape(len(self.images) if given.numel() == len(self.images) else 1, -1)
         return returned, given
