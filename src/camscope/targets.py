@@ -89,7 +89,7 @@ def region(index: int, *, mask: Tensor | npt.NDArray[Any] | None = None) -> Targ
     Args:
         index: class index.
         mask: (H, W) of the output's size, nonzero where the scores count; by default the pixels where the class has
-            the highest score, or in a lone map of logits those above 0.
+            the highest score, or in a lone map those that are `likely`.
 
     Reference:
         Vinogradova, Dibrov, Myers. Towards Interpretable Semantic Segmentation via Gradient-weighted Class
@@ -106,12 +106,28 @@ def region(index: int, *, mask: Tensor | npt.NDArray[Any] | None = None) -> Targ
         if mask is not None:
             where = torch.as_tensor(mask).to(output.device) != 0
         else:
-            where = output[0] > 0 if len(output) == 1 else output.argmax(0) == index % len(output)
+            where = likely(output)[0] if len(output) == 1 else output.argmax(0) == index % len(output)
         if where.shape != output.shape[1:]:
             raise TargetError(f"the mask is {tuple(where.shape)}, and the output's map {tuple(output.shape[1:])}")
         return (output[index] * where).sum()
 
     return score
+
+
+def likely(maps: Tensor) -> Tensor:
+    """Return where the probability of a class is above 1/2: logits above 0, or probabilities above 1/2.
+
+    Args:
+        maps: scores of any shape; taken for probabilities where all lie in [0, 1].
+
+    Returns:
+        Booleans of the same shape.
+
+    >>> likely(torch.tensor([-3.0, 0.2])), likely(torch.tensor([0.9, 0.2]))
+    (tensor([False,  True]), tensor([ True, False]))
+    """
+    are_probabilities = bool(maps.min() >= 0) and bool(maps.max() <= 1)
+    return maps > (0.5 if are_probabilities else 0)
 
 
 def box(index: int, *, at: tuple[float, float, float, float] | None = None) -> Target:

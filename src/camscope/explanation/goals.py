@@ -12,7 +12,7 @@ from torch import Tensor
 from camscope.errors import TargetError
 from camscope.images import Window
 from camscope.models.model import Model
-from camscope.targets import Target, box, category, class_index, region
+from camscope.targets import Target, box, category, class_index, likely, region
 
 Wanted = str | int | Target | None
 """What to explain: a class name or index, "top3" for the three highest, a target function, None for the highest; of
@@ -82,11 +82,10 @@ def _at(model: Model, name: str, output: Tensor, *, place: Corners, window: Wind
         absent = bool(target(output) <= box(-2)(output))
         note = f"no box of {model.label(index)!r} overlaps with that place by half"
     else:
-        predicted = _places(model, output)
-        index = _index(model, name, len(predicted))
+        index = _index(model, name, 2 if model.has_opposite(len(output)) else len(output))
         rows, columns = ((torch.arange(n, device=output.device) + 0.5) / n for n in output.shape[1:])
         inside = ((rows >= top) & (rows < bottom))[:, None] & (columns >= left) & (columns < right)
-        mask = inside * predicted[index]
+        mask = inside & _predicted(model, index, output)
         target, absent = _region(model, index, output, mask), not bool(mask.any())
         note = f"nothing at that place is predicted to be {model.label(index)!r}"
     return Goal(f"{model.label(index)}@{written}", index, target, note if absent else "")
@@ -94,7 +93,7 @@ def _at(model: Model, name: str, output: Tensor, *, place: Corners, window: Wind
 
 def _of_class(model: Model, index: int, output: Tensor) -> Goal:
     label = model.label(index)
-    absent = output.ndim > 2 and not bool(_places(model, output)[index].any())
+    absent = output.ndim > 2 and not bool(_predicted(model, index, output).any())
     note = f"no place is predicted to be {label!r}; targets.region(index, mask=...) explains places of yours"
     return Goal(label, index, class_target(model, index, output), note if absent else "")
 
@@ -106,7 +105,7 @@ def class_target(model: Model, index: int, output: Tensor) -> Target:
     trained with, and the first is its opposite.
     """
     if output.ndim > 2:
-        return _region(model, index, output, _places(model, output)[index])
+        return _region(model, index, output, _predicted(model, index, output))
     if model.has_opposite(output.numel()):
         return category(0) if index == 1 else lambda scores: -category(0)(scores)
     return category(index)
@@ -120,17 +119,30 @@ def _region(model: Model, index: int, output: Tensor, mask: Tensor) -> Target:
     return of_second if index == 1 else lambda scores: -of_second(scores)
 
 
-def _places(model: Model, output: Tensor) -> Tensor:
-    """Return (classes, *space) where a segmentation is predicted to be of each class, as 0 and 1.
+def _is_exclusive(model: Model, output: Tensor) -> bool:
+    """Return whether each place of a segmentation is of one class, that of the highest score."""
+    return len(output) > 1 and model.outcome != "any"
 
-    That is the highest class; in a lone map, or where a place may be of several classes, a probability above 1/2. A
-    lone map with two class names is of the second, and elsewhere of the first.
+
+def _predicted(model: Model, index: int, output: Tensor) -> Tensor:
+    """Return (*space) where a segmentation is predicted to be of a class.
+
+    That is where its score is the highest; in a lone map, or where a place may be of several classes, where it is
+    likely. A lone map with two class names is of the second, and elsewhere of the first.
     """
-    if len(output) > 1 and model.outcome != "any":
-        return torch.zeros_like(output).scatter_(0, output.argmax(0, keepdim=True), 1)
-    are_probabilities = bool(output.min() >= 0) and bool(output.max() <= 1)  # else logits
-    places = (output > (0.5 if are_probabilities else 0)).to(output.dtype)
-    return torch.cat([1 - places, places]) if model.has_opposite(len(output)) else places
+    if _is_exclusive(model, output):
+        return output.argmax(0) == index
+    if model.has_opposite(len(output)):
+        return likely(output)[0] == bool(index)
+    return likely(output)[index]
+
+
+def _areas(model: Model, output: Tensor) -> Tensor:
+    """Return (classes,) number of places that a segmentation is predicted to have of each class."""
+    if _is_exclusive(model, output):
+        return torch.bincount(output.argmax(0).flatten(), minlength=len(output)).float()
+    areas = likely(output).flatten(1).sum(1).float()
+    return torch.cat([output[0].numel() - areas, areas]) if model.has_opposite(len(output)) else areas
 
 
 def _scores(model: Model, output: Tensor) -> Tensor:
@@ -139,7 +151,7 @@ def _scores(model: Model, output: Tensor) -> Tensor:
         shape = tuple(output.shape)
         raise TargetError(f"the output {shape} has no score for each class; give a target function")
     if output.ndim > 2:
-        areas = _places(model, output).flatten(1).sum(1, dtype=torch.float32)
+        areas = _areas(model, output)
         behind = [i for i in range(len(areas)) if model.label(i).strip("_").lower() == _BACKGROUND]
         areas[behind] = -1
         return areas
