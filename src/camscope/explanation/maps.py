@@ -15,7 +15,7 @@ from camscope.errors import MethodError, SettingError, TargetError
 from camscope.explanation.method_lookup import check_needs, check_settings, find_method, method_name
 from camscope.explanation.recorded_layer import Layers, joint_map, layer_names, record_layer, without_autocast
 from camscope.methods import ATTRIBUTIONS, Method, NetworkMethod, sees_network
-from camscope.models.layer_choice import JOINT, default_layer
+from camscope.models.layer_choice import JOINT, choose_layer
 from camscope.models.stages import stage_layers
 from camscope.targets import Target, category, class_index
 from camscope.trace import Forward, Layout, record
@@ -75,7 +75,7 @@ def cam(
         LayerError: the layer does not exist, did not run, or has no place for each part of the image.
         TargetError: a class or output that does not exist, or not one target per image.
         MethodError: no such method, or it cannot be applied to this network.
-        SettingError: an image without its batch axis, or a batch of no images.
+        SettingError: an image without its batch axis, a batch of no images, or a setting that the method does not take.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
     >>> x = torch.randn(4, 3, 32, 32)
@@ -262,8 +262,10 @@ def provided(
     given = dict(settings) | {"picture": forward.picture}
     if "layer" in takes:
         if layer is None:
-            layer = default_layer(forward.net, forward.inputs, picture=forward.picture, output=forward.output)
-        names = layer_names(forward.net, layer)
+            choice = choose_layer(forward.net, forward.inputs, picture=forward.picture, output=forward.output)
+            names, layout = choice.layers, layout or choice.layouts[0]
+        else:
+            names = layer_names(forward.net, layer)
         if len(names) > 1:
             raise MethodError(f"{method_name(function)} takes one layer, and the score comes from {JOINT.join(names)}")
         given |= {"layer": names[0], "layout": layout}

@@ -32,3 +32,14 @@ def test_a_named_layer_of_several_possible_layouts_is_read_as_the_network_uses_i
     changed = (heat - base).abs() > 1e-6
     assert changed[:, 3, 25:].all()
     assert not changed[:, :3].any()
+
+
+def test_methods_of_the_whole_network_are_given_the_layout_of_the_default_layer():
+    given = {}
+
+    def sees(net, inputs, targets, *, layer, layout=None):
+        given.update(layer=layer, layout=layout)
+        return torch.zeros(len(inputs), 4, 32)
+
+    cam(Lines(), torch.zeros(2, 1, 32, 128), method=sees, targets=1)
+    assert (given["layer"], given["layout"].channel) == ("relu()", 3)
