@@ -133,11 +133,15 @@ def _timm(name: str) -> tuple[nn.Module, Tensor]:
 
 
 def torchvision_models(module: str) -> Iterator[Case]:
-    """Every model of a module of torchvision: "models", "segmentation" or "detection"."""
+    """Every model of a module of torchvision, the smallest first: "models", "segmentation" or "detection"."""
     from torchvision import models
 
+    def parameters(name: str) -> int:
+        return int(next(iter(models.get_model_weights(name))).meta["num_params"])
+
     group = "torchvision" if module == "models" else module
-    for name in models.list_models(module=models if module == "models" else getattr(models, module)):
+    listed = models.list_models(module=models if module == "models" else getattr(models, module))
+    for name in sorted(listed, key=parameters):
         yield Case(group, name, name, lambda name=name: _torchvision(name, group))  # type: ignore[misc]
 
 

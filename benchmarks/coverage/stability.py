@@ -37,7 +37,6 @@ def main() -> None:
     parser.add_argument("--names", nargs="+", help="these architectures")
     parser.add_argument("--pictures", type=Path, help="a folder with real images")
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after this time; run again to go on")
-    parser.add_argument("--size", type=int, help="another input size, where the network allows it")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     path, end = HERE / "stability.json", time.monotonic() + asked.seconds

@@ -97,9 +97,9 @@ def test_only_methods_that_need_scores_alone_run_on_scores_alone(accepted, name)
         cam(hidden, x, method=name, targets=1)
 
 
-def test_the_default_method_is_refused_with_the_methods_that_work():
+def test_a_method_of_gradients_is_refused_with_the_methods_that_work():
     model = black_box(lambda pictures: pictures.mean((1, 2)), input_size=16, returns="scores")
     with pytest.raises(MethodError, match=r"gradcam needs the gradients of a network, and this model is a black box"):
-        explain(model, torch.zeros(16, 16, 3).numpy())
+        explain(model, torch.zeros(16, 16, 3).numpy(), method="gradcam")
     with pytest.raises(MethodError, match="<lambda> needs the activations"):
         explain(model, torch.zeros(16, 16, 3).numpy(), method=lambda trace: trace.activations.sum(1))

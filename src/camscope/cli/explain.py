@@ -44,7 +44,12 @@ def explain(
     out: Out,
     weights: Weights = "default",
     labels: Labels = None,
-    method: Annotated[list[str], typer.Option(help="See `camscope methods`; repeat for several.")] = ["gradcam"],  # noqa: B006
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="See `camscope methods`; repeat for several.", show_default="gradcam; occlusion for a black box"
+        ),
+    ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -91,12 +96,14 @@ def explain(
     check_display(scale, cmap)
     found = dict(find_pictures(images, exclude=[out]))
     settings = pairs(setting or [], "--set")
-    check_settings(settings, method)
+    check_settings(settings, method or ["gradcam", "occlusion"])
     loaded = load_noted(model, seed=seed, weights=weights, labels=class_names(labels), **loading)
     prepare(loaded, device, seed)
     claim(out, MAPS)
     failed: dict[str, str] = {}
-    several = len(method) > 1 or (target is not None and (len(target) > 1 or target[0].lower().startswith("top")))
+    several = (method is not None and len(method) > 1) or (
+        target is not None and (len(target) > 1 or target[0].lower().startswith("top"))
+    )
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(progress())
         stack.enter_context(reporting(lambda done, total: bar.update(passes, completed=done, total=total)))

@@ -12,8 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from camscope.errors import MethodError, SettingError, TargetError
-from camscope.explanation.method_lookup import check_needs, check_settings, find_method, method_name
-from camscope.explanation.recorded_layer import Layers, joint_map, layer_names, record_layer, without_autocast
+from camscope.explanation.method_lookup import check_needs, check_settings, default_method, find_method, method_name
+from camscope.explanation.recorded_layer import (
+    Layers,
+    joint_map,
+    layer_names,
+    locate_in,
+    record_layer,
+    without_autocast,
+)
 from camscope.methods import ATTRIBUTIONS, Method, NetworkMethod, sees_network
 from camscope.models.layer_choice import JOINT, choose_layer
 from camscope.models.stages import stage_layers
@@ -32,7 +39,7 @@ def cam(
     net: nn.Module,
     x: Any,
     *,
-    method: str | Method = "gradcam",
+    method: str | Method | None = None,
     layer: Layers = None,
     targets: Asked | Sequence[Asked] | Tensor | npt.NDArray[Any] = None,
     layout: Layout | None = None,
@@ -52,7 +59,7 @@ def cam(
             which is spread over the network's parameters, as a list, or as a dict, which is passed by keywords where
             the network takes them.
         method: a name in `METHODS`, alone or in "augmented(...)", "eigensmoothed(...)" or "fused(...)"; or a function
-            of a `Trace`, or of (net, inputs, targets).
+            of a `Trace`, or of (net, inputs, targets). None: Grad-CAM, or occlusion for a black box.
         layer: name ("layer4", "relu()") or module; None for `default_layer`. Of several layers, a list or names
             joined by " + ", the maps are added; their grids must have one size.
         targets: None for the predicted class, a class index or target function for all images, or a list with one of
@@ -94,7 +101,7 @@ def cams(
     x: Any,
     *,
     targets: Sequence[Sequence[Asked]] | Tensor | npt.NDArray[Any],
-    method: str | Method = "gradcam",
+    method: str | Method | None = None,
     layer: Layers = None,
     layout: Layout | None = None,
     picture: Input = None,
@@ -108,7 +115,7 @@ def cams(
         net: any network.
         x: (B, C, *space) inputs, or several inputs, see `cam`.
         targets: (B, T) class indices, or for each image a list of T class indices or target functions.
-        method: a name in `METHODS` or a function.
+        method: as for `cam`.
         layer: name, module or several of them; None for `default_layer`.
         layout: the axes of the layer's output; None to tell them from the shapes.
         picture: which of several inputs is the batch of images.
@@ -140,7 +147,7 @@ def _columns(
     x: Any,
     columns: Sequence[Sequence[Asked]],
     *,
-    method: str | Method,
+    method: str | Method | None,
     layer: Layers,
     layout: Layout | None,
     picture: Input,
@@ -150,6 +157,7 @@ def _columns(
     engine: str = "eager",
 ) -> Tensor:
     """Compute (B, T, *grid) maps of T targets per image, given as T columns with one target per image."""
+    method = method or default_method(net)
     function = find_method(method)
     check_needs(net, [function])
     check_settings(settings, [method])
@@ -161,8 +169,9 @@ def _columns(
         )
     with choosing_output(output), torch.inference_mode(mode=False):
         if sees_network(function):
-            if layer is not None and "layer" not in inspect.signature(function).parameters:
-                raise MethodError(f"{method_name(method)} sees the whole network and takes no layer=; leave it out")
+            named = [name for name, value in (("layer", layer), ("layout", layout)) if value is not None]
+            if named and "layer" not in inspect.signature(function).parameters:
+                raise MethodError(f"{method_name(method)} sees the whole network and takes no {named[0]}=")
             forward = record(net, x, layers=[], picture=picture)
             given = provided(function, forward, settings, layer=layer, layout=layout)
             maps = [network_map(function, forward, spread(column, forward), **given) for column in columns]
@@ -259,7 +268,7 @@ def provided(
 ) -> dict[str, Any]:
     """The settings of a method that sees the whole network, with the layers that it asks for by its parameters."""
     takes = inspect.signature(function).parameters
-    given = dict(settings) | {"picture": forward.picture}
+    given = dict(settings) | {"picture": forward.picture, "locate": locate_in(forward)}
     if "layer" in takes:
         if layer is None:
             choice = choose_layer(forward.net, forward.inputs, picture=forward.picture, output=forward.output)
@@ -268,7 +277,9 @@ def provided(
             names = layer_names(forward.net, layer)
         if len(names) > 1:
             raise MethodError(f"{method_name(function)} takes one layer, and the score comes from {JOINT.join(names)}")
-        given |= {"layer": names[0], "layout": layout}
+        given["layer"] = names[0]
+        if layout is not None:
+            given["locate"] = lambda *_: layout
     if "layers" in takes and takes["layers"].default is inspect.Parameter.empty and "layers" not in given:
         given["layers"] = stage_layers(forward.net, forward.inputs, picture=forward.picture)
     return {name: value for name, value in given.items() if name in takes or name in settings}

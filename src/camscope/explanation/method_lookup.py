@@ -15,7 +15,7 @@ from camscope.methods import META, METHODS, Method, NetworkMethod, needs_of, see
 from camscope.models.black_box import BlackBox
 
 _MADE = re.compile(r"(\w+)\((.+)\)")
-_FOUND = ("picture", "layer", "layout")
+_FOUND = ("picture", "layer", "locate")
 """Parameters that a method is given without the user naming them."""
 
 
@@ -36,6 +36,15 @@ def find_method(method: str | Method | NetworkMethod) -> Method | NetworkMethod:
     if method not in METHODS:
         raise MethodError(nearest("method", method, [*METHODS, *(f"{name}(gradcam)" for name in META)]))
     return METHODS[method]
+
+
+def default_method(net: Any) -> str:
+    """Return the method for those who name none: Grad-CAM; of a black box, which has no layers, occlusion.
+
+    >>> default_method(nn.Identity())
+    'gradcam'
+    """
+    return "occlusion" if isinstance(net, BlackBox) else "gradcam"
 
 
 def check_needs(net: nn.Module, functions: Iterable[Method | NetworkMethod]) -> None:

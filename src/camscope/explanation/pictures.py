@@ -28,7 +28,7 @@ from camscope.errors import (
     reason,
 )
 from camscope.explanation.batch import Pass, Sample, Wanted
-from camscope.explanation.method_lookup import check_settings, find_method, method_name
+from camscope.explanation.method_lookup import check_settings, default_method, find_method, method_name
 from camscope.explanation.result import Explanation
 from camscope.images import Picture, as_picture
 from camscope.methods import MANY_PASSES, Method
@@ -53,7 +53,7 @@ def explain(
     *,
     preprocess: AnyPreprocess | None = None,
     labels: Sequence[str] | str | Path | None = None,
-    method: str | Method = "gradcam",
+    method: str | Method | None = None,
     target: Wanted = None,
     layer: str | None = None,
     engine: str = "auto",
@@ -69,7 +69,7 @@ def explain(
             model's, or what a network tells of itself, or else ImageNet's, with a note that says so.
         labels: class names in the order of the outputs, or the path of a file with them; None: the model's.
         method: a name in `METHODS`, alone or in "augmented(...)", "eigensmoothed(...)" or "fused(...)"; or a function
-            of a `Trace`, or of (net, inputs, targets).
+            of a `Trace`, or of (net, inputs, targets). None: Grad-CAM, or occlusion for a black box.
         target: a class name or index, a target function, or None for the top class; of detectors and segmentation
             networks also a class at a place of the picture, "dog@left,top,right,bottom" in pixels.
         layer: the layer to look at; None for the model's own, or else `default_layer`. Methods that see the whole
@@ -98,7 +98,7 @@ def explain(
     several = explain_all(
         _as_model(model, preprocess, labels),
         [picture],
-        methods=[method],
+        methods=None if method is None else [method],
         targets=target,
         layer=layer,
         engine=engine,
@@ -116,7 +116,7 @@ def explain_all(
     *,
     preprocess: AnyPreprocess | None = None,
     labels: Sequence[str] | str | Path | None = None,
-    methods: Sequence[str | Method] = ("gradcam",),
+    methods: Sequence[str | Method] | None = None,
     targets: Wanted | Sequence[Wanted] = None,
     layer: str | None = None,
     batch_size: int = 16,
@@ -155,6 +155,7 @@ def explain_all(
         CamscopeError: as for `explain`.
     """
     model = _as_model(model, preprocess, labels)
+    methods = [default_method(model.net)] if methods is None else methods
     functions = [(method_name(m), find_method(m)) for m in methods]
     check_settings(settings or {}, methods)
     check_count("batch_size", batch_size)

@@ -17,7 +17,7 @@ from camscope.targets import Target
 from camscope.trace import Forward, Layout, Trace, record
 from camscope.trace.address import name_of
 from camscope.trace.hooks import refuse_program
-from camscope.trace.layout import find_layout, fits, grid_of, is_last, possible_layouts
+from camscope.trace.layout import Locate, find_layout, fits, grid_of, is_last, possible_layouts
 from camscope.trace.outputs import chosen_output
 from camscope.trace.structure import Input, with_picture
 from camscope.trace.wrappers import bare
@@ -90,21 +90,33 @@ def layer_names(net: nn.Module, layer: Any) -> tuple[str, ...]:
 def layout_of(forward: Forward, layer: str) -> Layout:
     """Find where the axes of a recorded layer lie.
 
-    The shapes tell it where strides are equal. Where several layouts fit whose strides differ between axes, a probing
-    pass does.
-
     Raises:
         LayerError: the layer has no place for each part of the image.
     """
-    net, shapes = forward.net, (forward.records[layer].shape, forward.pictures.shape)
-    possible = list(dict.fromkeys(possible_layouts(*shapes, last=is_last(net))))
-    grids, space = [grid_of(shapes[0], layout) for layout in possible], shapes[1][2:]
-    if len(possible) > 1 and not (len(grids[0]) == len(space) and fits(grids[0], space)):
-        with contextlib.suppress(Exception):  # a network that cannot be probed is read by its shapes
+    shapes, last = (forward.records[layer].shape, forward.pictures.shape), is_last(forward.net)
+    return find_layout(*shapes, layer=layer, last=last, locate=locate_in(forward))
+
+
+def locate_in(forward: Forward) -> Locate:
+    """Return what tells the layout of an output of this network where the shapes alone do not.
+
+    Where one layout has equal strides and no other has, the shapes do. Otherwise a probing pass does; a network that
+    cannot be probed is read by its shapes.
+    """
+    net = forward.net
+
+    def locate(shape: Sequence[int], picture: Sequence[int], layer: str | None) -> Layout | None:
+        possible = list(dict.fromkeys(possible_layouts(shape, picture, last=is_last(net))))
+        grids = [grid_of(shape, layout) for layout in possible]
+        even = [len(grid) == len(picture) - 2 and fits(grid, picture[2:]) for grid in grids]
+        if len(possible) < 2 or (even[0] and not any(even[1:])):
+            return None
+        with contextlib.suppress(Exception):
             probed = probed_layouts(net, forward.inputs, picture=forward.picture, output=forward.output)
-            if probed.get(layer) in possible:
-                return probed[layer]
-    return find_layout(*shapes, layer=layer, last=is_last(net))
+            return probed.layout_of(shape, layer, possible)
+        return None
+
+    return locate
 
 
 def joint_map(function: Callable[..., Tensor], traces: Sequence[Trace], **settings: Any) -> Tensor:

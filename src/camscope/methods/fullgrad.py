@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from camscope.heatmap import upsample
 from camscope.methods.network import Targets, at_input, input_gradients
 from camscope.methods.registry import network_method
 from camscope.trace import tensors
-from camscope.trace.layout import grid_of, guess_layout, is_last
+from camscope.trace.layout import Layout, Locate, grid_of, guess_layout, is_last
 from camscope.trace.structure import map_tensors, picture_of
 
 Take = Callable[[str, Tensor], None]
@@ -38,7 +39,9 @@ _UNPLACED = {"baddbmm", "bmm", "einsum", "matmul", "scaled_dot_product_attention
 
 
 @network_method(needs="gradients")
-def fullgrad(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) -> Tensor:
+def fullgrad(
+    net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0, locate: Locate | None = None
+) -> Tensor:
     """FullGrad: input times gradient, plus bias times gradient of every layer.
 
     L = psi(x * dy/dx) + sum_l psi(b_l * dy/db_l) with psi = U(s(|.|)), scaled to [0, 1] over all channels and places
@@ -53,6 +56,7 @@ def fullgrad(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0)
         inputs: (B, C, *space), or a tuple of inputs.
         targets: one function of an image's output for each image.
         picture: which of several inputs is the picture.
+        locate: tells the layout of an output; None to tell it from the shapes.
 
     Returns:
         (B, *space) map >= 0 at input size.
@@ -76,8 +80,12 @@ def fullgrad(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0)
         grid = tuple(summed.shape[1:])
         sums[grid] = sums[grid] + summed if grid in sums else summed
 
+    @functools.cache
+    def layout_of(term: torch.Size) -> Layout | None:
+        return (locate and locate(term, shape, None)) or guess_layout(term, shape, last=is_last(net))
+
     def take(name: str, term: Tensor) -> None:
-        layout = None if name in _UNPLACED else guess_layout(term.shape, shape, last=is_last(net))
+        layout = None if name in _UNPLACED else layout_of(term.shape)
         if layout is not None and min(grid_of(term.shape, layout)) > 1:
             add(layout.read(term).to(torch.promote_types(term.dtype, torch.float32)))
 

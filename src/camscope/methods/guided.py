@@ -18,8 +18,8 @@ from camscope.heatmap import upsample
 from camscope.methods.gradient import gradcam
 from camscope.methods.network import Targets, at_input, input_gradients
 from camscope.methods.registry import attribution, network_method
-from camscope.trace import Layout, Trace, record
-from camscope.trace.layout import find_layout, is_last
+from camscope.trace import Trace, record
+from camscope.trace.layout import Locate, find_layout, is_last
 
 _OTHERS = (
     "Celu Elu Gelu Glu Hardshrink Hardswish LeakyRelu LogSigmoid Mish Prelu PreluKernel RreluWithNoise Silu Softplus "
@@ -67,7 +67,7 @@ def guidedbackprop(net: nn.Module, inputs: Any, targets: Targets, *, picture: in
 
 @network_method(needs="gradients")
 def guidedgradcam(
-    net: nn.Module, inputs: Any, targets: Targets, *, layer: str, layout: Layout | None = None, picture: int = 0
+    net: nn.Module, inputs: Any, targets: Targets, *, layer: str, picture: int = 0, locate: Locate | None = None
 ) -> Tensor:
     """Guided Grad-CAM: guided backpropagation where Grad-CAM glows; fine detail of one class.
 
@@ -78,8 +78,8 @@ def guidedgradcam(
         inputs: (B, C, *space), or a tuple of inputs.
         targets: one function of an image's output for each image.
         layer: the layer of Grad-CAM.
-        layout: the axes of its output; None to tell them from the shapes.
         picture: which of several inputs is the picture.
+        locate: tells the layout of an output; None to tell it from the shapes.
 
     Returns:
         (B, *space) signed map, summed over the colour channels.
@@ -97,9 +97,8 @@ def guidedgradcam(
     """
     guided = guidedbackprop(net, inputs, targets, picture=picture)
     forward = record(net, inputs, layers=[layer], picture=picture)
-    layout = layout or find_layout(
-        forward.records[layer].shape, forward.pictures.shape, layer=layer, last=is_last(forward.net)
-    )
+    shapes, last = (forward.records[layer].shape, forward.pictures.shape), is_last(forward.net)
+    layout = find_layout(*shapes, layer=layer, last=last, locate=locate)
     heat = gradcam(forward.trace(layer, targets, layout=layout)).relu()
     return guided * upsample(heat, guided.shape[1:]).to(guided)
 

@@ -21,6 +21,7 @@ from camscope.methods.activation import first_component
 from camscope.methods.network import Targets, maps_of_layers, trace_method
 from camscope.methods.registry import METHODS, Method, NetworkMethod, declare, needs_of, sees_network
 from camscope.trace import Trace
+from camscope.trace.layout import Locate
 from camscope.trace.structure import picture_of, take_images, with_picture
 
 META: dict[str, Callable[..., Method | NetworkMethod]] = {}
@@ -178,10 +179,12 @@ def fused(method: str | Method, *, how: str = "mean", layers: Sequence[str] | No
         layers: Sequence[str],
         how: str = way,
         picture: int = 0,
+        locate: Locate | None = None,
         **settings: Any,
     ) -> Tensor:
         at_layer = functools.partial(function, **settings)
-        return fuse(maps_of_layers(at_layer, net, inputs, targets, layers=layers, picture=picture), how)
+        maps = maps_of_layers(at_layer, net, inputs, targets, layers=layers, picture=picture, locate=locate)
+        return fuse(maps, how)
 
     own = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     base = [p for p in inspect.signature(over_network).parameters.values() if p.kind is not p.VAR_KEYWORD]

@@ -13,7 +13,7 @@ from camscope.errors import LayerError, MethodError, nearest
 from camscope.heatmap import fuse
 from camscope.methods.registry import METHODS, Method, network_method, sees_network
 from camscope.trace import Trace, record, unchanged
-from camscope.trace.layout import find_layout, is_last
+from camscope.trace.layout import Locate, find_layout, is_last
 from camscope.trace.structure import map_tensors, picture_of
 
 Targets = Sequence[Callable[[Tensor], Tensor]]
@@ -30,6 +30,7 @@ def refinecam(
     layers: Sequence[str],
     base: str | Method = "gradcampp",
     picture: int = 0,
+    locate: Locate | None = None,
 ) -> Tensor:
     """RefineCAM: the product of the maps of all stages, as sharp as the first and as selective as the last.
 
@@ -46,6 +47,7 @@ def refinecam(
         base: the method that is refined: a name in `METHODS`, or a function of a `Trace`; Grad-CAM++ as in
             the authors' example.
         picture: which of several inputs is the picture.
+        locate: tells the layout of an output; None to tell it from the shapes.
 
     Returns:
         (B, *grid) map in [0, 1], on the finest of the layers' grids.
@@ -60,11 +62,19 @@ def refinecam(
     Reference:
         Domeniconi, Stramiglio, Lombardi, Salti. How to Evaluate and Refine your CAM. 2026. arXiv:2605.14641
     """
-    return fuse(maps_of_layers(trace_method(base), net, inputs, targets, layers=layers, picture=picture), "product")
+    maps = maps_of_layers(trace_method(base), net, inputs, targets, layers=layers, picture=picture, locate=locate)
+    return fuse(maps, "product")
 
 
 def maps_of_layers(
-    function: Method, net: nn.Module, inputs: Any, targets: Targets, *, layers: Sequence[str], picture: int = 0
+    function: Method,
+    net: nn.Module,
+    inputs: Any,
+    targets: Targets,
+    *,
+    layers: Sequence[str],
+    picture: int = 0,
+    locate: Locate | None = None,
 ) -> list[Tensor]:
     """A method's maps (B, *grid) at several layers, of one forward pass.
 
@@ -76,9 +86,8 @@ def maps_of_layers(
     forward = record(net, inputs, layers=layers, picture=picture)
     maps = []
     for layer in layers:
-        layout = find_layout(
-            forward.records[layer].shape, forward.pictures.shape, layer=layer, last=is_last(forward.net)
-        )
+        shapes, last = (forward.records[layer].shape, forward.pictures.shape), is_last(forward.net)
+        layout = find_layout(*shapes, layer=layer, last=last, locate=locate)
         with torch.no_grad():
             maps.append(function(forward.trace(layer, targets, layout=layout)))
     return maps

@@ -18,8 +18,8 @@ NetworkMethod = Callable[..., Tensor]
 """(net, inputs, targets, **settings) -> (B, *grid) or, at input size, (B, *space); signed, not scaled.
 
 ``inputs`` is (B, C, *space) or a tuple of inputs, ``targets`` one function of an image's output for each image. What
-it names among its parameters is found for it: ``picture`` (which input is the picture), ``layer`` with ``layout``
-(the layer to look at), ``layers`` (names of the network's stages, first to last).
+it names among its parameters is found for it: ``picture`` (which input is the picture), ``layer`` (the layer to look
+at), ``layers`` (names of the network's stages, first to last), ``locate`` (tells the layout of an output).
 """
 
 Need = Literal["scores", "activations", "gradients"]

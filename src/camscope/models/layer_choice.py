@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -61,7 +61,7 @@ class LayerChoice:
 _T = TypeVar("_T")
 _Known: TypeAlias = "weakref.WeakKeyDictionary[nn.Module, dict[Any, _T]]"
 _chosen: _Known[LayerChoice] = weakref.WeakKeyDictionary()
-_layouts: _Known[dict[str, Layout]] = weakref.WeakKeyDictionary()
+_layouts: _Known[ProbedLayouts] = weakref.WeakKeyDictionary()
 
 
 def default_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int | str | None = None) -> str:
@@ -97,10 +97,32 @@ def choose_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int |
     return _once(_chosen, _choose, net, x, picture, output)
 
 
-def probed_layouts(
-    net: nn.Module, x: Any, *, picture: Input = None, output: int | str | None = None
-) -> dict[str, Layout]:
-    """Return the layouts of all layers with a grid, by name, as the probing pass tells them; see `default_layer`."""
+@dataclass(frozen=True)
+class ProbedLayouts:
+    """The layouts of all layers with a grid, as the probing pass tells them.
+
+    Attributes:
+        names: by the name of the layer.
+        shapes: the shape of an output without its batch axis, and a layout that such an output has.
+    """
+
+    names: Mapping[str, Layout]
+    shapes: Set[tuple[tuple[int, ...], Layout]]
+
+    def layout_of(self, shape: Sequence[int], layer: str | None, possible: Iterable[Layout]) -> Layout | None:
+        """Return which of several layouts an output has, by its layer or else its shape; None if it is not known."""
+        if layer is not None:
+            return next((one for one in possible if one == self.names.get(layer)), None)
+        return next((one for one in possible if (without_batch(shape, one), one) in self.shapes), None)
+
+
+def without_batch(shape: Sequence[int], layout: Layout) -> tuple[int, ...]:
+    """Return the shape of an output without the axis of the batch."""
+    return tuple(n for axis, n in enumerate(shape) if axis != layout.batch)
+
+
+def probed_layouts(net: nn.Module, x: Any, *, picture: Input = None, output: int | str | None = None) -> ProbedLayouts:
+    """Probe a network for the layouts of all its layers, the first time that it is asked; see `default_layer`."""
     return _once(_layouts, _read_layouts, net, x, picture, output)
 
 
@@ -137,9 +159,10 @@ def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _read_layouts(probe: Probe) -> dict[str, Layout]:
+def _read_layouts(probe: Probe) -> ProbedLayouts:
     layouts = {id(c.tensor): c.layout for c in probe.candidates}
-    return {e.name: layouts[id(e.tensor)] for e in probe.events if id(e.tensor) in layouts}
+    names = {e.name: layouts[id(e.tensor)] for e in probe.events if id(e.tensor) in layouts}
+    return ProbedLayouts(names, {(without_batch(c.tensor.shape, c.layout), c.layout) for c in probe.candidates})
 
 
 def _choose(probe: Probe) -> LayerChoice:

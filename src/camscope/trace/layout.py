@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -173,7 +173,15 @@ def is_last(net: nn.Module) -> bool:
     return bool(getattr(net, "channels_last", False))
 
 
-def find_layout(shape: Sequence[int], picture: Sequence[int], *, layer: str, last: bool = False) -> Layout:
+Locate = Callable[[Sequence[int], Sequence[int], str | None], Layout | None]
+"""(shape of an output, shape of the input, name of the layer if known) -> layout, or None to tell it from the shapes.
+
+What a method of the whole network is given, so that it need not rely on shapes where several layouts fit."""
+
+
+def find_layout(
+    shape: Sequence[int], picture: Sequence[int], *, layer: str, last: bool = False, locate: Locate | None = None
+) -> Layout:
     """Find the layout of a layer that was named.
 
     Args:
@@ -181,6 +189,7 @@ def find_layout(shape: Sequence[int], picture: Sequence[int], *, layer: str, las
         picture: (B, C, *space) shape of the network's input.
         layer: its name, for the error.
         last: the network keeps its channels last.
+        locate: is asked first.
 
     Raises:
         LayerError: nothing fits.
@@ -188,7 +197,7 @@ def find_layout(shape: Sequence[int], picture: Sequence[int], *, layer: str, las
     >>> find_layout((2, 512, 7, 7), (2, 3, 224, 224), layer="layer4")
     Layout(batch=0, channel=1, grid=None, prefix=0, frames=1)
     """
-    layout = guess_layout(shape, picture, last=last)
+    layout = (locate and locate(shape, picture, layer)) or guess_layout(shape, picture, last=last)
     others = [] if layout is not None else list(possible_layouts(shape, picture, last=last, any_stride=True))
     if len(others) == 1 and others[0].grid is None:
         return others[0]

@@ -154,8 +154,6 @@ def test_methods_that_need_more_are_refused(tmp_path, image):
     for method in ("gradcam", "scorecam", "eigencam", "integratedgradients"):
         with pytest.raises(MethodError, match=r"only the scores are known; use a method .*occlusion"):
             cs.explain(model, image, method=method)
-    with pytest.raises(MethodError):
-        cs.explain(model, image)
 
 
 @pytest.mark.parametrize(
@@ -183,3 +181,15 @@ def test_files_that_are_no_pictures_to_scores(tmp_path):
         load(write(tmp_path / "two.onnx", extra=["mean"]), **PLAIN)
     chosen = load(write(tmp_path / "two.onnx", extra=["mean"]), options={"output": "mean"}, **PLAIN)
     assert chosen.recipe.classes == 3
+
+
+def test_a_black_box_is_explained_by_occlusion_where_no_method_is_named(tmp_path, image):
+    model = load(write(tmp_path / "net.onnx"), labels=["red", "green", "blue"], **PLAIN)
+    e = cs.explain(model, image)
+    assert (e.method, e.label) == ("occlusion", "red")
+    row, column = np.unravel_index(e.heatmap.argmax(), e.heatmap.shape)
+    assert 4 <= row < 12
+    assert 30 <= column < 42
+    assert [one.method for one in cs.explain_all(model, [image])] == ["occlusion"]
+    with pytest.raises(MethodError, match="black box"):
+        cs.explain(model, image, method="gradcam")
