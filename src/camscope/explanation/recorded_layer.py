@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from camscope.errors import LayerError
+from camscope.heatmap import upsample
 from camscope.models.engines import Prepared, prepare
 from camscope.models.layer_choice import JOINT, choose_layer, probed_layouts
 from camscope.targets import Target
@@ -122,7 +124,9 @@ def locate_in(forward: Forward) -> Locate:
 def joint_map(function: Callable[..., Tensor], traces: Sequence[Trace], **settings: Any) -> Tensor:
     """Apply a method to a pass seen at one layer, or at those of several branches, and add their maps.
 
-    The sum is exact for Grad-CAM of a mean or a sum of networks, each with a layer of its own.
+    The sum is exact for Grad-CAM of a mean or a sum of networks, each with a layer of its own. Maps of several sizes,
+    as of the levels of a detector, are resized to the finest grid, and a coarse cell's value is spread over the fine
+    cells in it: each layer keeps its part of the sum. A box's score comes from one level, so that this is its map.
 
     Args:
         function: the method.
@@ -133,7 +137,7 @@ def joint_map(function: Callable[..., Tensor], traces: Sequence[Trace], **settin
         (B, *grid) signed map, float32 or better, whatever grad mode the caller is in.
 
     Raises:
-        LayerError: the grids of the layers have different sizes.
+        LayerError: the grids of the layers have different numbers of axes.
     """
     with (
         torch.inference_mode(mode=False),
@@ -141,10 +145,17 @@ def joint_map(function: Callable[..., Tensor], traces: Sequence[Trace], **settin
         without_autocast(traces[0].outputs),
     ):
         maps = [function(trace, **settings) for trace in traces]
-        if len({one.shape for one in maps}) > 1:
+        if len({one.ndim for one in maps}) > 1:
             sizes = ", ".join(f"{t.layer!r} {tuple(m.shape[1:])}" for t, m in zip(traces, maps, strict=True))
-            raise LayerError(f"Expected layers whose maps have one size, but got {sizes}; name layers of one stage")
-        return maps[0] if len(maps) == 1 else torch.stack(maps).sum(0)
+            raise LayerError(f"Expected layers whose maps have as many axes, but got {sizes}")
+        finest = max((one.shape[1:] for one in maps), key=math.prod)
+        return torch.stack([_spread_over(one, finest) for one in maps]).sum(0)
+
+
+def _spread_over(heat: Tensor, grid: torch.Size) -> Tensor:
+    """Return a map (B, *cells) on a finer grid, with the same sum over all cells but for what interpolation rounds."""
+    cells = heat.shape[1:]
+    return heat if cells == grid else upsample(heat, grid) * (math.prod(cells) / math.prod(grid))
 
 
 def carried_share(forward: Forward, seen: RecordedLayer, targets: Sequence[Target]) -> list[float]:

@@ -7,6 +7,7 @@ passes through. It depends on the structure of the network and the shape of its 
 from __future__ import annotations
 
 import itertools
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ JOINT = " + "
 
 _MOST_TRIALS = 12
 _MOST_BRANCHES = 16
+_BOX_ROWS = 3
+"""Axes of the scores of a detector: images, boxes, columns."""
+_BOX = 6
+"""Columns of a row that describes a box: its place, its score, its class."""
 _DEEPEST = 24
 _AS_MANY = 0.99
 """The part of the paths through a grid that may leave it on side paths: a class token that looks in from elsewhere."""
@@ -187,8 +192,7 @@ def _find(probe: Probe) -> list[Candidate]:
     there is nothing but a map of class scores, that is the answer.
     """
     if probe.dense:
-        end = _end_of_trunk(probe)
-        return [] if end is None else [end]
+        return _levels(probe) or [end for end in [_end_of_trunk(probe)] if end is not None]
     last_first = probe.candidates[::-1]
     cuts = [c for c in last_first if probe.is_cut(c)]
     found = _last_in_place(probe, [c for c in cuts if not c.collapsed])
@@ -284,6 +288,36 @@ def _ends_of_branches(probe: Probe, paths: Paths, depth: int) -> list[Candidate]
     return ends
 
 
+def _levels(probe: Probe) -> list[Candidate]:
+    """Return the levels of a detector that finds boxes on grids of several sizes; nothing for other networks.
+
+    A level is the last layer that both the place and the score of a box depend on: the end of the pyramid, before the
+    heads part. Each box comes from one level (ODAM, ICLR 2023, explains boxes there), so that the map of all of them
+    together is that of the box's own. Where all scores come from the coarsest grid there is one level, and no pyramid.
+    """
+    if probe.scores.ndim != _BOX_ROWS or probe.scores.shape[-1] != _BOX:
+        return []
+    score, images = probe.scores[..., 4].sum(), probe.images
+    whole = [c for c in probe.candidates if c.learned and c.layout.grid is None]  # queries and joined levels are tokens
+    in_place = {probe.name(c): c for c in whole if c.keeps_places and not c.collapsed}
+    acting = [
+        [gradient is not None and bool(gradient.any()) for gradient in probe.gradients(end, list(in_place.values()))]
+        for end in (probe.scores[..., :4].sum(), score)
+    ]
+    heads = {name.rpartition(".")[0] + "." for name, *acts in zip(in_place, *acting, strict=True) if sum(acts) == 1}
+    shared = [c for name, c in in_place.items() if not name.startswith(tuple(heads))][::-1]
+    cut = next((c for c in shared if not reaches(score, images, without=[c.tensor])), None)
+    if cut is not None and math.prod(cut.grid) <= min(math.prod(c.grid) for c in shared):
+        return []
+    levels: list[Candidate] = []
+    for c in shared:
+        if reaches(score, c.tensor, without=[level.tensor for level in levels]):
+            levels.append(c)
+        if len(levels) > _MOST_BRANCHES:
+            return []
+    return [] if len(levels) < 2 or reaches(score, images, without=[c.tensor for c in levels]) else levels[::-1]
+
+
 def _main_branch(probe: Probe) -> list[Candidate]:
     """Return those that more paths lead through than around, last first, without the insides of blocks.
 
@@ -302,11 +336,11 @@ def _end_of_trunk(probe: Probe) -> Candidate | None:
     depend on: with heads on several grids, those of the finer ones too. What follows the stage (a decoder, a pyramid,
     a head) works places out again, and explains less than the backbone's end.
     """
-    learned = (c for c in probe.candidates if c.learned)
+    learned = (c for c in probe.candidates if c.learned and not _is_of_queries(probe, c))
     in_place = [c for c in learned if c.keeps_places and c.tells and not _holds_class_scores(probe, c)]
     if not in_place:
         return None
-    cells = [c.tensor.shape.numel() // (c.width * len(probe.images)) for c in in_place]
+    cells = [math.prod(c.grid) for c in in_place]
     down = in_place[: len(cells) - cells[::-1].index(min(cells))]
     best = sorted(range(len(down)), key=lambda i: (down[i].width, -cells[i], i), reverse=True)
     entries: dict[tuple[int, ...], Candidate] = {}
@@ -320,6 +354,17 @@ def _end_of_trunk(probe: Probe) -> Candidate | None:
     return None if widest is None else _stage_around(probe, widest, in_place)
 
 
+def _is_of_queries(probe: Probe, candidate: Candidate) -> bool:
+    """Return whether a tensor holds tokens that look like a grid by chance: most tensors of as many keep no places."""
+    if candidate.layout.grid is None:
+        return False
+    tokens = candidate.tensor.shape[1:].numel() // candidate.width
+    alike = [
+        c for c in probe.candidates if c.layout.grid is not None and c.tensor.shape[1:].numel() == tokens * c.width
+    ]
+    return sum(c.keeps_places for c in alike) < len(alike) / 2
+
+
 def _stage_around(probe: Probe, inside: Candidate, in_place: Sequence[Candidate]) -> Candidate:
     """Return what the outermost module around a layer returns on the layer's grid: a block, a stage, the backbone.
 
@@ -331,7 +376,9 @@ def _stage_around(probe: Probe, inside: Candidate, in_place: Sequence[Candidate]
     found = inside
     for depth in range(len(parts) - 1, 0, -1):
         around = returned.get(".".join(parts[:depth]))
-        if around is None or around.grid != inside.grid or not (around is found or probe.joins(found, around)):
+        if around is None or around.grid != inside.grid:
+            break
+        if around is not found and not (probe.joins(found, around) and _covered(probe, [around])):
             break
         found = around
     return found

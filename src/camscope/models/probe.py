@@ -91,6 +91,13 @@ class Candidate(Event):
         return tokens > self.layout.prefix + math.prod(self.layout.grid)
 
     @cached_property
+    def at_corners(self) -> float:
+        """How much of the changes of corners lies in the very cells at these corners, in [0, 1]."""
+        change = self.change.abs().sum(1)
+        cells = [(i, ..., *(0 if first else -1 for first in corner)) for i, corner in enumerate(self.corners)]
+        return float(torch.stack([change[cell] for cell in cells]).sum() / change.sum().clamp_min(1e-30))
+
+    @cached_property
     def keeps_places(self) -> bool:
         """Whether a change at one end of an axis shows at that end of the grid, more than changes at the other do.
 
@@ -159,6 +166,7 @@ class Probe:
         self.one = self.target if self.dense else self.scores.flatten(1)[:, int(self.scores[0].argmax())].sum()
         self._paths = Paths(self.target, self.images)
         self._grids: set[tuple[int, ...]] = set()
+        self._prefixes: dict[tuple[int, tuple[int, ...]], int] = {}
         self.candidates = self._candidates()
 
     def _run(self, net: nn.Module, x: Any, picture: int, output: int | str | None) -> tuple[Any, Tensor]:
@@ -233,9 +241,23 @@ class Probe:
             if len(possible) == 1 and possible[0].layout.grid is None:
                 return possible[0]
             first = first or next(iter(possible), None)
-            if kept := next((one for one in possible if one.keeps_places), None):
-                return kept
+            if kept := [one for one in possible if one.keeps_places]:
+                return self._best_of_tokens(kept)
         return first
+
+    def _best_of_tokens(self, kept: Sequence[Candidate]) -> Candidate:
+        """Return the first of several readings, of tokens on one grid the one that has the corners where they are.
+
+        Tokens before and after the grid shift it by a cell or more. What is found for the first tensor, whose places
+        are not mixed yet, holds for the later ones with as many tokens.
+        """
+        first = kept[0]
+        same = [one for one in kept if one.layout.grid is not None and one.grid == first.grid]
+        if len(same) < 2:
+            return first
+        tokens = (math.prod(first.tensor.shape[1:]) // first.width, first.grid)
+        prefix = self._prefixes.setdefault(tokens, max(same, key=lambda one: one.at_corners).layout.prefix)
+        return next((one for one in same if one.layout.prefix == prefix), first)
 
     def is_cut(self, event: Event) -> bool:
         """Return whether every path from the images to the scores leads through a tensor."""
@@ -283,8 +305,8 @@ class Probe:
         same = [e for e in self.events if e.tensor is event.tensor and e.version == event.version]
         first = same[0]
         at_once = (e for e in same if e.clock == first.clock)
-        around = [e for e in at_once if (first.name + ".").startswith(e.name.partition("#")[0] + ".") or e is first]
-        return min((e.name for e in around), key=len)
+        around = [e for e in at_once if e is first or e.name.partition("#")[0] in first.around]
+        return min(around, key=lambda e: len(e.around)).name
 
 
 def _weighted(scores: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ class Event:
         version: of the tensor at that time.
         clock: number of function calls before.
         learned: whether a module with parameters returned it.
+        around: names of the modules whose calls it lies in, the innermost last.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Event:
     version: int
     clock: int
     learned: bool
+    around: tuple[str, ...] = ()
 
 
 def version_of(tensor: Tensor) -> int:
@@ -65,7 +67,8 @@ class _Functions(GraphKept):
         if isinstance(result, Tensor) and self.owners:
             place = self.numbered(f"{self.owners[-1]}.{name}()".lstrip("."))
             if result.is_floating_point() and not result._is_view():
-                self.events.append(Event(place, result, version_of(result), self.clock, learned=False))
+                around = tuple(self.owners)
+                self.events.append(Event(place, result, version_of(result), self.clock, learned=False, around=around))
         return result
 
     def numbered(self, place: str) -> str:
@@ -109,7 +112,8 @@ def watch(net: nn.Module, leaves: Any, *, output: int | str | None = None) -> tu
         if first is not None and names[module]:
             learned = next(module.parameters(), None) is not None
             place = functions.numbered(names[module])
-            events.append(Event(place, first.tensor, version_of(first.tensor), functions.clock, learned))
+            around = tuple(functions.owners)
+            events.append(Event(place, first.tensor, version_of(first.tensor), functions.clock, learned, around))
 
     device = next((t.device.type for t in net.parameters()), "cpu")
     with contextlib.ExitStack() as stack:

@@ -226,8 +226,11 @@ def test_members_with_other_grids_are_not_added_and_the_share_is_told():
     e = cs.explain(model, image.mul(255).byte().numpy(), target=0)
     share = 75 if "members.0" in choice.name else 25
     assert any(f"carries {share}% of the score" in note for note in e.notes)
-    with pytest.raises(LayerError, match="maps have one size"):
-        cs.cam(net, x, targets=0, layer=["members.0.body", "members.1.body"])
+    fine, coarse = (cs.cam(net, x, targets=0, layer=f"members.{i}.body", method="hirescam") for i in range(2))
+    both = cs.cam(net, x, targets=0, layer=["members.0.body", "members.1.body"], method="hirescam")
+    torch.testing.assert_close(
+        both, fine + nn.functional.interpolate(coarse[:, None], scale_factor=2, mode="bilinear")[:, 0] / 4
+    )
 
 
 def test_never_the_stem_because_nothing_else_fits():
