@@ -315,7 +315,11 @@ def _levels(probe: Probe) -> list[Candidate]:
             levels.append(c)
         if len(levels) > _MOST_BRANCHES:
             return []
-    return [] if len(levels) < 2 or reaches(score, images, without=[c.tensor for c in levels]) else levels[::-1]
+    tensors_of = [c.tensor for c in levels]
+    if reaches(score, images, without=tensors_of):
+        return []
+    own = [c for c in levels[::-1] if reaches(c.tensor, images, without=[t for t in tensors_of if t is not c.tensor])]
+    return own if len(own) > 1 else []  # what comes from another level alone has no part of its own
 
 
 def _main_branch(probe: Probe) -> list[Candidate]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from camscope.models.layer_choice import default_layer
+from camscope.models.layer_choice import JOINT, default_layer
 from camscope.models.probe import Probe
 from camscope.trace.structure import find_picture
 
@@ -31,7 +31,7 @@ def stage_layers(net: nn.Module, x: Any, *, picture: int = 0) -> list[str]:
 
     Returns:
         Names of layers in the order in which they run: of a network whose grid shrinks the last of each size, of one
-        with a single size each of its blocks. The last is `default_layer`.
+        with a single size each of its blocks. The last is `default_layer`, or the last ones are its several layers.
 
     Raises:
         LayerError: no tensor of the network has a place for each part of the picture.
@@ -41,13 +41,14 @@ def stage_layers(net: nn.Module, x: Any, *, picture: int = 0) -> list[str]:
     >>> stage_layers(net, torch.randn(1, 3, 32, 32))
     ['1', '3']
     """
-    last = default_layer(net, x, picture=picture)
+    first, *others = default_layer(net, x, picture=picture).split(JOINT)
     with torch.inference_mode(mode=False), torch.enable_grad():
-        cuts, grid = _cuts(net, x, picture, until=last)
-    sizes = _by_size([*cuts, (last, grid)])
+        cuts, grid = _cuts(net, x, picture, until=first)
+    sizes = _by_size([*cuts, (first, grid)])
     if len(sizes) == 1:
-        return [*_blocks([name for name, _ in cuts]), last]
-    return [*(_end_of(one, following, cuts) for one, following in itertools.pairwise(sizes)), last]
+        return [*_blocks([name for name, _ in cuts]), first, *others]
+    before = (_end_of(one, following, cuts) for one, following in itertools.pairwise(sizes))
+    return [*before, first, *others]
 
 
 def _by_size(cuts: list[_Cut]) -> list[list[_Cut]]:

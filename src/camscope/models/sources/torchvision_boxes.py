@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camscope.models.layer_choice import JOINT
 from camscope.models.preprocess import Preprocess
 from camscope.models.sources.dense import LOWEST, box_rows
 
@@ -60,13 +61,15 @@ def preprocess_of(net: Any) -> Preprocess:
 
 
 def layer_of(net: Any) -> str:
-    """The backbone's last stage that every box's score depends on, by its name in ``Boxes``.
+    """Return the levels of the pyramid that boxes come from, by their names in ``Boxes``.
 
-    A pyramid leads from the last stage down to all of its maps. An SSD has none: its boxes come each from one map,
-    and all maps from the first.
+    What is computed from the coarsest level alone is left out, and all maps of an SSD come from its first.
     """
-    body = getattr(net.backbone, "body", None)
-    if body is not None:
-        return f"net.backbone.body.{[*body][-1]}"
-    several = isinstance(net.backbone.features[0], nn.Sequential)
-    return "net.backbone.features.0" if several else "net.backbone.features"
+    pyramid = getattr(net.backbone, "fpn", None)
+    if pyramid is None:
+        several = isinstance(net.backbone.features[0], nn.Sequential)
+        return "net.backbone.features.0" if several else "net.backbone.features"
+    levels = [f"layer_blocks.{i}" for i in range(len(pyramid.layer_blocks))]
+    if not getattr(pyramid.extra_blocks, "use_P5", True):
+        levels.append("extra_blocks.p6")
+    return JOINT.join(f"net.backbone.fpn.{level}" for level in levels)

@@ -19,6 +19,7 @@ from torch._tensor_str import PRINT_OPTS
 from torchvision.ops import box_convert
 
 from camscope.errors import ModelError, SettingError, nearest, require
+from camscope.models.layer_choice import JOINT
 from camscope.models.model import Model, Recipe
 from camscope.models.preprocess import Fit, Preprocess
 from camscope.models.published import out_of_reach, reachable
@@ -311,12 +312,9 @@ def _preprocess(wrapped: nn.Module, net: Any) -> Preprocess:
 
 
 def _layer(net: Any) -> str | None:
-    """Return the backbone's last module, by its name in `Boxes`: the one before the first that enlarges the grid.
-
-    All boxes depend on it; it is also what torchvision's detectors are explained at.
-    """
-    enlarging = next((i for i, module in enumerate(net.model) if isinstance(module, nn.Upsample)), None)
-    return f"model.model.{enlarging - 1}" if enlarging else None
+    """Return the levels of the pyramid that a detector's head reads, by their names in `Boxes`."""
+    read = net.model[-1].f
+    return JOINT.join(f"model.model.{index}" for index in read) if isinstance(read, list) else None
 
 
 def _labels(net: Any) -> tuple[str, ...]:

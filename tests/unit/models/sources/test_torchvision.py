@@ -150,12 +150,17 @@ def test_the_second_head_of_published_segmentation_weights_is_left_out(tmp_path,
     assert not any(key.startswith("aux") for key in model.net.state_dict())
 
 
+def _fpn(levels):
+    return " + ".join(f"net.backbone.fpn.layer_blocks.{i}" for i in range(levels))
+
+
 DETECTORS = {
     "ssdlite320_mobilenet_v3_large": ("score_thresh", "net.backbone.features.0"),
-    "fasterrcnn_mobilenet_v3_large_320_fpn": ("box_score_thresh", "net.backbone.body.16"),
-    "retinanet_resnet50_fpn": ("score_thresh", "net.backbone.body.layer4"),
-    "fcos_resnet50_fpn": ("score_thresh", "net.backbone.body.layer4"),
-    "maskrcnn_resnet50_fpn": ("box_score_thresh", "net.backbone.body.layer4"),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": ("box_score_thresh", _fpn(2)),
+    "retinanet_resnet50_fpn": ("score_thresh", _fpn(3)),
+    "retinanet_resnet50_fpn_v2": ("score_thresh", f"{_fpn(3)} + net.backbone.fpn.extra_blocks.p6"),
+    "fcos_resnet50_fpn": ("score_thresh", _fpn(3)),
+    "maskrcnn_resnet50_fpn": ("box_score_thresh", _fpn(4)),
     "ssd300_vgg16": ("score_thresh", "net.backbone.features"),
 }
 

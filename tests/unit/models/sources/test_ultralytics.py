@@ -6,10 +6,11 @@ import torch
 import torchvision
 from torch import nn
 
-from camscope import cam, explain, targets
+from camscope import cam, default_layer, explain, targets
 from camscope.errors import ModelError, SettingError
 from camscope.models.loading import load
 from camscope.models.sources import ultralytics as source
+from camscope.models.stages import stage_layers
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +74,26 @@ def test_gradients_of_a_box_reach_the_first_layer(name):
     assert first.grad.any()
 
 
-@pytest.mark.parametrize(("name", "kind"), [("yolov8n", "SPPF"), ("yolo11n", "C2PSA"), ("yolo12n", "A2C2f")])
-def test_the_backbones_last_module_is_explained(name, kind):
+@pytest.mark.parametrize(
+    ("name", "levels"), [("yolov8n", (15, 18, 21)), ("yolo11n", (16, 19, 22)), ("yolo12n", (14, 17, 20))]
+)
+def test_the_levels_that_the_head_reads_are_explained(name, levels):
     model = built(name)
-    assert type(model.net.get_submodule(model.layer)).__name__ == kind
+    assert model.layer == " + ".join(f"model.model.{index}" for index in levels)
     x = torch.rand(1, 3, 128, 128)
     grid = cam(model.net, x, layer=model.layer, targets=lambda output: output[0, 4])
-    assert grid.shape == (1, 4, 4)
+    assert grid.shape == (1, 16, 16)
     assert grid.any()
+
+
+@pytest.mark.slow
+def test_the_levels_follow_from_what_the_network_does():
+    model = built("yolov8n")
+    x = torch.rand(1, 3, 128, 128)
+    assert default_layer(model.net, x) == model.layer
+    assert stage_layers(model.net, x)[-3:] == model.layer.split(" + ")
+    for method in ("fused(gradcam)", "refinecam"):
+        assert cam(model.net, x, method=method, targets=lambda output: output[0, 4]).shape == (1, 64, 64)
 
 
 def test_targets_and_the_letterbox(image):
