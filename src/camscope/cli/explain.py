@@ -101,9 +101,7 @@ def explain(
     prepare(loaded, device, seed)
     claim(out, MAPS)
     failed: dict[str, str] = {}
-    several = (method is not None and len(method) > 1) or (
-        target is not None and (len(target) > 1 or target[0].lower().startswith("top"))
-    )
+    several = len(method or []) > 1 or len(target or []) > 1 or (target or [""])[0].lower().startswith("top")
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(progress())
         stack.enter_context(reporting(lambda done, total: bar.update(passes, completed=done, total=total)))

@@ -20,6 +20,7 @@ from camscope.errors import LayerError
 from camscope.models.device import hand_back
 from camscope.models.graph_paths import Paths, reaches
 from camscope.models.probe import Candidate, Probe
+from camscope.models.pyramid import levels_of_pyramid
 from camscope.trace import Layout
 from camscope.trace.hooks import refuse_program
 from camscope.trace.structure import Input, find_picture, tensors
@@ -30,10 +31,6 @@ JOINT = " + "
 
 _MOST_TRIALS = 12
 _MOST_BRANCHES = 16
-_BOX_ROWS = 3
-"""Axes of the scores of a detector: images, boxes, columns."""
-_BOX = 6
-"""Columns of a row that describes a box: its place, its score, its class."""
 _DEEPEST = 24
 _AS_MANY = 0.99
 """The part of the paths through a grid that may leave it on side paths: a class token that looks in from elsewhere."""
@@ -192,7 +189,7 @@ def _find(probe: Probe) -> list[Candidate]:
     there is nothing but a map of class scores, that is the answer.
     """
     if probe.dense:
-        return _levels(probe) or [end for end in [_end_of_trunk(probe)] if end is not None]
+        return levels_of_pyramid(probe) or [end for end in [_end_of_trunk(probe)] if end is not None]
     last_first = probe.candidates[::-1]
     cuts = [c for c in last_first if probe.is_cut(c)]
     found = _last_in_place(probe, [c for c in cuts if not c.collapsed])
@@ -288,40 +285,6 @@ def _ends_of_branches(probe: Probe, paths: Paths, depth: int) -> list[Candidate]
     return ends
 
 
-def _levels(probe: Probe) -> list[Candidate]:
-    """Return the levels of a detector that finds boxes on grids of several sizes; nothing for other networks.
-
-    A level is the last layer that both the place and the score of a box depend on: the end of the pyramid, before the
-    heads part. Each box comes from one level (ODAM, ICLR 2023, explains boxes there), so that the map of all of them
-    together is that of the box's own. Where all scores come from the coarsest grid there is one level, and no pyramid.
-    """
-    if probe.scores.ndim != _BOX_ROWS or probe.scores.shape[-1] != _BOX:
-        return []
-    score, images = probe.scores[..., 4].sum(), probe.images
-    whole = [c for c in probe.candidates if c.learned and c.layout.grid is None]  # queries and joined levels are tokens
-    in_place = {probe.name(c): c for c in whole if c.keeps_places and not c.collapsed}
-    acting = [
-        [gradient is not None and bool(gradient.any()) for gradient in probe.gradients(end, list(in_place.values()))]
-        for end in (probe.scores[..., :4].sum(), score)
-    ]
-    heads = {name.rpartition(".")[0] + "." for name, *acts in zip(in_place, *acting, strict=True) if sum(acts) == 1}
-    shared = [c for name, c in in_place.items() if not name.startswith(tuple(heads))][::-1]
-    cut = next((c for c in shared if not reaches(score, images, without=[c.tensor])), None)
-    if cut is not None and math.prod(cut.grid) <= min(math.prod(c.grid) for c in shared):
-        return []
-    levels: list[Candidate] = []
-    for c in shared:
-        if reaches(score, c.tensor, without=[level.tensor for level in levels]):
-            levels.append(c)
-        if len(levels) > _MOST_BRANCHES:
-            return []
-    tensors_of = [c.tensor for c in levels]
-    if reaches(score, images, without=tensors_of):
-        return []
-    own = [c for c in levels[::-1] if reaches(c.tensor, images, without=[t for t in tensors_of if t is not c.tensor])]
-    return own if len(own) > 1 else []  # what comes from another level alone has no part of its own
-
-
 def _main_branch(probe: Probe) -> list[Candidate]:
     """Return those that more paths lead through than around, last first, without the insides of blocks.
 
@@ -382,7 +345,7 @@ def _stage_around(probe: Probe, inside: Candidate, in_place: Sequence[Candidate]
         around = returned.get(".".join(parts[:depth]))
         if around is None or around.grid != inside.grid:
             break
-        if around is not found and not (probe.joins(found, around) and _covered(probe, [around])):
+        if around is not found and not (probe.joins(found, around) and probe.dependent_scores(around)):
             break
         found = around
     return found

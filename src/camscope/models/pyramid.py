@@ -1,0 +1,61 @@
+"""The levels of a detector's pyramid: grids of several sizes, each of which boxes come from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from camscope.models.graph_paths import reaches
+from camscope.models.probe import Candidate, Probe
+
+_ROWS = 3
+"""Axes of the scores of a detector: images, boxes, columns."""
+_COLUMNS = 6
+"""Columns of a row that describes a box: its place, its score, its class."""
+_MOST = 32
+
+
+def levels_of_pyramid(probe: Probe) -> list[Candidate]:
+    """Return the levels of a detector that finds boxes on grids of several sizes; nothing for other networks.
+
+    A level is the last layer that both the place and the score of a box depend on: the end of the pyramid, before the
+    heads part. Each box comes from one level (ODAM, ICLR 2023, explains boxes there), so that the map of all of them
+    together is that of the box's own. Where all scores come through the coarsest grid there is one level, and no
+    pyramid; a level that is computed from another one alone is left out, since its boxes show there.
+    """
+    if probe.scores.ndim != _ROWS or probe.scores.shape[-1] != _COLUMNS:
+        return []
+    score, images = probe.scores[..., 4].sum(), probe.images
+    shared = _before_heads(probe)[::-1]
+    cut = next((c for c in shared if not reaches(score, images, without=[c.tensor])), None)
+    if cut is not None and math.prod(cut.grid) <= min(math.prod(c.grid) for c in shared):
+        return []
+    levels: list[Candidate] = []
+    for c in shared:
+        if reaches(score, c.tensor, without=[level.tensor for level in levels]):
+            levels.append(c)
+        if len(levels) > _MOST:
+            return []
+    if reaches(score, images, without=[c.tensor for c in levels]):
+        return []
+    own = [c for c in levels[::-1] if reaches(c.tensor, images, without=[o.tensor for o in levels if o is not c])]
+    return own if len(own) > 1 else []
+
+
+def _before_heads(probe: Probe) -> Sequence[Candidate]:
+    """Return the layers in place that lie in no head: a module whose parts act on boxes' places or on scores alone.
+
+    Queries, and levels that were joined, are tokens and no grids of a pyramid.
+    """
+    whole = [c for c in probe.candidates if c.learned and c.layout.grid is None]
+    in_place = {probe.name(c): c for c in whole if c.keeps_places and not c.collapsed}
+    ends = probe.scores[..., :4].sum(), probe.scores[..., 4].sum()
+    gradients = [probe.gradients(end, list(in_place.values())) for end in ends]
+    on_one: set[str] = set()
+    on_both: set[str] = set()
+    for name, *acting in zip(in_place, *gradients, strict=True):
+        acts = [gradient is not None and bool(gradient.any()) for gradient in acting]
+        if any(acts):
+            (on_both if all(acts) else on_one).add(name.rpartition(".")[0] + ".")
+    heads = tuple(on_one - on_both)
+    return [c for name, c in in_place.items() if not name.startswith(heads)]
