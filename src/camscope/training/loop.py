@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import signal
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +15,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from camscope.errors import SettingError, TerminatedError
+from camscope.errors import SettingError
 from camscope.files import writing
 from camscope.images import read
 from camscope.models.layer_choice import default_layer
@@ -30,6 +27,7 @@ from camscope.training.following import MAPS, History, LogMaps
 from camscope.training.learner import Data, Learner, label_weights
 from camscope.training.pictures import Pictures, Progress
 from camscope.training.settings import Settings
+from camscope.training.stopping import Stopping
 
 CHECKPOINTS, LOGS = "checkpoints", "logs"
 
@@ -88,7 +86,9 @@ def fitted(
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
+    stopping = Stopping()
     callbacks = [
+        stopping,
         History(out, progress=progress, say=say),
         LogMaps(shown, _shown(dataset), folder=out / MAPS),
         EarlyStopping("val_loss", patience=settings.patience, check_on_train_epoch_end=True),
@@ -104,7 +104,7 @@ def fitted(
         else:
             workers = 0 if _all_kept(pictures) else min(_MOST_WORKERS, os.cpu_count() or 1)
             last = out / CHECKPOINTS / LAST if before else None
-            with writing(out), _stoppable():
+            with writing(out), stopping:
                 trainer.fit(learner, Data(pictures, settings, workers=workers), ckpt_path=last)
     _take_best(learner, out / CHECKPOINTS / BEST)
     assert saved.best_model_score is not None  # every epoch has a validation loss
@@ -136,24 +136,6 @@ def _has_stopped(content: dict[str, Any], settings: Settings) -> bool:
     """Whether the training of a checkpoint had come to its end."""
     waited = [state["wait_count"] for name, state in content["callbacks"].items() if name.startswith("EarlyStopping")]
     return max(waited, default=0) >= settings.patience or content["epoch"] + 1 >= settings.epochs
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Turn Lightning's ways of ending the process into exceptions, and give the interrupt key back its meaning."""
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT) if main else None
-    try:
-        yield
-    except SIGTERMException:
-        raise TerminatedError("the training was asked to stop; re-run the same command to resume") from None
-    except SystemExit as end:
-        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning's answer to the interrupt key
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        if main and before is not None:
-            signal.signal(signal.SIGINT, before)
 
 
 def _take_best(learner: Learner, path: Path) -> None:

@@ -1,0 +1,72 @@
+"""Stop a training when the process is asked to, at a place where it can go on later."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from camscope.errors import TerminatedError
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_RESUME = "the training was asked to stop; re-run the same command to resume"
+
+
+class Stopping(L.Callback):
+    """End a training at the end of a batch after SIGINT (the interrupt key) or SIGTERM arrived.
+
+    An exception that a handler raises is lost wherever Python ignores exceptions. So the handler only remembers the
+    signal; a second SIGINT raises at once. A handler of the caller's is called as well. Handlers are installed in the
+    main thread alone, and the ones before are put back.
+
+    Raises:
+        KeyboardInterrupt: after SIGINT.
+        TerminatedError: after SIGTERM.
+    """
+
+    def __init__(self) -> None:
+        self._asked: int | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Stopping:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._remember) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if kind is _InterruptedError or (kind is None and self._asked == signal.SIGINT):
+            raise KeyboardInterrupt from None
+        if kind is SIGTERMException or (
+            kind is None and self._asked == signal.SIGTERM
+        ):  # Lightning looks for SIGTERM too
+            raise TerminatedError(_RESUME) from None
+
+    def on_train_batch_end(self, *_: object) -> None:  # noqa: D102
+        self._end()
+
+    def on_validation_batch_end(self, *_: object) -> None:  # noqa: D102
+        self._end()
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self._asked == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked = number
+        handler = self._before[signal.Signals(number)]
+        if callable(handler) and handler is not signal.default_int_handler:
+            handler(number, frame)
+
+    def _end(self) -> None:
+        if self._asked == signal.SIGINT:
+            raise _InterruptedError
+        if self._asked == signal.SIGTERM:
+            raise TerminatedError(_RESUME)
+
+
+class _InterruptedError(Exception):
+    """The interrupt key, as an exception that Lightning hands on."""
