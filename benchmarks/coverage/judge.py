@@ -3,16 +3,19 @@
 A layer passes where its grid has the picture's shape, where of the four corners of the picture, each in its turn
 replaced by the picture's middle and noise, each changes its own corner of the grid more than the other three do (as a
 share of what it changes, beyond what it changes everywhere), and where the gradient of a class score reaches half of
-its places or more. White noise alone would be like no picture: attention and gates then change everywhere. The grid is
-at least 2 x 2. Whether a layer lies late in the network is not judged but shown: its grid beside that of the last
+its places or more. Of several layers together each passes by itself, but for the gradient, which one of them needs.
+White noise alone would be like no picture: attention and gates then change everywhere. The grid is at least 2 x 2.
+Whether a layer lies late in the network is not judged but shown: its grid beside that of the last
 stage by timm's own record.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +23,7 @@ from torch import Tensor, nn
 
 import camscope as cs
 from camscope.errors import LayerError
-from camscope.models.layer_choice import default_layer
+from camscope.models.layer_choice import JOINT, default_layer
 from camscope.trace import Layout, record, unwrap
 from camscope.trace.layout import find_layout
 
@@ -37,19 +40,29 @@ def judge_camscope(net: nn.Module, x: Tensor) -> dict[str, Any]:
         row["seconds"] = round(_seconds(lambda: row.update(layer=default_layer(net, x))), 4)
     except LayerError as error:
         return {**row, "found": False, "error": str(error)}
-    layer = row["layer"]
-    shape = record(net, x, layers=[layer]).records[layer].shape
-    layout = find_layout(shape, x.shape, layer=layer)
+    layers = row["layer"].split(JOINT)
+    seen = record(net, x, layers=layers).records
+    layouts = {layer: find_layout(seen[layer].shape, x.shape, layer=layer) for layer in layers}
 
-    def read(pictures: Tensor) -> tuple[Tensor, Tensor]:
+    def read(pictures: Tensor, layer: str) -> tuple[Tensor, Tensor]:
         passed = record(net, pictures, layers=[layer])
-        trace = passed.trace(layer, [_target] * len(pictures), layout=layout)
+        trace = passed.trace(layer, [_target] * len(pictures), layout=layouts[layer])
         return trace.activations, trace.gradients
 
-    grid = judge(read, x)
+    grid = _together([judge(partial(read, layer=layer), x) for layer in layers])
+    layout = layouts[layers[0]]
     made = cs.cam(net, x, targets=_target)
     finite = bool(made.isfinite().all()) and list(made.shape[1:]) == grid["grid"]
     return {**row, "found": True, "layout": _words(layout), **grid, "finite": finite, "stage": _stage(net, x)}
+
+
+def _together(levels: list[dict[str, Any]]) -> dict[str, Any]:
+    """One verdict on the levels of a detector: the finest grid; each keeps corners, and one has the gradient."""
+    reasons = [why for level in levels for why in level["why"].split(", ") if why]
+    if not all("gradient" in level["why"] for level in levels):
+        reasons = [why for why in reasons if not why.startswith("gradient")]
+    finest = max(levels, key=lambda level: math.prod(level["grid"]))
+    return {"grid": finest["grid"], "verified": not reasons, "why": ", ".join(reasons)}
 
 
 def judge_torchcam(net: nn.Module, x: Tensor) -> dict[str, Any]:

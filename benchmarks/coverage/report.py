@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ Random weights; where makers start at zero, random values, and batch norms have 
 training. `found`: a layer was chosen without being named. `verified`: a judge that shares no code with the choice
 agrees (benchmarks/coverage/judge.py): the grid has the picture's shape; of the four corners of the picture, each in its
 turn replaced by the picture's middle and noise, each changes its own corner of the grid more than the others do; a
-class score's gradient reaches half of the places.
+class score's gradient reaches half of the places. A detector's levels pass each by itself, and one has the gradient.
 `finite`: Grad-CAM on it is, and has the grid's size. `time`: seconds of the choice over those of a forward pass of one
 picture, on a machine that does other work too. torch-cam: the layer that `GradCAM(net)` takes by itself, under the same
 judge; a patch embedding at the stem passes it, though it explains nothing that the network has worked out.
@@ -49,11 +50,29 @@ def write(folder: Path) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in about.items())
     lines = ["# Is the layer found for every architecture?", "", _CONTRACT, f"Versions: {versions}.", ""]
     lines += [*_summary(groups), "", *_left(groups.get("all", {}), parameters)]
+    lines += _stability(folder / "stability.json")
     lines += [*_by_timm(groups.get("timm", {})), *_misses(groups), ""]
     for group, members in groups.items():
         if group != "all":
             lines += [f"## {_TITLES[group]}", "", *_table(members), ""]
     (folder / "coverage.md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+def _stability(path: Path) -> list[str]:
+    """Whether the layer is the same whatever the image, weights, batch and dtype (stability.py)."""
+    rows: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if not rows:
+        return []
+    several = [f"{name} ({', '.join(row['layers'])})" for name, row in rows.items() if len(row["layers"]) > 1]
+    asked = sum(sum(row["layers"].values()) for row in rows.values())
+    by_group = Counter(name.partition(":")[0] for name in rows)
+    counts = ", ".join(f"{number} of {group}" for group, number in sorted(by_group.items()))
+    text = (
+        f"Asked {asked} times with 6 images (a real one, constant, black, white, noise, one dot), 4 kinds of weights, "
+        f"batches of 1 and 2, and in bfloat16, {len(rows) - len(several)} of {len(rows)} networks ({counts}, the "
+        "smallest first) have one layer: `stability.py`."
+    )
+    return [text, *(f"* several: {one}" for one in several), ""]
 
 
 def _read(path: Path) -> tuple[dict[str, Row], dict[str, str], dict[str, int]]:
