@@ -1,8 +1,9 @@
-"""Attributions to the pixels, as captum makes them."""
+"""Attributions to the pixels: those that captum makes, and RISE."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from camscope.errors import SettingError, require
 from camscope.methods.network import Targets
 from camscope.methods.noise import content_seeds
-from camscope.methods.registry import attribution, network_method
+from camscope.methods.passes import in_chunks
+from camscope.methods.registry import attribution, many_passes, network_method
 from camscope.trace import record, unchanged
 from camscope.trace.structure import map_tensors, picture_of, take_images, with_picture
 
@@ -194,6 +196,107 @@ def occlusion(
             )
     # A square covers all channels, so that each of them has the whole loss.
     return _summed(values) / channels
+
+
+@many_passes
+@attribution
+@network_method(needs="scores")
+def rise(
+    net: nn.Module,
+    inputs: Any,
+    targets: Targets,
+    *,
+    masks: int = 4000,
+    cells: int = 7,
+    kept: float = 0.5,
+    baseline: float = 0.0,
+    seed: int = 0,
+    chunk: int | None = None,
+    picture: int = 0,
+) -> Tensor:
+    """RISE: how much higher the score is when a pixel is seen, over random masks of the picture.
+
+    L = 1 / (N p) * sum_i (y(x * M_i) - m) M_i, m the mean of the scores of all masked pictures. The paper has m = 0;
+    with the mean taken off the map differs by a constant in expectation, is less noisy, and is 0 where seeing a pixel
+    changes nothing. A mask is a grid of cells, each seen with the probability p, that is resized bilinearly to a cell
+    more than the picture and moved by a random part of a cell.
+
+    Args:
+        net: any network.
+        inputs: (B, C, *space), or a tuple of inputs.
+        targets: one function of an image's output for each image.
+        masks: N; the paper takes 4000 for VGG-16 and 8000 for ResNet-50.
+        cells: cells of a mask per axis.
+        kept: p, the probability that a cell is seen, between 0 and 1.
+        baseline: value of hidden pixels, in the unit of the network's normalised input.
+        seed: another one gives other masks; they also depend on the picture, and not on the batch that it is in.
+        chunk: pictures in one pass; by default as many as 32 of 224 x 224 pixels hold.
+        picture: which of several inputs is the picture.
+
+    Returns:
+        (B, *space) signed map.
+
+    Raises:
+        SettingError: fewer than 2 masks, more cells than pixels, or a probability that is not between 0 and 1.
+
+    Needs: no gradient.
+
+    Cost: masks forwards; 4000 by default.
+
+    Reference:
+        Petsiuk, Das, Saenko. RISE: Randomized Input Sampling for Explanation of Black-box Models. BMVC 2018.
+        arXiv:1806.07421
+    """
+    with _scores(net, inputs, targets, picture) as scores, torch.no_grad():
+        space = scores.pictures.shape[2:]
+        if masks < 2 or not 1 <= cells <= min(space) or not 0 < kept < 1:
+            raise SettingError(
+                f"masks={masks}, cells={cells}, kept={kept} is not possible: it takes 2 masks or more, 1 to "
+                f"{min(space)} cells for this picture, and a probability between 0 and 1"
+            )
+        seeds = content_seeds(scores.pictures, seed=seed)
+        drawn = [_RandomMasks(one, masks, cells, kept, tuple(space)) for one in seeds]
+        maps = [_seen(scores, row, one, baseline, scores.at_once(chunk)) for row, one in enumerate(drawn)]
+    return torch.stack(maps) / kept
+
+
+def _seen(scores: _Scores, row: int, masks: _RandomMasks, baseline: float, at_once: int) -> Tensor:
+    """The mean over the masks of score times mask, the mean score taken off: (*space)."""
+    image = scores.pictures[row]
+    kind = torch.promote_types(image.dtype, torch.float32)
+    found = torch.empty(masks.count, dtype=kind, device=image.device)
+    for chunk in in_chunks(masks.count, at_once, like=image):
+        mask = masks.of(chunk).to(image)[:, None]
+        rows = torch.full((len(chunk),), row, device=image.device)
+        found[chunk] = scores(image * mask + baseline * (1 - mask), rows).to(kind)
+    weights = (found - found.mean()) / masks.count
+    chunks = torch.arange(masks.count).split(at_once)
+    return torch.stack([torch.tensordot(weights[c], masks.of(c).to(weights), 1) for c in chunks]).sum(0)
+
+
+class _RandomMasks:
+    """Random smooth masks of one picture, made anew whenever they are asked for.
+
+    Attributes:
+        count: how many.
+    """
+
+    def __init__(self, seed: int, count: int, cells: int, kept: float, space: tuple[int, ...]) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.count, self._space = count, space
+        self._sides = [math.ceil(length / cells) for length in space]
+        self._sizes = [(cells + 1) * side for side in self._sides]
+        self._grids = (torch.rand(count, *[cells] * len(space), generator=generator) < kept).float()
+        moves = [torch.randint(side, (count,), generator=generator) for side in self._sides]
+        self._starts = torch.stack(moves, 1).tolist()
+
+    def of(self, numbers: Tensor) -> Tensor:
+        """Masks (n, *space) in [0, 1], 1 where the picture is seen."""
+        listed = numbers.tolist()
+        modes = {1: "linear", 2: "bilinear", 3: "trilinear"}
+        large = nn.functional.interpolate(self._grids[listed][:, None], self._sizes, mode=modes[len(self._space)])[:, 0]
+        windows = [[slice(a, a + n) for a, n in zip(self._starts[one], self._space, strict=True)] for one in listed]
+        return torch.stack([mask[tuple(window)] for mask, window in zip(large, windows, strict=True)])
 
 
 class _Scores:

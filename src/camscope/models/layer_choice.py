@@ -79,8 +79,9 @@ def default_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int 
         output: which of several outputs holds the scores; None to choose as `camscope.trace.unwrap` does.
 
     Returns:
-        A module's name, or a functional call such as "relu()"; for an ensemble or a fusion of branches several names,
-        "members.0.layer4 + members.1.layer4", whose maps are added.
+        A module's name, or a functional call such as "relu()". Several names, "members.0.layer4 + members.1.layer4",
+        for an ensemble, for a fusion of branches, and for a detector whose boxes come from grids of several sizes;
+        their maps are added.
 
     Raises:
         LayerError: no feature map of the network keeps the places of the image; the message lists the five best
