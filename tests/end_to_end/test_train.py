@@ -145,18 +145,25 @@ def test_wrong_usage_is_one_line(folder, tmp_path, more, said):
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on_and_ends_the_same(folder, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGKILL, -9, ""), (signal.SIGTERM, 143, "re-run the same command to resume"), (signal.SIGINT, 130, "")],
+)
+def test_a_stopped_process_goes_on_and_ends_the_same(folder, tmp_path, number, code, said):
     def words(out):
         return [str(w) for w in (COMMAND, "train", folder, *QUICK, "--epochs", 6, "--out", out)]
 
     subprocess.run(words(tmp_path / "whole"), capture_output=True, check=False)
-    process = subprocess.Popen(words(tmp_path / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(words(tmp_path / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     history = tmp_path / "killed/history.csv"
     deadline = time.monotonic() + 300
     while not (history.is_file() and len(history.read_text().splitlines()) > 3) and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == code, errors
+    assert said in errors
+    assert "Traceback" not in errors
     assert not (tmp_path / "killed/model.json").exists()
     done = subprocess.run(words(tmp_path / "killed"), capture_output=True, text=True, check=False)
     assert "going on after epoch" in done.stderr
