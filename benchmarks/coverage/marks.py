@@ -34,6 +34,11 @@ the mark takes. Written by `benchmarks/coverage/marks.py`.
 | network | default layer | grid | found | chance | mass | area |
 |---|---|---|---|---|---|---|
 """
+TAIL = """
+
+Losses: the default layer of a segmentation network is the end of its encoder, as in the peers' examples, and there the
+maps of these two hardly show the mark. In the U-Net a pixel's score comes mostly by way of the skips.
+"""
 
 
 def trained(kind: Kind) -> nn.Module:
@@ -91,7 +96,7 @@ def report(rows: dict[str, Any]) -> str:
         f"{row['chance']:.0%} | {row['mass']:.0%} | {row['area']:.0%} |"
         for name, row in rows.items()
     ]
-    return HEAD + "\n".join(lines) + "\n"
+    return HEAD + "\n".join(lines) + TAIL
 
 
 if __name__ == "__main__":
