@@ -61,7 +61,7 @@ def cam(
         method: a name in `METHODS`, alone or in "augmented(...)", "eigensmoothed(...)" or "fused(...)"; or a function
             of a `Trace`, or of (net, inputs, targets). None: Grad-CAM, or occlusion for a black box.
         layer: name ("layer4", "relu()") or module; None for `default_layer`. Of several layers, a list or names
-            joined by " + ", the maps are added; their grids must have one size.
+            joined by " + ", the maps are added, coarser ones resized to the finest grid.
         targets: None for the predicted class, a class index or target function for all images, or a list with one of
             these for each image; a tensor or array (B,) of class indices is such a list.
         layout: the axes of the layer's output; None to tell them from the shapes.
@@ -115,7 +115,7 @@ def cams(
         net: any network.
         x: (B, C, *space) inputs, or several inputs, see `cam`.
         targets: (B, T) class indices, or for each image a list of T class indices or target functions.
-        method: as for `cam`.
+        method: a name in `METHODS` or a function; None for Grad-CAM, or occlusion for a black box.
         layer: name, module or several of them; None for `default_layer`.
         layout: the axes of the layer's output; None to tell them from the shapes.
         picture: which of several inputs is the batch of images.

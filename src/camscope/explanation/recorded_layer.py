@@ -19,7 +19,7 @@ from camscope.targets import Target
 from camscope.trace import Forward, Layout, Trace, record
 from camscope.trace.address import name_of
 from camscope.trace.hooks import refuse_program
-from camscope.trace.layout import Locate, find_layout, fits, grid_of, is_last, possible_layouts
+from camscope.trace.layout import Locate, fits, grid_of, is_last, possible_layouts
 from camscope.trace.outputs import chosen_output
 from camscope.trace.structure import Input, with_picture
 from camscope.trace.wrappers import bare
@@ -74,7 +74,7 @@ def record_layer(
     forward = record(net, x, layers=names, picture=picture, differentiable=differentiable, trunk=prepared.trunk)
     if choice is not None and layout is None:
         return forward, RecordedLayer(names, choice.layouts, prepared, choice.complete)
-    layouts = tuple(layout or layout_of(forward, name) for name in names)
+    layouts = tuple(layout or forward.layout_of(name, locate=locate_in(forward)) for name in names)
     return forward, RecordedLayer(names, layouts, prepared)
 
 
@@ -87,16 +87,6 @@ def layer_names(net: nn.Module, layer: Any) -> tuple[str, ...]:
     if not isinstance(layer, str):
         raise LayerError(f"Expected a layer as its name or module, but got {type(layer).__name__}")
     return tuple(layer.split(JOINT))
-
-
-def layout_of(forward: Forward, layer: str) -> Layout:
-    """Find where the axes of a recorded layer lie.
-
-    Raises:
-        LayerError: the layer has no place for each part of the image.
-    """
-    shapes, last = (forward.records[layer].shape, forward.pictures.shape), is_last(forward.net)
-    return find_layout(*shapes, layer=layer, last=last, locate=locate_in(forward))
 
 
 def locate_in(forward: Forward) -> Locate:

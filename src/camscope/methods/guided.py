@@ -19,7 +19,7 @@ from camscope.methods.gradient import gradcam
 from camscope.methods.network import Targets, at_input, input_gradients
 from camscope.methods.registry import attribution, network_method
 from camscope.trace import Trace, record
-from camscope.trace.layout import Locate, find_layout, is_last
+from camscope.trace.layout import Locate
 
 _OTHERS = (
     "Celu Elu Gelu Glu Hardshrink Hardswish LeakyRelu LogSigmoid Mish Prelu PreluKernel RreluWithNoise Silu Softplus "
@@ -97,9 +97,7 @@ def guidedgradcam(
     """
     guided = guidedbackprop(net, inputs, targets, picture=picture)
     forward = record(net, inputs, layers=[layer], picture=picture)
-    shapes, last = (forward.records[layer].shape, forward.pictures.shape), is_last(forward.net)
-    layout = find_layout(*shapes, layer=layer, last=last, locate=locate)
-    heat = gradcam(forward.trace(layer, targets, layout=layout)).relu()
+    heat = gradcam(forward.trace(layer, targets, layout=forward.layout_of(layer, locate=locate))).relu()
     return guided * upsample(heat, guided.shape[1:]).to(guided)
 
 

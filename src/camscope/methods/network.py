@@ -13,7 +13,7 @@ from camscope.errors import LayerError, MethodError, nearest
 from camscope.heatmap import fuse
 from camscope.methods.registry import METHODS, Method, network_method, sees_network
 from camscope.trace import Trace, record, unchanged
-from camscope.trace.layout import Locate, find_layout, is_last
+from camscope.trace.layout import Locate
 from camscope.trace.structure import map_tensors, picture_of
 
 Targets = Sequence[Callable[[Tensor], Tensor]]
@@ -86,8 +86,7 @@ def maps_of_layers(
     forward = record(net, inputs, layers=layers, picture=picture)
     maps = []
     for layer in layers:
-        shapes, last = (forward.records[layer].shape, forward.pictures.shape), is_last(forward.net)
-        layout = find_layout(*shapes, layer=layer, last=last, locate=locate)
+        layout = forward.layout_of(layer, locate=locate)
         with torch.no_grad():
             maps.append(function(forward.trace(layer, targets, layout=layout)))
     return maps

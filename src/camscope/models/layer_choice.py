@@ -190,7 +190,10 @@ def _find(probe: Probe) -> list[Candidate]:
     there is nothing but a map of class scores, that is the answer.
     """
     if probe.dense:
-        return levels_of_pyramid(probe) or [end for end in [_end_of_trunk(probe)] if end is not None]
+        if levels := levels_of_pyramid(probe):
+            return levels
+        end = _end_of_trunk(probe)
+        return [] if end is None else [end]
     last_first = probe.candidates[::-1]
     cuts = [c for c in last_first if probe.is_cut(c)]
     found = _last_in_place(probe, [c for c in cuts if not c.collapsed])
@@ -326,10 +329,7 @@ def _is_of_queries(probe: Probe, candidate: Candidate) -> bool:
     """Return whether a tensor holds tokens that look like a grid by chance: most tensors of as many keep no places."""
     if candidate.layout.grid is None:
         return False
-    tokens = candidate.tensor.shape[1:].numel() // candidate.width
-    alike = [
-        c for c in probe.candidates if c.layout.grid is not None and c.tensor.shape[1:].numel() == tokens * c.width
-    ]
+    alike = [c for c in probe.candidates if c.layout.grid is not None and c.places == candidate.places]
     return sum(c.keeps_places for c in alike) < len(alike) / 2
 
 

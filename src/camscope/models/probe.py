@@ -83,16 +83,20 @@ class Candidate(Event):
         return min(self.grid) < 2
 
     @property
+    def places(self) -> int:
+        """Number of values per image and channel: cells, or all tokens."""
+        return self.tensor.numel() // (self.tensor.shape[self.layout.batch] * self.width)
+
+    @property
     def has_more_tokens(self) -> bool:
         """Return whether more tokens follow those of the grid."""
         if self.layout.grid is None:
             return False
-        tokens = self.tensor.numel() // (self.tensor.shape[self.layout.batch] * self.width)
-        return tokens > self.layout.prefix + math.prod(self.layout.grid)
+        return self.places > self.layout.prefix + math.prod(self.layout.grid)
 
     @cached_property
     def at_corners(self) -> float:
-        """How much of the changes of corners lies in the very cells at these corners, in [0, 1]."""
+        """Share of what changed that lies in the corner cells of the changed corners, in [0, 1]."""
         change = self.change.abs().sum(1)
         cells = [(i, ..., *(0 if first else -1 for first in corner)) for i, corner in enumerate(self.corners)]
         return float(torch.stack([change[cell] for cell in cells]).sum() / change.sum().clamp_min(1e-30))
@@ -241,23 +245,23 @@ class Probe:
             if len(possible) == 1 and possible[0].layout.grid is None:
                 return possible[0]
             first = first or next(iter(possible), None)
-            if kept := [one for one in possible if one.keeps_places]:
-                return self._best_of_tokens(kept)
+            if kept := next((one for one in possible if one.keeps_places), None):
+                return kept if kept.layout.grid is None else self._best_of_tokens(kept, possible)
         return first
 
-    def _best_of_tokens(self, kept: Sequence[Candidate]) -> Candidate:
-        """Return the first of several readings, of tokens on one grid the one that has the corners where they are.
+    def _best_of_tokens(self, first: Candidate, possible: Sequence[Candidate]) -> Candidate:
+        """Return which of several readings of tokens as one grid has the corners where they are.
 
         Tokens before and after the grid shift it by a cell or more. What is found for the first tensor, whose places
         are not mixed yet, holds for the later ones with as many tokens.
         """
-        first = kept[0]
-        same = [one for one in kept if one.layout.grid is not None and one.grid == first.grid]
+        same = [one for one in possible if one.layout.grid is not None and one.grid == first.grid and one.keeps_places]
         if len(same) < 2:
             return first
-        tokens = (math.prod(first.tensor.shape[1:]) // first.width, first.grid)
-        prefix = self._prefixes.setdefault(tokens, max(same, key=lambda one: one.at_corners).layout.prefix)
-        return next((one for one in same if one.layout.prefix == prefix), first)
+        key = (first.places, first.grid)
+        if key not in self._prefixes:
+            self._prefixes[key] = max(same, key=lambda one: one.at_corners).layout.prefix
+        return next((one for one in same if one.layout.prefix == self._prefixes[key]), first)
 
     def is_cut(self, event: Event) -> bool:
         """Return whether every path from the images to the scores leads through a tensor."""

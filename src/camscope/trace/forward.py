@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from camscope.errors import CamscopeError, LayerError, TargetError
 from camscope.trace.hooks import Edit, lock_of, tracing
-from camscope.trace.layout import Layout
+from camscope.trace.layout import Layout, Locate, find_layout, is_last
 from camscope.trace.outputs import choosing_output, chosen_output, other_outputs, per_image, unwrap
 from camscope.trace.replay import Tail
 from camscope.trace.replica import replicate
@@ -78,6 +78,15 @@ class Forward:
     def pictures(self) -> Tensor:
         """(B, C, *space) the pictures, among the inputs."""
         return picture_of(self.inputs, self.picture)
+
+    def layout_of(self, layer: str, *, locate: Locate | None = None) -> Layout:
+        """Find where the axes of a recorded layer lie, by ``locate`` or else by the shapes.
+
+        Raises:
+            LayerError: the layer has no place for each part of the picture.
+        """
+        shapes = self.records[layer].shape, self.pictures.shape
+        return find_layout(*shapes, layer=layer, last=is_last(self.net), locate=locate)
 
     def trace(
         self,
