@@ -1,6 +1,6 @@
 """Is the layer found for every architecture? One network of each family, or all of timm, beside torch-cam.
 
-    python benchmarks/coverage/coverage.py                          # timm, torchvision, Hugging Face, Keras
+    python benchmarks/coverage/coverage.py                          # all
     python benchmarks/coverage/coverage.py --only hf keras
     python benchmarks/coverage/coverage.py --all --largest-parameters 400
 
@@ -23,14 +23,24 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import dense_nets
 import judge
 import nets
 import report
 import torch
 
 HERE = Path(__file__).parent
-GROUPS = ["timm", "torchvision", "segmentation", "detection", "hf", "keras"]
-PACKAGES = ["torch", "torchvision", "timm", "transformers", "keras", "torchcam"]
+GROUPS = ["timm", "torchvision", "segmentation", "detection", "dense", "hf", "keras"]
+PACKAGES = [
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "keras",
+    "segmentation_models_pytorch",
+    "ultralytics",
+    "torchcam",
+]
 
 
 def main() -> None:
@@ -84,6 +94,8 @@ def cases(asked: argparse.Namespace, kept: Results) -> Any:
     for group, module in (("torchvision", "models"), ("segmentation", "segmentation"), ("detection", "detection")):
         if group in asked.only:
             yield from nets.torchvision_models(module)
+    if "dense" in asked.only:
+        yield from dense_nets.dense_models()
     if "hf" in asked.only:
         yield from nets.hugging_face_models()
     if "keras" in asked.only:

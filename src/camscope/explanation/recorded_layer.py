@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from camscope.errors import LayerError
 from camscope.heatmap import upsample
+from camscope.methods.registry import needs_of
 from camscope.models.engines import Prepared, prepare
 from camscope.models.layer_choice import JOINT, choose_layer, probed_layouts
 from camscope.targets import Target
@@ -50,9 +51,12 @@ class RecordedLayer:
         return JOINT.join(self.layers)
 
     def traces(self, forward: Forward, targets: Sequence[Target], *, rows: Sequence[int] | None = None) -> list[Trace]:
-        """Return the pass seen at each layer."""
-        pairs = zip(self.layers, self.layouts, strict=True)
-        return [forward.trace(layer, targets, layout=layout, rows=rows) for layer, layout in pairs]
+        """Return the pass seen at each layer; what one does through a later one counts there alone."""
+        later = forward.parts(self.layers)
+        return [
+            forward.trace(layer, targets, layout=layout, rows=rows, apart_from=later[layer])
+            for layer, layout in zip(self.layers, self.layouts, strict=True)
+        ]
 
 
 def record_layer(
@@ -115,8 +119,9 @@ def joint_map(function: Callable[..., Tensor], traces: Sequence[Trace], **settin
     """Apply a method to a pass seen at one layer, or at those of several branches, and add their maps.
 
     The sum is exact for Grad-CAM of a mean or a sum of networks, each with a layer of its own. Maps of several sizes,
-    as of the levels of a detector, are resized to the finest grid, and a coarse cell's value is spread over the fine
-    cells in it: each layer keeps its part of the sum. A box's score comes from one level, so that this is its map.
+    as of the levels of a detector or an encoder, are resized to the finest grid, and a coarse cell's value is spread
+    over the fine cells in it: each layer keeps its part of the sum. The values of a method without gradients are no
+    parts of the score: its maps are scaled to a largest absolute value of 1 first, and each layer counts alike.
 
     Args:
         function: the method.
@@ -139,7 +144,14 @@ def joint_map(function: Callable[..., Tensor], traces: Sequence[Trace], **settin
             sizes = ", ".join(f"{t.layer!r} {tuple(m.shape[1:])}" for t, m in zip(traces, maps, strict=True))
             raise LayerError(f"Expected layers whose maps have as many axes, but got {sizes}")
         finest = max((one.shape[1:] for one in maps), key=math.prod)
+        if len(maps) > 1 and needs_of(function) != "gradients":
+            return torch.stack([upsample(_scaled(one), finest) for one in maps]).mean(0)
         return torch.stack([_spread_over(one, finest) for one in maps]).sum(0)
+
+
+def _scaled(heat: Tensor) -> Tensor:
+    """Return maps (B, *grid), each with a largest absolute value of 1."""
+    return heat / heat.flatten(1).abs().amax(1).clamp_min(1e-30).view(-1, *[1] * (heat.ndim - 1))
 
 
 def _spread_over(heat: Tensor, grid: torch.Size) -> Tensor:

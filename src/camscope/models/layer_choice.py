@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from camscope.errors import LayerError
 from camscope.models.device import hand_back
-from camscope.models.graph_paths import Paths, reaches
 from camscope.models.probe import Candidate, Probe
-from camscope.models.pyramid import levels_of_pyramid
+from camscope.models.pyramid import levels_of_encoder, levels_of_pyramid
 from camscope.trace import Layout
+from camscope.trace.graph_paths import Paths, reaches
 from camscope.trace.hooks import refuse_program
 from camscope.trace.structure import Input, find_picture, tensors
 from camscope.trace.wrappers import bare
@@ -80,8 +80,8 @@ def default_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int 
 
     Returns:
         A module's name, or a functional call such as "relu()". Several names, "members.0.layer4 + members.1.layer4",
-        for an ensemble, for a fusion of branches, and for a detector whose boxes come from grids of several sizes;
-        their maps are added.
+        for an ensemble, for a fusion of branches, for a detector whose boxes come from grids of several sizes, and for
+        a segmentation whose decoder reads several layers; their maps are added.
 
     Raises:
         LayerError: no feature map of the network keeps the places of the image; the message lists the five best
@@ -193,7 +193,7 @@ def _find(probe: Probe) -> list[Candidate]:
         if levels := levels_of_pyramid(probe):
             return levels
         end = _end_of_trunk(probe)
-        return [] if end is None else [end]
+        return [] if end is None else levels_of_encoder(probe, end)
     last_first = probe.candidates[::-1]
     cuts = [c for c in last_first if probe.is_cut(c)]
     found = _last_in_place(probe, [c for c in cuts if not c.collapsed])
@@ -309,6 +309,7 @@ def _end_of_trunk(probe: Probe) -> Candidate | None:
     """
     learned = (c for c in probe.candidates if c.learned and not _is_of_queries(probe, c))
     in_place = [c for c in learned if c.keeps_places and c.tells and not _holds_class_scores(probe, c)]
+    in_place = [c for c in in_place if not c.collapsed] or in_place
     if not in_place:
         return None
     cells = [math.prod(c.grid) for c in in_place]

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camscope.models.graph_paths import Paths, reaches
 from camscope.models.stand_ins import Corner, StandIns, probe_inputs
 from camscope.models.watch import Event, version_of, watch
 from camscope.trace import Layout, tensors
+from camscope.trace.graph_paths import Paths, reaches
 from camscope.trace.layout import fits, grid_of, is_last, possible_layouts
 from camscope.trace.replica import replicate
 from camscope.trace.structure import map_tensors, picture_of

@@ -1,12 +1,14 @@
-"""The levels of a detector's pyramid: grids of several sizes, each of which boxes come from."""
+"""Layers on grids of several sizes that carry the scores together: a detector's pyramid, an encoder with skips."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from camscope.models.graph_paths import reaches
+from torch.autograd.graph import Node, get_gradient_edge
+
 from camscope.models.probe import Candidate, Probe
+from camscope.trace.graph_paths import ancestors, first_met, reaches
 
 _ROWS = 3
 """Axes of the scores of a detector: images, boxes, columns."""
@@ -40,6 +42,25 @@ def levels_of_pyramid(probe: Probe) -> list[Candidate]:
         return []
     own = [c for c in levels[::-1] if reaches(c.tensor, images, without=[o.tensor for o in levels if o is not c])]
     return own if len(own) > 1 else []
+
+
+def levels_of_encoder(probe: Probe, end: Candidate) -> list[Candidate]:
+    """Return the layers of an encoder that its decoder reads, the coarsest last; its end alone where that is all.
+
+    Where connections skip the end of an encoder (U-Net, FPN, SegFormer), the score of a pixel may never have been
+    there. All layers that the decoder reads carry the score together: every way from the score back to the image
+    meets one of them first.
+    """
+    before = ancestors(end.tensor)
+    inside = [c for c in probe.candidates if c.keeps_places and not c.collapsed and _edge(c) in before]
+    met = {id(tensor) for tensor in first_met(probe.target, [*(c.tensor for c in inside), end.tensor])}
+    levels = [c for c in inside if id(c.tensor) in met]
+    return [*levels, end] if id(end.tensor) in met and len(levels) <= _MOST else [end]
+
+
+def _edge(candidate: Candidate) -> tuple[Node, int]:
+    edge = get_gradient_edge(candidate.tensor)
+    return edge.node, edge.output_nr
 
 
 def _before_heads(probe: Probe) -> Sequence[Candidate]:

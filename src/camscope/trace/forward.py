@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from camscope.errors import CamscopeError, LayerError, TargetError
+from camscope.trace.graph_paths import reaches
 from camscope.trace.hooks import Edit, lock_of, tracing
 from camscope.trace.layout import Layout, Locate, find_layout, is_last
 from camscope.trace.outputs import choosing_output, chosen_output, other_outputs, per_image, unwrap
@@ -95,16 +96,34 @@ class Forward:
         *,
         layout: Layout | None = None,
         rows: Sequence[int] | None = None,
+        apart_from: Sequence[str] = (),
     ) -> Trace:
-        """The pass seen at one layer.
+        """Return the pass seen at one layer.
 
         Args:
             layer: one of those recorded.
-            targets: one an image.
+            targets: one per image.
             layout: channels first unless given.
             rows: the images to look at, in that order; None for all.
+            apart_from: recorded layers that come after it; what the layer does through them is not in its gradients.
         """
-        return Trace(self, layer, targets, layout=layout or Layout(), rows=rows)
+        return Trace(self, layer, targets, layout=layout or Layout(), rows=rows, apart_from=apart_from)
+
+    def parts(self, layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Return for each of several layers those after it that take over a part of what it does.
+
+        Layers are parts of one whole where each has a way to the outputs around all others. Layers in a row are not:
+        then none takes over anything.
+        """
+        if not self.outputs.requires_grad or not all(self.records[name].requires_grad for name in layers):
+            return dict.fromkeys(layers, ())
+        later: dict[str, tuple[str, ...]] = {}
+        for name in layers:
+            tensor = self.records[name]
+            later[name] = tuple(o for o in layers if o != name and reaches(self.records[o], tensor))
+            if not reaches(self.outputs, tensor, without=[self.records[o] for o in later[name]]):
+                return dict.fromkeys(layers, ())
+        return later
 
     def only(self, rows: Sequence[int], *, layer: str | None = None, layout: Layout | None = None) -> Forward:
         """Return the pass of some of the images alone.
@@ -218,6 +237,7 @@ class Trace:
         scores: (B,) the explained score of each image.
         layer: name of the layer.
         layout: where batch, channels and space lie in its output.
+        apart_from: recorded layers after it; what the layer does through them is not in its gradients.
         notes: for each image, what a method has to say about its map.
     """
 
@@ -229,8 +249,10 @@ class Trace:
         *,
         layout: Layout,
         rows: Sequence[int] | None = None,
+        apart_from: Sequence[str] = (),
     ) -> None:
         self.layer, self.targets, self.layout = layer, list(targets), layout
+        self.apart_from = tuple(apart_from)
         self._origin, self._rows = forward, rows
         with torch.inference_mode(mode=False), torch.enable_grad():
             self.forward = forward if rows is None else forward.only(rows, layer=layer, layout=layout)
@@ -267,7 +289,7 @@ class Trace:
 
     def toward(self, targets: Sequence[Callable[[Tensor], Tensor]]) -> Trace:
         """The same pass for other scores, one an image."""
-        return Trace(self._origin, self.layer, targets, layout=self.layout, rows=self._rows)
+        return Trace(self._origin, self.layer, targets, layout=self.layout, rows=self._rows, apart_from=self.apart_from)
 
     @cached_property
     def activations(self) -> Tensor:
@@ -276,7 +298,7 @@ class Trace:
 
     @cached_property
     def gradients(self) -> Tensor:
-        """(B, K, *grid) derivative of each image's score; the backward pass runs on first use."""
+        """(B, K, *grid) derivative of each image's score, not through ``apart_from``; computed on first use."""
         return self.read(torch.zeros_like(self.leaf) if self._gradient is None else self._gradient)
 
     @property
@@ -299,14 +321,17 @@ class Trace:
         if not self.scores.requires_grad:
             return None
         gradient: Tensor | None
-        (gradient,) = torch.autograd.grad(
-            self.scores,
-            self.leaf,
-            grad_outputs=torch.ones_like(self.scores),
-            retain_graph=True,
-            create_graph=self.forward.differentiable,
-            allow_unused=True,
-        )
+        with contextlib.ExitStack() as stack:
+            for name in self.apart_from:
+                stack.callback(self._origin.records[name].register_hook(torch.zeros_like).remove)
+            (gradient,) = torch.autograd.grad(
+                self.scores,
+                self.leaf,
+                grad_outputs=torch.ones_like(self.scores),
+                retain_graph=True,
+                create_graph=self.forward.differentiable,
+                allow_unused=True,
+            )
         return gradient
 
     def again(self, inputs: Any = None, *, rows: Tensor | None = None, edit: Edit | None = None) -> Trace:
@@ -333,7 +358,7 @@ class Trace:
                 inputs = with_picture(others, inputs, picture=self.forward.picture)
             edits = None if edit is None else {self._call: lambda output: self._change(output, edit)}
             forward = self._record_again(self.forward.net, inputs, edits, self.forward.trunk)
-        return forward.trace(self._call, targets, layout=self.layout)
+        return forward.trace(self._call, targets, layout=self.layout, apart_from=self.apart_from)
 
     def _record_again(
         self, net: nn.Module, inputs: Any, edits: Mapping[str, Edit] | None, trunk: Any = None
@@ -342,7 +367,8 @@ class Trace:
         kind, dtype = run.outputs.device.type, run.autocast
         autocast = contextlib.nullcontext() if dtype is None else torch.autocast(kind, dtype)
         with autocast, choosing_output(run.output):
-            return record(net, inputs, layers=[self._call], edits=edits, picture=run.picture, trunk=trunk)
+            layers = [self._call, *self.apart_from]
+            return record(net, inputs, layers=layers, edits=edits, picture=run.picture, trunk=trunk)
 
     def _rerun(self, tail: Tail, rows: Tensor, edit: Edit | None) -> Forward:
         recorded = self.layout.take(self._record.detach(), rows)

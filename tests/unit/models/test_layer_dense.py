@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 import camscope as cs
-from camscope.models.layer_choice import default_layer
+from camscope.models.layer_choice import choose_layer, default_layer
 from camscope.trace import record
 
 
@@ -26,17 +26,43 @@ class UNet(nn.Module):
         return {"out": nn.functional.interpolate(self.head(up), x.shape[2:])}
 
 
-def test_the_bottleneck_of_a_network_that_returns_masks(pictures):
+class Narrow(UNet):
+    """All of the image goes through the bottleneck."""
+
+    def forward(self, x):
+        deep = self.bottleneck(self.two(self.one(x).relu()).relu()).relu()
+        up = self.up(torch.cat([deep, deep[:, :16]], 1)).relu()
+        return {"out": nn.functional.interpolate(self.head(up), x.shape[2:])}
+
+
+def test_all_layers_of_an_encoder_that_its_decoder_reads(pictures):
     torch.manual_seed(0)
     net, x = UNet().double(), pictures(2, 3, 32, 48)
-    assert default_layer(net, x) == "bottleneck"
-    assert cs.cam(net, x, targets=lambda output: output[1].mean()).shape == (2, 8, 12)
+    assert default_layer(net, x) == "relu()#1 + bottleneck"
+    assert cs.cam(net, x, targets=lambda output: output[1].mean()).shape == (2, 16, 24)
 
 
-def test_the_backbone_of_a_segmentation_network(pictures):
+def test_the_bottleneck_where_no_connection_skips_it(pictures):
     torch.manual_seed(0)
-    net = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights_backbone=None, num_classes=5).eval()
-    assert default_layer(net, pictures(1, 3, 128, 128, dtype=torch.float32)).startswith("backbone")
+    net, x = UNet().double(), pictures(2, 3, 32, 48)
+    assert default_layer(Narrow().double(), x) == "bottleneck"
+    assert choose_layer(net, x).complete
+    assert choose_layer(Narrow().double(), x).complete
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("lraspp_mobilenet_v3_large", "backbone.4 + backbone.16"),
+        pytest.param("deeplabv3_mobilenet_v3_large", "backbone", marks=pytest.mark.slow),
+        pytest.param("fcn_resnet50", "backbone", marks=pytest.mark.slow),
+    ],
+)
+def test_the_backbone_of_a_segmentation_network(name, layer, pictures):
+    """At 224 pixels the channels of a gate could be a grid of one column, coarser than all layers."""
+    torch.manual_seed(0)
+    net = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=5).eval()
+    assert default_layer(net, pictures(1, 3, 224, 224, dtype=torch.float32)) == layer
 
 
 def test_the_end_of_a_backbone_that_is_wider_inside_of_its_blocks(pictures):

@@ -1,4 +1,4 @@
-"""Paths in the autograd graph from a score back to the images."""
+"""Paths in the autograd graph: from a score back to layers and images."""
 
 from __future__ import annotations
 
@@ -31,6 +31,47 @@ def reaches(end: Tensor | GradientEdge, start: Tensor, *, without: Sequence[Tens
                 seen.add(following)
                 waiting.append(following)
     return False
+
+
+def ancestors(end: Tensor) -> set[tuple[Node, int]]:
+    """Return the places in the graph that a tensor is computed from, as (node, number of its output)."""
+    waiting, seen = [get_gradient_edge(end).node], set[tuple[Node, int]]()
+    entered = set(waiting)
+    while waiting:
+        for following, output in waiting.pop().next_functions:
+            if following is None:
+                continue
+            seen.add((following, output))
+            if following not in entered:
+                entered.add(following)
+                waiting.append(following)
+    return seen
+
+
+def first_met(end: Tensor, among: Sequence[Tensor]) -> list[Tensor]:
+    """Return those of some tensors that a way from the end back meets before it meets another of them.
+
+    >>> x = torch.ones(1, requires_grad=True)
+    >>> first = x * 2
+    >>> second = first * 2
+    >>> [t is second for t in first_met(second * 3, [first, second])]
+    [True]
+    >>> len(first_met(second * first, [first, second]))
+    2
+    """
+    by_edge = {(edge.node, edge.output_nr): t for t in among for edge in [get_gradient_edge(t)]}
+    waiting = [get_gradient_edge(end).node]
+    entered, met = set(waiting), dict[int, Tensor]()
+    while waiting:
+        for following, output in waiting.pop().next_functions:
+            if following is None:
+                continue
+            if (tensor := by_edge.get((following, output))) is not None:
+                met[id(tensor)] = tensor
+            elif following not in entered:
+                entered.add(following)
+                waiting.append(following)
+    return list(met.values())
 
 
 class Paths:
