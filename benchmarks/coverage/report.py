@@ -27,10 +27,10 @@ training. `found`: a layer was chosen without being named. `verified`: a judge t
 agrees (benchmarks/coverage/judge.py): the grid has the picture's shape; of the four corners of the picture, each in its
 turn replaced by the picture's middle and noise, each changes its own corner of the grid more than the others do; a
 class score's gradient reaches half of the places. Levels that are explained together pass each by itself, and one has
-the gradient. `finite`: Grad-CAM on it is, and has the grid's size. `time`: seconds of the choice over those of a forward
-pass of one picture, on a machine that does other work too. torch-cam: the layer that `GradCAM(net)` takes by itself,
-under the same judge; a patch embedding at the stem passes it, though it explains nothing that the network has worked
-out.
+the gradient. `finite`: Grad-CAM on it is, and has the grid's size. `time`: seconds of the choice over those of a
+forward pass of one picture, on a machine that does other work too. torch-cam: the layer that `GradCAM(net)` takes by
+itself, under the same judge; a patch embedding at the stem passes it, though it explains nothing that the network has
+worked out.
 """
 
 

@@ -19,6 +19,7 @@ from camscope.models.layer_choice import JOINT, choose_layer, probed_layouts
 from camscope.targets import Target
 from camscope.trace import Forward, Layout, Trace, record
 from camscope.trace.address import name_of
+from camscope.trace.graph_paths import parts_of_whole
 from camscope.trace.hooks import refuse_program
 from camscope.trace.layout import Locate, fits, grid_of, is_last, possible_layouts
 from camscope.trace.outputs import chosen_output
@@ -52,7 +53,7 @@ class RecordedLayer:
 
     def traces(self, forward: Forward, targets: Sequence[Target], *, rows: Sequence[int] | None = None) -> list[Trace]:
         """Return the pass seen at each layer; what one does through a later one counts there alone."""
-        later = forward.parts(self.layers)
+        later = parts_of_whole(forward.outputs, {name: forward.records[name] for name in self.layers})
         return [
             forward.trace(layer, targets, layout=layout, rows=rows, apart_from=later[layer])
             for layer, layout in zip(self.layers, self.layouts, strict=True)

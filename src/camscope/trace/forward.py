@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from camscope.errors import CamscopeError, LayerError, TargetError
-from camscope.trace.graph_paths import reaches
 from camscope.trace.hooks import Edit, lock_of, tracing
 from camscope.trace.layout import Layout, Locate, find_layout, is_last
 from camscope.trace.outputs import choosing_output, chosen_output, other_outputs, per_image, unwrap
@@ -108,22 +107,6 @@ class Forward:
             apart_from: recorded layers that come after it; what the layer does through them is not in its gradients.
         """
         return Trace(self, layer, targets, layout=layout or Layout(), rows=rows, apart_from=apart_from)
-
-    def parts(self, layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """Return for each of several layers those after it that take over a part of what it does.
-
-        Layers are parts of one whole where each has a way to the outputs around all others. Layers in a row are not:
-        then none takes over anything.
-        """
-        if not self.outputs.requires_grad or not all(self.records[name].requires_grad for name in layers):
-            return dict.fromkeys(layers, ())
-        later: dict[str, tuple[str, ...]] = {}
-        for name in layers:
-            tensor = self.records[name]
-            later[name] = tuple(o for o in layers if o != name and reaches(self.records[o], tensor))
-            if not reaches(self.outputs, tensor, without=[self.records[o] for o in later[name]]):
-                return dict.fromkeys(layers, ())
-        return later
 
     def only(self, rows: Sequence[int], *, layer: str | None = None, layout: Layout | None = None) -> Forward:
         """Return the pass of some of the images alone.
@@ -251,8 +234,7 @@ class Trace:
         rows: Sequence[int] | None = None,
         apart_from: Sequence[str] = (),
     ) -> None:
-        self.layer, self.targets, self.layout = layer, list(targets), layout
-        self.apart_from = tuple(apart_from)
+        self.layer, self.targets, self.layout, self.apart_from = layer, list(targets), layout, tuple(apart_from)
         self._origin, self._rows = forward, rows
         with torch.inference_mode(mode=False), torch.enable_grad():
             self.forward = forward if rows is None else forward.only(rows, layer=layer, layout=layout)

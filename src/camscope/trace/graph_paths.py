@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
@@ -51,8 +51,7 @@ def ancestors(end: Tensor) -> set[tuple[Node, int]]:
 def first_met(end: Tensor, among: Sequence[Tensor]) -> list[Tensor]:
     """Return those of some tensors that a way from the end back meets before it meets another of them.
 
-    >>> x = torch.ones(1, requires_grad=True)
-    >>> first = x * 2
+    >>> first = Tensor([1.0]).requires_grad_()
     >>> second = first * 2
     >>> [t is second for t in first_met(second * 3, [first, second])]
     [True]
@@ -72,6 +71,29 @@ def first_met(end: Tensor, among: Sequence[Tensor]) -> list[Tensor]:
                 entered.add(following)
                 waiting.append(following)
     return list(met.values())
+
+
+def parts_of_whole(end: Tensor, layers: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+    """Return for each of several layers those after it that take over a part of what it does.
+
+    Layers are parts of one whole where each has a way to the end around all others. Layers in a row are not: then none
+    takes over anything.
+
+    >>> first = Tensor([1.0]).requires_grad_()
+    >>> second = first * 2
+    >>> parts_of_whole(second * first, {"first": first, "second": second})
+    {'first': ('second',), 'second': ()}
+    >>> parts_of_whole(second * 3, {"first": first, "second": second})
+    {'first': (), 'second': ()}
+    """
+    if not end.requires_grad or not all(tensor.requires_grad for tensor in layers.values()):
+        return dict.fromkeys(layers, ())
+    later: dict[str, tuple[str, ...]] = {}
+    for name, tensor in layers.items():
+        later[name] = tuple(o for o, other in layers.items() if o != name and reaches(other, tensor))
+        if not reaches(end, tensor, without=[layers[o] for o in later[name]]):
+            return dict.fromkeys(layers, ())
+    return later
 
 
 class Paths:
