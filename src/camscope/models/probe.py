@@ -327,9 +327,12 @@ def _made_by(tensor: Tensor) -> str:
 
 
 def _is_grid(candidate: Candidate) -> bool:
-    """Return whether a tensor has several places, and an axis without places only where a layer learned that."""
+    """Return whether a tensor has several places, and one axis without places only where a layer learned that.
+
+    Features per frame or slice have no places in the image.
+    """
     grid = candidate.grid[-len(candidate.space) :]
-    if math.prod(candidate.grid) < 2:
+    if math.prod(candidate.grid) < 2 or sum(cells < 2 for cells in grid) > 1:
         return False
     if min(grid) >= 2:
         return True

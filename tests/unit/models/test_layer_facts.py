@@ -177,6 +177,34 @@ def test_frames_folded_into_the_batch(channels_hold_frames, frames):
     assert chunked.shape == m.shape
 
 
+OVER_FRAMES = {
+    "lstm": lambda: nn.LSTM(16, 16, batch_first=True),
+    "attention": lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True),
+    "convolution": lambda: nn.Sequential(nn.Conv1d(6, 6, 3, 1, 1), nn.ReLU()),
+}
+
+
+@pytest.mark.parametrize("kind", OVER_FRAMES)
+@pytest.mark.parametrize("volume", [False, True])
+def test_features_per_frame_have_no_places(kind, volume):
+    """(B, T, K) after a pool over space is no grid, though the frames keep their order."""
+
+    class Sequence(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(1 if volume else 3, 16, 4, 4), nn.ReLU(), nn.Conv2d(16, 16, 3, 1, 1))
+            self.over, self.fc = OVER_FRAMES[kind](), nn.Linear(16, 2)
+
+        def forward(self, clips):
+            clips = clips.movedim(1, 2) if volume else clips
+            found = self.over(self.body(clips.flatten(0, 1)).relu().mean((2, 3)).unflatten(0, clips.shape[:2]))
+            return self.fc((found[0] if kind == "lstm" else found).mean(1))
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 1, 6, 64, 64) if volume else torch.randn(2, 6, 3, 64, 64)
+    assert cs.cam(Sequence(), x, targets=0).shape == (2, 6, 16, 16)
+
+
 class Member(nn.Module):
     def __init__(self, colour):
         super().__init__()
