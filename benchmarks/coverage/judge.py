@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 import camscope as cs
 from camscope.errors import LayerError
-from camscope.models.layer_choice import JOINT, default_layer
+from camscope.models.layer_choice import default_layer
 from camscope.trace import Layout, record, unwrap
+from camscope.trace.address import JOINT
 from camscope.trace.layout import find_layout
 
 Read = Callable[[Tensor], tuple[Tensor, Tensor]]

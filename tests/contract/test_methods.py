@@ -14,8 +14,8 @@ from camscope.cli.methods import methods as describe
 from camscope.errors import MethodError
 from camscope.explanation import cam, cams
 from camscope.explanation.method_lookup import settings_of
-from camscope.explanation.recorded_layer import joint_map
 from camscope.methods import CLASS_AGNOSTIC, META, METHODS
+from camscope.methods.joint import joint_map
 from camscope.methods.registry import NETWORK_METHODS
 from camscope.targets import category
 from camscope.trace import record

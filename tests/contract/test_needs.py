@@ -10,8 +10,8 @@ from camscope.errors import CamscopeError, MethodError
 from camscope.explanation import cam, explain
 from camscope.explanation.maps import network_map, provided, spread
 from camscope.explanation.method_lookup import find_method
-from camscope.explanation.recorded_layer import joint_map
 from camscope.methods import META, METHODS, needs_of, sees_network
+from camscope.methods.joint import joint_map
 from camscope.models.black_box import BlackBox, black_box
 from camscope.trace import record
 from camscope.trace.layout import find_layout

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from camscope.errors import MethodError
-from camscope.explanation.recorded_layer import joint_map
 from camscope.methods import METHODS
+from camscope.methods.joint import joint_map
 from camscope.methods.registry import NETWORK_METHODS
 from camscope.targets import category
 from camscope.trace import record

@@ -24,14 +24,13 @@ from camscope.explanation.picture_notes import picture_notes
 from camscope.explanation.recorded_layer import (
     RecordedLayer,
     carried_share,
-    joint_map,
     record_layer,
-    without_autocast,
 )
 from camscope.explanation.result import Explanation
 from camscope.heatmap import place
 from camscope.images import Picture, Window
 from camscope.methods import Method, NetworkMethod, sees_network
+from camscope.methods.joint import joint_map, without_autocast
 from camscope.models.device import stacked
 from camscope.models.model import Model
 from camscope.targets import Target

@@ -15,17 +15,17 @@ from camscope.errors import MethodError, SettingError, TargetError
 from camscope.explanation.method_lookup import check_needs, check_settings, default_method, find_method, method_name
 from camscope.explanation.recorded_layer import (
     Layers,
-    joint_map,
     layer_names,
     locate_in,
     record_layer,
-    without_autocast,
 )
 from camscope.methods import ATTRIBUTIONS, Method, NetworkMethod, sees_network
-from camscope.models.layer_choice import JOINT, choose_layer
+from camscope.methods.joint import joint_map, without_autocast
+from camscope.models.layer_choice import choose_layer
 from camscope.models.stages import stage_layers
 from camscope.targets import Target, category, class_index
 from camscope.trace import Forward, Layout, record
+from camscope.trace.address import JOINT
 from camscope.trace.outputs import choosing_output
 from camscope.trace.structure import Input, map_arrays, picture_of
 

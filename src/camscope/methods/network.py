@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 
 from camscope.errors import LayerError, MethodError, nearest
 from camscope.heatmap import fuse
+from camscope.methods.joint import joint_map, traces_of
 from camscope.methods.registry import METHODS, Method, network_method, sees_network
 from camscope.trace import Trace, record, unchanged
+from camscope.trace.address import JOINT
 from camscope.trace.layout import Locate
 from camscope.trace.structure import map_tensors, picture_of
 
@@ -76,19 +79,19 @@ def maps_of_layers(
     picture: int = 0,
     locate: Locate | None = None,
 ) -> list[Tensor]:
-    """A method's maps (B, *grid) at several layers, of one forward pass.
+    """Compute a method's maps (B, *grid) at several layers, in one forward pass; "a + b" is the joint map of two.
 
     Raises:
         LayerError: no layer is named, or one has no place for each part of the picture.
     """
     if not layers or isinstance(layers, str):
         raise LayerError(f"layers={layers!r} is no list of layers; give names, such as ['layer3', 'layer4']")
-    forward = record(net, inputs, layers=layers, picture=picture)
+    together = [layer.split(JOINT) for layer in layers]
+    forward = record(net, inputs, layers=[*dict.fromkeys(itertools.chain(*together))], picture=picture)
     maps = []
-    for layer in layers:
-        layout = forward.layout_of(layer, locate=locate)
-        with torch.no_grad():
-            maps.append(function(forward.trace(layer, targets, layout=layout)))
+    for names in together:
+        layouts = [forward.layout_of(name, locate=locate) for name in names]
+        maps.append(joint_map(function, traces_of(forward, names, layouts, targets)))
     return maps
 
 

@@ -21,13 +21,11 @@ from camscope.models.device import hand_back
 from camscope.models.probe import Candidate, Probe
 from camscope.models.pyramid import levels_of_encoder, levels_of_pyramid
 from camscope.trace import Layout
+from camscope.trace.address import JOINT
 from camscope.trace.graph_paths import Paths, reaches
 from camscope.trace.hooks import refuse_program
 from camscope.trace.structure import Input, find_picture, tensors
 from camscope.trace.wrappers import bare
-
-JOINT = " + "
-"""Joins the names of layers that are explained together: the sum of their maps."""
 
 _MOST_TRIALS = 12
 _MOST_BRANCHES = 16

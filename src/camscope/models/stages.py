@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from camscope.models.layer_choice import JOINT, default_layer
+from camscope.models.layer_choice import default_layer
 from camscope.models.probe import Probe
+from camscope.trace.address import JOINT
 from camscope.trace.structure import find_picture
 
 _Cut = tuple[str, tuple[int, ...]]
@@ -31,7 +32,8 @@ def stage_layers(net: nn.Module, x: Any, *, picture: int = 0) -> list[str]:
 
     Returns:
         Names of layers in the order in which they run: of a network whose grid shrinks the last of each size, of one
-        with a single size each of its blocks. The last is `default_layer`, or the last ones are its several layers.
+        with a single size each of its blocks. The last is `default_layer`, also where that
+        names several layers.
 
     Raises:
         LayerError: no tensor of the network has a place for each part of the picture.
@@ -41,14 +43,15 @@ def stage_layers(net: nn.Module, x: Any, *, picture: int = 0) -> list[str]:
     >>> stage_layers(net, torch.randn(1, 3, 32, 32))
     ['1', '3']
     """
-    first, *others = default_layer(net, x, picture=picture).split(JOINT)
+    last = default_layer(net, x, picture=picture)
+    first = last.partition(JOINT)[0]
     with torch.inference_mode(mode=False), torch.enable_grad():
         cuts, grid = _cuts(net, x, picture, until=first)
     sizes = _by_size([*cuts, (first, grid)])
     if len(sizes) == 1:
-        return [*_blocks([name for name, _ in cuts]), first, *others]
+        return [*_blocks([name for name, _ in cuts]), last]
     before = (_end_of(one, following, cuts) for one, following in itertools.pairwise(sizes))
-    return [*before, first, *others]
+    return [*before, last]
 
 
 def _by_size(cuts: list[_Cut]) -> list[list[_Cut]]:

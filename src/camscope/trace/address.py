@@ -16,6 +16,9 @@ from camscope.errors import LayerError, nearest
 _WRAPPERS = ("module", "_orig_mod")
 """Names under which DataParallel and `torch.compile` hold the network."""
 
+JOINT = " + "
+"""Joins the names of layers that are explained together: the sum of their maps."""
+
 Record = Callable[["Address", Any], Any]
 
 

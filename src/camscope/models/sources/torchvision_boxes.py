@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camscope.models.layer_choice import JOINT
 from camscope.models.preprocess import Preprocess
 from camscope.models.sources.dense import LOWEST, box_rows
+from camscope.trace.address import JOINT
 
 
 class Boxes(nn.Module):

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from camscope.errors import MethodError
 from camscope.explanation.maps import cam
 from camscope.explanation.method_lookup import find_method, known
-from camscope.explanation.recorded_layer import joint_map, record_layer
+from camscope.explanation.recorded_layer import record_layer
 from camscope.heatmap import upsample
 from camscope.images import Window
 from camscope.methods import METHODS, sees_network
+from camscope.methods.joint import joint_map
 from camscope.metrics.sanity import randomised
 from camscope.models.model import Model
 from camscope.study.audit.nulls import BATCH, random_cam

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from camscope.explanation.maps import cam
-from camscope.explanation.recorded_layer import joint_map, record_layer
+from camscope.explanation.recorded_layer import record_layer
 from camscope.methods import METHODS
 from camscope.methods.heads import frozen_sums, linear_levels
+from camscope.methods.joint import joint_map
 from camscope.metrics.sanity import SANE, cascade
 from camscope.models.model import Model
 from camscope.targets import category
