@@ -24,7 +24,13 @@ _VIT = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4, "in
 _RESNET = {"embedding_size": 16, "hidden_sizes": [32, 48, 64, 96], "depths": [1, 1, 2, 1]}
 _LAYERS = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
 _QUERIES = {**_LAYERS, "d_model": 64, "encoder_ffn_dim": 96, "decoder_ffn_dim": 96, "num_queries": 20}
-_RT = {**_QUERIES, "encoder_layers": 1, "encoder_hidden_dim": 64, "encoder_in_channels": [48, 64, 96]}
+_RT = {
+    **_QUERIES,
+    "encoder_layers": 1,
+    "encoder_hidden_dim": 64,
+    "encoder_in_channels": [48, 64, 96],
+    "decoder_in_channels": [64] * 3,
+}
 
 
 def dense_models() -> Iterator[Case]:
@@ -36,8 +42,11 @@ def dense_models() -> Iterator[Case]:
 
 
 def _by_address(address: str) -> tuple[nn.Module, Tensor]:
-    net = cs.load(address, weights="none", input_size=_SIDE).net
-    return net.eval(), picture(3, (_SIDE, _SIDE))
+    """Of an untrained YOLO every box is found: its scores are below the threshold."""
+    net = cs.load(address, weights="none", input_size=_SIDE).net.eval()
+    if hasattr(net, "threshold"):
+        net.threshold = 0.0
+    return net, picture(3, (_SIDE, _SIDE))
 
 
 def _made(make: Callable[[], nn.Module]) -> tuple[nn.Module, Tensor]:
@@ -86,7 +95,7 @@ def _segmenters() -> dict[str, Callable[[], nn.Module]]:
     swin = partial(hf.SwinConfig, embed_dim=24, depths=[1, 1, 2, 1], num_heads=[1, 2, 4, 8], out_features=_STAGES)
     convnext = partial(hf.ConvNextConfig, hidden_sizes=[24, 48, 96, 192], depths=[1, 1, 2, 1], out_features=_STAGES)
     tokens = {"image_size": _SIDE, "patch_size": 16, **_VIT}
-    masked = {"feature_size": 48, "hidden_dim": 48, "mask_feature_size": 48, "num_queries": 20}
+    masked = {"feature_size": 64, "hidden_dim": 64, "mask_feature_size": 64, "num_queries": 20}
     sizes = {"encoder_layers": 2, "decoder_layers": 3, "num_attention_heads": 4}
     return {
         "hf:segformer": masks(

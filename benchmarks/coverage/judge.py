@@ -23,10 +23,8 @@ from torch import Tensor, nn
 
 import camscope as cs
 from camscope.errors import LayerError
-from camscope.models.layer_choice import default_layer
+from camscope.models.layer_choice import choose_layer
 from camscope.trace import Layout, record, unwrap
-from camscope.trace.address import JOINT
-from camscope.trace.layout import find_layout
 
 Read = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Pictures (B, C, H, W) -> activations and gradients (B, K, h, w) of the layer under judgement."""
@@ -38,12 +36,12 @@ def judge_camscope(net: nn.Module, x: Tensor) -> dict[str, Any]:
     forward = statistics.median(_seconds(lambda: _scores(net, x)) for _ in range(3))
     row: dict[str, Any] = {"forward": round(forward, 4)}
     try:
-        row["seconds"] = round(_seconds(lambda: row.update(layer=default_layer(net, x))), 4)
+        row["seconds"] = round(_seconds(lambda: choose_layer(net, x)), 4)
+        choice = choose_layer(net, x)
     except LayerError as error:
         return {**row, "found": False, "error": str(error)}
-    layers = row["layer"].split(JOINT)
-    seen = record(net, x, layers=layers).records
-    layouts = {layer: find_layout(seen[layer].shape, x.shape, layer=layer) for layer in layers}
+    row.update(layer=choice.name, in_place=choice.in_place)
+    layers, layouts = choice.layers, dict(zip(choice.layers, choice.layouts, strict=True))
 
     def read(pictures: Tensor, layer: str) -> tuple[Tensor, Tensor]:
         passed = record(net, pictures, layers=[layer])
@@ -154,8 +152,8 @@ def _stage(net: Any, x: Tensor) -> list[int] | None:
 
 
 def _target(output: Tensor) -> Tensor:
-    """The largest score of a picture; where it has many rows of scores (pixels, boxes), all of them."""
-    return output.max() if output.ndim == 1 else output.sum()
+    """The largest score of a picture; where it has many rows of scores (pixels, boxes), all of them, squared."""
+    return output.max() if output.ndim == 1 else output.square().sum()
 
 
 def _scores(net: nn.Module, x: Tensor) -> Any:

@@ -14,7 +14,8 @@ from camscope.errors import TargetError, shortened
 
 _BOX = 6
 _HALF = 0.5
-_NEVER = 1e-6
+NEVER = 1e-6
+"""The probability of a box that was not found."""
 
 Target = Callable[[Tensor], Tensor]
 """One image's output, without the batch axis -> a scalar."""
@@ -87,7 +88,7 @@ def region(index: int, *, mask: Tensor | npt.NDArray[Any] | None = None) -> Targ
     """Sum of a class's scores over some pixels of a segmentation output.
 
     Args:
-        index: class index.
+        index: class index; 0 for an output of one map without an axis of classes, (H, W).
         mask: (H, W) of the output's size, nonzero where the scores count; by default the pixels where the class has
             the highest score, or in a lone map those that are `likely`.
 
@@ -100,8 +101,9 @@ def region(index: int, *, mask: Tensor | npt.NDArray[Any] | None = None) -> Targ
     """
 
     def score(output: Tensor) -> Tensor:
+        shape = tuple(output.shape)
+        output = output[None] if output.ndim == 2 else output
         if output.ndim < 2 or not -len(output) <= index < len(output):
-            shape = tuple(output.shape)
             raise TargetError(f"a region of class {index} needs an output (classes, H, W), and this one is {shape}")
         if mask is not None:
             where = torch.as_tensor(mask).to(output.device) != 0
@@ -156,7 +158,7 @@ def box(index: int, *, at: tuple[float, float, float, float] | None = None) -> T
             rank = _overlaps(output[:, :4].detach(), output.new_tensor(at))
             fits &= rank >= _HALF
         if not bool(fits.any()):
-            return torch.logit(output.new_tensor(_NEVER)) + 0 * output[:, 4].sum()
+            return torch.logit(output.new_tensor(NEVER)) + 0 * output[:, 4].sum()
         return output[rank.where(fits, -torch.inf).argmax(), 4]
 
     return score

@@ -28,6 +28,7 @@ DIVERSE = {
     "xcit_nano_12_p8_224": (224, None),
     "ghostnet_050": (96, None),
 }
+LONG = ("xcit_nano_12_p8_224", "crossvit_tiny_240", "vit_tiny_patch16_dinov3_qkvb")
 LARGEST = 120e6
 
 
@@ -102,7 +103,7 @@ def check(net, x):
     return layer
 
 
-@pytest.mark.parametrize("name", DIVERSE)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in DIVERSE])
 def test_diverse_architectures(name):
     size, layer = DIVERSE[name]
     x = picture(1, 3, size, size)

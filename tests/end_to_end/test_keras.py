@@ -12,6 +12,7 @@ CASES = Path(__file__).with_name("keras_cases.py")
 pytestmark = pytest.mark.skipif(find_spec("keras") is None, reason="Keras is not installed")
 
 
+@pytest.mark.slow
 def test_commands_take_keras_models(tmp_path: Path) -> None:
     apart(CASES, tmp_path, "-m", "not slow")
 

@@ -128,7 +128,9 @@ def test_pointing_game(method, toy):
     assert pointing_game(method, *toy(kind)) == 1.0
 
 
-@pytest.mark.parametrize("method", WHOLE_NETWORK)
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=pytest.mark.slow) if m == "rise" else m for m in WHOLE_NETWORK]
+)
 def test_pointing_game_of_methods_that_see_the_whole_network(method):
     net, pictures, regions = thresholds()
     assert pointing_game(method, Transformer().eval() if method == "legrad" else net, pictures, regions) == 1.0

@@ -1,1 +1,1 @@
-"""Methods judged by metrics over annotated pictures, and whether maps can be believed."""
+"""Evaluation of methods by metrics on annotated images, and the sanity check of a model's maps."""

@@ -1,4 +1,4 @@
-"""What is compared: methods and maps that know nothing, with their settings and what they cost."""
+"""Methods and trivial baselines (nulls) to compare, with their settings and their cost."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from camscope.models.model import Model
 from camscope.trace import tensors
 
 AFFORDABLE = 400
-"""Passes that a metric on few pictures may cost for one more map of each."""
+"""Maximum number of forward passes for one further map of each of the few images."""
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """One method or null, and how it is run.
+    """A method or null, and how it is run.
 
     Attributes:
-        name: of the method.
-        settings: its keyword arguments, those that keep it affordable among them.
-        passes: forward passes of one map, as counted on the first picture.
-        restricted: what was done since it needs too many passes; "" where nothing was.
-        refused: why it cannot be applied to this model; "" where it can.
+        name: name of the method or null.
+        settings: keyword arguments of the method, including those that limit its cost.
+        passes: forward passes per map, as counted on the first image.
+        restricted: how a method that needs too many passes is limited; "" if it is not.
+        refused: why the method cannot be applied to this model; "" if it can.
     """
 
     name: str
@@ -45,28 +45,28 @@ class Contestant:
 
     @property
     def null(self) -> bool:
-        """Whether its maps know nothing of the network."""
+        """Return whether the maps do not depend on the network."""
         return self.name in NULLS and self.name != RANDOM
 
     @property
     def function(self) -> Method | NetworkMethod:
-        """The method; nulls have none."""
+        """Return the method; nulls have none."""
         return find_method(self.name)
 
     def repeats(self, few: int) -> int:
-        """Pictures, out of ``few``, on which it can be afforded to make further maps; none for very many passes."""
+        """Return the number of images, up to ``few``, on which further maps are affordable; 0 for very many passes."""
         return min(few, AFFORDABLE // max(self.passes, 1))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return plain values, for JSON."""
         return asdict(self)
 
 
 def chosen_methods(asked: str) -> tuple[str, ...]:
-    """The methods that are asked for by name; "all" is all of them. What knows nothing always comes first.
+    """Return the methods with the given names, separated by commas, after the nulls; "all" stands for all methods.
 
     Raises:
-        MethodError: there is no such method.
+        MethodError: an unknown method.
 
     >>> chosen_methods("gradcam,layercam")
     ('uniform', 'centre', 'averagemask', 'randomcam', 'gradcam', 'layercam')
@@ -80,7 +80,7 @@ def chosen_methods(asked: str) -> tuple[str, ...]:
 
 
 class _Enough(Exception):  # noqa: N818  never leaves this file
-    """A method needs more passes than were to be spent on finding that out: at least so many."""
+    """A method needs more passes than the limit: at least this many."""
 
     def __init__(self, passes: int) -> None:
         self.passes = passes
@@ -89,19 +89,19 @@ class _Enough(Exception):  # noqa: N818  never leaves this file
 def entered(
     name: str, *, model: Model, sample: Sample, goal: Goal, layer: str | None, settings: Mapping[str, Any], most: int
 ) -> Contestant:
-    """Try a method on one picture: whether it can be applied, and what a map costs.
+    """Try a method on one image, to find out whether it can be applied and what a map costs.
 
-    A method of more passes than ``most`` that can do with fewer channels is given so many of them that it needs no
-    more; any other is found out after its first chunk.
+    A method with more passes than ``most`` that accepts a number of channels gets as many channels as it can afford.
+    Any other such method is stopped after its first chunk of passes.
 
     Args:
-        name: of the method.
+        name: name of the method or null.
         model: the model.
-        sample: a picture.
-        goal: what is explained in it.
-        layer: to look at.
-        settings: of all methods.
-        most: passes that a map may cost.
+        sample: a prepared image.
+        goal: target that is explained in the image.
+        layer: name of the target layer; None for the model's own, or else `default_layer`.
+        settings: keyword arguments of all methods; each takes those that it knows.
+        most: maximum number of forward passes per map.
     """
     if name in NULLS and name != RANDOM:
         return Contestant(name)
@@ -121,7 +121,7 @@ def entered(
 
 
 def _all_channels(function: Method | NetworkMethod) -> bool:
-    """Whether a method takes all channels unless it is told to make do with fewer."""
+    """Return whether a method uses all channels by default, and can use fewer."""
     parameter = inspect.signature(function).parameters.get("channels")
     return parameter is not None and parameter.default is None
 
@@ -136,7 +136,7 @@ def _reduced(
     most: int,
     channels: int,
 ) -> Contestant:
-    """A method whose passes grow with its channels, given as many of them as can be afforded."""
+    """Return a method whose passes grow with its channels, limited to as many channels as are affordable."""
     each = _counted(run, name, function, goal, {**settings, "channels": 1}, most=most) - 1
     passes, fewer = 1 + each * channels, max(1, most // max(each, 1))
     if passes <= most:
@@ -148,10 +148,10 @@ def _reduced(
 def _counted(
     run: Pass, name: str, function: Method | NetworkMethod, goal: Goal, settings: Mapping[str, Any], *, most: int
 ) -> int:
-    """The passes of one map, the shared forward among them.
+    """Count the forward passes of one map, including the shared one.
 
     Raises:
-        _Enough: they are more than ``most``.
+        _Enough: there are more than ``most``.
     """
 
     def watch(_: int, total: int) -> None:
@@ -167,7 +167,7 @@ def _counted(
 
 @contextmanager
 def counting(model: Model) -> Iterator[list[int]]:
-    """Count the images that go through a network; passes that run its end alone count as well."""
+    """Count the images that pass through a network; passes through its last part alone count as well."""
     count = [0]
 
     def add(_: object, inputs: Any) -> None:
@@ -182,14 +182,14 @@ def counting(model: Model) -> Iterator[list[int]]:
 
 @dataclass(frozen=True)
 class Made:
-    """Maps of one method, and what they cost.
+    """Maps of one method, and their cost.
 
     Attributes:
-        maps: (B, h, w) signed.
-        layer: that was looked at.
-        notes: of each picture.
-        passes: forward passes a picture.
-        seconds: a picture.
+        maps: (B, h, w) signed maps.
+        layer: name of the target layer.
+        notes: notes on each image.
+        passes: forward passes per image.
+        seconds: seconds per image.
     """
 
     maps: Tensor
@@ -200,13 +200,13 @@ class Made:
 
 
 def made(contestant: Contestant, run: Pass, goals: Mapping[int, Goal], *, shared: float) -> Made:
-    """The maps of a method for some pictures of a pass.
+    """Compute the maps of a method for some images of a forward pass.
 
     Args:
         contestant: the method.
-        run: the pass.
-        goals: by the number of the picture.
-        shared: seconds a picture that the pass took.
+        run: the recorded forward pass.
+        goals: targets, by the index of the image in the pass.
+        shared: seconds per image that the forward pass took.
     """
     start = time.perf_counter()
     with counting(run.model) as passes:
@@ -219,7 +219,7 @@ def made(contestant: Contestant, run: Pass, goals: Mapping[int, Goal], *, shared
 def drawn_again(
     contestant: Contestant, model: Model, samples: Sequence[Sample], goals: Sequence[Goal], *, layer: str | None
 ) -> Tensor:
-    """The maps (B, h, w) of a method for other pictures, other goals or another network."""
+    """Compute the maps (B, h, w) of a method for other images, other targets or another network."""
     run = Pass.over(model, samples, functions=[contestant.function], layer=layer)
     found = run.maps(contestant.name, contestant.function, goals=dict(enumerate(goals)), settings=contestant.settings)
     return torch.as_tensor(found.raw).cpu()

@@ -1,4 +1,4 @@
-"""What is evaluated on: pictures with their patients, annotations and targets, from a folder or a table."""
+"""Data of an evaluation: images with their patients, annotations and targets, from a folder or a table."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _COLUMN = "column:"
 
 @dataclass(frozen=True)
 class Item:
-    """One picture to be evaluated on.
+    """An image to evaluate on.
 
     Attributes:
-        number: from 0, in the order of the data.
-        line: of the table, from 1; 0 for pictures of a folder.
-        image: the picture as the data name it.
-        source: where it is read from.
-        patient: whose it is; the image itself where the data know no patients.
-        cells: what says where the target is, as `read_annotation` reads it; () where nothing does.
-        root: the folder that files in ``cells`` start from.
-        target: the class, by name or index; "" for the predicted one.
-        problem: why it cannot be used; "" where it can.
+        number: index from 0, in the order of the data.
+        line: line of the table, from 1; 0 for images of a folder.
+        image: name of the image in the data.
+        source: path or address that the image is read from.
+        patient: patient of the image; the image itself if the data name no patients.
+        cells: annotations of the target, each a mask file, boxes or run lengths (`read_annotation`); () for none.
+        root: folder that files in ``cells`` are relative to.
+        target: the class, by name or index; "" for the predicted class.
+        problem: why the image cannot be used; "" if it can.
     """
 
     number: int
@@ -46,10 +46,10 @@ class Item:
     problem: str = ""
 
     def mask(self, size: tuple[int, int]) -> Mask | None:
-        """Where the target is, (H, W): all that the cells say together; None where they say nothing.
+        """Return the mask (H, W) of the target, the union of its annotations; None without annotation.
 
         Raises:
-            AnnotationError: a cell that cannot be read, or an annotation without a single pixel.
+            AnnotationError: a cell that cannot be read, or an annotation that covers no pixel.
         """
         found: Mask | None = None
         for cell in self.cells:
@@ -65,13 +65,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Items:
-    """The pictures, and what the data know of them.
+    """The images of an evaluation, and facts about the data.
 
     Attributes:
-        path: of the table or folder.
-        items: the pictures.
-        patients: whether the data tell patients apart.
-        annotated: how many have an annotation.
+        path: path of the table or folder.
+        items: the images.
+        patients: whether the data name patients.
+        annotated: number of images with an annotation.
     """
 
     path: str
@@ -80,7 +80,7 @@ class Items:
 
     @property
     def annotated(self) -> int:
-        """How many pictures say where the target is."""
+        """Return the number of images with an annotation."""
         return sum(bool(item.cells) for item in self.items)
 
 
@@ -94,22 +94,22 @@ def read_items(
     patient: str | None = None,
     exclude: Sequence[Path] = (),
 ) -> Items:
-    """Find the pictures of a folder or table, and what is known of each.
+    """Find the images of a folder or table, with their annotations, patients and targets.
 
     Args:
         data: a folder, or a CSV, TSV or Parquet table; paths in a table are relative to it.
-        masks: a column with masks, boxes or run lengths, or a folder in which each picture has a mask of its name.
-        boxes: a column with boxes.
-        target: the class of every picture, by name or index; "column:NAME" where a column has it; None for the
+        masks: column with masks, boxes or run lengths, or a folder with one mask per image, of the image's name.
+        boxes: column with boxes.
+        target: the class of every image, by name or index; "column:NAME" to read it from a column; None for the
             predicted class.
-        image: the column with the pictures; found by its name ("path", "file", "image", "filename") where None.
-        patient: the column with the patients; "patient", "patient_id" or "subject" where None and there is one.
-        exclude: folders whose pictures are no data, such as that of the results.
+        image: column with the images; None for the first of "path", "file", "image" and "filename" in the table.
+        patient: column with the patients; None for "patient", "patient_id" or "subject" if the table has one.
+        exclude: folders to skip, such as that of the results.
 
     Raises:
         TableError: a table that cannot be read.
-        PictureError: a folder without pictures.
-        SettingError: a column or folder that is not there.
+        PictureError: a folder without images.
+        SettingError: a column or folder that does not exist.
     """
     data = str(data)
     if os.path.isdir(data):  # noqa: PTH112  Path.is_dir() raises on names that are too long
@@ -174,7 +174,7 @@ def _of_table(
 
 
 def _column(known: Sequence[str], asked: str | None, usual: Sequence[str], *, option: str) -> str | None:
-    """The column that was asked for, or else the first with a usual name."""
+    """Return the column with the given name, or else the first with a usual name."""
     if asked is None:
         lowered = {name.lower(): name for name in known}
         return next((lowered[name] for name in usual if name in lowered), None)
@@ -191,7 +191,7 @@ def _mask_folder(masks: str) -> Path:
 
 
 def _by_stem(folder: Path) -> dict[str, str]:
-    """The masks of a folder by their relative path without suffix, and by their bare name."""
+    """Return the masks of a folder by their relative path without suffix, and by their bare name."""
     found = [path.relative_to(folder) for path, _ in find_pictures([folder])]
     bare = {path.stem: path.as_posix() for path in found}
     return bare | {path.with_suffix("").as_posix(): path.as_posix() for path in found}

@@ -1,4 +1,4 @@
-"""The figures of an evaluation's page: intervals, two judgements against each other, cascades, costs."""
+"""Figures of the evaluation page: intervals, two metrics against each other, cascades, costs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ABSENT = "–"
 
 
 def metric_figure(table: Table, metric: str, *, name: str) -> Drawn:
-    """One metric of all methods with intervals, the best first; the dashed line is the best that knows nothing."""
+    """Plot one metric of all methods with intervals, the best first; the dashed line is the best null."""
     cells = [cell for cell in table["cells"] if cell["metric"] == metric and cell["estimate"] is not None]
     best = FACTS[metric].best
     cells.sort(key=lambda cell: cell["estimate"], reverse=best != "low")
@@ -63,7 +63,7 @@ def _difference(found: Mapping[str, Any] | None) -> str:
 
 
 def against_figure(table: Table, across: str, upwards: str, *, name: str) -> Drawn | None:
-    """Two metrics against each other: a point a method, the nulls as crosses."""
+    """Plot two metrics against each other: one point per method, with crosses for nulls."""
     points = []
     for one in table["methods"]:
         pair = [cell_of(table, one["method"], metric) for metric in (across, upwards)]
@@ -88,7 +88,7 @@ def against_figure(table: Table, across: str, upwards: str, *, name: str) -> Dra
 
 
 def _labelled(ax: Any, points: Sequence[tuple[Mapping[str, Any], float, float]]) -> None:
-    """Names beside the points, each moved up or down until it covers no other; those of one place share a line."""
+    """Add names beside the points, moved up or down until they cover no others; methods at one point share a line."""
     groups: dict[tuple[float, float], list[str]] = {}
     for one, x, y in points:
         groups.setdefault((round(x, 3), round(y, 3)), []).append(one["method"])
@@ -114,17 +114,17 @@ def _labelled(ax: Any, points: Sequence[tuple[Mapping[str, Any], float, float]])
 
 
 def _shifts() -> Iterator[float]:
-    """0, a line up, a line down, two up ..."""
+    """Yield 0, one line up, one line down, two up ..."""
     return (sign * k * _LINE for k in itertools.count() for sign in ((1, -1) if k else (1,)))
 
 
 def _covers(taken: Sequence[tuple[float, float, float]], start: float, width: float, y: float) -> bool:
-    """Whether a label would cover one that is there."""
+    """Return whether a label would cover one that is already placed."""
     return any(abs(y - there) < _LINE and start < s + w and s < start + width for s, w, there in taken)
 
 
 def cascade_figure(table: Table, *, name: str) -> Drawn | None:
-    """How alike maps stay while the weights become random: a row of cells a method, from trained to random."""
+    """Plot how similar maps stay while weights become random: one row of cells per method, from trained to random."""
     found = [one for one in table["methods"] if one["sanity"]]
     if not found:
         return None
@@ -162,7 +162,7 @@ def cascade_figure(table: Table, *, name: str) -> Drawn | None:
 
 
 def cost_figure(table: Table, *, name: str) -> Drawn:
-    """Seconds of one map, on a logarithmic axis."""
+    """Plot the seconds per map, on a logarithmic axis."""
     found = sorted((one for one in table["methods"] if one["seconds"]), key=lambda one: one["seconds"])
     with mpl.rc_context(SETTINGS):
         figure, ax = lines(len(found), height=0.19)
@@ -181,6 +181,6 @@ def cost_figure(table: Table, *, name: str) -> Drawn:
 
 
 def ordered(table: Table) -> Sequence[Mapping[str, Any]]:
-    """The methods in the order of the page: by localisation, or else by faithfulness."""
+    """Return the methods in the order of the page: by localisation, or else by faithfulness."""
     kinds = {what for ranks in table["ranks"].values() for what in ranks}
     return of_kind(table, "localisation" if "localisation" in kinds else "faithfulness")

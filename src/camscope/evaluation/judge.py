@@ -1,4 +1,4 @@
-"""The metrics of the maps that one method made of a batch of pictures."""
+"""Metrics of the maps of one method on a batch of images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from camscope.store import Row
 from camscope.targets import category
 
 Draw = Callable[[Model, Sequence[Sample], Sequence[Goal]], Tensor]
-"""(model, samples, a goal for each) -> signed maps (B, h, w): a method, or a map that knows nothing."""
+"""(model, samples, one target per sample) -> signed maps (B, h, w), of a method or a null."""
 
 _KEPT = {"average_drop": "drop", "increase": "increase", "average_gain": "gain"}
 _ROAD = ("road_morf", "road_lerf", "road")
@@ -31,19 +31,19 @@ _STEPS = 5  # of the cascade
 
 @dataclass(frozen=True)
 class Subject:
-    """What one method made of some pictures.
+    """Maps of one method on some images, and what their metrics need.
 
     Attributes:
         model: the model.
-        samples: B pictures.
-        goals: what is explained in each.
-        outputs: (B, classes) of the model, before a softmax or sigmoid.
-        maps: (B, h, w) signed.
-        masks: (H, W) of each picture, where it has one.
-        draw: makes the maps again, of edited pictures or another network.
-        few: the pictures in which what needs more maps is measured too.
-        layer: up to which the engine computes; None: the network itself scores everything.
-        engine: what scores edited pictures where there are many; see `camscope.models.engines`.
+        samples: B prepared images.
+        goals: target that is explained in each image.
+        outputs: (B, classes) outputs of the model, before a softmax or sigmoid.
+        maps: (B, h, w) signed maps.
+        masks: (H, W) mask of each image; None for an image without one.
+        draw: computes the maps again, for edited images or another network.
+        few: indices of the images on which metrics that need more maps are computed.
+        layer: layer up to which the engine computes; None: the network itself computes all scores.
+        engine: backend for the scores of edited images, up to ``layer``: "eager" (PyTorch), "packed" or "openvino".
     """
 
     model: Model
@@ -58,7 +58,7 @@ class Subject:
     engine: str = "eager"
 
     def only(self, rows: Sequence[int]) -> Subject:
-        """The same for some of the pictures."""
+        """Return the same for some of the images."""
         return dataclasses.replace(
             self,
             samples=[self.samples[i] for i in rows],
@@ -71,19 +71,19 @@ class Subject:
 
     @property
     def inputs(self) -> Tensor:
-        """(B, C, H, W) what the network was given."""
+        """Return the inputs (B, C, H, W) of the network."""
         parameter = next(self.model.net.parameters(), torch.empty(0))
         return torch.stack([sample.tensor for sample in self.samples]).to(parameter.device, parameter.dtype)
 
 
 def judged(subject: Subject, metrics: Sequence[str], *, batch_size: int, seed: int) -> list[Row]:
-    """The metrics' columns of each picture's row; what is not defined there is absent.
+    """Compute the metric columns of each image's row; undefined values are left out.
 
     Args:
         subject: the maps.
-        metrics: names; those of `on_few` are measured in ``subject.few`` alone.
-        batch_size: inputs in one forward pass.
-        seed: of everything random.
+        metrics: names of metrics; those of `on_few` are computed on ``subject.few`` alone.
+        batch_size: inputs per forward pass.
+        seed: random seed.
     """
     rows: list[Row] = [{} for _ in subject.samples]
     everywhere, rarely = ([m for m in metrics if on_few(m) is few] for few in (False, True))
@@ -139,7 +139,7 @@ def _faithfulness(subject: Subject, names: Sequence[str], *, batch_size: int, se
         scored = _scorer(subject, scale, engine=engine)
         return None if scored is None else (scored[0], {"clean": scored[1], "batch_size": batch_size})
 
-    plain = given("probability", "eager")  # as the clean score: whether one is larger must not hang on rounding
+    plain = given("probability", "eager")  # as the clean score, so that rounding does not decide which is larger
     if plain is not None and any(name in _KEPT for name in asked):
         left = kept(maps, inputs, plain[0], **plain[1])  # type: ignore[arg-type]
         found |= {name: getattr(left, what).tolist() for name, what in _KEPT.items() if name in asked}
@@ -156,7 +156,7 @@ def _faithfulness(subject: Subject, names: Sequence[str], *, batch_size: int, se
 
 
 def _scorer(subject: Subject, scale: str, *, engine: str = "eager") -> tuple[Score, Tensor] | None:
-    """The score function of a scale, and the scores of the clean pictures; None where the model has no such scale."""
+    """Return the score function of a scale, and the scores of the clean images; None if the model has no such scale."""
     model = subject.model
     index = torch.tensor([-1 if goal.index is None else goal.index for goal in subject.goals])
 

@@ -1,4 +1,4 @@
-"""Maps that know nothing of the model or the picture: what a number has to beat before it impresses."""
+"""Trivial baselines (nulls): maps that do not depend on the network's answer. A useful method has to beat them."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from camscope.store import key_of
 
 UNIFORM, CENTRE, AVERAGE, RANDOM = "uniform", "centre", "averagemask", "randomcam"
 NULLS = (UNIFORM, CENTRE, AVERAGE, RANDOM)
-"""Rows that every table has; the last is a method that sees the network."""
+"""Rows of every table; the last is a method, which sees the network."""
 MAPLESS = (UNIFORM, CENTRE, AVERAGE)
-"""Those that are no methods, and take no settings."""
+"""Nulls that are not methods, and take no settings."""
 WORDS = {
     UNIFORM: "the same heat everywhere that the network saw",
     CENTRE: "a Gaussian around the centre of what the network saw, its standard deviation a quarter of each side",
     AVERAGE: "the mean of the other pictures' annotations; of pictures of other patients, where patients are known",
     RANDOM: "the layer's activations with random weights",
 }
-"""Null -> what it is."""
+"""Null -> its description."""
 
 CELLS = 32
 _SPREAD = 0.25
 
 
 def uniform() -> Tensor:
-    """(CELLS, CELLS) of ones."""
+    """Return a uniform map: (CELLS, CELLS) of ones."""
     return torch.ones(CELLS, CELLS)
 
 
 def centre() -> Tensor:
-    """(CELLS, CELLS): exp(-(u^2 + v^2) / (2 s^2)), u and v in [-1/2, 1/2] over the sides, s = 1/4.
+    """Return a Gaussian (CELLS, CELLS): exp(-(u^2 + v^2) / (2 s^2)), u and v in [-1/2, 1/2] over the sides, s = 1/4.
 
     >>> bool(centre()[16, 16] > centre()[0, 16] > centre()[0, 0] > 0)
     True
@@ -48,12 +48,12 @@ def centre() -> Tensor:
 
 
 class AverageMasks:
-    """The mean annotation of all pictures but those of one patient, for each patient.
+    """The mean annotation of all images but those of one patient, for each patient.
 
-    Annotations are averaged on CELLS x CELLS cells over the whole picture, each picture the same.
+    Annotations are averaged on CELLS x CELLS cells over the whole image; each image has the same weight.
 
     Args:
-        items: with their annotations; those that cannot be read are passed over.
+        items: images with their annotations; annotations that cannot be read are skipped.
     """
 
     def __init__(self, items: Iterable[Item]) -> None:
@@ -73,11 +73,14 @@ class AverageMasks:
 
     @property
     def fingerprint(self) -> str:
-        """Stands for all the annotations."""
+        """Return a key that identifies all the annotations."""
         return key_of([(patient, self._counts[patient], grid.tolist()) for patient, grid in self._sums.items()])
 
     def without(self, patient: str) -> Tensor | None:
-        """(CELLS, CELLS) over the whole picture, in [0, 1]; None where no other patient has an annotation."""
+        """Return the mean annotation without one patient, (CELLS, CELLS) over the whole image, in [0, 1].
+
+        It is None if no other patient has an annotation.
+        """
         count = sum(self._counts.values()) - self._counts.get(patient, 0)
         if not count:
             return None
@@ -86,14 +89,14 @@ class AverageMasks:
 
 
 def as_seen(grid: Tensor, window: Window) -> Tensor:
-    """A map over the whole picture as a map over what the network saw of it; padding is 0.
+    """Convert a map over the whole image to a map over what the network saw of it; padding is 0.
 
     Args:
-        grid: (h, w) over the picture.
-        window: what the network saw.
+        grid: (h, w) map over the image.
+        window: part of the image that the network saw.
 
     Returns:
-        (CELLS, CELLS) over the window.
+        (CELLS, CELLS) map over the window.
 
     >>> half = torch.tensor([[1.0, 0.0]])
     >>> as_seen(half, Window((8, 8), (0, 4), (8, 4))).abs().max().item() < 0.6  # the right half alone was seen
@@ -105,7 +108,7 @@ def as_seen(grid: Tensor, window: Window) -> Tensor:
 
 
 def null_maps(name: str, *, items: list[Item], windows: list[Window], average: AverageMasks) -> Mapping[int, Tensor]:
-    """The maps of one null that needs no network, by the place of the picture in the list; absent where it has none."""
+    """Return the maps of a null that needs no network, by the index of the image; images without a map are left out."""
     if name != AVERAGE:
         grid = uniform() if name == UNIFORM else centre()
         return dict.fromkeys(range(len(items)), grid)

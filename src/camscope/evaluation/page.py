@@ -1,4 +1,4 @@
-"""What an evaluation ends with: the table in ``evaluation.json``, and the page."""
+"""Results of an evaluation: the table in ``evaluation.json``, and the page."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from camscope.store import EVALUATION, FAILED, Store, as_written
 
 PAGE = "evaluation.html"
 
-_SHOWN = 4  # pictures of the sheet
+_SHOWN = 4  # images of the sheet
 _PAIRS = (("mass_accuracy", "road"), ("mass_accuracy", "deletion"), ("pointing", "average_drop"))
 
 
 def evaluated(folder: Path) -> dict[str, Any]:
-    """Write the table and the page of an evaluation whose rows are there.
+    """Write the table and the page of an evaluation from its rows.
 
     Args:
-        folder: of the evaluation.
+        folder: output folder of the evaluation.
 
     Returns:
-        What ``evaluation.json`` holds; under "table" the numbers.
+        The content of ``evaluation.json``; "table" holds the numbers.
 
     Raises:
         StoreError: the folder holds no evaluation, or cannot be written.
@@ -64,7 +64,7 @@ def _written(store: Store, record: dict[str, Any], rows: pl.DataFrame) -> dict[s
 
 
 def _content(content: Mapping[str, Any], rows: pl.DataFrame) -> dict[str, Any]:
-    """What the template shows."""
+    """Return the values that the template shows."""
     table = content["table"]
     methods = table["methods"]
     return {
@@ -99,7 +99,7 @@ def _content(content: Mapping[str, Any], rows: pl.DataFrame) -> dict[str, Any]:
 
 
 def _described(metric: str) -> str:
-    """What a metric is: the first line of its documentation.
+    """Return the description of a metric: the first line of its docstring.
 
     >>> _described("tuned_iou")
     'Overlap with the region of the heat of at least t of its maximum, at the threshold that is best on average.'
@@ -109,7 +109,7 @@ def _described(metric: str) -> str:
 
 
 def _order(table: Mapping[str, Any], what: str) -> list[Mapping[str, Any]]:
-    """The methods of one table: by mean rank of its kind, of those without by that of localisation."""
+    """Return the methods of one table by their mean rank in its kind, and those without by that in localisation."""
     ranks = table["ranks"]
     fallback = {one["method"]: place for place, one in enumerate(ordered(table))}
     run = [one for one in table["methods"] if one["pictures"]]
@@ -117,7 +117,7 @@ def _order(table: Mapping[str, Any], what: str) -> list[Mapping[str, Any]]:
 
 
 def _drawn(table: Mapping[str, Any]) -> dict[str, list[Drawn]]:
-    """The figures of each section."""
+    """Return the figures of each section."""
     shown = [name for name in measured(table) if FACTS[name].best != "none"]
     pair = next(((x, y) for x, y in _PAIRS if {x, y} <= set(shown)), None)
     against = None if pair is None else against_figure(table, *pair, name="against")
@@ -135,7 +135,7 @@ def _drawn(table: Mapping[str, Any]) -> dict[str, list[Drawn]]:
 
 
 def _sheet(rows: pl.DataFrame, methods: Sequence[str]) -> dict[str, Any]:
-    """The maps of the first pictures as data addresses: a line a method, "" where there is no map."""
+    """Return the maps of the first images as data addresses: one line per method, "" where there is no map."""
     made = rows.filter(pl.col("overlay").is_not_null())
     cases = made["case"].unique().sort().to_list()[:_SHOWN]
     overlays = {
@@ -152,13 +152,13 @@ def _sheet(rows: pl.DataFrame, methods: Sequence[str]) -> dict[str, Any]:
 
 
 def _failures(rows: pl.DataFrame) -> list[tuple[str, int]]:
-    """The reasons why rows failed, with their number."""
+    """Return the reasons why rows failed, each with its count."""
     failed = rows.filter(pl.col("status") == FAILED)
     counts = failed.group_by("message").len().sort("len", descending=True).rows()
     return [(str(message), int(number)) for message, number in counts]
 
 
 def _mean_area(rows: pl.DataFrame) -> float | None:
-    """The mean share of a picture that its annotation covers."""
+    """Return the mean share of an image that its annotation covers."""
     areas = rows.filter(pl.col("area").is_not_null()).unique("case")["area"].to_list()
     return statistics.fmean(areas) if areas else None

@@ -1,4 +1,4 @@
-"""What is evaluated, and how: model, data, methods, metrics."""
+"""Plan of an evaluation: model, data, methods, metrics."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ MOST_PASSES = 2000
 
 @dataclass(frozen=True)
 class Plan:
-    """What is evaluated, and how.
+    """Model, data and settings of an evaluation.
 
     Attributes:
-        model: on its device.
-        data: the pictures.
-        methods: names, as `chosen_methods` gives them.
-        metrics: names, as `chosen_metrics` gives them.
-        layer: to look at; None for the model's own.
+        model: the model, on its device.
+        data: the images.
+        methods: names of methods and nulls, from `chosen_methods`.
+        metrics: names of metrics, from `chosen_metrics`.
+        layer: name of the target layer; None for the model's own, or else `default_layer`.
         settings: keyword arguments of the methods; each takes those that it knows.
-        few: pictures for what needs many passes.
-        most_passes: that a map may cost; a method that needs more is reduced, and run on few pictures.
-        batch_size: pictures, or edits of them, in one forward pass.
-        seed: of everything random.
-        engine: what scores edited pictures, "eager", "packed" or "openvino"; maps are always made in eager PyTorch.
+        few: number of images for metrics and methods that need many passes.
+        most_passes: maximum number of passes per map; a method that needs more is reduced, and run on few images.
+        batch_size: images, or edits of them, per forward pass.
+        seed: random seed.
+        engine: backend for the scores of edited images, "eager", "packed" or "openvino"; maps always use eager PyTorch.
     """
 
     model: Model
@@ -54,7 +54,7 @@ class Plan:
     engine: str = "eager"
 
     def __post_init__(self) -> None:
-        """Refuse numbers that evaluate nothing, and settings that no method takes."""
+        """Reject numbers that evaluate nothing, and settings that no method takes."""
         for name in ("few", "most_passes", "batch_size"):
             check_count(name, getattr(self, name))
         check_count("seed", self.seed, least=0)
@@ -62,7 +62,7 @@ class Plan:
 
     @property
     def made_with(self) -> tuple[Any, ...]:
-        """All that any number depends on but the picture, the annotation and the method."""
+        """Return everything that a number depends on, except the image, its annotation and the method."""
         model = self.model
         device = next(model.net.parameters(), torch.empty(0)).device.type
         facts = (model.digest, model.preprocess.to_dict(), model.outcome, self.layer or model.layer, device)
@@ -70,27 +70,27 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        """Eight hexadecimal digits that stand for the data and all settings."""
+        """Return eight hexadecimal digits that identify the data and all settings."""
         items = [vars(item) for item in self.data.items]
         numbers = (self.few, self.most_passes, self.batch_size)
         return key_of(self.made_with, items, list(self.methods), dict(self.settings), numbers)[:8]
 
     @property
     def chosen_few(self) -> list[int]:
-        """The numbers of the pictures for what needs many passes: the first that are annotated, or the first."""
+        """Return the indices of the images for what needs many passes: the first annotated ones, or else the first."""
         usable = [item for item in self.data.items if not item.problem]
         annotated = [item for item in usable if item.cells]
         return [item.number for item in (annotated or usable)[: self.few]]
 
 
 def sample_of(model: Model, item: Item, content: bytes) -> Sample:
-    """A picture made ready for a model, from its file's content."""
+    """Prepare an image for a model, from the content of its file."""
     picture = decode(content, item.source)
     return Sample.of(model, picture, source=item.source)
 
 
 def goal_of(model: Model, item: Item, output: Tensor) -> Goal:
-    """What is explained of a picture: its target, or the class that its output is highest for."""
+    """Return what is explained in an image: its target, or else the predicted class."""
     if output.ndim != 1:
         raise CamscopeError(f"{model.name} returns {tuple(output.shape)} values a picture, not one for each class")
     goals = goals_of(model, [item.target or None], output)

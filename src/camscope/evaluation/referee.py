@@ -1,4 +1,4 @@
-"""The rows of a batch of pictures: read, explained, judged; what is known from before is not done again."""
+"""Rows of a batch of images: read, explain, measure. Valid results of earlier runs are reused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _THUMBNAIL, _QUALITY = 160, 80
 
 @dataclass
 class _Opened:
-    """A picture in hand: what is known of it, and why it cannot be used."""
+    """An image that was read: its known rows, or why it cannot be used."""
 
     item: Item
     sha256: str | None = None
@@ -50,12 +50,12 @@ class _Opened:
 
 
 class Referee:
-    """Makes the rows of batches.
+    """Compute the rows of batches.
 
     Args:
-        plan: what is evaluated.
+        plan: model, data and settings of the evaluation.
         contestants: its methods and nulls.
-        known: what was measured before.
+        known: rows of earlier runs.
     """
 
     def __init__(self, plan: Plan, contestants: Sequence[Contestant], known: Known) -> None:
@@ -67,7 +67,7 @@ class Referee:
         self._layer = plan.layer
 
     def rows(self, batch: Sequence[Item]) -> Iterator[tuple[Contestant, Callable[[], Iterator[Row]]]]:
-        """For each method what makes its rows of a batch."""
+        """Yield each method, with a function that computes its rows of a batch."""
         opened = [self._opened(item) for item in batch]
         run, shared = self._pass(opened)
         for contestant in self.contestants:
@@ -88,7 +88,7 @@ class Referee:
         return not contestant.restricted or one.item.number in self._few
 
     def _opened(self, item: Item) -> _Opened:
-        """Read a picture's file, look up what is known of it, and make it ready where something is not."""
+        """Read an image's file, look up its known rows, and prepare it for the model if a row is missing."""
         one = _Opened(item)
         try:
             if item.problem:
@@ -105,7 +105,7 @@ class Referee:
             if len(one.known) < len(one.keys):
                 one.sample = sample_of(self.plan.model, item, content)
                 one.mask = item.mask(one.sample.picture.size)
-        except Exception as error:  # whatever a file holds: the other pictures go on
+        except Exception as error:  # any file may fail; the other images go on
             one.fault = _words(error)
         return one
 
@@ -117,11 +117,11 @@ class Referee:
         return key_of(one.sha256, split(item.source)[1], where, item.target, made_with)
 
     def _repeated(self, contestant: Contestant, number: int) -> bool:
-        """Whether a picture is one of the few for which a method's maps are made again."""
+        """Return whether an image is one of the few for which a method's maps are computed again."""
         return number in self._few[: contestant.repeats(self.plan.few)]
 
     def _pass(self, opened: Sequence[_Opened]) -> tuple[Pass | None, float]:
-        """One forward pass over the pictures that have something to do, and the seconds a picture that it took."""
+        """Run one forward pass over the images with missing rows; return it with the seconds per image that it took."""
         ready = [one for one in opened if one.sample is not None and not one.fault]
         if not ready:
             return None, 0.0
@@ -139,7 +139,7 @@ class Referee:
                         raise CamscopeError("the model returns values that are not finite on this picture")
                 except CamscopeError as error:
                     one.fault = _words(error)
-        except Exception as error:  # which of them is it?
+        except Exception as error:  # find the image that fails
             for one in ready[1:] and ready:
                 self._pass([one])
             sound = [one for one in ready if not one.fault]
@@ -153,14 +153,14 @@ class Referee:
     def _judged(
         self, contestant: Contestant, run: Pass, lacking: Sequence[_Opened], *, shared: float
     ) -> dict[int, Row]:
-        """What a method's rows say beyond the picture; where a batch fails together, each has its own chance."""
+        """Return what a method's rows contain beyond the image; if a batch fails, each image is tried alone."""
         if not lacking:
             return {}
         try:
             return self._measured(contestant, run, lacking, shared=shared)
         except StoreError:
             raise
-        except Exception as error:  # whatever a method or metric does: the other rows go on
+        except Exception as error:  # any method or metric may fail; the other rows go on
             if len(lacking) == 1:
                 return {lacking[0].item.number: {"message": _words(error)}}
             return {
@@ -257,7 +257,7 @@ class Referee:
 
 
 def _content(item: Item, cell: str) -> str:
-    """What an annotation's cell stands for: itself, or the content of the file that it names."""
+    """Return the content of an annotation's cell: the cell itself, or the hash of the file that it names."""
     return hashlib.sha256(fetch(located(cell, item.root))).hexdigest() if names_file(cell) else cell
 
 
@@ -267,7 +267,7 @@ def _words(error: Exception) -> str:
 
 
 def thumbnail(sample: Sample, grid: Tensor) -> bytes:
-    """The overlay of a map on its picture, small, as JPEG."""
+    """Return the overlay of a map on its image, small, as JPEG."""
     image = Image.fromarray(sample.picture.rgb)
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     small = Picture(np.asarray(image, np.float32) / np.float32(255))

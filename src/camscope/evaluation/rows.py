@@ -1,4 +1,4 @@
-"""The rows of an evaluation: one a picture and method, its metrics as columns. ``docs/evaluate.md`` describes them."""
+"""Rows of an evaluation: one per image and method, with metrics as columns. ``docs/evaluate.md`` describes them."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ MAP: dict[str, Any] = {
 FILES: dict[str, Any] = {"overlay": pl.Binary, "image_sha256": pl.String, "key": pl.String}
 
 CURVE = "cascade"
-"""The column with the rank correlations of the cascade, from its first step to its last."""
+"""Column with the rank correlations of the cascade, from its first step to its last."""
 
 FEW = ("robustness", "comparison", "randomisation")
-"""Kinds of metrics that make maps anew: they are measured on a few pictures."""
+"""Kinds of metrics that compute further maps; they are measured on few images."""
 _ALSO_FEW = ("infidelity",)  # as many passes as deletion and insertion together
-_LEFT_OUT = ("ssim",)  # a way to compare, not a number of one method
+_LEFT_OUT = ("ssim",)  # compares maps, and is no number of one method
 
 
 def chosen_metrics(asked: str | Iterable[str]) -> tuple[str, ...]:
-    """The metrics that are asked for by name; "all" is all that judge a method.
+    """Return the metrics with the given names, a list or separated by commas; "all" stands for all that judge a method.
 
     Raises:
-        SettingError: there is no such metric.
+        SettingError: an unknown metric.
 
     >>> chosen_metrics("pointing, gini")
     ('pointing', 'gini')
@@ -67,11 +67,11 @@ def chosen_metrics(asked: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def on_few(metric: str) -> bool:
-    """Whether a metric is measured on a few pictures alone."""
+    """Return whether a metric is measured on few images only."""
     return kind(METRICS[metric]) in FEW or metric in _ALSO_FEW
 
 
 def schema(metrics: Iterable[str]) -> dict[str, Any]:
-    """Every column of an evaluation's rows, in order, with its type."""
+    """Return every column of an evaluation's rows, in order, with its type."""
     measured = {name: pl.List(pl.Float64) if FACTS[name].tuned else pl.Float64 for name in metrics}
     return CASE | MAP | measured | {CURVE: pl.List(pl.Float64)} | FILES

@@ -1,4 +1,4 @@
-"""An evaluation: methods and nulls on annotated pictures, judged batch by batch, resumed by content."""
+"""Evaluation of methods and nulls on annotated images, batch by batch; valid results of earlier runs are reused."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from camscope.images import fetch
 from camscope.store import EVALUATION, Row, Store, as_written
 
 Progress = Callable[[int, int, str], None]
-"""Called with the rows that are done, their number, and the method at work."""
+"""Called with the number of rows done, the total, and the name of the current method."""
 
 
 def evaluate(
     plan: Plan, out: str | Path, *, progress: Progress = lambda *_: None, say: Callable[[str], None] = lambda _: None
 ) -> Iterator[Row]:
-    """Judge methods on pictures, or continue where an earlier run was stopped.
+    """Evaluate methods on images, or resume an earlier run.
 
-    Rows are written to ``out/rows/*.parquet``, a shard for each batch and method; a shard is there as a whole or not
-    at all, and whatever an earlier run measured with the same picture, model and settings is used again.
+    Rows are written to ``out/rows/*.parquet``, one shard per batch and method. A shard is written as a whole or not at
+    all. Results of an earlier run with the same image, model and settings are reused.
 
     Args:
-        plan: what is evaluated.
-        out: folder of the results.
-        progress: called as methods are begun and rows are done.
-        say: called with what the user must know, such as that rows of a damaged file are computed again.
+        plan: model, data and settings of the evaluation.
+        out: output folder.
+        progress: called with the number of rows done, the total, and the name of the current method.
+        say: called with each message for the user, such as that rows of a damaged file are computed again.
 
     Yields:
-        Every row: batch by batch, each method, for each method each picture.
+        Every row: by batch, then by method, then by image.
 
     Raises:
-        StoreError: another process is at work in ``out``, or it cannot be written.
-        PictureError: not one picture can be read.
+        StoreError: another process uses ``out``, or it cannot be written.
+        PictureError: no image can be read.
     """
     store = Store(Path(out), record=EVALUATION)
     with store.locked():
@@ -82,7 +82,7 @@ def _batches(plan: Plan) -> Iterator[list[Item]]:
 
 
 def recorded(plan: Plan, contestants: Sequence[Contestant]) -> dict[str, Any]:
-    """What is written down of an evaluation before its table."""
+    """Return the record of an evaluation that is written before its table."""
     model = plan.model
     return {
         "schema_version": SCHEMA_VERSION,
@@ -118,7 +118,7 @@ def recorded(plan: Plan, contestants: Sequence[Contestant]) -> dict[str, Any]:
 
 
 def _entered(plan: Plan, progress: Progress) -> list[Contestant]:
-    """Each method tried on the first picture that can be read."""
+    """Try each method on the first image that can be read."""
     fault: CamscopeError | None = None
     for item in plan.data.items:
         try:

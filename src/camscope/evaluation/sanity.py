@@ -1,4 +1,4 @@
-"""Do a model's maps show what it learned? One line for users: `sanity(model, pictures)`."""
+"""Sanity check: do a model's maps show what it learned? `sanity(model, pictures)` answers in one line."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from camscope.models.model import Model
 
 @dataclass(frozen=True)
 class Sanity:
-    """What is left of maps while the weights of the network become random, from the last module to the first.
+    """Similarity of maps while the weights of the network become random, from the last module to the first.
 
     Attributes:
-        method: whose maps they are.
-        layer: that was looked at; "" for a method that sees the whole network.
-        pictures: how many were explained.
-        shares: how much of the network is random after each step.
+        method: name of the method.
+        layer: name of the target layer; "" for a method that sees the whole network.
+        pictures: number of explained images.
+        shares: share of the network that is random after each step.
         spearman: mean rank correlation with the maps of the trained network after each step, on the native grid; NaN
             where all maps are flat.
-        ssim: mean structural similarity likewise.
+        ssim: mean structural similarity to the maps of the trained network after each step.
     """
 
     method: str
@@ -47,12 +47,12 @@ class Sanity:
 
     @property
     def passed(self) -> bool:
-        """Whether the maps are others as soon as half of the network is random, and stay so (`passes`)."""
+        """Return whether the maps change once half of the network is random, and stay changed (`passes`)."""
         return passes(self.spearman)
 
     @property
     def sentence(self) -> str:
-        """The verdict with its curve, in words."""
+        """Return the verdict with its curve, in words."""
         at = f" at {self.layer}" if self.layer else ""
         curve = ", ".join(f"{r:.2f} at {s:.0%}" for s, r in zip(self.shares, self.spearman, strict=True))
         verdict = "passed: maps depend on what was learned" if self.passed else "failed: maps depend little on learning"
@@ -74,28 +74,28 @@ def sanity(
     networks: int = 2,
     seed: int = 0,
 ) -> Sanity:
-    """Whether maps depend on what the network has learned: the cascading randomisation test.
+    """Test whether maps depend on what the network has learned: the cascading randomisation test.
 
-    The weights become random from the last module to the first, in some steps, and the maps for the same classes are
-    compared with those of the trained network. Batch norms that became random settle on the pictures, so that these
-    still get through. A method that fails shows the picture, or the architecture.
+    The weights become random from the last module to the first. After each step the maps for the same classes are
+    compared with the trained network's. Randomised batch norms estimate their statistics on the images, so that signal
+    still passes through. A method that fails shows the image, or the architecture.
 
     Args:
-        model: from `load`, or a `Model` around a network of your own; it is left as it is.
-        pictures: all in one batch; eight or more for a steady curve.
-        method: as for `explain`.
-        target: as for `explain`; settled on the trained network.
-        layer: as for `explain`.
+        model: from `load`, or a `Model` around a network of your own; it is not changed.
+        pictures: images, all in one batch; eight or more for a steady curve.
+        method: a name in `METHODS`, or a function of a `Trace` or of (net, inputs, targets).
+        target: a class name or index, a target function, or None for the class that the trained network predicts.
+        layer: name of the target layer; None for the model's own, or else `default_layer`.
         settings: keyword arguments of the method.
-        steps: of the cascade.
-        networks: with random weights, whose curves are averaged.
-        seed: of the first.
+        steps: number of steps of the cascade.
+        networks: number of random networks, whose curves are averaged.
+        seed: random seed of the first network.
 
     Returns:
         The curve; ``.passed`` and ``.sentence`` say what it means.
 
     Raises:
-        SettingError: no pictures, or a target that asks for several maps of a picture.
+        SettingError: no images, or a target that asks for several maps per image.
 
     Reference:
         Adebayo, Gilmer, Muelly, Goodfellow, Hardt, Kim. Sanity Checks for Saliency Maps. NeurIPS 2018.
@@ -144,5 +144,5 @@ def _one_each(run: Pass, target: Wanted) -> dict[int, Goal]:
 
 
 def _mean(curves: list[Tensor]) -> tuple[float, ...]:
-    """Over networks and pictures, for each step."""
+    """Return the mean over networks and images, for each step."""
     return tuple(torch.cat(curves, 1).nanmean(1).tolist())

@@ -1,4 +1,4 @@
-"""From rows to the table: estimates with intervals, comparisons in pairs, ranks, costs, sanity."""
+"""Summary table of an evaluation: estimates with intervals, comparisons in pairs, ranks, costs, sanity."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ Cell = dict[str, Any]
 def summary(
     rows: pl.DataFrame, *, metrics: Sequence[str], contestants: Sequence[Mapping[str, Any]], seed: int
 ) -> dict[str, Any]:
-    """The table of an evaluation.
+    """Compute the table of an evaluation.
 
-    Each cell has the mean over patients (pictures, where the data know no patients) with its 95 % interval (`bootstrap`
-    of patients), and two comparisons on the pictures that both methods have: with Grad-CAM, or else with the first
-    method that is no null, and with the null that does best by this metric. p is by sign flips of the patients' mean
-    differences, adjusted by Holm over all methods of a metric.
+    Each cell has the mean over patients (images, if the data name no patients) with its 95 % confidence interval
+    (`bootstrap` of patients), and two comparisons on the images that both methods have. One is with Grad-CAM, or else
+    the first method that is no null. The other is with the null that is best by this metric. p-values are from sign
+    flips of the patients' mean differences, adjusted by Holm over all methods of a metric.
 
     Args:
-        rows: of the evaluation, `schema`'s columns.
-        metrics: names.
-        contestants: as recorded.
-        seed: of resampling.
+        rows: rows of the evaluation, with the columns of `schema`.
+        metrics: names of the metrics.
+        contestants: methods and nulls, as recorded.
+        seed: random seed of the resampling.
 
     Returns:
         Plain values: "methods", "cells", "ranks", "reference", "sanity_threshold".
@@ -73,7 +73,7 @@ def summary(
 
 
 def _column(made: pl.DataFrame, method: str, metric: str) -> dict[int, float]:
-    """A metric of one method by case; NaN and null are left out."""
+    """Return a metric of one method by case, without NaN and null."""
     own = made.filter((pl.col("method") == method) & pl.col(metric).is_not_null())
     if not len(own):
         return {}
@@ -95,7 +95,7 @@ def _cells(
     whole: set[str],
     seed: int,
 ) -> list[Cell]:
-    """The row of one metric: a cell for each method that has values."""
+    """Return the cells of one metric, one per method that has values."""
     patient = dict(made.select("case", "patient").unique("case").iter_rows())
     found: dict[str, Cell] = {}
     for name, column in columns.items():
@@ -131,12 +131,12 @@ def _cells(
 
 
 def _worth(cell: Cell, best: str) -> float:
-    """Small is good."""
+    """Return the estimate with the sign that makes small values good."""
     return -cell["estimate"] if best == "high" else float(cell["estimate"])
 
 
 def _ranked(found: Mapping[str, Cell], best: str, *, among: Sequence[str]) -> None:
-    """Ranks from 1, the best, ties at their mean."""
+    """Set ranks from 1, the best; ties get their mean rank."""
     values = np.array([round(_worth(found[name], best), _DIGITS) for name in among])
     for name, value in zip(among, values, strict=True):
         found[name]["rank"] = float((values < value).sum() + ((values == value).sum() + 1) / 2)
@@ -151,7 +151,7 @@ def _compared(
     key: str,
     seed: int,
 ) -> None:
-    """Each method less another, on the pictures of both; p adjusted over the methods."""
+    """Compare each method with another, on the images of both; p-values are adjusted over the methods."""
     ps: list[float] = []
     for name, cell in found.items():
         cell[key] = {"other": other, "difference": None, "p": None, "pictures": 0}
@@ -174,7 +174,7 @@ def _method(
     columns: Mapping[str, Mapping[str, Mapping[int, float]]],
     names: Sequence[str],
 ) -> dict[str, Any]:
-    """What is said of a method as a whole."""
+    """Return the facts of a method over all its rows."""
     name = one["name"]
     own = made.filter(pl.col("method") == name)
     seconds, passes_ = own["seconds"].median(), own["passes"].median()
@@ -195,7 +195,7 @@ def _method(
 
 
 def _sanity(own: pl.DataFrame) -> dict[str, Any] | None:
-    """Whether the maps change when the weights become random: the mean cascade over pictures, and the verdict."""
+    """Return whether the maps change when the weights become random: the mean cascade over images, and the verdict."""
     curves = own[CURVE].drop_nulls().to_list()
     if not curves:
         return None
@@ -207,7 +207,7 @@ def _sanity(own: pl.DataFrame) -> dict[str, Any] | None:
 
 
 def _same_as(name: str, columns: Mapping[str, Mapping[str, Mapping[int, float]]], names: Sequence[str]) -> str | None:
-    """The first method whose every number is the same, whatever the scale of the maps: the two are one here."""
+    """Return the first method whose every number is the same, whatever the scale of the maps: the two coincide here."""
     for other in names[: names.index(name)] if name in names else ():
         pairs = [
             (of[name], of[other])
@@ -223,7 +223,7 @@ def _same_as(name: str, columns: Mapping[str, Mapping[str, Mapping[int, float]]]
 
 
 def _ranks(cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
-    """Mean rank of each method over the metrics of a kind."""
+    """Return the mean rank of each method over the metrics of a kind."""
     gathered: dict[str, dict[str, list[float]]] = {}
     for cell in cells:
         if cell["rank"] is not None and cell["metric"] not in UNRANKED:

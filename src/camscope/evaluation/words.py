@@ -1,4 +1,4 @@
-"""What the table of an evaluation says in words."""
+"""Summary text of an evaluation."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ KINDS = {
     "comparison": "Other classes, other pictures: how alike are their maps?",
     "complexity": "Spread: how much of the picture does the map claim?",
 }
-"""Kind of metric -> the question that it asks, in the order of the page."""
+"""Kind of metric -> its question, in the order of the page."""
 
 HEADLINES = ("pointing", "mass_accuracy", "auprc", "road", "deletion", "insertion", "average_drop", "adcc")
-"""Metrics of the short table, as far as they were measured."""
+"""Metrics of the short table, if they were measured."""
 
 Table = Mapping[str, Any]
 
 
 def arrow(metric: str) -> str:
-    """Which way is better.
+    """Return the arrow to the better values of a metric.
 
     >>> arrow("pointing"), arrow("deletion"), arrow("gini")
     ('↑', '↓', '')
@@ -36,25 +36,25 @@ def arrow(metric: str) -> str:
 
 
 def cell_of(table: Table, method: str, metric: str) -> Mapping[str, Any] | None:
-    """The cell of a method and metric."""
+    """Return the cell of a method and metric; None if there is none."""
     return next((c for c in table["cells"] if (c["method"], c["metric"]) == (method, metric)), None)
 
 
 def measured(table: Table, what: str | None = None) -> list[str]:
-    """The metrics that have cells, in the registry's order; of one kind."""
+    """Return the metrics that have cells, in the registry's order; only those of a kind if ``what`` is given."""
     found = {cell["metric"] for cell in table["cells"]}
     return [name for name in METRICS if name in found and what in (None, kind(METRICS[name]))]
 
 
 def of_kind(table: Table, what: str) -> list[Mapping[str, Any]]:
-    """The methods that were run, the best mean rank of a kind first, those without ranks last."""
+    """Return the methods that were run, the best mean rank of a kind first, those without ranks last."""
     ranks = table["ranks"]
     run = [one for one in table["methods"] if one["pictures"]]
     return sorted(run, key=lambda one: ranks.get(one["method"], {}).get(what, float("inf")))
 
 
 def sentences(table: Table) -> list[str]:
-    """What a reader must take away, from the numbers alone."""
+    """Return the main results in sentences, from the numbers alone."""
     said = []
     for what, words in (("localisation", "where the annotation is"), ("faithfulness", "what the score depends on")):
         metrics = [name for name in measured(table, what) if FACTS[name].best != "none" and name not in UNRANKED]
@@ -82,7 +82,7 @@ def sentences(table: Table) -> list[str]:
 
 
 def _sanity(table: Table) -> list[str]:
-    """Which methods fail the sanity check, and of how many pictures that is known."""
+    """Return which methods fail the sanity check, and on how many images it was run."""
     checked = [one for one in table["methods"] if one["sanity"] and one["method"] not in NULLS]
     if not checked:
         return []
@@ -105,7 +105,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def headline_table(table: Table) -> list[str]:
-    """The short table as text, the best mean rank of localisation (or else of faithfulness) first."""
+    """Return the short table as text, the best mean rank of localisation (or else of faithfulness) first."""
     metrics = [name for name in HEADLINES if name in measured(table)]
     what = next((w for w in ("localisation", "faithfulness") if measured(table, w)), "complexity")
     rows = [["method", *(f"{name}{arrow(name)}" for name in metrics), "sanity", "passes", "s/map"]]

@@ -1,4 +1,4 @@
-"""One forward pass of a model over pictures, and the maps that are made from it."""
+"""One forward pass of a model over images, and the maps made from it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _SHOWN = 5
 
 
 class Sample(NamedTuple):
-    """A picture made ready for a model."""
+    """An image prepared for a model."""
 
     source: str
     picture: Picture
@@ -51,7 +51,7 @@ class Sample(NamedTuple):
 
     @classmethod
     def of(cls, model: Model, picture: Picture, *, source: str | None = None) -> Sample:
-        """Make a picture ready for a model, with what has to be said of it."""
+        """Prepare an image for a model, with the notes on it."""
         tensor, window = model.preprocess(picture)
         notes = picture_notes(picture, tensor, window)
         return cls(picture.source if source is None else source, picture, tensor, window, notes)
@@ -59,15 +59,15 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward pass of a model over pictures.
+    """One forward pass of a model over images.
 
     Attributes:
         model: the model.
-        samples: its pictures.
-        forward: what was recorded.
-        seen: the layer that it was recorded at; None where no layer was asked for.
+        samples: the prepared images.
+        forward: the recorded forward pass.
+        seen: the layer that was recorded; None if no layer was asked for.
         layer: the layer that was named, by the caller or the model.
-        layout: of that layer, where the model knows it.
+        layout: axes of that layer's output, if the model knows them.
     """
 
     model: Model
@@ -87,17 +87,18 @@ class Pass:
         layer: str | None = None,
         engine: str = "eager",
     ) -> Pass:
-        """Run a model once, recorded as some methods need it; without methods only its outputs are of use.
+        """Run a model once, and record what some methods need; without methods only the outputs are of use.
 
         Args:
             model: the model.
-            samples: its pictures.
-            functions: the methods that are to come.
-            layer: to look at; None for the model's own, or else `default_layer`.
-            engine: as for `cam`; methods that see the whole network always run in eager PyTorch.
+            samples: the prepared images.
+            functions: methods that will use the pass.
+            layer: name of the target layer; None for the model's own, or else `default_layer`.
+            engine: backend for the part of the network before the layer: "eager" (PyTorch), "packed" or "openvino";
+                methods that see the whole network always run in eager PyTorch.
 
         Raises:
-            MethodError: a method needs more of the model than can be had, such as the gradients of a black box.
+            MethodError: a method needs something that the model cannot give, such as the gradients of a black box.
         """
         functions = list(functions)
         check_needs(model.net, functions)
@@ -114,11 +115,11 @@ class Pass:
 
     @property
     def outputs(self) -> Tensor:
-        """(B, ...) scores before a final softmax or sigmoid."""
+        """Return the scores (B, ...) before a final softmax or sigmoid."""
         return self.forward.outputs.detach()
 
     def goals(self, wanted: Sequence[Wanted]) -> list[list[Goal]]:
-        """What is wanted of each picture; places are in its pixels."""
+        """Return the targets that are wanted of each image; places are in pixels of the image."""
         pairs = zip(self.outputs, self.samples, strict=True)
         return [goals_of(self.model, wanted, output, window=sample.window) for output, sample in pairs]
 
@@ -130,16 +131,16 @@ class Pass:
         settings: Mapping[str, Any],
         to: str = "cpu",
     ) -> Iterator[tuple[int, Explanation]]:
-        """The maps of some goals in each picture, which may have more or fewer of them than another.
+        """Explain some targets in each image; images may have different numbers of them.
 
         Args:
             functions: methods with their names.
-            goals: for each picture.
+            goals: the targets of each image.
             settings: keyword arguments of the methods; each takes those that it knows.
-            to: "cpu", or "device" to leave the maps where they were made.
+            to: "cpu", or "device" to leave the maps on the device where they were computed.
 
         Yields:
-            The number of the picture and the explanation: picture by picture, each method, for each method each goal.
+            The index of the image and the explanation: by image, then by method, then by target.
         """
         columns = [
             {i: listed[n] for i, listed in enumerate(goals) if len(listed) > n}
@@ -192,16 +193,16 @@ class Pass:
     def maps(
         self, name: str, function: Method | NetworkMethod, *, goals: Mapping[int, Goal], settings: Mapping[str, Any]
     ) -> Maps:
-        """The maps of one method, on its grid.
+        """Compute the maps of one method, on its grid.
 
         Args:
-            name: of the method.
+            name: name of the method.
             function: the method.
-            goals: by the number of the picture; pictures without one have no map.
-            settings: as for `explain`.
+            goals: targets by the index of the image; images without one get no map.
+            settings: keyword arguments of the methods; the method takes those that it knows.
 
         Returns:
-            One map for each goal, in that order.
+            One map per target, in that order.
         """
         rows = list(goals)
         chosen = None if rows == list(range(len(self.samples))) else rows
@@ -226,10 +227,10 @@ class Pass:
         return Maps(rows, raw, scores.tolist(), said, layer)
 
     def _shares(self, rows: list[int] | None, targets: Sequence[Target]) -> list[list[str]]:
-        """Return what must be said of the layer: the engine, and the share of the score that passes through it."""
+        """Return the notes on the layer: the engine, and the share of the score that passes through the layer."""
         if self.seen is None:
             raise AssertionError("only a pass that was recorded at a layer has a share")
-        said = [self.seen.engine.note] if self.seen.engine.note else []
+        said = [*([self.seen.engine.note] if self.seen.engine.note else []), *self.seen.place_notes]
         if self.seen.complete:
             return [said for _ in targets]
         forward = self.forward if rows is None else self.forward.only(rows)
@@ -239,7 +240,7 @@ class Pass:
 
 
 class Maps(NamedTuple):
-    """Of some pictures: their numbers, their signed grids (B, h, w), their scores, what is to be said, the layer."""
+    """Maps of some images: the images' indices, signed grids (B, h, w), scores, notes, and the layer."""
 
     pictures: list[int]
     raw: Tensor
@@ -248,7 +249,7 @@ class Maps(NamedTuple):
     layer: str
 
     def placed(self, windows: list[Window], *, to: str = "cpu") -> dict[int, _One]:
-        """Each with its heatmap, by the number of its picture; heatmaps and grids on the CPU, or left on the device."""
+        """Return each map with its heat map, by the index of its image; on the CPU, or left on the device."""
         cells = self.raw.cpu().numpy()
         heatmaps = _placed(self.raw, windows, to=to)
         grids: Any = self.raw if to == "device" else cells
@@ -259,7 +260,7 @@ class Maps(NamedTuple):
 
 
 class _One(NamedTuple):
-    """Of one picture, method and goal: the signed grid, as an array and as asked for, the heatmap, and what is said."""
+    """Map of one image, method and target: the signed grid, as array and as asked for, the heat map, and its notes."""
 
     cells: npt.NDArray[np.float32]
     grid: Any
@@ -270,7 +271,7 @@ class _One(NamedTuple):
 
 
 def _mark_same(made: list[tuple[str, int, dict[int, _One]]]) -> None:
-    """Note where several methods are one on this model: their maps of a target differ by a positive factor alone."""
+    """Note where several methods coincide on this model: their maps of a target differ only by a positive factor."""
     for later, (name, column, maps) in enumerate(made):
         for other, its_column, earlier in made[:later]:
             if column != its_column or name == other:
@@ -281,7 +282,7 @@ def _mark_same(made: list[tuple[str, int, dict[int, _One]]]) -> None:
 
 
 def _placed(grids: Tensor, windows: list[Window], *, to: str) -> list[Any]:
-    """The maps after the ReLU, on their pictures; pictures with the same window are placed together."""
+    """Return the maps after the ReLU, placed on their images; images with the same window are placed together."""
     heat = grids.nan_to_num(0.0, 0.0, 0.0).relu()
     placed: dict[int, Any] = {}
     for window in dict.fromkeys(windows):
@@ -293,7 +294,7 @@ def _placed(grids: Tensor, windows: list[Window], *, to: str) -> list[Any]:
 
 
 def _probability(model: Model, goal: Goal, score: float, of_classes: Tensor | None, *, image: int) -> float | None:
-    """Of a goal that is a class, or a box."""
+    """Return the probability of a class or a box; None for other targets."""
     if goal.index is None:
         return None
     if model.outcome == "boxes":
@@ -313,7 +314,7 @@ def _top(model: Model, values: Tensor) -> tuple[tuple[str, float], ...]:
 
 
 class _Repeat(Mapping[str, Any]):
-    """What else it takes to make the explanations of a pass again; the weights are hashed when that is asked for."""
+    """What is needed to reproduce the explanations of a pass; the weights are hashed when the hash is read."""
 
     def __init__(self, run: Pass, settings: Mapping[str, Any]) -> None:
         self._model = model = run.model

@@ -76,7 +76,7 @@ def _at(model: Model, name: str, output: Tensor, *, place: Corners, window: Wind
         (edge - window.start[axis]) / window.extent[axis] for edge, axis in zip(place, (1, 0, 1, 0), strict=True)
     )
     if model.outcome == "boxes":
-        index = _index(model, name, _box_classes(model, output))
+        index = _class_of_boxes(model, name, output)
         height, width = model.preprocess.input_size
         target = box(index, at=(left * width, top * height, right * width, bottom * height))
         absent = bool(target(output) <= box(-2)(output))
@@ -149,7 +149,7 @@ def _scores(model: Model, output: Tensor) -> Tensor:
     """Return (classes,) how much there is of each class: its score, or its area in a segmentation."""
     if output.ndim == 2:
         shape = tuple(output.shape)
-        raise TargetError(f"the output {shape} has no score for each class; give a target function")
+        raise TargetError(f"the output {shape} has no score per class; use targets.region(0) or a function")
     if output.ndim > 2:
         areas = _areas(model, output)
         behind = [i for i in range(len(areas)) if model.label(i).strip("_").lower() == _BACKGROUND]
@@ -174,7 +174,7 @@ def _boxes(model: Model, want: str | int | None, output: Tensor, window: Window)
     found = output[output[:, 5] >= 0].detach()
     count = _rank(model, want)
     if count is None:
-        index = _index(model, want, _box_classes(model, output))
+        index = _class_of_boxes(model, want, output)
         found = found[found[:, 5] == index]
         if not len(found):
             return [Goal(model.label(index), index, box(index), f"no box of {model.label(index)!r} was found")]
@@ -191,8 +191,13 @@ def _boxes(model: Model, want: str | int | None, output: Tensor, window: Window)
     return goals
 
 
-def _box_classes(model: Model, output: Tensor) -> int:
-    return len(model.labels) or 1 + int(output[:, 5].max())
+def _class_of_boxes(model: Model, want: str | int | None, output: Tensor) -> int:
+    """Return the class index that is meant; where nobody says how many classes there are, any index may be one."""
+    classes = len(model.labels) or (model.recipe and model.recipe.classes) or 0
+    if not classes:
+        named = int(want) if isinstance(want, int) or (isinstance(want, str) and _INDEX.fullmatch(want)) else 0
+        classes = 1 + max(named, int(output[:, 5].max()) if len(output) else 0)
+    return _index(model, want, classes)
 
 
 def _in_picture(model: Model, row: Tensor, window: Window) -> str:

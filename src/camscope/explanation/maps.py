@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from camscope.errors import MethodError, SettingError, TargetError
+from camscope.errors import LayerError, MethodError, SettingError, TargetError
 from camscope.explanation.method_lookup import check_needs, check_settings, default_method, find_method, method_name
 from camscope.explanation.recorded_layer import (
     Layers,
@@ -179,7 +180,17 @@ def _columns(
         forward, seen = record_layer(
             net, x, layer=layer, layout=layout, picture=picture, differentiable=differentiable, engine=engine
         )
-        maps = [joint_map(function, seen.traces(forward, spread(c, forward)), **settings) for c in columns]
+        for text in seen.place_notes:
+            warnings.warn(text, stacklevel=3)
+        maps = []
+        for column in columns:
+            traces = seen.traces(forward, spread(column, forward))
+            maps.append(joint_map(function, traces, **settings))
+            if any(trace.used_gradients for trace in traces) and not any(trace.connected for trace in traces):
+                raise LayerError(
+                    f"the scores have no gradient by layer {seen.layer!r}: it is not on their way, or what follows has "
+                    "none (quantised weights, argmax, detach); name another layer, or use a method such as occlusion"
+                )
         return torch.stack(maps, 1).to(forward.records[seen.layers[0]].dtype)
 
 
@@ -189,7 +200,8 @@ def as_inputs(net: nn.Module, x: Any, picture: Input = None) -> Any:
     Raises:
         SettingError: an image without its batch axis, or a batch of no images.
     """
-    x = map_arrays(x)
+    parameters = net.parameters() if isinstance(net, nn.Module) else ()
+    x = map_arrays(x, next((p.dtype for p in parameters if p.is_floating_point()), torch.float32))
     images = picture_of(x, picture)
     if len(images) == 0:
         raise SettingError(f"Expected at least one image, but got a batch of none: {tuple(images.shape)}")

@@ -1,4 +1,4 @@
-"""Pictures in, explanations out."""
+"""Explanations of images: `explain` for one image, `explain_all` for many."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from camscope.models.loading import load
 from camscope.models.model import Model, input_channels
 
 Unread = tuple[str, CamscopeError]
-"""A source that cannot be read, and why."""
+"""A source that cannot be read, and its error."""
 
 _READERS = 2
 
@@ -59,31 +59,33 @@ def explain(
     engine: str = "auto",
     settings: Mapping[str, Any] | None = None,
 ) -> Explanation:
-    """Explain one picture.
+    """Explain one image.
 
     Args:
-        model: from `load`, a `Model` around a network of your own, the network itself, or a spec as `load` takes it.
+        model: from `load`, a `Model` around a network of your own, the network itself, or a spec such as
+            "timm:resnet18" or the path of a bundle folder.
         picture: a path or address, a Picture, a Pillow image, an array (H, W), (H, W, C) or (C, H, W), or a torch
             tensor (C, H, W) or (1, C, H, W) of pixels (uint8 or float in [0, 1]).
-        preprocess: makes the input out of a picture, a `Preprocess` or any callable (see `Transform`); None: the
-            model's, or what a network tells of itself, or else ImageNet's, with a note that says so.
+        preprocess: makes the input of the network from an image, a `Preprocess` or any callable that returns a tensor;
+            None: the model's, or what the network tells of itself, or else ImageNet's, with a note that says so.
         labels: class names in the order of the outputs, or the path of a file with them; None: the model's.
         method: a name in `METHODS`, alone or in "augmented(...)", "eigensmoothed(...)" or "fused(...)"; or a function
             of a `Trace`, or of (net, inputs, targets). None: Grad-CAM, or occlusion for a black box.
-        target: a class name or index, a target function, or None for the top class; of detectors and segmentation
-            networks also a class at a place of the picture, "dog@left,top,right,bottom" in pixels.
-        layer: the layer to look at; None for the model's own, or else `default_layer`. Methods that see the whole
-            network have no use for it.
-        engine: as for `explain_all`; for one picture "auto" is mostly eager PyTorch.
+        target: a class name or index, a target function, or None for the predicted class; for detectors and
+            segmentation networks also a class at a place of the image, "dog@left,top,right,bottom" in pixels.
+        layer: name of the target layer; None for the model's own, or else `default_layer`. Methods that see the whole
+            network ignore it.
+        engine: backend for the part of the network before the layer: "eager" (PyTorch), "packed" or "openvino"; "auto"
+            for "packed" with methods of many passes, such as Score-CAM, and "eager" with all others.
         settings: keyword arguments of the method.
 
     Returns:
-        The explanation; its heatmap has the picture's size.
+        The explanation; its heat map has the image's size.
 
     Raises:
-        PictureError: a picture that cannot be read.
+        PictureError: an image that cannot be read.
         TargetError: a class that the model does not have.
-        LayerError: a layer that does not exist or has no place for each part of the picture.
+        LayerError: a layer that does not exist, or whose output is not a spatial feature map.
         MethodError: an unknown method.
 
     >>> import numpy as np
@@ -125,34 +127,37 @@ def explain_all(
     settings: Mapping[str, Any] | None = None,
     on_error: Callable[[str, CamscopeError], None] | None = None,
 ) -> Iterator[Explanation]:
-    """Explain many pictures, lazily and in order: for each picture each method, for each method each target.
+    """Explain many images, lazily and in order: by image, then by method, then by target.
 
-    All targets, and all methods of one layer, of a batch come from one forward pass. Two batches of pictures are read
-    ahead in threads.
+    All targets, and all methods of one layer, share one forward pass per batch. Two batches of images are read ahead
+    in threads.
 
     Args:
-        model: as for `explain`.
-        pictures: paths, Pictures, Pillow images, arrays or tensors.
-        preprocess: as for `explain`.
-        labels: as for `explain`.
-        methods: as for `explain`.
-        targets: one target for all pictures or a list of them: class names or indices, "top3" for the three highest
-            of each picture, target functions, None for the highest.
-        layer: as for `explain`.
-        batch_size: pictures in one forward pass.
-        engine: what computes the part of the network before the layer: "eager" PyTorch, "packed", "openvino", or
-            "auto" to choose by the number of pictures (see `camscope.models.engines`), and of passes: Score-CAM's
-            are worth packing for one picture.
-        to: "cpu", or "device" to leave heatmaps and grids as tensors on the model's device (`Explanation.cpu`).
+        model: from `load`, a `Model` around a network of your own, the network itself, or a spec such as
+            "timm:resnet18" or the path of a bundle folder.
+        pictures: paths, addresses, Pictures, Pillow images, arrays (H, W), (H, W, C) or (C, H, W), or torch tensors
+            (C, H, W) or (1, C, H, W) of pixels (uint8 or float in [0, 1]).
+        preprocess: makes the input of the network from an image, a `Preprocess` or any callable that returns a tensor;
+            None: the model's, or what the network tells of itself, or else ImageNet's, with a note that says so.
+        labels: class names in the order of the outputs, or the path of a file with them; None: the model's.
+        methods: names in `METHODS`, alone or in "augmented(...)", "eigensmoothed(...)" or "fused(...)"; or functions
+            of a `Trace`, or of (net, inputs, targets). None: Grad-CAM, or occlusion for a black box.
+        targets: one target for all images, or a list of them: class names or indices, "top3" for the three highest of
+            each image, target functions, None for the highest.
+        layer: name of the target layer; None for the model's own, or else `default_layer`.
+        batch_size: images per forward pass.
+        engine: backend for the part of the network before the layer: "eager" (PyTorch), "packed", "openvino", or "auto"
+            for "packed" with many images or with methods of many passes, such as Score-CAM, and "eager" otherwise.
+        to: "cpu", or "device" to leave heat maps and grids as tensors on the model's device (`Explanation.cpu`).
         settings: keyword arguments of the methods; each takes those that it knows.
-        on_error: called with the source and the error of a picture that cannot be read, which is then left out;
+        on_error: called with the source and the error of an image that cannot be read, which is then left out;
             None to raise the error.
 
     Yields:
-        One `Explanation` a picture, method and target.
+        One `Explanation` per image, method and target.
 
     Raises:
-        CamscopeError: as for `explain`.
+        CamscopeError: an image, class, layer, method or setting that cannot be used.
     """
     model = _as_model(model, preprocess, labels)
     methods = [default_method(model.net)] if methods is None else methods
@@ -180,7 +185,7 @@ def _as_model(
     preprocess: AnyPreprocess | None,
     labels: Sequence[str] | str | Path | None,
 ) -> Model:
-    """The model that is meant, with the preprocessing and the class names of the caller in place of its own."""
+    """Return the model, with the caller's preprocessing and class names in place of its own."""
     if not isinstance(model, Model):
         return load(model, preprocess=preprocess, labels=labels)
     given: dict[str, Any] = {}
@@ -193,14 +198,14 @@ def _as_model(
 
 
 def _batches(samples: Iterator[Sample], batch_size: int) -> Iterator[list[Sample]]:
-    """Successive samples in batches, each of inputs of one size: a callable may make them as large as the picture."""
+    """Yield successive samples in batches, each of inputs of one size: a callable may keep the size of the image."""
     for _, alike in itertools.groupby(samples, key=lambda sample: sample.tensor.shape):
         while batch := list(itertools.islice(alike, batch_size)):
             yield batch
 
 
 def _pass_over(model: Model, batch: list[Sample], **options: Any) -> Pass:
-    """One forward pass; where the network cannot take the inputs, say what does not fit."""
+    """Run one forward pass; if the network cannot take the inputs, raise an error that says what does not fit."""
     try:
         return Pass.over(model, batch, **options)
     except RuntimeError as error:
@@ -223,7 +228,7 @@ def _pass_over(model: Model, batch: list[Sample], **options: Any) -> Pass:
 
 @contextmanager
 def _speaking(model: Model) -> Iterator[None]:
-    """Turn whatever a network or a method raises, such as for integer weights, into one sentence."""
+    """Turn any exception of a network or a method, such as for integer weights, into a one-sentence error."""
     try:
         yield
     except CamscopeError:
@@ -238,7 +243,7 @@ def _next(model: Model, explained: Iterator[tuple[int, Explanation]]) -> Explana
 
 
 def _open(model: Model, source: Source) -> Sample | Unread:
-    """Read a picture and make it ready; its error is not raised in a thread, but where its turn comes."""
+    """Read an image and prepare it; its error is returned, so that it is raised in order and not in a thread."""
     try:
         picture = as_picture(source)
         return Sample.of(model, picture)

@@ -36,17 +36,30 @@ class RecordedLayer:
         layouts: the axes of each.
         engine: what computed the part of the network before them.
         complete: whether they are known to carry the whole score, or were named by the user.
+        in_place: whether their places are known to be those of the image, or they were named by the user.
     """
 
     layers: tuple[str, ...]
     layouts: tuple[Layout, ...]
     engine: Prepared
     complete: bool = True
+    in_place: bool = True
 
     @property
     def layer(self) -> str:
         """The name, or the names joined by " + "."""
         return JOINT.join(self.layers)
+
+    @property
+    def place_notes(self) -> list[str]:
+        """What must be said of the places of the map."""
+        if self.in_place:
+            return []
+        text = (
+            f"the network mirrors, shifts, pads, crops or mixes its images before layer {self.layer!r}: the places of "
+            "the map may not be those of the image; compare it with occlusion"
+        )
+        return [text]
 
     def traces(self, forward: Forward, targets: Sequence[Target], *, rows: Sequence[int] | None = None) -> list[Trace]:
         """Return the pass seen at each layer; see `traces_of`."""
@@ -71,7 +84,7 @@ def record_layer(
     prepared = prepare(net, x, layer=names[0], engine=engine if len(names) == 1 else "eager")
     forward = record(net, x, layers=names, picture=picture, differentiable=differentiable, trunk=prepared.trunk)
     if choice is not None and layout is None:
-        return forward, RecordedLayer(names, choice.layouts, prepared, choice.complete)
+        return forward, RecordedLayer(names, choice.layouts, prepared, choice.complete, choice.in_place)
     layouts = tuple(layout or forward.layout_of(name, locate=locate_in(forward)) for name in names)
     return forward, RecordedLayer(names, layouts, prepared)
 

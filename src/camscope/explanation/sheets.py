@@ -1,4 +1,4 @@
-"""Sheets that teach: a map at every stage of a network, and how one map is made."""
+"""Figure sheets: a map at every stage of a network, and the steps that make one map."""
 
 from __future__ import annotations
 
@@ -37,14 +37,15 @@ def stages_sheet(
     engine: str = "auto",
     settings: Mapping[str, Any] | None = None,
 ) -> Image.Image:
-    """The map of one target at every stage of the network, first to last, with names and grid sizes.
+    """Draw the map of one target at every stage of the network, first to last, with names and grid sizes.
 
     Args:
         model: the model.
-        picture: the picture.
+        picture: the image.
         method: a name in `METHODS`, or a function of a `Trace`.
-        target: as for `explain`.
-        engine: as for `explain`.
+        target: a class name or index, a target function, or None for the predicted class; for detectors and
+            segmentation networks also a class at a place of the image, "dog@left,top,right,bottom" in pixels.
+        engine: backend for the part of the network before the layer: "auto", "eager" (PyTorch), "packed" or "openvino".
         settings: keyword arguments of the method.
 
     Returns:
@@ -71,15 +72,16 @@ def steps_sheet(
     engine: str = "auto",
     settings: Mapping[str, Any] | None = None,
 ) -> Image.Image:
-    """How a map is made of weighted channels: the strongest 12, their sum, the ReLU, the grid, the map, the overlay.
+    """Draw how a map is made of weighted channels: the strongest 12, their sum, its ReLU, the heat map and the overlay.
 
     Args:
         model: the model.
-        picture: the picture.
+        picture: the image.
         method: a method that gives each channel one weight.
-        target: as for `explain`.
-        layer: as for `explain`.
-        engine: as for `explain`.
+        target: a class name or index, a target function, or None for the predicted class; for detectors and
+            segmentation networks also a class at a place of the image, "dog@left,top,right,bottom" in pixels.
+        layer: name of the target layer; None for the model's own, or else `default_layer`.
+        engine: backend for the part of the network before the layer: "auto", "eager" (PyTorch), "packed" or "openvino".
         settings: keyword arguments of the method.
 
     Returns:
@@ -130,7 +132,7 @@ def _coloured(values: npt.NDArray[np.float32], cmap: str) -> Image.Image:
 
 
 def _large(image: Image.Image) -> Image.Image:
-    """A small grid with its cells as squares that can be seen."""
+    """Enlarge a small grid, so that its cells are visible squares."""
     factor = max(1, 260 // max(image.size))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 

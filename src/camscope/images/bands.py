@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -14,7 +15,7 @@ from camscope.errors import MissingExtraError, PictureError, require
 from camscope.images.limits import check_size
 from camscope.images.picture import Picture
 from camscope.images.pixels import unit, unit_float
-from camscope.images.source import no_frame, reason, split
+from camscope.images.source import frame_notes, no_frame, reason, split
 
 # Tags and values of the TIFF standard.
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _SAMPLES, _EXTRA, _FORMAT = 256, 257, 258, 262, 277, 338, 339
@@ -74,6 +75,7 @@ def read_bands(file: BinaryIO, source: str, tags: Mapping[int, Any]) -> Picture:
             frame = split(source)[1] or 0
             if frame >= len(tiff.pages):
                 raise no_frame(source, len(tiff.pages))
+            notes = frame_notes(source, len(tiff.pages))
             page = tiff.pages[frame]
             check_size(page.shape[-3:-1] if page.axes.endswith("S") else page.shape[-2:], source)
             values = page.asarray()
@@ -88,7 +90,7 @@ def read_bands(file: BinaryIO, source: str, tags: Mapping[int, Any]) -> Picture:
         raise PictureError(f"{source!r} is damaged or truncated: {reason(fault)}") from None
     if values.ndim != 3:
         raise PictureError(f"{source!r} has the axes {page.axes}; expected rows, columns and bands")
-    return _scaled(values[..., _bands(tags)], source, tags)
+    return replace(_scaled(values[..., _bands(tags)], source, tags), notes=notes)
 
 
 def band_size(tags: Mapping[int, Any]) -> tuple[int, int]:

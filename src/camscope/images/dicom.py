@@ -19,7 +19,7 @@ from camscope.images.picture import Peek, Picture, Pixels
 from camscope.images.pixels import unit
 from camscope.images.quiet import quiet
 from camscope.images.registry import reader
-from camscope.images.source import no_frame, reason, split
+from camscope.images.source import frame_notes, no_frame, reason, split
 
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _HEADER = ["Rows", "Columns", "NumberOfFrames", "SOPClassUID", "PatientID", "ViewPosition", "SpecificCharacterSet"]
@@ -95,6 +95,7 @@ def read(content: bytes, source: str) -> Picture:
             raise PictureError(
                 f"{source!r} has the colours {dataset.PhotometricInterpretation}; readable are grey, palette, RGB, YBR"
             )
+        notes = (*frame_notes(source, int(dataset.get("NumberOfFrames") or 1)), *notes)
         return Picture(pixels, source, spacing=_spacing(dataset), bits=bits, notes=notes)
 
 

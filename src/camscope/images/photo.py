@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BytesIO
 from typing import Any, BinaryIO
 
@@ -18,7 +19,7 @@ from camscope.images.picture import Peek, Picture
 from camscope.images.pixels import unit, unit_float
 from camscope.images.quiet import quiet
 from camscope.images.registry import reader
-from camscope.images.source import no_frame, reason, split
+from camscope.images.source import frame_notes, no_frame, reason, split
 
 # A closed list: other formats of Pillow are rare, untested here, or start programs (EPS runs Ghostscript).
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
@@ -61,7 +62,8 @@ def read(content: bytes, source: str) -> Picture:
     if tags := band_tags(file):
         return read_bands(file, source, tags)
     with _faults(source), _open(file, source) as image:
-        return from_pillow(image, source=source)
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a phone's preview is no frame
+        return replace(from_pillow(image, source=source), notes=frame_notes(source, frames))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Which function reads which file: a dict from file suffix to reader."""
+"""Registry of image readers: file suffix -> function that reads the file."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Reader = Callable[[bytes, str], Picture]
 """(content of a file, its source) -> the picture."""
 
 Peeker = Callable[[BinaryIO, str], Peek]
-"""(an open file, its source) -> what its header says; reads as little as it can."""
+"""(an open file, its source) -> the facts in its header; reads as little as it can."""
 
 READERS: dict[str, Reader] = {}
-"""Lower-case suffix, with its dot -> reader; the reader under "" takes every other name."""
+"""Lower-case suffix, with its dot -> reader; the reader under "" reads files of any other name."""
 
 _PEEKERS: dict[str, Peeker] = {}
 _SIGNATURES: dict[str, Sequence[tuple[int, bytes]]] = {}
@@ -30,9 +30,9 @@ def reader(
     """Register a function as the reader of files that end in one of ``suffixes``.
 
     Args:
-        suffixes: lower-case, each with its dot.
-        peeker: reads the header alone; without one, `peek` decodes the picture.
-        signatures: (place, bytes), by one of which a file of this format is known when its name has no known suffix.
+        suffixes: lower-case suffixes, each with its dot.
+        peeker: reads the header alone; None: `peek` decodes the whole image.
+        signatures: (offset, bytes) pairs; any of them identifies the format of a file whose name has no known suffix.
 
     >>> import numpy as np
     >>> @reader(".zeros")
@@ -54,19 +54,19 @@ def reader(
 
 
 def read(path: str | Path) -> Picture:
-    """Read one picture file, whatever its format.
+    """Read one image file of any format.
 
-    The longest registered suffix that the name ends with decides who reads it, so that ``.nii.gz`` can have a
-    reader of its own; where the name has none, the content decides.
+    The longest registered suffix of the name decides which reader is used, so that ``.nii.gz`` can have a reader of its
+    own. For a name without a known suffix, the content decides.
 
     Args:
-        path: the file, or an address as `fetch` takes it; ``scan.dcm#3`` is frame 3, counted from 0.
+        path: a path, or an address such as ``https://...`` or ``s3://...``; ``scan.dcm#3`` is frame 3, counted from 0.
 
     Returns:
-        The picture: float32 in [0, 1], (H, W, 1) for grey files and (H, W, 3) for all others.
+        The image: float32 in [0, 1], (H, W, 1) for grey files and (H, W, 3) for all others.
 
     Raises:
-        PictureError: the file is missing, a folder, empty, damaged, too large or not a picture.
+        PictureError: the file is missing, a folder, empty, damaged, too large or not an image.
         MissingExtraError: a format or an address whose package is not installed.
 
     >>> from tempfile import NamedTemporaryFile
@@ -84,17 +84,17 @@ def read(path: str | Path) -> Picture:
 
 
 def decode(content: bytes, source: str) -> Picture:
-    """Decode the content of a picture file, as `read` does.
+    """Decode the content of an image file of any format.
 
     Args:
         content: all bytes of the file.
-        source: its path or address; tells the format, and is the picture's name.
+        source: its path or address, which tells the format and becomes the name of the image.
 
     Returns:
-        The picture.
+        The image: float32 in [0, 1], (H, W, 1) for grey files and (H, W, 3) for all others.
 
     Raises:
-        PictureError: the content is damaged, too large or not a picture.
+        PictureError: the content is damaged, too large or not an image.
         MissingExtraError: a format whose package is not installed.
 
     >>> import io
@@ -111,16 +111,16 @@ def decode(content: bytes, source: str) -> Picture:
 
 
 def peek(source: str | Path) -> Peek:
-    """What the header of a picture file says, read without decoding its pixels.
+    """Read the header of an image file, without decoding its pixels.
 
     Args:
-        source: as for `read`.
+        source: a path, or an address such as ``https://...`` or ``s3://...``; the frame in ``scan.dcm#3`` is allowed.
 
     Returns:
         The size, and for DICOM files "patient" (PatientID) and "view" (ViewPosition) where the header has them.
 
     Raises:
-        PictureError: as `read`, for what shows at the beginning of a file: missing, empty, not a picture.
+        PictureError: the file is missing, a folder, empty, or not an image by its beginning.
         MissingExtraError: a format or an address whose package is not installed.
 
     >>> peek("no/such/file.png")
@@ -136,7 +136,7 @@ def peek(source: str | Path) -> Peek:
 
 
 def _format(beginning: bytes, source: str) -> str:
-    """The key of READERS for a file."""
+    """Return the key of `READERS` for a file."""
     name = split(source)[0].lower()
     if suffix := max((s for s in READERS if name.endswith(s)), key=len):
         return suffix

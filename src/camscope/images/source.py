@@ -146,6 +146,20 @@ def split(source: str) -> tuple[str, int | None]:
     return match[1], int(match[2])
 
 
+def frame_notes(source: str, frames: int) -> tuple[str, ...]:
+    """Return a note where one frame of several is read without being asked for.
+
+    >>> frame_notes("scan.dcm", 3)
+    ('the file holds 3 frames, of which the first is read; add #k to its name for frame k, counted from 0',)
+    >>> frame_notes("scan.dcm#0", 3), frame_notes("photo.png", 1)
+    ((), ())
+    """
+    if frames < 2 or split(source)[1] is not None:
+        return ()
+    note = f"the file holds {frames} frames, of which the first is read; add #k to its name for frame k, counted from 0"
+    return (note,)
+
+
 def no_frame(source: str, frames: int) -> PictureError:
     """The error of a frame that a file does not have."""
     name, frame = split(source)

@@ -131,8 +131,7 @@ def at_input(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0)
     with torch.inference_mode(mode=False), torch.enable_grad(), unchanged(net):
         inputs = map_tensors(inputs, lambda tensor: tensor.detach().clone())
         pictures = picture_of(inputs, picture).requires_grad_()
-        # The network gets copies: it may write into its input.
-        forward = record(net, map_tensors(inputs, torch.clone), layers=[], picture=picture, differentiable=True)
+        forward = record(net, inputs, layers=[], picture=picture, differentiable=True)
         seen = dataclasses.replace(
             forward, inputs=inputs, records={INPUT: pictures}, calls={INPUT: 1}, differentiable=False
         )

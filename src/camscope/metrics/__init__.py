@@ -1,4 +1,4 @@
-"""Whether maps are right, faithful and steady: each metric a function, and no metric knows a method."""
+"""Metrics of maps: localisation, faithfulness and robustness. Each metric is a function of maps, not of a method."""
 
 from camscope.metrics import (
     additivity,

@@ -1,4 +1,4 @@
-"""Does the map add up? Its sums, over the picture or a part of it, against what the score loses there."""
+"""Additivity metrics: compare sums of a map, over the whole image or parts of it, with the change of the score."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ def infidelity(
     clean: Tensor | None = None,
     batch_size: int = 32,
 ) -> Tensor:
-    """How badly sums of the map foretell what the score loses with random rectangles: E (b sum_M L - (y - y_M))^2.
+    """Compute how badly sums of the map predict the score lost to random rectangles: E (b sum_M L - (y - y_M))^2.
 
-    y_M is the score with rectangle M replaced. A map is defined up to a factor, so b = E (sum_M L)(y - y_M) /
-    E (sum_M L)^2 is taken for each picture, as the authors' own code and captum's ``normalize=True`` do. The map is
-    taken as each pixel's contribution (the paper's global attribution), not as a gradient.
+    y is the score of the image, and y_M the score with rectangle M replaced. A map is defined up to a factor, so
+    b = E (sum_M L)(y - y_M) / E (sum_M L)^2 is fitted per image, as in the authors' own code and captum's
+    ``normalize=True``. The map is read as each pixel's contribution (the paper's global attribution), and not as a
+    gradient.
 
     Args:
-        maps: (B, h, w), signed; laid over the input first.
-        inputs: (B, C, H, W).
-        score: best the logit.
-        substrate: what is put into the rectangles; see `SUBSTRATES`.
-        samples: rectangles, with sides from 1/8 to 1/2 of the picture's, the same for every picture.
-        seed: of the rectangles.
-        clean: (B,) the score of the inputs, where it is known.
-        batch_size: inputs in one call of ``score``.
+        maps: (B, h, w) signed maps, resized to (H, W).
+        inputs: (B, C, H, W) images as the network takes them.
+        score: (inputs (N, C, H, W), rows (N,)) -> (N,) scores, best logits; row i is an edit of image rows[i].
+        substrate: fills the rectangles: "zero", "mean" (the image's mean colour), "blur", or a tensor that broadcasts.
+        samples: number of rectangles, the same for all images; their sides are 1/8 to 1/2 of the image's sides.
+        seed: random seed of the rectangles.
+        clean: (B,) scores of the unedited inputs; None to compute them.
+        batch_size: inputs per call of ``score``.
 
     Returns:
-        (B,) in the squared unit of the score; of a map that is 0 E (y - y_M)^2.
+        (B,) in the squared unit of the score, from 0, the best; E (y - y_M)^2 for a map of zeros.
 
     Reference:
         Yeh, Hsieh, Suggala, Inouye, Ravikumar. On the (In)fidelity and Sensitivity of Explanations. NeurIPS 2019.
@@ -66,7 +67,7 @@ def infidelity(
 
 
 def _rectangles(size: torch.Size, count: int, seed: int) -> Tensor:
-    """(count, *size) true inside boxes of random sides and places."""
+    """Return masks (count, *size), true inside boxes of random sides and positions."""
     generator = torch.Generator().manual_seed(seed)
     inside = torch.ones(count, *size, dtype=torch.bool)
     for axis, side in enumerate(size):
@@ -88,20 +89,20 @@ def completeness(
     clean: Tensor | None = None,
     batch_size: int = 32,
 ) -> Tensor:
-    """How far the map is from adding up to the score: |sum L - (y - y0)| / |y - y0|, y0 the score of the substrate.
+    """Compute how far the map is from adding up to the score: |sum L - (y - y0)| / |y - y0|, y0 the substrate's score.
 
-    The sum is over the map as it is given: give it on its own grid.
+    y is the score of the image. The sum is over the map as it is: pass it on its own grid.
 
     Args:
-        maps: (B, h, w), signed, not scaled.
-        inputs: (B, C, H, W).
-        score: the logit that was explained.
-        substrate: the picture that shows nothing; see `SUBSTRATES`.
-        clean: (B,) the score of the inputs, where it is known.
-        batch_size: inputs in one call of ``score``.
+        maps: (B, h, w) signed maps, not scaled.
+        inputs: (B, C, H, W) images as the network takes them.
+        score: (inputs (N, C, H, W), rows (N,)) -> (N,) logits that were explained; row i is an edit of image rows[i].
+        substrate: image without content: "zero", "mean" (the image's mean colour), "blur", or a tensor that broadcasts.
+        clean: (B,) scores of the unedited inputs; None to compute them.
+        batch_size: inputs per call of ``score``.
 
     Returns:
-        (B,) from 0, where the map is complete; 1 for a map of zeros; NaN where the score does not change.
+        (B,) from 0, for a complete map; 1 for a map of zeros; NaN where the score does not change.
 
     Reference:
         Sundararajan, Taly, Yan. Axiomatic Attribution for Deep Networks. ICML 2017. arXiv:1703.01365

@@ -1,4 +1,4 @@
-"""How alike two maps of a picture are."""
+"""Comparison metrics: how similar two maps are."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _WINDOW = 7
 
 
 def spearman(maps: Tensor, others: Tensor) -> Tensor:
-    """Spearman's rank correlation of two maps, place by place; ties have their mean rank.
+    """Compute Spearman's rank correlation of two maps over their cells; ties get their mean rank.
 
     Args:
-        maps: (B, h, w), signed, on the layer's own grid: upsampling would only add dependent places.
-        others: (B, h, w).
+        maps: (B, h, w) signed maps on the layer's own grid: upsampling would only add dependent values.
+        others: (B, h, w) signed maps to compare them with.
 
     Returns:
         (B,) in [-1, 1]; NaN where a map is flat or has NaN.
 
     Raises:
-        SettingError: maps of different shapes.
+        SettingError: the maps have different shapes.
 
     >>> round(spearman(torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[[10.0, 20.0, 90.0]]])).item(), 9)
     1.0
@@ -36,7 +36,7 @@ def spearman(maps: Tensor, others: Tensor) -> Tensor:
 
 
 def pearson(one: Tensor, other: Tensor) -> Tensor:
-    """Pearson's correlation (B,) of rows (B, n); NaN where one of them is constant.
+    """Compute Pearson's correlation (B,) of the rows of two (B, n) tensors; NaN where a row is constant.
 
     >>> pearson(torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[2.0, 4.0, 8.0]])).item()
     1.0
@@ -49,14 +49,14 @@ def pearson(one: Tensor, other: Tensor) -> Tensor:
 
 @metric(Facts("none", low=-1.0))
 def ssim(maps: Tensor, others: Tensor) -> Tensor:
-    """Structural similarity of two maps, each scaled to [0, 1], in windows of 7 x 7 places.
+    """Compute the structural similarity of two maps, each scaled to [0, 1], in windows of 7 x 7 cells.
 
-    (2 m n + c)(2 cov + d) / ((m^2 + n^2 + c)(var + var' + d)) of every window that lies inside, its mean; c = 0.01^2,
-    d = 0.03^2. Of grids that are smaller than the window the whole is one.
+    The result is the mean of (2 m n + c)(2 cov + d) / ((m^2 + n^2 + c)(var + var' + d)) over all windows inside the
+    map, with c = 0.01^2 and d = 0.03^2. A side of fewer than 7 cells is the side of the window.
 
     Args:
-        maps: (B, h, w), signed.
-        others: (B, h, w).
+        maps: (B, h, w) signed maps.
+        others: (B, h, w) signed maps to compare them with.
 
     Returns:
         (B,) in [-1, 1].
@@ -84,14 +84,14 @@ def ssim(maps: Tensor, others: Tensor) -> Tensor:
 
 @metric(Facts("low", low=-1.0))
 def logit_randomisation(maps: Tensor, others: Tensor) -> Tensor:
-    """Whether the map of another class looks the same: Spearman's rank correlation.
+    """Compute Spearman's rank correlation of the map with the map of another class.
 
     Args:
-        maps: (B, h, w), signed, of the class that is explained.
-        others: (B, h, w) the maps of the same pictures for another class, as one drawn at random.
+        maps: (B, h, w) signed maps of the explained class.
+        others: (B, h, w) signed maps of the same images for another class, such as one drawn at random.
 
     Returns:
-        (B,) in [-1, 1]; near 1 the map does not say which class it explains.
+        (B,) in [-1, 1]; near 1, the map does not depend on the class.
 
     Reference:
         Sixt, Granz, Landgraf. When Explanations Lie: Why Many Modified BP Attributions Fail. ICML 2020.
@@ -105,14 +105,14 @@ def logit_randomisation(maps: Tensor, others: Tensor) -> Tensor:
 
 @metric(Facts("low", low=-1.0))
 def image_swap(maps: Tensor, others: Tensor) -> Tensor:
-    """Whether another picture's map looks the same: Spearman's rank correlation.
+    """Compute Spearman's rank correlation of the map with the map of another image for the same class.
 
     Args:
-        maps: (B, h, w), signed.
-        others: (B, h, w) the maps of other pictures for the same class, such as those of the batch shifted by one.
+        maps: (B, h, w) signed maps.
+        others: (B, h, w) signed maps of other images for the same class, such as those of the batch shifted by one.
 
     Returns:
-        (B,) in [-1, 1]; near 1 the map does not depend on the picture, as a centre prior does not.
+        (B,) in [-1, 1]; near 1, the map does not depend on the image, as a centre prior does not.
 
     >>> maps = torch.rand(3, 7, 7)
     >>> image_swap(maps, maps.roll(1, 0)).abs() < 0.9
@@ -122,7 +122,7 @@ def image_swap(maps: Tensor, others: Tensor) -> Tensor:
 
 
 def _mean_ranks(values: Tensor) -> Tensor:
-    """Ranks (B, n) from 0, ties at their mean."""
+    """Return ranks (B, n) from 0; ties get their mean rank."""
     order = values.argsort(1)
     ordered = values.gather(1, order)
     place = torch.arange(values.shape[1], device=values.device).expand_as(values)

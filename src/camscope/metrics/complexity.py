@@ -1,4 +1,4 @@
-"""How much of the picture does a map claim? Numbers of the map alone."""
+"""Complexity metrics: how much of the image a map covers, computed from the map alone."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from camscope.metrics.registry import Facts, metric
 
 @metric(Facts("none"))
 def gini(maps: Tensor) -> Tensor:
-    """Sparseness: Gini's index of |L|, sum_k (2 k - n - 1) |L|_(k) / (n sum |L|), |L|_(k) in ascending order.
+    """Compute the sparseness of a map, Gini's index of |L|: sum_k (2 k - n - 1) |L|_(k) / (n sum |L|).
+
+    |L|_(k) are the n values of |L| in ascending order.
 
     Args:
-        maps: (B, h, w); give the rectified map for the sparseness of the heat alone.
+        maps: (B, h, w) maps; pass rectified maps for the sparseness of the heat map alone.
 
     Returns:
-        (B,) from 0, a uniform map, to 1 - 1/n, a single place; NaN for a map of zeros.
+        (B,) from 0 for a uniform map to 1 - 1/n for a single cell; NaN for a map of zeros.
 
     Reference:
         Chalasani, Chen, Chowdhury, Jha, Wu. Concise Explanations of Neural Networks using Adversarial Training. ICML
@@ -35,13 +37,13 @@ def gini(maps: Tensor) -> Tensor:
 
 @metric(Facts("none", high=torch.inf))
 def entropy(maps: Tensor) -> Tensor:
-    """Complexity as the entropy of the shares q = |L| / sum |L|: -sum q ln q.
+    """Compute the complexity of a map as the entropy of the shares q = |L| / sum |L|: -sum q ln q.
 
     Args:
-        maps: (B, h, w); give the rectified map for the entropy of the heat alone. Only maps of one size compare.
+        maps: (B, h, w) maps; pass rectified maps for the entropy of the heat map alone. Compare only maps of one size.
 
     Returns:
-        (B,) in nats, from 0, a single place, to ln n, a uniform map; NaN for a map of zeros.
+        (B,) in nats, from 0 for a single cell to ln n for a uniform map of n cells; NaN for a map of zeros.
 
     Reference:
         Bhatt, Weller, Moura. Evaluating and Aggregating Feature-based Model Explanations. IJCAI 2020. arXiv:2005.00631
@@ -57,13 +59,13 @@ def entropy(maps: Tensor) -> Tensor:
 
 @metric(Facts("none"))
 def complexity(maps: Tensor) -> Tensor:
-    """ADCC's complexity: the mean of the heat scaled to [0, 1].
+    """Compute ADCC's complexity: the mean of the heat map scaled to [0, 1].
 
     Args:
-        maps: (B, h, w), signed.
+        maps: (B, h, w) signed maps.
 
     Returns:
-        (B,) from 0, a map without heat, to 1, a uniform one.
+        (B,) from 0 for a map without positive values to 1 for a uniform positive map; NaN for a map with NaN.
 
     Reference:
         Poppi, Cornia, Baraldi, Cucchiara. Revisiting The Evaluation of Class Activation Mapping for Explainability: A

@@ -1,4 +1,4 @@
-"""Edited inputs: what replaces pixels, in which order they go, and the scores of many edits in few passes."""
+"""Edited inputs: substrates, the order of pixels, and the scores of many edits in few forward passes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Substrate = str | Tensor
 """A name in `SUBSTRATES`, or a tensor that broadcasts to the inputs."""
 
 _BLUR = 5 / 224
-"""RISE: a Gaussian of 5 px, cut off at 5 px, on pictures of 224 px."""
+"""RISE: a Gaussian of 5 px, cut off at 5 px, on images of 224 px."""
 
 
 def scores(edit: Callable[[Tensor, Tensor], Tensor], *, rows: int, edits: int, score: Score, batch_size: int) -> Tensor:
-    """The scores (rows, edits) of that many edits of each image, ``batch_size`` inputs in one forward.
+    """Compute the scores (rows, edits) of ``edits`` edits of each image, ``batch_size`` inputs per forward pass.
 
     Args:
-        edit: (rows (N,), numbers of edits (N,)) -> (N, C, *space).
-        rows: images.
-        edits: of each.
-        score: see `Score`.
-        batch_size: inputs in one call of ``score``.
+        edit: (rows (N,), numbers of edits (N,)) -> (N, C, *space) edited inputs.
+        rows: number of images.
+        edits: number of edits per image.
+        score: (inputs (N, C, *space), rows (N,)) -> (N,) scores; row i is an edit of image rows[i].
+        batch_size: inputs per call of ``score``.
     """
     jobs = torch.arange(rows * edits)
     with torch.no_grad():
@@ -35,17 +35,17 @@ def scores(edit: Callable[[Tensor, Tensor], Tensor], *, rows: int, edits: int, s
 
 
 def clean_scores(inputs: Tensor, score: Score, clean: Tensor | None, *, batch_size: int) -> Tensor:
-    """The scores (B,) of the inputs as they are, computed unless they are known already."""
+    """Return the scores (B,) of the unedited inputs: ``clean`` if it is given, else computed."""
     if clean is not None:
         return clean.detach().double()
     return scores(lambda rows, _: inputs[rows], rows=len(inputs), edits=1, score=score, batch_size=batch_size)[:, 0]
 
 
 def ranks(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """The rank of each pixel, 0 for the most relevant, at the size of the inputs: (B, pixels).
+    """Return the rank of each pixel at the size of the inputs, (B, pixels); 0 is the most relevant pixel.
 
-    Equal values are in a random order, the same for every map, as in ROAD: a flat map is a random one, and not one
-    that deletes from the top.
+    Equal values are in a random order, the same for every map, as in ROAD. So a flat map orders pixels at random, and
+    not from the top.
     """
     values = at_size(maps, size).flatten(1)
     shuffle = torch.randperm(values.shape[1], generator=torch.Generator().manual_seed(0)).to(values.device)
@@ -55,10 +55,10 @@ def ranks(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def substitute(inputs: Tensor, substrate: Substrate) -> Tensor:
-    """What is left of pictures where their pixels are taken away, (B, C, *space).
+    """Return the substrate of each input, (B, C, *space): what replaces edited pixels.
 
     Raises:
-        SettingError: no such substrate.
+        SettingError: an unknown substrate.
     """
     if isinstance(substrate, Tensor):
         return substrate.to(inputs).expand_as(inputs)
@@ -88,9 +88,9 @@ SUBSTRATES: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": _own_mean,
     "blur": _blurred,
 }
-"""Name -> inputs (B, C, *space) -> their substrate.
+"""Name -> function of inputs (B, C, *space) that returns their substrate.
 
 * zero: 0 of the normalised input, which is the mean colour of the data set that the model was trained on;
-* mean: each picture's own mean colour;
-* blur: RISE's blur, a Gaussian of 5 px cut off at 5 px on 224 px, and in proportion on others.
+* mean: each image's own mean colour;
+* blur: RISE's blur, a Gaussian of 5 px cut off at 5 px on 224 px, and in proportion on other sizes.
 """

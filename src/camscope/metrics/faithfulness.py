@@ -1,4 +1,4 @@
-"""Does the score depend on what the map shows? Pictures are edited by their maps and scored again."""
+"""Faithfulness metrics: edit images by their maps, and measure the change of the score."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from camscope.metrics.registry import Facts, Score, metric
 
 
 class Curve(NamedTuple):
-    """Scores of pictures of which more and more pixels are edited.
+    """Scores of images while a growing share of their pixels is edited.
 
     Attributes:
-        shares: (S,) of the pixels, from 0 to 1.
-        scores: (B, S).
+        shares: (S,) share of the pixels that is edited, from 0 to 1.
+        scores: (B, S) scores at these shares.
     """
 
     shares: Tensor
@@ -27,7 +27,7 @@ class Curve(NamedTuple):
 
     @property
     def area(self) -> Tensor:
-        """(B,) the area under the curve, by trapezoids."""
+        """Return the area (B,) under the curve, by trapezoids."""
         return torch.trapezoid(self.scores, self.shares, dim=1)
 
 
@@ -41,16 +41,19 @@ def deletion_curve(
     clean: Tensor | None = None,
     batch_size: int = 32,
 ) -> Curve:
-    """Scores while the most relevant pixels are replaced first, a constant number a step.
+    """Compute the scores while the most relevant pixels are replaced first, the same number per step.
 
     Args:
-        maps: (B, h, w), signed; laid over the input first.
-        inputs: (B, C, H, W).
-        score: gives the score of edited inputs, best a probability.
-        substrate: what replaces them; see `SUBSTRATES`.
-        steps: of ceil(pixels / steps) pixels each; the last may be smaller. RISE takes one row of pixels a step.
-        clean: (B,) the score of the inputs, where it is known.
-        batch_size: inputs in one call of ``score``.
+        maps: (B, h, w) signed maps, resized to (H, W).
+        inputs: (B, C, H, W) images as the network takes them.
+        score: (inputs (N, C, H, W), rows (N,)) -> (N,) scores, best probabilities; row i is an edit of image rows[i].
+        substrate: replaces the pixels: "zero", "mean" (the image's mean colour), "blur", or a tensor that broadcasts.
+        steps: number of steps of ceil(pixels / steps) pixels; the last may be smaller. RISE takes one row per step.
+        clean: (B,) scores of the unedited inputs; None to compute them.
+        batch_size: inputs per call of ``score``.
+
+    Returns:
+        The scores from the unedited image (share 0) to its substrate (share 1).
     """
     return _curve(maps, inputs, score, substrate, backwards=False, steps=steps, clean=clean, batch_size=batch_size)
 
@@ -65,16 +68,19 @@ def insertion_curve(
     clean: Tensor | None = None,
     batch_size: int = 32,
 ) -> Curve:
-    """Scores while the most relevant pixels are put back first into what is left of the picture.
+    """Compute the scores while the most relevant pixels are put back first into the image's substrate.
 
     Args:
-        maps: as for `deletion_curve`.
-        inputs: as for `deletion_curve`.
-        score: as for `deletion_curve`.
-        substrate: what they are put back into; see `SUBSTRATES`.
-        steps: as for `deletion_curve`.
-        clean: as for `deletion_curve`.
-        batch_size: as for `deletion_curve`.
+        maps: (B, h, w) signed maps, resized to (H, W).
+        inputs: (B, C, H, W) images as the network takes them.
+        score: (inputs (N, C, H, W), rows (N,)) -> (N,) scores, best probabilities; row i is an edit of image rows[i].
+        substrate: the start: "zero", "mean" (the image's mean colour), "blur", or a tensor that broadcasts.
+        steps: number of steps of ceil(pixels / steps) pixels; the last may be smaller. RISE takes one row per step.
+        clean: (B,) scores of the unedited inputs; None to compute them.
+        batch_size: inputs per call of ``score``.
+
+    Returns:
+        The scores from the substrate (share 0) to the unedited image (share 1).
     """
     return _curve(maps, inputs, score, substrate, backwards=True, steps=steps, clean=clean, batch_size=batch_size)
 
@@ -121,16 +127,16 @@ def deletion(
     clean: Tensor | None = None,
     batch_size: int = 32,
 ) -> Tensor:
-    """Area under the deletion curve: low where the score falls as soon as the map's peak is gone.
+    """Compute the area under the deletion curve: low where the score falls as soon as the map's peak is removed.
 
     Args:
-        maps: as for `deletion_curve`.
-        inputs: as for `deletion_curve`.
-        score: as for `deletion_curve`.
-        substrate: as for `deletion_curve`.
-        steps: as for `deletion_curve`.
-        clean: as for `deletion_curve`.
-        batch_size: as for `deletion_curve`.
+        maps: (B, h, w) signed maps, resized to (H, W); pixels with the highest values are replaced first.
+        inputs: (B, C, H, W) images as the network takes them.
+        score: (inputs (N, C, H, W), rows (N,)) -> (N,) scores, best probabilities; row i is an edit of image rows[i].
+        substrate: replaces the pixels: "zero", "mean" (the image's mean colour), "blur", or a tensor that broadcasts.
+        steps: number of steps of ceil(pixels / steps) pixels; the last may be smaller. RISE takes one row per step.
+        clean: (B,) scores of the unedited inputs; None to compute them.
+        batch_size: inputs per call of ``score``.
 
     Returns:
         (B,) in the unit of the score; NaN for a map with NaN.
@@ -159,16 +165,16 @@ def insertion(
     clean: Tensor | None = None,
     batch_size: int = 32,
 ) -> Tensor:
-    """Area under the insertion curve: high where the map's peak alone brings the score back.
+    """Compute the area under the insertion curve: high where the map's peak alone restores the score.
 
     Args:
-        maps: as for `insertion_curve`.
-        inputs: as for `insertion_curve`.
-        score: as for `insertion_curve`.
-        substrate: as for `insertion_curve`.
-        steps: as for `insertion_curve`.
-        clean: as for `insertion_curve`.
-        batch_size: as for `insertion_curve`.
+        maps: (B, h, w) signed maps, resized to (H, W); pixels with the highest values are put back first.
+        inputs: (B, C, H, W) images as the network takes them.
+        score: (inputs (N, C, H, W), rows (N,)) -> (N,) scores, best probabilities; row i is an edit of image rows[i].
+        substrate: the start: "zero", "mean" (the image's mean colour), "blur", or a tensor that broadcasts.
+        steps: number of steps of ceil(pixels / steps) pixels; the last may be smaller. RISE takes one row per step.
+        clean: (B,) scores of the unedited inputs; None to compute them.
+        batch_size: inputs per call of ``score``.
 
     Returns:
         (B,) in the unit of the score; NaN for a map with NaN.
@@ -185,11 +191,11 @@ def insertion(
 
 
 class Kept(NamedTuple):
-    """Scores p of pictures, and o of what their maps keep of them.
+    """Scores p of images, and scores o of the images multiplied by their heat maps.
 
     Attributes:
-        clean: (B,) p.
-        kept: (B,) o, of x * s(R(U(L))): each pixel times its heat, scaled to [0, 1].
+        clean: (B,) p, the scores of the unedited images.
+        kept: (B,) o, the scores of x * s(R(U(L))): each pixel times its heat map value, scaled to [0, 1].
     """
 
     clean: Tensor
@@ -197,29 +203,32 @@ class Kept(NamedTuple):
 
     @property
     def drop(self) -> Tensor:
-        """R(p - o) / p."""
+        """Return the relative drop (B,): R(p - o) / p."""
         return (self.clean - self.kept).relu() / self.clean
 
     @property
     def increase(self) -> Tensor:
-        """1 where o > p."""
+        """Return (B,) 1 where o > p, else 0; NaN where o is NaN."""
         return undefined((self.kept > self.clean).double(), self.kept.isnan())
 
     @property
     def gain(self) -> Tensor:
-        """R(o - p) / (1 - p)."""
+        """Return the relative gain (B,): R(o - p) / (1 - p)."""
         return (self.kept - self.clean).relu() / (1 - self.clean)
 
 
 def kept(maps: Tensor, inputs: Tensor, score: Score, *, clean: Tensor | None = None, batch_size: int = 32) -> Kept:
-    """What is left of the score where pictures are multiplied by their heat: for drop, increase and gain at once.
+    """Compute the scores of images and of images multiplied by their heat maps, for drop, increase and gain at once.
 
     Args:
-        maps: (B, h, w), signed; laid over the input, rectified and scaled to [0, 1] first.
-        inputs: (B, C, H, W).
-        score: a probability.
-        clean: (B,) the score of the inputs, where it is known.
-        batch_size: inputs in one call of ``score``.
+        maps: (B, h, w) signed maps; resized to (H, W), rectified and scaled to [0, 1].
+        inputs: (B, C, H, W) images as the network takes them.
+        score: (inputs (N, C, H, W), rows (N,)) -> (N,) probabilities; row i is an edit of image rows[i].
+        clean: (B,) scores of the unedited inputs; None to compute them.
+        batch_size: inputs per call of ``score``.
+
+    Returns:
+        The scores; ``drop``, ``increase`` and ``gain`` are computed from them.
     """
     heat = unit(at_size(maps.to(inputs.device), inputs.shape[2:])).to(inputs.dtype)[:, None]
     known = clean_scores(inputs, score, clean, batch_size=batch_size)
@@ -233,17 +242,18 @@ def kept(maps: Tensor, inputs: Tensor, score: Score, *, clean: Tensor | None = N
 def average_drop(
     maps: Tensor, inputs: Tensor, score: Score, *, clean: Tensor | None = None, batch_size: int = 32
 ) -> Tensor:
-    """How much of the score is lost when the picture is multiplied by its map: R(p - o) / p.
+    """Compute the share of the score that is lost when the image is multiplied by its heat map: R(p - o) / p.
 
-    A map of ones loses nothing: read it beside `complexity`, or as `adcc`. The paper gives the mean in percent;
-    pytorch-grad-cam's drop is R(p - o), not divided by p.
+    p is the score of the image, and o that of the image times its heat map. A map of ones loses nothing: read this
+    metric together with `complexity`, or use `adcc`. The paper gives the mean in percent; pytorch-grad-cam's drop is
+    R(p - o), not divided by p.
 
     Args:
-        maps: as for `kept`.
-        inputs: as for `kept`.
-        score: a probability.
-        clean: as for `kept`.
-        batch_size: as for `kept`.
+        maps: (B, h, w) signed maps; resized to (H, W), rectified and scaled to [0, 1].
+        inputs: (B, C, H, W) images as the network takes them.
+        score: (inputs (N, C, H, W), rows (N,)) -> (N,) probabilities; row i is an edit of image rows[i].
+        clean: (B,) scores of the unedited inputs; None to compute them.
+        batch_size: inputs per call of ``score``.
 
     Returns:
         (B,) in [0, 1], whose mean is the average drop; NaN where p is 0.
@@ -262,14 +272,16 @@ def average_drop(
 def increase(
     maps: Tensor, inputs: Tensor, score: Score, *, clean: Tensor | None = None, batch_size: int = 32
 ) -> Tensor:
-    """Whether the score rises when the picture is multiplied by its map: increase in confidence, o > p.
+    """Test whether the score rises when the image is multiplied by its heat map: increase in confidence, o > p.
+
+    p is the score of the image, and o that of the image times its heat map.
 
     Args:
-        maps: as for `kept`.
-        inputs: as for `kept`.
-        score: a probability.
-        clean: as for `kept`.
-        batch_size: as for `kept`.
+        maps: (B, h, w) signed maps; resized to (H, W), rectified and scaled to [0, 1].
+        inputs: (B, C, H, W) images as the network takes them.
+        score: (inputs (N, C, H, W), rows (N,)) -> (N,) probabilities; row i is an edit of image rows[i].
+        clean: (B,) scores of the unedited inputs; None to compute them.
+        batch_size: inputs per call of ``score``.
 
     Returns:
         (B,) 1 or 0, whose mean is the rate of increase.
@@ -288,14 +300,16 @@ def increase(
 def average_gain(
     maps: Tensor, inputs: Tensor, score: Score, *, clean: Tensor | None = None, batch_size: int = 32
 ) -> Tensor:
-    """How much of what the score lacked to 1 is gained when the picture is multiplied by its map: R(o - p) / (1 - p).
+    """Compute the share of the distance to 1 gained when the image is multiplied by its heat map: R(o - p) / (1 - p).
+
+    p is the score of the image, and o that of the image times its heat map.
 
     Args:
-        maps: as for `kept`.
-        inputs: as for `kept`.
-        score: a probability.
-        clean: as for `kept`.
-        batch_size: as for `kept`.
+        maps: (B, h, w) signed maps; resized to (H, W), rectified and scaled to [0, 1].
+        inputs: (B, C, H, W) images as the network takes them.
+        score: (inputs (N, C, H, W), rows (N,)) -> (N,) probabilities; row i is an edit of image rows[i].
+        clean: (B,) scores of the unedited inputs; None to compute them.
+        batch_size: inputs per call of ``score``.
 
     Returns:
         (B,) in [0, 1], whose mean is the average gain; NaN where p is 1.

@@ -1,4 +1,4 @@
-"""Maps, masks and inputs of one batch: whether they fit, and maps at the size of what they are held against."""
+"""Maps, masks and inputs of one batch: check that they fit together, and resize maps to what they are compared with."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from camscope.heatmap import normalise, upsample
 
 
 def at_size(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Signed maps (B, *grid) at another size, (B, *size), in float64."""
+    """Return signed maps (B, *grid) resized to another size, (B, *size), in float64."""
     maps = maps.detach().double()
     return maps if maps.shape[1:] == tuple(size) else upsample(maps, size)
 
 
 def against(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps at the size of their masks, flattened: (B, pixels) float64 and bool.
+    """Return maps at the size of their masks, and the masks, both flattened: (B, pixels) float64 and bool.
 
     Raises:
-        SettingError: not one mask a map, or masks that are not of the same axes.
+        SettingError: not one mask per map, or masks with other axes.
     """
     if masks.ndim != maps.ndim or len(masks) != len(maps):
         raise SettingError(
@@ -32,9 +32,9 @@ def against(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unit(maps: Tensor) -> Tensor:
-    """The heat R(L) of each map scaled to [0, 1], as masks that pictures are multiplied with: s(R(L)), in float64.
+    """Scale the heat map R(L) of each map to [0, 1], for images to be multiplied with: s(R(L)), in float64.
 
-    A flat map keeps all of the picture where it is positive, and nothing where it is not.
+    A flat map becomes 1 everywhere if it is positive, and 0 otherwise.
 
     >>> unit(torch.tensor([[[-1.0, 1.0, 3.0]], [[2.0, 2.0, 2.0]], [[-2.0, -2.0, -2.0]]])).tolist()
     [[[0.0, 0.333..., 1.0]], [[1.0, 1.0, 1.0]], [[0.0, 0.0, 0.0]]]
@@ -46,10 +46,10 @@ def unit(maps: Tensor) -> Tensor:
 
 
 def undefined(values: Tensor, where: Tensor) -> Tensor:
-    """Values (B,) or (B, ...) with NaN for the pictures of which a metric is not defined."""
+    """Return values (B,) or (B, ...) with NaN for the images for which a metric is undefined."""
     return values.masked_fill(where.to(values.device).view(-1, *[1] * (values.ndim - 1)), torch.nan)
 
 
 def unsound(maps: Tensor) -> Tensor:
-    """(B,) true for maps with NaN or infinity: no order of their pixels means anything."""
+    """Return (B,), true for maps with NaN or infinity, whose pixels have no meaningful order."""
     return ~maps.detach().flatten(1).isfinite().all(1)

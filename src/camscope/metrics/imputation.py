@@ -1,4 +1,4 @@
-"""Linear imputation: removed pixels as the weighted means of their neighbours, solved for all at once."""
+"""Linear imputation: replace removed pixels by weighted means of their neighbours, from one linear system."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _LEAF = 16
 
 
 def impute(inputs: Tensor, removed: Tensor) -> Tensor:
-    """Inputs with removed pixels filled in, x_i = sum_j w_j x_j / sum_j w_j over the neighbours j that exist.
+    """Fill in removed pixels with x_i = sum_j w_j x_j / sum_j w_j over the neighbours j that exist.
 
-    w is 1/6 across and 1/12 diagonally, and neighbours that are removed too take part as unknowns.
+    The weight w is 1/6 across and 1/12 diagonally. Neighbours that are removed too are unknowns of the same system.
 
     Args:
-        inputs: (N, C, H, W).
-        removed: (N, H, W), true where pixels are replaced; some pixel of each picture must stay.
+        inputs: (N, C, H, W) images.
+        removed: (N, H, W), true where pixels are replaced; at least one pixel of each image must stay.
 
     Returns:
-        (N, C, H, W); the same as the inputs elsewhere.
+        (N, C, H, W) images, equal to the inputs at all other pixels.
 
     Reference:
         Rong, Leemann, Borisov, Kasneci, Kasneci. A Consistent and Efficient Evaluation Strategy for Attribution
@@ -47,14 +47,14 @@ Mask = npt.NDArray[np.bool_]
 
 
 def imputer(removed: Mask, known: Mask) -> Callable[[npt.NDArray[np.floating]], Floats]:
-    """What fills one hole in, for any number of channels and pictures; see `impute`.
+    """Return a function that fills in one hole by linear imputation, for any number of channels and images.
 
     Args:
         removed: (H, W), true where pixels are replaced.
-        known: (H, W), true where pixels may be used; what is neither takes no part.
+        known: (H, W), true where pixels may be used; pixels that are neither removed nor known take no part.
 
     Returns:
-        Known pixels (N, known) -> removed ones (N, removed), both in the order of the rows.
+        Function from known pixels (N, known) to removed pixels (N, removed), both in row-major order.
 
     >>> imputer(np.array([[False, True, True, False]]), np.array([[True, False, False, True]]))(np.array([[1.0, 4.0]]))
     array([[2., 3.]])
@@ -76,7 +76,7 @@ def imputer(removed: Mask, known: Mask) -> Callable[[npt.NDArray[np.floating]], 
 
 @lru_cache(maxsize=4)
 def _grid(height: int, width: int) -> tuple[sparse.csr_array, Indices]:
-    """Of a picture: every pixel's weights for the others, and the order in which pixels are eliminated.
+    """Return every pixel's weights for the others, and the order in which pixels are eliminated.
 
     [1 2 1]^T [1 2 1] / 12 without its centre is the paper's 1/6 across and 1/12 diagonally.
     """
@@ -90,11 +90,11 @@ def _grid(height: int, width: int) -> tuple[sparse.csr_array, Indices]:
 
 
 def _dissected(places: Indices) -> Indices:
-    """The places of a grid by nested dissection: one half, the other, then the line between them.
+    """Order the cells of a grid by nested dissection: one half, the other half, then the line between them.
 
-    The factors stay as sparse as with SuperLU's own ordering, and need no search for one: holes of a tenth to nine
-    tenths of 224 x 224 pixels take 0.07 s each on average instead of 0.10, all in one block-diagonal system 0.13, by
-    conjugate gradients 0.27 (benchmarks/quality/imputation.py).
+    The factors stay as sparse as with SuperLU's own ordering, without the search for one. Holes of a tenth to nine
+    tenths of 224 x 224 pixels take 0.07 s on average, and 0.10 s with SuperLU's ordering. One block-diagonal system
+    for all holes takes 0.13 s per hole, and conjugate gradients 0.27 s (benchmarks/quality/imputation.py).
 
     Reference:
         George. Nested dissection of a regular finite element mesh. SIAM J. Numerical Analysis 1973. doi:10.1137/0710032

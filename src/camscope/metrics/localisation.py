@@ -1,4 +1,4 @@
-"""Does the heat lie where the annotation does? Maps (B, h, w) against masks (B, H, W) of what the network saw."""
+"""Localisation metrics: maps (B, h, w) against annotation masks (B, H, W) of what the network saw."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from camscope.metrics.registry import Facts, metric
 
 @metric(Facts("high"))
 def pointing_game(maps: Tensor, masks: Tensor, *, tolerance: float = 15) -> Tensor:
-    """Whether the peak of the map lies in the region, or less than 15 pixels (``tolerance``) from it: TorchRay's rule.
+    """Test whether the map's peak is in the region or less than 15 pixels (``tolerance``) from it: TorchRay's rule.
 
-    Where several pixels tie for the peak, the share of them that hits counts, so that a flat map gets its `chance`;
-    TorchRay takes the first of them.
+    Where several pixels tie for the peak, the result is the share of them that hits, so that a flat map gets its
+    `chance`. TorchRay takes the first of them.
 
     Args:
-        maps: (B, h, w), signed; laid over the mask first.
+        maps: (B, h, w) signed maps, resized to (H, W).
         masks: (B, H, W), true inside the region.
         tolerance: in pixels of the masks; 0 for none.
 
@@ -43,11 +43,11 @@ def pointing_game(maps: Tensor, masks: Tensor, *, tolerance: float = 15) -> Tens
 
 @metric(Facts("high"))
 def pointing(maps: Tensor, masks: Tensor) -> Tensor:
-    """Whether the peak of the map lies inside the region, without tolerance: CheXlocalize's hit rate.
+    """Test whether the map's peak is inside the region, without tolerance: CheXlocalize's hit rate.
 
     Args:
-        maps: (B, h, w), signed.
-        masks: (B, H, W).
+        maps: (B, h, w) signed maps, resized to (H, W).
+        masks: (B, H, W), true inside the region.
 
     Returns:
         (B,) 1 or 0, between them for ties; NaN for an empty mask and for a map with NaN.
@@ -63,11 +63,11 @@ def pointing(maps: Tensor, masks: Tensor) -> Tensor:
 
 
 def chance(masks: Tensor, *, tolerance: float = 0) -> Tensor:
-    """How often a point that knows nothing wins the pointing game: the share of places that count as a hit.
+    """Return the chance level of the pointing game: the share of pixels that count as a hit.
 
     Args:
-        masks: (B, H, W).
-        tolerance: in pixels, as for `pointing_game`.
+        masks: (B, H, W), true inside the region.
+        tolerance: in pixels of the masks; pixels less than this far from the region count as a hit. 0 for none.
 
     Returns:
         (B,) in [0, 1].
@@ -79,7 +79,7 @@ def chance(masks: Tensor, *, tolerance: float = 0) -> Tensor:
 
 
 def near(masks: Tensor, tolerance: float) -> Tensor:
-    """(B, H, W) true less than ``tolerance`` pixels from the region, and in it; nowhere for an empty mask.
+    """Return (B, H, W), true inside the region and less than ``tolerance`` pixels from it; false for an empty mask.
 
     Raises:
         SettingError: a negative tolerance.
@@ -98,16 +98,16 @@ def near(masks: Tensor, tolerance: float) -> Tensor:
 
 @metric(Facts("high"))
 def mass_accuracy(maps: Tensor, masks: Tensor) -> Tensor:
-    """Relevance mass accuracy: the share of the heat that lies in the region, sum_G R(L) / sum R(L).
+    """Compute the relevance mass accuracy: the share of the heat map that lies in the region, sum_G R(L) / sum R(L).
 
-    Only positive evidence counts; Quantus sums signed values, whose share may lie outside [0, 1].
+    Only positive evidence counts. Quantus sums signed values, whose share may lie outside [0, 1].
 
     Args:
-        maps: (B, h, w), signed.
-        masks: (B, H, W).
+        maps: (B, h, w) signed maps, resized to (H, W).
+        masks: (B, H, W), true inside the region.
 
     Returns:
-        (B,) in [0, 1]; NaN for an empty mask, and for a map without heat.
+        (B,) in [0, 1]; NaN for an empty mask and for a map without positive values.
 
     Reference:
         Arras, Osman, Samek. CLEVR-XAI: A benchmark dataset for the ground truth evaluation of neural network
@@ -124,14 +124,14 @@ def mass_accuracy(maps: Tensor, masks: Tensor) -> Tensor:
 
 @metric(Facts("high", high=torch.inf))
 def enrichment(maps: Tensor, masks: Tensor) -> Tensor:
-    """How many times more heat lies in the region than an even spread puts there: mass accuracy / area share.
+    """Compute the ratio of the heat in the region to that of a uniform map: mass accuracy / area share.
 
     Args:
-        maps: (B, h, w), signed.
-        masks: (B, H, W).
+        maps: (B, h, w) signed maps, resized to (H, W).
+        masks: (B, H, W), true inside the region.
 
     Returns:
-        (B,) from 0 to 1 / area; 1 for a uniform map; NaN as for `mass_accuracy`.
+        (B,) from 0 to 1 / area; 1 for a uniform map; NaN for an empty mask and for a map without positive values.
 
     >>> enrichment(torch.tensor([[[3.0, 1.0, -5.0]]]), torch.tensor([[[True, False, False]]]))
     tensor([2.2500], dtype=torch.float64)
@@ -141,14 +141,14 @@ def enrichment(maps: Tensor, masks: Tensor) -> Tensor:
 
 @metric(Facts("high"))
 def rank_accuracy(maps: Tensor, masks: Tensor) -> Tensor:
-    """Relevance rank accuracy: of the n largest values of the map, n the region's size, the share that lies in it.
+    """Compute the relevance rank accuracy: the share of the map's n largest values that lies in the region of n pixels.
 
     Values that tie for the last places count by the share of them that lies in the region, so that a uniform map gets
-    the region's share of the picture.
+    the region's share of the image.
 
     Args:
-        maps: (B, h, w), signed.
-        masks: (B, H, W).
+        maps: (B, h, w) signed maps, resized to (H, W).
+        masks: (B, H, W), true inside the region.
 
     Returns:
         (B,) in [0, 1]; NaN for an empty mask and for a map with NaN.
@@ -171,14 +171,14 @@ def rank_accuracy(maps: Tensor, masks: Tensor) -> Tensor:
 
 @metric(Facts("high"))
 def auprc(maps: Tensor, masks: Tensor) -> Tensor:
-    """Area under the precision-recall curve of the map as a detector of the region's pixels: average precision.
+    """Compute the area under the precision-recall curve of the map as a detector of the region's pixels.
 
-    sum_k (R_k - R_(k-1)) P_k over the distinct values of the map, from the largest; a uniform map gets the region's
-    share of the picture.
+    This is the average precision sum_k (R_k - R_(k-1)) P_k over the distinct values of the map, from the largest. A
+    uniform map gets the region's share of the image.
 
     Args:
-        maps: (B, h, w), signed.
-        masks: (B, H, W).
+        maps: (B, h, w) signed maps, resized to (H, W).
+        masks: (B, H, W), true inside the region.
 
     Returns:
         (B,) in [0, 1]; NaN for an empty mask and for a map with NaN.

@@ -1,4 +1,4 @@
-"""The map as an outline: thresholds, boxes, and how well they overlap with what was annotated."""
+"""Overlap metrics: thresholds and boxes of a map, and how well they overlap with the annotation."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from camscope.metrics.fitting import against, at_size, undefined, unsound
 from camscope.metrics.registry import Facts, metric
 
 Box = tuple[int, int, int, int]
-"""(left, top, right, bottom) in pixels, right and bottom outside."""
+"""(left, top, right, bottom) in pixels, right and bottom exclusive."""
 
 THRESHOLDS = torch.arange(100, dtype=torch.float64) / 100
-"""Shares of a map's maximum at which the tuned metrics cut: 0, 0.01 ... 0.99."""
+"""Thresholds of the tuned metrics, as shares of a map's maximum: 0, 0.01 ... 0.99."""
 
 _BINS = 256
 _SIDE = 224
-"""Boxes are drawn on pictures of at most so many pixels a side, as in the paper."""
+"""Maximum side in pixels of the images that boxes are drawn on, as in the paper."""
 _EIGHT = np.ones((3, 3), int)
 
 
 class Tuned(NamedTuple):
-    """A metric at the threshold that is best for a whole set.
+    """A metric at the best threshold for a whole set.
 
     Attributes:
         value: mean over the set.
-        thresholds: the shares of the maximum that were chosen: one, of MaxBoxAccV2 one for each overlap.
-        values: (B,) of each picture at these.
+        thresholds: chosen shares of the maximum: one, or for MaxBoxAccV2 one per overlap.
+        values: (B,) value of each image at these thresholds.
     """
 
     value: float
@@ -42,13 +42,16 @@ class Tuned(NamedTuple):
 
 
 def tuned(curves: Tensor) -> Tuned:
-    """One threshold for a whole set: the one at which the mean over its pictures is largest.
+    """Choose one threshold for a whole set: the one at which the mean over its images is largest.
 
-    The threshold is chosen on the set itself, as MaxBoxAcc does; so the number flatters, all maps alike.
+    The threshold is chosen on the set itself, as in MaxBoxAcc. So the value is optimistic, for all maps alike.
 
     Args:
-        curves: (B, ..., T) of all pictures of the set, of a metric whose facts say that it is tuned. Pictures with NaN
+        curves: (B, ..., T) values of a tuned metric at each of `THRESHOLDS`, for all images of the set. Images with NaN
             do not count.
+
+    Returns:
+        The mean over the set at that threshold, the threshold, and the value of each image.
 
     >>> tuned(torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.5, 1.0]]))
     Tuned(value=0.75, thresholds=(0.01,), values=tensor([1.0000, 0.5000]))
@@ -60,15 +63,15 @@ def tuned(curves: Tensor) -> Tuned:
 
 
 def otsu(maps: Tensor) -> Tensor:
-    """Otsu's threshold of each heat map R(L), of 256 levels from 0 to its maximum.
+    """Compute Otsu's threshold of each heat map R(L), with 256 levels from 0 to its maximum.
 
-    It maximises the variance between the two classes; foreground is what lies above it.
+    It maximises the variance between the two classes; the foreground lies above it.
 
     Args:
-        maps: (B, h, w), signed.
+        maps: (B, h, w) signed maps.
 
     Returns:
-        (B,) in the unit of the maps; below all values for a flat map.
+        (B,) in the unit of the maps; -1, below all values, for a flat map.
 
     Reference:
         Otsu. A threshold selection method from gray-level histograms. IEEE Trans. SMC 1979.
@@ -93,14 +96,15 @@ def otsu(maps: Tensor) -> Tensor:
 
 @metric(Facts("high"))
 def iou(maps: Tensor, masks: Tensor) -> Tensor:
-    """Overlap of the heat above Otsu's threshold with the region: intersection over union.
+    """Compute the intersection over union of the region with the heat map above Otsu's threshold.
 
     Args:
-        maps: (B, h, w), signed.
-        masks: (B, H, W).
+        maps: (B, h, w) signed maps, resized to (H, W).
+        masks: (B, H, W), true inside the region.
 
     Returns:
-        (B,) in [0, 1]: 0 for a map without heat, the region's area for a uniform one; NaN for an empty mask.
+        (B,) in [0, 1]: 0 for a map without positive values, the region's area share for a uniform map; NaN for an empty
+            mask.
 
     >>> iou(torch.tensor([[[0.0, 0.1, 0.9, 1.0]]]), torch.tensor([[[False, False, False, True]]]))
     tensor([0.5000], dtype=torch.float64)
@@ -117,11 +121,11 @@ def tuned_iou(maps: Tensor, masks: Tensor) -> Tensor:
     """Overlap with the region of the heat of at least t of its maximum, for each of `THRESHOLDS`.
 
     Args:
-        maps: (B, h, w), signed.
-        masks: (B, H, W).
+        maps: (B, h, w) signed maps, resized to (H, W).
+        masks: (B, H, W), true inside the region.
 
     Returns:
-        (B, T) in [0, 1]; NaN for an empty mask. `tuned` makes one number of a set.
+        (B, T) in [0, 1], one value per threshold; NaN for an empty mask. `tuned` makes one number per set of them.
 
     >>> tuned_iou(torch.tensor([[[0.0, 0.1, 0.9, 1.0]]]), torch.tensor([[[False, False, False, True]]]))[0, [0, 50, 95]]
     tensor([0.2500, 0.5000, 1.0000], dtype=torch.float64)
@@ -141,17 +145,19 @@ def tuned_iou(maps: Tensor, masks: Tensor) -> Tensor:
 
 @metric(Facts("high", tuned=True))
 def maxboxacc(maps: Tensor, masks: Tensor, *, boxes: Sequence[Sequence[Box]] | None = None) -> Tensor:
-    """Whether the box around the largest piece of the heat overlaps a true box by half, for each of `THRESHOLDS`.
+    """Test whether the largest component's box overlaps a true box by an IoU of 0.5 or more, for each of `THRESHOLDS`.
 
-    MaxBoxAcc is the share of pictures where it does, at the best threshold (`tuned`).
+    A component is a connected part of the heat map at or above the threshold. MaxBoxAcc is the share of images that
+    pass at the best threshold (`tuned`).
 
     Args:
-        maps: (B, h, w), signed.
-        masks: (B, H, W); their connected pieces are the true boxes, unless these are given.
-        boxes: the true boxes of each picture, in pixels of the masks.
+        maps: (B, h, w) signed maps, resized to (H, W).
+        masks: (B, H, W), true inside the region.
+        boxes: true boxes of each image, (left, top, right, bottom) in pixels of the masks, right and bottom exclusive;
+            None for the boxes of the connected components of the masks.
 
     Returns:
-        (B, T) 1 or 0; NaN for a picture without a true box and for a map with NaN.
+        (B, T) 1 or 0; NaN for an image without a true box and for a map with NaN.
 
     Reference:
         Choe, Oh, Lee, Chun, Akata, Shim. Evaluating Weakly Supervised Object Localization Methods Right. CVPR 2020.
@@ -168,17 +174,19 @@ def maxboxacc(maps: Tensor, masks: Tensor, *, boxes: Sequence[Sequence[Box]] | N
 
 @metric(Facts("high", tuned=True))
 def maxboxaccv2(maps: Tensor, masks: Tensor, *, boxes: Sequence[Sequence[Box]] | None = None) -> Tensor:
-    """Whether the box around any piece of the heat overlaps a true box by 0.3, 0.5 and 0.7, for each of `THRESHOLDS`.
+    """Test whether any component's box overlaps a true box by an IoU of 0.3, 0.5 and 0.7, for each of `THRESHOLDS`.
 
-    MaxBoxAccV2 is the mean of the three shares of pictures, each at its own best threshold (`tuned`).
+    A component is a connected part of the heat map at or above the threshold. MaxBoxAccV2 is the mean over the three
+    IoUs of the share of images that pass, each at its own best threshold (`tuned`).
 
     Args:
-        maps: (B, h, w), signed.
-        masks: (B, H, W); their connected pieces are the true boxes, unless these are given.
-        boxes: the true boxes of each picture, in pixels of the masks.
+        maps: (B, h, w) signed maps, resized to (H, W).
+        masks: (B, H, W), true inside the region.
+        boxes: true boxes of each image, (left, top, right, bottom) in pixels of the masks, right and bottom exclusive;
+            None for the boxes of the connected components of the masks.
 
     Returns:
-        (B, 3, T) 1 or 0; NaN for a picture without a true box and for a map with NaN.
+        (B, 3, T) 1 or 0; NaN for an image without a true box and for a map with NaN.
 
     Reference:
         Choe et al. Evaluation for Weakly Supervised Object Localization: Protocol, Metrics, and Datasets. TPAMI 2022.
@@ -195,14 +203,14 @@ def maxboxaccv2(maps: Tensor, masks: Tensor, *, boxes: Sequence[Sequence[Box]] |
 
 
 def boxes_of(heat: Tensor, threshold: float) -> list[Box]:
-    """The boxes around the connected pieces of a map, the largest piece first.
+    """Return the boxes around the connected components of a heat map, the largest component first.
 
     Args:
-        heat: (h, w), one map.
-        threshold: share of its maximum that still belongs to a piece; nothing does of a map without heat.
+        heat: (h, w) heat map of one image.
+        threshold: share of the maximum at or above which pixels form components; a map with no positive value has none.
 
     Returns:
-        Boxes (left, top, right, bottom), right and bottom outside; pieces touch at edges and corners.
+        Boxes (left, top, right, bottom), right and bottom exclusive; pixels connect at edges and corners.
 
     >>> boxes_of(torch.tensor([[1.0, 0.0, 0.6, 0.9], [0.0, 0.0, 0.7, 0.9]]), 0.5)
     [(2, 0, 4, 2), (0, 0, 1, 1)]
@@ -215,7 +223,7 @@ def boxes_of(heat: Tensor, threshold: float) -> list[Box]:
 
 
 def mask_boxes(masks: Tensor) -> list[list[Box]]:
-    """The boxes around the connected pieces of each mask (B, H, W)."""
+    """Return the boxes around the connected components of each mask (B, H, W)."""
     return [[_as_box(box) for box in _pieces(mask.cpu().numpy().astype(bool))[0]] for mask in masks]
 
 
@@ -230,7 +238,7 @@ def _box_overlaps(
     *,
     pick: Callable[[Edges, npt.NDArray[np.int64]], Edges],
 ) -> Tensor:
-    """The best overlap (B, T) of the picked boxes with any true box."""
+    """Return the best IoU (B, T) of the picked boxes with any true box."""
     height, width = (min(side, _SIDE) for side in masks.shape[1:])
     truths = mask_boxes(masks) if boxes is None else boxes
     if not len(truths) == len(maps) == len(masks):
@@ -254,14 +262,14 @@ def _largest(found: Edges, sizes: npt.NDArray[np.int64]) -> Edges:
 
 
 def _pieces(shown: npt.NDArray[np.bool_]) -> tuple[Edges, npt.NDArray[np.int64]]:
-    """Boxes (n, 4) and sizes (n,) of the connected pieces."""
+    """Return the boxes (n, 4) and sizes (n,) of the connected components."""
     labels, count = ndimage.label(shown, structure=_EIGHT)
     found = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)]
     return np.array(found, np.int64).reshape(count, 4), np.bincount(labels.ravel(), minlength=count + 1)[1:]
 
 
 def _box_iou(some: Edges, others: Edges) -> npt.NDArray[np.float64]:
-    """(n, m) intersection over union."""
+    """Return the intersection over union (n, m) of n boxes with m others."""
     low = np.maximum(some[:, None, :2], others[None, :, :2])
     high = np.minimum(some[:, None, 2:], others[None, :, 2:])
     both = (high - low).clip(0).prod(2)
@@ -271,7 +279,7 @@ def _box_iou(some: Edges, others: Edges) -> npt.NDArray[np.float64]:
 
 
 def _boxless(masks: Tensor, boxes: Sequence[Sequence[Box]] | None) -> Tensor:
-    """(B,) true for pictures without a true box."""
+    """Return (B,), true for images without a true box."""
     missing = ~masks.flatten(1).any(1) if boxes is None else torch.tensor([not one for one in boxes], dtype=torch.bool)
     return missing.to(masks.device)
 
@@ -282,5 +290,5 @@ def _as_box(edges: npt.NDArray[np.int64]) -> Box:
 
 
 def _levels(heat: Tensor, top: Tensor, bins: int) -> Tensor:
-    """Which of ``bins`` equal parts of [0, top] each value lies in; the maximum lies in the last."""
+    """Return which of ``bins`` equal parts of [0, top] each value lies in; the maximum lies in the last."""
     return (heat / torch.where(top > 0, top, 1.0) * bins).nan_to_num().long().clamp(0, bins - 1)

@@ -1,4 +1,4 @@
-"""The metrics by name. A metric is one function, and its kind is told by its parameters' names."""
+"""Registry of the metrics by name. The names of a metric's required parameters tell its kind."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Literal, TypeVar
 from torch import Tensor
 
 Metric = Callable[..., Tensor]
-"""A function of one of the kinds in `KINDS`, with settings behind ``*``; it returns (B,)."""
+"""A function of one of the kinds in `KINDS`, with keyword-only settings; it returns (B,)."""
 
 Score = Callable[[Tensor, Tensor], Tensor]
-"""(inputs (N, C, *space), rows (N,)) -> (N,): the explained score of edited inputs, row i an edit of image rows[i]."""
+"""(inputs (N, C, *space), rows (N,)) -> (N,) explained scores of edited inputs; row i is an edit of image rows[i]."""
 
 Explain = Callable[[Tensor], Tensor]
-"""inputs (B, C, *space), each an edit of its own image of the batch -> maps (B, *grid), signed."""
+"""inputs (B, C, *space), input i an edit of image i of the batch -> signed maps (B, *grid)."""
 
 KINDS: dict[tuple[str, ...], str] = {
     ("maps", "masks"): "localisation",
@@ -27,20 +27,20 @@ KINDS: dict[tuple[str, ...], str] = {
     ("maps", "others"): "comparison",
     ("explain", "net"): "randomisation",
 }
-"""The parameters that a metric must be given -> its kind."""
+"""Names of the required parameters of a metric -> its kind."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What one must know to read a metric.
+    """Direction and range of a metric, and the score that it needs.
 
     Attributes:
-        best: "high" or "low": which values are better; "none" where neither is, as of how sparse a map is. Of rank
-            correlations "low" means far from 1: below 0 is no better than 0.
-        low: the smallest value that is possible.
-        high: the largest.
-        score: the scale that its score function must be on, "probability" or "logit"; "" where it needs none.
-        tuned: whether it returns curves (B, ..., T) over `THRESHOLDS`, for `tuned` to make one number of a whole set.
+        best: "high" or "low": which values are better; "none" where neither is, as for the sparseness of a map. For
+            rank correlations "low" means far from 1: a value below 0 is no better than 0.
+        low: smallest possible value.
+        high: largest possible value.
+        score: scale that the score function must be on, "probability" or "logit"; "" for a metric without a score.
+        tuned: whether the metric returns curves (B, ..., T) over `THRESHOLDS`; `tuned` makes one number of a set.
     """
 
     best: Literal["high", "low", "none"]
@@ -51,9 +51,9 @@ class Facts:
 
 
 METRICS: dict[str, Metric] = {}
-"""All metrics."""
+"""Metrics by name."""
 FACTS: dict[str, Facts] = {}
-"""What to know of each."""
+"""Facts of each metric, by its name."""
 
 _Function = TypeVar("_Function", bound=Metric)
 
@@ -69,13 +69,13 @@ def metric(facts: Facts) -> Callable[[_Function], _Function]:
 
 
 def kind(function: Metric) -> str:
-    """The kind of a metric, told by what it must be given.
+    """Return the kind of a metric, from the names of its required parameters.
 
     >>> kind(lambda maps, masks, *, tolerance=0: maps.sum((1, 2)))
     'localisation'
 
     Raises:
-        KeyError: a function that is no metric.
+        KeyError: the function is not a metric.
     """
     parameters = inspect.signature(function).parameters.values()
     asked = (p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD)

@@ -1,4 +1,4 @@
-"""ROAD: remove and debias. Removed pixels are imputed from their neighbours, so that the hole itself says nothing."""
+"""ROAD (remove and debias): removed pixels are imputed from their neighbours, so that a hole carries no information."""
 
 from __future__ import annotations
 
@@ -31,26 +31,27 @@ def road_morf(
     clean: Tensor | None = None,
     batch_size: int = 32,
 ) -> Tensor:
-    """Change of the score when the most relevant pixels are removed first, the mean over the shares; low is good.
+    """Compute the mean change of the score over the shares, the most relevant pixels removed first; low is good.
 
-    Removed pixels are imputed (`impute`), with a little noise, so that the classifier cannot read the mask. The
-    paper counts how often the predicted class stays; the change of its score, as in pytorch-grad-cam, says more of few.
+    Removed pixels are imputed (`impute`), with a little noise, so that the classifier cannot read the mask. The paper
+    counts how often the predicted class stays. The change of its score, as in pytorch-grad-cam, is more precise on few
+    images.
 
     Args:
-        maps: (B, h, w), signed; laid over the input first.
-        inputs: (B, C, H, W).
-        score: gives the score of edited inputs, best a probability.
-        shares: of the pixels that are removed, each between 0 and 1.
-        noise: standard deviation of what is added to imputed pixels, in the unit of the inputs.
-        seed: of the noise, which is the same for every picture.
-        clean: (B,) the score of the inputs, where it is known.
-        batch_size: inputs that are imputed, and scored, in one call.
+        maps: (B, h, w) signed maps, resized to (H, W).
+        inputs: (B, C, H, W) images as the network takes them.
+        score: (inputs (N, C, H, W), rows (N,)) -> (N,) scores, best probabilities; row i is an edit of image rows[i].
+        shares: shares of the pixels to remove, each between 0 and 1; by default 0.1, 0.2 ... 0.9.
+        noise: standard deviation of the noise added to imputed pixels, in the unit of the inputs.
+        seed: random seed of the noise, which is the same for every image.
+        clean: (B,) scores of the unedited inputs; None to compute them.
+        batch_size: inputs that are imputed and scored per call.
 
     Returns:
         (B,) the mean of (score after - score before), in [-1, 1] for probabilities; NaN for a map with NaN.
 
     Raises:
-        SettingError: a share that removes nothing or everything.
+        SettingError: a share that removes no pixel or every pixel.
 
     Reference:
         Rong, Leemann, Borisov, Kasneci, Kasneci. A Consistent and Efficient Evaluation Strategy for Attribution
@@ -79,20 +80,20 @@ def road_lerf(
     clean: Tensor | None = None,
     batch_size: int = 32,
 ) -> Tensor:
-    """Change of the score when the least relevant pixels are removed first, the mean over the shares; high is good.
+    """Compute the mean change of the score over the shares, the least relevant pixels removed first; high is good.
 
     Args:
-        maps: as for `road_morf`.
-        inputs: as for `road_morf`.
-        score: as for `road_morf`.
-        shares: as for `road_morf`.
-        noise: as for `road_morf`.
-        seed: as for `road_morf`.
-        clean: as for `road_morf`.
-        batch_size: as for `road_morf`.
+        maps: (B, h, w) signed maps, resized to (H, W).
+        inputs: (B, C, H, W) images as the network takes them.
+        score: (inputs (N, C, H, W), rows (N,)) -> (N,) scores, best probabilities; row i is an edit of image rows[i].
+        shares: shares of the pixels to remove, each between 0 and 1; by default 0.1, 0.2 ... 0.9.
+        noise: standard deviation of the noise added to imputed pixels, in the unit of the inputs.
+        seed: random seed of the noise, which is the same for every image.
+        clean: (B,) scores of the unedited inputs; None to compute them.
+        batch_size: inputs that are imputed and scored per call.
 
     Returns:
-        (B,) the mean of (score after - score before), in [-1, 1] for probabilities.
+        (B,) the mean of (score after - score before), in [-1, 1] for probabilities; NaN for a map with NaN.
 
     Reference:
         Rong et al. ICML 2022. arXiv:2202.00449
@@ -113,20 +114,20 @@ def road(
     clean: Tensor | None = None,
     batch_size: int = 32,
 ) -> Tensor:
-    """ROAD combined: (`road_lerf` - `road_morf`) / 2; 0 is expected of a map that knows nothing.
+    """Compute ROAD combined: (`road_lerf` - `road_morf`) / 2; a map without information is expected to get 0.
 
     Args:
-        maps: as for `road_morf`.
-        inputs: as for `road_morf`.
-        score: as for `road_morf`.
-        shares: as for `road_morf`.
-        noise: as for `road_morf`.
-        seed: as for `road_morf`.
-        clean: as for `road_morf`; it cancels, and is not needed.
-        batch_size: as for `road_morf`.
+        maps: (B, h, w) signed maps, resized to (H, W).
+        inputs: (B, C, H, W) images as the network takes them.
+        score: (inputs (N, C, H, W), rows (N,)) -> (N,) scores, best probabilities; row i is an edit of image rows[i].
+        shares: shares of the pixels to remove, each between 0 and 1; by default 0.1, 0.2 ... 0.9.
+        noise: standard deviation of the noise added to imputed pixels, in the unit of the inputs.
+        seed: random seed of the noise, which is the same for every image.
+        clean: (B,) scores of the unedited inputs; None to compute them. They cancel in the result.
+        batch_size: inputs that are imputed and scored per call.
 
     Returns:
-        (B,) in [-0.5, 0.5] for probabilities.
+        (B,) in [-0.5, 0.5] for probabilities; NaN for a map with NaN.
 
     Reference:
         Rong et al. ICML 2022. arXiv:2202.00449; both orders in one number as in pytorch-grad-cam.
@@ -136,12 +137,12 @@ def road(
 
 
 class RoadCurves(NamedTuple):
-    """What is left of the score where pixels are removed, and the three numbers of it.
+    """Change of the score for each share of removed pixels, in both orders of removal.
 
     Attributes:
-        shares: (S,) of the pixels that are removed.
-        morf: (B, S) change of the score, the most relevant pixels removed first.
-        lerf: (B, S) the same, the least relevant removed first.
+        shares: (S,) shares of the pixels that are removed.
+        morf: (B, S) change of the score with the most relevant pixels removed first.
+        lerf: (B, S) change of the score with the least relevant pixels removed first.
     """
 
     shares: Tensor
@@ -150,7 +151,7 @@ class RoadCurves(NamedTuple):
 
     @property
     def combined(self) -> Tensor:
-        """(B,) (LeRF - MoRF) / 2, each the mean over the shares."""
+        """Return (LeRF - MoRF) / 2, (B,), each the mean over the shares."""
         return (self.lerf.mean(1) - self.morf.mean(1)) / 2
 
 
@@ -165,17 +166,20 @@ def road_curves(
     clean: Tensor | None = None,
     batch_size: int = 32,
 ) -> RoadCurves:
-    """Both curves of ROAD at once.
+    """Compute both curves of ROAD.
 
     Args:
-        maps: as for `road_morf`.
-        inputs: as for `road_morf`.
-        score: as for `road_morf`.
-        shares: as for `road_morf`.
-        noise: as for `road_morf`.
-        seed: as for `road_morf`.
-        clean: as for `road_morf`.
-        batch_size: as for `road_morf`.
+        maps: (B, h, w) signed maps, resized to (H, W).
+        inputs: (B, C, H, W) images as the network takes them.
+        score: (inputs (N, C, H, W), rows (N,)) -> (N,) scores, best probabilities; row i is an edit of image rows[i].
+        shares: shares of the pixels to remove, each between 0 and 1; by default 0.1, 0.2 ... 0.9.
+        noise: standard deviation of the noise added to imputed pixels, in the unit of the inputs.
+        seed: random seed of the noise, which is the same for every image.
+        clean: (B,) scores of the unedited inputs; None to compute them.
+        batch_size: inputs that are imputed and scored per call.
+
+    Returns:
+        The changes of the score (B, S) with the most and with the least relevant pixels removed first.
     """
     known = clean_scores(inputs, score, clean, batch_size=batch_size)
     morf, lerf = (
@@ -196,7 +200,7 @@ def _changes(
     seed: int,
     batch_size: int,
 ) -> Tensor:
-    """(B, S) score after the removal of each share, the highest values of the map first, less the clean score."""
+    """Return (B, S), the score after removal of each share, the highest map values first, minus the clean score."""
     size, pixels = inputs.shape[2:], math.prod(inputs.shape[2:])
     counts = torch.tensor([round(share * pixels) for share in shares], device=inputs.device)
     if not len(counts) or not ((counts > 0) & (counts < pixels)).all():

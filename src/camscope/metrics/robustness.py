@@ -1,4 +1,4 @@
-"""Does the map hold still where the picture hardly changes, and stay itself on what it keeps of the picture?"""
+"""Robustness metrics: how stable the map is under small noise, and on the part of the image that it keeps."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def max_sensitivity(
     seed: int = 0,
     maps: Tensor | None = None,
 ) -> Tensor:
-    """How far the map moves at most under small noise: max over e in [-r, r] of |L(x + e) - L(x)| / |L(x)|.
+    """Compute the map's largest change under small noise: max over e in [-r, r] of |L(x + e) - L(x)| / |L(x)|.
 
-    The paper's formula is not divided by |L(x)|; its authors' code, captum and Quantus are, since a map is defined up
-    to a factor.
+    The paper's formula is not divided by |L(x)|. Its authors' code, captum and Quantus divide by it, since a map is
+    defined up to a factor.
 
     Args:
-        explain: inputs (B, C, H, W) -> maps (B, h, w), of the class that the clean picture was explained for.
-        inputs: (B, C, H, W).
+        explain: inputs (B, C, H, W) -> maps (B, h, w), of the class that the unedited image was explained for.
+        inputs: (B, C, H, W) images as the network takes them.
         radius: r, in the unit of the inputs.
-        samples: draws of uniform noise, the same for every picture; the maximum is over these.
-        seed: of the noise.
-        maps: (B, h, w) the maps of the inputs, where they are known.
+        samples: number of draws of uniform noise, the same for every image; the maximum is over these.
+        seed: random seed of the noise.
+        maps: (B, h, w) maps of the inputs; None to compute them.
 
     Returns:
-        (B,) from 0; NaN for a map of zeros.
+        (B,) from 0, where the map does not change; NaN for a map of zeros.
 
     Reference:
         Yeh, Hsieh, Suggala, Inouye, Ravikumar. On the (In)fidelity and Sensitivity of Explanations. NeurIPS 2019.
@@ -57,14 +57,14 @@ def max_sensitivity(
 
 @metric(Facts("high"))
 def coherency(explain: Explain, inputs: Tensor, *, maps: Tensor | None = None) -> Tensor:
-    """Whether the map stays the same on what it keeps of the picture: (1 + Pearson(L(x * s(L)), L(x))) / 2.
+    """Compute how stable the map is on the part of the image that it keeps: (1 + Pearson(L(x * s(L)), L(x))) / 2.
 
     Both maps are rectified, and scaled to [0, 1] at the input's size where they multiply it.
 
     Args:
-        explain: inputs (B, C, H, W) -> maps (B, h, w), of the class that the clean picture was explained for.
-        inputs: (B, C, H, W).
-        maps: (B, h, w) the maps of the inputs, where they are known.
+        explain: inputs (B, C, H, W) -> maps (B, h, w), of the class that the unedited image was explained for.
+        inputs: (B, C, H, W) images as the network takes them.
+        maps: (B, h, w) maps of the inputs; None to compute them.
 
     Returns:
         (B,) in [0, 1]; NaN where one of the maps is flat.
@@ -92,18 +92,18 @@ def adcc(
     clean: Tensor | None = None,
     batch_size: int = 32,
 ) -> Tensor:
-    """Average drop, coherency and complexity in one number: their harmonic mean.
+    """Compute ADCC, the harmonic mean of coherency, 1 - complexity and 1 - average drop.
 
     Args:
-        explain: as for `coherency`.
-        inputs: (B, C, H, W).
-        score: a probability.
-        maps: (B, h, w) the maps of the inputs, where they are known.
-        clean: (B,) the score of the inputs, where it is known.
-        batch_size: inputs in one call of ``score``.
+        explain: inputs (B, C, H, W) -> maps (B, h, w), of the class that the unedited image was explained for.
+        inputs: (B, C, H, W) images as the network takes them.
+        score: (inputs (N, C, H, W), rows (N,)) -> (N,) probabilities; row i is an edit of image rows[i].
+        maps: (B, h, w) maps of the inputs; None to compute them.
+        clean: (B,) scores of the unedited inputs; None to compute them.
+        batch_size: inputs per call of ``score``.
 
     Returns:
-        (B,) in [0, 1], as `adcc_of` makes it; NaN where coherency is, but for a uniform map.
+        (B,) in [0, 1]; 0 where complexity or drop is 1, as for a uniform map; else NaN where coherency is NaN.
 
     Reference:
         Poppi, Cornia, Baraldi, Cucchiara. CVPR workshops 2021. arXiv:2104.10252
@@ -119,10 +119,10 @@ def adcc(
 
 
 def adcc_of(*, coherency: Tensor, complexity: Tensor, drop: Tensor) -> Tensor:
-    """ADCC = 3 / (1 / coherency + 1 / (1 - complexity) + 1 / (1 - drop)), from its parts, each (B,) in [0, 1].
+    """Compute ADCC = 3 / (1 / coherency + 1 / (1 - complexity) + 1 / (1 - drop)) from its parts, each (B,) in [0, 1].
 
-    The authors' published code lacks the outer reciprocal; this is the paper's formula. Where complexity or drop is 1
-    it is 0, whatever the coherency: also of a uniform map, whose coherency is not defined.
+    The authors' published code lacks the outer reciprocal; this is the paper's formula. Where complexity or drop is 1,
+    the result is 0 for any coherency. This includes a uniform map, whose coherency is undefined.
 
     >>> adcc_of(coherency=torch.tensor(0.9), complexity=torch.tensor(0.2), drop=torch.tensor(0.1))
     tensor(0.8640)

@@ -1,4 +1,4 @@
-"""Do maps depend on what the network has learned? Weights are replaced by random ones, and the maps compared."""
+"""Sanity checks: replace the network's weights by random ones, and compare the maps."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from camscope.metrics.comparison import spearman, ssim
 from camscope.metrics.registry import Facts, metric
 
 ExplainNet = Callable[[nn.Module], Tensor]
-"""A network of the same architecture -> its maps (B, h, w) of one batch and its classes, which are always the same."""
+"""A network of the same architecture -> its maps (B, h, w), always of the same batch and the same classes."""
 
 SANE = 0.5
-"""Rank correlation with the maps of random weights from which on one must doubt that maps show what was learned."""
+"""Rank correlation with the maps of random weights from which on maps fail the sanity check."""
 
 _BATCH = 32
 
 
 class Randomisation(NamedTuple):
-    """How alike maps stay while weights become random.
+    """Similarity of the maps to those of the trained network while weights become random.
 
     Attributes:
-        shares: (S,) how much of the network is random, by the number of its modules with weights.
+        shares: (S,) share of the network that is random, by the number of its modules with weights.
         spearman: (S, B) rank correlation with the maps of the trained network; NaN where a map is flat.
-        ssim: (S, B) structural similarity with them.
+        ssim: (S, B) structural similarity to the maps of the trained network.
     """
 
     shares: tuple[float, ...]
@@ -38,18 +38,18 @@ class Randomisation(NamedTuple):
 
 
 def passes(curve: Sequence[float]) -> bool:
-    """Whether maps pass the sanity check: once half of the network is random, they are others, and stay so.
+    """Return whether maps pass the sanity check: they change once half of the network is random, and stay changed.
 
-    The rule: in the second half of the cascade's steps no mean rank correlation reaches `SANE`, 0.5. The last step
-    alone would not do: a deep network with random weights throughout may let so little through that every map of it is
-    noise, and a method that only shows edges passes for a reason of its own.
+    The rule: in the second half of the cascade's steps no mean rank correlation reaches `SANE`, 0.5, in absolute value.
+    The last step alone is not enough. A deep network with random weights throughout may pass on so little signal that
+    all its maps are noise, and then even a method that only shows edges would pass.
 
     Args:
-        curve: mean rank correlation with the maps of the trained network after each step of `cascade`; steps at which
-            all maps are flat are NaN and do not count.
+        curve: mean rank correlation with the maps of the trained network after each step of `cascade`; NaN for a step
+            at which all maps are flat, which does not count.
 
     Returns:
-        False also where no step counts.
+        Whether the maps pass; False also if no step counts.
 
     >>> passes([0.9, 0.5, 0.2, 0.1, 0.0]), passes([0.7, 0.6, 0.6, 0.6, 0.1])
     (True, False)
@@ -67,16 +67,19 @@ def cascade(
     maps: Tensor | None = None,
     inputs: Tensor | None = None,
 ) -> Randomisation:
-    """Random weights from the last module to the first, in steps that add up.
+    """Randomise the weights from the last module to the first, in cumulative steps, and compare the maps.
 
     Args:
-        explain: gives the maps (B, h, w) of the network that it is handed.
-        net: trained; a copy of it is changed.
-        steps: parts of the network, of as many modules each.
-        seed: of the weights.
-        maps: (B, h, w) of the trained network, where they are known.
-        inputs: (n, C, H, W) on which batch norms that were made random estimate their statistics, so that pictures
-            still get through the network; None leaves them at mean 0 and variance 1.
+        explain: function of a network that returns its maps (B, h, w), always of the same images and classes.
+        net: the trained network; only a copy of it is changed.
+        steps: number of steps; the modules with weights are divided evenly among them.
+        seed: random seed of the weights.
+        maps: (B, h, w) maps of the trained network; None to compute them.
+        inputs: (n, C, H, W) images on which randomised batch norms estimate their statistics, so that signal still
+            passes through the network; None leaves them at mean 0 and variance 1.
+
+    Returns:
+        The similarity to the maps of the trained network after each step.
 
     Reference:
         Adebayo, Gilmer, Muelly, Goodfellow, Hardt, Kim. Sanity Checks for Saliency Maps. NeurIPS 2018.
@@ -102,14 +105,19 @@ def cascade(
 def independent(
     explain: ExplainNet, net: nn.Module, *, steps: int = 5, seed: int = 0, maps: Tensor | None = None
 ) -> Randomisation:
-    """Random weights in one part of the network at a time, from the last to the first; the others stay trained.
+    """Randomise one part of the network at a time, from the last to the first, and compare the maps.
+
+    The other parts keep their trained weights.
 
     Args:
-        explain: as for `cascade`.
-        net: as for `cascade`.
-        steps: as for `cascade`.
-        seed: as for `cascade`.
-        maps: as for `cascade`.
+        explain: function of a network that returns its maps (B, h, w), always of the same images and classes.
+        net: the trained network; only copies of it are changed.
+        steps: number of parts; the modules with weights are divided evenly among them.
+        seed: random seed of the weights.
+        maps: (B, h, w) maps of the trained network; None to compute them.
+
+    Returns:
+        The similarity to the maps of the trained network with each part randomised.
 
     Reference:
         Adebayo et al. NeurIPS 2018. arXiv:1810.03292
@@ -138,18 +146,19 @@ def cascading_randomisation(
     maps: Tensor | None = None,
     inputs: Tensor | None = None,
 ) -> Tensor:
-    """Whether maps stay the same when all weights are random: the rank correlation at the end of the `cascade`.
+    """Compute the rank correlation of the maps with those of random weights throughout: the end of the `cascade`.
 
     Args:
-        explain: as for `cascade`.
-        net: as for `cascade`.
-        steps: as for `cascade`.
-        seed: as for `cascade`.
-        maps: as for `cascade`.
-        inputs: as for `cascade`.
+        explain: function of a network that returns its maps (B, h, w), always of the same images and classes.
+        net: the trained network; only a copy of it is changed.
+        steps: number of steps; the modules with weights are divided evenly among them.
+        seed: random seed of the weights.
+        maps: (B, h, w) maps of the trained network; None to compute them.
+        inputs: (n, C, H, W) images on which randomised batch norms estimate their statistics, so that signal still
+            passes through the network; None leaves them at mean 0 and variance 1.
 
     Returns:
-        (B,) in [-1, 1]; near 0 the maps show what was learned, near 1 they show the picture or the architecture.
+        (B,) in [-1, 1]; near 0 the maps show what was learned, near 1 they show the image or the architecture.
 
     Reference:
         Adebayo et al. NeurIPS 2018. arXiv:1810.03292
@@ -161,16 +170,16 @@ def cascading_randomisation(
 def independent_randomisation(
     explain: ExplainNet, net: nn.Module, *, steps: int = 5, seed: int = 0, maps: Tensor | None = None
 ) -> Tensor:
-    """Whether maps stay the same when one part of the network is random: the mean rank correlation over the parts.
+    """Compute the rank correlation of the maps with those of one random part of the network, the mean over the parts.
 
-    Parts with whose random weights the map is flat do not count, as when no signal gets through.
+    Parts whose random weights make the map flat do not count, as when no signal passes through.
 
     Args:
-        explain: as for `cascade`.
-        net: as for `cascade`.
-        steps: as for `cascade`.
-        seed: as for `cascade`.
-        maps: as for `cascade`.
+        explain: function of a network that returns its maps (B, h, w), always of the same images and classes.
+        net: the trained network; only copies of it are changed.
+        steps: number of parts; the modules with weights are divided evenly among them.
+        seed: random seed of the weights.
+        maps: (B, h, w) maps of the trained network; None to compute them.
 
     Returns:
         (B,) in [-1, 1]; NaN where no part counts.
@@ -182,15 +191,18 @@ def independent_randomisation(
 
 
 def randomised(net: nn.Module, *, seed: int, inputs: Tensor) -> nn.Module:
-    """A network of the same architecture with random weights, its batch norms settled on pictures.
+    """Return a copy of a network with random weights, and batch norm statistics estimated on images.
 
-    Modules that know how to start (``reset_parameters``) do so; of the others, such as layer scales and position
-    embeddings, the values are shuffled.
+    Modules with ``reset_parameters`` are initialised again. The values of other modules, such as layer scales and
+    position embeddings, are shuffled.
 
     Args:
-        net: whose architecture it is; it is left as it is.
-        seed: of the weights.
-        inputs: (n, C, h, w) on which the statistics of batch norms are estimated.
+        net: the network to copy; it is not changed.
+        seed: random seed of the weights.
+        inputs: (n, C, h, w) images on which the statistics of batch norms are estimated.
+
+    Returns:
+        The copy, in eval mode.
     """
     made = copy.deepcopy(net)
     with torch.random.fork_rng(devices=[]):
@@ -201,10 +213,10 @@ def randomised(net: nn.Module, *, seed: int, inputs: Tensor) -> nn.Module:
 
 
 def _parts(net: nn.Module, steps: int) -> list[list[nn.Module]]:
-    """The modules with weights of their own, from the last to the first, in parts of as many each.
+    """Return the modules with weights of their own, from the last to the first, in ``steps`` parts of equal size.
 
     Raises:
-        SettingError: no step, or no weights.
+        SettingError: less than one step, or a network without weights.
     """
     weighted = [m for m in net.modules() if _starts(m) or any(True for _ in m.parameters(recurse=False))][::-1]
     if not weighted:
@@ -219,7 +231,7 @@ def _starts(module: nn.Module) -> bool:
 
 
 def _randomise(modules: Iterable[nn.Module]) -> None:
-    """New weights for each, from torch's own stream of random numbers."""
+    """Give each module new weights, from torch's global random generator."""
     for module in modules:
         if _starts(module):
             module.reset_parameters()  # type: ignore[operator]
@@ -230,7 +242,7 @@ def _randomise(modules: Iterable[nn.Module]) -> None:
 
 
 def _settle(net: nn.Module, modules: Iterable[nn.Module], inputs: Tensor) -> None:
-    """Let batch norms estimate their statistics on pictures; the network is in eval mode afterwards."""
+    """Estimate the statistics of batch norms on images, and set the network to eval mode."""
     norms = [module for module in modules if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     net.eval()
     for norm in norms:

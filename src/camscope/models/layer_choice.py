@@ -9,23 +9,21 @@ from __future__ import annotations
 import itertools
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from camscope.errors import LayerError
-from camscope.models.device import hand_back
+from camscope.models.placement import is_in_place, selects
 from camscope.models.probe import Candidate, Probe
+from camscope.models.probe_cache import Cache, probed_once
 from camscope.models.pyramid import levels_of_encoder, levels_of_pyramid
 from camscope.trace import Layout
 from camscope.trace.address import JOINT
 from camscope.trace.graph_paths import Paths, reaches
-from camscope.trace.hooks import refuse_program
-from camscope.trace.structure import Input, find_picture, tensors
-from camscope.trace.wrappers import bare
+from camscope.trace.structure import Input
 
 _MOST_TRIALS = 12
 _MOST_BRANCHES = 16
@@ -46,11 +44,14 @@ class LayerChoice:
         layers: its name; several names where branches carry the score together, on grids of one size.
         layouts: the axes of each.
         complete: whether every path from the image to the scores leads through these layers.
+        in_place: whether the places of these layers are those of the image, as far as the probe can tell: not mirrored,
+            shifted, padded or cropped inside the network, nor mixed.
     """
 
     layers: tuple[str, ...]
     layouts: tuple[Layout, ...]
     complete: bool = True
+    in_place: bool = True
 
     @property
     def name(self) -> str:
@@ -58,10 +59,8 @@ class LayerChoice:
         return JOINT.join(self.layers)
 
 
-_T = TypeVar("_T")
-_Known: TypeAlias = "weakref.WeakKeyDictionary[nn.Module, dict[Any, _T]]"
-_chosen: _Known[LayerChoice] = weakref.WeakKeyDictionary()
-_layouts: _Known[ProbedLayouts] = weakref.WeakKeyDictionary()
+_choices: Cache[LayerChoice] = weakref.WeakKeyDictionary()
+_layouts: Cache[ProbedLayouts] = weakref.WeakKeyDictionary()
 
 
 def default_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int | str | None = None) -> str:
@@ -86,6 +85,7 @@ def default_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int 
             candidates with their grid sizes.
         SettingError: the input that should be the images is none.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
     >>> default_layer(net, torch.randn(1, 3, 32, 32))
     '1'
@@ -95,7 +95,7 @@ def default_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int 
 
 def choose_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int | str | None = None) -> LayerChoice:
     """Choose the layer to explain, with its layout; see `default_layer`."""
-    return _once(_chosen, _choose, net, x, picture, output)
+    return probed_once(_choices, _choose, net, x, picture, output)
 
 
 @dataclass(frozen=True)
@@ -124,40 +124,7 @@ def without_batch(shape: Sequence[int], layout: Layout) -> tuple[int, ...]:
 
 def probed_layouts(net: nn.Module, x: Any, *, picture: Input = None, output: int | str | None = None) -> ProbedLayouts:
     """Probe a network for the layouts of all its layers, the first time that it is asked; see `default_layer`."""
-    return _once(_layouts, _read_layouts, net, x, picture, output)
-
-
-def _once(
-    known: _Known[_T], make: Callable[[Probe], _T], net: nn.Module, x: Any, picture: Input, output: int | str | None
-) -> _T:
-    """Return what a probing pass tells of a network, from its first time on."""
-    refuse_program(net)
-    net, number = bare(net), find_picture(x, picture)
-    of_net = known.setdefault(net, {})
-    key = (structure_of(net), number, output, tuple(tuple(t.shape[1:]) for t in tensors(x)))
-    if key not in of_net:
-        with torch.inference_mode(mode=False), torch.enable_grad():
-            of_net[key] = make(Probe(net, x, picture=number, output=output))
-        hand_back()
-    return of_net[key]
-
-
-def structure_of(net: nn.Module) -> int:
-    """Return a hash of a network's modules with their settings and the shapes of their weights, without their values.
-
-    >>> structure_of(nn.ReLU()) == structure_of(nn.ReLU()), structure_of(nn.ReLU()) == structure_of(nn.GELU())
-    (True, False)
-    """
-    modules = net.named_modules()
-    parts = ((name, type(m), m.extra_repr(), id(m.__dict__.get("forward")), *_settings(m)) for name, m in modules)
-    return hash((*parts, *((name, tuple(p.shape)) for name, p in net.named_parameters())))
-
-
-def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield the plain values among a module's attributes."""
-    for name, value in vars(module).items():
-        if name != "training" and not name.startswith("_") and isinstance(value, (int, float, str, bool)):
-            yield name, value
+    return probed_once(_layouts, _read_layouts, net, x, picture, output)
 
 
 def _read_layouts(probe: Probe) -> ProbedLayouts:
@@ -176,6 +143,7 @@ def _choose(probe: Probe) -> LayerChoice:
         tuple(probe.name(c) for c in found),
         tuple(c.layout for c in found),
         complete=_is_complete(probe, found),
+        in_place=is_in_place(probe, found),
     )
 
 
@@ -364,19 +332,21 @@ def _answers(probe: Probe, candidates: Iterable[Candidate]) -> Iterator[Candidat
 def _covered(probe: Probe, candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return those where the gradient of all scores reaches half of the first image's places, of one score a tenth.
 
-    A ReLU at the end silences many places for one class, a maximum over the places all but one, and a pool the border.
+    A ReLU at the end silences many places for one class, and a pool the border. A maximum over the places, or the best
+    k of them, leaves a few, which depend on the image: there any place will do.
     """
     for score, least in ((probe.target, 0.5), (probe.one, 0.1)):
         pairs = zip(candidates, probe.gradients(score, candidates), strict=True)
         shares = [(c, 0.0 if g is None else float((g[0] != 0).any(0).float().mean())) for c, g in pairs]
-        candidates = [c for c, share in shares if share >= (least if c.width > _NARROW else 0.1)]
+        enough = [(c, share, least if c.width > _NARROW else 0.1) for c, share in shares]
+        candidates = [c for c, share, least in enough if share >= least or (share > 0 and selects(probe, c))]
     return list(candidates)
 
 
 def _holds_class_scores(probe: Probe, candidate: Candidate) -> bool:
     """Return whether it has a channel per class, and a class's score comes from its own channel: no features."""
     scores = probe.scores
-    if scores.ndim not in (2, 4) or candidate.width != scores.shape[1]:
+    if not probe.returned or scores.ndim not in (2, 4) or candidate.width != scores.shape[1]:
         return False
     (gradient,) = probe.gradients(scores[0, 0].sum(), [candidate])
     return gradient is not None and not bool(gradient[:, 1:].any())

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camscope.errors import LayerError
 from camscope.models.stand_ins import Corner, StandIns, probe_inputs
 from camscope.models.watch import Event, version_of, watch
 from camscope.trace import Layout, tensors
@@ -115,13 +116,16 @@ class Candidate(Event):
         axes = min(len(self.grid), len(self.space))  # frames in front of the image's own axes are not compared
         for back in range(1, axes + 1):
             cells = self.grid[-back]
-            if cells < 2 or (cells < _FEW and self.layout.grid is None):
+            if cells < 2:
                 continue
             first = torch.tensor([corner[-back] for corner in self.corners], device=change.device)
             halves = (change.narrow(-back, start, cells // 2) for start in (0, cells - cells // 2))
             low, high = (half.flatten(1).mean(1) for half in halves)
             share = low / (low + high).clamp_min(1e-30)
-            if not (_prefers(share, first) and _prefers(1 - share, ~first)):
+            if cells < _FEW and self.layout.grid is None:
+                if _prefers(share, ~first) and _prefers(1 - share, first):
+                    return False  # mirrored
+            elif not (_prefers(share, first) and _prefers(1 - share, ~first)):
                 return False
         return True
 
@@ -140,6 +144,7 @@ class Probe:
         images: (1 + n, C, *space) an image, and the same with each of n corners changed; leaves of the graph.
         scores: what the network returned, before a last softmax or sigmoid; where that does not depend on the images
             (nothing was detected), the last tensor that a module with parameters returned.
+        returned: whether the scores are what the network returned.
         target: the sum of all scores, each with another weight.
         one: a single class's score, of all images; the target where the scores are not one row per image.
         dense: whether there are many rows of scores per image: one per pixel, box or query.
@@ -166,8 +171,19 @@ class Probe:
         learned = (event.tensor for event in reversed(self.events) if event.learned)
         ends = itertools.chain([given], tensors(returned), learned)
         self.scores = next(filter(self._depends_on_images, ends), given)
+        if not self.scores.requires_grad:
+            raise LayerError(
+                f"the scores of {self.network} have no gradient by its images (quantised weights, argmax, NumPy or "
+                "detach inside), so no layer can be chosen; use a method that needs none, such as occlusion or rise, "
+                "or name a layer with layer= for a method that needs activations alone"
+            )
+        self.returned = self.scores is given
         self.target = _weighted(self.scores)
-        self.one = self.target if self.dense else self.scores.flatten(1)[:, int(self.scores[0].argmax())].sum()
+        self.one = (
+            self.target
+            if self.dense or not self.returned
+            else self.scores.flatten(1)[:, int(self.scores[0].argmax())].sum()
+        )
         self._paths = Paths(self.target, self.images)
         self._grids: set[tuple[int, ...]] = set()
         self._prefixes: dict[tuple[int, tuple[int, ...]], int] = {}
@@ -195,7 +211,8 @@ class Probe:
         )
         leaves = map_tensors(inputs, lambda t: t.requires_grad_(t.is_floating_point()))
         self.images = picture_of(leaves, picture)
-        self.events, returned, given = watch(replicate(net, StandIns(net, dtype), dtype=dtype), leaves, output=output)
+        copy = replicate(net, StandIns(net, dtype), dtype=dtype)
+        self.events, returned, given = watch(copy, leaves, batch=len(self.images), output=output)
         if given.ndim < 2:
             given = given.reshape(len(self.images) if given.numel() == len(self.images) else 1, -1)
         return returned, given

@@ -66,7 +66,9 @@ class StandIns:
         is_matrix = parameter.ndim > 1 and name in _MATRICES and not _is_norm(module)  # of one class too
         if sum(side > 1 for side in shape) <= 1 and not is_matrix:
             value = 0.0 if name.endswith(_SHIFTS) else 1.0 if _is_norm(module) else _VECTOR
-            return torch.full(shape, value, dtype=self._values.dtype, device=device)
+            constant = torch.full(shape, value, dtype=self._values.dtype, device=device)
+            is_token = value == _VECTOR and parameter.ndim > 2  # of equal values a norm would leave nothing
+            return constant + 0.5 * _VECTOR * self._view(shape, 1.0, device).tanh() if is_token else constant
         if shape[0] == 1 and not is_matrix:
             scale = _TABLE
         else:
@@ -85,6 +87,7 @@ class StandIns:
             self._scaled[power, device] = (self._values * power).to(device)
         self._made += 1
         start = self._made * _STEP % _SPARE
+        start -= start % 2 if shape[-1] == 2 else 0  # pairs may be read as complex numbers
         return self._scaled[power, device][start : start + shape.numel()].view(shape)
 
 

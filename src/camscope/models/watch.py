@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from camscope.models.stand_ins import settle
 from camscope.trace import tracing, unwrap
-from camscope.trace.structure import call, first_tensor, map_tensors
-from camscope.trace.wrappers import GraphKept
+from camscope.trace.outputs import rows_of_list
+from camscope.trace.structure import call, first_tensor
+from camscope.trace.wrappers import GraphKept, outside_inference
 
 _COPIES = {"contiguous", "clone", "to"}
 """Functions that hand the same values on, in another place or order of memory."""
@@ -83,12 +84,15 @@ class _Functions(GraphKept):
         return place if call and int(call) == self.counts[place] - 1 else name
 
 
-def watch(net: nn.Module, leaves: Any, *, output: int | str | None = None) -> tuple[list[Event], Any, Tensor]:
+def watch(
+    net: nn.Module, leaves: Any, *, batch: int, output: int | str | None = None
+) -> tuple[list[Event], Any, Tensor]:
     """Run a copy of a network with the graph kept, and list every tensor in order.
 
     Args:
         net: a copy made by `replicate`, whose batch norms are given the statistics of these inputs.
         leaves: the inputs, leaves of the graph.
+        batch: number of images.
         output: which of several outputs holds the scores; None to choose as `unwrap` does.
 
     Returns:
@@ -103,7 +107,7 @@ def watch(net: nn.Module, leaves: Any, *, output: int | str | None = None) -> tu
         functions.owners.append(names[module])
         if functions.begun is None and next(module.parameters(recurse=False), None) is not None:
             functions.begun = len(events)
-        with torch._C.DisableTorchFunction():
+        with torch._C.DisableTorchFunction(), outside_inference():
             settle(module, (args, kwargs))
 
     def leave(module: nn.Module, _: Any, output: Any) -> None:
@@ -122,10 +126,10 @@ def watch(net: nn.Module, leaves: Any, *, output: int | str | None = None) -> tu
         for module in net.modules():
             stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(leave).remove)
-        inputs = map_tensors(leaves, torch.clone)
         with functions:
-            returned = call(net, inputs)
+            returned = call(net, leaves)
     del events[: functions.begun or 0]  # before its first weights a network only prepares its images
     for event in events:
         event.name = functions.short(event.name)
+    returned = returned if output is not None else rows_of_list(returned, batch)
     return events, returned, recording.logits(unwrap(returned, output))[0]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from camscope.errors import CamscopeError, LayerError, TargetError
 from camscope.trace.hooks import Edit, lock_of, tracing
 from camscope.trace.layout import Layout, Locate, find_layout, is_last
-from camscope.trace.outputs import choosing_output, chosen_output, other_outputs, per_image, unwrap
+from camscope.trace.outputs import choosing_output, chosen_output, other_outputs, per_image, rows_of_list, unwrap
 from camscope.trace.replay import Tail
 from camscope.trace.replica import replicate
 from camscope.trace.structure import (
@@ -164,12 +164,12 @@ def record(
     with contextlib.ExitStack() as stack:
         if trunk is not None:
             stack.enter_context(lock_of(running))
-            edits = _in_turn(stack.enter_context(trunk(inputs)), edits or {})
+            edits = _in_turn(stack.enter_context(trunk(map_tensors(inputs, torch.clone))), edits or {})
         recording = stack.enter_context(tracing(running, layers, edits=edits, differentiable=differentiable))
         inputs = map_tensors(inputs, lambda t: t.clone() if t.is_inference() else t)
         returned = call(running, inputs)
         output = chosen_output()
-        scores = unwrap(returned, output)
+        scores = unwrap(returned if output is not None else rows_of_list(returned, batch), output)
         outputs, bypassed = recording.logits(scores)
     for name in layers:
         if name not in recording.tensors:

@@ -9,6 +9,11 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 
+def _following(node: Node) -> Sequence[tuple[Node | None, int]]:
+    """Return the nodes that a node leads back to; none where its derivative is not implemented, as of int8 weights."""
+    return () if "NotImplemented" in node.name() else node.next_functions
+
+
 def edge_of(place: Tensor | GradientEdge) -> GradientEdge:
     """Return where a tensor stands in the graph."""
     return get_gradient_edge(place) if isinstance(place, Tensor) else place
@@ -22,7 +27,7 @@ def reaches(end: Tensor | GradientEdge, start: Tensor, *, without: Sequence[Tens
         return False
     waiting, seen = [last.node], {last.node}
     while waiting:
-        for following, output in waiting.pop().next_functions:
+        for following, output in _following(waiting.pop()):
             if following is None or (following, output) in blocked:
                 continue
             if following == source.node and output == source.output_nr:
@@ -38,7 +43,7 @@ def ancestors(end: Tensor) -> set[tuple[Node, int]]:
     waiting, seen = [get_gradient_edge(end).node], set[tuple[Node, int]]()
     entered = set(waiting)
     while waiting:
-        for following, output in waiting.pop().next_functions:
+        for following, output in _following(waiting.pop()):
             if following is None:
                 continue
             seen.add((following, output))
@@ -62,7 +67,7 @@ def first_met(end: Tensor, among: Sequence[Tensor]) -> list[Tensor]:
     waiting = [get_gradient_edge(end).node]
     entered, met = set(waiting), dict[int, Tensor]()
     while waiting:
-        for following, output in waiting.pop().next_functions:
+        for following, output in _following(waiting.pop()):
             if following is None:
                 continue
             if (tensor := by_edge.get((following, output))) is not None:
@@ -109,12 +114,12 @@ class Paths:
         order = self._from_the_end(start.node)
         self._onward: dict[Node, int] = {}
         for node in order:
-            ways = (self._onward[following] for following, _ in node.next_functions if following is not None)
+            ways = (self._onward[following] for following, _ in _following(node) if following is not None)
             self._onward[node] = 1 if node == self._source else sum(ways)
         self._into: Counter[tuple[Node, int]] = Counter({(start.node, start.output_nr): 1})
         arrived: Counter[Node] = Counter({start.node: 1})
         for node in reversed(order):
-            for following, output in node.next_functions:
+            for following, output in _following(node):
                 if following is not None:
                     self._into[following, output] += arrived[node]
                     arrived[following] += arrived[node]
@@ -130,7 +135,7 @@ class Paths:
         """Yield the places where the paths first part, seen from the score."""
         node = self._start.node
         while True:
-            onward = [(n, output) for n, output in node.next_functions if n is not None and self._onward.get(n)]
+            onward = [(n, output) for n, output in _following(node) if n is not None and self._onward.get(n)]
             if len(onward) != 1:
                 break
             node = onward[0][0]
@@ -141,7 +146,7 @@ class Paths:
     def _from_the_end(start: Node) -> list[Node]:
         """Return every node after all the nodes that it leads on to."""
         order: list[Node] = []
-        entered, waiting = {start}, [(start, iter(start.next_functions))]
+        entered, waiting = {start}, [(start, iter(_following(start)))]
         while waiting:
             node, following = waiting[-1]
             onward = next((n for n, _ in following if n is not None and n not in entered), None)
@@ -150,5 +155,5 @@ class Paths:
                 waiting.pop()
             else:
                 entered.add(onward)
-                waiting.append((onward, iter(onward.next_functions)))
+                waiting.append((onward, iter(_following(onward))))
         return order

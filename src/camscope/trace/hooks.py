@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.fx import GraphModule
+from torch.nn.parameter import UninitializedParameter
 
 from camscope.errors import LayerError, ModelError
 from camscope.trace.address import Address, Record
@@ -157,6 +158,11 @@ def refuse_program(net: Any) -> None:
         raise ModelError(
             f"Expected a torch.nn.Module, but got {name!r}; pass the network itself (output= picks one of its "
             "outputs), or wrap the function in a module that calls it"
+        )
+    if any(p.is_meta or isinstance(p, UninitializedParameter) for p in net.parameters()):
+        raise ModelError(
+            f"{type(net).__name__} has parameters without values (on the meta device, or of lazy modules before their "
+            "first pass): load its weights, or run it once"
         )
 
 

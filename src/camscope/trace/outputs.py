@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from camscope.errors import TargetError
@@ -71,6 +72,28 @@ def unwrap(outputs: Any, output: int | str | None = None) -> Tensor:
             "returns its scores"
         )
     return first.tensor
+
+
+def rows_of_list(outputs: Any, batch: int) -> Any:
+    """Return the scores of a network that returns a list with one vector per image as rows; else the outputs as given.
+
+    Raises:
+        TargetError: as many vectors as images, and as long: they could be several outputs with one score per image.
+
+    >>> import torch
+    >>> rows_of_list([torch.zeros(3), torch.ones(3)], 2).shape, rows_of_list([torch.zeros(2, 3)], 2)[0].shape
+    (torch.Size([2, 3]), torch.Size([2, 3]))
+    """
+    if type(outputs) is not list or len(outputs) != batch or batch == 1:
+        return outputs
+    if any(_floats(one) is None or one.ndim != 1 or len(one) != len(outputs[0]) for one in outputs):
+        return outputs
+    if len(outputs[0]) == batch:
+        raise TargetError(
+            f"the network returned a list of {batch} vectors of {batch} scores for {batch} images: one per image or "
+            "one per output; return torch.stack of them, choose with output=, or pass another number of images"
+        )
+    return torch.stack(outputs)
 
 
 def other_outputs(outputs: Any, scores: Tensor) -> str:

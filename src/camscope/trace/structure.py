@@ -41,19 +41,23 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
-def map_arrays(value: Any) -> Any:
+def map_arrays(value: Any, dtype: torch.dtype = torch.float32) -> Any:
     """Return inputs with the NumPy arrays in them as tensors.
 
-    >>> import numpy as np
-    >>> map_arrays((np.zeros(2, np.float32), 3))
+    Args:
+        value: an array, a tensor, or a tuple, list or dict of inputs.
+        dtype: of arrays of floating-point numbers, which NumPy makes in double precision.
+
+    >>> map_arrays((np.zeros(2), 3))
     (tensor([0., 0.]), 3)
     """
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(value))
+        tensor = torch.from_numpy(np.ascontiguousarray(value))
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
     if type(value) in (tuple, list):
-        return type(value)(map_arrays(item) for item in value)
+        return type(value)(map_arrays(item, dtype) for item in value)
     if type(value) is dict:
-        return {key: map_arrays(item) for key, item in value.items()}
+        return {key: map_arrays(item, dtype) for key, item in value.items()}
     return value
 
 
@@ -165,12 +169,15 @@ def take_images(inputs: Any, rows: Tensor | Sequence[int] | slice, *, batch: int
 
 
 def call(net: nn.Module, inputs: Any) -> Any:
-    """Run a network: a tuple is spread over its parameters, a dict too where its keys are their names.
+    """Run a network on copies of its inputs, which it may write to.
+
+    A tuple is spread over its parameters, and so is a dict whose keys are their names.
 
     >>> import torch
     >>> call(nn.Bilinear(2, 2, 1), (torch.zeros(1, 2), torch.zeros(1, 2))).shape
     torch.Size([1, 1])
     """
+    inputs = map_tensors(inputs, torch.clone)
     if isinstance(inputs, tuple):
         return net(*inputs)
     if isinstance(inputs, Mapping) and all(isinstance(key, str) for key in inputs):

@@ -1,1 +1,1 @@
-"""Train a model, judge it on held-out patients, and explain its failures."""
+"""Train a model, evaluate it on held-out patients, and explain its failures."""

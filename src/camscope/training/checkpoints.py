@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole, checked when they are read, moved along with their folder. Needs extra ``train``."""
+"""Checkpoint files: written atomically, checked when read, movable with their folder. Needs the extra ``train``."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ _NEEDED = ("epoch", "callbacks", "state_dict")
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it; Lightning's own may come from another disk."""
+    """Write a checkpoint beside its path and rename it; Lightning's temporary file may be on another disk."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a checkpoint.
 
         Raises:
-            StoreError: it cannot be written, as on a full disk.
+            StoreError: the file cannot be written, as on a full disk.
         """
         write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
 
 
 def resumable(saved: ModelCheckpoint, *, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """Return the checkpoint to go on from, which then is in the file `LAST`; None where training has to begin.
+    """Return the checkpoint to resume from, and leave it in the file `LAST`; None if training has to start again.
 
-    Damaged checkpoints are passed over: the last one for the best one, and both where the best one is damaged, since
-    its weights are the result.
+    A damaged last checkpoint is replaced by the best one. If the best one is damaged, both are skipped, since its
+    weights are the result.
 
     Args:
-        saved: writes the checkpoints; paths in them are set to its folder, which may have been copied from elsewhere.
-        say: called with what was passed over.
+        saved: callback that writes the checkpoints; its paths are set to its folder, which may be a copy.
+        say: called with each message about a skipped checkpoint.
     """
     folder = Path(str(saved.dirpath))
     contents = {name: _read(folder / name, say=say) for name in (LAST, BEST)}
@@ -58,7 +58,7 @@ def resumable(saved: ModelCheckpoint, *, say: Callable[[str], None]) -> dict[str
 
 
 def _read(path: Path, *, say: Callable[[str], None]) -> Any:
-    """Return the content of a checkpoint; None where there is none, or where it is damaged, which is said."""
+    """Return the content of a checkpoint; None if there is none, or if it is damaged, which is reported."""
     if not path.is_file():
         return None
     try:
@@ -68,7 +68,7 @@ def _read(path: Path, *, say: Callable[[str], None]) -> Any:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(content, dict) or not all(key in content for key in _NEEDED):
             raise ValueError("it is no checkpoint of a training")
-    except Exception as fault:  # whatever a damaged file makes of its reader
+    except Exception as fault:  # a damaged file can raise any exception
         say(f"{path} is damaged and passed over ({reason(fault)})")
         return None
     return content

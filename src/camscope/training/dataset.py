@@ -1,4 +1,4 @@
-"""Labelled pictures: a folder of class folders, a table, or a study file, read as examples."""
+"""Labelled images, read as examples from a folder of class folders, a table or a study file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IMAGE, PATIENT, SPLIT, CLASS = (
     ("split",),
     ("label", "class"),
 )
-"""Names of columns that are taken without being asked for, the likeliest first."""
+"""Column names that are recognised without options, in order of preference."""
 
 UNKNOWN = "its label is unknown"
 
@@ -40,17 +40,17 @@ Row = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Example:
-    """A picture whose truth is known.
+    """An image with known labels.
 
     Attributes:
-        name: as the table or folder has it.
-        source: where it is read from.
-        patient: whose picture it is; without a column of patients, each picture is its own.
-        truth: for each label 1, 0, or NaN where unknown.
-        split: "train", "val" or "test"; "" where it is in none.
-        masks: name -> the cell that says where something is (see `read_annotation`); only those given.
+        name: name in the table or folder.
+        source: path or address that the image is read from.
+        patient: patient of the image; without a column of patients, each image is its own patient.
+        truth: for each label 1, 0, or NaN if unknown.
+        split: "train", "val" or "test"; "" for none.
+        masks: name -> cell with a mask file, boxes or run lengths (`read_annotation`); only those that are given.
         sha256: of the file; "" before it has been read.
-        problem: why it cannot be used, one sentence; "" where it can.
+        problem: why the image cannot be used, one sentence; "" if it can.
     """
 
     name: str
@@ -68,12 +68,12 @@ class Dataset:
     """Examples of the same labels.
 
     Attributes:
-        path: what was read.
-        root: where the paths of masks start.
+        path: folder, table or study file that was read.
+        root: folder that the paths of masks are relative to.
         labels: names, in the order of each example's truth.
         outcome: "one" of the labels is right, or "any" number of them.
-        examples: all of them, also those that cannot be used.
-        masks: the names that masks can have.
+        examples: all examples, including those that cannot be used.
+        masks: names that masks can have.
     """
 
     path: Path
@@ -85,28 +85,29 @@ class Dataset:
 
     @property
     def problems(self) -> dict[str, str]:
-        """What is wrong with examples, by name; that a label is unknown is nothing wrong."""
+        """Return the problems of examples, by name; an unknown label is no problem."""
         return {example.name: example.problem for example in self.examples if example.problem not in ("", UNKNOWN)}
 
     @property
     def usable(self) -> tuple[Example, ...]:
-        """The examples without a problem."""
+        """Return the examples without a problem."""
         return tuple(example for example in self.examples if not example.problem)
 
     def of(self, split: str) -> tuple[Example, ...]:
-        """The usable examples of a split."""
+        """Return the usable examples of a split."""
         return tuple(example for example in self.usable if example.split == split)
 
     def only(self, label: str) -> Dataset:
-        """The same pictures for one label, there or not."""
+        """Return the same images for one label, present or absent."""
         column = self.labels.index(label)
         return self._of_columns([column], (label,), "any")
 
     def for_model(self, model: Model) -> Dataset:
-        """The same pictures with the labels of a model, in its order.
+        """Return the same images with the labels of a model, in its order.
 
         Raises:
-            SettingError: a label of the model that the data lack or, where one class is right, the other way round.
+            SettingError: the model has no labels, or lacks a class of the data where one class is right; or the data
+                lack a label of the model where any number is right.
         """
         if not model.labels:
             raise SettingError(f"{model.name} has no class names: make a bundle with --labels first")
@@ -122,7 +123,7 @@ class Dataset:
         return self._of_columns([have.get(low, -1) for low in wanted], model.labels, "one" if one else "any")
 
     def _of_columns(self, columns: Sequence[int], labels: tuple[str, ...], outcome: Literal["one", "any"]) -> Dataset:
-        """The truth of some columns, -1 for one that is nowhere true."""
+        """Return the dataset with the given columns as labels; -1 is a label that no image has."""
         changed = []
         for example in self.examples:
             truth = tuple(0.0 if column < 0 else example.truth[column] for column in columns)
@@ -132,22 +133,22 @@ class Dataset:
 
 
 def read_dataset(path: str | Path, *, labels: Sequence[str] = (), patient: str | None = None) -> Dataset:
-    """Read labelled pictures.
+    """Read labelled images.
 
-    * A folder of class folders: one class is right. ``CLASS/images`` with ``CLASS/masks`` beside it is understood, and
-      so are folders ``train``, ``val`` and ``test`` with class folders in them.
-    * A table (CSV, TSV, Parquet): one row a picture, paths relative to the table. A column of names, such as
-      ``label``, makes classes of which one is right; columns of 1, 0, blank (unknown) make labels of which any number
-      is. Every other column may be named as a mask.
-    * A study file: its cohort, and its labels.
+    * A folder of class folders: one class is right per image. ``CLASS/images`` with ``CLASS/masks`` beside it is
+      recognised, and so are folders ``train``, ``val`` and ``test`` with class folders in them.
+    * A table (CSV, TSV, Parquet): one row per image, paths relative to the table. A column of names, such as ``label``,
+      gives classes of which one is right. Columns of 1, 0 and blank (unknown) give labels of which any number is right.
+      Every other column can be named as a mask.
+    * A study file: the images and the labels of the study.
 
     Args:
         path: folder, table or study file.
         labels: columns of a table, or labels of a study; none: ``label`` or ``class``, or else all columns of 1 and 0.
-        patient: the column of patients; None: ``patient_id``, ``patient`` or ``subject`` where there is one.
+        patient: column of patients; None: ``patient_id``, ``patient`` or ``subject`` if the table has one.
 
     Raises:
-        SettingError: no such column or label, or a split that is none of train, val and test.
+        SettingError: a column or label that does not exist, or a split other than train, val and test.
         StudyError: a table or study file that cannot be read.
     """
     path = Path(path)
@@ -238,7 +239,7 @@ def _table(path: Path, wanted: Sequence[str], patient: str | None) -> Dataset:
 
 
 def _label_columns(table: pl.DataFrame, columns: Sequence[str], path: Path) -> tuple[str, ...]:
-    """The columns that hold labels where none was named."""
+    """Return the columns that hold labels, if none was named."""
     known = _first(CLASS, columns)
     found = (known,) if known else tuple(c for c in columns if _is_truth(table[c]))
     if not found:
@@ -247,7 +248,7 @@ def _label_columns(table: pl.DataFrame, columns: Sequence[str], path: Path) -> t
 
 
 def _is_truth(column: pl.Series) -> bool:
-    """Whether a column holds 1 and 0 and nothing else that would be a name or a number of something."""
+    """Return whether a column holds only truth values, such as 1, 0 and blank, and no other names or numbers."""
     cells = {cell.strip() for cell in column}
     return bool(cells - {""}) and not any(read_truth(cell)[1] for cell in cells)
 

@@ -1,4 +1,4 @@
-"""Where a model is sure and wrong: the worst mistakes, each explained for what it said and for what is true."""
+"""The most certain mistakes of a model, each explained for the prediction and for the truth."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from camscope.training.pictures import Progress
 
 FAILURES = "failures.csv"
 MOST = 4
-"""Failures of each kind that are explained for each class."""
+"""Maximum number of failures that are explained per class and kind."""
 
 Kind = Literal["false positive", "false negative"]
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A picture that a model is wrong about.
+    """An image on which a model is wrong.
 
     Attributes:
-        number: of the picture among the predictions.
-        kind: "false positive": the model says the label, and it is not there; "false negative": the other way round.
+        number: index of the image in the predictions.
+        kind: "false positive": the model predicts a label that is absent; "false negative": it misses a present one.
         label: the label that the model is wrong about.
-        said: what the model says instead of what is true: a class, or "no LABEL".
-        true: what is true.
-        certainty: probability in [0, 1] that the model gives to what it says.
+        said: prediction of the model: a class, or "no LABEL".
+        true: the truth: a class, or "no LABEL".
+        certainty: probability in [0, 1] that the model gives to its prediction.
     """
 
     number: int
@@ -51,7 +51,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Explained:
-    """A failure with the map for what the model said, and the map for what is true, from the same pass."""
+    """A failure with the map for the prediction and the map for the truth, from the same forward pass."""
 
     failure: Failure
     said: Explanation
@@ -59,7 +59,7 @@ class Explained:
 
 
 def find_failures(found: Predictions) -> list[Failure]:
-    """All mistakes of a model, the most certain first."""
+    """Return all mistakes of a model, the most certain first."""
     model, said = found.model, found.said
     one = model.outcome == "one"
     failures = []
@@ -79,7 +79,7 @@ def find_failures(found: Predictions) -> list[Failure]:
 
 
 def worst(failures: Sequence[Failure], model: Model, *, most: int = MOST) -> list[Failure]:
-    """The most certain false positives and false negatives of each class, ``most`` of each."""
+    """Return the most certain false positives and false negatives of each class, up to ``most`` of each."""
     chosen = []
     for label in model.labels:
         for kind in ("false positive", "false negative"):
@@ -96,18 +96,21 @@ def explain_failures(
     batch_size: int = 16,
     progress: Progress = lambda *_: None,
 ) -> Iterator[Explained]:
-    """Explain failures: for what the model said, and for what is true.
+    """Explain failures, each for the prediction and for the truth.
 
-    The map for "no LABEL", where labels are there or not, is that of the label's score with its sign turned: what
-    speaks against it.
+    Where labels are present or absent, the map for "no LABEL" is that of the label's negated score: the evidence
+    against the label.
 
     Args:
-        found: the predictions that they are of.
-        failures: some of them.
-        method: as for `camscope.explain`.
-        layer: as for `camscope.explain`.
-        batch_size: pictures in one forward pass.
-        progress: called with "explaining failures", how many are done, and their number.
+        found: predictions that the failures are from.
+        failures: the failures to explain.
+        method: a name in `METHODS`, alone or in "augmented(...)", "eigensmoothed(...)" or "fused(...)".
+        layer: name of the target layer; None for the model's own, or else `default_layer`.
+        batch_size: images per forward pass.
+        progress: called with "explaining failures", the number of failures done, and the total.
+
+    Yields:
+        Each failure with its two explanations.
     """
     functions = [(method, find_method(method))]
     for start in range(0, len(failures), batch_size):
@@ -124,7 +127,7 @@ def explain_failures(
 
 
 def _goal(model: Model, words: str) -> Goal:
-    """The score that stands for a class, or for "no LABEL"."""
+    """Return the score that stands for a class, or for "no LABEL"."""
     if words in model.labels:
         index = model.labels.index(words)
         return Goal(words, index, category(index))
@@ -132,7 +135,7 @@ def _goal(model: Model, words: str) -> Goal:
 
 
 def against(index: int) -> Target:
-    """What speaks against a label: -output[index].
+    """Return the target function for the evidence against a label: -output[index].
 
     >>> import torch
     >>> against(0)(torch.tensor([2.0]))
@@ -147,7 +150,7 @@ def against(index: int) -> Target:
 
 
 def write_failures(found: Predictions, failures: Sequence[Failure], folder: Path) -> Path:
-    """Write ``failures.csv``: every mistake, the most certain first."""
+    """Write ``failures.csv``: one row per mistake, the most certain first."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "patient", "kind", "label", "said", "true", "certainty"])

@@ -1,4 +1,4 @@
-"""The figures of a training's report, each with its numbers."""
+"""Figures of the training report, each with a table of its numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Rows = Sequence[Mapping[str, float]]
 
 
 def curves_figure(history: Rows) -> Drawn:
-    """Loss and AUC of each epoch."""
+    """Plot the loss, AUC and F1 of each epoch."""
     epochs = [int(row["epoch"]) + 1 for row in history]
     panels = {
         "loss": {"train_loss": ("training", ORANGE, "--"), "val_loss": ("validation", BLUE, "-")},
@@ -53,7 +53,7 @@ def curves_figure(history: Rows) -> Drawn:
 
 
 def auc_figure(figures: Mapping[str, Any]) -> Drawn:
-    """AUC of each label with its interval."""
+    """Plot the AUC of each label with its confidence interval."""
     labels = figures["labels"]
     with mpl.rc_context(SETTINGS):
         figure, ax = lines(len(labels))
@@ -73,7 +73,7 @@ def auc_figure(figures: Mapping[str, Any]) -> Drawn:
 
 
 def confusion_figures(found: Predictions, counts: npt.NDArray[np.int64], *, most: int) -> list[Drawn]:
-    """Confusion matrix with counts and rates: of all classes, or one for each label."""
+    """Plot confusion matrices with counts and rates: one of all classes, or one per label."""
     labels = found.model.labels
     if found.model.outcome == "one":
         return [_confusion("Confusion matrix", counts, labels, name="confusion")]
@@ -112,7 +112,7 @@ def _confusion(title: str, counts: npt.NDArray[np.int64], labels: Sequence[str],
 
 
 def ranking_figures(found: Predictions, figures: Mapping[str, Any], *, most: int) -> list[Drawn]:
-    """ROC and precision-recall curve of each label that is there and not there."""
+    """Plot the ROC and precision-recall curves of each label that has both present and absent cases."""
     drawn = []
     for n, label in enumerate(found.model.labels[:most]):
         truth, p = found.truth[:, n], found.probabilities[:, n]
@@ -139,7 +139,7 @@ def ranking_figures(found: Predictions, figures: Mapping[str, Any], *, most: int
 
 
 def calibration_figure(bins: Sequence[Bin], error: float, *, one: bool) -> Drawn:
-    """How sure the model is, against how often it is right."""
+    """Plot the certainty of the model against how often it is right."""
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
         ax = figure.add_subplot()

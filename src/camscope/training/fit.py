@@ -1,4 +1,4 @@
-"""train(): labelled pictures in, a judged model out."""
+"""Training from labelled images to an evaluated model: `train`."""
 
 from __future__ import annotations
 
@@ -37,27 +37,26 @@ def train(
     progress: Progress = lambda *_: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Model, Dataset]:
-    """Train a model, judge it on its test set, and write it as a bundle.
+    """Train a model, evaluate it on its test set, and write it as a bundle.
 
-    A training that was stopped in any way goes on from its last whole epoch when the same call is made again, and
-    ends with the same weights as one that was not.
+    Repeat the same call to resume a training that was stopped. It resumes after the last complete epoch, and ends with
+    the same weights as an uninterrupted training.
 
     Args:
-        dataset: from `read_dataset`.
-        begun: from `start`; its network is trained in place.
-        out: a folder; gets the bundle (``model.json``, ``weights.safetensors``), ``split.csv``, ``history.csv``,
-            ``training.json``, ``checkpoints``, ``logs`` for TensorBoard, ``maps`` of a few pictures after each epoch,
-            and what `report` writes of the test set.
-        settings: how.
+        dataset: labelled images, from `read_dataset`.
+        begun: initial model, from `start`; its network is trained in place.
+        out: output folder; gets the bundle (``model.json``, ``weights.safetensors``), ``split.csv``, ``history.csv``,
+            ``training.json``, ``checkpoints``, ``logs`` for TensorBoard, ``maps`` of a few images after each epoch, and
+            the report of the test set (``report.html``, ``metrics.json``, ``predictions.csv``, ``failures.csv``).
+        settings: training settings; None for the defaults.
         device: "cpu", "cuda", "cuda:1", "mps", or "auto".
-        devices: how many of them.
-        progress: called with a step, what of it is done, and its total.
-        say: called with what the user must know, a line each.
+        devices: number of devices.
+        progress: called with the name of a step, the number done, and the total.
+        say: called with each message for the user, one line each.
 
     Returns:
-        The model with the weights of the epoch with the lowest validation loss, in eval mode on the CPU, with the
-        figures of the test set in ``facts["test"]``; and the dataset with its splits, in which pictures that could not
-        be used have their problem.
+        The model with the weights of the lowest validation loss, in eval mode on the CPU, with the metrics of the test
+        set in ``facts["test"]``; and the dataset with its splits, in which unusable images have their problem.
 
     Raises:
         MissingExtraError: the extra ``train`` is not installed.
@@ -100,7 +99,7 @@ def _required() -> None:
 def _shelved(
     dataset: Dataset, model: Model, settings: Settings, *, progress: Progress
 ) -> tuple[Dataset, dict[str, Pictures]]:
-    """The dataset read and split, and the pictures of each split."""
+    """Return the dataset, read and split, and the images of each split."""
     _check_reasons(dataset, settings)
     preparation = Preparation(model.preprocess, dataset.root, dataset.masks, settings.hide, settings.reasons)
     dataset, shelf = read_all(dataset, preparation, progress=progress)
@@ -124,7 +123,7 @@ def _unused(dataset: Dataset) -> Iterator[str]:
 
 
 def _identity(dataset: Dataset, begun: Start, settings: Settings) -> dict[str, Any]:
-    """What a training is made of, as JSON: where this is the same, it is the same training."""
+    """Return what defines a training, as JSON: two trainings with the same values are the same."""
     recipe = begun.model.recipe
     rows = [(e.name, e.sha256, e.patient, e.split, repr(e.truth)) for e in dataset.usable]
     return {
@@ -140,7 +139,7 @@ def _identity(dataset: Dataset, begun: Start, settings: Settings) -> dict[str, A
 
 
 def _same_training(out: Path, identity: dict[str, Any]) -> None:
-    """Write what is trained here, or refuse to mix it with another training."""
+    """Write what is trained in this folder; raise an error if it holds another training."""
     claim(out, "a training", record=(RECORD, "data_sha256"))
     path = out / RECORD
     if path.is_file():
@@ -160,7 +159,7 @@ def _same_training(out: Path, identity: dict[str, Any]) -> None:
 
 
 def _facts(dataset: Dataset, out: Path) -> dict[str, Any]:
-    """What else the bundle tells of its training."""
+    """Return the facts of the training that the bundle records in addition."""
     splits = {}
     for name in SPLITS:
         examples = dataset.of(name)

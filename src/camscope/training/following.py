@@ -1,4 +1,4 @@
-"""What is seen of a training while it runs: its history, and the maps of a few pictures. Needs the extra ``train``."""
+"""Callbacks that follow a training: its history, and the maps of a few images. Needs the extra ``train``."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Progress = Callable[[str, int, int], None]
 
 
 class History(L.Callback):
-    """Writes ``history.csv``, a line an epoch, whole also after an interruption; tells of progress.
+    """Write ``history.csv``, one row per epoch, and report progress; the file is complete after an interruption too.
 
     Args:
-        folder: where it is written.
-        progress: called with "training", the steps done, and all steps.
-        say: called with a line an epoch.
+        folder: folder that ``history.csv`` is written to.
+        progress: called with "training", the number of steps done, and the total.
+        say: called with one line per epoch.
     """
 
     def __init__(self, folder: Path, *, progress: Progress, say: Callable[[str], None]) -> None:
@@ -38,11 +38,11 @@ class History(L.Callback):
         self.rows: list[dict[str, float]] = []
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Tell of progress."""
+        """Report progress."""
         self.progress("training", trainer.global_step, int(trainer.estimated_stepping_batches))
 
     def on_train_epoch_end(self, trainer: L.Trainer, _: L.LightningModule) -> None:
-        """Add the epoch's line."""
+        """Add the row of the epoch."""
         names = ("train_loss", "val_loss", "val_auc", "val_f1", "val_accuracy")
         row = {"epoch": float(trainer.current_epoch)}
         row |= {name: float(trainer.callback_metrics[name]) for name in names if name in trainer.callback_metrics}
@@ -54,11 +54,11 @@ class History(L.Callback):
             self.say(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: {shown}")
 
     def state_dict(self) -> dict[str, Any]:
-        """The lines so far, for the checkpoint."""
+        """Return the rows so far, for the checkpoint."""
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the lines of a checkpoint."""
+        """Continue from the rows of a checkpoint."""
         self.rows = list(state_dict["rows"])
 
     def _write(self) -> None:
@@ -70,16 +70,16 @@ class History(L.Callback):
 
 
 class LogMaps(L.Callback):
-    """Draws the maps of a few fixed pictures after each epoch, so that one sees attention form.
+    """Draw the maps of a few fixed images after each epoch, to show how attention forms.
 
-    Writes ``FOLDER/epoch_003.png``, and an image to each logger that takes images, as TensorBoard's does. It works
-    with any LightningModule whose network is given.
+    Writes ``FOLDER/epoch_003.png``, and an image to each logger that takes images, such as TensorBoard's. It works with
+    any LightningModule whose network is given.
 
     Args:
-        model: around the network that is being trained.
-        pictures: to be explained, with the class of each; None for the predicted one.
-        folder: where the sheets are written.
-        method: as for `camscope.explain`.
+        model: model around the network that is being trained.
+        pictures: images to explain, each with its class; None for the predicted class.
+        folder: folder that the sheets are written to.
+        method: a name in `METHODS`, alone or in "augmented(...)", "eigensmoothed(...)" or "fused(...)".
 
     Example:
         >>> from camscope.models.loading import load
@@ -107,7 +107,7 @@ class LogMaps(L.Callback):
         for picture, label in self.pictures:
             e = explain(self.model, picture, target=label, method=self.method)
             if self.model.layer is None:
-                # It takes two passes to find, and stays the same.
+                # Choosing the layer takes two passes, and its name stays the same.
                 self.model = replace(self.model, layer=e.layer)
             said = f"p = {e.probability:.2f}" if e.probability is not None else f"score {e.score:.2g}"
             cells.append(Cell(e.overlay(), f"{e.short_label}, {said}"))

@@ -1,4 +1,4 @@
-"""Regions taken away from training pictures, so that nothing can be learnt from them."""
+"""Hide regions of training images, so that nothing can be learnt from them."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from camscope.study.edits import FILL_INS
 from camscope.study.regions import Mask
 
 FILLS = ("blur", "mean", "donor")
-"""What takes a region's place, drawn anew each time: no single fill-in can become a sign itself."""
+"""Fill-ins of a hidden region, drawn at random each time, so that no fill-in becomes a cue itself."""
 
 Array = npt.NDArray[np.float32]
 
 
 def hidden(x: Array, masks: Sequence[Mask], *, seen: Mask, donor: Array, draw: np.random.Generator) -> Array:
-    """A picture without some regions.
+    """Return an image with some regions hidden.
 
     Each region is blurred out from its surroundings, painted in the mean colour of the rest, or replaced by the same
-    place of another training picture, a third of the time each. The last makes what stands there independent of the
-    label, and keeps the network used to seeing something there.
+    place of another training image, each with probability 1/3. The last makes the content independent of the label, and
+    keeps the network used to seeing something there.
 
     Args:
-        x: (C, h, w) the network's input; left as it is.
-        masks: (h, w) each.
-        seen: (h, w) where the input shows the picture, and not padding.
-        donor: (C, h, w) another training picture.
-        draw: of the fill-ins.
+        x: (C, h, w) input of the network; it is not changed.
+        masks: regions to hide, (h, w) each.
+        seen: (h, w), true where the input shows the image, and not padding.
+        donor: (C, h, w) another training image.
+        draw: random generator of the fill-ins.
 
     Returns:
-        (C, h, w).
+        (C, h, w) input with the regions hidden.
     """
     for mask in masks:
         rest = seen & ~mask

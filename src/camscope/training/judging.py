@@ -1,4 +1,4 @@
-"""How good a model is on labelled pictures, with intervals in which the patient is the unit."""
+"""Evaluation of a model on labelled images, with confidence intervals over patients."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _BINS = 10
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of labelled pictures.
+    """Predictions of a model on labelled images.
 
     Attributes:
         model: the model.
-        examples: the pictures that could be read.
-        probabilities: (n, labels).
-        truth: (n, labels) 1, 0, or NaN where unknown.
-        failed: the name of each picture that could not be judged -> why.
+        examples: the images that could be read.
+        probabilities: (n, labels) in [0, 1].
+        truth: (n, labels) 1, 0, or NaN if unknown.
+        failed: name of each image without a prediction -> reason.
     """
 
     model: Model
@@ -50,7 +50,7 @@ class Predictions:
 
     @property
     def said(self) -> npt.NDArray[np.bool_]:
-        """(n, labels) which labels the model says are there: the most probable one, or those from 0.5 on."""
+        """Return (n, labels), true for predicted labels: the most probable class, or all labels from 0.5 on."""
         if self.model.outcome == "one":
             highest: npt.NDArray[np.bool_] = np.arange(self.truth.shape[1]) == self.probabilities.argmax(1)[:, None]
             return highest
@@ -59,12 +59,12 @@ class Predictions:
 
     @property
     def faults(self) -> dict[str, str]:
-        """Those that failed because something is wrong with them, not because their label is unknown."""
+        """Return the images that failed because of a fault, and not because their label is unknown."""
         return {name: problem for name, problem in self.failed.items() if problem != UNKNOWN}
 
     @property
     def patients(self) -> list[str]:
-        """Whose pictures they are."""
+        """Return the patient of each image."""
         return [example.patient for example in self.examples]
 
 
@@ -75,16 +75,16 @@ def predict(
     batch_size: int = 16,
     progress: Progress = lambda *_: None,
 ) -> Predictions:
-    """Run a model over labelled pictures.
+    """Run a model on labelled images.
 
     Args:
-        model: on its device.
-        examples: with truth in the order of the model's labels.
-        batch_size: pictures in one forward pass.
-        progress: called with "judging", how many are done, and their number.
+        model: the model, on its device.
+        examples: images with truth in the order of the model's labels.
+        batch_size: images per forward pass.
+        progress: called with "judging", the number of images done, and the total.
 
     Raises:
-        SettingError: a model of values, or no picture that can be read.
+        SettingError: a model that returns values and not classes, or no image that can be read.
     """
     check_count("batch_size", batch_size)
     if model.outcome == "value":
@@ -117,26 +117,26 @@ def predict(
 
 
 def sample_of(model: Model, example: Example) -> Sample:
-    """An example made ready for a model.
+    """Read an example and prepare it for a model.
 
     Raises:
-        CamscopeError: it cannot be read.
+        CamscopeError: the image cannot be read.
     """
     picture = read(example.source)
     return Sample.of(model, picture, source=example.source)
 
 
 def judge(found: Predictions, *, seed: int = 0) -> dict[str, Any]:
-    """Figures with 95 % intervals in which the patient is the unit.
+    """Compute metrics with 95 % confidence intervals over patients.
 
     Args:
-        found: predictions.
-        seed: of the bootstrap.
+        found: predictions of a model.
+        seed: random seed of the bootstrap.
 
     Returns:
         Plain JSON values: "pictures", "patients", "accuracy", "f1" (macro), "ece" (expected calibration error) and,
-        for each label under "labels": "present", "absent", "auc", "f1", "sensitivity", "specificity"; an interval is
-        {"estimate", "low", "high"}, None where there is none.
+        for each label under "labels": "present", "absent", "auc", "f1", "sensitivity", "specificity". An interval is
+        {"estimate", "low", "high"}, with None for values that are undefined.
     """
     truth, said, patients = found.truth, found.said, found.patients
     known = ~np.isnan(truth)
@@ -171,7 +171,7 @@ def judge(found: Predictions, *, seed: int = 0) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Bin:
-    """Pictures of similar certainty: how sure the model is on average, and how often it is right."""
+    """Images of similar certainty: the mean certainty of the model, and how often it is right."""
 
     pictures: int
     said: float
@@ -179,10 +179,10 @@ class Bin:
 
 
 def calibration(found: Predictions) -> list[Bin]:
-    """Certainty against truth in ten bins of equal width.
+    """Compute certainty against truth in ten bins of equal width; empty bins are left out.
 
-    For one of several classes: the probability of the predicted one, and how often it is right. For any number of
-    labels: the probability of each label, and how often it is there.
+    For one of several classes: the probability of the predicted class, and how often it is right. For any number of
+    labels: the probability of each label, and how often it is present.
     """
     if found.model.outcome == "one":
         p, hit = found.probabilities.max(1), (found.said & (found.truth == 1)).any(1)
@@ -195,7 +195,7 @@ def calibration(found: Predictions) -> list[Bin]:
 
 
 def calibration_error(bins: Sequence[Bin]) -> float:
-    """sum_b n_b / n |said_b - found_b|, the expected calibration error.
+    """Compute the expected calibration error, sum_b n_b / n |said_b - found_b|.
 
     >>> calibration_error([Bin(3, 0.9, 0.9), Bin(1, 0.5, 0.1)])
     0.1
@@ -208,7 +208,7 @@ def calibration_error(bins: Sequence[Bin]) -> float:
 
 
 def confusion(found: Predictions) -> npt.NDArray[np.int64]:
-    """Counts (truth, prediction) of one of several classes; for any number of labels (labels, 2, 2), absent first."""
+    """Count (truth, prediction) for one of several classes; for any number of labels (labels, 2, 2), absent first."""
     truth, said = found.truth, found.said
     if found.model.outcome == "one":
         one: npt.NDArray[np.int64] = (truth == 1).T.astype(np.int64) @ said.astype(np.int64)
@@ -222,7 +222,7 @@ def confusion(found: Predictions) -> npt.NDArray[np.int64]:
 
 
 def write_predictions(found: Predictions, folder: Path) -> Path:
-    """Write ``predictions.csv``: each picture with its truth and its probabilities, or why there are none."""
+    """Write ``predictions.csv``: one row per image with its truth and its probabilities, or the reason for none."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     labels = found.model.labels
@@ -239,10 +239,10 @@ def write_predictions(found: Predictions, folder: Path) -> Path:
 
 
 def of_split(dataset: Dataset, split: str) -> tuple[Example, ...]:
-    """The examples of a split, or all where the data have no splits; those with a problem too.
+    """Return the examples of a split, or all if the data have no splits; those with a problem are included.
 
     Raises:
-        SettingError: a split without pictures.
+        SettingError: a split without images.
     """
     if not any(example.split for example in dataset.examples):
         return dataset.examples
@@ -253,9 +253,9 @@ def of_split(dataset: Dataset, split: str) -> tuple[Example, ...]:
 
 
 def _share(values: npt.ArrayLike, patients: Sequence[str], seed: int) -> dict[str, float | None]:
-    """Mean over pictures, its interval by drawing patients.
+    """Return the mean over images, with its interval by resampling patients.
 
-    Where all pictures agree, drawing them again shows nothing: the interval is then the exact one of as many patients.
+    If all images agree, resampling shows no variation: the interval is then the exact one of as many patients.
     """
     known = np.asarray(values, np.float64)
     if len(known) and known.min() == known.max() in (0, 1):
@@ -265,7 +265,7 @@ def _share(values: npt.ArrayLike, patients: Sequence[str], seed: int) -> dict[st
 
 
 def _f1_interval(counts: Floats, patients: Sequence[str], seed: int) -> dict[str, float | None]:
-    """Macro F1 of (n, 3 labels) counts; without ends where it is 0 or 1, which drawing again cannot change."""
+    """Return the macro F1 of (n, 3 labels) counts; without limits if it is 0 or 1, which resampling cannot change."""
     found = bootstrap(counts, patients, statistic=_macro_f1, weigh="cases", seed=seed, replicates=REPLICATES)
     if found.estimate in (0, 1):
         return {"low": None, "high": None, "estimate": found.estimate}
@@ -273,7 +273,7 @@ def _f1_interval(counts: Floats, patients: Sequence[str], seed: int) -> dict[str
 
 
 def _f1(counts: Floats, weights: Floats) -> Floats:
-    """2 TP / (2 TP + FP + FN) of (n, 3) counts for each row of weights; 0 / 0 is 0, as a label nobody has found."""
+    """Compute 2 TP / (2 TP + FP + FN) of (n, 3) counts for each row of weights; 0 / 0 counts as 0."""
     tp, fp, fn = (weights @ counts).T
     whole = 2 * tp + fp + fn
     result: Floats = np.where(whole > 0, 2 * tp / np.where(whole > 0, whole, 1), 0)
@@ -281,7 +281,7 @@ def _f1(counts: Floats, weights: Floats) -> Floats:
 
 
 def _macro_f1(counts: Floats, weights: Floats) -> Floats:
-    """Mean of the labels' F1; three columns a label."""
+    """Compute the mean of the labels' F1 from three columns per label."""
     each = [_f1(counts[:, k : k + 3], weights) for k in range(0, counts.shape[1], 3)]
     result: Floats = np.mean(each, axis=0)
     return result

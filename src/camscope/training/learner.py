@@ -1,4 +1,4 @@
-"""What is learnt in a step: the loss, its penalties, the schedule. Needs the extra ``train``."""
+"""Lightning modules of a training: the loss, its penalties, the learning rate, the data. Needs the extra ``train``."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from camscope.training.start import head_of
 _WARMUP = 0.1
 _MOST_WEIGHT = 20.0
 _BACKBONE = 0.1
-"""Learning rate of weights that have learnt before, as a share of the head's."""
+"""Learning rate of a pretrained backbone, as a share of the head's."""
 
 UNKNOWN = -1
 
 
 class Learner(L.LightningModule):
-    """A network that learns labels.
+    """Train a network on labels.
 
     Args:
-        model: trained in place.
-        settings: of the training.
-        learnt: whether its backbone has learnt something before.
-        weights: (labels,) of the loss, as `label_weights` makes them.
-        layer: of the maps in the loss; None where there are none.
+        model: model whose network is trained in place.
+        settings: training settings.
+        learnt: whether the backbone is pretrained.
+        weights: (labels,) weights of the loss, from `label_weights`.
+        layer: target layer of the maps in the loss; None for a loss without maps.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class Learner(L.LightningModule):
         self.figures = _figures(model, "val_")
 
     def on_train_epoch_start(self) -> None:
-        """Train mode, the backbone frozen or not; what is drawn follows from seed and epoch alone.
+        """Set train mode, freeze or unfreeze the backbone, and set the random seed from the seed and the epoch alone.
 
-        Batch norms that have learnt keep their statistics: those of small batches would undo what was learnt.
+        Pretrained batch norms keep their statistics: those of small batches would undo what was learnt.
         """
         torch.manual_seed(self.settings.seed * 100_003 + self.current_epoch)
         frozen = self.current_epoch < self.frozen
@@ -69,7 +69,7 @@ class Learner(L.LightningModule):
             parameter.requires_grad_(not frozen or self._in_head(name))
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> Tensor:
-        """Loss of a batch: cross-entropy, and the penalty on maps that lie elsewhere."""
+        """Return the loss of a batch: cross-entropy, and the penalty on maps outside the masks."""
         x, truth, masks = batch
         loss = self._loss(unwrap(self.net(x)), truth)
         if self.layer is not None:
@@ -78,7 +78,7 @@ class Learner(L.LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> None:
-        """Loss and figures of a batch; pictures are whole and as they are."""
+        """Log the loss and update the metrics on a batch of images, which are neither hidden in part nor augmented."""
         x, truth, _masks = batch
         scores = unwrap(self.net(x))
         self.log("val_loss", self._loss(scores, truth), on_epoch=True, batch_size=len(x), sync_dist=True)
@@ -88,12 +88,12 @@ class Learner(L.LightningModule):
             self.figures.update(scores.sigmoid(), truth.nan_to_num(UNKNOWN).int())
 
     def on_validation_epoch_end(self) -> None:
-        """Log the figures of the epoch."""
+        """Log the metrics of the epoch."""
         self.log_dict(self.figures.compute())
         self.figures.reset()
 
     def configure_optimizers(self) -> Any:
-        """AdamW; the rate rises over the first tenth of the steps, then falls along a cosine."""
+        """Return AdamW; its learning rate rises over the first tenth of the steps, then falls along a cosine."""
         named = list(self.net.named_parameters())
         groups = [
             {"params": [p for n, p in named if not self._in_head(n)], "lr": self.rate * self.backbone_share},
@@ -124,7 +124,7 @@ class Learner(L.LightningModule):
         return (each * known).sum() / known.sum().clamp_min(1)
 
     def _outside(self, x: Tensor, truth: Tensor, masks: Tensor, *, layer: str) -> Tensor:
-        """Mean share of the maps outside the masks, over the pictures that have a mask and the label."""
+        """Return the mean share of the maps outside the masks, over the images that have a mask and the label."""
         rows = masks.flatten(1).any(1) & (truth == 1).any(1)
         if not rows.any():
             return x.new_zeros(())
@@ -133,26 +133,26 @@ class Learner(L.LightningModule):
 
 
 class Data(L.LightningDataModule):
-    """The pictures of each split in batches; a new loader every epoch, so that the order follows from its number."""
+    """The images of each split in batches; each epoch has a new loader, whose order depends on seed and epoch alone."""
 
     def __init__(self, pictures: dict[str, Pictures], settings: Settings, *, workers: int) -> None:
         super().__init__()
         self.pictures, self.settings, self.workers = pictures, settings, workers
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Training pictures in the order of this epoch."""
+        """Return a loader of the training images in the order of this epoch."""
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         pictures, size = self.pictures["train"], self.settings.batch_size
         pictures.epoch = epoch
         # A list, since Lightning asks a loader for its order more than once.
         draw = torch.Generator().manual_seed(self.settings.seed * 100_003 + epoch)
         order = torch.randperm(len(pictures), generator=draw).tolist()
-        # A last batch of one picture would have no variance for batch norm.
+        # A last batch of one image would have no variance for batch norm.
         last = len(pictures) > size
         return self._loader(pictures, sampler=order, drop_last=last)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Validation pictures."""
+        """Return a loader of the validation images."""
         return self._loader(self.pictures["val"])
 
     def _loader(self, pictures: Pictures, **more: Any) -> DataLoader[Any]:
@@ -160,9 +160,10 @@ class Data(L.LightningDataModule):
 
 
 def label_weights(dataset: Dataset) -> Tensor:
-    """Weights of the loss that make rare labels count as much as common ones, from the training set.
+    """Compute weights of the loss that make rare labels count as much as common ones, from the training set.
 
-    One of several classes: n / (classes n_k). Any number of labels: n_absent / n_present. None above 20.
+    One of several classes: n / (classes n_k). Any number of labels: n_absent / n_present. Weights are limited to
+    [1/20, 20].
 
     Returns:
         (labels,) for ``cross_entropy(weight=)`` or ``binary_cross_entropy_with_logits(pos_weight=)``.

@@ -1,4 +1,4 @@
-"""The loop of a training, by Lightning: from the last checkpoint, or from the start. Needs the extra ``train``."""
+"""Training loop by Lightning, from the last checkpoint or from the start. Needs the extra ``train``."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _MOST_WORKERS = 8
 
 
 class Where(NamedTuple):
-    """On what a training runs: a device as the commands name it, and how many of them."""
+    """Devices of a training: the name of a device, as on the command line, and the number of devices."""
 
     device: str
     devices: int
 
 
 class Ended(NamedTuple):
-    """How a training ended: the lowest validation loss, and whether this process leads those of several devices."""
+    """Result of a training: the lowest validation loss, and whether this process leads those of several devices."""
 
     val_loss: float
     leads: bool
@@ -61,18 +61,21 @@ def fitted(
     progress: Progress,
     say: Callable[[str], None],
 ) -> Ended:
-    """Train a model's network, from the last checkpoint in ``out`` where there is one.
+    """Train a model's network, from the last checkpoint in ``out`` if there is one.
 
     Args:
-        model: whose network is trained in place; it ends with the weights of the lowest validation loss, on the CPU.
-        dataset: split.
-        pictures: by split.
-        out: the run's folder.
-        settings: how.
-        learnt: whether the backbone has learnt something before.
-        where: on what.
-        progress: as for `train`.
-        say: as for `train`.
+        model: its network is trained in place, and ends with the weights of the lowest validation loss, on the CPU.
+        dataset: the dataset with its splits.
+        pictures: images by the name of their split.
+        out: output folder of the training.
+        settings: training settings.
+        learnt: whether the backbone is pretrained.
+        where: devices to train on.
+        progress: called with the name of a step, the number done, and the total.
+        say: called with each message for the user, one line each.
+
+    Returns:
+        The lowest validation loss, and whether this process leads those of several devices.
     """
     example = pictures["train"][0][0][None]
     shown = dataclasses.replace(model, layer=model.layer or default_layer(model.net, example))
@@ -133,13 +136,13 @@ def _trainer(settings: Settings, callbacks: list[L.Callback], *, out: Path, wher
 
 
 def _has_stopped(content: dict[str, Any], settings: Settings) -> bool:
-    """Whether the training of a checkpoint had come to its end."""
+    """Return whether the training of a checkpoint was finished."""
     waited = [state["wait_count"] for name, state in content["callbacks"].items() if name.startswith("EarlyStopping")]
     return max(waited, default=0) >= settings.patience or content["epoch"] + 1 >= settings.epochs
 
 
 def _take_best(learner: Learner, path: Path) -> None:
-    """Fill in the weights of the epoch with the lowest validation loss."""
+    """Load the weights of the epoch with the lowest validation loss."""
     content = torch.load(path, map_location="cpu", weights_only=True)
     learner.load_state_dict(content["state_dict"], strict=False)
     learner.cpu().eval()
@@ -148,7 +151,7 @@ def _take_best(learner: Learner, path: Path) -> None:
 
 
 def _where(device: str, devices: int) -> tuple[str, int | list[int]]:
-    """Lightning's words for a device."""
+    """Return Lightning's accelerator and devices for a device name."""
     kind, _, number = device.partition(":")
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
@@ -172,7 +175,7 @@ def _all_kept(pictures: dict[str, Pictures]) -> bool:
 
 
 def _shown(dataset: Dataset) -> list[tuple[Any, int]]:
-    """A few validation pictures, one of each label first, to be seen after each epoch."""
+    """Return a few validation images to draw after each epoch, one per label, each with its label."""
     chosen: dict[str, int] = {}
     examples = dataset.of("val")
     for label in range(len(dataset.labels)):
@@ -184,7 +187,7 @@ def _shown(dataset: Dataset) -> list[tuple[Any, int]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's advertisements and advice, and with what it switches in PyTorch switched back."""
+    """Suppress Lightning's advertisements and advice, and restore the settings that it changes in PyTorch."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     exact, only_warn = (

@@ -1,4 +1,4 @@
-"""Training pictures: read as `explain` reads them, then hidden in part and varied."""
+"""Training images: read as `explain` reads them, then hidden in part and augmented."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from camscope.training.dataset import Dataset, Example
 from camscope.training.hiding import hidden
 
 MEMORY = 2**30
-"""Bytes of inputs that are kept from one epoch to the next; more are read again each time."""
+"""Bytes of inputs that are kept from one epoch to the next; other inputs are read again in each epoch."""
 
 _HALF = 0.5
 _DEGREES, _SHIFT, _ZOOM, _LIGHT = 10, 0.05, 0.1, 0.15
@@ -36,13 +36,13 @@ Progress = Callable[[str, int, int], None]
 
 
 class Prepared(NamedTuple):
-    """An example as the network sees it, before it is varied.
+    """An example as input of the network, before augmentation.
 
     Attributes:
-        x: (C, h, w) normalised.
-        seen: (h, w) true where the input shows the picture.
-        hidden: for each region to be hidden, where it is (h, w); None where the picture has none.
-        reason: (h, w) where the reasons are to lie; None where that is unknown.
+        x: (C, h, w) normalised input.
+        seen: (h, w), true where the input shows the image, and not padding.
+        hidden: for each region to hide, its mask (h, w); None if the image has no such region.
+        reason: (h, w), true where the evidence should lie; None if unknown.
     """
 
     x: Tensor
@@ -53,14 +53,14 @@ class Prepared(NamedTuple):
 
 @dataclass(frozen=True)
 class Preparation:
-    """How an example becomes an input: `camscope.images` reads it, the model's preprocessing cuts and scales it.
+    """Make inputs of examples: `camscope.images` reads the image, the model's preprocessing crops and scales it.
 
     Attributes:
-        preprocess: of the model.
-        root: where the paths of masks start.
-        masks: the names that masks can have.
-        hide: regions to be hidden.
-        reasons: the mask outside of which attribution is punished.
+        preprocess: preprocessing of the model.
+        root: folder that the paths of masks are relative to.
+        masks: names that masks can have.
+        hide: regions to hide, such as "border:0.1".
+        reasons: name of the mask outside of which attribution is penalised; None for no penalty.
     """
 
     preprocess: Preprocess
@@ -70,7 +70,7 @@ class Preparation:
     reasons: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse regions and masks that the data do not have."""
+        """Reject regions and masks that the data do not have."""
         for spec in self.hide:
             check_spec(spec, masks=self.masks, cues=self.masks)
         if self.reasons is not None and self.reasons not in self.masks:
@@ -85,7 +85,7 @@ class Preparation:
         return self.of(example, fetch(example.source))
 
     def of(self, example: Example, content: bytes) -> Prepared:
-        """The same from the bytes of its file."""
+        """Make the input of an example from the bytes of its file."""
         picture = decode(content, example.source)
         x, window = self.preprocess(picture)
         size = self.preprocess.input_size
@@ -118,11 +118,11 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Shelf:
-    """What has been read: as many inputs as fit, and which examples have the regions to be hidden.
+    """Inputs in memory, as many as fit, and which examples have the regions to hide.
 
     Attributes:
-        inputs: number of the example -> its input.
-        having: for each region, the numbers of the examples that have it.
+        inputs: index of the example -> its input.
+        having: for each region, the indices of the examples that have it.
     """
 
     inputs: Mapping[int, Prepared]
@@ -132,12 +132,12 @@ class Shelf:
 def read_all(
     dataset: Dataset, preparation: Preparation, *, progress: Progress = lambda *_: None, memory: int = MEMORY
 ) -> tuple[Dataset, Shelf]:
-    """Read every file once: its hash, its input, and what is wrong with it.
+    """Read every file once, for its hash, its input and its problems.
 
     Args:
-        dataset: of unread examples.
-        preparation: how they are read.
-        progress: called with "reading pictures", how many are done, and their number.
+        dataset: examples that have not been read.
+        preparation: makes the inputs.
+        progress: called with "reading pictures", the number of images done, and the total.
         memory: bytes of inputs to keep.
 
     Returns:
@@ -173,22 +173,22 @@ def read_all(
 
 
 class Pictures(data.Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """The pictures of a split as the network is shown them.
+    """The images of a split as the network gets them, for a PyTorch loader.
 
-    What is hidden and how a picture is varied follow from (seed, epoch, number of the picture) alone, so that
-    neither the number of worker processes nor an interruption changes anything.
+    Hiding and augmentation depend on (seed, epoch, index of the image) alone, so that neither the number of worker
+    processes nor an interruption changes anything.
 
     Args:
         dataset: the examples.
-        split: which of them.
-        preparation: how they are read.
-        shelf: what has been read.
-        varied: whether they are hidden in part and varied.
-        flip: whether the variations mirror left and right.
-        seed: of both.
+        split: name of the split.
+        preparation: makes inputs of examples.
+        shelf: inputs in memory.
+        varied: whether images are hidden in part and augmented.
+        flip: whether the augmentation mirrors left and right.
+        seed: random seed of hiding and augmentation.
 
     Attributes:
-        epoch: that is being trained.
+        epoch: the current epoch.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ class Pictures(data.Dataset[tuple[Tensor, Tensor, Tensor]]):
         usable = [n for n, e in enumerate(dataset.examples) if e.split == split and not e.problem]
         self.examples, self.numbers = dataset.examples, usable
         self.preparation, self.shelf, self.seed, self.epoch = preparation, shelf, seed, 0
-        # Only this split's own pictures lend regions and pixels.
+        # Only this split's own images lend regions and pixels.
         self.having = [sorted(members.intersection(usable)) for members in shelf.having]
         self.vary = _variation(preparation.preprocess, flip=flip) if varied else None
 
@@ -213,7 +213,7 @@ class Pictures(data.Dataset[tuple[Tensor, Tensor, Tensor]]):
         return len(self.numbers)
 
     def __getitem__(self, place: int) -> tuple[Tensor, Tensor, Tensor]:
-        """An input (C, h, w), its truth (labels,) and where its reasons are to lie (h, w), nowhere where unknown."""
+        """Return an input (C, h, w), its truth (labels,) and the mask of its evidence (h, w), false if unknown."""
         number = self.numbers[place]
         one = self._prepared(number)
         x = one.x
@@ -232,7 +232,7 @@ class Pictures(data.Dataset[tuple[Tensor, Tensor, Tensor]]):
         return self.preparation(self.examples[number]) if found is None else found
 
     def _hidden(self, place: int, draw: np.random.Generator) -> Tensor:
-        """The input without the regions; where it has none, another's place, so that hiding tells nothing."""
+        """Return the input with its regions hidden, or else those of another image, so that hiding is no cue."""
         one = self._prepared(self.numbers[place])
         masks = []
         for k, (own, members) in enumerate(zip(one.hidden, self.having, strict=True)):
@@ -249,7 +249,7 @@ class Pictures(data.Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 def _variation(preprocess: Preprocess, *, flip: bool) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Turned by up to 10 degrees, moved by 5 %, zoomed by 10 %, brightness and contrast by 15 %, by torchvision."""
+    """Return the augmentation: rotation by 10 degrees, shift by 5 %, zoom by 10 %, brightness and contrast by 15 %."""
     from torchvision import tv_tensors
     from torchvision.transforms import v2
 

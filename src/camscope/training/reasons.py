@@ -1,4 +1,4 @@
-"""Right for the right reasons: a penalty on attribution that lies elsewhere."""
+"""Right for the right reasons: a penalty on attribution outside of masks."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _TINY = 1e-6
 
 
 def share_outside(net: nn.Module, x: Tensor, *, masks: Tensor, targets: Sequence[int], layer: str) -> Tensor:
-    """Share of each Grad-CAM that lies outside a mask: 1 - sum(m M) / sum(M), M = up(ReLU(map)).
+    """Compute the share of each Grad-CAM that lies outside a mask: 1 - sum(m M) / sum(M), M = up(ReLU(map)).
 
-    A map that is nowhere positive would have no gradient to come back by: its softmax over places, in units of its mean
-    size, takes the place of the ReLU.
+    A map without positive values would have no gradient. For such a map, its softmax over cells, in units of its mean
+    size, replaces the ReLU.
 
     Args:
         net: the network; its parameters get gradients through the maps.
         x: (B, C, h, w) inputs.
-        masks: (B, h, w) where the reasons are to lie, m.
-        targets: the class explained in each picture.
-        layer: the layer that is looked at.
+        masks: (B, h, w) m, where the evidence should lie.
+        targets: index of the explained class, one per image.
+        layer: name of the target layer.
 
     Returns:
         (B,) in [0, 1], differentiable.

@@ -1,4 +1,4 @@
-"""One page about a model: how good it is, and its failures explained."""
+"""Report page of a model: its metrics, and its failures explained."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PAGE, METRICS, HISTORY = "report.html", "metrics.json", "history.csv"
 
 _SIDE, _SAMPLES, _MOST_LABELS = 256, 5, 24
 _SMALL = 100
-"""Patients below which a test set is called small."""
+"""Number of patients below which a test set is called small."""
 
 
 def report(
@@ -50,22 +50,22 @@ def report(
     seed: int = 0,
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
-    """Judge predictions and write the page about them.
+    """Evaluate predictions and write the report page.
 
-    Writes ``report.html``, which fetches nothing; ``metrics.json``; ``predictions.csv``, a row a picture;
-    ``failures.csv``, a row a mistake.
+    Writes ``report.html``, which loads nothing from the network; ``metrics.json``; ``predictions.csv``, one row per
+    image; ``failures.csv``, one row per mistake.
 
     Args:
-        found: what a model says of labelled pictures.
-        folder: made where missing.
-        dataset: of the training, for samples and splits; the folder's ``history.csv`` is drawn with it.
-        method: of the maps.
-        layer: of the maps; None for the model's.
-        seed: of the intervals.
-        progress: called with a step, what of it is done, and its total.
+        found: predictions of a model on labelled images.
+        folder: output folder; created if missing.
+        dataset: dataset of the training, for samples and splits; with it, the folder's ``history.csv`` is drawn.
+        method: a name in `METHODS`, alone or in "augmented(...)", "eigensmoothed(...)" or "fused(...)".
+        layer: name of the target layer; None for the model's own, or else `default_layer`.
+        seed: random seed of the confidence intervals.
+        progress: called with the name of a step, the number done, and the total.
 
     Returns:
-        The figures, as `judge` makes them.
+        The content of ``metrics.json``: metrics with their intervals, overall and per label.
     """
     folder = Path(folder)
     figures = judge(found, seed=seed)
@@ -170,13 +170,13 @@ def _map(e: Explanation) -> str:
 
 
 def _worst_sheet(found: Predictions, explained: Sequence[Explained]) -> dict[str, str]:
-    """The most certain mistake at every stage of the network, for what the model says."""
+    """Draw the most certain mistake at every stage of the network, for the prediction."""
     if not explained:
         return {"sheet": "", "worst": ""}
     one = max(explained, key=lambda e: e.failure.certainty)
     target = one.said.index
     if target is None:
-        # What speaks against a label is drawn at the last layer above; stages show the label itself.
+        # The evidence against a label is drawn at the last layer above; stages show the label itself.
         target = one.true.index
     shown = found.model.label(target if target is not None else 0)
     image = stages_sheet(found.model, read(one.said.source), target=target)
@@ -187,7 +187,7 @@ def _worst_sheet(found: Predictions, explained: Sequence[Explained]) -> dict[str
 
 
 def _samples(dataset: Dataset) -> str:
-    """A few training pictures of each label, as a data address."""
+    """Return a few training images of each label, as a data address."""
     rows, names = [], []
     for n, label in enumerate(dataset.labels[:_MOST_LABELS]):
         cells = []
@@ -216,7 +216,7 @@ def _record(facts: Mapping[str, Any], found: Predictions) -> list[tuple[str, str
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """The epochs that were trained, in order; none where the file is missing."""
+    """Read the trained epochs, in order; none if the file is missing."""
     if not path.is_file():
         return []
     try:
@@ -227,5 +227,5 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 
 def _safe(drawn: Drawn) -> Drawn:
-    """A figure whose SVG the template may take as it is."""
+    """Return a figure whose SVG the template inserts without escaping."""
     return Drawn(drawn.title, Markup(drawn.svg), drawn.columns, drawn.rows)

@@ -1,4 +1,4 @@
-"""How a model is trained: the defaults are meant to be left alone."""
+"""Training settings. The defaults are meant to be kept."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ _FROZEN = 2
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model is trained; two trainings with the same settings, data and start are the same.
+    """Settings of a training; two trainings with the same settings, data and start are the same.
 
     Attributes:
-        epochs: at most.
-        patience: epochs without a lower validation loss after which training stops.
-        batch_size: pictures in a step.
-        rate: highest learning rate of AdamW, of the head. A backbone that has learnt before has a
-            tenth of it.
-        decay: of the weights.
-        frozen: epochs in which the head alone is trained; None for 2 where the backbone has learnt before, else 0.
-        fractions: shares of training, validation and test, where the data do not say.
-        flip: whether pictures are mirrored in training; not for chests, whose heart is on the left.
-        hide: regions that are hidden in every training picture, such as "border:0.1".
-        reasons: name of the mask outside of which attribution is punished.
-        reasons_weight: of that penalty, beside the cross-entropy.
+        epochs: maximum number of epochs.
+        patience: number of epochs without a lower validation loss after which training stops.
+        batch_size: images per step.
+        rate: highest learning rate of AdamW, for the head. A pretrained backbone has a tenth of it.
+        decay: weight decay.
+        frozen: number of epochs in which only the head is trained; None for 2 if the backbone is pretrained, else 0.
+        fractions: shares of training, validation and test set, for data without splits.
+        flip: whether training images are mirrored at random; not for chests, whose heart is on the left.
+        hide: regions that are hidden in every training image, such as "border:0.1".
+        reasons: name of the mask outside of which attribution is penalised; None for no penalty.
+        reasons_weight: weight of that penalty relative to the cross-entropy.
         precision: "auto" (16 bits on a GPU, else 32), or any of Lightning's, such as "bf16-mixed".
-        seed: of everything random.
+        seed: random seed.
     """
 
     epochs: int = 30
@@ -47,7 +46,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse values that train nothing."""
+        """Reject values that train nothing."""
         for name in ("epochs", "patience", "batch_size"):
             check_count(name, getattr(self, name))
         for name in ("seed", *(["frozen"] if self.frozen is not None else [])):
@@ -58,6 +57,6 @@ class Settings:
                 raise SettingError(f"{name} must be finite and {'above' if least else 'at least'} 0, but got {value}")
 
     def frozen_epochs(self, *, learnt: bool) -> int:
-        """Epochs in which the head alone is trained, fewer than there are."""
+        """Return the number of epochs in which only the head is trained, less than the total."""
         wanted = (_FROZEN if learnt else 0) if self.frozen is None else self.frozen
         return min(wanted, self.epochs - 1)

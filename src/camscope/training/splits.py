@@ -1,4 +1,4 @@
-"""Training, validation and test sets that share no patient and no picture."""
+"""Training, validation and test sets that share no patient and no image."""
 
 from __future__ import annotations
 
@@ -25,19 +25,22 @@ Floats = npt.NDArray[np.float64]
 
 
 def split(dataset: Dataset, *, fractions: Sequence[float] = FRACTIONS, seed: int = 0) -> Dataset:
-    """Give every usable picture a split.
+    """Assign every usable image to a split.
 
-    A split that the data state is kept, and must not leak; where only the validation set is missing, it is taken out
-    of the training set. Otherwise patients are dealt out whole, pictures of identical bytes always together, so that
-    each split gets its share of every label.
+    Splits in the data are kept, and must not leak. If only the validation set is missing, it is taken from the training
+    set. Without splits in the data, patients are assigned as a whole, images of identical bytes stay together, and each
+    split gets its share of every label.
 
     Args:
-        dataset: read, its files hashed.
-        fractions: shares of training, validation and test; they add up to 1.
-        seed: of the dealing.
+        dataset: a dataset whose files have been read and hashed.
+        fractions: shares of training, validation and test set; they add up to 1.
+        seed: random seed of the assignment.
+
+    Returns:
+        The dataset with a split for every usable image.
 
     Raises:
-        SettingError: shares that are none, a stated split that leaks (the files are named), or a split left empty.
+        SettingError: invalid shares, a split in the data that leaks (the files are listed), or an empty split.
 
     Reference:
         Sechidis, Tsoumakas, Vlahavas. On the Stratification of Multi-label Data. ECML PKDD 2011 (here of patients).
@@ -75,7 +78,7 @@ def _dealt(dataset: Dataset, examples: Sequence[Example], shares: Mapping[str, f
 
 
 def _groups(examples: Sequence[Example]) -> list[list[Example]]:
-    """Pictures that must stay together: those of one patient, and those of the same bytes, joined."""
+    """Return groups of images that must stay together: those of one patient, and those of the same bytes, joined."""
     parent: dict[str, str] = {}
 
     def root(key: str) -> str:
@@ -94,13 +97,13 @@ def _groups(examples: Sequence[Example]) -> list[list[Example]]:
 
 
 def _counts(group: Sequence[Example]) -> Floats:
-    """How often each label is there and is not there in a group: the second half keeps negative cases dealt evenly."""
+    """Count how often each label is present and absent in a group; counts of absence keep negative cases balanced."""
     truth = np.array([example.truth for example in group])
     return np.concatenate([(truth == 1).sum(0), (truth == 0).sum(0)]).astype(np.float64)
 
 
 def _deal(counts: Sequence[Floats], shares: Mapping[str, float], *, seed: int) -> list[str]:
-    """Deal groups out: again and again, the rarest label left goes to the split that lacks it most."""
+    """Assign groups to splits: repeatedly, the rarest label left goes to the split that lacks it most."""
     names, table = list(shares), np.array(counts)
     draw = np.random.default_rng(seed)
     wanted = np.outer(list(shares.values()), table.sum(0))
@@ -122,7 +125,7 @@ def _deal(counts: Sequence[Floats], shares: Mapping[str, float], *, seed: int) -
 
 
 def _refuse_leaks(examples: Sequence[Example]) -> None:
-    """Raise where a patient or a picture is in two splits."""
+    """Raise an error if a patient or an image is in two splits."""
     found = []
     for kind in ("patient", "sha256"):
         first: dict[str, dict[str, str]] = defaultdict(dict)
@@ -142,7 +145,7 @@ def _refuse_leaks(examples: Sequence[Example]) -> None:
 
 
 def conflicts(dataset: Dataset) -> list[str]:
-    """Pictures of the same bytes with different truth, a sentence each."""
+    """Return one sentence per image whose bytes equal another's with different labels."""
     seen: dict[str, Example] = {}
     found = []
     for example in dataset.usable:
@@ -153,7 +156,7 @@ def conflicts(dataset: Dataset) -> list[str]:
 
 
 def write_split(dataset: Dataset, folder: Path) -> Path:
-    """Write ``split.csv``: every picture with its split, its truth, its sha256 and, where it is unused, the reason."""
+    """Write ``split.csv``: one row per image with its split, truth, sha256 and, if it is not used, the reason."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "patient", "split", *dataset.labels, "sha256", "problem"])

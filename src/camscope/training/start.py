@@ -1,4 +1,4 @@
-"""Where training starts: a network for the labels of the data, with published, given or random weights."""
+"""Initial models of a training: a network for the labels of the data, with published, given or random weights."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Start:
     """A model before training.
 
     Attributes:
-        model: with the labels of the data.
-        learnt: whether its backbone has learnt something before.
+        model: model with the labels of the data.
+        learnt: whether its backbone is pretrained.
         origin: where its weights came from, in words.
     """
 
@@ -43,20 +43,22 @@ def start(
     say: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> Start:
-    """Make the network that is to be trained.
+    """Create the network to train.
 
     Args:
         spec: "timm:NAME", "torchvision:NAME", or a bundle of a network with as many outputs as the data have labels.
         dataset: gives the labels.
-        weights: "default" for the published ones; where they cannot be had, as offline, that is said and training
-            starts from random ones. "none" for random ones. A file: its classifier is left out where it is another's.
-        seed: of random weights.
-        say: called with what the user must know.
-        **options: as for `camscope.load`: ``input_size``, ``fit``, ``mean``, ``std``, ``options``.
+        weights: "default" for the published weights; if they are not available, as offline, a message says so and
+            training starts from random weights. "none" for random weights. Or a weights file, whose classifier is left
+            out if its shape differs.
+        seed: random seed of the weights.
+        say: called with each message for the user, one line each.
+        **options: options of `camscope.load`: ``input_size``, (height, width) or one number for both; ``fit``, "crop",
+            "squash" or "pad"; ``mean`` and ``std`` of pixels in [0, 1]; ``options``, keywords for the network's maker.
 
     Raises:
-        ModelError: no such network, or weights that are not its own.
-        SettingError: a bundle of other labels.
+        ModelError: an unknown network, or weights that do not fit it.
+        SettingError: a bundle with another number of labels.
     """
     torch.manual_seed(seed)
     if Path(spec).is_dir():
@@ -79,7 +81,7 @@ def start(
         except ModelError as error:
             if weights == "none":
                 raise
-            begun = made("none")  # a name that does not exist is an error here too
+            begun = made("none")  # an unknown name raises an error here too
             say(f"{error}; training starts from random weights, which takes more pictures and more epochs")
             return begun
     begun = made("none")
@@ -91,7 +93,7 @@ def start(
 
 
 def _named(model: Model, dataset: Dataset, spec: str | Path) -> Model:
-    """A model called as its architecture and data."""
+    """Return a model named after its architecture and data."""
     name = f"{str(spec).partition(':')[2] or Path(spec).name}-{'-'.join(dataset.labels[:3]).lower()}"
     return dataclasses.replace(model, name=name, labels=dataset.labels, outcome=dataset.outcome, facts={})
 
@@ -112,12 +114,12 @@ def _fill_backbone(net: nn.Module, path: Path, *, classes: int) -> None:
 
 
 def head_of(net: nn.Module, classes: int) -> list[str]:
-    """Names of the modules that turn features into class scores.
+    """Return the names of the modules that turn features into class scores.
 
-    timm says which; elsewhere it is the last layer with as many outputs as there are classes.
+    timm names them. In other networks it is the last layer with as many outputs as there are classes.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is no such layer.
 
     >>> head_of(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Flatten(), nn.Linear(8, 2)), 2)
     ['2']

@@ -1,4 +1,4 @@
-"""Stop a training when the process is asked to, at a place where it can go on later."""
+"""Stop a training on a signal, at a point from which it can resume."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _RESUME = "the training was asked to stop; re-run the same command to resume"
 
 
 class Stopping(L.Callback):
-    """End a training at the end of a batch after SIGINT (the interrupt key) or SIGTERM arrived.
+    """End a training at the end of a batch after SIGINT (the interrupt key) or SIGTERM.
 
-    An exception that a handler raises is lost wherever Python ignores exceptions. So the handler only remembers the
-    signal; a second SIGINT raises at once. A handler of the caller's is called as well. Handlers are installed in the
-    main thread alone, and the ones before are put back.
+    Python ignores an exception that a signal handler raises in some places. So the handler only records the signal; a
+    second SIGINT raises at once. A handler of the caller is called as well. Handlers are installed only in the main
+    thread, and the previous ones are restored.
 
     Raises:
         KeyboardInterrupt: after SIGINT.
@@ -69,4 +69,4 @@ class Stopping(L.Callback):
 
 
 class _InterruptedError(Exception):
-    """The interrupt key, as an exception that Lightning hands on."""
+    """Interruption by the user, as an exception that Lightning passes on."""

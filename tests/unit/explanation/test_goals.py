@@ -234,7 +234,7 @@ def test_a_box_is_named_by_its_place_in_the_picture(fit):
 
 def test_an_output_without_classes_needs_a_target(picture):
     model = Model("tokens", nn.Sequential(*trunk(), nn.Flatten(2)).eval(), preprocess=PREPROCESS)
-    with pytest.raises(TargetError, match=r"the output \(12, 49\) has no score for each class; give a target function"):
+    with pytest.raises(TargetError, match=r"the output \(12, 49\) has no score per class; use targets.region"):
         explain(model, picture, layer="3")
     assert explain(model, picture, target=torch.Tensor.sum, layer="3").score > 0
 

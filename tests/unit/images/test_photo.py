@@ -396,3 +396,15 @@ def test_a_lack_of_memory_is_the_error_of_one_picture(tmp_path, monkeypatch):
     monkeypatch.setattr("camscope.images.photo.from_pillow", fails)
     with pytest.raises(PictureError, match=r"a\.png' needs more memory than there is"):
         read(path)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "tif", "webp"])
+def test_a_file_of_several_frames_says_which_is_read(suffix, tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
+    path = tmp_path / f"frames.{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    (note,) = read(path).notes
+    assert note == "the file holds 3 frames, of which the first is read; add #k to its name for frame k, counted from 0"
+    assert read(f"{path}#1").notes == ()
+    frames[0].save(path)
+    assert read(path).notes == ()

@@ -277,3 +277,27 @@ def test_never_the_stem_because_nothing_else_fits():
 
     with pytest.raises(LayerError, match="no layer of Polar was found to explain; name one with layer=: '"):
         default_layer(Polar(), torch.rand(1, 3, 64, 64))
+
+
+class Token(nn.Module):
+    """A class token without a place of its own, all of whose values would be equal if it were a scale."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.token = nn.Conv2d(3, 16, 8, 8), nn.Parameter(torch.zeros(1, 1, 16))
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True) for _ in "abc"
+        )
+        self.norm, self.fc = nn.LayerNorm(16), nn.Linear(16, 2)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).mT
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+        for block in self.blocks:
+            x = block(x)
+        return self.fc(self.norm(x)[:, 0])
+
+
+def test_a_class_token_without_positions_reads_the_patches():
+    torch.manual_seed(0)
+    assert default_layer(Token().eval(), torch.randn(1, 3, 64, 64)) == "blocks.2.norm1"

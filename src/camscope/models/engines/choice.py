@@ -13,7 +13,7 @@ from camscope.errors import EngineError, MissingExtraError, SettingError, neares
 from camscope.models.device import hand_back
 from camscope.models.engines.openvino import compiled
 from camscope.models.engines.packed import pack
-from camscope.models.layer_choice import structure_of
+from camscope.models.probe_cache import structure_of
 from camscope.trace import record
 from camscope.trace.forward import Trunk, autocast_of
 from camscope.trace.structure import picture_of, take_images, tensors

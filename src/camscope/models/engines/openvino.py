@@ -125,7 +125,7 @@ class _Trunk(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with tracing(self.net, [self.layer]) as seen:
-            self.net(x)
+            self.net(x.clone())
         return seen.tensors[self.layer].detach()
 
 

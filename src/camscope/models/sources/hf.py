@@ -98,7 +98,7 @@ def make(
             config.num_labels = classes
         given: dict[str, Any] = {"weights": weights, "keys": keys, "offline": offline}
         net, facts = _model(name, config, task, fresh_head=classes is not None, **given)
-        preprocess = preprocess_of(name, config, offline=offline, whole=task in ("boxes", "maps"))
+        preprocess, assumed = preprocess_of(name, config, offline=offline, whole=task in ("boxes", "maps"))
         preprocess = preprocess if input_size is None else preprocess.at(input_size)
         resized = _is_resized(net, config, preprocess.input_size)
         if task in ("texts", "embedding"):
@@ -116,7 +116,7 @@ def make(
         labels=tuple(labels or ()) if task in ("texts", "embedding") else labels_of(config, task),
         outcome="boxes" if task == "boxes" else outcome_of(config, net),
         recipe=Recipe(f"hf:{name}", classes=count, options=dict(options), weights=str(weights), sha256=sha256),
-        facts=facts,
+        facts={"assumed": assumed, **facts} if assumed else facts,
     )
 
 

@@ -23,8 +23,8 @@ _LEVIT = 256 / 224
 _OWN = "make the model yourself, camscope.Model(NAME, net, preprocess=camscope.Preprocess(...))"
 
 
-def preprocess_of(name: str, config: Any, *, offline: bool, whole: bool = False) -> Preprocess:
-    """Return the preprocessing that belongs to a model of transformers.
+def preprocess_of(name: str, config: Any, *, offline: bool, whole: bool = False) -> tuple[Preprocess, str]:
+    """Return the preprocessing that belongs to a model of transformers, and what had to be assumed of it.
 
     Args:
         name: of the model, an id on the hub or a folder.
@@ -38,14 +38,14 @@ def preprocess_of(name: str, config: Any, *, offline: bool, whole: bool = False)
     processor = processor_of(name, offline=offline)
     if processor is None:
         size = getattr(getattr(config, "vision_config", config), "image_size", 224)
-        warnings.warn(
+        assumed = (
             f"there is no image processor in {name} (preprocessor_config.json), so ImageNet's usual preprocessing is "
-            "assumed; say otherwise with mean=, std=, input_size= and fit=",
-            stacklevel=2,
+            "assumed; say otherwise with mean=, std=, input_size= and fit="
         )
+        warnings.warn(assumed, stacklevel=2)
         size = (size, size) if isinstance(size, int) else tuple(size)
-        return Preprocess(input_size=size, fit="pad" if whole else "crop")
-    return read_processor(processor, whole=whole)
+        return Preprocess(input_size=size, fit="pad" if whole else "crop"), assumed
+    return read_processor(processor, whole=whole), ""
 
 
 def processor_of(name: str, *, offline: bool) -> Any:

@@ -41,6 +41,7 @@ def trained(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_maps_of_a_unet_find_a_planted_mark(trained, image):
     model = load("smp:unet/resnet18", weights=trained, input_size=64, mean=[0.45], std=[0.2])
     assert model.labels == ("background", "foreground")

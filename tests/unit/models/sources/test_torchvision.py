@@ -222,6 +222,7 @@ def test_chexnets_file_fills_a_densenet(tmp_path):
         load(tmp_path / "model.pth.tar", arch="torchvision:densenet121")
 
 
+@pytest.mark.slow
 def test_positions_of_another_input_size(tmp_path):
     """The file is for 64 pixels; the smallest of torchvision's transformers has 224."""
     theirs = models.get_model("vit_b_32", num_classes=3, image_size=64).state_dict()

@@ -55,6 +55,7 @@ def test_of_many_cases_some_are_changed_and_all_are_counted(write, tmp_path):
     assert "Not all cases were changed (Effusion 12 of 40; Nodule 12 of 40)" in text
 
 
+@pytest.mark.slow
 def test_behind_an_address_everything_is_the_same(write, tmp_path):
     study, here, there = write(16), tmp_path / "out", "memory://audited"
     for out in (here, there):

@@ -1,0 +1,86 @@
+"""Whether the places of a layer are those of the image: networks may mirror, shift, pad or crop what they are given."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+import torch
+from torch.autograd.graph import get_gradient_edge
+
+from camscope.models.probe import Candidate, Probe
+
+_FEW = 5
+"""Cells on an axis below which nothing can be told."""
+_NEAR, _FAR = 0.125, 0.875
+"""Where the changed corners lie on an axis, which are a quarter of the image: the middles of its ends."""
+_SHIFT = 0.04
+"""Part of an axis by which the middle of all changes may be off, beside three quarters of a cell."""
+_STRETCH = 0.08
+"""Part of an axis by which the distance of the ends may be off, beside one and a half cells."""
+_LOST = 1e-4
+"""Of the largest change: less is none."""
+_SELECTS = re.compile("Amax|Amin|Max|Min|Topk|Kthvalue|Sort|Median|AdaptiveMax")
+
+
+def is_in_place(probe: Probe, found: Sequence[Candidate]) -> bool:
+    """Return whether what changes in the corners of the image changes in the same corners of some layers.
+
+    Each layer is looked at by itself, where the changes may have spread but not moved. So is the finest layer before
+    them, where they have not spread: there the ends of each axis are where they are in the image.
+    """
+    before = [c for c in probe.candidates if c.clock <= found[0].clock and c.tells and c.keeps_places]
+    finest = max(filter(probe.is_cut, before), key=lambda c: math.prod(c.grid), default=found[0])
+    return (
+        all(c.keeps_places and _is_centred(c) for c in (*found, finest))
+        and _has_all_corners(finest)
+        and _spans_the_image(finest)
+    )
+
+
+def _ends(candidate: Candidate) -> list[tuple[int, float, float]]:
+    """Return for each axis its cells, and where the changes near its beginning and its end lie, from 0 to 1."""
+    change = candidate.change.abs().sum(1)
+    ends = []
+    for back in range(1, min(len(candidate.grid), len(candidate.space)) + 1):
+        cells = candidate.grid[-back]
+        if cells < _FEW:
+            continue
+        along = change.movedim(-back, -1).flatten(1, -2).sum(1) if change.ndim > 2 else change
+        places = (torch.arange(cells, device=change.device) + 0.5) / cells
+        centres = (along * places).sum(1) / along.sum(1).clamp_min(1e-30)
+        first = torch.tensor([corner[-back] for corner in candidate.corners], device=change.device)
+        ends.append((cells, float(centres[first].mean()), float(centres[~first].mean())))
+    return ends
+
+
+def _is_centred(candidate: Candidate) -> bool:
+    return all(abs((near + far) / 2 - 0.5) <= _SHIFT + 0.75 / cells for cells, near, far in _ends(candidate))
+
+
+def _spans_the_image(candidate: Candidate) -> bool:
+    expected = _FAR - _NEAR
+    return all(abs(far - near - expected) <= _STRETCH + 1.5 / cells for cells, near, far in _ends(candidate))
+
+
+def _has_all_corners(candidate: Candidate) -> bool:
+    totals = candidate.change.abs().flatten(1).sum(1)
+    return bool((totals > _LOST * totals.max()).all())
+
+
+def selects(probe: Probe, candidate: Candidate) -> bool:
+    """Return whether a maximum, or another choice of values, lies between a layer and the scores."""
+    start = get_gradient_edge(candidate.tensor)
+    first = probe.target.grad_fn
+    waiting, seen = ([first], {first}) if first is not None else ([], set())
+    while waiting:
+        node = waiting.pop()
+        if _SELECTS.match(node.name()):
+            return True
+        for following, output in node.next_functions:
+            if following is None or following in seen or (following, output) == (start.node, start.output_nr):
+                continue
+            seen.add(following)
+            waiting.append(following)
+    return False
