@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 INSTALL = $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt
 
-.PHONY: demo test test-all bench lint install clean
+.PHONY: demo test test-all bench audit lint install clean
 
 demo: $(VENV)/demo
 	$(BIN)/camscope demo --out camscope-demo
@@ -21,6 +21,10 @@ test-all: install lint
 # PICTURES=FOLDER times the stream over a folder of photographs too.
 bench: install
 	$(BIN)/python benchmarks/speed/run.py $(if $(PICTURES),--pictures $(PICTURES))
+
+# Known vulnerabilities of the pinned packages; needs the package index's database.
+audit: install
+	$(BIN)/uv tool run pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -10,6 +10,7 @@ from nets import Case, picture
 from torch import Tensor, nn
 
 import camscope as cs
+from camscope.models.sources import dense
 from camscope.models.sources.hf_dense import Detector, Segmenter
 
 SMP = (
@@ -42,11 +43,10 @@ def dense_models() -> Iterator[Case]:
 
 
 def _by_address(address: str) -> tuple[nn.Module, Tensor]:
-    """Of an untrained YOLO every box is found: its scores are below the threshold."""
-    net = cs.load(address, weights="none", input_size=_SIDE).net.eval()
-    if hasattr(net, "threshold"):
-        net.threshold = 0.0
-    return net, picture(3, (_SIDE, _SIDE))
+    """An untrained YOLO finds no box, since its scores are below the threshold: here every place is one."""
+    dense._LEAST = dense.LOWEST
+    net = cs.load(address, weights="none", input_size=_SIDE).net
+    return net.eval(), picture(3, (_SIDE, _SIDE))
 
 
 def _made(make: Callable[[], nn.Module]) -> tuple[nn.Module, Tensor]:

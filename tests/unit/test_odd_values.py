@@ -192,3 +192,13 @@ def test_a_folder_that_may_not_be_searched_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", locked)
     with pytest.raises(CamscopeError, match=r"cannot search the folder .*a/b.*: Permission denied"):
         find_pictures([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "value"),
+    [("scorecam", "chunk", 0), ("ablationcam", "chunk", -1), ("smoothgrad", "noise", -0.1), ("kpcacam", "gamma", -1.0)],
+)
+def test_settings_below_their_least_value(method, name, value):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    with pytest.raises(SettingError, match=f"{name} must be"):
+        cs.cam(net, torch.zeros(1, 3, 16, 16), targets=0, method=method, **{name: value})

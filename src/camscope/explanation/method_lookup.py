@@ -18,6 +18,9 @@ _MADE = re.compile(r"(\w+)\((.+)\)")
 _FOUND = ("picture", "layer", "locate")
 """Parameters that a method is given without the user naming them."""
 
+_LEAST = {"chunk": 1, "noise": 0, "gamma": 0, "sigmas": 0}
+"""The least value of settings that several methods take without looking."""
+
 
 def find_method(method: str | Method | NetworkMethod) -> Method | NetworkMethod:
     """The method of this name, also "augmented(gradcam)"; a function is its own method.
@@ -103,7 +106,7 @@ def check_settings(settings: Mapping[str, Any], methods: Iterable[str | Method |
         methods: names or functions.
 
     Raises:
-        SettingError: a setting that none of them takes, or a number that is infinite or NaN.
+        SettingError: a setting that none of them takes, or a number that is infinite, NaN or too small.
         MethodError: no such method.
 
     >>> check_settings({"sampels": 8}, ["sscam"])
@@ -121,6 +124,8 @@ def check_settings(settings: Mapping[str, Any], methods: Iterable[str | Method |
         numbers = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise SettingError(f"the setting {name} must be finite, but got {value!r}")
+        if name in _LEAST and isinstance(value, int | float) and value < _LEAST[name]:
+            raise SettingError(f"the setting {name} must be {_LEAST[name]} or more, but got {value!r}")
 
 
 def known(function: Callable[..., Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
