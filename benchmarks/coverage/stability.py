@@ -80,7 +80,7 @@ def attempt(case: nets.Case, asked: argparse.Namespace) -> dict[str, Any]:
 
 def ask(net: nn.Module, x: Tensor) -> str:
     """The default layer, found anew."""
-    layer_choice._chosen.clear()
+    layer_choice._choices.clear()
     try:
         return layer_choice.default_layer(net, x)
     except LayerError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,12 +21,14 @@ _SIZE = 224
 
 
 class _Told(NamedTuple):
-    """The preprocessing, labels and outcome that a network carries."""
+    """The preprocessing, labels and outcome that a network carries, its layer, and itself with one tensor returned."""
 
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] = ()
     outcome: Outcome = "one"
     assumed: str = ""
+    wrapped: nn.Module | None = None
+    layer: str | None = None
 
 
 def from_module(
@@ -40,8 +43,10 @@ def from_module(
 
     Where preprocessing or class names are not given, those are used that the network carries: timm's
     ``pretrained_cfg``, the configuration of a Hugging Face model and its processor on this machine, or a torchvision
-    weights entry in ``net.weights``. Otherwise ImageNet's normalisation at 224 x 224 is assumed, with the number of
-    channels of the first convolution, and every explanation has a note of it (``facts["assumed"]``).
+    weights entry in ``net.weights``. Detectors of torchvision, Ultralytics and transformers, and segmentation networks
+    of transformers, return one tensor of boxes or maps of scores, as those that `camscope.load` makes by name.
+    Otherwise ImageNet's normalisation at 224 x 224 is assumed, with the number of channels of the first convolution,
+    and every explanation has a note of it (``facts["assumed"]``).
 
     Args:
         net: any network that takes (B, C, h, w).
@@ -63,7 +68,14 @@ def from_module(
     bare = net
     for wrapper in ("_orig_mod", "module"):  # of torch.compile and of DataParallel
         bare = getattr(bare, wrapper, bare)
-    told = _of_timm(bare) or _of_transformers(bare, preprocess) or _of_torchvision(bare) or _Told()
+    told = (
+        _of_timm(bare)
+        or _of_transformers(bare, preprocess)
+        or _of_ultralytics(bare)
+        or _of_torchvision_detector(bare)
+        or _of_torchvision(bare)
+        or _Told()
+    )
     names = told.labels if labels is None else tuple(read_labels(labels))
     assumed = ""
     if preprocess is None:
@@ -72,9 +84,10 @@ def from_module(
         preprocess, assumed = assumed_preprocess(input_channels(bare) or len(IMAGENET_MEAN))
     return Model(
         name or type(bare).__name__,
-        net,
+        net if told.wrapped is None else told.wrapped,
         preprocess=preprocess,  # type: ignore[arg-type]  # a callable becomes a Transform
         labels=names,
+        layer=told.layer,
         outcome=outcome or ("any" if len(names) == 1 else told.outcome),
         facts={"assumed": assumed} if assumed else {},
     )
@@ -102,6 +115,7 @@ def _of_transformers(net: Any, given: AnyPreprocess | None) -> _Told | None:
     if not type(config).__module__.startswith("transformers."):
         return None
     from camscope.models.sources import hf, hf_pictures
+    from camscope.models.sources.hf_dense import Detector, Segmenter
 
     importlib.import_module("transformers")
     vision = getattr(config, "vision_config", config)
@@ -109,15 +123,41 @@ def _of_transformers(net: Any, given: AnyPreprocess | None) -> _Told | None:
     assumed = ""
     preprocess: Any = given
     if given is None and (processor := hf_pictures.processor_of(name, offline=True)) is not None:
-        preprocess = hf_pictures.read_processor(processor)
+        preprocess = hf_pictures.read_processor(processor, whole=hf.task_of(type(net).__name__) in ("boxes", "maps"))
     elif given is None:
         size = getattr(vision, "image_size", None) or _SIZE
         size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         channels = getattr(vision, "num_channels", None) or input_channels(net) or len(IMAGENET_MEAN)
         preprocess, assumed = assumed_preprocess(int(channels), size)
-    is_classifier = "Classification" in type(net).__name__
-    labels = hf.labels_of(config) if is_classifier else ()
-    return _Told(preprocess, labels, hf.outcome_of(config, net) if is_classifier else "one", assumed)
+    task = hf.task_of(type(net).__name__) or ("classifier" if "Classification" in type(net).__name__ else None)
+    labels = hf.labels_of(config, task) if task else ()
+    if task == "boxes":
+        return _Told(preprocess, labels, "boxes", assumed, Detector(net, int(getattr(config, "num_labels", 0))))
+    if task == "maps":
+        return _Told(preprocess, labels, hf.outcome_of(config, net), assumed, Segmenter(net))
+    return _Told(preprocess, labels, hf.outcome_of(config, net) if task else "one", assumed)
+
+
+def _of_ultralytics(net: Any) -> _Told | None:
+    """Of a YOLO or RT-DETR, also in the package's own interface to it."""
+    if not type(net).__module__.startswith("ultralytics."):
+        return None
+    from camscope.models.sources import ultralytics as source
+
+    inner = net.model if type(net).__module__.startswith(("ultralytics.models", "ultralytics.engine")) else net
+    wrapped, preprocess, labels, layer = source.of_module(inner)
+    return _Told(preprocess, labels, "boxes" if isinstance(wrapped, source.Boxes) else "one", "", wrapped, layer)
+
+
+def _of_torchvision_detector(net: Any) -> _Told | None:
+    if not (type(net).__module__.startswith("torchvision.models.detection") and hasattr(net, "transform")):
+        return None
+    from camscope.models.sources import torchvision_boxes as source
+
+    layer = None
+    with contextlib.suppress(AttributeError, TypeError):  # a backbone of the user's own is probed
+        layer = source.layer_of(net)
+    return _Told(source.preprocess_of(net), (), "boxes", "", source.Boxes(net), layer)
 
 
 def _of_torchvision(net: Any) -> _Told | None:

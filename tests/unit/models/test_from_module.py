@@ -154,3 +154,47 @@ def test_labels_and_preprocess_in_place_of_those_of_a_model():
     assert e.label == "sick"
     assert e.repeat["preprocess"]["input_size"] == [32, 32]
     assert model.labels == ("no", "yes")
+
+
+def test_a_detector_of_torchvision_is_one_of_boxes_and_stays_as_it_is():
+    torch.manual_seed(0)
+    make = models.detection.fasterrcnn_mobilenet_v3_large_320_fpn
+    net = make(weights=None, weights_backbone=None, num_classes=5, box_score_thresh=0.0).eval()
+    before = repr(net.transform)
+    model = cs.load(net)
+    assert (model.outcome, model.layer) == (
+        "boxes",
+        "net.backbone.fpn.layer_blocks.0 + net.backbone.fpn.layer_blocks.1",
+    )
+    assert model.preprocess.mean == (0.485, 0.456, 0.406)
+    assert next(model.net.parameters()) is next(net.parameters())
+    assert "the box" in cs.explain(model, PICTURE).notes[0]
+    assert repr(net.transform) == before
+
+
+def test_a_yolo_in_its_packages_own_interface():
+    ultralytics = pytest.importorskip("ultralytics")
+    yolo = ultralytics.YOLO("yolov8n.yaml")
+    for net in (yolo, yolo.model):
+        model = cs.load(net)
+        assert (model.outcome, model.layer) == ("boxes", "model.model.15 + model.model.18 + model.model.21")
+        assert (model.preprocess.input_size, model.preprocess.fit) == ((640, 640), "pad")
+    assert not yolo.model.model[-1].dynamic
+
+
+@pytest.mark.parametrize(("task", "outcome", "count"), [("detector", "boxes", 3), ("segmentation", "one", 3)])
+def test_a_dense_network_of_transformers(task, outcome, count):
+    hf = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    torch.manual_seed(0)
+    if task == "detector":
+        config = hf.YolosConfig(image_size=[64, 64], patch_size=8, num_detection_tokens=5, num_labels=3, **sizes)
+        net = hf.YolosForObjectDetection(config)
+    else:
+        config = hf.SegformerConfig(hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, decoder_hidden_size=16, num_labels=3)
+        net = hf.SegformerForSemanticSegmentation(config)
+    model = cs.load(net.eval(), preprocess=cs.Preprocess(input_size=(64, 64), fit="squash"))
+    assert model.outcome == outcome
+    e = cs.explain(model, PICTURE)
+    assert e.index in range(count)
+    assert e.grid.any()

@@ -58,9 +58,9 @@ def test_one_answer(name):
             change(net)
             for kind, image in IMAGES.items():
                 if kind == "black" or change is WEIGHTS["dead"]:
-                    layer_choice._chosen.clear()
+                    layer_choice._choices.clear()
                     answers.add(default_layer(net, image((1, 3, size, size))))
-    layer_choice._chosen.clear()
+    layer_choice._choices.clear()
     answers |= {
         default_layer(net, torch.zeros(4, 3, size, size)),
         default_layer(net.train(), torch.zeros(1, 3, size, size)),

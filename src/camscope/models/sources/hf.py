@@ -175,6 +175,15 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
+def task_of(architecture: str) -> Task | None:
+    """Return what an architecture's name says that it is for; None where it says none of what camscope takes.
+
+    >>> task_of("DetrForObjectDetection"), task_of("ViTModel")
+    ('boxes', None)
+    """
+    return next((task for part, task in _TASKS.items() if part in architecture), None)
+
+
 def _task(name: str, config: Any, classes: int | None, labels: Sequence[str] | None) -> Task:
     """Return what the model is for, by the architecture that its configuration names.
 
@@ -186,8 +195,7 @@ def _task(name: str, config: Any, classes: int | None, labels: Sequence[str] | N
     from transformers import AutoModelForZeroShotImageClassification as OfTexts
 
     architecture = next(iter(config.architectures), "")
-    stated = next((task for part, task in _TASKS.items() if part in architecture), None)
-    if stated is not None:
+    if (stated := task_of(architecture)) is not None:
         return stated
     can_classify = type(config) in Classifier._model_mapping
     is_trunk = _TRUNK.search(architecture) is not None

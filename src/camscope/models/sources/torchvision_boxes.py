@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -15,10 +16,10 @@ from camscope.trace.address import JOINT
 class Boxes(nn.Module):
     """A detector as (B, 3, h, w) pictures -> (B, boxes, 6): left, top, right, bottom, log-odds of the score, class.
 
-    The detector's own preprocessing is taken out of it. Its scores are probabilities p; log p / (1 - p) is what is
-    before a sigmoid, and for a softmax the class against all others. Scores below 1e-6 and above 1 - 1e-6 count as
-    these. Rows beyond an image's last box have the class -1 and the lowest score. Corners are in pixels of the input;
-    the gradient of a score reaches the backbone.
+    The detector's own preprocessing is left out, in a copy of the detector that shares its other parts. Its scores are
+    probabilities p; log p / (1 - p) is what is before a sigmoid, and for a softmax the class against all others. Scores
+    below 1e-6 and above 1 - 1e-6 count as these. Rows beyond an image's last box have the class -1 and the lowest
+    score. Corners are in pixels of the input; the gradient of a score reaches the backbone.
 
     Args:
         net: of ``torchvision.models.detection``.
@@ -26,8 +27,10 @@ class Boxes(nn.Module):
 
     def __init__(self, net: Any) -> None:
         super().__init__()
-        self.net = net
-        net.transform.image_mean, net.transform.image_std = [0.0], [1.0]
+        self.net = copy.copy(net)  # with the same parts but for the one that is changed
+        transform = copy.deepcopy(net.transform)
+        transform.image_mean, transform.image_std = [0.0], [1.0]
+        self.net._modules = {**net._modules, "transform": transform}
 
     def forward(self, pictures: Tensor) -> Tensor:
         """(B, boxes, 6), the best box of each image first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import re
 import sys
@@ -278,6 +279,18 @@ def _outputs(net: Any) -> int:
     """Return the number of classes of a network."""
     head = _head(net)
     return int(head.linear.out_features if hasattr(head, "linear") else getattr(head, "nc", 0))
+
+
+def of_module(net: Any) -> tuple[nn.Module, Preprocess, tuple[str, ...], str | None]:
+    """Return a network of the package as a copy with one tensor for an output, its preprocessing, labels and layer.
+
+    Raises:
+        ModelError: a network for another task.
+    """
+    with _contained():
+        net = copy.deepcopy(net).float().eval()
+        wrapped = _wrapped(net, type(net).__name__)
+        return wrapped, _preprocess(wrapped, net), _labels(net), _layer(net)
 
 
 def _wrapped(net: Any, spec: str) -> nn.Module:
