@@ -138,19 +138,24 @@ def _of_transformers(net: Any, given: AnyPreprocess | None) -> _Told | None:
     return _Told(preprocess, labels, hf.outcome_of(config, net) if task else "one", assumed)
 
 
+def _is_of(package: str, net: Any) -> bool:
+    """Return whether a network, or a class that it is derived from, is of a package."""
+    return any(kind.__module__.startswith(package) for kind in type(net).__mro__)
+
+
 def _of_ultralytics(net: Any) -> _Told | None:
     """Of a YOLO or RT-DETR, also in the package's own interface to it."""
-    if not type(net).__module__.startswith("ultralytics."):
+    if not _is_of("ultralytics.", net):
         return None
     from camscope.models.sources import ultralytics as source
 
-    inner = net.model if type(net).__module__.startswith(("ultralytics.models", "ultralytics.engine")) else net
+    inner = net.model if _is_of("ultralytics.engine", net) else net
     wrapped, preprocess, labels, layer = source.of_module(inner)
     return _Told(preprocess, labels, "boxes" if isinstance(wrapped, source.Boxes) else "one", "", wrapped, layer)
 
 
 def _of_torchvision_detector(net: Any) -> _Told | None:
-    if not (type(net).__module__.startswith("torchvision.models.detection") and hasattr(net, "transform")):
+    if not (_is_of("torchvision.models.detection", net) and hasattr(net, "transform")):
         return None
     from camscope.models.sources import torchvision_boxes as source
 

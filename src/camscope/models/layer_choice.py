@@ -138,7 +138,9 @@ def _choose(probe: Probe) -> LayerChoice:
     if not found or _is_stem(probe, found[0]):
         best = [f"{probe.name(c)!r} {c.grid}" for c in probe.candidates[::-1]][:5]
         listed = ", ".join(best) if best else "none has a grid of the picture's shape"
-        raise LayerError(f"no layer of {probe.network} was found to explain; name one with layer=: {listed}")
+        moved = probe.candidates and not any(c.keeps_places for c in probe.candidates)
+        why = ", since none keeps the places of the image where they are" if moved else ""
+        raise LayerError(f"no layer of {probe.network} was found to explain{why}; name one with layer=: {listed}")
     return LayerChoice(
         tuple(probe.name(c) for c in found),
         tuple(c.layout for c in found),
@@ -344,8 +346,14 @@ def _covered(probe: Probe, candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _holds_class_scores(probe: Probe, candidate: Candidate) -> bool:
-    """Return whether it has a channel per class, and a class's score comes from its own channel: no features."""
+    """Return whether it has a channel per class, and a class's score comes from its own channel: no features.
+
+    A map of scores in another order of axes, or without the axis of a single class, is one too.
+    """
     scores = probe.scores
+    if probe.returned and scores.ndim > 2 and scores.numel() == candidate.tensor.numel():
+        (gradient,) = probe.gradients(scores[0].flatten()[0], [candidate])
+        return gradient is not None and int((gradient != 0).sum()) == 1
     if not probe.returned or scores.ndim not in (2, 4) or candidate.width != scores.shape[1]:
         return False
     (gradient,) = probe.gradients(scores[0, 0].sum(), [candidate])

@@ -19,6 +19,8 @@ _SHIFT = 0.04
 """Part of an axis by which the middle of all changes may be off, beside three quarters of a cell."""
 _STRETCH = 0.08
 """Part of an axis by which the distance of the ends may be off, beside one and a half cells."""
+_WIDE = 0.12
+"""Deviation of where a change shows, from which on it has spread: a quarter of an axis has 0.07."""
 _LOST = 1e-4
 """Of the largest change: less is none."""
 _SELECTS = re.compile("Amax|Amin|Max|Min|Topk|Kthvalue|Sort|Median|AdaptiveMax")
@@ -39,8 +41,8 @@ def is_in_place(probe: Probe, found: Sequence[Candidate]) -> bool:
     )
 
 
-def _ends(candidate: Candidate) -> list[tuple[int, float, float]]:
-    """Return for each axis its cells, and where the changes near its beginning and its end lie, from 0 to 1."""
+def _ends(candidate: Candidate) -> list[tuple[int, float, float, float]]:
+    """Return for each axis its cells, where changes near its beginning and its end lie, and their width, in [0, 1]."""
     change = candidate.change.abs().sum(1)
     ends = []
     for back in range(1, min(len(candidate.grid), len(candidate.space)) + 1):
@@ -51,17 +53,23 @@ def _ends(candidate: Candidate) -> list[tuple[int, float, float]]:
         places = (torch.arange(cells, device=change.device) + 0.5) / cells
         centres = (along * places).sum(1) / along.sum(1).clamp_min(1e-30)
         first = torch.tensor([corner[-back] for corner in candidate.corners], device=change.device)
-        ends.append((cells, float(centres[first].mean()), float(centres[~first].mean())))
+        away = (places - centres[:, None]).square()
+        width = ((along * away).sum(1) / along.sum(1).clamp_min(1e-30)).sqrt()
+        ends.append((cells, float(centres[first].mean()), float(centres[~first].mean()), float(width.mean())))
     return ends
 
 
 def _is_centred(candidate: Candidate) -> bool:
-    return all(abs((near + far) / 2 - 0.5) <= _SHIFT + 0.75 / cells for cells, near, far in _ends(candidate))
+    return all(abs((near + far) / 2 - 0.5) <= _SHIFT + 0.75 / cells for cells, near, far, _ in _ends(candidate))
 
 
 def _spans_the_image(candidate: Candidate) -> bool:
+    """Return whether the ends are as far apart as in the image; where changes have spread widely, nobody can tell."""
     expected = _FAR - _NEAR
-    return all(abs(far - near - expected) <= _STRETCH + 1.5 / cells for cells, near, far in _ends(candidate))
+    return all(
+        width > _WIDE or abs(far - near - expected) <= _STRETCH + 1.5 / cells
+        for cells, near, far, width in _ends(candidate)
+    )
 
 
 def _has_all_corners(candidate: Candidate) -> bool:

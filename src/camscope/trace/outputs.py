@@ -75,7 +75,7 @@ def unwrap(outputs: Any, output: int | str | None = None) -> Tensor:
 
 
 def rows_of_list(outputs: Any, batch: int) -> Any:
-    """Return the scores of a network that returns a list with one vector per image as rows; else the outputs as given.
+    """Return the scores of a network that returns one vector or map per image as one tensor; else the outputs as given.
 
     Raises:
         TargetError: as many vectors as images, and as long: they could be several outputs with one score per image.
@@ -84,10 +84,12 @@ def rows_of_list(outputs: Any, batch: int) -> Any:
     >>> rows_of_list([torch.zeros(3), torch.ones(3)], 2).shape, rows_of_list([torch.zeros(2, 3)], 2)[0].shape
     (torch.Size([2, 3]), torch.Size([2, 3]))
     """
-    if type(outputs) is not list or len(outputs) != batch or batch == 1:
+    if type(outputs) not in (list, tuple) or len(outputs) != batch or batch == 1:
         return outputs
-    if any(_floats(one) is None or one.ndim != 1 or len(one) != len(outputs[0]) for one in outputs):
+    if any(_floats(one) is None or one.ndim == 0 or one.shape != outputs[0].shape for one in outputs):
         return outputs
+    if len(outputs[0]) == batch and (isinstance(outputs, tuple) or outputs[0].ndim > 1):
+        return outputs  # several outputs, each with one entry per image
     if len(outputs[0]) == batch:
         raise TargetError(
             f"the network returned a list of {batch} vectors of {batch} scores for {batch} images: one per image or "

@@ -172,3 +172,56 @@ def test_parameters_without_values_are_named(net, x):
 def test_arrays_in_double_precision_are_taken(x):
     assert torch.equal(cs.cam(Plain().eval(), x.double().numpy(), targets=1), cs.cam(Plain().eval(), x, targets=1))
     assert cs.cam(Plain().double().eval(), x.numpy(), targets=1).dtype == torch.float64
+
+
+class Returns(Plain):
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+
+    def forward(self, x):
+        return self.form(super().forward(x))
+
+
+@pytest.mark.parametrize("form", [lambda y: [y], lambda y: [y, y.mean(1)], lambda y: (y,), lambda y: {"out": y}])
+def test_the_layer_does_not_depend_on_what_the_scores_are_returned_in(form, x):
+    assert default_layer(Returns(form).eval(), x) == default_layer(Plain().eval(), x) == "body"
+
+
+def test_a_tuple_with_one_vector_per_image_is_read_by_image(x):
+    x = torch.cat([x, 1 - x[:1]])
+    assert torch.allclose(cs.cam(Returns(tuple).eval(), x, targets=1), cs.cam(Plain().eval(), x, targets=1))
+
+
+@pytest.mark.parametrize("form", [lambda y: y[:, 0], lambda y: y.movedim(1, 3), list])
+def test_a_map_of_scores_in_another_order_is_no_layer_of_features(form, x):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 1, 1))
+
+    class Formed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.n = net
+
+        def forward(self, x):
+            return form(self.n(x))
+
+    expected = cs.cam(net, x, targets=lambda output: output[..., 3:9].sum())
+    plain = default_layer(net, x)
+    assert default_layer(Formed(), x) == f"n.{plain}"
+    target = (lambda output: output[3:9].sum()) if form(torch.zeros(2, 1, 4, 4))[0].shape[-1] == 1 else None
+    found = cs.cam(Formed(), x, targets=target or (lambda output: output[..., 3:9].sum()))
+    assert found.shape == expected.shape
+
+
+def test_a_mirrored_branch_beside_another_is_said(x):
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.fc = body(), body(), nn.Linear(32, 2)
+
+        def forward(self, x):
+            return self.fc(torch.cat([self.a(x).mean((2, 3)), self.b(x.flip(-1)).mean((2, 3))], 1))
+
+    x = torch.rand(1, 3, 64, 64)
+    with pytest.warns(UserWarning, match="not every path"):
+        cs.cam(Both().eval(), x)

@@ -172,6 +172,19 @@ def test_a_detector_of_torchvision_is_one_of_boxes_and_stays_as_it_is():
     assert repr(net.transform) == before
 
 
+def test_a_detector_derived_from_torchvisions_is_one():
+    class Own(models.detection.FCOS):
+        pass
+
+    made = models.detection.fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
+    assert cs.load(Own(made.backbone, 3)).outcome == "boxes"
+
+
+def test_a_classifier_of_ultralytics_has_the_size_of_classifiers():
+    ultralytics = pytest.importorskip("ultralytics")
+    assert cs.load(ultralytics.YOLO("yolov8n-cls.yaml")).preprocess.input_size == (224, 224)
+
+
 def test_a_yolo_in_its_packages_own_interface():
     ultralytics = pytest.importorskip("ultralytics")
     yolo = ultralytics.YOLO("yolov8n.yaml")

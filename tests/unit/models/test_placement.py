@@ -62,6 +62,17 @@ def test_places_that_stay_need_no_word(how, recwarn):
     assert not [w for w in recwarn if "places of" in str(w.message)]
 
 
+@pytest.mark.parametrize(("electrodes", "samples", "kernel"), [(64, 128, 64), (22, 257, 65)])
+def test_a_kernel_over_half_of_an_axis_spreads_and_moves_nothing(electrodes, samples, kernel):
+    """As EEGNet's first convolution over time."""
+    layers = [nn.Conv2d(1, 8, (1, kernel), padding="same", bias=False), nn.BatchNorm2d(8)]
+    layers += [nn.Conv2d(8, 16, (electrodes, 1), groups=8, bias=False), nn.BatchNorm2d(16), nn.ELU()]
+    net = nn.Sequential(*layers, nn.AvgPool2d((1, 4)), nn.Flatten(), nn.LazyLinear(2))
+    x = torch.randn(2, 1, electrodes, samples)
+    net(x)
+    assert choose_layer(net.eval(), x).in_place
+
+
 def test_an_image_that_is_mirrored_too_is_not_added_as_if_it_were_not():
     """Averages over mirrored images: on few cells, too, what is mirrored is not in place."""
 

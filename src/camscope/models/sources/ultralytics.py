@@ -39,6 +39,8 @@ _NAMES = (
 _GREY = 114 / 255  # of the margin around the picture, in training and here
 _OVERLAP = 0.7
 _STRIDE = 32
+_DEFAULT = 640
+"""Pixels a side that the package takes where nothing is said, for any task."""
 _OTHER_TASKS = ("-pose", "-obb", "-depth", "-sem", "-world", "yoloe")
 _ASSETS = "https://github.com"
 _TRUST = "pass trust=True (--trust) if you trust whoever made it"
@@ -317,7 +319,8 @@ def _preprocess(wrapped: nn.Module, net: Any) -> Preprocess:
     is_classifier = isinstance(wrapped, Scores)
     trained = getattr(net, "args", None)
     side = trained.get("imgsz") if isinstance(trained, dict) else None
-    side = side if isinstance(side, int) else 224 if is_classifier else 640
+    usual = 224 if is_classifier else _DEFAULT
+    side = side if isinstance(side, int) and side != _DEFAULT else usual  # the package's default is no classifier's own
     has_margin = isinstance(wrapped, Boxes) and not wrapped.queries
     fit: Fit = "pad" if has_margin else "crop" if is_classifier else "squash"
     mean = (_GREY if has_margin else 0.0,) * 3
