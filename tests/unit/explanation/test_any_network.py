@@ -225,3 +225,11 @@ def test_a_mirrored_branch_beside_another_is_said(x):
     x = torch.rand(1, 3, 64, 64)
     with pytest.warns(UserWarning, match="not every path"):
         cs.cam(Both().eval(), x)
+
+
+@pytest.mark.parametrize("tasks", [2, 5])
+@pytest.mark.parametrize("container", [list, tuple])
+def test_as_many_tasks_as_the_probe_has_images_are_tasks(tasks, container, x):
+    net = Returns(lambda y: container(y[:, 0] * n for n in range(1, tasks + 1))).eval()
+    assert default_layer(net, x) == "body"
+    assert cs.cam(net, x[:1], output=1).shape == (1, 8, 8)
