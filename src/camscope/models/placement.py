@@ -78,7 +78,12 @@ def _has_all_corners(candidate: Candidate) -> bool:
 
 
 def selects(probe: Probe, candidate: Candidate) -> bool:
-    """Return whether a maximum, or another choice of values, lies between a layer and the scores."""
+    """Return whether a maximum, or another choice of values, lies between a layer and the scores.
+
+    Where tokens of their own stand beside the grid, as a class token, the score does not come from the choice alone.
+    """
+    if candidate.layout.prefix or candidate.has_more_tokens:
+        return False
     start = get_gradient_edge(candidate.tensor)
     first = probe.target.grad_fn
     waiting, seen = ([first], {first}) if first is not None else ([], set())

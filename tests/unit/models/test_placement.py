@@ -102,3 +102,22 @@ def test_the_best_places_of_a_map_are_features_of_all_places(classes, best, side
 
     choice = choose_layer(Best().eval(), torch.randn(1, 3, side, side))
     assert (choice.layers, choice.complete, choice.in_place) == (("body",), True, True)
+
+
+def test_a_best_place_beside_a_class_token_is_not_all_of_the_score():
+    """As VOLO's: after the last block the patches act through the best of them alone."""
+
+    class Beside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.patches, self.token = nn.Conv2d(3, 16, 8, 8), nn.Parameter(torch.zeros(1, 1, 16))
+            self.block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True)
+            self.norm, self.fc, self.aux = nn.LayerNorm(16), nn.Linear(16, 2), nn.Linear(16, 2)
+
+        def forward(self, x):
+            x = self.patches(x).flatten(2).mT
+            x = self.norm(self.block(torch.cat([self.token.expand(len(x), -1, -1), x], 1)))
+            return self.fc(x[:, 0]) + 0.5 * self.aux(x[:, 1:]).max(1).values
+
+    assert choose_layer(Beside().eval(), torch.randn(1, 3, 64, 64)).layers != ("norm",)
