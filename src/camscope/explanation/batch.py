@@ -314,7 +314,7 @@ def _top(model: Model, values: Tensor) -> tuple[tuple[str, float], ...]:
 
 
 class _Repeat(Mapping[str, Any]):
-    """What is needed to reproduce the explanations of a pass; the weights are hashed when the hash is read."""
+    """Record what reproduces the explanations of a pass; the weights are hashed on first use."""
 
     def __init__(self, run: Pass, settings: Mapping[str, Any]) -> None:
         self._model = model = run.model

@@ -52,7 +52,7 @@ class RecordedLayer:
 
     @property
     def place_notes(self) -> list[str]:
-        """What must be said of the places of the map."""
+        """Return the notes on the places of the map."""
         if self.in_place:
             return []
         text = (

@@ -1,4 +1,4 @@
-"""Whether the places of a layer are those of the image: networks may mirror, shift, pad or crop what they are given."""
+"""Check that a layer's places match the image's: a network may mirror, shift, pad or crop the image inside."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import re
 from collections.abc import Sequence
 
 import torch
-from torch.autograd.graph import get_gradient_edge
 
 from camscope.models.probe import Candidate, Probe
+from camscope.trace.graph_paths import back_from, place_of
 
 _FEW = 5
 """Cells on an axis below which nothing can be told."""
 _NEAR, _FAR = 0.125, 0.875
-"""Where the changed corners lie on an axis, which are a quarter of the image: the middles of its ends."""
+"""Centres of the two changed ends of an axis, each a quarter of it long."""
 _SHIFT = 0.04
 """Part of an axis by which the middle of all changes may be off, beside three quarters of a cell."""
 _STRETCH = 0.08
@@ -84,16 +84,6 @@ def selects(probe: Probe, candidate: Candidate) -> bool:
     """
     if candidate.layout.prefix or candidate.has_more_tokens:
         return False
-    start = get_gradient_edge(candidate.tensor)
-    first = probe.target.grad_fn
-    waiting, seen = ([first], {first}) if first is not None else ([], set())
-    while waiting:
-        node = waiting.pop()
-        if _SELECTS.match(node.name()):
-            return True
-        for following, output in node.next_functions:
-            if following is None or following in seen or (following, output) == (start.node, start.output_nr):
-                continue
-            seen.add(following)
-            waiting.append(following)
-    return False
+    place = place_of(candidate.tensor)
+    between = (node for node, output in back_from(probe.target, until={place}) if (node, output) != place)
+    return any(_SELECTS.match(node.name()) for node in between)

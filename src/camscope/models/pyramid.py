@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from torch.autograd.graph import Node, get_gradient_edge
-
 from camscope.models.probe import Candidate, Probe
-from camscope.trace.graph_paths import ancestors, first_met, reaches
+from camscope.trace.graph_paths import back_from, first_met, place_of, reaches
 
 _ROWS = 3
 """Axes of the scores of a detector: images, boxes, columns."""
@@ -51,16 +49,11 @@ def levels_of_encoder(probe: Probe, end: Candidate) -> list[Candidate]:
     there. All layers that the decoder reads carry the score together: every way from the score back to the image
     meets one of them first.
     """
-    before = ancestors(end.tensor)
-    inside = [c for c in probe.candidates if c.keeps_places and not c.collapsed and _edge(c) in before]
+    before = set(back_from(end.tensor))
+    inside = [c for c in probe.candidates if c.keeps_places and not c.collapsed and place_of(c.tensor) in before]
     met = {id(tensor) for tensor in first_met(probe.target, [*(c.tensor for c in inside), end.tensor])}
     levels = [c for c in inside if id(c.tensor) in met]
     return [*levels, end] if id(end.tensor) in met and len(levels) <= _MOST else [end]
-
-
-def _edge(candidate: Candidate) -> tuple[Node, int]:
-    edge = get_gradient_edge(candidate.tensor)
-    return edge.node, edge.output_nr
 
 
 def _before_heads(probe: Probe) -> Sequence[Candidate]:

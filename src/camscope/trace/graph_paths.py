@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
@@ -19,38 +19,32 @@ def edge_of(place: Tensor | GradientEdge) -> GradientEdge:
     return get_gradient_edge(place) if isinstance(place, Tensor) else place
 
 
+def place_of(tensor: Tensor) -> tuple[Node, int]:
+    """Return a tensor's place in the graph: its node, and which of the node's outputs it is."""
+    edge = get_gradient_edge(tensor)
+    return edge.node, edge.output_nr
+
+
+def back_from(end: Tensor | GradientEdge, *, until: Container[tuple[Node, int]] = ()) -> Iterator[tuple[Node, int]]:
+    """Yield the places that an end is computed from, some more than once; a way ends at a place in ``until``."""
+    start = edge_of(end).node
+    waiting, entered = [start], {start}
+    while waiting:
+        for node, output in _following(waiting.pop()):
+            if node is None:
+                continue
+            yield node, output
+            if node not in entered and (node, output) not in until:
+                entered.add(node)
+                waiting.append(node)
+
+
 def reaches(end: Tensor | GradientEdge, start: Tensor, *, without: Sequence[Tensor] = ()) -> bool:
     """Return whether the graph leads from an end back to a tensor, on a way around some others."""
-    source, last = get_gradient_edge(start), edge_of(end)
-    blocked = {(edge.node, edge.output_nr) for edge in map(get_gradient_edge, without)}
-    if (last.node, last.output_nr) in blocked:
+    source, last, blocked = place_of(start), edge_of(end), {place_of(tensor) for tensor in without}
+    if source in blocked or (last.node, last.output_nr) in blocked:
         return False
-    waiting, seen = [last.node], {last.node}
-    while waiting:
-        for following, output in _following(waiting.pop()):
-            if following is None or (following, output) in blocked:
-                continue
-            if following == source.node and output == source.output_nr:
-                return True
-            if following not in seen:
-                seen.add(following)
-                waiting.append(following)
-    return False
-
-
-def ancestors(end: Tensor) -> set[tuple[Node, int]]:
-    """Return the places in the graph that a tensor is computed from, as (node, number of its output)."""
-    waiting, seen = [get_gradient_edge(end).node], set[tuple[Node, int]]()
-    entered = set(waiting)
-    while waiting:
-        for following, output in _following(waiting.pop()):
-            if following is None:
-                continue
-            seen.add((following, output))
-            if following not in entered:
-                entered.add(following)
-                waiting.append(following)
-    return seen
+    return any(place == source for place in back_from(end, until=blocked))
 
 
 def first_met(end: Tensor, among: Sequence[Tensor]) -> list[Tensor]:
@@ -63,18 +57,8 @@ def first_met(end: Tensor, among: Sequence[Tensor]) -> list[Tensor]:
     >>> len(first_met(second * first, [first, second]))
     2
     """
-    by_edge = {(edge.node, edge.output_nr): t for t in among for edge in [get_gradient_edge(t)]}
-    waiting = [get_gradient_edge(end).node]
-    entered, met = set(waiting), dict[int, Tensor]()
-    while waiting:
-        for following, output in _following(waiting.pop()):
-            if following is None:
-                continue
-            if (tensor := by_edge.get((following, output))) is not None:
-                met[id(tensor)] = tensor
-            elif following not in entered:
-                entered.add(following)
-                waiting.append(following)
+    by_place = {place_of(tensor): tensor for tensor in among}
+    met = {place: by_place[place] for place in back_from(end, until=by_place) if place in by_place}
     return list(met.values())
 
 
@@ -128,8 +112,8 @@ class Paths:
 
     def through(self, place: Tensor) -> int:
         """Return how many paths lead through a tensor."""
-        edge = get_gradient_edge(place)
-        return self._into[edge.node, edge.output_nr] * self._onward.get(edge.node, 0)
+        node, output = place_of(place)
+        return self._into[node, output] * self._onward.get(node, 0)
 
     def heads(self) -> Iterator[GradientEdge]:
         """Yield the places where the paths first part, seen from the score."""
