@@ -22,7 +22,7 @@ from camscope.models.probe_cache import Cache, probed_once
 from camscope.models.pyramid import levels_of_encoder, levels_of_pyramid
 from camscope.trace import Layout
 from camscope.trace.address import JOINT
-from camscope.trace.graph_paths import Paths, reaches
+from camscope.trace.graph_paths import Paths, back_from, place_of, reaches
 from camscope.trace.structure import Input
 
 _MOST_TRIALS = 12
@@ -283,15 +283,23 @@ def _end_of_trunk(probe: Probe) -> Candidate | None:
     cells = [math.prod(c.grid) for c in in_place]
     down = in_place[: len(cells) - cells[::-1].index(min(cells))]
     best = sorted(range(len(down)), key=lambda i: (down[i].width, -cells[i], i), reverse=True)
-    entries: dict[tuple[int, ...], Candidate] = {}
-    for candidate in down:
-        entries.setdefault(candidate.grid, candidate)
+    entries = {grid: _entry(down, grid) for grid in {c.grid for c in down}}
     ends = [down[i] for i in best if (entry := entries[down[i].grid]) is down[i] or probe.joins(entry, down[i])]
     widest, most = None, 0.0
     for end in ends[: 2 * _MOST_TRIALS]:
         if most < 1 and _covered(probe, [end]) and (share := probe.dependent_scores(end)) > most:
             widest, most = end, share
     return None if widest is None else _stage_around(probe, widest, in_place)
+
+
+def _entry(down: Sequence[Candidate], grid: tuple[int, ...]) -> Candidate:
+    """Return the first layer of a stage: attention on coarse keys has the grid of a later stage, and goes back."""
+    of_grid = [c for c in down if c.grid == grid]
+    before_finer: set[Any] = set()
+    for candidate in reversed(down):
+        if math.prod(candidate.grid) > math.prod(grid):
+            before_finer.update(list(back_from(candidate.tensor, until=before_finer)))
+    return next((c for c in of_grid if place_of(c.tensor) not in before_finer), of_grid[0])
 
 
 def _is_of_queries(probe: Probe, candidate: Candidate) -> bool:

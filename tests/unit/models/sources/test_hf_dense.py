@@ -11,6 +11,7 @@ from torch import nn
 
 from camscope import explain, targets
 from camscope.errors import ModelError, SettingError
+from camscope.models.layer_choice import choose_layer
 from camscope.models.loading import load
 from camscope.models.sources.hf_dense import Detector
 
@@ -245,11 +246,21 @@ def test_maps_of_a_segformer_find_a_planted_mark(tmp_path):
 
     net = trained(segformer(num_labels=3, id2label={0: "background", 1: "blue", 2: "red"}), marks, loss, steps=80)
     model = load(saved(net, tmp_path, WHOLE))
-    for options in (OCCLUSION, {"layer": "model.decode_head"}):
+    for options in (OCCLUSION, {"layer": "model.decode_head"}, {}):
         for seed in range(1000, 1004):
             e, inside, label = explained(model, seed, target=None, **options)
             assert e.label == label
             assert contrast(e, inside) > 3, (options, seed)
+
+
+@pytest.mark.parametrize("size", [128, 256])
+def test_keys_on_the_grid_of_a_later_stage_are_no_stage(size):
+    net = segformer(num_labels=3).eval()
+    choice = choose_layer(net, torch.rand(1, 3, size, size))
+    first_three = tuple(f"segformer.stages.{i}" for i in range(3))
+    assert choice.layers[:3] == first_three
+    assert choice.layers[3:]
+    assert choice.complete
 
 
 def test_maps_of_a_yolos_find_a_planted_mark(tmp_path):
