@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import camscope as cs
 from camscope.models.sources import dense
 from camscope.models.sources.hf_dense import Detector, Segmenter
+from camscope.trace.boxes import NEVER
 
 SMP = (
     *("unet/resnet18", "unet/efficientnet-b0", "unet/densenet121", "unet/mit_b0", "unetplusplus/resnet18"),
@@ -44,7 +45,7 @@ def dense_models() -> Iterator[Case]:
 
 def _by_address(address: str) -> tuple[nn.Module, Tensor]:
     """An untrained YOLO finds no box, since its scores are below the threshold: here every place is one."""
-    dense._LEAST = dense.LOWEST
+    dense._LEAST = NEVER
     net = cs.load(address, weights="none", input_size=_SIDE).net
     return net.eval(), picture(3, (_SIDE, _SIDE))
 

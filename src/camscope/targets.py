@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from camscope.errors import TargetError, shortened
+from camscope.trace.boxes import COLUMNS, NEVER
 
-_BOX = 6
 _HALF = 0.5
-NEVER = 1e-6
-"""The probability of a box that was not found."""
 
 Target = Callable[[Tensor], Tensor]
 """One image's output, without the batch axis -> a scalar."""
@@ -149,9 +147,9 @@ def box(index: int, *, at: tuple[float, float, float, float] | None = None) -> T
     """
 
     def score(output: Tensor) -> Tensor:
-        if output.ndim != 2 or output.shape[1] != _BOX:
+        if output.ndim != 2 or output.shape[1] != COLUMNS:
             shape = tuple(output.shape)
-            raise TargetError(f"a box needs an output (boxes, {_BOX}): corners, score, class; this one is {shape}")
+            raise TargetError(f"a box needs an output (boxes, {COLUMNS}): corners, score, class; this one is {shape}")
         fits = output[:, 5].detach() == index
         rank = output[:, 4].detach()
         if at is not None:

@@ -235,8 +235,7 @@ class Pass:
             return [said for _ in targets]
         forward = self.forward if rows is None else self.forward.only(rows)
         shares = carried_share(forward, self.seen, targets)
-        text = "not every path from the image to the score passes through layer"
-        return [[f"{text} {self.seen.layer!r}: it carries {share:.0%} of the score", *said] for share in shares]
+        return [[f"{self.seen.paths_around}: it carries {share:.0%} of the score", *said] for share in shares]
 
 
 class Maps(NamedTuple):

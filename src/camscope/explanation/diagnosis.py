@@ -12,8 +12,8 @@ from camscope.errors import CamscopeError
 from camscope.methods import CLASS_AGNOSTIC
 from camscope.methods.heads import frozen_sums, linear_levels
 from camscope.methods.network import at_input
-from camscope.targets import NEVER
 from camscope.trace import Forward, Trace, tensors, unchanged
+from camscope.trace.boxes import NEVER, has_boxes
 from camscope.trace.structure import call
 
 _BYPASSED = {
@@ -23,7 +23,6 @@ _BYPASSED = {
 }
 
 _SAME = 1e-4
-_ROWS_OF_BOXES = 3
 """Axes of a detector's output: images, boxes, columns."""
 _ROUNDING = 1e-5
 
@@ -64,7 +63,7 @@ def _empty(traces: Sequence[Trace], raw: Tensor, image: int) -> list[str]:
         return [f"the map is empty: the score does not depend on layer {layers}; name another layer or target"]
     if trace.used_gradients and not any(bool(one.gradients[image].any()) for one in traces):
         score = float(trace.scores[image].detach())
-        if trace.outputs.ndim == _ROWS_OF_BOXES and score < math.log(NEVER) + _ROUNDING:
+        if has_boxes(trace.outputs.shape) and score < math.log(NEVER) + _ROUNDING:
             return ["the map is empty: no box was found that fits the target"]
         if _depends_on_input(trace, image):
             return [

@@ -183,8 +183,7 @@ def _columns(
         for text in seen.place_notes:
             warnings.warn(text, stacklevel=3)
         if not seen.complete:
-            text = f"not every path from the image to the scores passes through layer {seen.layer!r}"
-            warnings.warn(f"{text}; `explain` says which share it carries", stacklevel=3)
+            warnings.warn(f"{seen.paths_around}; `explain` says which share it carries", stacklevel=3)
         maps = []
         for column in columns:
             traces = seen.traces(forward, spread(column, forward))

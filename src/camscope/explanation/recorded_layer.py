@@ -61,6 +61,11 @@ class RecordedLayer:
         )
         return [text]
 
+    @property
+    def paths_around(self) -> str:
+        """Return the start of the note on a layer that does not carry the whole score."""
+        return f"not every path from the image to the score passes through layer {self.layer!r}"
+
     def traces(self, forward: Forward, targets: Sequence[Target], *, rows: Sequence[int] | None = None) -> list[Trace]:
         """Return the pass seen at each layer; see `traces_of`."""
         return traces_of(forward, self.layers, self.layouts, targets, rows=rows)

@@ -14,11 +14,11 @@ from camscope.errors import ModelError, SettingError
 from camscope.models.labels import read_labels
 from camscope.models.model import Model, Outcome
 from camscope.models.preprocess import Preprocess
+from camscope.trace.boxes import COLUMNS, has_boxes
 
 Takes = Literal["numpy", "torch"]
 Returns = Literal["probabilities", "scores"]
 
-_BOX = 6
 _EPS = 1e-6
 _SUM = 1e-3
 
@@ -74,10 +74,10 @@ class BlackBox(nn.Module):
     def _check_shape(self, shape: tuple[int, ...]) -> None:
         """Raise unless outputs of a shape fit the outcome and the labels."""
         if self.outcome == "boxes":
-            if len(shape) != 3 or shape[2] != _BOX:
+            if not has_boxes(shape):
                 raise ModelError(
-                    f"the function returned {shape}; outcome='boxes' expects (batch, boxes, {_BOX}): left, top, right, "
-                    "bottom, score, class"
+                    f"the function returned {shape}; outcome='boxes' expects (batch, boxes, {COLUMNS}): left, top, "
+                    "right, bottom, score, class"
                 )
         elif self.labels and (self.labels, shape[1]) != (2, 1) and self.labels != shape[1]:
             raise ModelError(f"the function returned {shape[1]} classes, but there are {self.labels} labels")

@@ -6,12 +6,9 @@ import math
 from collections.abc import Sequence
 
 from camscope.models.probe import Candidate, Probe
+from camscope.trace.boxes import has_boxes
 from camscope.trace.graph_paths import back_from, first_met, place_of, reaches
 
-_ROWS = 3
-"""Axes of the scores of a detector: images, boxes, columns."""
-_COLUMNS = 6
-"""Columns of a row that describes a box: its place, its score, its class."""
 _MOST = 32
 
 
@@ -23,7 +20,7 @@ def levels_of_pyramid(probe: Probe) -> list[Candidate]:
     together is that of the box's own. Where all scores come through the coarsest grid there is one level, and no
     pyramid; a level that is computed from another one alone is left out, since its boxes show there.
     """
-    if probe.scores.ndim != _ROWS or probe.scores.shape[-1] != _COLUMNS:
+    if not has_boxes(probe.scores.shape):
         return []
     score, images = probe.scores[..., 4].sum(), probe.images
     shared = _before_heads(probe)[::-1]

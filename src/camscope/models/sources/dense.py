@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.ops import batched_nms, box_convert
 
-LOWEST = 1e-6
-"""Probabilities below this, and above 1 minus this, count as these."""
+from camscope.trace.boxes import NEVER
 
 # As torchvision's detectors: boxes of a lower probability are not found, and no more of one image are returned.
 _LEAST = 0.05
@@ -39,7 +38,7 @@ def box_rows(found: Sequence[Found]) -> Tensor:
     for boxes, scores, classes in found:
         best_first = scores.argsort(descending=True, stable=True)
         columns = [boxes, scores[:, None], classes[:, None].to(boxes.dtype)]
-        empty = boxes.new_tensor([0, 0, 0, 0, torch.logit(torch.tensor(LOWEST)), -1])
+        empty = boxes.new_tensor([0, 0, 0, 0, torch.logit(torch.tensor(NEVER)), -1])
         filled.append(torch.cat([torch.cat(columns, 1)[best_first], empty.expand(rows - len(boxes), 6)]))
     return torch.stack(filled)
 

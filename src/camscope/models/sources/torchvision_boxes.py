@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from camscope.models.preprocess import Preprocess
-from camscope.models.sources.dense import LOWEST, box_rows
+from camscope.models.sources.dense import box_rows
 from camscope.trace.address import JOINT
+from camscope.trace.boxes import NEVER
 
 
 class Boxes(nn.Module):
@@ -49,7 +50,7 @@ class Boxes(nn.Module):
 
 
 def _logodds(p: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.logit(p, eps=LOWEST).to(dtype)
+    return torch.logit(p, eps=NEVER).to(dtype)
 
 
 def preprocess_of(net: Any) -> Preprocess:
