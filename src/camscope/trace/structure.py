@@ -96,7 +96,7 @@ def find_picture(inputs: Any, picture: Input = None) -> int:
     Args:
         inputs: (B, C, *space), or a tuple, list or dict of inputs.
         picture: the number of the images among all tensors of the inputs, or their key in a dict; None for the first
-            tensor with axes of space.
+            tensor with axes of space, of real numbers where there is such a one (a mask of truth values is none).
 
     Returns:
         Their number among all tensors of the inputs.
@@ -113,7 +113,8 @@ def find_picture(inputs: Any, picture: Input = None) -> int:
         chosen = inputs.get(picture) if isinstance(inputs, Mapping) else None
         number = next((i for i, t in enumerate(every) if t is chosen), None)
     elif picture is None:
-        number = next((i for i, t in enumerate(every) if t.ndim > _BATCH_AND_CHANNELS), None)
+        spatial = [i for i, t in enumerate(every) if t.ndim > _BATCH_AND_CHANNELS]
+        number = next((i for i in spatial if every[i].dtype.is_floating_point), next(iter(spatial), None))
     else:
         number = picture
     if number is not None and 0 <= number < len(every) and every[number].ndim > _BATCH_AND_CHANNELS:

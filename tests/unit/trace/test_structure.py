@@ -6,7 +6,7 @@ import torch
 
 from camscope.errors import TargetError
 from camscope.trace import tensors, unwrap
-from camscope.trace.structure import first_tensor, map_tensors
+from camscope.trace.structure import find_picture, first_tensor, map_tensors
 
 Pair = namedtuple("Pair", "first second")
 
@@ -87,3 +87,9 @@ def test_first_tensor_puts_another_in_its_place():
     assert put[2] is value[2]
     assert float(put[1]["a"].mean()) == 5
     assert first_tensor(torch.arange(3)) is None
+
+
+def test_a_mask_before_the_images_is_not_taken_for_them():
+    mask, image = torch.ones(1, 1, 8, 8, dtype=torch.bool), torch.zeros(1, 3, 8, 8)
+    assert find_picture({"mask": mask, "image": image}) == 1
+    assert find_picture((mask, torch.zeros(1, 4))) == 0
