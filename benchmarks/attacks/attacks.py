@@ -28,10 +28,10 @@ import torch
 from torch import Tensor, nn
 
 import camscope as cs
+from camscope.cohort.store import OK, Known, Store
+from camscope.cohort.tables import read_table
 from camscope.errors import CamscopeError
 from camscope.files import DamagedError, read_parquet
-from camscope.store import OK, Known, Store
-from camscope.tables import read_table
 
 HERE = Path(__file__).parent
 PASSES = 10_000

@@ -113,7 +113,7 @@ def on_cluster(study: Any, out: str, *, kill: bool) -> tuple[float, int]:
 
 
 def rows(out: str, plan: str) -> pl.DataFrame:
-    from camscope.store import Store
+    from camscope.cohort.store import Store
 
     store = Store(out)
     return pl.read_parquet(store.copies(plan)).sort("case", "label", "method")

@@ -86,8 +86,8 @@ def write_table(folder: Path, cases: int) -> Path:
 
 def write_rows(file: Path, out: Path) -> int:
     """The rows that a finished study of this file would have, in as many shards; returns how many rows."""
+    from camscope.cohort.store import ROWS, Store
     from camscope.explanation.result import versions
-    from camscope.store import ROWS, Store
     from camscope.study.rows import SCHEMA_VERSION, schema
     from camscope.study.study import Study, recorded_models
 

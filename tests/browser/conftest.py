@@ -14,8 +14,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from camscope.cohort.store import frame
 from camscope.files import write_parquet
-from camscope.store import frame
 from camscope.study.config import StudyFile
 from camscope.study.rows import map_values, schema
 

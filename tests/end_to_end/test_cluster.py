@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 import camscope as cs
-from camscope.store import Store
+from camscope.cohort.store import Store
 from camscope.study import cluster as module
 from camscope.study import run as running
 from camscope.study.cluster import Cluster

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
+from camscope.cohort.tables import TableError, read_table
 from camscope.delimited import read_records
 from camscope.errors import DelimitedError
-from camscope.tables import TableError, read_table
 
 
 def rows(count, *, box=True):

@@ -94,8 +94,8 @@ def evaluate(
 
 def _run(plan: Plan, out: Path) -> int:
     """Run it with a display; returns how many rows failed."""
+    from camscope.cohort.store import FAILED
     from camscope.evaluation.run import evaluate as rows_of
-    from camscope.store import FAILED
 
     failed, said = 0, set()
     with progress() as bar:

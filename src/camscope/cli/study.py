@@ -105,7 +105,7 @@ def _cluster(engine: str, **given: Any) -> Cluster | None:
 
 def _run(study: Study, out: str, *, as_json: bool, **given: Any) -> int:
     """Run it with a display; returns how many rows failed."""
-    from camscope.store import FAILED
+    from camscope.cohort.store import FAILED
     from camscope.study.run import Progress, run
 
     counts: Counter[str] = Counter()

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from camscope.annotations import Mask, read_annotation
+from camscope.cohort.annotations import Mask, read_annotation
+from camscope.cohort.tables import LINE, located, names_file, read_table
 from camscope.errors import AnnotationError, SettingError, nearest
 from camscope.images import find_pictures
 from camscope.images.source import is_address
-from camscope.tables import LINE, located, names_file, read_table
 
 _IMAGE_COLUMNS = ("path", "file", "image", "filename")
 _PATIENT_COLUMNS = ("patient", "patient_id", "subject")

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from camscope.annotations import Mask
+from camscope.cohort.annotations import Mask
+from camscope.cohort.store import Row
 from camscope.errors import CamscopeError
 from camscope.evaluation.rows import CURVE, on_few
 from camscope.explanation.batch import Goal, Sample
@@ -18,7 +19,6 @@ from camscope.heatmap import place
 from camscope.metrics import FACTS, METRICS, Score, adcc_of, cascade, kept, kind, road_curves
 from camscope.models.engines import outputs
 from camscope.models.model import Model
-from camscope.store import Row
 from camscope.targets import category
 
 Draw = Callable[[Model, Sequence[Sample], Sequence[Goal]], Tensor]

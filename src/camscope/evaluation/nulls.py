@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from camscope.cohort.store import key_of
 from camscope.errors import CamscopeError
 from camscope.evaluation.data import Item
 from camscope.heatmap import place
 from camscope.images import Window, peek
-from camscope.store import key_of
 
 UNIFORM, CENTRE, AVERAGE, RANDOM = "uniform", "centre", "averagemask", "randomcam"
 NULLS = (UNIFORM, CENTRE, AVERAGE, RANDOM)

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
+from camscope.cohort.store import EVALUATION, FAILED, Store, as_written
 from camscope.evaluation.figures import against_figure, cascade_figure, cost_figure, metric_figure, ordered
 from camscope.evaluation.nulls import NULLS, WORDS
 from camscope.evaluation.rows import on_few
@@ -20,7 +21,6 @@ from camscope.files import StoreError, write_atomically
 from camscope.metrics import FACTS, METRICS
 from camscope.page.lines import Drawn
 from camscope.page.shell import rendered
-from camscope.store import EVALUATION, FAILED, Store, as_written
 
 PAGE = "evaluation.html"
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from camscope.cohort.store import key_of
 from camscope.errors import CamscopeError, check_count
 from camscope.evaluation.data import Item, Items
 from camscope.evaluation.nulls import MAPLESS
@@ -17,7 +18,6 @@ from camscope.explanation.batch import Goal, Sample, goals_of
 from camscope.explanation.method_lookup import check_settings
 from camscope.images import decode
 from camscope.models.model import Model
-from camscope.store import key_of
 
 FEW = 4
 MOST_PASSES = 2000

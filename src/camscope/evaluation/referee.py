@@ -16,7 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from camscope import render
-from camscope.annotations import Mask
+from camscope.cohort.annotations import Mask
+from camscope.cohort.store import FAILED, NOT_ASKED, OK, Known, Row, key_of
+from camscope.cohort.tables import located, names_file
 from camscope.errors import CamscopeError
 from camscope.evaluation.contestants import Contestant, Made, drawn_again, made
 from camscope.evaluation.data import Item
@@ -29,8 +31,6 @@ from camscope.heatmap import place
 from camscope.images import Picture, Window, fetch
 from camscope.images.source import split
 from camscope.models.model import Model
-from camscope.store import FAILED, NOT_ASKED, OK, Known, Row, key_of
-from camscope.tables import located, names_file
 
 _THUMBNAIL, _QUALITY = 160, 80
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from camscope.cohort.store import EVALUATION, Row, Store, as_written
 from camscope.errors import CamscopeError, PictureError
 from camscope.evaluation.contestants import Contestant, entered
 from camscope.evaluation.data import Item
@@ -18,7 +19,6 @@ from camscope.evaluation.rows import SCHEMA_VERSION, schema
 from camscope.explanation.batch import Pass
 from camscope.explanation.result import versions
 from camscope.images import fetch
-from camscope.store import EVALUATION, Row, Store, as_written
 
 Progress = Callable[[int, int, str], None]
 """Called with the number of rows done, the total, and the name of the current method."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+from camscope.cohort.store import FAILED, OK
 from camscope.evaluation.nulls import NULLS
 from camscope.evaluation.rows import CURVE, on_few
 from camscope.metrics import FACTS, METRICS, kind, tuned
@@ -17,7 +18,6 @@ from camscope.metrics.overlap import THRESHOLDS
 from camscope.metrics.sanity import SANE, passes
 from camscope.statistics.hypotheses import holm, patient_means, sign_flip
 from camscope.statistics.intervals import bootstrap
-from camscope.store import FAILED, OK
 
 REFERENCE = "gradcam"
 LEVEL = 0.05

@@ -8,13 +8,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from camscope.annotations import check_shape, read_annotation
+from camscope.cohort.annotations import check_shape, read_annotation
+from camscope.cohort.tables import located, names_file
 from camscope.errors import CamscopeError
 from camscope.images import peek
 from camscope.images.source import is_address, split
 from camscope.study.cohort import Case, Cohort
 from camscope.study.config import Problem
-from camscope.tables import located, names_file
 
 _BLOCK = 4096  # bytes
 

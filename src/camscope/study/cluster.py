@@ -14,9 +14,9 @@ from typing import Any
 import polars as pl
 import torch
 
+from camscope.cohort.store import Known, Row, Store
 from camscope.errors import CamscopeError, require
 from camscope.files import StoreError, read_parquet
-from camscope.store import Known, Row, Store
 from camscope.study.cohort import Cohort
 from camscope.study.explainer import Explainer
 from camscope.study.header import Identities

@@ -12,12 +12,12 @@ from typing import Any
 
 import polars as pl
 
+from camscope.cohort.tables import CASE, FAULT, LINE, NAME, TableError, located, read_table
 from camscope.errors import nearest
 from camscope.images.source import is_address
 from camscope.naming import fingerprint, unique_file_name
 from camscope.study.config import Problem, StudyError, StudyFile
 from camscope.study.names import picture_name
-from camscope.tables import CASE, FAULT, LINE, NAME, TableError, located, read_table
 
 _TRUTH = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": None}
 _UNCERTAIN = {"-1", "-1.0"}

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from camscope.ahead import ahead
+from camscope.cohort.store import FAILED, NOT_ASKED, OK, Known, Row, Store, key_of
 from camscope.errors import CamscopeError
 from camscope.explanation.batch import Goal, Pass, Sample
 from camscope.explanation.method_lookup import find_method
@@ -20,7 +21,6 @@ from camscope.images import Picture, Window, decode, fetch
 from camscope.images.source import split
 from camscope.methods import Method, NetworkMethod
 from camscope.models.device import device_of, on_device
-from camscope.store import FAILED, NOT_ASKED, OK, Known, Row, Store, key_of
 from camscope.study.cohort import Case
 from camscope.study.header import Identities
 from camscope.study.measure import Places, drawn, measured

@@ -6,9 +6,9 @@ import hashlib
 import secrets
 from dataclasses import replace
 
+from camscope.cohort.store import Store
 from camscope.files import write_atomically, writing
 from camscope.images import peek
-from camscope.store import Store
 from camscope.study.cohort import Case
 from camscope.study.study import Study
 

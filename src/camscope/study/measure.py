@@ -11,18 +11,18 @@ import torch
 from PIL import Image
 
 from camscope import render
-from camscope.annotations import read_annotation
+from camscope.cohort.annotations import read_annotation
+from camscope.cohort.regions import Mask, Scene, Source, cell_shares, evidence, region, seen_shares
+from camscope.cohort.store import Row, key_of
+from camscope.cohort.tables import located, names_file
 from camscope.errors import CamscopeError
 from camscope.heatmap import place
 from camscope.images import Picture, Window, fetch
 from camscope.images.source import is_address
-from camscope.store import Row, key_of
 from camscope.study.cohort import Case
 from camscope.study.config import ExplainSection
-from camscope.study.regions import Mask, Scene, Source, cell_shares, evidence, region, seen_shares
 from camscope.study.rows import region_values
 from camscope.study.study import Study
-from camscope.tables import located, names_file
 
 Grid = npt.NDArray[np.float32]
 

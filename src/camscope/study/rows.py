@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from camscope.store import Row
+from camscope.cohort.regions import Evidence
+from camscope.cohort.store import Row
 from camscope.study.config import StudyFile
-from camscope.study.regions import Evidence
 
 SCHEMA_VERSION = 2
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from camscope.cohort.store import FAILED, Known, Row, Store
 from camscope.errors import check_count
 from camscope.explanation.result import versions
 from camscope.files import DamagedError, StoreError, read_parquet
 from camscope.models.device import device_of, on_device
 from camscope.models.engines import resolve
-from camscope.store import FAILED, Known, Row, Store
 from camscope.study.cluster import Cluster, Workers, connected, explained_by
 from camscope.study.explainer import Explainer
 from camscope.study.rows import SCHEMA_VERSION, schema

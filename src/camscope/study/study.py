@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from camscope.cohort.regions import check_spec
 from camscope.errors import CamscopeError, nearest
 from camscope.explanation.method_lookup import check_settings, find_method
 from camscope.models.loading import load
@@ -18,7 +19,6 @@ from camscope.render import check_display
 from camscope.study.checks import file_problems
 from camscope.study.cohort import Cohort
 from camscope.study.config import LabelSection, ModelSection, Problem, StudyError, StudyFile, line_of, read_study_file
-from camscope.study.regions import check_spec
 from camscope.study.rows import SCHEMA_VERSION, region_names
 
 _SCHEME = re.compile(r"[a-z_]+:")

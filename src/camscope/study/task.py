@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from camscope.cohort.store import Row
 from camscope.errors import CamscopeError
 from camscope.explanation.agreement import same_map
 from camscope.explanation.batch import Sample
 from camscope.files import StoreError
 from camscope.images import Picture
-from camscope.store import Row
 from camscope.study.cohort import Case
 from camscope.study.measure import Grid, Places
 

@@ -11,11 +11,11 @@ from typing import Literal
 
 import polars as pl
 
+from camscope.cohort.tables import LINE, located, read_table
 from camscope.errors import SettingError, nearest
 from camscope.models.model import Model
 from camscope.study.cohort import read_truth
 from camscope.study.study import Study
-from camscope.tables import LINE, located, read_table
 
 SPLITS = ("train", "val", "test")
 IMAGE, PATIENT, SPLIT, CLASS = (

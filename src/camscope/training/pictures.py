@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
-from camscope.annotations import read_annotation
+from camscope.cohort.annotations import read_annotation
+from camscope.cohort.regions import Mask, Scene, Source, at_input, check_spec, region, seen_shares
+from camscope.cohort.tables import located, names_file
 from camscope.errors import CamscopeError, SettingError, nearest
 from camscope.images import decode, fetch
 from camscope.images.source import is_address
 from camscope.models.preprocess import Preprocess
-from camscope.study.regions import Mask, Scene, Source, at_input, check_spec, region, seen_shares
-from camscope.tables import located, names_file
 from camscope.training.dataset import Dataset, Example
 from camscope.training.hiding import hidden
 

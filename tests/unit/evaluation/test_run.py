@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import torch
 
+from camscope.cohort.store import FAILED, NOT_ASKED, OK
 from camscope.errors import PictureError
 from camscope.evaluation.contestants import chosen_methods
 from camscope.evaluation.data import read_items
@@ -18,7 +19,6 @@ from camscope.evaluation.rows import chosen_metrics
 from camscope.evaluation.run import evaluate
 from camscope.methods import METHODS as METHODS_BY_NAME
 from camscope.models.engines import prepare
-from camscope.store import FAILED, NOT_ASKED, OK
 
 METRICS = "pointing,mass_accuracy,tuned_iou,gini,average_drop,max_sensitivity,image_swap,cascading_randomisation"
 METHODS = "cam,gradcam,eigencam,legrad"

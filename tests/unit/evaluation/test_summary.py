@@ -4,11 +4,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from camscope.cohort.store import OK, frame
 from camscope.evaluation.rows import schema
 from camscope.evaluation.summary import summary
 from camscope.evaluation.words import headline_table, sentences
 from camscope.statistics.hypotheses import holm, patient_means, sign_flip
-from camscope.store import OK, frame
 
 NULLS = ("uniform", "centre", "averagemask", "randomcam")
 METRICS = ("pointing", "deletion", "gini", "cascading_randomisation")

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 import camscope as cs
+from camscope.cohort.store import NOT_ASKED, OK
 from camscope.errors import MethodError, ModelError, SettingError
 from camscope.evaluation.contestants import chosen_methods
 from camscope.evaluation.data import read_items
@@ -18,7 +19,6 @@ from camscope.evaluation.run import evaluate
 from camscope.explanation.examination import examine
 from camscope.explanation.sheets import stages_sheet
 from camscope.models.preprocess import Preprocess
-from camscope.store import NOT_ASKED, OK
 
 GREEN = np.array([0, 1, 0], np.float32)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import camscope as cs
-from camscope.store import Store
+from camscope.cohort.store import Store
 from camscope.study import run as module
 from camscope.study.cluster import Cluster, ClusterError, Worker, _shipped, _words, _workers
 from camscope.study.study import Study

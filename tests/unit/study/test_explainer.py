@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 import camscope as cs
+from camscope.cohort.store import FAILED, NOT_ASKED, OK
 from camscope.explanation.batch import Pass
 from camscope.images import Picture
-from camscope.store import FAILED, NOT_ASKED, OK
 from camscope.study import explainer as module
 from camscope.study.study import Study
 

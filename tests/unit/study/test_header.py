@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from camscope.store import Store
+from camscope.cohort.store import Store
 from camscope.study.header import Identities
 from camscope.study.study import Study
 

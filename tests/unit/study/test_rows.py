@@ -4,9 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from camscope.store import frame, key_of
+from camscope.cohort.regions import Evidence
+from camscope.cohort.store import frame, key_of
 from camscope.study.config import StudyFile
-from camscope.study.regions import Evidence
 from camscope.study.rows import is_region, map_values, region_names, region_values, schema
 
 COHORT = {"table": "t", "masks": {"lung": "l"}, "strata": ["sex"], "cues": {"token": {"column": "c", "mask": "m"}}}

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from camscope.cohort.sampling import drawn_cases
+from camscope.cohort.store import FAILED, OK, Store
 from camscope.errors import check_count
 from camscope.files import StoreError, write_atomically
 from camscope.statistics.auc import auc_interval
 from camscope.statistics.hypotheses import patient_index
-from camscope.store import FAILED, OK, Store
 from camscope.study.audit.label import Measured, Progress, measure
 from camscope.study.audit.measures import (
     FEWEST,
@@ -32,7 +33,6 @@ from camscope.study.audit.measures import (
 from camscope.study.audit.verdicts import LEVEL, Alignment, Effect, Heat, Role, judge
 from camscope.study.clusters import associations, cluster_maps, typical
 from camscope.study.config import AuditSection
-from camscope.study.draw import drawn_cases
 from camscope.study.grids import stacked
 from camscope.study.study import Study
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from camscope.cohort.regions import Scene, border, cell_shares, evidence, seen_shares
 from camscope.errors import MethodError
 from camscope.explanation.maps import cam
 from camscope.explanation.method_lookup import find_method, known
@@ -24,7 +25,6 @@ from camscope.models.model import Model
 from camscope.study.audit.nulls import BATCH, random_cam
 from camscope.study.audit.subjects import Subject, is_drawn
 from camscope.study.grids import Grids, unit
-from camscope.study.regions import Scene, border, cell_shares, evidence, seen_shares
 from camscope.targets import category
 
 _PADDING = 8

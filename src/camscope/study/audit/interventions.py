@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from camscope.cohort.fill_ins import FILL_INS, sham
+from camscope.cohort.regions import Mask
 from camscope.study.audit.subjects import Array, Donors, Subject, is_drawn
-from camscope.study.edits import FILL_INS, sham
-from camscope.study.regions import Mask
 
 Score = Callable[[Array], npt.NDArray[np.float64]]
 """(n, C, h, w) inputs -> (n,) logits of one label."""

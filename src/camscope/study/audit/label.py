@@ -12,18 +12,18 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+from camscope.cohort.fill_ins import sham
+from camscope.cohort.store import OK
 from camscope.images import read
 from camscope.models.device import device_of, on_device
 from camscope.models.engines import outputs, resolve
 from camscope.models.model import Model
-from camscope.store import OK
 from camscope.study.audit.heat import Explained, Nulls, nulls
 from camscope.study.audit.interventions import LARGE, Change, Score, measured_changes
 from camscope.study.audit.selftest import SelfTest, self_test
 from camscope.study.audit.subjects import Array, Donors, Subject, subjects
 from camscope.study.cohort import Case
 from camscope.study.config import AuditSection
-from camscope.study.edits import sham
 from camscope.study.grids import Grids, stacked
 from camscope.study.study import Study
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from camscope.cohort.regions import Mask, Shares, at_input, cell_shares, region, seen_shares
 from camscope.images import Window, read
 from camscope.models.preprocess import Preprocess
 from camscope.study.cohort import Case
 from camscope.study.measure import Places
-from camscope.study.regions import Mask, Shares, at_input, cell_shares, region, seen_shares
 from camscope.study.study import Study
 
 Array = npt.NDArray[np.float32]

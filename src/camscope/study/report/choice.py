@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from camscope.store import FAILED
-from camscope.study.draw import drawn_cases
+from camscope.cohort.sampling import drawn_cases
+from camscope.cohort.store import FAILED
 from camscope.study.report.results import Results, one_a_case
 
 MOST = 2000

@@ -15,18 +15,18 @@ import polars as pl
 from PIL import Image
 
 from camscope.ahead import ahead
+from camscope.cohort.store import FAILED
+from camscope.cohort.tables import located
 from camscope.errors import CamscopeError
 from camscope.files import MARKER, is_remote, write_atomically, writing
 from camscope.images import decode, fetch
 from camscope.page.pictures import data_address
 from camscope.render import colourise
-from camscope.store import FAILED
 from camscope.study.report.choice import Shown
 from camscope.study.report.mean_maps import MeanPictures
 from camscope.study.report.names import Names
 from camscope.study.report.results import Case, Results
 from camscope.study.report.words import region_words
-from camscope.tables import located
 
 FOLDER = "report_files"
 INSIDE = 300

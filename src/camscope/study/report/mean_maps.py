@@ -16,6 +16,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 
+from camscope.cohort.store import OK
 from camscope.heatmap import upsample
 from camscope.images import Picture
 from camscope.page.lines import Drawn
@@ -23,7 +24,6 @@ from camscope.page.pictures import data_address
 from camscope.page.svg import SETTINGS, svg
 from camscope.page.words import short
 from camscope.render import colourise, overlay
-from camscope.store import OK
 from camscope.study.grids import stacked, unit
 from camscope.study.report.choice import Shown
 from camscope.study.report.results import Results

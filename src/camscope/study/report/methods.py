@@ -12,9 +12,9 @@ import polars as pl
 import torch
 from scipy.stats import pearsonr, rankdata
 
+from camscope.cohort.store import OK
 from camscope.explanation.agreement import same_map
 from camscope.heatmap import upsample
-from camscope.store import OK
 from camscope.study.report.results import Results
 
 _CELLS = 16

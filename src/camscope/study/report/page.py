@@ -10,11 +10,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from camscope.cohort.store import FAILED, OK, as_written
 from camscope.files import write_atomically
 from camscope.page.lines import Drawn
 from camscope.page.shell import rendered, script_json
 from camscope.page.words import interval
-from camscope.store import FAILED, OK, as_written
 from camscope.study.report.choice import MOST, Shown, chosen_cases
 from camscope.study.report.figures import alignment_figure, auc_figure, effect_figure, enrichment_figure, mass_figure
 from camscope.study.report.gallery import INSIDE, Progress, gallery_data, thumbnails

@@ -9,10 +9,10 @@ from typing import Any
 
 import polars as pl
 
+from camscope.cohort.store import FAILED, OK
 from camscope.methods import METHODS
 from camscope.methods.registry import NETWORK_METHODS
 from camscope.page.words import number
-from camscope.store import FAILED, OK
 from camscope.study.report.results import Results
 from camscope.study.report.tables import number_of
 from camscope.study.report.words import region_words

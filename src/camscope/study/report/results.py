@@ -13,15 +13,15 @@ from typing import Any
 import polars as pl
 from pydantic import ValidationError
 
+from camscope.cohort.store import FAILED, OK, Store
+from camscope.cohort.tables import located
 from camscope.errors import reason
 from camscope.files import StoreError
-from camscope.store import FAILED, OK, Store
 from camscope.study.audit.audit import JSON
 from camscope.study.config import StudyFile
 from camscope.study.rows import region_names
 from camscope.study.run import study_record
 from camscope.study.study import Study
-from camscope.tables import located
 
 _COUNTED = (
     *("case", "patient", "group", "label", "method", "truth", "score", "outcome", "status", "layer"),

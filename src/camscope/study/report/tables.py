@@ -8,9 +8,9 @@ from typing import Any
 
 import polars as pl
 
+from camscope.cohort.store import FAILED, NOT_ASKED, OK
 from camscope.statistics.auc import auc_interval
 from camscope.statistics.intervals import Interval
-from camscope.store import FAILED, NOT_ASKED, OK
 from camscope.study.report.names import Names
 from camscope.study.report.results import Results
 

@@ -12,8 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from camscope.cli.main import app
+from camscope.cohort.store import FAILED
 from camscope.files import MARKER, StoreError
-from camscope.store import FAILED
 from camscope.study.report import report
 from camscope.study.report.results import read_results
 from camscope.study.run import run

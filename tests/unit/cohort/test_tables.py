@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from camscope.tables import LINE, TableError, read_table
+from camscope.cohort.tables import LINE, TableError, read_table
 
 TEXT = 'path,patient,finding\nx.png,P1,"a, b"\ny.png,Ä2,=1+1\n'
 

@@ -1,7 +1,7 @@
 import polars as pl
 import pytest
 
-from camscope.study.draw import drawn_cases
+from camscope.cohort.sampling import drawn_cases
 
 
 @pytest.fixture

@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from camscope.demo.phantoms import phantom
-from camscope.errors import SettingError
-from camscope.heatmap import place
-from camscope.images.picture import Picture, Window
-from camscope.models.preprocess import Preprocess
-from camscope.study.regions import (
+from camscope.cohort.regions import (
     REGIONS,
     Scene,
     at_input,
@@ -22,6 +17,11 @@ from camscope.study.regions import (
     region,
     seen_shares,
 )
+from camscope.demo.phantoms import phantom
+from camscope.errors import SettingError
+from camscope.heatmap import place
+from camscope.images.picture import Picture, Window
+from camscope.models.preprocess import Preprocess
 
 SIZE = (40, 60)
 WHOLE = Window.whole(SIZE)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from camscope.study.collimation import open_field
+from camscope.cohort.collimation import open_field
 
 SIZE = (120, 160)
 

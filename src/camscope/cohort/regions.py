@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage, sparse
 
+from camscope.cohort.collimation import open_field
 from camscope.errors import SettingError, nearest
 from camscope.images.picture import Window
-from camscope.study.collimation import open_field
 
 Mask = npt.NDArray[np.bool_]
 Shares = npt.NDArray[np.float64]

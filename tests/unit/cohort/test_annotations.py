@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camscope.annotations import read_annotation
+from camscope.cohort.annotations import read_annotation
 from camscope.demo.cohort import write_cohort
 from camscope.errors import AnnotationError
 from camscope.images import read

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from camscope.cohort.fill_ins import FILL_INS, sham
 from camscope.errors import SettingError
-from camscope.study.edits import FILL_INS, sham
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((4, 3, 24, 30)).astype(np.float32)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import polars as pl
 
+from camscope.cohort.store import EVALUATION, STUDY
 from camscope.delimited import read_records
 from camscope.errors import CamscopeError, DelimitedError, reason
 from camscope.images import fetch, find_pictures
 from camscope.images.source import is_address
-from camscope.store import EVALUATION, STUDY
 
 LINE = "__line__"
 """The column that holds the line of each row."""

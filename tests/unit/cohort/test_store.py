@@ -8,8 +8,8 @@ import sys
 import polars as pl
 import pytest
 
+from camscope.cohort.store import FAILED, NOT_ASKED, OK, Known, Store
 from camscope.files import MARKER, DamagedError, StoreError, claim, read_parquet, write_atomically
-from camscope.store import FAILED, NOT_ASKED, OK, Known, Store
 
 COLUMNS = {"key": pl.String, "status": pl.String, "file": pl.String}
 
@@ -125,7 +125,7 @@ def test_a_second_process_is_kept_out(store):
     assert store.busy
     code = f"""
 from pathlib import Path
-from camscope.store import Store
+from camscope.cohort.store import Store
 store = Store(Path({str(store.folder)!r}))
 print(store.busy)
 with store.locked():

@@ -1,0 +1,1 @@
+"""The cohort: tables, annotations, regions, fill-ins, samples, and the store of results."""
