@@ -70,6 +70,8 @@ def test_declared_alpha_is_dropped(tmp_path, alpha):
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "LA", "P", "1", "I;16", "F", "YCbCr"])
 def test_other_tiff_files_are_read_as_before(tmp_path, mode, monkeypatch):
+    if mode == "YCbCr":
+        pytest.importorskip("PIL", "13", reason="Pillow reads back the YCbCr files that it writes")
     monkeypatch.setitem(sys.modules, "tifffile", None)
     Image.new(mode, (31, 20)).save(tmp_path / "a.tif")
     assert read(tmp_path / "a.tif").pixels.shape == (20, 31, 1 if mode in ("L", "LA", "1", "I;16", "F") else 3)

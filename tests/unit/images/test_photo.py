@@ -149,6 +149,8 @@ def test_whole_numbers_of_32_bits_are_refused(tmp_path):
 
 @pytest.mark.parametrize("mode", ["LAB", "YCbCr"])
 def test_other_colour_spaces_are_converted_to_rgb(tmp_path, mode):
+    if mode == "YCbCr":
+        pytest.importorskip("PIL", "13", reason="Pillow reads back the YCbCr files that it writes")
     path = saved(tmp_path / "a.tif", Image.new(mode, (4, 3), (120, 90, 200)))
     assert_bytes(read(path), np.asarray(pillow(path).convert("RGB")))
 
