@@ -53,7 +53,7 @@ class Sample(NamedTuple):
     def of(cls, model: Model, picture: Picture, *, source: str | None = None) -> Sample:
         """Prepare an image for a model, with the notes on it."""
         tensor, window = model.preprocess(picture)
-        notes = picture_notes(picture, tensor, window)
+        notes = (*picture_notes(picture, tensor, window), *model.preprocess.notes(picture))
         return cls(picture.source if source is None else source, picture, tensor, window, notes)
 
 

@@ -122,7 +122,7 @@ def _from_array(array: npt.NDArray[Any], *, channel_axis: int | None, kind: str)
     if array.dtype == np.uint8:
         return Picture(unit(array, 255), _NAME)
     if array.dtype == np.uint16:
-        return Picture(unit(array, 65535), _NAME, bits=16)
+        return Picture(unit(array, 65535), _NAME, bits=16, highest=65535)
     if np.issubdtype(array.dtype, np.floating):
         return Picture(unit_float(array, source=_NAME), _NAME, bits=32)
     raise PictureError(f"{kind} of {array.dtype} is not a picture; possible are uint8, uint16 and float in [0, 1]")

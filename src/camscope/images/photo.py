@@ -131,7 +131,7 @@ def from_pillow(image: Image.Image, *, source: str) -> Picture:
     image = _upright(image)
     if image.mode.startswith("I;16"):
         values, highest, bits = _sixteen_bits(image, tags)
-        return Picture(unit(values, highest), source, bits=bits)
+        return Picture(unit(values, highest), source, bits=bits, highest=highest)
     if image.mode == "F":
         return Picture(unit_float(np.asarray(image), source=source), source, bits=32)
     if image.mode == "I":

@@ -22,6 +22,8 @@ class Picture:
         source: where it came from: a path, an address, or a name for pictures made in memory.
         spacing: millimetres per pixel (row, column), or None where the file does not say.
         bits: bits per channel of the file; at 8 every pixel is a whole number of 255ths.
+        highest: the whole number that became 1, where the file or array holds whole numbers and the pixels are these
+            divided by it; 0 where they cannot be had again from the pixels.
         notes: what the reader has to say about the pixels, such as a window that cuts most of them off.
     """
 
@@ -29,6 +31,7 @@ class Picture:
     source: str = ""
     spacing: tuple[float, float] | None = None
     bits: int = 8
+    highest: int = 0
     notes: tuple[str, ...] = ()
 
     @property

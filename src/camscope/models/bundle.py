@@ -13,7 +13,8 @@ import safetensors.torch
 import torch
 
 from camscope.errors import ModelError, unwritable
-from camscope.models.transform import INSTEAD, Transform
+from camscope.models.callable_form import INSTEAD
+from camscope.models.transform import Transform
 from camscope.models.weights import file_sha256
 
 if TYPE_CHECKING:

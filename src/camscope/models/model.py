@@ -13,8 +13,9 @@ from torch import nn
 
 from camscope.errors import SettingError, TargetError, nearest
 from camscope.models import bundle
+from camscope.models.callable_form import INSTEAD
 from camscope.models.preprocess import Preprocess, assumed_preprocess
-from camscope.models.transform import INSTEAD, Transform
+from camscope.models.transform import Transform
 from camscope.models.weights import digest
 
 if TYPE_CHECKING:

@@ -148,6 +148,10 @@ class Preprocess:
             resize = (high * input_size[0] // old_high, wide * input_size[1] // old_wide)
         return dataclasses.replace(self, input_size=input_size, resize=resize)
 
+    def notes(self, picture: Picture) -> tuple[str, ...]:
+        """Return what this preprocessing leaves out of a picture; nothing here, see `Transform`."""
+        return ()
+
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and names, for JSON."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(self).items()}

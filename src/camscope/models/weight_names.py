@@ -15,6 +15,8 @@ from camscope.errors import ModelError, SettingError
 State = dict[str, torch.Tensor]
 
 # Wrappers of a module or of a part of it; the network itself has no part of these names.
+_ADAPTER = re.compile(r"(?:^|\.)(lora_|ia3_l|hada_w|lokr_w|oft_r|vera_lambda)")
+"""Names that adapters of peft give to their weights."""
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 # Names of copies that follow the trained network: moving averages, teachers, momentum encoders.
 _COPIES = re.compile(
@@ -108,7 +110,7 @@ def match(
 
     Raises:
         SettingError: no name in the file begins with the prefix or matches a pattern of ``keys``.
-        ModelError: several different networks in the file fit equally well.
+        ModelError: several different networks in the file fit equally well, or it holds an adapter beside the weights.
 
     Examples:
         >>> own = torch.nn.Linear(2, 1).state_dict()
@@ -119,6 +121,7 @@ def match(
     tensors: dict[str, torch.Tensor] = {k: v for k, v in own.items() if isinstance(v, torch.Tensor)}
     kept = _without(state, keys.ignore, origin)
     plain = _unwrapped(kept, tensors)
+    _refuse_adapters(plain, tensors, origin)
     counts = _counts(plain, tensors)
     notes: list[str] = []
     if keys.prefix is None:
@@ -191,6 +194,17 @@ def _without(state: Mapping[str, torch.Tensor], patterns: Iterable[str], origin:
             raise SettingError(f"ignore={pattern!r} matches no name in {origin}; the names begin with {_roots(state)}")
         kept = {name: tensor for name, tensor in kept.items() if name not in set(left_out)}
     return kept
+
+
+def _refuse_adapters(plain: State, own: Mapping[str, object], origin: str) -> None:
+    """Raise where weights of an adapter would be left out: the base weights alone are another model."""
+    adapters = [name for name in plain if _ADAPTER.search(name)]
+    if adapters and not any(_ADAPTER.search(name) for name in own):
+        kind = _ADAPTER.search(adapters[0])
+        raise ModelError(
+            f"{origin} holds an adapter that is not merged into the weights ({summary(adapters)}): merge it first "
+            f"(merge_and_unload() of peft), or explain the model without it (ignore='*{kind and kind[1]}*')"
+        )
 
 
 def _without_wrappers(name: str) -> str:

@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 
 import camscope as cs
 from camscope.errors import ModelError, PictureError, SettingError
+from camscope.images.memory import as_picture
 from camscope.models.transform import Transform
 
 SIZES = [(300, 500), (412, 260), (97, 311)]
@@ -329,3 +330,37 @@ def test_bgr_and_a_hugging_face_processor():
     assert (transform.form.keyword, transform.input_size) == ("images", (64, 48))
     _, window = transform(picture_of((100, 150)))
     assert (window.start, window.extent) == ((0, 0), (100, 150))
+
+
+DEEP = (np.random.default_rng(0).random((64, 64)) * 20000 + 20000).astype(np.uint16)
+
+
+def sixteen_bits(image):
+    values = np.asarray(image).astype(np.float32)
+    return torch.from_numpy((values if values.ndim == 2 else values[..., 0]) / 65535)[None]
+
+
+def of_array(array):
+    return torch.from_numpy(array[::2, ::2].astype(np.float32) / 65535)[None]
+
+
+@pytest.mark.parametrize("function", [sixteen_bits, of_array])
+def test_a_picture_of_16_bits_is_given_as_it_is(function):
+    picture = as_picture(DEEP)
+    transform = Transform.of(function, channels=1)
+    np.testing.assert_allclose(transform(picture)[0], function(DEEP), rtol=1e-6)
+    assert "16-bit values" in transform.notes(picture)[0]
+    assert transform.notes(as_picture((DEEP >> 8).astype(np.uint8))) == ()
+
+
+@pytest.mark.parametrize("steps", [[transforms.Grayscale()], [transforms.Lambda(lambda image: image.convert("L"))]])
+def test_what_saturates_at_8_bits_is_given_8_of_16(steps):
+    transform = Transform.of(transforms.Compose([*steps, transforms.ToTensor()]), channels=1)
+    picture = as_picture(DEEP)
+    np.testing.assert_allclose(transform(picture)[0][0], DEEP / 65535, atol=1 / 255)
+    assert "8 of the 16 bits" in transform.notes(picture)[0]
+
+
+def test_grey_pictures_for_a_network_of_one_channel():
+    transform = Transform.of(lambda image: torch.from_numpy(np.asarray(image, np.float32) / 255)[None], channels=1)
+    assert tuple(transform(as_picture((DEEP >> 8).astype(np.uint8)))[0].shape) == (1, 64, 64)

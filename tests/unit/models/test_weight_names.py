@@ -167,3 +167,16 @@ def test_a_network_with_parts_of_a_wrappers_name():
     assert fill(net, expected) == {}
     assert is_(net, expected)
     assert match(expected, net.state_dict()).prefix == ""
+
+
+@pytest.mark.parametrize("prefix", ["", "base_model.model."])
+def test_an_adapter_that_is_not_merged_is_refused(prefix):
+    """The only layer without weights of its name would be filled with the base layer's."""
+    state = {k: v for k, v in STATE.items() if not k.startswith("fc.")}
+    state |= {"fc.base_layer.weight": STATE["fc.weight"], "fc.base_layer.bias": STATE["fc.bias"]}
+    state |= {"fc.lora_A.default.weight": torch.ones(2, 4), "fc.lora_B.default.weight": torch.ones(5, 2)}
+    state = {prefix + k: v for k, v in state.items()}
+    with pytest.raises(ModelError, match=r"adapter that is not merged .*merge_and_unload.*ignore='\*lora_\*'"):
+        filled(state)
+    net, _ = filled(state, KeyFilter(ignore=("*lora_*",)))
+    assert is_(net, STATE)
