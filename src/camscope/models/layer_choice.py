@@ -16,8 +16,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from camscope.errors import LayerError
+from camscope.models.candidate import Candidate
 from camscope.models.placement import is_in_place, selects
-from camscope.models.probe import Candidate, Probe
+from camscope.models.probe import Probe
 from camscope.models.probe_cache import Cache, probed_once
 from camscope.models.pyramid import levels_of_encoder, levels_of_pyramid
 from camscope.trace import Layout
@@ -113,7 +114,8 @@ class ProbedLayouts:
     def layout_of(self, shape: Sequence[int], layer: str | None, possible: Iterable[Layout]) -> Layout | None:
         """Return which of several layouts an output has, by its layer or else its shape; None if it is not known."""
         if layer is not None:
-            return next((one for one in possible if one == self.names.get(layer)), None)
+            named = self.names.get(layer)
+            return named if named and (without_batch(shape, named), named) in self.shapes else None
         return next((one for one in possible if (without_batch(shape, one), one) in self.shapes), None)
 
 

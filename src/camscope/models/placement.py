@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
-from camscope.models.probe import Candidate, Probe
+from camscope.models.candidate import Candidate
+from camscope.models.probe import Probe
 from camscope.trace.graph_paths import back_from, place_of
 
 _FEW = 5

@@ -8,132 +8,32 @@ tells which tensors the scores depend on.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from camscope.errors import LayerError
-from camscope.models.stand_ins import Corner, StandIns, probe_inputs
+from camscope.models.candidate import Candidate
+from camscope.models.stand_ins import StandIns, probe_inputs
 from camscope.models.watch import Event, version_of, watch
-from camscope.trace import Layout, tensors
-from camscope.trace.graph_paths import Paths, reaches
-from camscope.trace.layout import fits, grid_of, is_last, possible_layouts
+from camscope.trace import tensors
+from camscope.trace.graph_paths import Paths, nodes_from, place_of, reaches
+from camscope.trace.layout import fits, is_last, possible_layouts
 from camscope.trace.replica import replicate
 from camscope.trace.structure import map_tensors, picture_of
 
-_MARGIN = 1.05
-"""How much more a change at one end of an axis must show at that end than a change at the other: less is chance."""
 _MOVES = re.compile("Pool|PadNd")
 """Steps of the graph that compute nothing of their own: pools and padding."""
-_REDUCES = re.compile("Pool|Mean|Sum|Max|Min|Median")
+_MOST_TOKENS = 16
+"""Class and register tokens beside those of a signal."""
+_REDUCES = re.compile("Pool|Mean|Sum|Max|Min|Median|Amax|Amin|Logsumexp")
 """Steps that may collapse an axis without learning what is on it."""
-_RESOLVED = 1e-5
-"""The least relative change that single precision can tell from rounding after many layers."""
-_FEW = 5
-"""Cells on an axis below which every cell sees most of the image, and nothing can be told."""
-
-
-@dataclass(eq=False)
-class Candidate(Event):
-    """An event whose tensor has a place for each part of the image.
-
-    Attributes:
-        layout: where its axes lie.
-        space: pixels on each axis of the image.
-        corners: the corners that were changed, in the order of the images.
-    """
-
-    layout: Layout = field(default_factory=Layout)
-    space: tuple[int, ...] = ()
-    corners: Sequence[Corner] = ()
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        """(h, w), or as many axes as the image has."""
-        return grid_of(self.tensor.shape, self.layout)
-
-    @property
-    def width(self) -> int:
-        """Number of channels."""
-        return self.tensor.shape[self.layout.channel]
-
-    @cached_property
-    def change(self) -> Tensor:
-        """(n, K, *grid) what a changed corner of the image changes, beyond what it changes everywhere."""
-        grids = self.layout.read(self.tensor.detach()).float()
-        change = grids[1:] - grids[:1]
-        everywhere = change.flatten(2).median(2).values
-        return change - everywhere.view(*everywhere.shape, *[1] * (change.ndim - 2))
-
-    @cached_property
-    def tells(self) -> bool:
-        """Whether the changed corners show at all: signals die away in some networks as they are made."""
-        largest = float(self.change.abs().max())
-        return largest > max(1e-30, _RESOLVED * float(self.tensor.detach().abs().max()))
-
-    @property
-    def collapsed(self) -> bool:
-        """Whether an axis is a single cell while others are not, as where a convolution spans all electrodes."""
-        return min(self.grid) < 2
-
-    @property
-    def places(self) -> int:
-        """Number of values per image and channel: cells, or all tokens."""
-        return self.tensor.numel() // (self.tensor.shape[self.layout.batch] * self.width)
-
-    @property
-    def has_more_tokens(self) -> bool:
-        """Return whether more tokens follow those of the grid."""
-        if self.layout.grid is None:
-            return False
-        return self.places > self.layout.prefix + math.prod(self.layout.grid)
-
-    @cached_property
-    def at_corners(self) -> float:
-        """Share of what changed that lies in the corner cells of the changed corners, in [0, 1]."""
-        change = self.change.abs().sum(1)
-        cells = [(i, ..., *(0 if first else -1 for first in corner)) for i, corner in enumerate(self.corners)]
-        return float(torch.stack([change[cell] for cell in cells]).sum() / change.sum().clamp_min(1e-30))
-
-    @cached_property
-    def keeps_places(self) -> bool:
-        """Whether a change at one end of an axis shows at that end of the grid, more than changes at the other do.
-
-        Some places answer more than others to whatever is changed, at the rim and where gates scale what is large.
-        So each half's share of a change is compared with its share of the other changes. Few cells tell nothing; yet
-        as few tokens may be no places at all.
-        """
-        change = self.change.abs().sum(1)
-        if len(change) < 2:
-            return False
-        axes = min(len(self.grid), len(self.space))  # frames in front of the image's own axes are not compared
-        for back in range(1, axes + 1):
-            cells = self.grid[-back]
-            if cells < 2:
-                continue
-            first = torch.tensor([corner[-back] for corner in self.corners], device=change.device)
-            halves = (change.narrow(-back, start, cells // 2) for start in (0, cells - cells // 2))
-            low, high = (half.flatten(1).mean(1) for half in halves)
-            share = low / (low + high).clamp_min(1e-30)
-            if cells < _FEW and self.layout.grid is None:
-                if _prefers(share, ~first) and _prefers(1 - share, first):
-                    return False  # mirrored
-            elif not (_prefers(share, first) and _prefers(1 - share, ~first)):
-                return False
-        return True
-
-
-def _prefers(shares: Tensor, near: Tensor) -> bool:
-    """Return whether the changes near a half all show there more than the others do, and clearly so on average."""
-    inside, outside = shares[near], shares[~near]
-    return bool(inside.min() > outside.max() and inside.mean() >= _MARGIN * outside.mean())
 
 
 class Probe:
@@ -189,6 +89,8 @@ class Probe:
         self._paths = Paths(self.target, self.images)
         self._grids: set[tuple[int, ...]] = set()
         self._prefixes: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._orders: dict[int, bool] = {}
+        self._with_places = self._nodes_with_places()
         self.candidates = self._candidates()
 
     def _run(self, net: nn.Module, x: Any, picture: int, output: int | str | None) -> tuple[Any, Tensor]:
@@ -251,22 +153,61 @@ class Probe:
         tensor = event.tensor
         if version_of(tensor) != event.version or tensor.grad_fn is None or (tensor._is_view() and not event.learned):
             return None
-        if _MOVES.search(_made_by(tensor)):
+        if _MOVES.search(_made_by(tensor)) or place_of(tensor)[0] not in self._with_places:
             return None
         images, space = self.images.shape, self.space
         if self.frames_first:
             images = torch.Size((images[0], images[2], images[1], *images[3:]))
         first: Candidate | None = None
         for any_stride in (False, True):
-            layouts = dict.fromkeys(possible_layouts(tensor.shape, images, last=self._last, any_stride=any_stride))
+            every = dict.fromkeys(possible_layouts(tensor.shape, images, last=self._last, any_stride=any_stride))
+            layouts = [one for one in every if one.frames == 1 or one.frame_major == self._is_frame_major(tensor)]
             read = (Candidate(**vars(event), layout=one, space=space, corners=self._corners) for one in layouts)
             possible = [one for one in read if _is_grid(one) and (not one.has_more_tokens or one.grid in self._grids)]
             if len(possible) == 1 and possible[0].layout.grid is None:
                 return possible[0]
             first = first or next(iter(possible), None)
-            if kept := next((one for one in possible if one.keeps_places), None):
-                return kept if kept.layout.grid is None else self._best_of_tokens(kept, possible)
+            kept = [one for one in possible if one.keeps_places]
+            if kept and kept[0].layout.grid is None:
+                return self._best_of_axes(kept)
+            if kept:
+                return self._best_of_tokens(kept[0], possible)
         return first
+
+    def _best_of_axes(self, kept: Sequence[Candidate]) -> Candidate:
+        """Return which of several readings of the axes shows the corners most clearly, for signals, where many fit.
+
+        The halves of a bidirectional LSTM's features answer to the start and end of a signal, as its places do. Tokens
+        of a signal, (B, N, K), that are a few more than an earlier grid has places are that grid and class tokens.
+        """
+        if len(self.space) > 1:
+            return kept[0]
+        clearest = max((one for one in kept if one.layout.grid is None), key=lambda one: one.contrast)
+        if clearest.layout.channel == 1 or clearest.grid in self._grids:
+            return clearest
+        tokens = [
+            dataclasses.replace(clearest, layout=dataclasses.replace(clearest.layout, grid=grid, prefix=prefix))
+            for grid in self._grids
+            if 0 < (extra := clearest.grid[0] - grid[0]) <= _MOST_TOKENS
+            for prefix in (extra, 0)
+        ]
+        return max((one for one in tokens if one.keeps_places), key=lambda one: one.at_corners, default=clearest)
+
+    def _is_frame_major(self, tensor: Tensor) -> bool:
+        """Return whether the second row of a batch of frames is of the second image, and not the first one's."""
+        rows = tensor.shape[0]
+        if rows not in self._orders:
+            second = tensor[1].sum() if rows > 1 else tensor.sum()
+            (gradient,) = torch.autograd.grad(second, self.images, retain_graph=True, allow_unused=True)
+            of = [] if gradient is None else gradient.flatten(1).any(1).nonzero().flatten().tolist()
+            self._orders[rows] = of == [1]
+        return self._orders[rows]
+
+    def _nodes_with_places(self) -> set[Any]:
+        """Return the nodes of the graph that the images reach other than through means over all of their places."""
+        tensors = [event.tensor for event in self.events if event.tensor.grad_fn is not None]
+        collapsed = [tensor for tensor in tensors if _is_collapsed(tensor, axes=min(2, len(self.space)))]
+        return nodes_from(self.images, tensors, without=collapsed)
 
     def _best_of_tokens(self, first: Candidate, possible: Sequence[Candidate]) -> Candidate:
         """Return which of several readings of tokens as one grid has the corners where they are.
@@ -343,6 +284,15 @@ def _made_by(tensor: Tensor) -> str:
     """Return the name of the step that computed a tensor; of a view, that of the tensor which it views."""
     step = (tensor if tensor._base is None else tensor._base).grad_fn
     return "" if step is None else step.name()
+
+
+def _is_collapsed(tensor: Tensor, *, axes: int) -> bool:
+    """Return whether a tensor is a mean, sum or maximum over all places of an image or of its frames."""
+    step = tensor.grad_fn
+    if step is None or not _REDUCES.search(step.name()):
+        return False
+    over = getattr(step, "_saved_dim", ())
+    return all(cells == 1 for cells in tensor.shape[2:]) or (isinstance(over, tuple) and len(over) >= axes > 1)
 
 
 def _is_grid(candidate: Candidate) -> bool:

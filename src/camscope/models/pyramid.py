@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from camscope.models.probe import Candidate, Probe
+from camscope.models.candidate import Candidate
+from camscope.models.probe import Probe
 from camscope.trace.boxes import has_boxes
 from camscope.trace.graph_paths import back_from, first_met, place_of, reaches
 

@@ -47,6 +47,31 @@ def reaches(end: Tensor | GradientEdge, start: Tensor, *, without: Sequence[Tens
     return any(place == source for place in back_from(end, until=blocked))
 
 
+def nodes_from(start: Tensor, ends: Sequence[Tensor], *, without: Sequence[Tensor]) -> set[Node]:
+    """Return the nodes of a graph, from some ends back, that a start leads to on a way around some other tensors."""
+    users: dict[Node, list[tuple[int, Node]]] = {}
+    waiting = [edge_of(end).node for end in ends]
+    entered = set(waiting)
+    while waiting:
+        user = waiting.pop()
+        for node, output in _following(user):
+            if node is not None:
+                users.setdefault(node, []).append((output, user))
+                if node not in entered:
+                    entered.add(node)
+                    waiting.append(node)
+    blocked = {place_of(tensor) for tensor in without}
+    first = place_of(start)[0]
+    reached, waiting = {first}, [first]
+    while waiting:
+        node = waiting.pop()
+        for output, user in users.get(node, ()):
+            if (node, output) not in blocked and user not in reached:
+                reached.add(user)
+                waiting.append(user)
+    return reached
+
+
 def first_met(end: Tensor, among: Sequence[Tensor]) -> list[Tensor]:
     """Return those of some tensors that a way from the end back meets before it meets another of them.
 

@@ -32,8 +32,9 @@ class Layout:
         channel: the channel axis; every other axis is space, in order, unless ``grid`` is given.
         grid: for token layers, the (h, w) that the one remaining axis unfolds to.
         prefix: tokens before the grid (class, distillation and register tokens); tokens after it are left alone.
-        frames: frames or views of each image that are folded into the batch axis, image by image; they become the
-            first axis of the grid.
+        frames: frames or views of each image that are folded into the batch axis; they become the first axis of the
+            grid.
+        frame_major: whether they are folded frame by frame (T * B), and not image by image (B * T).
     """
 
     batch: int = 0
@@ -41,6 +42,7 @@ class Layout:
     grid: tuple[int, ...] | None = None
     prefix: int = 0
     frames: int = 1
+    frame_major: bool = False
 
     def read(self, output: Tensor) -> Tensor:
         """Return a layer's output as (B, K, *grid).
@@ -49,17 +51,22 @@ class Layout:
         torch.Size([2, 768, 14, 14])
         >>> Layout(frames=3).read(torch.zeros(6, 8, 7, 7)).shape
         torch.Size([2, 8, 3, 7, 7])
+        >>> Layout(frames=3, frame_major=True).read(torch.arange(6).view(6, 1, 1, 1))[1].flatten()
+        tensor([1, 3, 5])
         """
         moved = output.movedim((self.batch, self.channel), (0, 1))
         if self.grid is not None:
             tokens = moved[:, :, self.prefix : self.prefix + math.prod(self.grid)]
             moved = tokens.reshape(*moved.shape[:2], *self.grid)
-        return moved if self.frames == 1 else moved.unflatten(0, (-1, self.frames)).movedim(1, 2)
+        if self.frames > 1:
+            folded = (self.frames, -1) if self.frame_major else (-1, self.frames)
+            moved = moved.unflatten(0, folded).movedim(0 if self.frame_major else 1, 2)
+        return moved
 
     def write(self, output: Tensor, activations: Tensor) -> Tensor:
         """Return ``output`` with its grid replaced by ``activations`` (B, K, *grid); prefix tokens are kept."""
         if self.frames > 1:
-            activations = activations.movedim(2, 1).flatten(0, 1)
+            activations = activations.movedim(2, 0 if self.frame_major else 1).flatten(0, 1)
         if self.grid is not None:
             moved = output.movedim((self.batch, self.channel), (0, 1))
             end = self.prefix + math.prod(self.grid)
@@ -75,7 +82,10 @@ class Layout:
         rows = rows.to(output.device)
         if self.frames > 1:
             frames = torch.arange(self.frames, device=rows.device)
-            rows = (rows[:, None] * self.frames + frames).flatten()
+            if self.frame_major:
+                rows = (rows + frames[:, None] * (output.shape[self.batch] // self.frames)).flatten()
+            else:
+                rows = (rows[:, None] * self.frames + frames).flatten()
         return output.index_select(self.batch, rows)
 
 
@@ -129,6 +139,7 @@ def possible_layouts(
         if frames > 1 and len(flat) > 1:
             for layout in _whole(shape, batch * frames, flat, last=last, same_stride=True):
                 yield replace(layout, frames=frames)
+                yield replace(layout, frames=frames, frame_major=True)
 
 
 def _whole(

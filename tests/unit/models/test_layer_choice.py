@@ -6,7 +6,7 @@ from torch import nn
 
 from camscope.errors import LayerError, SettingError
 from camscope.explanation import cam
-from camscope.models.layer_choice import default_layer
+from camscope.models.layer_choice import choose_layer, default_layer
 from camscope.trace import record
 from camscope.trace.layout import find_layout
 
@@ -234,3 +234,102 @@ def test_the_model_is_left_bit_identical(make_net, pictures, snapshot):
     with pytest.raises(ZeroDivisionError):
         default_layer(net, pictures(1, 3, 24, 40))
     assert snapshot(net) == before
+
+
+class Recurrent(nn.Module):
+    """A signal through convolutions, and what they say through an LSTM that reads it both ways."""
+
+    def __init__(self, features=8):
+        super().__init__()
+        self.f = nn.Sequential(nn.Conv1d(12, 8, 3, 2, 1), nn.ReLU(), nn.Conv1d(8, 16, 3, 4, 1), nn.ReLU())
+        self.r = nn.LSTM(16, features, batch_first=True, bidirectional=True)
+        self.fc = nn.Linear(2 * features, 2)
+
+    def forward(self, x):
+        return self.fc(self.r(self.f(x).transpose(1, 2))[0].mean(1))
+
+
+@pytest.mark.parametrize("features", [8, 32, 64])
+def test_time_is_not_taken_for_features(features):
+    torch.manual_seed(0)
+    net, x = Recurrent(features).eval(), torch.randn(2, 12, 500)
+    records = []
+    handle = net.r.register_forward_hook(lambda module, inputs, output: records.append(output[0]))
+    scores = net(x)
+    handle.remove()
+    (gradient,) = torch.autograd.grad(scores[:, 1].sum(), records[0])
+    by_hand = (records[0] * gradient.mean(1, keepdim=True)).sum(2).detach()
+    for layer in (None, "r"):
+        torch.testing.assert_close(cam(net, x, targets=1, layer=layer), by_hand)
+
+
+class Tokens(nn.Module):
+    """A transformer on a signal, with a class token."""
+
+    def __init__(self, width, *, first=True):
+        super().__init__()
+        self.e, self.c, self.first = nn.Conv1d(12, width, 8, 8), nn.Parameter(torch.zeros(1, 1, width)), first
+        self.t = nn.TransformerEncoder(nn.TransformerEncoderLayer(width, 2, 32, batch_first=True), 1)
+        self.fc = nn.Linear(width, 3)
+
+    def forward(self, x):
+        parts = [self.c.expand(len(x), -1, -1), self.e(x).transpose(1, 2)]
+        return self.fc(self.t(torch.cat(parts if self.first else parts[::-1], 1)).mean(1))
+
+
+@pytest.mark.parametrize(("width", "first"), [(64, True), (128, True), (32, False)])
+def test_the_class_token_of_a_signal_is_no_place(width, first):
+    torch.manual_seed(0)
+    net, x = Tokens(width, first=first).eval(), torch.randn(2, 12, 512)
+    choice = choose_layer(net, x)
+    (layout,) = choice.layouts
+    assert (layout.grid, layout.prefix, layout.channel) == ((64,), int(first), 2)
+    torch.testing.assert_close(cam(net, x, targets=1, layer=choice.name), cam(net, x, targets=1))
+
+
+class Folded(nn.Module):
+    """Frames of a video in one batch, frame by frame or image by image; features of all frames decide."""
+
+    def __init__(self, *, frame_major):
+        super().__init__()
+        self.frame_major = frame_major
+        self.f = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU())
+        self.g, self.fc = nn.GRU(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        b, t = x.shape[:2]
+        frames = x.transpose(0, 1) if self.frame_major else x
+        features = self.f(frames.flatten(0, 1)).mean((2, 3))
+        in_time = features.view(t, b, -1) if self.frame_major else features.view(b, t, -1).transpose(0, 1)
+        return self.fc(self.g(in_time)[0].mean(0))
+
+
+@pytest.mark.parametrize("layer", [None, "f"])
+@pytest.mark.parametrize("frames", [3, 5, 6])
+def test_frames_in_either_order_are_those_of_their_video(frames, layer):
+    torch.manual_seed(0)
+    one, other = (Folded(frame_major=major).eval() for major in (True, False))
+    other.load_state_dict(one.state_dict())
+    x = torch.randn(2, frames, 3, 64, 64)
+    maps = cam(one, x, targets=1, layer=layer)
+    assert maps.shape == (2, frames, 8, 8)
+    torch.testing.assert_close(maps, cam(other, x, targets=1, layer=layer))
+    torch.testing.assert_close(maps, torch.cat([cam(one, x[i : i + 1], targets=1, layer=layer) for i in range(2)]))
+
+
+class Looped(nn.Module):
+    """Each slice through one network; means over all places of each are joined."""
+
+    def __init__(self):
+        super().__init__()
+        self.f = nn.Sequential(nn.Conv2d(1, 8, 3, 4, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU())
+        self.fc = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.fc(torch.stack([self.f(one).mean((2, 3)) for one in x.unbind(1)], 1).mean(1))
+
+
+@pytest.mark.parametrize("slices", [2, 4, 8, 12])
+def test_means_over_places_have_none(slices):
+    with pytest.raises(LayerError, match="no layer of Looped was found"):
+        choose_layer(Looped().eval(), torch.randn(1, slices, 1, 64, 64))
