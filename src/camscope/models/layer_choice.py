@@ -42,7 +42,7 @@ class LayerChoice:
     """The layer to explain.
 
     Attributes:
-        layers: its name; several names where branches carry the score together, on grids of one size.
+        layers: its name; several names where branches carry the score together.
         layouts: the axes of each.
         complete: whether every path from the image to the scores leads through these layers.
         in_place: whether the places of these layers are those of the image, as far as the probe can tell: not mirrored,
@@ -182,8 +182,9 @@ def _find(probe: Probe) -> list[Candidate]:
 
 
 def _is_late(probe: Probe, found: Candidate | None) -> bool:
-    """Return whether a layer lies in the second half of a network."""
-    return found is not None and found.clock > probe.candidates[-1].clock / 2
+    """Return whether a layer lies in the second half of what the scores depend on."""
+    last = next((c for c in reversed(probe.candidates) if probe.share(c) > 0), None)
+    return found is not None and last is not None and found.clock > last.clock / 2
 
 
 def _is_complete(probe: Probe, found: Sequence[Candidate]) -> bool:
@@ -230,12 +231,12 @@ def _last_in_place(probe: Probe, last_first: Iterable[Candidate]) -> Candidate |
 def _branches(probe: Probe) -> list[Candidate]:
     """Return the last layer of each of several branches that carry the scores together; nothing if they do not.
 
-    None may feed another, and their grids have one size: then the sum of their maps is defined, and for Grad-CAM of a
-    mean of networks it is exact.
+    None may feed another: then the sum of their maps, coarser ones laid over the finest grid, is the map of the score;
+    for Grad-CAM of a mean of networks it is exact.
     """
     found = _ends_of_branches(probe, Paths(probe.target, probe.images), _DEEPEST)
     found = sorted({id(c.tensor): c for c in found}.values(), key=lambda c: c.clock)
-    if not 2 <= len(found) <= _MOST_BRANCHES or len({c.grid for c in found}) > 1:
+    if not 2 <= len(found) <= _MOST_BRANCHES:
         return []
     if any(reaches(a.tensor, b.tensor) for a, b in itertools.permutations(found, 2)):
         return []

@@ -28,8 +28,8 @@ from camscope.trace.layout import fits, is_last, possible_layouts
 from camscope.trace.replica import replicate
 from camscope.trace.structure import map_tensors, picture_of
 
-_MOVES = re.compile("Pool|PadNd")
-"""Steps of the graph that compute nothing of their own: pools and padding."""
+_MOVES = re.compile("Pool|PadNd|Clone")
+"""Steps of the graph that compute nothing of their own: pools, padding and copies."""
 _MOST_TOKENS = 16
 """Class and register tokens beside those of a signal."""
 _REDUCES = re.compile("Pool|Mean|Sum|Max|Min|Median|Amax|Amin|Logsumexp")

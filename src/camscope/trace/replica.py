@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import types
 from collections.abc import Callable
 from typing import Any
@@ -103,6 +104,11 @@ def _redirected(value: Any, copies: dict[int, Any], depth: int = 0) -> Any:
         return types.MethodType(value.__func__, copies[id(value.__self__)])
     if isinstance(value, types.FunctionType):
         return _redirected_function(value, copies)
+    if type(value) is functools.partial and depth < _DEEPEST:
+        function, args, keywords = (_redirected(p, copies, depth + 1) for p in (value.func, value.args, value.keywords))
+        partial = functools.partial(function, *args, **keywords)
+        partial.__dict__.update(value.__dict__)
+        return partial
     return value
 
 

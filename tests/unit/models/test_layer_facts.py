@@ -1,5 +1,9 @@
 """The default layer is a fact of the network: no image, batch, dtype, weight or mode changes it."""
 
+import functools
+import itertools
+
+import numpy as np
 import pytest
 import timm
 import torch
@@ -239,21 +243,16 @@ def test_the_maps_of_all_members_of_an_ensemble(colours):
     assert cs.cams(net, x, targets=[[0, 1]] * 2).shape == (2, 2, 16, 16)
 
 
-def test_members_with_other_grids_are_not_added_and_the_share_is_told():
+def test_members_with_other_grids_are_added():
     class Other(Member):
         def forward(self, x):
             return super().forward(nn.functional.avg_pool2d(x, 2))
 
     net, x = Ensemble([Member(0), Other(1)]), torch.rand(1, 3, 64, 64)
     choice = choose_layer(net, x)
-    assert len(choice.layers) == 1
-    assert not choice.complete
-    model = cs.Model("ensemble", net, preprocess=cs.Preprocess((64, 64), (0,) * 3, (1,) * 3))
-    image = torch.zeros(64, 64, 3)
-    image[..., 0], image[..., 1] = 1.0, 1 / 3
-    e = cs.explain(model, image.mul(255).byte().numpy(), target=0)
-    share = 75 if "members.0" in choice.name else 25
-    assert any(f"carries {share}% of the score" in note for note in e.notes)
+    assert choice.layers == ("members.0.body", "members.1.body")
+    assert choice.complete
+    torch.testing.assert_close(cs.cam(net, x, targets=0, method="hirescam").sum(), net(x)[0, 0].detach())
     fine, coarse = (cs.cam(net, x, targets=0, layer=f"members.{i}.body", method="hirescam") for i in range(2))
     both = cs.cam(net, x, targets=0, layer=["members.0.body", "members.1.body"], method="hirescam")
     torch.testing.assert_close(
@@ -301,3 +300,74 @@ class Token(nn.Module):
 def test_a_class_token_without_positions_reads_the_patches():
     torch.manual_seed(0)
     assert default_layer(Token().eval(), torch.randn(1, 3, 64, 64)) == "blocks.2.norm1"
+
+
+def test_the_share_is_told_where_a_path_without_places_leads_around():
+    class Beside(Member):
+        """Half of the score comes from the mean colour of the image, which has no places."""
+
+        def forward(self, x):
+            return super().forward(x) + x.mean((2, 3))[:, :2]
+
+    model = cs.Model("beside", Beside(0), preprocess=cs.Preprocess((64, 64), (0,) * 3, (1,) * 3))
+    assert not choose_layer(model.net, torch.rand(1, 3, 64, 64)).complete
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[..., 0] = 255
+    e = cs.explain(model, image, target=0)
+    assert e.layer == "body"
+    assert any("carries 50% of the score" in note for note in e.notes)
+
+
+@pytest.mark.parametrize("scales", [(1, 2), (2, 1), (1, 2, 4)])
+def test_one_body_on_several_scales_of_the_image(scales):
+    class Pyramid(Member):
+        def forward(self, x):
+            pooled = (nn.functional.avg_pool2d(x, k) if k > 1 else x for k in scales)
+            return sum(super(Pyramid, self).forward(one) for one in pooled)
+
+    net, x = Pyramid(1), torch.rand(2, 3, 64, 64)
+    assert len(choose_layer(net, x).layers) == len(scales)
+    torch.testing.assert_close(cs.cam(net, x, targets=0, method="hirescam").sum((1, 2)), net(x)[:, 0].detach())
+
+
+class WithClasses(nn.Module):
+    """An encoder that returns its input too, as those of segmentation_models_pytorch, a decoder, and two heads."""
+
+    def __init__(self):
+        super().__init__()
+        sizes = (3, 8, 16)
+        self.encoder = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.ReLU()) for i, o in itertools.pairwise(sizes)
+        )
+        self.encoder.forward = self.features
+        self.up = nn.ModuleList(nn.Sequential(nn.Conv2d(i, 8, 3, 1, 1), nn.ReLU()) for i in (16, 8, 8, 8))
+        self.masks, self.classes = nn.Conv2d(8, 2, 1), nn.Linear(16, 3)
+
+    def features(self, x):
+        every = [x.clone()]
+        for stage in self.encoder:
+            every.append(stage(every[-1]))
+        return every
+
+    def forward(self, x):
+        every = self.encoder(x)
+        y = every[-1]
+        for i, block in enumerate(self.up):
+            y = block(nn.functional.interpolate(y, scale_factor=2) if i < 2 else y)
+        return self.masks(y), self.classes(every[-1].mean((2, 3)))
+
+
+def test_the_head_for_classes_of_a_segmentation_network():
+    net, x = WithClasses(), torch.randn(2, 3, 64, 64)
+    assert default_layer(net, x, output=1) == "encoder.1"
+    assert cs.cam(net, x, targets=1, output=1).shape == (2, 16, 16)
+
+
+def test_a_forward_that_was_replaced_by_a_partial_function():
+    """As accelerate does."""
+    net, x = torchvision.models.resnet18(num_classes=2).eval(), torch.randn(2, 3, 64, 64)
+    expected = cs.cam(net, x, targets=1)
+    net._old_forward = net.forward
+    through = functools.partial(lambda module, *args: module._old_forward(*args), net)
+    net.forward = functools.update_wrapper(through, net.forward)
+    torch.testing.assert_close(cs.cam(net, x, targets=1), expected)
