@@ -312,7 +312,7 @@ def test_the_share_is_told_where_a_path_without_places_leads_around():
     model = cs.Model("beside", Beside(0), preprocess=cs.Preprocess((64, 64), (0,) * 3, (1,) * 3))
     assert not choose_layer(model.net, torch.rand(1, 3, 64, 64)).complete
     image = np.zeros((64, 64, 3), np.uint8)
-    image[..., 0] = 255
+    image[..., 0] = 153
     e = cs.explain(model, image, target=0)
     assert e.layer == "body"
     assert any("carries 50% of the score" in note for note in e.notes)
