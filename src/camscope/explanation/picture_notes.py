@@ -7,6 +7,9 @@ from torch import Tensor
 from camscope.images import Picture, Window
 
 _SHOWN = (1, 3)
+_BYTE = 255
+_DARK = 1 / 8
+"""Share of the range of 16 bits that values of 13 bits and fewer do not exceed."""
 
 
 def picture_notes(picture: Picture, tensor: Tensor, window: Window) -> tuple[str, ...]:
@@ -31,6 +34,12 @@ def picture_notes(picture: Picture, tensor: Tensor, window: Window) -> tuple[str
             "over the whole picture, and may be displaced"
         )
     notes += picture.notes
+    brightest = float(picture.pixels.max())
+    if picture.highest > _BYTE and 0 < brightest <= _DARK:
+        notes.append(
+            f"the brightest pixel is {brightest * picture.highest:.0f} of {picture.highest}, so that the picture is "
+            "nearly black: scale values of fewer bits to the whole range"
+        )
     if picture.channels not in _SHOWN:
         shown = "the first three are shown as red, green and blue" if picture.channels > 3 else "the first is shown"
         notes.append(f"the picture has {picture.channels} channels, of which {shown}")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from camscope.errors import TargetError
-from camscope.trace.structure import first_tensor
+from camscope.trace.structure import tensors
 
 _SCORES = ("logits", "out", "logits_per_image")
 """Names under which networks return their scores."""
@@ -44,8 +44,9 @@ def unwrap(outputs: Any, output: int | str | None = None) -> Tensor:
 
     Args:
         outputs: a tensor, tuple, dict, dataclass or Hugging Face output.
-        output: the index, key or attribute of the output to use; None for ``logits``, ``out`` or
-            ``logits_per_image``, or else the first floating-point tensor.
+        output: the index, key or attribute of the output to use, of nested ones with dots ("heads.sex"); None for
+            ``logits``, ``out`` or ``logits_per_image``, or else the first floating-point tensor that is no single
+            number, such as a loss, if there are others.
 
     Returns:
         The scores, (B, ...).
@@ -65,13 +66,14 @@ def unwrap(outputs: Any, output: int | str | None = None) -> Tensor:
                 return outputs[name]  # type: ignore[no-any-return]
             if isinstance(getattr(outputs, name, None), Tensor):
                 return getattr(outputs, name)  # type: ignore[no-any-return]
-    first = first_tensor(outputs)
-    if first is None:
+    floats = [tensor for tensor in tensors(outputs) if tensor.is_floating_point()]
+    scores = next((tensor for tensor in floats if tensor.ndim > 0), next(iter(floats), None))
+    if scores is None:
         raise TargetError(
             f"the network returned {type(outputs).__name__} without a floating-point tensor; wrap it so that it "
             "returns its scores"
         )
-    return first.tensor
+    return scores
 
 
 def rows_of_list(outputs: Any, batch: int) -> Any:
@@ -107,14 +109,11 @@ def other_outputs(outputs: Any, scores: Tensor) -> str:
     """
     if isinstance(outputs, Tensor) or any(scores is _entry(outputs, name) for name in _SCORES):
         return ""
-    names = _names(outputs)
-    shapes = {name: f"{name!r} {tuple(t.shape)}" for name in names if (t := _floats(_entry(outputs, name))) is not None}
-    if len(shapes) < 2:
+    named = {name: t for name, value in _leaves(outputs) if (t := _floats(value)) is not None}
+    used = next((name for name, t in named.items() if t is scores), None)
+    if len(named) < 2 or used is None:
         return ""
-    used = next((name for name in shapes if _floats(_entry(outputs, name)) is scores), None)
-    if used is None:
-        return ""
-    listed = ", ".join(shapes.values())
+    listed = ", ".join(f"{name!r} {tuple(t.shape)}" for name, t in named.items())
     return f"the network returns several outputs ({listed}): output {used!r} is explained; choose with output="
 
 
@@ -124,6 +123,14 @@ def _entry(outputs: Any, name: Any) -> Any:
     if isinstance(name, int):
         return outputs[name]
     return getattr(outputs, name, None)
+
+
+def _leaves(outputs: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the outputs in a container with their names, those in a container inside of it with a dot."""
+    for name in _names(outputs):
+        value = _entry(outputs, name)
+        inner = _names(value)
+        yield from ((f"{name}.{one}", _entry(value, one)) for one in inner) if inner else ((name, value),)
 
 
 def _names(outputs: Any) -> list[Any]:
@@ -147,7 +154,10 @@ def _picked(outputs: Any, output: int | str) -> Any:
             return _entry(outputs, names[output])
     elif output in names or (isinstance(output, str) and hasattr(outputs, output) and not isinstance(outputs, Tensor)):
         return _entry(outputs, output)
-    possible = ", ".join(map(repr, names)) or "none: it returns one tensor"
+    elif isinstance(output, str) and "." in output and (part := output.partition("."))[0] in map(str, names):
+        outer = next(name for name in names if str(name) == part[0])
+        return _picked(_entry(outputs, outer), int(part[2]) if part[2].isdecimal() else part[2])
+    possible = ", ".join(repr(name) for name, _ in _leaves(outputs)) or "none: it returns one tensor"
     raise TargetError(f"the network has no output {output!r}; possible: {possible}")
 
 

@@ -50,3 +50,10 @@ def test_more_than_three_channels_are_shown_by_the_first_three():
     assert any("6 channels, of which the first three are shown" in note for note in e.notes)
     np.testing.assert_array_equal(e.picture.rgb, np.rint(pixels[..., :3] * 255).astype(np.uint8))
     assert e.overlay().size == (60, 40)
+
+
+@pytest.mark.parametrize(("shift", "dark"), [(0, True), (1, True), (4, False)])
+def test_12_bits_in_16_are_said_to_be_nearly_black(shift, dark):
+    values = RANDOM.integers(0, 4096, (40, 60)).astype(np.uint16) << shift
+    notes = cs.explain(model_of(), values).notes
+    assert any("nearly black" in note for note in notes) == dark

@@ -6,6 +6,7 @@ import torch
 
 from camscope.errors import TargetError
 from camscope.trace import tensors, unwrap
+from camscope.trace.outputs import other_outputs
 from camscope.trace.structure import find_picture, first_tensor, map_tensors
 
 Pair = namedtuple("Pair", "first second")
@@ -93,3 +94,22 @@ def test_a_mask_before_the_images_is_not_taken_for_them():
     mask, image = torch.ones(1, 1, 8, 8, dtype=torch.bool), torch.zeros(1, 3, 8, 8)
     assert find_picture({"mask": mask, "image": image}) == 1
     assert find_picture((mask, torch.zeros(1, 4))) == 0
+
+
+LOSS, AGE, SEX = torch.tensor(1.0), torch.zeros(2, 3), torch.ones(2, 2)
+
+
+@pytest.mark.parametrize("outputs", [(LOSS, AGE), {"loss": LOSS, "scores": AGE}, [LOSS, [AGE, SEX]]])
+def test_a_loss_before_the_scores_is_passed_over(outputs):
+    assert unwrap(outputs) is AGE
+    assert unwrap((LOSS,)) is LOSS
+
+
+def test_nested_outputs_have_names_with_dots():
+    outputs = {"heads": {"age": AGE, "sex": SEX}, "more": [LOSS, SEX]}
+    assert unwrap(outputs, "heads.sex") is SEX
+    assert unwrap(outputs, "more.1") is SEX
+    assert unwrap({"a.b": AGE, "a": {"b": SEX}}, "a.b") is AGE
+    with pytest.raises(TargetError, match=r"no output 'sex'; possible: 'heads.age', 'heads.sex', 'more.0', 'more.1'"):
+        unwrap(outputs, "sex")
+    assert "output 'heads.age' is explained" in other_outputs(outputs, AGE)
