@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from camscope.evaluation.contestants import chosen_methods
-from camscope.evaluation.data import Items, read_items
+from camscope.evaluation.data import Data, read_data
 from camscope.evaluation.page import evaluated
 from camscope.evaluation.plan import Plan
 from camscope.evaluation.rows import FEW, chosen_metrics
@@ -83,7 +83,7 @@ SETS: dict[str, Any] = {
 """Name -> model and target; folder and its column of boxes; for each part its pictures and the few; settings."""
 
 
-def items_of(name: str, part: str, *, target: str, out: Path) -> Items:
+def data_of(name: str, part: str, *, target: str, out: Path) -> Data:
     """The annotated pictures of a folder of the test data, thinned out."""
     _, (folder, boxes), parts, _ = SETS[name]
     with (DATA / folder / "labels.csv").open(newline="") as file:
@@ -95,16 +95,16 @@ def items_of(name: str, part: str, *, target: str, out: Path) -> Items:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
-    return read_items(out / "pictures.csv", boxes=boxes, target=target, exclude=[out])
+    return read_data(out / "pictures.csv", boxes=boxes, target=target, exclude=[out])
 
 
 def planned(name: str, part: str, *, twins: set[str], out: Path) -> Plan:
     """What is evaluated."""
     model, target = SETS[name][0]()
     methods = [one for one in chosen_methods("all") if one not in {*SLOW.get((name, part), ()), *twins}]
-    items = items_of(name, part, target=target, out=out)
+    data = data_of(name, part, target=target, out=out)
     few, more = SETS[name][2][part][1], {"batch_size": BATCH[part], "engine": "openvino"} | SETS[name][3]
-    return Plan(model, items, methods, chosen_metrics(PARTS[part]), few=few, **more)
+    return Plan(model, data, methods, chosen_metrics(PARTS[part]), few=few, **more)
 
 
 def document(name: str, found: dict[str, dict[str, Any]]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from camscope.evaluation.contestants import chosen_methods
-from camscope.evaluation.data import read_items
+from camscope.evaluation.data import read_data
 from camscope.evaluation.page import evaluated
 from camscope.evaluation.plan import Plan
 from camscope.evaluation.run import evaluate
@@ -41,7 +41,7 @@ def test_grad_cam_of_squeezenet_finds_the_object(tmp_path):
     weights = DATA / "weights" / "squeezenet1_0_imagenet_deepcompression.pth"
     model = load("torchvision:squeezenet1_0", weights=weights)
     table = subset("imagenet_val", "boxes_xyxy_227", 24, tmp_path)
-    items = read_items(table, boxes="boxes_xyxy_227", target="column:class_index")
+    items = read_data(table, boxes="boxes_xyxy_227", target="column:class_index")
     plan = Plan(model, items, chosen_methods("gradcam"), ("pointing", "mass_accuracy", "average_drop"))
     cells = table_of(plan, tmp_path / "out")
     assert cells["gradcam", "pointing"]["estimate"] >= 0.75  # .92 on all 60
@@ -69,7 +69,7 @@ def test_the_positive_control_beats_the_negative_control(tmp_path):
         )
         (tmp_path / name).mkdir()
         table = subset("cxr_nih", "rsna_boxes_xyxy", 12, tmp_path / name)
-        items = read_items(table, boxes="rsna_boxes_xyxy", target="lung opacity")
+        items = read_data(table, boxes="rsna_boxes_xyxy", target="lung opacity")
         assert items.patients
         cells = table_of(Plan(model, items, chosen_methods("gradcam"), ("pointing",)), tmp_path / name / "out")
         pointing[name] = cells["gradcam", "pointing"]["estimate"]

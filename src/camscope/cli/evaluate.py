@@ -58,7 +58,7 @@ def evaluate(
     Example: camscope evaluate -m timm:resnet50 --data birds.csv --boxes box --methods gradcam,layercam --out results
     """
     from camscope.evaluation.contestants import chosen_methods
-    from camscope.evaluation.data import read_items
+    from camscope.evaluation.data import read_data
     from camscope.evaluation.nulls import MAPLESS
     from camscope.evaluation.page import evaluated
     from camscope.evaluation.plan import Plan
@@ -70,12 +70,12 @@ def evaluate(
     asked, measured = chosen_methods(methods), chosen_metrics(metrics)
     settings = pairs(setting or [], "--set")
     check_settings(settings, [name for name in asked if name not in MAPLESS])
-    items = read_items(data, masks=masks, boxes=boxes, target=target, image=image, patient=patient, exclude=[out])
+    cases = read_data(data, masks=masks, boxes=boxes, target=target, image=image, patient=patient, exclude=[out])
     loaded = load_noted(model, seed=seed, weights=weights, **loading)
     prepare(loaded, device, seed)
     plan = Plan(
         loaded,
-        items,
+        cases,
         asked,
         measured,
         layer=layer,

@@ -24,7 +24,12 @@ def failures(
     ] = None,
     split: Annotated[str, typer.Option(help="train, val, test or all; of data that have splits.")] = "test",
     label: Annotated[list[str] | None, typer.Option(help="Column or label; repeat for several.")] = None,
-    patient: Annotated[str | None, typer.Option(help="Column of patients.", show_default="patient_id")] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Column with the images.", show_default="detected by its name")
+    ] = None,
+    patient: Annotated[
+        str | None, typer.Option(help="Column with the patients.", show_default="detected by its name")
+    ] = None,
     labels: Labels = None,
     weights: Weights = "default",
     method: Annotated[str, typer.Option(help="See `camscope methods`.")] = "gradcam",
@@ -57,8 +62,8 @@ def failures(
             raise SettingError(f"{model} has no {FILE} of a training: give labelled pictures with --data")
     loaded = load_noted(model, seed=seed, weights=weights, labels=class_names(labels), **loading)
     prepare(loaded, device, seed)
-    dataset = read_dataset(data, labels=label or (), patient=patient).for_model(loaded)
-    chosen = dataset.examples if split == "all" else of_split(dataset, split)
+    dataset = read_dataset(data, labels=label or (), image=image, patient=patient).for_model(loaded)
+    chosen = dataset.cases if split == "all" else of_split(dataset, split)
     claim(out, "failures")
     with progress() as bar:
         found = predict(loaded, chosen, batch_size=batch_size, progress=steps(bar))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -75,6 +79,7 @@ def _options(
 
 def main() -> None:
     """Run a command: exit status 0 done, 1 some rows failed, 2 wrong usage or input (one line on standard error)."""
+    warnings.showwarning = functools.partial(_note, show=warnings.showwarning)
     try:
         status = app(standalone_mode=False)
         if status == _INTERRUPTED:  # Typer turns the interrupt key into this status without a word
@@ -102,6 +107,16 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
+def _note(
+    message: Warning | str, category: type[Warning], filename: str, *rest: Any, show: Callable[..., None], **more: Any
+) -> None:
+    """Print a warning of camscope as a note of one line; others are shown as Python does."""
+    if issubclass(category, UserWarning) and Path(__file__).parents[1] in Path(filename).parents:
+        print(f"note: {_line(str(message))}", file=sys.stderr)
+    else:
+        show(message, category, filename, *rest, **more)
+
+
 def _unexpected(fault: Exception) -> int:
     """Say what went wrong where no code foresaw it; with CAMSCOPE_TRACEBACK set, show where."""
     if os.environ.get("CAMSCOPE_TRACEBACK"):
@@ -113,6 +128,10 @@ def _unexpected(fault: Exception) -> int:
 
 
 def _complain(text: str) -> int:
-    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
-    print(f"camscope: {line}", file=sys.stderr)
+    print(f"camscope: {_line(text)}", file=sys.stderr)
     return 2
+
+
+def _line(text: str) -> str:
+    """Return a text as one line that a terminal can show."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))

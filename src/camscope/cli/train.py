@@ -28,7 +28,12 @@ def train(
         list[str] | None, typer.Option(help="Column of the table, or label of the study; repeat.", show_default="all")
     ] = None,
     each: Annotated[bool, typer.Option("--each", help="A model for each label, in OUT/LABEL.")] = False,
-    patient: Annotated[str | None, typer.Option(help="Column of patients.", show_default="patient_id")] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Column with the images.", show_default="detected by its name")
+    ] = None,
+    patient: Annotated[
+        str | None, typer.Option(help="Column with the patients.", show_default="detected by its name")
+    ] = None,
     split: Annotated[str, typer.Option(help="Shares of training, validation and test.")] = "0.7,0.15,0.15",
     epochs: Annotated[int, typer.Option(help="At most.")] = 30,
     patience: Annotated[int, typer.Option(help="Epochs without a lower validation loss before it stops.")] = 8,
@@ -76,7 +81,7 @@ def train(
     options: dict[str, Any] = {"options": pairs(option or [], "--option")} if option else {}
     options |= {"input_size": (int(size[0]), int(size[-1]))} if size else {}
     options |= {"fit": fit} if fit else {}
-    read = read_dataset(data, labels=label or (), patient=patient)
+    read = read_dataset(data, labels=label or (), image=image, patient=patient)
     wanted = {name: read.only(name) for name in read.labels} if each else {"": read}
     faults = 0
     for name, dataset in wanted.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -14,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from camscope.cohort.tables import located, names_file
 from camscope.errors import AnnotationError, MissingExtraError, PictureError
 from camscope.images import decode, fetch
 from camscope.images.photo import FORMATS
-from camscope.images.source import is_address
 
 Mask = npt.NDArray[np.bool_]
 
@@ -31,7 +32,7 @@ _ASPECT = 0.02
 _SHOWN = 60
 
 
-def read_annotation(cell: str, size: tuple[int, int], *, root: Path) -> Mask:
+def read_annotation(cell: str, size: tuple[int, int], *, root: str | Path) -> Mask:
     """Turn a cell of a table into a mask of the picture.
 
     What the cell looks like decides, in this order:
@@ -51,7 +52,7 @@ def read_annotation(cell: str, size: tuple[int, int], *, root: Path) -> Mask:
     Args:
         cell: the text, not empty.
         size: (H, W) of the picture in pixels.
-        root: the folder that relative paths start from.
+        root: folder or address that relative paths start from.
 
     Returns:
         (H, W), true inside; may be false everywhere.
@@ -78,6 +79,18 @@ def read_annotation(cell: str, size: tuple[int, int], *, root: Path) -> Mask:
     if _NUMBERS_AND_BLANKS.fullmatch(text):
         return _runs(text, size)
     return _resized(_file(text, root), size, named=text)
+
+
+def annotation_content(cell: str, root: str | Path) -> str:
+    """Return what stands for an annotation in a key: the cell itself, or the sha256 of the file that it names.
+
+    Raises:
+        PictureError: the file cannot be read.
+
+    >>> annotation_content("1,0,3,2", "masks")
+    '1,0,3,2'
+    """
+    return hashlib.sha256(fetch(located(cell, root))).hexdigest() if names_file(cell) else cell
 
 
 def _boxes(text: str, size: tuple[int, int]) -> Mask:
@@ -156,8 +169,8 @@ def _whole(values: list[Any], text: str) -> npt.NDArray[np.int64]:
     return numbers
 
 
-def _file(text: str, root: Path) -> Mask:
-    source = text if is_address(text) else str(root / text)
+def _file(text: str, root: str | Path) -> Mask:
+    source = located(text, root)
     try:
         content = fetch(source)
         picture = decode(content, source)

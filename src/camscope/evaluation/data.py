@@ -3,88 +3,44 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from camscope.cohort.annotations import Mask, read_annotation
-from camscope.cohort.tables import LINE, located, names_file, read_table
-from camscope.errors import AnnotationError, SettingError, nearest
+from camscope.cohort.case import Case
+from camscope.cohort.columns import NO_PATIENTS, find_column, recognised
+from camscope.cohort.tables import LINE, located, read_table
+from camscope.errors import SettingError, nearest
 from camscope.images import find_pictures
 from camscope.images.source import is_address
 
-_IMAGE_COLUMNS = ("path", "file", "image", "filename")
-_PATIENT_COLUMNS = ("patient", "patient_id", "subject")
 _NOTHING = ("", "[]")
 _COLUMN = "column:"
 
 
 @dataclass(frozen=True)
-class Item:
-    """An image to evaluate on.
-
-    Attributes:
-        number: index from 0, in the order of the data.
-        line: line of the table, from 1; 0 for images of a folder.
-        image: name of the image in the data.
-        source: path or address that the image is read from.
-        patient: patient of the image; the image itself if the data name no patients.
-        cells: annotations of the target, each a mask file, boxes or run lengths (`read_annotation`); () for none.
-        root: folder that files in ``cells`` are relative to.
-        target: the class, by name or index; "" for the predicted class.
-        problem: why the image cannot be used; "" if it can.
-    """
-
-    number: int
-    line: int
-    image: str
-    source: str
-    patient: str
-    cells: tuple[str, ...] = ()
-    root: str = ""
-    target: str = ""
-    problem: str = ""
-
-    def mask(self, size: tuple[int, int]) -> Mask | None:
-        """Return the mask (H, W) of the target, the union of its annotations; None without annotation.
-
-        Raises:
-            AnnotationError: a cell that cannot be read, or an annotation that covers no pixel.
-        """
-        found: Mask | None = None
-        for cell in self.cells:
-            root = self.root
-            if is_address(root) and names_file(cell):
-                cell, root = located(cell, root), ""
-            mask = read_annotation(cell, size, root=Path(root))
-            found = mask if found is None else found | mask
-        if found is not None and not found.any():
-            raise AnnotationError(f"the annotation of {self.image!r} covers no pixel: leave its cell blank")
-        return found
-
-
-@dataclass(frozen=True)
-class Items:
-    """The images of an evaluation, and facts about the data.
+class Data:
+    """The cases of an evaluation, and facts about the data.
 
     Attributes:
         path: path of the table or folder.
-        items: the images.
+        cases: the cases.
         patients: whether the data name patients.
         annotated: number of images with an annotation.
     """
 
     path: str
-    items: Sequence[Item]
+    cases: Sequence[Case]
     patients: bool
 
     @property
     def annotated(self) -> int:
         """Return the number of images with an annotation."""
-        return sum(bool(item.cells) for item in self.items)
+        return sum(bool(case.masks) for case in self.cases)
 
 
-def read_items(
+def read_data(
     data: str | Path,
     *,
     masks: str | None = None,
@@ -93,7 +49,7 @@ def read_items(
     image: str | None = None,
     patient: str | None = None,
     exclude: Sequence[Path] = (),
-) -> Items:
+) -> Data:
     """Find the images of a folder or table, with their annotations, patients and targets.
 
     Args:
@@ -102,8 +58,8 @@ def read_items(
         boxes: column with boxes.
         target: the class of every image, by name or index; "column:NAME" to read it from a column; None for the
             predicted class.
-        image: column with the images; None for the first of "path", "file", "image" and "filename" in the table.
-        patient: column with the patients; None for "patient", "patient_id" or "subject" if the table has one.
+        image: column with the images; None: recognised by its name (see `find_column`).
+        patient: column with the patients; None: recognised by its name.
         exclude: folders to skip, such as that of the results.
 
     Raises:
@@ -120,67 +76,69 @@ def read_items(
     return _of_table(data, masks, boxes, target, image, patient)
 
 
-def _of_folder(folder: Path, masks: str | None, target: str | None, exclude: Sequence[Path]) -> Items:
+def _of_folder(folder: Path, masks: str | None, target: str | None, exclude: Sequence[Path]) -> Data:
     if target and target.startswith(_COLUMN):
         raise SettingError(f"--target {target!r} names a column, and {str(folder)!r} is a folder: give a class")
     own = [] if masks is None else [_mask_folder(masks)]
     found = [path for path, _ in find_pictures([folder], exclude=[*exclude, *own])]
     beside = _by_stem(own[0]) if own else {}
-    items = []
+    cases = []
     for number, path in enumerate(found):
         name = path.relative_to(folder)
         mask = beside.get(name.with_suffix("").as_posix()) or beside.get(name.stem)
-        cells = (f"./{mask}",) if mask else ()
-        root = str(own[0]) if own else ""
-        items.append(Item(number, 0, name.as_posix(), str(path), name.as_posix(), cells, root, target or ""))
-    return Items(str(folder), items, patients=False)
+        annotation = {"mask": f"./{mask}"} if mask else {}
+        root, image = str(own[0]) if own else "", name.as_posix()
+        cases.append(Case(number, 0, image, str(path), image, masks=annotation, root=root, target=target or ""))
+    return Data(str(folder), cases, patients=False)
 
 
 def _of_table(
     path: str, masks: str | None, boxes: str | None, target: str | None, image: str | None, patient: str | None
-) -> Items:
+) -> Data:
     table, ragged = read_table(path)
     known = [name for name in table.columns if name != LINE]
     root = path.rpartition("/")[0] if is_address(path) else str(Path(path).parent)
-    pictures = _column(known, image, _IMAGE_COLUMNS, option="--image")
-    if pictures is None:
-        raise SettingError(f"none of the columns {known} is called {', '.join(_IMAGE_COLUMNS)}: name one with --image")
-    patients = _column(known, patient, _PATIENT_COLUMNS, option="--patient")
-    places = [_column(known, boxes, (), option="--boxes")] if boxes else []
+    images = find_column(known, "image", name=image, option="--image", table=path)
+    if images is None:
+        raise SettingError(
+            f"{path}: no column of images is recognised among {', '.join(known)}: name it with --image, or call it one "
+            f"of {recognised('image')}"
+        )
+    patients = find_column(known, "patient", name=patient, option="--patient", table=path)
+    if patients is None:
+        warnings.warn(f"{path}: {NO_PATIENTS.format(option='--patient')}", stacklevel=3)
+    columns = {"boxes": _named(known, boxes, "--boxes")} if boxes else {}
     folder = None
     if masks is not None and masks not in known and Path(masks).is_dir():
         folder = _mask_folder(masks)
     elif masks is not None:
-        places.append(_column(known, masks, (), option="--masks"))
+        columns["mask"] = _named(known, masks, "--masks")
     beside = {} if folder is None else _by_stem(folder)
-    classes = None
-    if target and target.startswith(_COLUMN):
-        classes = _column(known, target[len(_COLUMN) :], (), option="--target")
-    items = []
+    classes = _named(known, target[len(_COLUMN) :], "--target") if target and target.startswith(_COLUMN) else None
+    cases = []
     for number, row in enumerate(table.iter_rows(named=True)):
-        name = row[pictures].strip()
-        cells = tuple(cell for column in places if column and (cell := row[column].strip()) not in _NOTHING)
+        name = row[images].strip()
+        cells = {kind: cell for kind, column in columns.items() if (cell := row[column].strip()) not in _NOTHING}
         if folder is not None and (mask := beside.get(Path(name).stem)):
-            cells = (*cells, f"./{os.path.relpath(folder / mask, root)}")
+            cells["mask"] = f"./{os.path.relpath(folder / mask, root)}"
         whose = row[patients].strip() if patients else name
         wanted = row[classes].strip() if classes else target or ""
-        problem = ragged.get(number, "") or ("" if name else f"{pictures} is blank: name the image file")
+        problem = ragged.get(number, "") or ("" if name else f"{images} is blank: name the image file")
         if patients and not whose:
             problem = problem or f"{patients} is blank: name the patient"
         if classes and not wanted:
             problem = problem or f"{classes} is blank: name the class"
-        items.append(Item(number, row[LINE], name, located(name, root), whose, cells, root, wanted, problem))
-    return Items(path, items, patients=patients is not None)
+        problems = {"": problem} if problem else {}
+        where = {"source": located(name, root), "patient": whose, "root": root}
+        cases.append(Case(number, row[LINE], name, **where, masks=cells, target=wanted, problems=problems))
+    return Data(path, cases, patients=patients is not None)
 
 
-def _column(known: Sequence[str], asked: str | None, usual: Sequence[str], *, option: str) -> str | None:
-    """Return the column with the given name, or else the first with a usual name."""
-    if asked is None:
-        lowered = {name.lower(): name for name in known}
-        return next((lowered[name] for name in usual if name in lowered), None)
-    if asked not in known:
-        raise SettingError(f"{nearest('column', asked, known)} ({option} names it)")
-    return asked
+def _named(known: Sequence[str], name: str, option: str) -> str:
+    """Return the name of a column that the caller gave, if the table has it."""
+    if name not in known:
+        raise SettingError(f"{nearest('column', name, known)} ({option} names it)")
+    return name
 
 
 def _mask_folder(masks: str) -> Path:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from camscope.cohort.case import Case
 from camscope.cohort.store import key_of
 from camscope.errors import CamscopeError
-from camscope.evaluation.data import Item
 from camscope.heatmap import place
 from camscope.images import Window, peek
 
@@ -53,22 +53,22 @@ class AverageMasks:
     Annotations are averaged on CELLS x CELLS cells over the whole image; each image has the same weight.
 
     Args:
-        items: images with their annotations; annotations that cannot be read are skipped.
+        cases: images with their annotations; annotations that cannot be read are skipped.
     """
 
-    def __init__(self, items: Iterable[Item]) -> None:
+    def __init__(self, cases: Iterable[Case]) -> None:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
-        for item in items:
-            if not item.cells or item.problem:
+        for case in cases:
+            if not case.masks or case.problem:
                 continue
             try:
-                mask = item.mask(peek(item.source).size)
+                mask = case.annotation(peek(case.source).size)
             except CamscopeError:
                 continue
             shares = F.adaptive_avg_pool2d(torch.from_numpy(mask).double()[None], (CELLS, CELLS))[0]
-            self._sums[item.patient] = self._sums.get(item.patient, torch.zeros_like(shares)) + shares
-            self._counts[item.patient] = self._counts.get(item.patient, 0) + 1
+            self._sums[case.patient] = self._sums.get(case.patient, torch.zeros_like(shares)) + shares
+            self._counts[case.patient] = self._counts.get(case.patient, 0) + 1
         self._total = sum(self._sums.values(), torch.zeros(CELLS, CELLS, dtype=torch.float64))
 
     @property
@@ -107,10 +107,10 @@ def as_seen(grid: Tensor, window: Window) -> Tensor:
     return place(grid, Window((CELLS, CELLS), start, extent))
 
 
-def null_maps(name: str, *, items: list[Item], windows: list[Window], average: AverageMasks) -> Mapping[int, Tensor]:
+def null_maps(name: str, *, cases: list[Case], windows: list[Window], average: AverageMasks) -> Mapping[int, Tensor]:
     """Return the maps of a null that needs no network, by the index of the image; images without a map are left out."""
     if name != AVERAGE:
         grid = uniform() if name == UNIFORM else centre()
-        return dict.fromkeys(range(len(items)), grid)
-    found = {i: average.without(item.patient) for i, item in enumerate(items)}
+        return dict.fromkeys(range(len(cases)), grid)
+    found = {i: average.without(case.patient) for i, case in enumerate(cases)}
     return {i: as_seen(grid, windows[i]) for i, grid in found.items() if grid is not None}

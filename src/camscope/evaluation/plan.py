@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from camscope.cohort.case import Case
 from camscope.cohort.store import key_of
 from camscope.errors import CamscopeError, check_count
-from camscope.evaluation.data import Item, Items
+from camscope.evaluation.data import Data
 from camscope.evaluation.nulls import MAPLESS
 from camscope.evaluation.rows import SCHEMA_VERSION
 from camscope.explanation.batch import Goal, Sample, goals_of
@@ -42,7 +43,7 @@ class Plan:
     """
 
     model: Model
-    data: Items
+    data: Data
     methods: Sequence[str]
     metrics: Sequence[str]
     layer: str | None = None
@@ -71,29 +72,29 @@ class Plan:
     @property
     def fingerprint(self) -> str:
         """Return eight hexadecimal digits that identify the data and all settings."""
-        items = [vars(item) for item in self.data.items]
+        cases = [vars(case) for case in self.data.cases]
         numbers = (self.few, self.most_passes, self.batch_size)
-        return key_of(self.made_with, items, list(self.methods), dict(self.settings), numbers)[:8]
+        return key_of(self.made_with, cases, list(self.methods), dict(self.settings), numbers)[:8]
 
     @property
     def chosen_few(self) -> list[int]:
         """Return the indices of the images for what needs many passes: the first annotated ones, or else the first."""
-        usable = [item for item in self.data.items if not item.problem]
-        annotated = [item for item in usable if item.cells]
-        return [item.number for item in (annotated or usable)[: self.few]]
+        usable = [case for case in self.data.cases if not case.problem]
+        annotated = [case for case in usable if case.masks]
+        return [case.number for case in (annotated or usable)[: self.few]]
 
 
-def sample_of(model: Model, item: Item, content: bytes) -> Sample:
+def sample_of(model: Model, case: Case, content: bytes) -> Sample:
     """Prepare an image for a model, from the content of its file."""
-    picture = decode(content, item.source)
-    return Sample.of(model, picture, source=item.source)
+    picture = decode(content, case.source)
+    return Sample.of(model, picture, source=case.source)
 
 
-def goal_of(model: Model, item: Item, output: Tensor) -> Goal:
+def goal_of(model: Model, case: Case, output: Tensor) -> Goal:
     """Return what is explained in an image: its target, or else the predicted class."""
     if output.ndim != 1:
         raise CamscopeError(f"{model.name} returns {tuple(output.shape)} values a picture, not one for each class")
-    goals = goals_of(model, [item.target or None], output)
+    goals = goals_of(model, [case.target or None], output)
     if len(goals) != 1:
-        raise CamscopeError(f"the target {item.target!r} asks for {len(goals)} classes: name one")
+        raise CamscopeError(f"the target {case.target!r} asks for {len(goals)} classes: name one")
     return goals[0]

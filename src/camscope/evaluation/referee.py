@@ -17,11 +17,10 @@ from torch import Tensor
 
 from camscope import render
 from camscope.cohort.annotations import Mask
+from camscope.cohort.case import Case
 from camscope.cohort.store import FAILED, NOT_ASKED, OK, Known, Row, key_of
-from camscope.cohort.tables import located, names_file
 from camscope.errors import CamscopeError
 from camscope.evaluation.contestants import Contestant, Made, drawn_again, made
-from camscope.evaluation.data import Item
 from camscope.evaluation.judge import Draw, Subject, judged
 from camscope.evaluation.nulls import AVERAGE, AverageMasks, null_maps
 from camscope.evaluation.plan import Plan, goal_of, sample_of
@@ -39,7 +38,7 @@ _THUMBNAIL, _QUALITY = 160, 80
 class _Opened:
     """An image that was read: its known rows, or why it cannot be used."""
 
-    item: Item
+    case: Case
     sha256: str | None = None
     fault: str = ""
     keys: dict[str, str] = field(default_factory=dict)
@@ -60,15 +59,15 @@ class Referee:
 
     def __init__(self, plan: Plan, contestants: Sequence[Contestant], known: Known) -> None:
         self.plan, self.contestants, self.known = plan, contestants, known
-        self.average = AverageMasks(plan.data.items)
+        self.average = AverageMasks(plan.data.cases)
         self._averaged = self.average.fingerprint
         self._few = plan.chosen_few
         self._made_with = plan.made_with
         self._layer = plan.layer
 
-    def rows(self, batch: Sequence[Item]) -> Iterator[tuple[Contestant, Callable[[], Iterator[Row]]]]:
+    def rows(self, batch: Sequence[Case]) -> Iterator[tuple[Contestant, Callable[[], Iterator[Row]]]]:
         """Yield each method, with a function that computes its rows of a batch."""
-        opened = [self._opened(item) for item in batch]
+        opened = [self._opened(case) for case in batch]
         run, shared = self._pass(opened)
         for contestant in self.contestants:
             yield contestant, partial(self._rows, contestant, opened, run, shared=shared)
@@ -80,41 +79,41 @@ class Referee:
         lacking = [one for one in asked if contestant.name not in one.known]
         found = {} if run is None else self._judged(contestant, run, lacking, shared=shared)
         for one in opened:
-            yield self._row(contestant, one, found.get(one.item.number))
+            yield self._row(contestant, one, found.get(one.case.number))
 
     def _asked(self, contestant: Contestant, one: _Opened) -> bool:
-        if contestant.refused or (contestant.name == AVERAGE and self.average.without(one.item.patient) is None):
+        if contestant.refused or (contestant.name == AVERAGE and self.average.without(one.case.patient) is None):
             return False
-        return not contestant.restricted or one.item.number in self._few
+        return not contestant.restricted or one.case.number in self._few
 
-    def _opened(self, item: Item) -> _Opened:
+    def _opened(self, case: Case) -> _Opened:
         """Read an image's file, look up its known rows, and prepare it for the model if a row is missing."""
-        one = _Opened(item)
+        one = _Opened(case)
         try:
-            if item.problem:
-                raise CamscopeError(item.problem)
-            content = fetch(item.source)
+            if case.problem:
+                raise CamscopeError(case.problem)
+            content = fetch(case.source)
             one.sha256 = hashlib.sha256(content).hexdigest()
-            where = [_content(item, cell) for cell in item.cells]
+            where = [case.mask_content(name) for name in case.masks]
             for contestant in self.contestants:
                 if not self._asked(contestant, one):
                     continue
                 one.keys[contestant.name] = key = self._key(contestant, one, where)
-                if (row := self.known.get(key, image=item.image)) is not None:
+                if (row := self.known.get(key, image=case.image)) is not None:
                     one.known[contestant.name] = row
             if len(one.known) < len(one.keys):
-                one.sample = sample_of(self.plan.model, item, content)
-                one.mask = item.mask(one.sample.picture.size)
+                one.sample = sample_of(self.plan.model, case, content)
+                one.mask = case.annotation(one.sample.picture.size)
         except Exception as error:  # any file may fail; the other images go on
             one.fault = _words(error)
         return one
 
     def _key(self, contestant: Contestant, one: _Opened, where: Sequence[str]) -> str:
-        item = one.item
-        more = self._averaged + item.patient if contestant.name == AVERAGE else ""
-        role = self._repeated(contestant, item.number)
+        case = one.case
+        more = self._averaged + case.patient if contestant.name == AVERAGE else ""
+        role = self._repeated(contestant, case.number)
         made_with = (contestant.name, dict(contestant.settings), self._made_with, more, role)
-        return key_of(one.sha256, split(item.source)[1], where, item.target, made_with)
+        return key_of(one.sha256, split(case.source)[1], where, case.target, made_with)
 
     def _repeated(self, contestant: Contestant, number: int) -> bool:
         """Return whether an image is one of the few for which a method's maps are computed again."""
@@ -134,7 +133,7 @@ class Referee:
             outputs = run.outputs.cpu()
             for one, output in zip(ready, outputs, strict=True):
                 try:
-                    one.goal = goal_of(self.plan.model, one.item, output)
+                    one.goal = goal_of(self.plan.model, one.case, output)
                     if not output.isfinite().all():
                         raise CamscopeError("the model returns values that are not finite on this picture")
                 except CamscopeError as error:
@@ -162,7 +161,7 @@ class Referee:
             raise
         except Exception as error:  # any method or metric may fail; the other rows go on
             if len(lacking) == 1:
-                return {lacking[0].item.number: {"message": _words(error)}}
+                return {lacking[0].case.number: {"message": _words(error)}}
             return {
                 number: row
                 for one in lacking
@@ -175,8 +174,8 @@ class Referee:
         places = [next(i for i, s in enumerate(run.samples) if s is one.sample) for one in lacking]
         goals = {i: one.goal for i, one in zip(places, lacking, strict=True) if one.goal is not None}
         samples = [run.samples[i] for i in places]
-        items = [one.item for one in lacking]
-        found = self._maps(contestant, run, goals, items=items, shared=shared)
+        cases = [one.case for one in lacking]
+        found = self._maps(contestant, run, goals, cases=cases, shared=shared)
         subject = Subject(
             run.model,
             samples,
@@ -185,7 +184,7 @@ class Referee:
             found.maps.float(),
             [one.mask for one in lacking],
             self._draw(contestant, found.maps.float(), samples),
-            [k for k, item in enumerate(items) if self._repeated(contestant, item.number)],
+            [k for k, case in enumerate(cases) if self._repeated(contestant, case.number)],
             self._layer,
             self.plan.engine,
         )
@@ -194,7 +193,7 @@ class Referee:
         rows = {}
         for k, (i, one) in enumerate(zip(places, lacking, strict=True)):
             goal, grid = goals[i], found.maps[k]
-            rows[one.item.number] = columns[k] | {
+            rows[one.case.number] = columns[k] | {
                 "class": goal.label,
                 "index": goal.index,
                 "score": float(run.outputs[i, goal.index]),
@@ -212,13 +211,13 @@ class Referee:
         return rows
 
     def _maps(
-        self, contestant: Contestant, run: Pass, goals: Mapping[int, Goal], *, items: Sequence[Item], shared: float
+        self, contestant: Contestant, run: Pass, goals: Mapping[int, Goal], *, cases: Sequence[Case], shared: float
     ) -> Made:
         if not contestant.null:
             return made(contestant, run, goals, shared=shared)
         windows = [run.samples[i].window for i in goals]
-        grids = null_maps(contestant.name, items=list(items), windows=windows, average=self.average)
-        return Made(torch.stack([grids[k] for k in range(len(items))]), "none", [[] for _ in items], 0, 0.0)
+        grids = null_maps(contestant.name, cases=list(cases), windows=windows, average=self.average)
+        return Made(torch.stack([grids[k] for k in range(len(cases))]), "none", [[] for _ in cases], 0, 0.0)
 
     def _draw(self, contestant: Contestant, maps: Tensor, samples: Sequence[Sample]) -> Draw:
         sources = [sample.picture for sample in samples]
@@ -231,12 +230,12 @@ class Referee:
         return draw
 
     def _row(self, contestant: Contestant, one: _Opened, found: Row | None) -> Row:
-        item = one.item
+        case = one.case
         row: Row = {
-            "case": item.number,
-            "line": item.line,
-            "image": item.image,
-            "patient": item.patient,
+            "case": case.number,
+            "line": case.line,
+            "image": case.image,
+            "patient": case.patient,
             "method": contestant.name,
             "model": self.plan.model.name,
             "image_sha256": one.sha256,
@@ -254,11 +253,6 @@ class Referee:
         if not math.isfinite(found["score"]):
             return row | {"status": FAILED, "message": f"the score is {found['score']}: the model overflows here"}
         return row | found | {"status": OK, "message": contestant.restricted or None}
-
-
-def _content(item: Item, cell: str) -> str:
-    """Return the content of an annotation's cell: the cell itself, or the hash of the file that it names."""
-    return hashlib.sha256(fetch(located(cell, item.root))).hexdigest() if names_file(cell) else cell
 
 
 def _words(error: Exception) -> str:

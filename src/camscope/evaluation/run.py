@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from camscope.cohort.case import Case
 from camscope.cohort.store import EVALUATION, Row, Store, as_written
 from camscope.errors import CamscopeError, PictureError
 from camscope.evaluation.contestants import Contestant, entered
-from camscope.evaluation.data import Item
 from camscope.evaluation.plan import Plan, goal_of, sample_of
 from camscope.evaluation.referee import Referee
 from camscope.evaluation.rows import SCHEMA_VERSION, schema
@@ -61,7 +61,7 @@ def evaluate(
         for text in known.damaged:
             say(f"{text}: its rows are computed again")
         referee = Referee(plan, contestants, known)
-        columns, total, done = schema(plan.metrics), len(plan.data.items) * len(contestants), 0
+        columns, total, done = schema(plan.metrics), len(plan.data.cases) * len(contestants), 0
         numbers = itertools.count()
         for batch in _batches(plan):
             for contestant, rows in referee.rows(batch):
@@ -75,9 +75,9 @@ def evaluate(
         store.record(content | {"finished": True})
 
 
-def _batches(plan: Plan) -> Iterator[list[Item]]:
-    items = iter(plan.data.items)
-    while batch := list(itertools.islice(items, plan.batch_size)):
+def _batches(plan: Plan) -> Iterator[list[Case]]:
+    cases = iter(plan.data.cases)
+    while batch := list(itertools.islice(cases, plan.batch_size)):
         yield batch
 
 
@@ -97,7 +97,7 @@ def recorded(plan: Plan, contestants: Sequence[Contestant]) -> dict[str, Any]:
         },
         "data": {
             "path": plan.data.path,
-            "pictures": len(plan.data.items),
+            "pictures": len(plan.data.cases),
             "annotated": plan.data.annotated,
             "patients": plan.data.patients,
         },
@@ -120,18 +120,18 @@ def recorded(plan: Plan, contestants: Sequence[Contestant]) -> dict[str, Any]:
 def _entered(plan: Plan, progress: Progress) -> list[Contestant]:
     """Try each method on the first image that can be read."""
     fault: CamscopeError | None = None
-    for item in plan.data.items:
+    for case in plan.data.cases:
         try:
-            if item.problem:
-                raise PictureError(item.problem)
-            sample = sample_of(plan.model, item, fetch(item.source))
-            goal = goal_of(plan.model, item, Pass.over(plan.model, [sample]).outputs[0])
+            if case.problem:
+                raise PictureError(case.problem)
+            sample = sample_of(plan.model, case, fetch(case.source))
+            goal = goal_of(plan.model, case, Pass.over(plan.model, [sample]).outputs[0])
         except CamscopeError as error:
             fault = fault or error
             continue
         found = []
         for name in plan.methods:
-            progress(0, len(plan.methods) * len(plan.data.items), f"{name}, once")
+            progress(0, len(plan.methods) * len(plan.data.cases), f"{name}, once")
             found.append(
                 entered(
                     name,
@@ -144,4 +144,4 @@ def _entered(plan: Plan, progress: Progress) -> list[Contestant]:
                 )
             )
         return found
-    raise PictureError(f"none of the {len(plan.data.items)} pictures can be used; of the first: {fault}")
+    raise PictureError(f"none of the {len(plan.data.cases)} pictures can be used; of the first: {fault}")

@@ -28,8 +28,8 @@ from camscope.trace.layout import fits, is_last, possible_layouts
 from camscope.trace.replica import replicate
 from camscope.trace.structure import map_tensors, picture_of
 
-_MOVES = re.compile("Pool|PadNd|Clone")
-"""Steps of the graph that compute nothing of their own: pools, padding and copies."""
+_MOVES = re.compile("Pool|PadNd")
+"""Steps of the graph that compute nothing of their own: pools and padding."""
 _MOST_TOKENS = 16
 """Class and register tokens beside those of a signal."""
 _REDUCES = re.compile("Pool|Mean|Sum|Max|Min|Median|Amax|Amin|Logsumexp")
@@ -153,7 +153,7 @@ class Probe:
         tensor = event.tensor
         if version_of(tensor) != event.version or tensor.grad_fn is None or (tensor._is_view() and not event.learned):
             return None
-        if _MOVES.search(_made_by(tensor)) or place_of(tensor)[0] not in self._with_places:
+        if _MOVES.search(_made_by(tensor)) or place_of(tensor)[0] not in self._with_places or _is_leaf_copy(tensor):
             return None
         images, space = self.images.shape, self.space
         if self.frames_first:
@@ -293,6 +293,14 @@ def _is_collapsed(tensor: Tensor, *, axes: int) -> bool:
         return False
     over = getattr(step, "_saved_dim", ())
     return all(cells == 1 for cells in tensor.shape[2:]) or (isinstance(over, tuple) and len(over) >= axes > 1)
+
+
+def _is_leaf_copy(tensor: Tensor) -> bool:
+    """Return whether a tensor is a copy of the images, as an encoder returns before its features."""
+    step = tensor.grad_fn
+    while step is not None and "Clone" in step.name():
+        step = step.next_functions[0][0]
+    return step is not None and "AccumulateGrad" in step.name()
 
 
 def _is_grid(candidate: Candidate) -> bool:

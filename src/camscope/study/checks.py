@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from camscope.cohort.annotations import check_shape, read_annotation
+from camscope.cohort.case import Case
+from camscope.cohort.columns import NO_PATIENTS
 from camscope.cohort.tables import located, names_file
 from camscope.errors import CamscopeError
 from camscope.images import peek
 from camscope.images.source import is_address, split
-from camscope.study.cohort import Case, Cohort
+from camscope.study.cohort import Cohort
 from camscope.study.config import Problem
 
 _BLOCK = 4096  # bytes
+_TRIED = 20
 
 
 def file_problems(cohort: Cohort) -> list[Problem]:
@@ -26,6 +31,16 @@ def file_problems(cohort: Cohort) -> list[Problem]:
         if "" not in case.problems:
             found += [Problem(text, cohort.path, case.line, fatal=False) for text in _faults(case, cohort)]
     return found + _copies(cohort)
+
+
+def unknown_patients(cohort: Cohort) -> str:
+    """Return what to do where neither a column nor the header of the first file that can be read names patients."""
+    if cohort.file.cohort.patient is not None or os.path.isdir(cohort.path):  # noqa: PTH112  as in read_table
+        return ""
+    for case in itertools.islice(cohort.cases(), _TRIED):
+        with contextlib.suppress(CamscopeError):
+            return "" if peek(case.source).facts.get("patient") else NO_PATIENTS.format(option="cohort.patient")
+    return ""
 
 
 def _faults(case: Case, cohort: Cohort) -> Iterator[str]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from camscope.cohort.case import Case
+from camscope.cohort.columns import find_column, recognised
 from camscope.cohort.tables import CASE, FAULT, LINE, NAME, TableError, located, read_table
-from camscope.errors import nearest
+from camscope.errors import SettingError, nearest
 from camscope.images.source import is_address
 from camscope.naming import fingerprint, unique_file_name
 from camscope.study.config import Problem, StudyError, StudyFile
@@ -25,51 +26,19 @@ _UNCERTAIN = {"-1", "-1.0"}
 _ODD = 0.2  # a column that differs within more of the patients than this is meant to
 
 
-@dataclass(frozen=True)
-class Case:
-    """One row of the cohort: an image, its patient, and what is known of it.
-
-    Attributes:
-        number: of the row, from 0.
-        line: of the table's file, from 1; the number of the row, from 1, where the file has no lines.
-        image: the image as the table has it.
-        source: where it is read from.
-        patient: the patient's name; "" where it is not known yet.
-        group: the case's groups, such as ("AP",).
-        name: of the image in file names; no two cases with it have the same overlays.
-        truth: label -> there or not; None where unknown.
-        masks: name of a mask -> the cell that holds it; a label's own mask is called "label:NAME". Only those given.
-        cues: name of a cue -> there or not; None where unknown.
-        strata: column -> cell.
-        problems: label -> why it cannot be used; under "" what concerns the whole case.
-    """
-
-    number: int
-    line: int
-    image: str
-    source: str
-    patient: str
-    group: tuple[str, ...]
-    name: str
-    truth: Mapping[str, bool | None]
-    masks: Mapping[str, str] = field(default_factory=dict)
-    cues: Mapping[str, bool | None] = field(default_factory=dict)
-    strata: Mapping[str, str] = field(default_factory=dict)
-    problems: Mapping[str, str] = field(default_factory=dict)
-
-
 class Cohort:
     """The rows of a table as cases; they are made when asked for, so that large tables stay small in memory.
 
     A case needs its own row alone, so that a part of a cohort can be explained elsewhere.
 
     Args:
-        file: the study file.
+        file: the study file; columns of images and patients that it does not name are found by their names.
         folder: where the study file lies: relative paths start there.
 
     Attributes:
         path: of the table.
         root: where the images' paths start.
+        image: name of the column with the images.
         table: the columns that the study names, and what is known of each row.
         missing: columns that the study names and the table lacks; they read as blank.
 
@@ -87,6 +56,11 @@ class Cohort:
             raise StudyError([Problem(error.text, error.path, error.line)]) from None
         if os.path.isdir(self.path):  # noqa: PTH112  as in read_table
             self.root = self.path
+        self.image, patient = _recognised_columns(file, table.columns, self.path)
+        if file.cohort.patient is None and patient and (table[patient].str.strip_chars() == "").all():
+            patient = None  # headers may know more than an empty column
+        columns = {"image": self.image, "patient": patient}
+        self.file = file = file.model_copy(update={"cohort": file.cohort.model_copy(update=columns)})
         self.missing = _missing_columns(file, table.columns, self.path)
         wanted = list(dict.fromkeys(_columns(file)))
         blank = [pl.lit("").alias(column) for column in wanted if column not in table.columns]
@@ -136,7 +110,7 @@ class Cohort:
 
     def _case(self, cells: dict[str, Any]) -> Case:
         cohort = self.file.cohort
-        image = cells[cohort.image].strip()
+        image = cells[self.image].strip()
         problems = {"": text} if (text := cells[FAULT]) else {}
         truth: dict[str, bool | None] = {}
         masks = {name: cell for name, column in cohort.masks.items() if (cell := cells[column].strip())}
@@ -163,6 +137,7 @@ class Cohort:
             name=cells[NAME] or unique_file_name(_stem(image)),
             truth=truth,
             masks=masks,
+            root=str(self.root),
             cues=cues,
             strata={column: cells[column].strip() for column in cohort.strata},
             problems=problems,
@@ -172,7 +147,7 @@ class Cohort:
         """Rows without an image or patient -> what is missing."""
         cohort = self.file.cohort
         found: dict[int, str] = {}
-        for column, what in ((cohort.patient, "patient"), (cohort.image, "image file")):
+        for column, what in ((cohort.patient, "patient"), (self.image, "image file")):
             if column:
                 rows = (self.table[column].str.strip_chars() == "").arg_true()
                 found |= dict.fromkeys(rows, f"{column} is blank: name the {what}")
@@ -181,7 +156,7 @@ class Cohort:
     def _repeated(self) -> dict[int, str]:
         """Rows that repeat an earlier row's image and patient -> which."""
         cohort, lines = self.file.cohort, self.table[LINE]
-        first = _first_of_each(self._trimmed(cohort.image), self._trimmed(cohort.patient))
+        first = _first_of_each(self._trimmed(self.image), self._trimmed(cohort.patient))
         return {
             row: f"the same image and patient as line {lines[other]}: a case counts once"
             for row, other in first.items()
@@ -195,7 +170,7 @@ class Cohort:
         cohort, pattern = self.file.cohort, self.file.explain.files
         if not pattern:
             return {}
-        images, patients = self._trimmed(cohort.image), self._trimmed(cohort.patient)
+        images, patients = self._trimmed(self.image), self._trimmed(cohort.patient)
         groups = list(zip(*map(self._trimmed, cohort.group), strict=True)) or [()] * len(images)
         if not cohort.patient:
             # Each image is a patient of its own, unless its header says whose it is.
@@ -216,7 +191,7 @@ class Cohort:
         if not cohort.patient:
             return []
         lines: dict[str, dict[str, int]] = defaultdict(dict)
-        images, patients = self._trimmed(cohort.image), self._trimmed(cohort.patient)
+        images, patients = self._trimmed(self.image), self._trimmed(cohort.patient)
         for image, patient, line in zip(images, patients, self.table[LINE], strict=True):
             if image and patient:
                 lines[image].setdefault(patient, line)
@@ -276,6 +251,26 @@ def read_truth(cell: str, *, uncertain: str = "drop") -> tuple[bool | None, str]
     return None, f"{cell.strip()!r}: possible are 1, 0, blank and -1"
 
 
+def _recognised_columns(file: StudyFile, columns: Sequence[str], path: str) -> tuple[str, str | None]:
+    """Return the columns of images and patients, found by their names where the study file does not name them.
+
+    Raises:
+        StudyError: several columns could be one of them, or none is recognised as that of the images.
+    """
+    known, cohort = [column for column in columns if column != LINE], file.cohort
+    try:
+        image = cohort.image or find_column(known, "image", option="cohort.image")
+        patient = cohort.patient or find_column(known, "patient", option="cohort.patient")
+    except SettingError as error:
+        raise StudyError([Problem(str(error), path, 1)]) from None
+    if image is None:
+        text = (
+            f"no column of images is recognised among {', '.join(known)}: name it with cohort.image, or call it one of "
+        )
+        raise StudyError([Problem(text + recognised("image"), path, 1)])
+    return image, patient
+
+
 def _columns(file: StudyFile) -> Iterator[str]:
     return (column for _, column in _named(file))
 
@@ -283,7 +278,7 @@ def _columns(file: StudyFile) -> Iterator[str]:
 def _named(file: StudyFile) -> Iterator[tuple[str, str]]:
     """Each column that the study names, with the setting that names it."""
     cohort = file.cohort
-    yield "cohort.image", cohort.image
+    yield "cohort.image", cohort.image or ""
     if cohort.patient:
         yield "cohort.patient", cohort.patient
     for column in cohort.group:

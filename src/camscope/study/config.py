@@ -68,7 +68,7 @@ class CohortSection(_Section):
 
     table: str
     root: str = "."
-    image: str = "path"
+    image: str | None = None
     patient: str | None = None
     group: tuple[str, ...] = ()
     masks: dict[str, str] = {}

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from camscope.ahead import ahead
+from camscope.cohort.case import Case
 from camscope.cohort.store import FAILED, NOT_ASKED, OK, Known, Row, Store, key_of
 from camscope.errors import CamscopeError
 from camscope.explanation.batch import Goal, Pass, Sample
@@ -21,7 +22,6 @@ from camscope.images import Picture, Window, decode, fetch
 from camscope.images.source import split
 from camscope.methods import Method, NetworkMethod
 from camscope.models.device import device_of, on_device
-from camscope.study.cohort import Case
 from camscope.study.header import Identities
 from camscope.study.measure import Places, drawn, measured
 from camscope.study.names import picture_name

@@ -6,10 +6,10 @@ import hashlib
 import secrets
 from dataclasses import replace
 
+from camscope.cohort.case import Case
 from camscope.cohort.store import Store
 from camscope.files import write_atomically, writing
 from camscope.images import peek
-from camscope.study.cohort import Case
 from camscope.study.study import Study
 
 PRIVATE = "private"

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 
 from camscope import render
-from camscope.cohort.annotations import read_annotation
+from camscope.cohort.annotations import annotation_content
+from camscope.cohort.case import Case
 from camscope.cohort.regions import Mask, Scene, Source, cell_shares, evidence, region, seen_shares
 from camscope.cohort.store import Row, key_of
-from camscope.cohort.tables import located, names_file
 from camscope.errors import CamscopeError
 from camscope.heatmap import place
-from camscope.images import Picture, Window, fetch
-from camscope.images.source import is_address
-from camscope.study.cohort import Case
+from camscope.images import Picture, Window
 from camscope.study.config import ExplainSection
 from camscope.study.rows import region_values
 from camscope.study.study import Study
@@ -32,11 +27,11 @@ class Places:
 
     Args:
         case: the case.
-        study: names the masks and cues, and where their files lie.
+        study: names the masks and cues.
     """
 
     def __init__(self, case: Case, study: Study) -> None:
-        self.case, self.root = case, study.cohort.root
+        self.case = case
         self._names = study.file.cohort
         self._made: dict[str, Mask] = {}
         self._contents: dict[str, str] = {}
@@ -65,22 +60,17 @@ class Places:
         return key_of(sorted((name, self._content(cell)) for name, cell in used.items()))
 
     def _content(self, cell: str) -> str:
-        """A cell that is a box or run lengths stands for itself, one that names a file for what is in it."""
-        if not names_file(cell):
-            return cell
+        """Return what stands for a cell; "" for a file that cannot be read."""
         if cell not in self._contents:
             try:
-                self._contents[cell] = hashlib.sha256(fetch(located(cell, self.root))).hexdigest()
+                self._contents[cell] = annotation_content(cell, self.case.root)
             except CamscopeError:
                 self._contents[cell] = ""
         return self._contents[cell]
 
     def _mask(self, name: str, size: tuple[int, int]) -> Mask:
         if name not in self._made:
-            cell, root = self.case.masks[name], self.root
-            if is_address(root) and names_file(cell):
-                cell, root = located(cell, root), ""
-            self._made[name] = read_annotation(cell, size, root=Path(root))
+            self._made[name] = self.case.mask(name, size)
         return self._made[name]
 
 

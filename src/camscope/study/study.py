@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ from camscope.explanation.method_lookup import check_settings, find_method
 from camscope.models.loading import load
 from camscope.models.model import Model
 from camscope.render import check_display
-from camscope.study.checks import file_problems
+from camscope.study.checks import file_problems, unknown_patients
 from camscope.study.cohort import Cohort
 from camscope.study.config import LabelSection, ModelSection, Problem, StudyError, StudyFile, line_of, read_study_file
 from camscope.study.rows import SCHEMA_VERSION, region_names
@@ -53,6 +54,8 @@ class Study:
         study = cls._opened(Path(path))
         if problems := study._setting_problems():
             raise StudyError(problems)
+        if text := unknown_patients(study.cohort):
+            warnings.warn(f"{study.cohort.path}: {text}", stacklevel=2)
         return study
 
     @classmethod
@@ -70,12 +73,14 @@ class Study:
             return None, list(error.problems)
         found = [*study._setting_problems(), *study._model_problems(), *study.cohort.problems()]
         found += file_problems(study.cohort)
+        if text := unknown_patients(study.cohort):
+            found.append(Problem(text, study.cohort.path, 1, fatal=False))
         return None if any(problem.fatal for problem in found) else study, found
 
     @classmethod
     def _opened(cls, path: Path) -> Study:
-        file = read_study_file(path)
-        return cls(path, file, Cohort(file, path.parent))
+        cohort = Cohort(read_study_file(path), path.parent)
+        return cls(path, cohort.file, cohort)
 
     @property
     def folder(self) -> Path:

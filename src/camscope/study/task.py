@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from camscope.cohort.case import Case
 from camscope.cohort.store import Row
 from camscope.errors import CamscopeError
 from camscope.explanation.agreement import same_map
 from camscope.explanation.batch import Sample
 from camscope.files import StoreError
 from camscope.images import Picture
-from camscope.study.cohort import Case
 from camscope.study.measure import Grid, Places
 
 _SAME = "the same map as "

@@ -115,7 +115,7 @@ def explain_failures(
     functions = [(method, find_method(method))]
     for start in range(0, len(failures), batch_size):
         batch = failures[start : start + batch_size]
-        samples = [sample_of(found.model, found.examples[failure.number]) for failure in batch]
+        samples = [sample_of(found.model, found.cases[failure.number]) for failure in batch]
         run = Pass.over(found.model, samples, functions=[functions[0][1]], layer=layer)
         goals = [[_goal(found.model, failure.said), _goal(found.model, failure.true)] for failure in batch]
         made: list[list[Explanation]] = [[] for _ in batch]
@@ -155,8 +155,8 @@ def write_failures(found: Predictions, failures: Sequence[Failure], folder: Path
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "patient", "kind", "label", "said", "true", "certainty"])
     for f in failures:
-        example = found.examples[f.number]
-        writer.writerow([example.source, example.patient, f.kind, f.label, f.said, f.true, f"{f.certainty:.6f}"])
+        case = found.cases[f.number]
+        writer.writerow([case.source, case.patient, f.kind, f.label, f.said, f.true, f"{f.certainty:.6f}"])
     path = folder / FAILURES
     write_atomically(path, lambda file: file.write(text.getvalue().encode("utf-8", "replace")))
     return path

@@ -101,7 +101,7 @@ def _shelved(
 ) -> tuple[Dataset, dict[str, Pictures]]:
     """Return the dataset, read and split, and the images of each split."""
     _check_reasons(dataset, settings)
-    preparation = Preparation(model.preprocess, dataset.root, dataset.masks, settings.hide, settings.reasons)
+    preparation = Preparation(model.preprocess, dataset.masks, settings.hide, settings.reasons)
     dataset, shelf = read_all(dataset, preparation, progress=progress)
     dataset = split(dataset, fractions=settings.fractions, seed=settings.seed)
     given: dict[str, Any] = {"preparation": preparation, "shelf": shelf, "flip": settings.flip, "seed": settings.seed}
@@ -118,14 +118,14 @@ def _check_reasons(dataset: Dataset, settings: Settings) -> None:
 
 def _unused(dataset: Dataset) -> Iterator[str]:
     yield from (f"not used: {name}: {problem}" for name, problem in dataset.problems.items())
-    if unlabelled := sum(example.problem == UNKNOWN for example in dataset.examples):
+    if unlabelled := sum(case.problem == UNKNOWN for case in dataset.cases):
         yield f"{unlabelled} pictures are not used, since their label is unknown"
 
 
 def _identity(dataset: Dataset, begun: Start, settings: Settings) -> dict[str, Any]:
     """Return what defines a training, as JSON: two trainings with the same values are the same."""
     recipe = begun.model.recipe
-    rows = [(e.name, e.sha256, e.patient, e.split, repr(e.truth)) for e in dataset.usable]
+    rows = [(e.image, e.sha256, e.patient, e.split, repr(e.truth)) for e in dataset.usable]
     return {
         "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
         "network": None if recipe is None else recipe.spec,
@@ -162,11 +162,11 @@ def _facts(dataset: Dataset, out: Path) -> dict[str, Any]:
     """Return the facts of the training that the bundle records in addition."""
     splits = {}
     for name in SPLITS:
-        examples = dataset.of(name)
+        cases = dataset.of(name)
         splits[name] = {
-            "pictures": len(examples),
-            "patients": len({e.patient for e in examples}),
-            "present": {label: sum(e.truth[n] == 1 for e in examples) for n, label in enumerate(dataset.labels)},
+            "pictures": len(cases),
+            "patients": len({e.patient for e in cases}),
+            "present": {label: sum(e.truth[label] is True for e in cases) for label in dataset.labels},
         }
     packages = ("lightning", "torchmetrics")
     return {

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from camscope.cohort.case import Case
 from camscope.errors import CamscopeError, SettingError, check_count
 from camscope.explanation.batch import Pass, Sample
 from camscope.files import write_atomically
@@ -21,7 +22,7 @@ from camscope.models.model import Model
 from camscope.statistics.auc import auc_interval
 from camscope.statistics.hypotheses import Floats
 from camscope.statistics.intervals import Interval, bootstrap, exact_interval, mean
-from camscope.training.dataset import UNKNOWN, Dataset, Example
+from camscope.training.dataset import UNKNOWN, Dataset, truth_of
 from camscope.training.pictures import Progress
 
 THRESHOLD = 0.5
@@ -36,14 +37,14 @@ class Predictions:
 
     Attributes:
         model: the model.
-        examples: the images that could be read.
+        cases: the images that could be read.
         probabilities: (n, labels) in [0, 1].
         truth: (n, labels) 1, 0, or NaN if unknown.
         failed: name of each image without a prediction -> reason.
     """
 
     model: Model
-    examples: tuple[Example, ...]
+    cases: tuple[Case, ...]
     probabilities: Floats
     truth: Floats
     failed: dict[str, str]
@@ -65,12 +66,12 @@ class Predictions:
     @property
     def patients(self) -> list[str]:
         """Return the patient of each image."""
-        return [example.patient for example in self.examples]
+        return [case.patient for case in self.cases]
 
 
 def predict(
     model: Model,
-    examples: Sequence[Example],
+    cases: Sequence[Case],
     *,
     batch_size: int = 16,
     progress: Progress = lambda *_: None,
@@ -79,7 +80,7 @@ def predict(
 
     Args:
         model: the model, on its device.
-        examples: images with truth in the order of the model's labels.
+        cases: images with truth in the order of the model's labels.
         batch_size: images per forward pass.
         progress: called with "judging", the number of images done, and the total.
 
@@ -89,18 +90,18 @@ def predict(
     check_count("batch_size", batch_size)
     if model.outcome == "value":
         raise SettingError(f"{model.name} gives values and not classes: it cannot be right or wrong about labels")
-    kept: list[Example] = []
-    failed = {example.name: example.problem for example in examples if example.problem}
+    kept: list[Case] = []
+    failed = {case.image: case.problem for case in cases if case.problem}
     probabilities: list[Floats] = []
 
-    def samples() -> Iterator[tuple[Example, Sample]]:
-        for example in examples:
-            if example.problem:
+    def samples() -> Iterator[tuple[Case, Sample]]:
+        for case in cases:
+            if case.problem:
                 continue
             try:
-                yield example, sample_of(model, example)
+                yield case, sample_of(model, case)
             except CamscopeError as error:
-                failed[example.name] = " ".join(str(error).split())
+                failed[case.image] = " ".join(str(error).split())
 
     waiting = samples()
     while batch := list(itertools.islice(waiting, batch_size)):
@@ -108,22 +109,22 @@ def predict(
         found = run.model.probability(run.outputs.double())
         assert found is not None  # of a value, which was refused
         probabilities.append(found.cpu().numpy())
-        kept += [example for example, _ in batch]
-        progress("judging", len(kept) + len(failed), len(examples))
+        kept += [case for case, _ in batch]
+        progress("judging", len(kept) + len(failed), len(cases))
     if not kept:
         raise SettingError("none of the pictures can be read, so that there is nothing to judge")
-    truth = np.array([example.truth for example in kept])
+    truth = truth_of(kept, model.labels)
     return Predictions(model, tuple(kept), np.concatenate(probabilities), truth, failed)
 
 
-def sample_of(model: Model, example: Example) -> Sample:
-    """Read an example and prepare it for a model.
+def sample_of(model: Model, case: Case) -> Sample:
+    """Read a case and prepare it for a model.
 
     Raises:
         CamscopeError: the image cannot be read.
     """
-    picture = read(example.source)
-    return Sample.of(model, picture, source=example.source)
+    picture = read(case.source)
+    return Sample.of(model, picture, source=case.source)
 
 
 def judge(found: Predictions, *, seed: int = 0) -> dict[str, Any]:
@@ -227,7 +228,7 @@ def write_predictions(found: Predictions, folder: Path) -> Path:
     writer = csv.writer(text, lineterminator="\n")
     labels = found.model.labels
     writer.writerow(["path", "patient", "split", *labels, *(f"p:{label}" for label in labels), "predicted", "problem"])
-    for e, truth, p, said in zip(found.examples, found.truth, found.probabilities, found.said, strict=True):
+    for e, truth, p, said in zip(found.cases, found.truth, found.probabilities, found.said, strict=True):
         names = "|".join(label for label, there in zip(labels, said, strict=True) if there)
         known = ["" if value != value else f"{value:.0f}" for value in truth]
         writer.writerow([e.source, e.patient, e.split, *known, *(f"{v:.6f}" for v in p), names, ""])
@@ -238,15 +239,15 @@ def write_predictions(found: Predictions, folder: Path) -> Path:
     return path
 
 
-def of_split(dataset: Dataset, split: str) -> tuple[Example, ...]:
-    """Return the examples of a split, or all if the data have no splits; those with a problem are included.
+def of_split(dataset: Dataset, split: str) -> tuple[Case, ...]:
+    """Return the cases of a split, or all if the data have no splits; those with a problem are included.
 
     Raises:
         SettingError: a split without images.
     """
-    if not any(example.split for example in dataset.examples):
-        return dataset.examples
-    chosen = tuple(e for e in dataset.examples if e.split == split)
+    if not any(case.split for case in dataset.cases):
+        return dataset.cases
+    chosen = tuple(e for e in dataset.cases if e.split == split)
     if not chosen:
         raise SettingError(f"{dataset.path} has no picture in the split {split!r}")
     return chosen

@@ -168,7 +168,7 @@ def label_weights(dataset: Dataset) -> Tensor:
     Returns:
         (labels,) for ``cross_entropy(weight=)`` or ``binary_cross_entropy_with_logits(pos_weight=)``.
     """
-    truth = torch.tensor([example.truth for example in dataset.of("train")])
+    truth = torch.tensor(dataset.truth(dataset.of("train")), dtype=torch.float32)
     present, absent = (truth == 1).sum(0), (truth == 0).sum(0)
     if dataset.outcome == "one":
         weights = len(truth) / (len(dataset.labels) * present.clamp_min(1))

@@ -77,8 +77,8 @@ def fitted(
     Returns:
         The lowest validation loss, and whether this process leads those of several devices.
     """
-    example = pictures["train"][0][0][None]
-    shown = dataclasses.replace(model, layer=model.layer or default_layer(model.net, example))
+    case = pictures["train"][0][0][None]
+    shown = dataclasses.replace(model, layer=model.layer or default_layer(model.net, case))
     layer = shown.layer if settings.reasons is not None else None
     learner = Learner(model, settings, learnt=learnt, weights=label_weights(dataset), layer=layer)
     saved = ModelCheckpoint(
@@ -177,10 +177,10 @@ def _all_kept(pictures: dict[str, Pictures]) -> bool:
 def _shown(dataset: Dataset) -> list[tuple[Any, int]]:
     """Return a few validation images to draw after each epoch, one per label, each with its label."""
     chosen: dict[str, int] = {}
-    examples = dataset.of("val")
-    for label in range(len(dataset.labels)):
-        for example in (e for e in examples if e.truth[label] == 1 and e.source not in chosen):
-            chosen[example.source] = label
+    cases = dataset.of("val")
+    for number, label in enumerate(dataset.labels):
+        for case in (e for e in cases if e.truth[label] and e.source not in chosen):
+            chosen[case.source] = number
             break
     return [(read(source), label) for source, label in list(chosen.items())[:_SHOWN]]
 

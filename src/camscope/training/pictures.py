@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,14 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
-from camscope.cohort.annotations import read_annotation
+from camscope.cohort.case import Case
 from camscope.cohort.regions import Mask, Scene, Source, at_input, check_spec, region, seen_shares
-from camscope.cohort.tables import located, names_file
 from camscope.errors import CamscopeError, SettingError, nearest
 from camscope.images import decode, fetch
-from camscope.images.source import is_address
 from camscope.models.preprocess import Preprocess
-from camscope.training.dataset import Dataset, Example
+from camscope.training.dataset import Dataset
 from camscope.training.hiding import hidden
 
 MEMORY = 2**30
@@ -36,7 +33,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class Prepared(NamedTuple):
-    """An example as input of the network, before augmentation.
+    """A case as input of the network, before augmentation.
 
     Attributes:
         x: (C, h, w) normalised input.
@@ -53,18 +50,16 @@ class Prepared(NamedTuple):
 
 @dataclass(frozen=True)
 class Preparation:
-    """Make inputs of examples: `camscope.images` reads the image, the model's preprocessing crops and scales it.
+    """Make inputs of cases: `camscope.images` reads the image, the model's preprocessing crops and scales it.
 
     Attributes:
         preprocess: preprocessing of the model.
-        root: folder that the paths of masks are relative to.
         masks: names that masks can have.
         hide: regions to hide, such as "border:0.1".
         reasons: name of the mask outside of which attribution is penalised; None for no penalty.
     """
 
     preprocess: Preprocess
-    root: str
     masks: tuple[str, ...] = ()
     hide: tuple[str, ...] = ()
     reasons: str | None = None
@@ -76,23 +71,23 @@ class Preparation:
         if self.reasons is not None and self.reasons not in self.masks:
             raise SettingError(f"{nearest('mask', self.reasons, self.masks)} in the data")
 
-    def __call__(self, example: Example) -> Prepared:
-        """Read an example.
+    def __call__(self, case: Case) -> Prepared:
+        """Read a case.
 
         Raises:
             CamscopeError: its file or one of its masks cannot be read.
         """
-        return self.of(example, fetch(example.source))
+        return self.of(case, fetch(case.source))
 
-    def of(self, example: Example, content: bytes) -> Prepared:
-        """Make the input of an example from the bytes of its file."""
-        picture = decode(content, example.source)
+    def of(self, case: Case, content: bytes) -> Prepared:
+        """Make the input of a case from the bytes of its file."""
+        picture = decode(content, case.source)
         x, window = self.preprocess(picture)
         size = self.preprocess.input_size
         seen = seen_shares(window, size) >= _HALF
 
         def source(name: str) -> Source:
-            return (lambda: self._mask(example.masks[name], picture.size)) if name in example.masks else None
+            return (lambda: case.mask(name, picture.size)) if name in case.masks else None
 
         sources = {name: source(name) for name in self.masks}
         scene = Scene(picture.size, window, picture.pixels, sources, sources)
@@ -109,20 +104,14 @@ class Preparation:
             None if self.reasons is None else placed(f"mask:{self.reasons}", 0),
         )
 
-    def _mask(self, cell: str, size: tuple[int, int]) -> Mask:
-        root = self.root
-        if is_address(root) and names_file(cell):
-            cell, root = located(cell, root), ""
-        return read_annotation(cell, size, root=Path(root))
-
 
 @dataclass(frozen=True)
 class Shelf:
-    """Inputs in memory, as many as fit, and which examples have the regions to hide.
+    """Inputs in memory, as many as fit, and which cases have the regions to hide.
 
     Attributes:
-        inputs: index of the example -> its input.
-        having: for each region, the indices of the examples that have it.
+        inputs: index of the case -> its input.
+        having: for each region, the indices of the cases that have it.
     """
 
     inputs: Mapping[int, Prepared]
@@ -135,31 +124,31 @@ def read_all(
     """Read every file once, for its hash, its input and its problems.
 
     Args:
-        dataset: examples that have not been read.
+        dataset: cases that have not been read.
         preparation: makes the inputs.
         progress: called with "reading pictures", the number of images done, and the total.
         memory: bytes of inputs to keep.
 
     Returns:
-        The dataset, in which every example has its hash or its problem; and the inputs.
+        The dataset, in which every case has its hash or its problem; and the inputs.
     """
-    examples: list[Example] = []
+    cases: list[Case] = []
     inputs: dict[int, Prepared] = {}
     having: list[set[int]] = [set() for _ in preparation.hide]
 
-    def read(example: Example) -> tuple[Example, Prepared | None]:
-        if example.problem:
-            return example, None
+    def read(case: Case) -> tuple[Case, Prepared | None]:
+        if case.problem:
+            return case, None
         try:
-            content = fetch(example.source)
-            known = dataclasses.replace(example, sha256=hashlib.sha256(content).hexdigest())
-            return known, preparation.of(example, content)
+            content = fetch(case.source)
+            known = dataclasses.replace(case, sha256=hashlib.sha256(content).hexdigest())
+            return known, preparation.of(case, content)
         except CamscopeError as error:
-            return dataclasses.replace(example, problem=" ".join(str(error).split())), None
+            return dataclasses.replace(case, problems={"": " ".join(str(error).split())}), None
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for number, (example, one) in enumerate(pool.map(read, dataset.examples)):
-            examples.append(example)
+        for number, (case, one) in enumerate(pool.map(read, dataset.cases)):
+            cases.append(case)
             if one is not None:
                 memory -= one.x.numel() * one.x.element_size()
                 if memory >= 0:
@@ -167,9 +156,9 @@ def read_all(
                 for members, mask in zip(having, one.hidden, strict=True):
                     if mask is not None:
                         members.add(number)
-            progress("reading pictures", number + 1, len(dataset.examples))
+            progress("reading pictures", number + 1, len(dataset.cases))
     shelf = Shelf(inputs, tuple(frozenset(members) for members in having))
-    return dataclasses.replace(dataset, examples=tuple(examples)), shelf
+    return dataclasses.replace(dataset, cases=tuple(cases)), shelf
 
 
 class Pictures(data.Dataset[tuple[Tensor, Tensor, Tensor]]):
@@ -179,9 +168,9 @@ class Pictures(data.Dataset[tuple[Tensor, Tensor, Tensor]]):
     processes nor an interruption changes anything.
 
     Args:
-        dataset: the examples.
+        dataset: the cases.
         split: name of the split.
-        preparation: makes inputs of examples.
+        preparation: makes inputs of cases.
         shelf: inputs in memory.
         varied: whether images are hidden in part and augmented.
         flip: whether the augmentation mirrors left and right.
@@ -202,8 +191,9 @@ class Pictures(data.Dataset[tuple[Tensor, Tensor, Tensor]]):
         flip: bool = False,
         seed: int = 0,
     ) -> None:
-        usable = [n for n, e in enumerate(dataset.examples) if e.split == split and not e.problem]
-        self.examples, self.numbers = dataset.examples, usable
+        usable = [n for n, e in enumerate(dataset.cases) if e.split == split and not e.problem]
+        self.cases, self.numbers = dataset.cases, usable
+        self.truth = torch.tensor(dataset.truth(dataset.cases), dtype=torch.float32)
         self.preparation, self.shelf, self.seed, self.epoch = preparation, shelf, seed, 0
         # Only this split's own images lend regions and pixels.
         self.having = [sorted(members.intersection(usable)) for members in shelf.having]
@@ -225,11 +215,11 @@ class Pictures(data.Dataset[tuple[Tensor, Tensor, Tensor]]):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int(draw.integers(2**62)))
                 x, reason = self.vary(x, reason)
-        return x, torch.tensor(self.examples[number].truth), reason
+        return x, self.truth[number], reason
 
     def _prepared(self, number: int) -> Prepared:
         found = self.shelf.inputs.get(number)
-        return self.preparation(self.examples[number]) if found is None else found
+        return self.preparation(self.cases[number]) if found is None else found
 
     def _hidden(self, place: int, draw: np.random.Generator) -> Tensor:
         """Return the input with its regions hidden, or else those of another image, so that hiding is no cue."""

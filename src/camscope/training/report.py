@@ -189,11 +189,11 @@ def _worst_sheet(found: Predictions, explained: Sequence[Explained]) -> dict[str
 def _samples(dataset: Dataset) -> str:
     """Return a few training images of each label, as a data address."""
     rows, names = [], []
-    for n, label in enumerate(dataset.labels[:_MOST_LABELS]):
+    for label in dataset.labels[:_MOST_LABELS]:
         cells = []
-        for example in (e for e in dataset.of("train") if e.truth[n] == 1):
+        for case in (e for e in dataset.of("train") if e.truth[label]):
             try:
-                image = Image.fromarray(read(example.source).rgb)
+                image = Image.fromarray(read(case.source).rgb)
             except CamscopeError:
                 continue  # gone since it was trained on
             image.thumbnail((_SIDE, _SIDE))

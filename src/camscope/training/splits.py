@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from camscope.cohort.case import Case
 from camscope.errors import SettingError
 from camscope.files import write_atomically
 from camscope.images.source import is_address
-from camscope.training.dataset import SPLITS, Dataset, Example
+from camscope.training.dataset import SPLITS, Dataset
 
 FILE = "split.csv"
 FRACTIONS = (0.7, 0.15, 0.15)
@@ -47,7 +48,7 @@ def split(dataset: Dataset, *, fractions: Sequence[float] = FRACTIONS, seed: int
     """
     if len(fractions) != 3 or not (min(fractions) > 0 and abs(sum(fractions) - 1) <= 1e-6):
         raise SettingError(f"fractions must be three shares above 0 that add up to 1; given: {tuple(fractions)}")
-    stated = {example.split for example in dataset.usable} - {""}
+    stated = {case.split for case in dataset.usable} - {""}
     if not stated:
         shares = dict(zip(SPLITS, fractions, strict=True))
         dealt = _dealt(dataset, dataset.usable, shares, seed)
@@ -61,7 +62,7 @@ def split(dataset: Dataset, *, fractions: Sequence[float] = FRACTIONS, seed: int
     _refuse_leaks(dealt.usable)
     empty = [name for name in SPLITS if not dealt.of(name)]
     if empty:
-        patients = len({example.patient for example in dealt.usable})
+        patients = len({case.patient for case in dealt.usable})
         raise SettingError(
             f"nothing is left for {' and '.join(empty)}: {len(dealt.usable)} usable pictures of {patients} patients "
             f"in {dataset.path}; give more, or a split column with all of {', '.join(SPLITS)}"
@@ -69,15 +70,15 @@ def split(dataset: Dataset, *, fractions: Sequence[float] = FRACTIONS, seed: int
     return dealt
 
 
-def _dealt(dataset: Dataset, examples: Sequence[Example], shares: Mapping[str, float], seed: int) -> Dataset:
-    groups = _groups(examples)
-    found = _deal([_counts(group) for group in groups], shares, seed=seed)
-    names = {id(example): name for group, name in zip(groups, found, strict=True) for example in group}
-    changed = [dataclasses.replace(e, split=names[id(e)]) if id(e) in names else e for e in dataset.examples]
-    return dataclasses.replace(dataset, examples=tuple(changed))
+def _dealt(dataset: Dataset, cases: Sequence[Case], shares: Mapping[str, float], seed: int) -> Dataset:
+    groups = _groups(cases)
+    found = _deal([_counts(dataset, group) for group in groups], shares, seed=seed)
+    names = {id(case): name for group, name in zip(groups, found, strict=True) for case in group}
+    changed = [dataclasses.replace(e, split=names[id(e)]) if id(e) in names else e for e in dataset.cases]
+    return dataclasses.replace(dataset, cases=tuple(changed))
 
 
-def _groups(examples: Sequence[Example]) -> list[list[Example]]:
+def _groups(cases: Sequence[Case]) -> list[list[Case]]:
     """Return groups of images that must stay together: those of one patient, and those of the same bytes, joined."""
     parent: dict[str, str] = {}
 
@@ -86,19 +87,19 @@ def _groups(examples: Sequence[Example]) -> list[list[Example]]:
             key = parent[key]
         return key
 
-    for example in examples:
-        keys = [f"patient {example.patient}", *([f"bytes {example.sha256}"] if example.sha256 else [])]
+    for case in cases:
+        keys = [f"patient {case.patient}", *([f"bytes {case.sha256}"] if case.sha256 else [])]
         for key in keys:
             parent[root(key)] = root(keys[0])
-    groups: dict[str, list[Example]] = defaultdict(list)
-    for example in examples:
-        groups[root(f"patient {example.patient}")].append(example)
+    groups: dict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        groups[root(f"patient {case.patient}")].append(case)
     return list(groups.values())
 
 
-def _counts(group: Sequence[Example]) -> Floats:
+def _counts(dataset: Dataset, group: Sequence[Case]) -> Floats:
     """Count how often each label is present and absent in a group; counts of absence keep negative cases balanced."""
-    truth = np.array([example.truth for example in group])
+    truth = dataset.truth(group)
     return np.concatenate([(truth == 1).sum(0), (truth == 0).sum(0)]).astype(np.float64)
 
 
@@ -124,15 +125,15 @@ def _deal(counts: Sequence[Floats], shares: Mapping[str, float], *, seed: int) -
     return [names[s] for s in found]
 
 
-def _refuse_leaks(examples: Sequence[Example]) -> None:
+def _refuse_leaks(cases: Sequence[Case]) -> None:
     """Raise an error if a patient or an image is in two splits."""
     found = []
     for kind in ("patient", "sha256"):
         first: dict[str, dict[str, str]] = defaultdict(dict)
-        for example in examples:
-            value = getattr(example, kind)
-            if example.split and value:
-                first[value].setdefault(example.split, example.name)
+        for case in cases:
+            value = getattr(case, kind)
+            if case.split and value:
+                first[value].setdefault(case.split, case.image)
         for value, places in first.items():
             if len(places) > 1:
                 where = " and ".join(f"{name} ({split})" for split, name in places.items())
@@ -146,12 +147,12 @@ def _refuse_leaks(examples: Sequence[Example]) -> None:
 
 def conflicts(dataset: Dataset) -> list[str]:
     """Return one sentence per image whose bytes equal another's with different labels."""
-    seen: dict[str, Example] = {}
+    seen: dict[str, Case] = {}
     found = []
-    for example in dataset.usable:
-        other = seen.setdefault(example.sha256, example)
-        if example.sha256 and repr(other.truth) != repr(example.truth):
-            found.append(f"{other.name} and {example.name} are the same bytes with different labels")
+    for case in dataset.usable:
+        other = seen.setdefault(case.sha256, case)
+        if case.sha256 and other.truth != case.truth:
+            found.append(f"{other.image} and {case.image} are the same bytes with different labels")
     return found
 
 
@@ -160,8 +161,8 @@ def write_split(dataset: Dataset, folder: Path) -> Path:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "patient", "split", *dataset.labels, "sha256", "problem"])
-    for e in dataset.examples:
-        truth = ["" if value != value else f"{value:.0f}" for value in e.truth]
+    for e in dataset.cases:
+        truth = ["" if (there := e.truth[label]) is None else f"{there:d}" for label in dataset.labels]
         writer.writerow([_absolute(e.source), e.patient, e.split, *truth, e.sha256, e.problem])
     path = folder / FILE
     write_atomically(path, lambda file: file.write(text.getvalue().encode("utf-8", "replace")))

@@ -2,7 +2,7 @@
 
 import torch
 
-from camscope.evaluation.data import read_items
+from camscope.evaluation.data import read_data
 from camscope.evaluation.nulls import CELLS, AverageMasks, as_seen, centre, null_maps, uniform
 from camscope.heatmap import place
 from camscope.images import Window
@@ -17,10 +17,10 @@ def test_the_centre_prior_is_symmetric_and_highest_in_the_middle():
 
 
 def test_the_average_mask_leaves_out_the_patient(folder):
-    items = read_items(folder / "pictures.csv", boxes="box").items
-    average = AverageMasks(items)
+    cases = read_data(folder / "pictures.csv", boxes="box").cases
+    average = AverageMasks(cases)
     for patient in ("P0", "P1", "P2", "P3"):
-        others = [item.mask((48, 48)) for item in items if item.patient != patient]
+        others = [item.annotation((48, 48)) for item in cases if item.patient != patient]
         expected = torch.nn.functional.adaptive_avg_pool2d(
             torch.stack([torch.from_numpy(mask) for mask in others]).double().mean(0)[None], (CELLS, CELLS)
         )[0]
@@ -28,10 +28,10 @@ def test_the_average_mask_leaves_out_the_patient(folder):
 
 
 def test_one_patient_alone_has_no_average_mask(folder):
-    items = [item for item in read_items(folder / "pictures.csv", boxes="box").items if item.patient == "P0"]
-    average = AverageMasks(items)
+    cases = [item for item in read_data(folder / "pictures.csv", boxes="box").cases if item.patient == "P0"]
+    average = AverageMasks(cases)
     assert average.without("P0") is None
-    assert null_maps("averagemask", items=items, windows=[Window.whole((48, 48))] * 2, average=average) == {}
+    assert null_maps("averagemask", cases=cases, windows=[Window.whole((48, 48))] * 2, average=average) == {}
 
 
 def test_a_map_over_the_picture_lies_where_it_lay_when_a_part_was_seen():

@@ -12,7 +12,7 @@ import torch
 from camscope.cohort.store import FAILED, NOT_ASKED, OK
 from camscope.errors import PictureError
 from camscope.evaluation.contestants import chosen_methods
-from camscope.evaluation.data import read_items
+from camscope.evaluation.data import read_data
 from camscope.evaluation.page import evaluated
 from camscope.evaluation.plan import Plan
 from camscope.evaluation.rows import chosen_metrics
@@ -26,7 +26,7 @@ METHODS = "cam,gradcam,eigencam,legrad"
 
 @pytest.fixture
 def plan(model, folder):
-    items = read_items(folder / "pictures.csv", boxes="box", target="red")
+    items = read_data(folder / "pictures.csv", boxes="box", target="red")
     return Plan(model, items, chosen_methods(METHODS), chosen_metrics(METRICS), few=2, batch_size=4)
 
 
@@ -178,8 +178,8 @@ def test_pictures_are_swapped_for_the_same_class(plan, tmp_path, monkeypatch):
         return weights[:, 0, None, None] * ramp - weights[:, 1, None, None] * ramp
 
     monkeypatch.setitem(METHODS_BY_NAME, "classy", classy)
-    items = [dataclasses.replace(item, target=("red", "blue")[item.number % 2]) for item in plan.data.items]
-    data = dataclasses.replace(plan.data, items=items)
+    items = [dataclasses.replace(item, target=("red", "blue")[item.number % 2]) for item in plan.data.cases]
+    data = dataclasses.replace(plan.data, cases=items)
     plan = dataclasses.replace(plan, data=data, methods=("uniform", "classy"), metrics=("image_swap",), few=6)
     plan = dataclasses.replace(plan, batch_size=6)
     found = [row["image_swap"] for row in evaluate(plan, tmp_path / "out") if row["method"] == "classy"]

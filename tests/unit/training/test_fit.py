@@ -62,7 +62,7 @@ def test_the_folder_is_a_model_with_its_record(class_folders, tmp_path):
     (folder / "eel/0.png").write_bytes(b"damaged")
     said = []
     model, data = trained(folder, tmp_path / "run", dataclasses.replace(QUICK, epochs=1), say=said.append)
-    assert [text for text in said if "eel/0.png" in text] == [f"not used: eel/0.png: {data.examples[18].problem}"]
+    assert [text for text in said if "eel/0.png" in text] == [f"not used: eel/0.png: {data.cases[18].problem}"]
     loaded = cs.load(tmp_path / "run")
     assert loaded.digest == model.digest
     assert loaded.labels == ("cat", "dog", "eel")
@@ -90,8 +90,8 @@ def test_labels_that_are_there_or_not_some_unknown(table, tmp_path):
     model, used = trained(None, tmp_path / "run", settings, data=data)
     assert (model.outcome, model.labels) == ("any", ("a", "b"))
     assert json.loads((tmp_path / "run/metrics.json").read_text())["labels"]["b"]["present"] >= 0
-    patients = {e.patient: e.split for e in used.examples}
-    assert all(patients[e.patient] == e.split for e in used.examples)
+    patients = {e.patient: e.split for e in used.cases}
+    assert all(patients[e.patient] == e.split for e in used.cases)
     with pytest.raises(SettingError, match="belongs to one label"):
         trained(None, tmp_path / "other", dataclasses.replace(settings, reasons="mask"), data=data)
 
@@ -132,7 +132,7 @@ def test_right_reasons_draw_the_map_into_the_mask(table, tmp_path):
         last = torch.load(tmp_path / str(weight) / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
         net = {name.removeprefix("net."): value for name, value in last.items() if name.startswith("net.")}
         begun.model.net.load_state_dict(net)
-        shares[weight] = outside(begun.model, data.examples[::3])
+        shares[weight] = outside(begun.model, data.cases[::3])
     assert shares[5.0] < shares[0.0] - 0.15
 
 

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from torch import nn
 
+from camscope.cohort.case import Case
 from camscope.errors import SettingError
 from camscope.models.model import Model
 from camscope.models.preprocess import Preprocess
-from camscope.training.dataset import Example, read_dataset
+from camscope.training.dataset import read_dataset
 from camscope.training.failures import find_failures, worst
 from camscope.training.judging import Predictions, calibration, confusion, judge, predict, write_predictions
 
@@ -17,10 +18,10 @@ def predictions(probabilities, truth, *, outcome="one", patients=None):
     truth = np.array(truth, float)
     names = [f"{n}.png" for n in range(len(truth))]
     patients = patients or names
-    examples = tuple(Example(n, n, p, tuple(t)) for n, p, t in zip(names, patients, truth, strict=True))
+    cases = tuple(Case(i, 0, n, n, p) for i, (n, p) in enumerate(zip(names, patients, strict=True)))
     labels = ("a", "b", "c")[: truth.shape[1]]
     model = Model("hand-made", nn.Linear(1, truth.shape[1]), labels=labels, outcome=outcome)
-    return Predictions(model, examples, np.array(probabilities, float), truth, {})
+    return Predictions(model, cases, np.array(probabilities, float), truth, {})
 
 
 ONE = predictions(
@@ -88,8 +89,8 @@ def test_every_picture_is_predicted_or_says_why(class_folders, tmp_path):
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     model = Model("tiny", net, labels=("cat", "dog"), preprocess=Preprocess(input_size=(8, 8), mean=(0.5,), std=(1.0,)))
     data = read_dataset(folder).for_model(model)
-    found = predict(model, data.examples, batch_size=2)
-    assert (len(found.examples), list(found.failed)) == (3, ["cat/1.png"])
+    found = predict(model, data.cases, batch_size=2)
+    assert (len(found.cases), list(found.failed)) == (3, ["cat/1.png"])
     np.testing.assert_allclose(found.probabilities.sum(1), 1)
     with write_predictions(found, Path(tmp_path)).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -15,17 +15,17 @@ PREPROCESS = Preprocess(input_size=(32, 32), fit="squash", mean=(0.5,), std=(0.2
 
 
 def shown(data, *, memory=2**30, varied=False, hide=(), reasons=None, split="train"):
-    preparation = Preparation(PREPROCESS, data.root, data.masks, hide, reasons)
-    examples = tuple(dataclasses.replace(e, split=split) for e in data.examples)
-    data, shelf = read_all(dataclasses.replace(data, examples=examples), preparation, memory=memory)
+    preparation = Preparation(PREPROCESS, data.masks, hide, reasons)
+    examples = tuple(dataclasses.replace(e, split=split) for e in data.cases)
+    data, shelf = read_all(dataclasses.replace(data, cases=examples), preparation, memory=memory)
     return data, Pictures(data, split, preparation=preparation, shelf=shelf, varied=varied)
 
 
 def test_what_is_judged_is_what_explain_sees(class_folders):
     data, pictures = shown(read_dataset(class_folders(2)), split="val")
-    for example, (x, truth, reason) in zip(data.examples, pictures, strict=True):
+    for example, (x, truth, reason) in zip(data.cases, pictures, strict=True):
         torch.testing.assert_close(x, PREPROCESS(read(example.source))[0], rtol=0, atol=0)
-        assert tuple(truth.tolist()) == example.truth
+        assert truth.tolist() == [float(example.truth[label]) for label in data.labels]
         assert not reason.any()
 
 
@@ -50,9 +50,9 @@ def test_a_bad_file_keeps_its_row_and_says_why(class_folders):
     (folder / "dog/1.png").unlink()
     (folder / "dog/1.png").symlink_to(folder / "nowhere")
     data, pictures = shown(read_dataset(folder))
-    assert len(data.examples) == 4
+    assert len(data.cases) == 4
     assert len(data.problems) == 2
-    assert "cat/0.png" in data.examples[0].problem
+    assert "cat/0.png" in data.cases[0].problem
     assert len(pictures) == 2
     assert all(len(e.sha256) == 64 for e in data.usable)
 
@@ -88,7 +88,7 @@ def test_where_a_picture_has_no_such_region_another_picture_lends_its_place(tabl
         different = (x != was).any(0)
         assert different[8:16, 8:14].any()
         assert not different[20:].any()
-        changed["own" if data.examples[n].masks else "lent"] += 1
+        changed["own" if data.cases[n].masks else "lent"] += 1
     assert changed == {"own": 2, "lent": 2}
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+from camscope.cohort.case import Case
 from camscope.cohort.fill_ins import sham
 from camscope.cohort.store import OK
 from camscope.images import read
@@ -22,7 +23,6 @@ from camscope.study.audit.heat import Explained, Nulls, nulls
 from camscope.study.audit.interventions import LARGE, Change, Score, measured_changes
 from camscope.study.audit.selftest import SelfTest, self_test
 from camscope.study.audit.subjects import Array, Donors, Subject, subjects
-from camscope.study.cohort import Case
 from camscope.study.config import AuditSection
 from camscope.study.grids import Grids, stacked
 from camscope.study.study import Study

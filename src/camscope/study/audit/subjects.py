@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from camscope.cohort.case import Case
 from camscope.cohort.regions import Mask, Shares, at_input, cell_shares, region, seen_shares
 from camscope.images import Window, read
 from camscope.models.preprocess import Preprocess
-from camscope.study.cohort import Case
 from camscope.study.measure import Places
 from camscope.study.study import Study
 

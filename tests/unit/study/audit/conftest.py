@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from camscope.cohort.case import Case
 from camscope.cohort.regions import cell_shares, seen_shares
 from camscope.images import Window
 from camscope.study.audit.subjects import Subject
-from camscope.study.cohort import Case
 
 SIDE = 24
 

@@ -1,0 +1,87 @@
+"""The case: one row of a cohort, as study, evaluation, training and audit read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from camscope.cohort.annotations import Mask, annotation_content, read_annotation
+from camscope.errors import AnnotationError
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a cohort: an image, its patient, and what is known of it.
+
+    Attributes:
+        number: index of the row, from 0.
+        line: line of the table, from 1; the number of the row, from 1, where the file has no lines; 0 for a folder.
+        image: name of the image in the data.
+        source: path or address that the image is read from.
+        patient: name of the patient; the image itself where the data name no patients, "" where a header may yet say.
+        group: groups of the case, such as ("AP",).
+        name: of the image in file names; no two cases with it have the same overlays.
+        truth: label -> present or not; None if unknown.
+        masks: name of a mask -> cell with a mask file, boxes or run lengths (`read_annotation`); those given alone. The
+            mask of a label is called "label:NAME", that of a cue "cue:NAME".
+        root: folder or address that files in ``masks`` are relative to.
+        cues: name of a cue -> present or not; None if unknown.
+        strata: column -> cell.
+        target: class to explain, by name or index; "" for the predicted class.
+        split: "train", "val" or "test"; "" for none.
+        sha256: of the image file; "" before it has been read.
+        problems: label -> why the case cannot be used for it; under "" what concerns the whole case.
+    """
+
+    number: int
+    line: int
+    image: str
+    source: str
+    patient: str
+    group: tuple[str, ...] = ()
+    name: str = ""
+    truth: Mapping[str, bool | None] = field(default_factory=dict)
+    masks: Mapping[str, str] = field(default_factory=dict)
+    root: str = ""
+    cues: Mapping[str, bool | None] = field(default_factory=dict)
+    strata: Mapping[str, str] = field(default_factory=dict)
+    target: str = ""
+    split: str = ""
+    sha256: str = ""
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def problem(self) -> str:
+        """Return why the whole case cannot be used; "" if it can."""
+        return self.problems.get("", "")
+
+    def mask(self, name: str, size: tuple[int, int]) -> Mask:
+        """Read the mask with a name, (H, W) of the image's ``size``.
+
+        Raises:
+            AnnotationError: its cell or file cannot be read.
+        """
+        return read_annotation(self.masks[name], size, root=self.root)
+
+    def annotation(self, size: tuple[int, int]) -> Mask | None:
+        """Read the union of all masks, (H, W) of the image's ``size``; None if there are none.
+
+        Raises:
+            AnnotationError: a cell or file cannot be read, or the masks cover no pixel.
+        """
+        if not self.masks:
+            return None
+        union = np.logical_or.reduce([self.mask(name, size) for name in self.masks])
+        if not union.any():
+            raise AnnotationError(f"the annotation of {self.image!r} covers no pixel: leave its cell blank")
+        return np.asarray(union)
+
+    def mask_content(self, name: str) -> str:
+        """Return what stands for a mask in a key; see `annotation_content`.
+
+        Raises:
+            PictureError: the file of the mask cannot be read.
+        """
+        return annotation_content(self.masks[name], self.root)

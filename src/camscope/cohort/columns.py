@@ -1,0 +1,73 @@
+"""The columns that a table has, recognised by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from camscope.errors import SettingError, nearest
+
+Role = Literal["image", "patient", "split", "class"]
+
+_NAMES: dict[Role, tuple[str, ...]] = {
+    "image": (
+        "image", "path", "file", "filename", "filepath", "imagefile", "imagefilename", "imageid", "imageindex",
+        "imagename", "imagepath",
+    ),
+    "patient": ("patient", "patientid", "subject", "subjectid"),
+    "split": ("split",),
+    "class": ("label", "class"),
+}  # fmt: skip
+"""Role -> names that are recognised, in small letters, without spaces, underscores and hyphens."""
+
+NO_PATIENTS = (
+    "no column of patients was found, so every image counts as a patient of its own: where patients have several "
+    "images, intervals will be too narrow and patients may be in several splits; name the column with {option}"
+)
+
+
+def find_column(
+    columns: Sequence[str], role: Role, *, name: str | None = None, option: str, table: str = ""
+) -> str | None:
+    """Find the column with a role in a table.
+
+    Args:
+        columns: names of the table's columns.
+        role: what the column holds.
+        name: its name, if the caller gave one; it is compared as written.
+        option: the option or setting that names the column, for errors.
+        table: path of the table, for errors.
+
+    Returns:
+        The column's name; None if no column has a name that is recognised. Names are compared without case, spaces,
+        underscores and hyphens.
+
+    Raises:
+        SettingError: there is no column ``name``, or several columns could have the role.
+
+    >>> find_column(["Image Index", "Patient ID", "Finding Labels"], "patient", option="--patient")
+    'Patient ID'
+    """
+    where = f"{table}: " if table else ""
+    if name is not None:
+        if name not in columns:
+            raise SettingError(f"{where}{nearest('column', name, columns)} ({option} names it)")
+        return name
+    candidates = [column for column in columns if _plain(column) in _NAMES[role]]
+    if len(candidates) > 1:
+        listed = " and ".join(map(repr, candidates))
+        raise SettingError(f"{where}the columns {listed} could each be that of the {role}: name one with {option}")
+    return candidates[0] if candidates else None
+
+
+def recognised(role: Role) -> str:
+    """Return the names that are recognised for a role, for errors and help.
+
+    >>> recognised("patient")
+    'patient, patientid, subject, subjectid'
+    """
+    return ", ".join(_NAMES[role])
+
+
+def _plain(column: str) -> str:
+    return column.strip().lower().replace(" ", "").replace("_", "").replace("-", "")
