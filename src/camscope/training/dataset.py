@@ -134,7 +134,7 @@ def read_dataset(
     if path.is_dir():
         if labels or image or patient:
             raise SettingError(
-                f"{path} is a folder of class folders, which has no columns: leave --label out, and --image and --patient"
+                f"{path} is a folder of class folders, without columns: leave --label out, and --image and --patient"
             )
         return _class_folders(path)
     if path.suffix.lower() == ".toml":
