@@ -298,11 +298,18 @@ def _end_of_trunk(probe: Probe) -> Candidate | None:
 def _entry(down: Sequence[Candidate], grid: tuple[int, ...]) -> Candidate:
     """Return the first layer of a stage: attention on coarse keys has the grid of a later stage, and goes back."""
     of_grid = [c for c in down if c.grid == grid]
-    before_finer: set[Any] = set()
-    for candidate in reversed(down):
-        if math.prod(candidate.grid) > math.prod(grid):
-            before_finer.update(list(back_from(candidate.tensor, until=before_finer)))
-    return next((c for c in of_grid if place_of(c.tensor) not in before_finer), of_grid[0])
+    finer = [c for c in down if math.prod(c.grid) > math.prod(grid)]
+    before_grid = _places_before(of_grid)
+    returned = _places_before([c for c in finer if place_of(c.tensor) in before_grid])
+    return next((c for c in of_grid if place_of(c.tensor) not in returned), of_grid[0])
+
+
+def _places_before(candidates: Sequence[Candidate]) -> set[Any]:
+    """Return the places in the graph that some tensors are computed from."""
+    places: set[Any] = set()
+    for candidate in reversed(candidates):
+        places.update(list(back_from(candidate.tensor, until=places)))
+    return places
 
 
 def _is_of_queries(probe: Probe, candidate: Candidate) -> bool:

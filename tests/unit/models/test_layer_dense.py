@@ -1,5 +1,7 @@
 """Networks with many scores a picture, with branches, with repeated modules, and networks whose signals die away."""
 
+import itertools
+
 import pytest
 import torch
 import torchvision
@@ -188,3 +190,30 @@ def test_a_network_that_ran_in_inference_mode_and_kept_what_it_made(pictures):
     with torch.inference_mode():
         net(x)
     assert default_layer(net, x) == "relu()"
+
+
+class Fpn(nn.Module):
+    """A pyramid that goes up before its heads look at the coarsest level."""
+
+    def __init__(self):
+        super().__init__()
+        widths = (3, 16, 32, 64)
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.ReLU()) for i, o in itertools.pairwise(widths)
+        )
+        self.sides = nn.ModuleList(nn.Conv2d(width, 16, 1) for width in widths[2:])
+        self.heads = nn.ModuleList(nn.Conv2d(16, 8, 3, 1, 1) for _ in widths[2:])
+        self.scores = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        levels = []
+        for stage in self.stages:
+            levels.append(stage(levels[-1] if levels else x))
+        coarse = self.sides[1](levels[2])
+        fine = self.sides[0](levels[1]) + nn.functional.interpolate(coarse, scale_factor=2)
+        fine, coarse = self.heads[0](fine), self.heads[1](coarse)
+        return self.scores(fine + nn.functional.interpolate(coarse, scale_factor=2))
+
+
+def test_a_coarse_stage_that_goes_up_before_it_is_read_is_a_stage():
+    assert choose_layer(Fpn(), torch.randn(1, 3, 64, 64)).layers == ("stages.1", "stages.2")
