@@ -20,7 +20,7 @@ from keras import layers
 from PIL import Image
 
 import camscope as cs
-from camscope.demo.phantoms import Phantom, phantom
+from camscope.phantoms.radiograph import Phantom, phantom
 
 CLASSES = ("Normal", "Cardiomegaly", "Consolidation", "Effusion")
 BLOCKS = ((2, 8), (2, 16), (3, 32), (3, 32))  # convolutions and channels

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from camscope.demo.cohort import BUNDLES, plan_training, write_cohort
+from camscope.audit.audit import audit
 from camscope.demo.held_out import HeldOut, grey_bytes, token_aucs
 from camscope.demo.training import PLANTED, new_model
 from camscope.models.loading import load
-from camscope.study.audit.audit import audit
+from camscope.phantoms.cohort import BUNDLES, plan_training, write_cohort
 from camscope.study.run import run
 from camscope.study.study import Study
 from camscope.training.dataset import read_dataset

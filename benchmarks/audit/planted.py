@@ -26,15 +26,15 @@ from scipy import ndimage
 from torch import nn
 
 import camscope as cs
+from camscope.audit.interventions import LARGE, measured_changes
+from camscope.audit.measures import Settings, adjusted, alignment, effects
+from camscope.audit.subjects import Donors, Subject
+from camscope.audit.verdicts import judge
 from camscope.cohort.case import Case
 from camscope.cohort.regions import Scene, cell_shares, evidence, region, seen_shares
 from camscope.images import Window
 from camscope.statistics.auc import auc
 from camscope.statistics.intervals import exact_interval
-from camscope.study.audit.interventions import LARGE, measured_changes
-from camscope.study.audit.measures import Settings, adjusted, alignment, effects
-from camscope.study.audit.subjects import Donors, Subject
-from camscope.study.audit.verdicts import judge
 
 SIDE, IMAGES, TRAINED, EPOCHS, CONTRAST = 64, 3, 480, 8, 0.12
 CUES, HEADS, PATIENTS = ("corner", "moving", "texture"), ("linear", "layer norm"), (20, 70, 200)

@@ -46,7 +46,7 @@ def main() -> None:
 
 def repeated(folder: Path, times: int) -> Path:
     """The demo's cohort, each patient so many times under another name; one label's mask and the border measured."""
-    from camscope.demo.cohort import write_cohort
+    from camscope.phantoms.cohort import write_cohort
 
     file = write_cohort(folder / "cohort")
     table = pl.read_csv(folder / "cohort/cohort.csv", infer_schema=False)

@@ -11,7 +11,7 @@ from camscope.files import MARKER
 from camscope.heatmap import place
 from camscope.images import Window
 from camscope.render import colourise, scale
-from camscope.study.report import report
+from camscope.report import report
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&amp;</script><script>alert(2)</script>$x^2$"
 

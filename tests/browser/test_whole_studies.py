@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from camscope.demo.tour import tour
-from camscope.study.report import report
+from camscope.report import report
 from camscope.study.run import run
 from camscope.study.study import Study
 

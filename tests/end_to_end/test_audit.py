@@ -5,7 +5,7 @@ import json
 import polars as pl
 import pytest
 
-from camscope.demo.cohort import write_cohort
+from camscope.phantoms.cohort import write_cohort
 from running import inside
 
 

@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from camscope.demo.findings import FINDINGS
 from camscope.demo.tour import tour
 from camscope.demo.training import PLANTED
+from camscope.phantoms.findings import FINDINGS
 
 COMMAND = Path(sys.executable).with_name("camscope")
 

@@ -130,7 +130,7 @@ def test_foreign_rows_in_a_study_of_ours_stay(make_study, tmp_path):
 
 
 def test_foreign_thumbnails_stay(make_study, tmp_path):
-    from camscope.study.report import report
+    from camscope.report import report
 
     path, out = make_study(4), tmp_path / "out"
     assert camscope("study", path, "--out", out).returncode == 0

@@ -38,7 +38,7 @@ def audit(
 
 def audited(study: Study, folder: str | Path, *, device: str, **given: Any) -> dict[str, Any]:
     """Audit with a display."""
-    from camscope.study.audit.audit import audit as run_audit
+    from camscope.audit.audit import audit as run_audit
 
     with progress() as bar:
         return run_audit(study, folder, device=device, progress=steps(bar), **given)

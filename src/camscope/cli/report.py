@@ -34,7 +34,7 @@ def report(
 
 def reported(folder: str | Path, *, study: Study | None = None, pseudonyms: bool = False) -> Path:
     """Write the report with a display; returns where it is."""
-    from camscope.study.report import report as write
+    from camscope.report import report as write
 
     with progress() as bar:
         return write(folder, study=study, pseudonyms=pseudonyms, progress=steps(bar))

@@ -10,14 +10,14 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from sklearn.metrics import roc_auc_score
 
-from camscope.demo.anatomy import View
-from camscope.demo.cohort import Case
-from camscope.demo.findings import FINDINGS
-from camscope.demo.phantoms import Phantom
-from camscope.demo.shapes import Mask
 from camscope.explanation import explain_all
 from camscope.images.picture import Picture
 from camscope.models.model import Model
+from camscope.phantoms.anatomy import View
+from camscope.phantoms.cohort import Case
+from camscope.phantoms.findings import FINDINGS
+from camscope.phantoms.radiograph import Phantom
+from camscope.phantoms.shapes import Mask
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from PIL import Image
 
-from camscope.demo.cohort import write_cohort
-from camscope.demo.findings import FINDINGS
+from camscope.audit.audit import audit
 from camscope.demo.training import train_all
 from camscope.explanation import explain_all
 from camscope.files import claim, write_atomically
+from camscope.phantoms.cohort import write_cohort
+from camscope.phantoms.findings import FINDINGS
 from camscope.render import Cell, sheet
-from camscope.study.audit.audit import audit
-from camscope.study.report import report
+from camscope.report import report
 from camscope.study.run import run
 from camscope.study.study import Study
 

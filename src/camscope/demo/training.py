@@ -26,12 +26,12 @@ import torch.nn.functional as F
 from timm.models import ConvNeXt
 from torch import Tensor, nn
 
-from camscope.demo.cohort import BUNDLES, Case, plan_training
-from camscope.demo.findings import FINDINGS
 from camscope.demo.held_out import PATIENTS, Bytes, HeldOut, grey_bytes, pointing, token_aucs
 from camscope.heatmap import upsample
 from camscope.models.loading import load
 from camscope.models.model import Model
+from camscope.phantoms.cohort import BUNDLES, Case, plan_training
+from camscope.phantoms.findings import FINDINGS
 
 Masks = npt.NDArray[np.bool_]
 Measured = dict[str, dict[str, float]]

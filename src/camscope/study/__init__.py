@@ -1,1 +1,1 @@
-"""A cohort of patients explained: the study file, its rows, and the audit of what the models rely on."""
+"""A cohort of patients explained: the study file, the run, and its rows."""

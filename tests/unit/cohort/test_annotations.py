@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from camscope.cohort.annotations import read_annotation
-from camscope.demo.cohort import write_cohort
 from camscope.errors import AnnotationError
 from camscope.images import read
+from camscope.phantoms.cohort import write_cohort
 
 SIZE = (12, 20)
 MASK = np.random.default_rng(0).random(SIZE) < 0.3

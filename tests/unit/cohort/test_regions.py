@@ -17,11 +17,11 @@ from camscope.cohort.regions import (
     region,
     seen_shares,
 )
-from camscope.demo.phantoms import phantom
 from camscope.errors import SettingError
 from camscope.heatmap import place
 from camscope.images.picture import Picture, Window
 from camscope.models.preprocess import Preprocess
+from camscope.phantoms.radiograph import phantom
 
 SIZE = (40, 60)
 WHOLE = Window.whole(SIZE)
@@ -287,7 +287,7 @@ def test_nothing_small_is_lost_on_the_input():
 
 def test_field_of_view_of_a_collimated_phantom():
     """The blades of a phantom are known: its pose says how far each side is closed."""
-    from camscope.demo.anatomy import Patient, Pose
+    from camscope.phantoms.anatomy import Patient, Pose
 
     found, closed_sides, wrongly = 0, 0, 0
     for seed in range(90_000, 90_024):

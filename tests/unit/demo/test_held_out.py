@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from torch import nn
 
-from camscope.demo.cohort import BUNDLES
-from camscope.demo.findings import FINDINGS
 from camscope.demo.held_out import HeldOut, pointing, scores, token_aucs
 from camscope.demo.training import PLANTED, new_model
 from camscope.models.loading import load
+from camscope.phantoms.cohort import BUNDLES
+from camscope.phantoms.findings import FINDINGS
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 
 from camscope import cam
-from camscope.demo.cohort import BUNDLES, plan_training
 from camscope.demo.held_out import HeldOut, pointing, token_aucs
 from camscope.demo.training import fit, new_model, pictures_and_masks, share_outside, train
 from camscope.models.loading import load
+from camscope.phantoms.cohort import BUNDLES, plan_training
 
 
 def as_input(pictures):

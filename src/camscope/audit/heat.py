@@ -1,0 +1,216 @@
+"""Heat that knows nothing, for comparison: the nulls N1, N2 and N5, and the check of frame against content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from camscope.audit.nulls import BATCH, random_cam
+from camscope.audit.subjects import Subject, is_drawn
+from camscope.cohort.regions import Scene, border, cell_shares, evidence, seen_shares
+from camscope.errors import MethodError
+from camscope.explanation.maps import cam
+from camscope.explanation.method_lookup import find_method, known
+from camscope.explanation.recorded_layer import record_layer
+from camscope.heatmap import upsample
+from camscope.images import Window
+from camscope.methods import METHODS, sees_network
+from camscope.methods.joint import joint_map
+from camscope.metrics.sanity import randomised
+from camscope.models.model import Model
+from camscope.study.grids import Grids, unit
+from camscope.targets import category
+
+_PADDING = 8
+"""The frame that is put around a picture is one part in so many of its side."""
+
+
+@dataclass(frozen=True)
+class Nulls:
+    """Mean enrichment of a region in maps that cannot know the label.
+
+    Attributes:
+        mean_map: N1, the mean map of the other patients; NaN for regions that are the same on every picture.
+        random_weights: N2, one number a seed.
+        random_cam: N5, one number a draw.
+        frame: enrichment of the tensor's own border when the picture is framed with its mirror image; NaN but for
+            border and corner regions.
+        content: enrichment of the picture's border, which then lies further inside; NaN likewise.
+        norm_map: enrichment of the length of the activations, whatever the class: what the layer is busy with.
+        frozen_norm: enrichment of frozen-norm CAM, which keeps the level that Grad-CAM loses behind a layer norm; NaN
+            for other heads.
+    """
+
+    mean_map: float
+    random_weights: tuple[float, ...]
+    random_cam: tuple[float, ...]
+    frame: float
+    content: float
+    norm_map: float
+    frozen_norm: float
+
+
+@dataclass(frozen=True)
+class Explained:
+    """How the study's maps of a label were made, so that maps of other networks are made alike.
+
+    Attributes:
+        index: of the class.
+        layer: that was looked at.
+        method: a name in ``METHODS``.
+        settings: of the study's methods.
+    """
+
+    index: int
+    layer: str
+    method: str
+    settings: Mapping[str, Any]
+
+    def maps(self, net: nn.Module, x: Tensor) -> Grids:
+        """The maps (n, h, w) of inputs (n, C, h, w)."""
+        function = find_method(self.method)
+        given = known(function, {**self.settings, "layer": self.layer})
+        if not sees_network(function):
+            given["layer"] = self.layer
+        maps = [cam(net, batch, method=self.method, targets=self.index, **given) for batch in x.split(BATCH)]
+        return torch.cat(maps).double().cpu().numpy()
+
+
+def nulls(
+    model: Model,
+    explained: Explained,
+    sample: Sequence[Subject],
+    *,
+    grids: Grids,
+    regions: Sequence[str],
+    seeds: int,
+    seed: int,
+) -> tuple[dict[str, Nulls], dict[str, Grids], int]:
+    """The nulls of every region for one label.
+
+    Args:
+        model: the label's model.
+        explained: how its maps were made.
+        sample: subjects whose maps were made, in order.
+        grids: (n, h, w) those maps, signed.
+        regions: that are asked about.
+        seeds: networks with random weights, and draws of random CAM.
+        seed: the first.
+
+    Returns:
+        The nulls by region; by name of a null its mean map (h, w), where 1 is as much heat as anywhere; and the number
+        of inputs that went through a network.
+    """
+    parameter = next(model.net.parameters(), torch.empty(0))
+    x = torch.from_numpy(np.stack([subject.x for subject in sample])).to(parameter.device, parameter.dtype)
+    by_weights = [explained.maps(randomised(model.net, seed=seed + n, inputs=x), x) for n in range(seeds)]
+    passes = [_activations_and_frozen(model.net, batch, explained) for batch in x.split(BATCH)]
+    activations = torch.cat([one for one, _ in passes])
+    size = grids.shape[1:]
+    by_chance = [_at(random_cam(activations, seed=seed + n), size) for n in range(seeds)]
+    norms = _at(activations.norm(dim=1), size)
+    frozen = [_at(maps, size) for _, maps in passes if maps is not None]
+    others = _of_other_patients(grids, [subject.case.patient for subject in sample])
+    framed = explained.maps(model.net, _framed(x)) if any(map(_is_frame, regions)) else None
+    found = {}
+    for name in regions:
+        frame, content = (float("nan"), float("nan"))
+        if framed is not None and _is_frame(name):
+            frame, content = _frame_and_content(name, framed, sample)
+        found[name] = Nulls(
+            mean_map=_enrichment(others, sample, name) if is_drawn(name) else float("nan"),
+            random_weights=tuple(_enrichment(maps, sample, name) for maps in by_weights),
+            random_cam=tuple(_enrichment(maps, sample, name) for maps in by_chance),
+            frame=frame,
+            content=content,
+            norm_map=_enrichment(norms, sample, name),
+            frozen_norm=_enrichment(np.concatenate(frozen), sample, name) if frozen else float("nan"),
+        )
+    mean_maps = {
+        "N2 random weights": _mean_map(np.concatenate(by_weights)),
+        "N5 random CAM": _mean_map(np.concatenate(by_chance)),
+    }
+    return found, mean_maps, len(x) * (seeds + 1 + (framed is not None))
+
+
+def _activations_and_frozen(net: nn.Module, x: Tensor, explained: Explained) -> tuple[Tensor, Tensor | None]:
+    """The activations of a layer, and frozen-norm CAM where the head is one for it, from one pass."""
+    forward, seen = record_layer(net, x, layer=explained.layer)
+    traces = seen.traces(forward, [category(explained.index)] * len(x))
+    try:
+        frozen = joint_map(METHODS["frozennormcam"], traces).detach().float().cpu()
+    except MethodError:
+        frozen = None
+    return torch.cat([trace.activations.detach().float().cpu() for trace in traces], 1), frozen
+
+
+def _at(maps: Tensor, size: Sequence[int]) -> Grids:
+    """Maps of a layer on the grid of the study's maps, which a method of the whole network has finer."""
+    at_size: Grids = (maps if maps.shape[1:] == tuple(size) else upsample(maps, size)).double().numpy()
+    return at_size
+
+
+def _enrichment(maps: Grids, sample: Sequence[Subject], name: str) -> float:
+    """Mean mass over mean area of a region, over the subjects that have it."""
+    mass, area = [], []
+    for grid, subject in zip(maps, sample, strict=True):
+        if name in subject.shares:
+            found = evidence(grid, subject.shares[name], subject.seen_cells)
+            if not np.isnan(found.mass):
+                mass.append(found.mass)
+                area.append(found.area)
+    return float(np.mean(mass) / np.mean(area)) if mass else float("nan")
+
+
+def _of_other_patients(grids: Grids, patients: Sequence[str]) -> Grids:
+    """For each case the mean positive map of the other patients' cases, each map weighing the same."""
+    names, heat = np.array(patients), unit(grids)
+    nothing = np.zeros(grids.shape[1:])
+    return np.stack([heat[names != name].mean(0) if (names != name).any() else nothing for name in names])
+
+
+def _mean_map(maps: Grids) -> Grids:
+    """The mean of the maps (n, h, w) that are not empty, each of sum 1, in units of an even spread."""
+    heat = unit(maps)
+    kept = heat[heat.any((1, 2))]
+    result: Grids = kept.mean(0) * maps[0].size if len(kept) else np.zeros(maps.shape[1:])
+    return result
+
+
+def _is_frame(name: str) -> bool:
+    return name.partition(":")[0] == "border"
+
+
+def _framed(x: Tensor) -> Tensor:
+    """Inputs with their mirror image around them, at their own size."""
+    height, width = x.shape[2:]
+    up, side = height // _PADDING, width // _PADDING
+    wide = F.pad(x, (side, side, up, up), mode="reflect")
+    return F.interpolate(wide, size=(height, width), mode="bilinear", antialias=True)
+
+
+def _frame_and_content(name: str, framed: Grids, sample: Sequence[Subject]) -> tuple[float, float]:
+    """Enrichment of the tensor's border and of the picture's, in maps of framed pictures."""
+    grid = (framed.shape[1], framed.shape[2])
+    height, width = sample[0].seen.shape
+    side = (height + 2 * (height // _PADDING), width + 2 * (width // _PADDING))
+    argument = name.partition(":")[2]
+    whole = Window.whole(side)
+    top, left = height // _PADDING, width // _PADDING
+    outer = border(argument, Scene(side, whole))
+    picture = border(argument, Scene((height, width), Window.whole((height, width))))
+    inner = np.pad(picture, ((top, top), (left, left)))
+    seen = seen_shares(whole, grid)
+    results = []
+    for mask in (outer, inner):
+        shares = cell_shares(mask, whole, grid)
+        found = [evidence(one, shares, seen) for one in framed]
+        masses = [one.mass for one in found if not np.isnan(one.mass)]
+        results.append(float(np.mean(masses) / found[0].area) if masses else float("nan"))
+    return results[0], results[1]

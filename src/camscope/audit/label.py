@@ -1,0 +1,188 @@
+"""What is measured of one label: its model's self-test, the interventions, and heat that knows nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+
+from camscope.audit.heat import Explained, Nulls, nulls
+from camscope.audit.interventions import LARGE, Change, Score, measured_changes
+from camscope.audit.selftest import SelfTest, self_test
+from camscope.audit.subjects import Array, Donors, Subject, subjects
+from camscope.cohort.case import Case
+from camscope.cohort.fill_ins import sham
+from camscope.cohort.store import OK
+from camscope.images import read
+from camscope.models.device import device_of, on_device
+from camscope.models.engines import outputs, resolve
+from camscope.models.model import Model
+from camscope.study.config import AuditSection
+from camscope.study.grids import Grids, stacked
+from camscope.study.study import Study
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and its total."""
+
+_POOL, _POOL_BYTES = 256, 2**30
+"""Cases that are kept in memory, to lend their pixels and to be explained by networks that know nothing."""
+
+_SAMPLE = 64
+_SEEDS = 3
+_TESTED = 8
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one label.
+
+    Attributes:
+        test: of its model.
+        changes: by the interventions.
+        nulls: by region.
+        null_maps: name of a null -> its mean map (h, w), 1 being an even spread.
+        large: regions that were exchanged rather than removed.
+        forwards: inputs that went through a network.
+    """
+
+    test: SelfTest
+    changes: list[Change]
+    nulls: dict[str, Nulls]
+    null_maps: dict[str, Grids]
+    large: tuple[str, ...]
+    forwards: int
+
+
+def measure(
+    study: Study,
+    label: str,
+    section: AuditSection,
+    *,
+    rows: pl.DataFrame,
+    device: str = "auto",
+    batch_size: int = 64,
+    engine: str = "auto",
+    progress: Progress = lambda *_: None,
+) -> Measured:
+    """Measure one label on the cases that were drawn of it, at least one.
+
+    Args:
+        study: the study.
+        label: one of its labels.
+        section: its audit.
+        rows: of these cases and one method, with their maps.
+        device: as for ``run``.
+        batch_size: inputs in one forward pass.
+        engine: what scores edited inputs, see `camscope.models.engines`; all else is computed by the network itself.
+        progress: called as cases are done.
+    """
+    model, index = study.model(label)
+    explain = study.file.explain
+    if explain.layer is not None:
+        model = dataclasses.replace(model, layer=explain.layer, layout=None)
+    on_device(model, device)
+    numbers, regions = rows["case"].to_list(), section.regions
+    draw = np.random.default_rng([section.seed, len(numbers)])
+    pooled = sorted(draw.permutation(numbers)[: _room(model)].tolist())
+    inputs = [model.preprocess(read(case.source))[0] for case in _cases(study, rows, pooled[:_TESTED])]
+    test = self_test(model, index, _on_its_device(model, np.stack([x.numpy() for x in inputs])))
+    mapped = rows.filter(pl.col("status") == OK)
+    grid = (mapped["grid_height"][0], mapped["grid_width"][0]) if len(mapped) else test.grid
+    given: dict[str, Any] = {"preprocess": model.preprocess, "regions": regions, "grid": grid}
+    reading = subjects(study, label, _cases(study, rows, pooled), **given)
+    pool = list(_counted(reading, len(pooled), f"reading for {label}", progress))
+    large = _large(pool, regions)
+    everyone = pool if len(pool) == len(numbers) else subjects(study, label, _cases(study, rows, numbers), **given)
+    changes, forwards = measured_changes(
+        _counted(everyone, len(numbers), f"intervening on {label}", progress),
+        regions,
+        score=_score(model, index, layer=test.layer, engine=resolve(engine, None, device=device_of(model))),
+        donors=Donors(pool, seed=section.seed),
+        mean=_mean(pool),
+        large=large,
+        fill_ins=section.fill_ins,
+        seed=section.seed,
+        batch_size=batch_size,
+    )
+    explained = Explained(index, test.layer, explain.methods[0], explain.settings)
+    known, null_maps, more = _nulls(model, explained, mapped, pool, section=section)
+    return Measured(test, changes, known, null_maps, large, test.forwards + forwards + more)
+
+
+def _room(model: Model) -> int:
+    """How many inputs of a model are kept in memory."""
+    height, width = model.preprocess.input_size
+    return min(_POOL, max(_SAMPLE, _POOL_BYTES // (3 * 4 * height * width)))
+
+
+def _mean(pool: Sequence[Subject]) -> Array:
+    """The mean input, without a copy of all."""
+    total = np.zeros_like(pool[0].x)
+    for subject in pool:
+        total += subject.x
+    return total / np.float32(len(pool))
+
+
+def _cases(study: Study, rows: pl.DataFrame, numbers: Sequence[int]) -> Iterator[Case]:
+    """Cases with the patients and groups of their rows, which a header may have told."""
+    known = {row["case"]: row for row in rows.select("case", "patient", "group").iter_rows(named=True)}
+    for case in study.cohort.cases(numbers):
+        row = known[case.number]
+        yield dataclasses.replace(case, patient=row["patient"], group=tuple(row["group"].split("/")))
+
+
+def _large(pool: Sequence[Subject], regions: Sequence[str]) -> tuple[str, ...]:
+    """The regions beside which there usually is no place of their size and shape."""
+    found = []
+    for name in regions:
+        own = [subject for subject in pool if name in subject.masks][:_TESTED]
+        areas = [subject.masks[name][subject.seen].mean() for subject in own]
+        placed = [sham(subject.masks[name], ~subject.seen) is not None for subject in own]
+        if own and (np.median(areas) > LARGE or not any(placed)):
+            found.append(name)
+    return tuple(found)
+
+
+def _score(model: Model, index: int, *, layer: str, engine: str) -> Score:
+    def score(inputs: Array) -> npt.NDArray[np.float64]:
+        found = outputs(model.net, _on_its_device(model, inputs), layer=layer, engine=engine)
+        logits: npt.NDArray[np.float64] = found[:, index].double().cpu().numpy()
+        return logits
+
+    return score
+
+
+def _on_its_device(model: Model, inputs: Array) -> torch.Tensor:
+    parameter = next(model.net.parameters(), torch.empty(0))
+    return torch.from_numpy(inputs).to(parameter.device, parameter.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _nulls(
+    model: Model, explained: Explained, mapped: pl.DataFrame, pool: Sequence[Subject], *, section: AuditSection
+) -> tuple[dict[str, Nulls], dict[str, Grids], int]:
+    """Heat that knows nothing, on the cases whose maps count: present and predicted."""
+    by_case = {subject.case.number: subject for subject in pool}
+    counted = mapped.filter((pl.col("outcome") == "TP") & pl.col("case").is_in(list(by_case))).head(_SAMPLE)
+    if not len(counted):
+        return {}, {}, 0
+    return nulls(
+        model,
+        explained,
+        [by_case[case] for case in counted["case"]],
+        grids=stacked(counted),
+        regions=section.regions,
+        seeds=_SEEDS,
+        seed=section.seed,
+    )
+
+
+def _counted(subjects: Iterable[Subject], total: int, what: str, progress: Progress) -> Iterator[Subject]:
+    for done, subject in enumerate(subjects, 1):
+        yield subject
+        progress(what, done, total)

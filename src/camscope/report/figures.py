@@ -1,0 +1,205 @@
+"""The figures of a report that show numbers: intervals, bars and points, each with its numbers as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+
+from camscope.page.lines import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    WIDTH,
+    Drawn,
+    ends,
+    lines,
+    plain_ticks,
+    whisker,
+)
+from camscope.page.svg import SETTINGS, svg
+from camscope.page.words import interval, short
+from camscope.report.tables import Slice
+from camscope.report.words import region_words
+
+_MOST_POINTS = 1500
+
+Content = Mapping[str, Any]
+
+
+def auc_figure(label: str, slices: Sequence[Slice], *, name: str) -> Drawn:
+    """AUC of all images, by group and by cue, with intervals."""
+    with mpl.rc_context(SETTINGS):
+        figure, ax = lines(len(slices))
+        for y, one in enumerate(slices):
+            colour = BLUE if one.name == "all images" else GREY
+            whisker(ax, y, one.auc.low, one.auc.high, one.auc.estimate, colour=colour)
+        ax.axvline(0.5, color=VERMILLION, lw=1, ls=(0, (4, 3)))
+        ax.set(xlim=(0, 1), xlabel="AUC (dashed: chance)")
+        ax.set_yticks(range(len(slices)), [short(one.name, 20) for one in slices])
+    shown = [f"{one.name} {interval(vars(one.auc))}" for one in slices]
+    return Drawn(
+        label,
+        svg(figure, name, text=f"AUC of {label}: {'; '.join(shown)}."),
+        ("Cases", "Images", "Present", "Patients", "AUC (95 % interval)"),
+        [(o.name, str(o.cases), str(o.positive), str(o.patients), interval(vars(o.auc))) for o in slices],
+    )
+
+
+def enrichment_figure(label: str, found: Content, *, name: str) -> Drawn | None:
+    """Enrichment of each region with its interval, over the band of the nulls."""
+    regions = {region: one["heat"] for region, one in found["regions"].items() if one["heat"]}
+    if not regions:
+        return None
+    rows = []
+    with mpl.rc_context(SETTINGS):
+        figure, ax = lines(len(regions))
+        for y, (region, heat) in enumerate(regions.items()):
+            nulls = [v for values in heat["nulls"].values() for v in values if v is not None]
+            if nulls:
+                low, high = (max(v, _FLOOR) for v in (min(nulls), max(nulls)))
+                ax.barh(y, high - low, left=low, height=0.62, color="#dfe4ea", zorder=1)
+                ax.plot(np.maximum(nulls, _FLOOR), [y] * len(nulls), "|", color=GREY, ms=9, zorder=2)
+            e = heat["enrichment"]
+            limits = [None if e[k] is None else max(e[k], _FLOOR) for k in ("low", "high", "estimate")]
+            whisker(ax, y, *limits, colour=BLUE)
+            band = f"{min(nulls):.2f} to {max(nulls):.2f}" if nulls else "none"
+            rows.append((region_words(region), str(heat["cases"]), str(heat["patients"]), interval(e), band))
+        ax.axvline(1, color=VERMILLION, lw=1, ls=(0, (4, 3)))
+        ax.set(xscale="log", xlabel="heat ÷ area (dashed: as anywhere)")
+        plain_ticks(ax)
+        ax.set_yticks(range(len(regions)), [short(region_words(region), 22) for region in regions])
+    text = "; ".join(f"{row[0]} {row[3]}, nulls {row[4]}" for row in rows)
+    columns = ("Region", "Maps", "Patients", "Enrichment (95 % interval)", "Nulls")
+    return Drawn(label, svg(figure, name, text=f"Enrichment of {label}: {text}."), columns, rows)
+
+
+def effect_figure(label: str, found: Content, *, delta: float, name: str) -> Drawn | None:
+    """The effect of each intervention with its interval, and that of each fill-in."""
+    effects = [(region, effect) for region, one in found["regions"].items() for effect in one["effects"]]
+    if not effects:
+        return None
+    rows = []
+    with mpl.rc_context(SETTINGS):
+        figure, ax = lines(len(effects), height=0.5)
+        ax.axvspan(-delta, delta, color="#dfe4ea", lw=0)
+        ax.axvline(0, color=GREY, lw=1)
+        for y, (region, effect) in enumerate(effects):
+            words = _tested(region, effect)
+            ax.axhline(y - 0.45, color="#e3e7ec", lw=0.8)
+            ax.text(0, y - 0.26, words, transform=ax.get_yaxis_transform(), fontsize=8, color="#29323d", va="center")
+            whisker(ax, y, *ends(effect["effect"]), colour=BLUE if effect["test"] != "insert" else PURPLE)
+            for k, (fill, one) in enumerate(effect["by_fill"].items()):
+                place = y + 0.17 + 0.13 * k
+                whisker(ax, place, *ends(one), colour=(ORANGE, GREEN, GREY)[k % 3], small=True)
+                rows.append((_tested(region, effect), fill, str(effect["patients"]), interval(one), ""))
+            p = effect["p_adjusted"]
+            said = "" if p is None else f"{p:.4f}"
+            rows.append((_tested(region, effect), "all", str(effect["patients"]), interval(effect["effect"]), said))
+        ax.set_xscale("symlog", linthresh=1, linscale=1.2)
+        shown = [e for _, effect in effects for e in (effect["effect"], *effect["by_fill"].values())]
+        widest = 1.3 * max(1.0, *(abs(v) for e in shown for v in ends(e) if v is not None))
+        ax.set_xlim(-widest, widest)
+        plain_ticks(ax, [t for t in (-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100) if abs(t) <= widest])
+        ax.set_xlabel("change beyond the sham, SD (band: counts as none)")
+        ax.set_yticks([])
+        ax.set_ylim(len(effects) - 0.4, -0.7)
+    text = "; ".join(f"{row[0]} {row[3]}" for row in rows if row[1] == "all")
+    columns = ("Region, change, stratum", "Fill-in", "Patients", "Effect in SD (95 % interval)", "Adjusted p")
+    return Drawn(label, svg(figure, name, text=f"Effects for {label}: {text}."), columns, rows)
+
+
+def _tested(region: str, effect: Content) -> str:
+    return f"{region_words(region)}: {effect['test']}, {effect['stratum']}"
+
+
+def alignment_figure(cue: str, found: Mapping[str, Content], *, name: str) -> Drawn:
+    """AUC of each label where a cue agrees with it, is absent, disagrees."""
+    kinds = {"aligned": BLUE, "absent": GREY, "anti": ORANGE}
+    words = {"aligned": "agrees", "absent": "no cue", "anti": "disagrees"}
+    rows = []
+    with mpl.rc_context(SETTINGS):
+        figure, ax = lines(len(found), height=0.5)
+        for y, (label, one) in enumerate(found.items()):
+            for k, (kind, colour) in enumerate(kinds.items()):
+                place, e = y + 0.24 * (k - 1), one[kind]
+                if e["estimate"] is None:
+                    continue
+                hatch = "////" if kind == "anti" else None
+                ax.barh(place, e["estimate"], height=0.22, color=colour, hatch=hatch, edgecolor="white", lw=0.5)
+                if e["low"] is not None:
+                    ax.plot([e["low"], e["high"]], [place, place], color="#1b2330", lw=1.1)
+            rows.append(
+                (label, *(interval(one[kind]) for kind in (*kinds, "reliance")), "yes" if one["edited"] else "")
+            )
+        ax.axvline(0.5, color=VERMILLION, lw=1, ls=(0, (4, 3)))
+        ax.set(xlim=(0, 1), xlabel="AUC (dashed: chance)")
+        ax.set_yticks(range(len(found)), [short(label, 18) for label in found])
+        handles = [
+            mpl.patches.Patch(facecolor=colour, hatch="////" if kind == "anti" else None, edgecolor="white")
+            for kind, colour in kinds.items()
+        ]
+        figure.legend(handles, [words[kind] for kind in kinds], loc="outside upper left", ncols=3)
+    text = "; ".join(f"{row[0]}: agrees {row[1]}, absent {row[2]}, disagrees {row[3]}" for row in rows)
+    columns = ("Label", "Agrees", "Absent", "Disagrees", "Reliance index", "Edited pictures")
+    return Drawn(f"Cue: {cue}", svg(figure, name, text=f"AUC by alignment with {cue}. {text}."), columns, rows)
+
+
+def mass_figure(label: str, rows: pl.DataFrame, regions: Sequence[str], *, name: str) -> Drawn | None:
+    """Score against the mass of the map in each region; points of a large cohort are a picture."""
+    shown = [region for region in regions if rows[f"mass:{region}"].is_not_null().any()]
+    if not shown:
+        return None
+    with mpl.rc_context(SETTINGS):
+        across = min(len(shown), 2)
+        down = -(-len(shown) // across)
+        figure = Figure(figsize=(WIDTH, 1.75 * down + 0.3), layout="constrained", dpi=144)
+        said = []
+        for n, region in enumerate(shown):
+            ax = figure.add_subplot(down, across, n + 1)
+            own = rows.filter(pl.col(f"mass:{region}").is_not_null())
+            if len(own) > _MOST_POINTS:
+                own = own.sample(_MOST_POINTS, seed=0)
+            for truth, colour, marker in ((True, BLUE, "o"), (False, ORANGE, "^")):
+                part = own.filter(pl.col("truth") == truth)
+                ax.scatter(
+                    part[f"mass:{region}"],
+                    part["score"],
+                    s=14,
+                    c=colour,
+                    marker=marker,
+                    alpha=0.65,
+                    lw=0,
+                    rasterized=True,
+                )
+            area = float(own[f"area:{region}"].to_numpy().mean())
+            ax.axvline(area, color=GREY, lw=1, ls=(0, (2, 2)))
+            ax.set_title(short(region_words(region), 22))
+            ax.set(xlabel="share of the heat", ylabel="logit" if n % across == 0 else "")
+            ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
+            ax.yaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
+            rank = _rank_correlation(own["score"].to_numpy(), own[f"mass:{region}"].to_numpy())
+            said.append((region_words(region), str(len(own)), f"{rank:.2f}", f"{area:.3f}"))
+        marks = [mpl.lines.Line2D([], [], color=c, marker=m, ls="", ms=4) for c, m in ((BLUE, "o"), (ORANGE, "^"))]
+        figure.legend(marks, ["label present", "label absent"], loc="outside upper left", ncols=2)
+    text = "; ".join(f"{row[0]}: rank correlation {row[2]} over {row[1]} maps" for row in said)
+    columns = ("Region", "Maps", "Rank correlation of score and mass", "Mean area")
+    return Drawn(label, svg(figure, name, text=f"Score against mass for {label}. {text}."), columns, said)
+
+
+def _rank_correlation(one: Any, other: Any) -> float:
+    from scipy.stats import spearmanr
+
+    if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return float("nan")
+    return float(spearmanr(one, other).statistic)
+
+
+_FLOOR = 0.02

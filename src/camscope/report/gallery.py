@@ -1,0 +1,262 @@
+"""The cases of a report: thumbnails, and the numbers that the page filters, sorts and draws."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from PIL import Image
+
+from camscope.ahead import ahead
+from camscope.cohort.store import FAILED
+from camscope.cohort.tables import located
+from camscope.errors import CamscopeError
+from camscope.files import MARKER, is_remote, write_atomically, writing
+from camscope.images import decode, fetch
+from camscope.page.pictures import data_address
+from camscope.render import colourise
+from camscope.report.choice import Shown
+from camscope.report.mean_maps import MeanPictures
+from camscope.report.names import Names
+from camscope.report.results import Case, Results
+from camscope.report.words import region_words
+
+FOLDER = "report_files"
+INSIDE = 300
+"""Cases up to which thumbnails are part of the page."""
+
+_LONGEST, _QUALITY = 256, 80
+_THREADS, _AHEAD = 2, 16
+_LEVELS = 32767
+_COLOURS = ("byr", "viridis", "inferno", "cividis", "gray")
+
+Progress = Callable[[str, int, int], None]
+
+
+def thumbnails(
+    results: Results, shown: Shown, *, means: MeanPictures, progress: Progress, inside: int = INSIDE
+) -> tuple[list[str], list[str]]:
+    """Make the thumbnail of each case that is shown, one by one.
+
+    Args:
+        results: of a study.
+        shown: its cases that are shown.
+        means: is shown every picture.
+        progress: called with "reading pictures", how many are done, and their number.
+        inside: cases up to which they are data addresses; those of larger cohorts are files beside the page, which
+            are kept from one report to the next by the pictures' content.
+
+    Returns:
+        For each case its address, "" where there is none, and why there is none.
+    """
+    folder = results.folder / FOLDER
+    beside = len(shown.cases) > inside
+    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    owned = _owned(folder)
+    if beside:
+        _own(folder, owned | {_file_of(sha256) for sha256 in shown.cases["image_sha256"].drop_nulls()})
+    addresses, reasons = [], []
+    kept: set[str] = set()
+    columns = ["case", "image", "image_sha256", "status", "height", "width"]
+    cases = shown.cases.select(columns).iter_rows(named=True)
+    for done, (case, image, reason) in enumerate(_thumbnails(results, cases), 1):
+        address = ""
+        if image is not None:
+            if case["height"]:
+                means.add(case["case"], image, size=(case["height"], case["width"]))
+            if beside:
+                name = _file_of(case["image_sha256"])
+                if name not in there and name not in kept:
+                    write_atomically(folder / name, partial(image.save, format="JPEG", quality=_QUALITY))
+                kept.add(name)
+                address = f"{FOLDER}/{name}"
+            else:
+                address = data_address(image, quality=_QUALITY)
+        addresses.append(address)
+        reasons.append(reason)
+        progress("reading pictures", done, len(shown.cases))
+    _tidy(folder, there & owned, kept=kept)
+    return addresses, reasons
+
+
+def _file_of(sha256: str) -> str:
+    return f"{sha256[:24]}.jpg"
+
+
+def _thumbnails(
+    results: Results, cases: Iterator[dict[str, Any]]
+) -> Iterator[tuple[dict[str, Any], Image.Image | None, str]]:
+    """Each case with its thumbnail, or why it has none; a few are read ahead."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for case, (image, reason) in ahead(
+            pool, lambda case: (case, _thumbnail(case, results.root)), cases, depth=_AHEAD
+        ):
+            yield case, image, reason
+
+
+def _thumbnail(case: Case, root: str) -> tuple[Image.Image | None, str]:
+    if not case["image"] or not case["image_sha256"]:
+        return None, "the picture could not be read"
+    source = located(case["image"], root)
+    try:
+        content = fetch(source)
+    except CamscopeError:
+        return None, "the picture is no longer there"
+    if hashlib.sha256(content).hexdigest() != case["image_sha256"]:
+        return None, "the picture has changed since it was explained"
+    try:
+        image = Image.fromarray(decode(content, source).rgb)
+    except CamscopeError:
+        return None, "the picture could not be read"
+    image.thumbnail((_LONGEST, _LONGEST))
+    return (image.convert("L") if _is_grey(image) else image), ""
+
+
+def _is_grey(image: Image.Image) -> bool:
+    pixels = np.asarray(image)
+    return bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())
+
+
+def _owned(folder: Path) -> set[str]:
+    """The thumbnails that earlier reports wrote, as the folder's manifest lists them."""
+    try:
+        return set((folder / MARKER).read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return set()
+
+
+def _own(folder: Path, names: set[str]) -> None:
+    text = "\n".join(sorted(names))
+    write_atomically(folder / MARKER, lambda file: file.write(text.encode()))
+
+
+def _tidy(folder: Path, owned: set[str], *, kept: set[str]) -> None:
+    """Remove the thumbnails of earlier reports that no case has any more; nothing else."""
+    with writing(folder):
+        for name in owned - kept:
+            (folder / name).unlink()
+        if kept:
+            _own(folder, kept)
+        elif (folder / MARKER).exists():
+            (folder / MARKER).unlink()
+            if not is_remote(folder) and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def gallery_data(
+    results: Results, shown: Shown, *, names: Names, addresses: Sequence[str], reasons: Sequence[str]
+) -> dict[str, Any]:
+    """Everything that the page's script works on, as columns of plain JSON values."""
+    rows, cases = shown.rows, shown.cases
+    place = {case: n for n, case in enumerate(cases["case"].to_list())}
+    regions = results.regions
+    verdicts = (
+        []
+        if results.audit is None
+        else [
+            {"label": label, "region": region, "words": region_words(region), "verdict": one["verdict"]}
+            for label, found in results.audit["labels"].items()
+            for region, one in found["regions"].items()
+        ]
+    )
+    return {
+        "labels": list(results.labels),
+        "methods": list(results.methods),
+        "regions": [{"name": name, "words": region_words(name)} for name in regions],
+        "verdicts": verdicts,
+        "display": {"cmap": results.file.explain.cmap, "opacity": results.file.explain.opacity},
+        "colours": {name: _colours(name) for name in dict.fromkeys((results.file.explain.cmap, *_COLOURS))},
+        "cases": _cases(cases, names, results) | {"thumbnail": list(addresses), "missing": list(reasons)},
+        "rows": {
+            "case": [place[case] for case in rows["case"].to_list()],
+            "label": [results.labels.index(v) if v in results.labels else -1 for v in rows["label"].to_list()],
+            "method": [results.methods.index(v) if v in results.methods else -1 for v in rows["method"].to_list()],
+            "truth": rows["truth"].to_list(),
+            "score": rounded(rows["score"]),
+            "probability": rounded(rows["probability"]),
+            "outcome": rows["outcome"].to_list(),
+            "status": rows["status"].to_list(),
+            "message": _messages(rows, names),
+            "file": [None] * len(rows) if names.pseudonyms else rows["file"].to_list(),
+            "peak": [rows[f"peak:{name}"].to_list() for name in regions],
+            "mass": [rounded(rows[f"mass:{name}"]) for name in regions],
+            "enrichment": [rounded(rows[f"enrichment:{name}"]) for name in regions],
+            "top": rounded(rows["map_max"]),
+            "height": rows["grid_height"].to_list(),
+            "width": rows["grid_width"].to_list(),
+            **_windows(rows),
+            **_maps(results, shown, names=names),
+        },
+    }
+
+
+def _cases(cases: pl.DataFrame, names: Names, results: Results) -> dict[str, Any]:
+    strata = [f"stratum:{name}" for name in results.file.cohort.strata]
+    facts = {column.partition(":")[2]: [names.value(v) for v in cases[column].to_list()] for column in strata}
+    facts |= {
+        f"cue {name}": [{True: "present", False: "absent", None: "unknown"}[v] for v in cases[f"cue:{name}"].to_list()]
+        for name in results.file.cohort.cues
+    }
+    pairs = zip(cases["case"].to_list(), cases["image"].to_list(), strict=True)
+    return {
+        "number": cases["case"].to_list(),
+        "line": cases["line"].to_list(),
+        "patient": [names.patient(name) for name in cases["patient"].to_list()],
+        "image": [names.image(case, image) for case, image in pairs],
+        "group": [names.value(group) for group in cases["group"].to_list()],
+        "height": cases["height"].to_list(),
+        "width": cases["width"].to_list(),
+        "facts": facts,
+    }
+
+
+def _messages(rows: pl.DataFrame, names: Names) -> list[str]:
+    wanted = rows.select("image", "patient", "message", "status").iter_rows(named=True)
+    return [names.text(row["message"], row) if row["status"] == FAILED else row["message"] or "" for row in wanted]
+
+
+def _windows(rows: pl.DataFrame) -> dict[str, Any]:
+    """Each different window once."""
+    kinds: dict[tuple[float, ...], int] = {}
+    index = [None if w is None else kinds.setdefault(tuple(w), len(kinds)) for w in rows["window"].to_list()]
+    return {"window": index, "windows": [list(kind) for kind in kinds]}
+
+
+def _maps(results: Results, shown: Shown, *, names: Names) -> dict[str, Any]:
+    """Maps as 16-bit whole numbers of a step of their own, and the rows' notes."""
+    grids: list[str | None] = []
+    steps: list[float | None] = []
+    notes: list[int] = []
+    texts: dict[tuple[str, ...], int] = {(): 0}
+    rows = shown.rows.select("image", "patient").iter_rows(named=True)
+    for shard in results.large(shown.cases["case"].to_list()):
+        for grid, said in shard.iter_rows():
+            row = next(rows)
+            notes.append(texts.setdefault(tuple(names.text(text, row) for text in said or ()), len(texts)))
+            coded, step = (None, None) if grid is None else _coded(np.array(grid, np.float64))
+            grids.append(coded)
+            steps.append(step)
+    return {"grid": grids, "step": steps, "note": notes, "notes": [list(text) for text in texts]}
+
+
+def _coded(grid: Any) -> tuple[str, float]:
+    values = np.nan_to_num(grid, posinf=0.0, neginf=0.0)
+    step = float(np.abs(values).max()) / _LEVELS or 1.0
+    return base64.b64encode(np.rint(values / step).astype("<i2").tobytes()).decode(), step
+
+
+def _colours(name: str) -> str:
+    """256 colours, three bytes each."""
+    return base64.b64encode(colourise(np.linspace(0, 1, 256)[None], name).tobytes()).decode()
+
+
+def rounded(column: pl.Series) -> list[float | None]:
+    """Numbers to seven digits; NaN and infinities as none."""
+    return [None if v is None or not np.isfinite(v) else float(f"{v:.7g}") for v in column.to_list()]

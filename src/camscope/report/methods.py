@@ -1,0 +1,92 @@
+"""How far the methods of a study agree on the same cases, and which of them are one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from scipy.stats import pearsonr, rankdata
+
+from camscope.cohort.store import OK
+from camscope.explanation.agreement import same_map
+from camscope.heatmap import upsample
+from camscope.report.results import Results
+
+_CELLS = 16
+_MOST = 500
+
+Maps = Mapping[int, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two methods on the maps of one label.
+
+    Attributes:
+        label: the label.
+        one: a method.
+        other: another.
+        cases: with both maps.
+        correlation: median of Spearman's rank correlations over cases; NaN where all maps are flat.
+        same: share of cases whose maps are the same but for a factor.
+    """
+
+    label: str
+    one: str
+    other: str
+    cases: int
+    correlation: float
+    same: float
+
+    @property
+    def degenerate(self) -> bool:
+        """Whether the two are one method on this model, so that their agreement says nothing."""
+        return self.same > 0.5
+
+
+def agreement_of_methods(results: Results) -> list[Pair]:
+    """Each pair of methods, for each label; maps of different grids are compared on 16 x 16 cells.
+
+    Of more than 500 cases, 500 are drawn.
+    """
+    found = []
+    for label in results.labels:
+        maps = {method: _maps(results, label, method) for method in results.methods}
+        for one, other in combinations(results.methods, 2):
+            shared = sorted(maps[one].keys() & maps[other].keys())
+            if not shared:
+                continue
+            a, b = ([maps[method][case] for case in shared] for method in (one, other))
+            same = float(np.mean([same_map(x, y) for x, y in zip(a, b, strict=True)]))
+            found.append(Pair(label, one, other, len(shared), _correlation(a, b), same))
+    return found
+
+
+def _maps(results: Results, label: str, method: str) -> Maps:
+    own = (pl.col("label") == label) & (pl.col("method") == method) & (pl.col("status") == OK)
+    cases = results.rows.filter(own)["case"]
+    if len(cases) > _MOST:
+        cases = cases.gather(cases.hash(seed=0).arg_sort()).head(_MOST)
+    shards = results.maps(label, method, cases=cases.to_list())
+    rows = (row for shard in shards for row in shard.drop("window").iter_rows())
+    return {case: np.array(grid, np.float32).reshape(height, width) for case, grid, height, width in rows}
+
+
+def _correlation(one: list[npt.NDArray[np.float32]], other: list[npt.NDArray[np.float32]]) -> float:
+    found = []
+    for a, b in zip(one, other, strict=True):
+        ranks = np.stack([_ranks(a), _ranks(b)])
+        if (np.ptp(ranks, axis=1) > 0).all():
+            found.append(float(pearsonr(*ranks).statistic))
+    return float(np.median(found)) if found else float("nan")
+
+
+def _ranks(grid: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    placed = upsample(torch.from_numpy(np.nan_to_num(grid)).double(), (_CELLS, _CELLS))
+    ranks: npt.NDArray[np.float64] = rankdata(placed.numpy().ravel())
+    return ranks

@@ -1,0 +1,175 @@
+"""The page put together: figures, tables, texts and cases in one file that fetches nothing."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from camscope.cohort.store import FAILED, OK, as_written
+from camscope.files import write_atomically
+from camscope.page.lines import Drawn
+from camscope.page.shell import rendered, script_json
+from camscope.page.words import interval
+from camscope.report.choice import MOST, Shown, chosen_cases
+from camscope.report.figures import alignment_figure, auc_figure, effect_figure, enrichment_figure, mass_figure
+from camscope.report.gallery import INSIDE, Progress, gallery_data, thumbnails
+from camscope.report.mean_maps import (
+    LabelMaps,
+    MeanPictures,
+    cluster_figure,
+    label_maps,
+    outcome_figure,
+    scale_address,
+    top_of,
+)
+from camscope.report.methods import agreement_of_methods
+from camscope.report.names import Names
+from camscope.report.prose import limitations, methods_text, record_rows, sampled
+from camscope.report.results import Results, read_results
+from camscope.report.tables import Slice, areas, flow, make_up, number_of, outcomes
+from camscope.report.words import MEANINGS, answers, region_words
+from camscope.study.study import Study
+
+PAGE = "report.html"
+
+_SCRIPT = importlib.resources.files("camscope.report").joinpath("templates/page.js")
+
+
+def report(
+    folder: str | Path,
+    *,
+    study: Study | None = None,
+    pseudonyms: bool = False,
+    progress: Progress = lambda *_: None,
+    inside: int = INSIDE,
+    most: int = MOST,
+) -> Path:
+    """Write a study's report, one page to be opened from disk.
+
+    Args:
+        folder: of a study that has been run, with its audit or without.
+        study: the study, where its pictures lie elsewhere than its record says.
+        pseudonyms: leave out patients' names and files' paths.
+        progress: called with a step, what of it is done, and its total.
+        inside: cases up to which the thumbnails are part of the page; those of larger cohorts lie beside it.
+        most: cases up to which the page shows every one; of larger cohorts it chooses so many, and says which.
+
+    Returns:
+        ``folder/report.html``; beside it ``report_files`` for large cohorts.
+
+    Raises:
+        StoreError: the folder holds no study, or the page cannot be written.
+    """
+    with as_written(folder):
+        return _report(read_results(folder, study=study), pseudonyms, progress, inside=inside, most=most)
+
+
+def _report(results: Results, pseudonyms: bool, progress: Progress, *, inside: int, most: int) -> Path:  # noqa: FBT001
+    names = Names(results.cases, pseudonyms=pseudonyms)
+    results = replace(results, grouped=all(names.value(group) == group for group in results.groups))
+    shown = chosen_cases(results, most=most)
+    means = MeanPictures(results, shown)
+    addresses, reasons = thumbnails(results, shown, means=means, progress=progress, inside=inside)
+    maps = []
+    for done, label in enumerate(results.labels, 1):
+        maps.append(label_maps(results, label))
+        progress("averaging maps", done, len(results.labels))
+    data = gallery_data(results, shown, names=names, addresses=addresses, reasons=reasons)
+    content = _content(results, shown, names=names, maps=maps, means=means) | {"data": Markup(script_json(data))}
+    text = rendered("page.html.j2", content, package="camscope.report", script=_SCRIPT.read_text("utf-8"))
+    path = results.folder / PAGE
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "replace")))
+    return path
+
+
+def _content(
+    results: Results, shown: Shown, *, names: Names, maps: list[LabelMaps], means: MeanPictures
+) -> dict[str, Any]:
+    """What the templates show, drawn and counted."""
+    top, slices = top_of(maps), areas(results)
+    said = {answer.label: answer for answer in answers(results)}
+    firsts = [
+        {
+            "label": one.label,
+            "answer": said.get(one.label),
+            "auc": interval(vars(slices[one.label][0].auc)),
+            "picture": Markup(means.shown(one, top=top)),
+            "mean": one.whole,
+            "of": one.of,
+            "pictures": means.count(one.label),
+            "outcomes": outcomes(results, one.label),
+        }
+        for one in maps
+    ]
+    paragraphs, references = methods_text(results)
+    statuses = dict(results.rows.group_by("status").len().rows())
+    return {
+        "labels": results.labels,
+        "firsts": firsts,
+        "audit": results.audit,
+        "warnings": results.warnings,
+        "counts": {
+            "patients": number_of(results.cases, "patient"),
+            "images": len(results.cases),
+            "maps": statuses.get(OK, 0),
+            "failed": statuses.get(FAILED, 0),
+            "rows": len(results.rows),
+        },
+        "top": top,
+        "scale": Markup(scale_address()),
+        "meanings": MEANINGS,
+        "region_words": region_words,
+        "flow": flow(results, names),
+        "make_up": make_up(results),
+        "groups": results.groups,
+        "group_names": results.file.cohort.group,
+        "asked": results.file.explain.when,
+        "methods": results.methods,
+        "pairs": agreement_of_methods(results) if results.methods[1:] else [],
+        "drawn": _figures(results, maps, slices, top=top),
+        "limitations": limitations(results),
+        "paragraphs": paragraphs,
+        "references": references,
+        "record": record_rows(results, pseudonyms=names.pseudonyms),
+        "pseudonyms": names.pseudonyms,
+        "shown": names.value,
+        "part": shown.sentence,
+        "sampled": sampled(results),
+    }
+
+
+def _figures(
+    results: Results, maps: list[LabelMaps], slices: Mapping[str, Sequence[Slice]], *, top: float
+) -> dict[str, list[Drawn]]:
+    """The figures of each section; sections without data have none."""
+    audited: dict[str, Any] = {} if results.audit is None else results.audit["labels"]
+    delta = 0.0 if results.audit is None else float(results.audit["settings"]["delta"])
+    cues: dict[str, dict[str, Any]] = {}
+    for label, found in audited.items():
+        for cue, one in found["alignment"].items():
+            cues.setdefault(cue, {})[label] = one
+    made: dict[str, Iterable[Drawn | None]] = {
+        "auc": [auc_figure(label, slices[label], name=f"auc{n}") for n, label in enumerate(results.labels)],
+        "maps": [outcome_figure(one, top=top, name=f"map{n}") for n, one in enumerate(maps)],
+        "clusters": [cluster_figure(one, top=top, name=f"cluster{n}") for n, one in enumerate(maps)],
+        "enrichment": [
+            enrichment_figure(label, one, name=f"heat{n}") for n, (label, one) in enumerate(audited.items())
+        ],
+        "effects": [
+            effect_figure(label, one, delta=delta, name=f"effect{n}") for n, (label, one) in enumerate(audited.items())
+        ],
+        "alignment": [alignment_figure(cue, found, name=f"cue{n}") for n, (cue, found) in enumerate(cues.items())],
+        "mass": [
+            mass_figure(label, results.of(label), results.regions, name=f"mass{n}")
+            for n, label in enumerate(results.labels)
+        ],
+    }
+    return {
+        section: [Drawn(d.title, Markup(d.svg), d.columns, d.rows) for d in drawn if d is not None]
+        for section, drawn in made.items()
+    }

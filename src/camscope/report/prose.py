@@ -1,0 +1,285 @@
+"""The texts of a report: limitations, a methods section, its references; all with the study's own numbers."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import polars as pl
+
+from camscope.cohort.store import FAILED, OK
+from camscope.methods import METHODS
+from camscope.methods.registry import NETWORK_METHODS
+from camscope.page.words import number
+from camscope.report.results import Results
+from camscope.report.tables import number_of
+from camscope.report.words import region_words
+
+_FEW_PATIENTS = 100
+
+_REFERENCES = {
+    "reset": "Adebayo et al. Sanity checks for saliency maps. NeurIPS 2018. arXiv:1810.03292",
+    "border": "Sun et al. Right for the wrong reason: can interpretable ML techniques detect spurious correlations? "
+    "MICCAI 2023. doi:10.1007/978-3-031-43895-0_40",
+    "auc": "Obuchowski. Nonparametric analysis of clustered ROC curve data. Biometrics 1997;53:567-578",
+    "bootstrap": "Field, Welsh. Bootstrapping clustered data. Journal of the Royal Statistical Society B "
+    "2007;69:369-390",
+    "bca": "Efron. Better bootstrap confidence intervals. Journal of the American Statistical Association "
+    "1987;82:171-185",
+    "flip": "Phipson, Smyth. Permutation p-values should never be zero. Statistical Applications in Genetics and "
+    "Molecular Biology 2010;9:39",
+    "holm": "Holm. A simple sequentially rejective multiple test procedure. Scandinavian Journal of "
+    "Statistics 1979;6:65-70",
+    "tost": "Schuirmann. A comparison of the two one-sided tests procedure and the power approach for assessing the "
+    "equivalence of average bioavailability. Journal of Pharmacokinetics and Biopharmaceutics 1987;15:657-680",
+}
+
+
+def limitations(results: Results) -> list[str]:
+    """What this study cannot say, from its own numbers."""
+    patients = number_of(results.cases, "patient")
+    return [
+        *_of_evidence(results),
+        *_of_cohort(results, patients),
+        *(_of_audit(results) if results.audit is not None else ()),
+        *(_of_edits() if results.audit is not None else ()),
+        (
+            "The results hold for these models on this cohort. Another hospital, scanner or case mix may show "
+            "other shortcuts."
+        ),
+    ]
+
+
+def _of_edits() -> Iterator[str]:
+    yield (
+        "The pictures that an intervention makes are edited: a model may answer to the edit itself. Shams, donor "
+        "patches of the same group and a second way to fill the region guard against that, and do not exclude it."
+    )
+
+
+def _of_evidence(results: Results) -> Iterator[str]:
+    if results.audit is None:
+        yield (
+            "There is no audit: maps show where a score's evidence lies by one method's arithmetic, "
+            "not what the score depends on."
+        )
+    else:
+        yield (
+            "Heat alone never makes a verdict: maps of models that know nothing can favour the border, and maps of "
+            "models that depend on a cue can leave it dark."
+        )
+    asked = results.file.explain.when
+    if asked != "all":
+        which = "present" if asked == "present" else "predicted"
+        yield (
+            f"Maps were made only where the label is {which}; what the models look at elsewhere is not on this page "
+            '(when = "all" in the study file makes these maps too).'
+        )
+
+
+def _of_cohort(results: Results, patients: int) -> Iterator[str]:
+    if patients < _FEW_PATIENTS:
+        yield (
+            f"{patients} patients are few: intervals are wide, small effects stay hidden, and absence of an effect "
+            "can seldom be shown."
+        )
+    failed = len(results.rows.filter(pl.col("status") == FAILED))
+    if failed:
+        yield f"{failed} of {len(results.rows)} rows failed; the gallery shows them with their reasons."
+    if not results.file.cohort.patient:
+        yield "The study file names no patient column: each image counts as a patient, and intervals may be too narrow."
+    if _lost_level(results):
+        yield (
+            f"The maps of {', '.join(_lost_level(results))} are contrasts without a level (a layer norm follows the "
+            "pooling): something always glows, also where nothing supports the label."
+        )
+
+
+def sampled(results: Results) -> list[str]:
+    """Labels of whose cases not all were changed in the audit, with the numbers."""
+    labels = {} if results.audit is None else results.audit["labels"]
+    return [
+        f"{label} {found['drawn']:,} of {found['cases']:,}"
+        for label, found in labels.items()
+        if found.get("drawn", found["cases"]) < found["cases"]
+    ]
+
+
+def _lost_level(results: Results) -> list[str]:
+    labels = {} if results.audit is None else results.audit["labels"]
+    lost = {label: one["self_test"]["level_lost"] for label, one in labels.items()}
+    return [label for label, value in lost.items() if value is not None and value < 1e-2]
+
+
+def _of_audit(results: Results) -> Iterator[str]:
+    labels = (results.audit or {})["labels"]
+    if some := sampled(results):
+        yield (
+            f"Not every case was changed, and clusters were looked for among those that were: {'; '.join(some)}. "
+            "A region that few cases have was tested on those of them that were drawn."
+        )
+    regions = [(label, region, one) for label, found in labels.items() for region, one in found["regions"].items()]
+    open_ones = [one for _, _, one in regions if one["verdict"] == "NOT SHOWN"]
+    if open_ones:
+        deltas = [e["smallest_delta"] for one in open_ones for e in one["effects"] if e["test"] != "insert"]
+        worst = max((d for d in deltas if d is not None), default=None)
+        yield (
+            f"{len(open_ones)} of {len(regions)} verdicts are NOT SHOWN. This is no all-clear: effects up to "
+            f"{number(worst)} SD of the logit are not ruled out in the least certain of them."
+        )
+    untested = [
+        f"{label}, {region_words(region)}" for label, region, one in regions if one["verdict"] == "NOT TESTABLE"
+    ]
+    if untested:
+        yield f"Not testable in this cohort: {'; '.join(untested)}."
+    edited = sorted({cue for found in labels.values() for cue, one in found["alignment"].items() if one["edited"]})
+    if edited:
+        yield f"The alignment of {', '.join(edited)} was completed with edited pictures."
+    yield (
+        "Only the regions named in the study file were tested; a shortcut that nobody named, or that has no "
+        "place in the "
+        "picture (such as its noise or its brightness), stays unseen."
+    )
+
+
+def methods_text(results: Results) -> tuple[list[str], list[str]]:
+    """A methods section that can be pasted into a paper: its paragraphs and its references, numbered from 1."""
+    cited = _Cited()
+    paragraphs = [_on_cohort(results), _on_maps(results, cited), _on_scores(cited)]
+    if results.audit is not None:
+        paragraphs.append(_on_audit(results, results.audit["settings"], cited))
+    versions = results.record.get("versions", {})
+    made = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "camscope")
+    paragraphs.append(f"The analysis was made with camscope {versions.get('camscope', '')} ({made}).")
+    return paragraphs, cited.listed
+
+
+class _Cited:
+    """References in the order in which they are cited."""
+
+    def __init__(self) -> None:
+        self.listed: list[str] = []
+
+    def __call__(self, *references: str) -> str:
+        for reference in references:
+            if reference not in self.listed:
+                self.listed.append(reference)
+        return f"[{', '.join(str(self.listed.index(reference) + 1) for reference in references)}]"
+
+
+def _on_cohort(results: Results) -> str:
+    cases = results.cases
+    groups = [f"{group} {len(cases.filter(pl.col('group') == group))}" for group in results.groups]
+    by_group = f" ({', '.join(groups)})" if groups else ""
+    positives = []
+    for label in results.labels:
+        own = results.first.filter((pl.col("label") == label) & pl.col("truth"))
+        positives.append(f"{label} {len(own)} in {number_of(own, 'patient')} patients")
+    return (
+        f"The cohort had {number_of(cases, 'patient')} patients with {len(cases)} images{by_group}. "
+        f"Images with the label: {'; '.join(positives)}. Each label had its own classification score."
+    )
+
+
+def _on_maps(results: Results, cited: _Cited) -> str:
+    explain, rows = results.file.explain, results.rows.filter(pl.col("status") == OK)
+    kinds: dict[str, list[str]] = {}
+    columns = ["layer", "grid_height", "grid_width"]
+    for label, layer, height, width in rows.select("label", *columns).unique(maintain_order=True).iter_rows():
+        kinds.setdefault(f"layer {layer}, {height} × {width} cells", []).append(label)
+    layers = "; ".join(f"{', '.join(labels)}: {kind}" for kind, labels in kinds.items())
+    if len(kinds) == 1:
+        layers = next(iter(kinds))
+    named = " and ".join(f"{method} {cited(_reference(method))}" for method in explain.methods)
+    asked = {
+        "present": "where the label was present",
+        "predicted": "where the label was predicted",
+        "all": "for every image",
+    }
+    return (
+        f"Maps were made with {named} for the logit of each label {asked[explain.when]} ({len(rows)} maps; {layers}). "
+        "All statistics of maps were taken on the layer's own grid. Enrichment is the share of a map's positive sum "
+        "inside a region divided by the region's share of the area that the network saw."
+    )
+
+
+def _on_scores(cited: _Cited) -> str:
+    return (
+        "Images of one patient are not independent; all intervals and tests treat the patient as the unit. "
+        "Areas under "
+        f"the ROC curve have 95 % intervals for clustered data on the logit scale {cited(_REFERENCES['auc'])}."
+    )
+
+
+def _on_audit(results: Results, settings: dict[str, Any], cited: _Cited) -> str:
+    section = results.file.audit
+    named = [] if section is None else [(section.disease, "where the disease is"), (section.shortcuts, "shortcuts")]
+    regions = " and ".join(f"{'; '.join(map(region_words, some))} ({role})" for some, role in named if some)
+    sentences = [
+        f"Reliance on {regions or 'regions'} was tested by intervention, since heat alone neither convicts nor clears",
+        f"{cited(_REFERENCES['border'])}. A region was removed by two fill-ins, or, where it was too large for a sham",
+        "of equal area, exchanged for that of other patients of the same group, and the change of the logit was",
+        "compared with that of a sham; effects are in standard deviations of the logit over patient means within the",
+        "stratum of the label. Intervals are expanded BCa bootstrap intervals over patients",
+        f"({settings['replicates']} replicates, seed {settings['seed']})",
+        f"{cited(_REFERENCES['bca'], _REFERENCES['bootstrap'])}; p-values are from sign-flip permutations of patient",
+        f"means {cited(_REFERENCES['flip'])}, adjusted by Holm's method over all labels, regions and strata",
+        f"{cited(_REFERENCES['holm'])}. A model was said to rely on a region when the whole interval lay beyond",
+        f"±{settings['delta']:g} SD, the adjusted p was below {settings['level']:g}, the fill-ins agreed, and, for a",
+        "cue, the reliance index (AUC where it agrees with the label less AUC where it disagrees) was above 0.05 with",
+        "its whole interval; absence of an effect was shown by two one-sided tests against the same",
+        f"±{settings['delta']:g} SD {cited(_REFERENCES['tost'])}. Strata of fewer than {settings['fewest_patients']}",
+        "patients were not tested. Heat was compared with that of the same architecture with random weights",
+        f"{cited(_REFERENCES['reset'])} and with random combinations of the trained network's channels.",
+    ]
+    if sampled(results):
+        sentences.append(
+            f"Not all cases were changed ({'; '.join(sampled(results))}): patients were drawn at random, in turn "
+            "from those with and without the label and each cue. Scores and heat are those of all cases."
+        )
+    return " ".join(sentences)
+
+
+def _reference(method: str) -> str:
+    """The paper of a method, from its documentation."""
+    function = METHODS.get(method) or NETWORK_METHODS.get(method)
+    found = re.search(r"Reference:\s+(.+?)(?:\n\s*\n|\n\s*>>>|\Z)", inspect.getdoc(function) or "", re.DOTALL)
+    return " ".join(found[1].split()) if found else f"The method {method} of camscope"
+
+
+def record_rows(results: Results, *, pseudonyms: bool) -> Sequence[tuple[str, str]]:
+    """The reproducibility record: what one needs to make the same page again."""
+    record, run = results.record, results.record.get("run", {})
+    rows = [
+        ("Fingerprint of study file and table", str(record.get("plan"))),
+        ("Schema of the rows", str(record.get("schema_version"))),
+        ("Engine, device", f"{run.get('engine')}, {run.get('device')}"),
+        ("Seed of the run, batch size", f"{run.get('seed')}, {run.get('batch_size')}"),
+        ("Methods, maps", f"{', '.join(results.methods)}; when = {results.file.explain.when}"),
+        (
+            "Display of the overlays",
+            f"{results.file.explain.scale}, {results.file.explain.cmap}, {results.file.explain.opacity:g}",
+        ),
+    ]
+    if not pseudonyms:
+        rows.insert(0, ("Study file", str(record.get("study_file"))))
+    if results.audit is not None:
+        settings = results.audit["settings"]
+        said = ", ".join(f"{name} {value}" for name, value in settings.items())
+        rows += [("Audit", said), ("Inputs through the models in the audit", str(results.audit["forwards"]))]
+    rows += [(f"Version of {name}", str(version)) for name, version in record.get("versions", {}).items()]
+    for label, model in record.get("models", {}).items():
+        prepared = model.get("preprocess") or {}
+        size = " × ".join(map(str, prepared.get("input_size") or ()))
+        rows.append(
+            (
+                f"Model of {label}",
+                (
+                    f"{model.get('name')} ({model.get('spec')}), class {model.get('class')}, input {size}, "
+                    f"{prepared.get('fit')}; SHA-256 of the weights {model.get('weights_sha256')}"
+                ),
+            )
+        )
+    return rows

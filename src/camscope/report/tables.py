@@ -1,0 +1,161 @@
+"""The numbers of a report, from rows: the flow of the cohort, its make-up, and how well the scores tell the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from camscope.cohort.store import FAILED, NOT_ASKED, OK
+from camscope.report.names import Names
+from camscope.report.results import Results
+from camscope.statistics.auc import auc_interval
+from camscope.statistics.intervals import Interval
+
+_REASONS = 8
+
+
+@dataclass(frozen=True)
+class Step:
+    """One box of the flow diagram.
+
+    Attributes:
+        title: what is counted.
+        count: how many.
+        detail: how the number comes about.
+        lost: what does not go on to the next box: reason, number.
+    """
+
+    title: str
+    count: int
+    detail: str
+    lost: Sequence[tuple[str, int]] = ()
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The AUC of some cases of a label.
+
+    Attributes:
+        name: which cases.
+        cases: how many, with known truth.
+        positive: how many of them have the label.
+        patients: whose they are.
+        auc: with its interval.
+    """
+
+    name: str
+    cases: int
+    positive: int
+    patients: int
+    auc: Interval
+
+
+def number_of(table: pl.DataFrame, what: str) -> int:
+    """How many different values other than blank a column has."""
+    return table.filter(pl.col(what).fill_null("") != "")[what].n_unique()
+
+
+def flow(results: Results, names: Names) -> list[Step]:
+    """Patients, images, rows, maps; and what was lost on the way, with reasons."""
+    rows, cases = results.rows, results.cases
+    counts = dict(rows.group_by("status").len().rows())
+    failed = results.failed
+    broken = failed.group_by("case").len().filter(pl.col("len") == len(results.labels) * len(results.methods))
+    unknown = rows.select("status", "truth").filter((pl.col("status") != FAILED) & pl.col("truth").is_null())
+    per_image = f"{len(results.labels)} labels" + (f" × {len(results.methods)} methods" if results.methods[1:] else "")
+    planned = int(results.record.get("cases", len(cases)))
+    when = {"present": "where the label is present", "predicted": "where the label is predicted", "all": "everywhere"}
+    return [
+        Step("Patients", number_of(cases, "patient"), "with at least one image in the table"),
+        Step(
+            "Images",
+            len(cases),
+            "rows of the cohort table",
+            [(t, n) for t, n in (("not reached yet", planned - len(cases)), ("could not be used", len(broken))) if n],
+        ),
+        Step("Rows", len(rows), f"each image for {per_image}", _reasons(failed, names)),
+        Step(
+            "Scored rows",
+            len(rows) - len(failed),
+            "a score from the label's model",
+            [("truth unknown: left out of AUC", len(unknown))] if len(unknown) else [],
+        ),
+        Step(
+            "Maps",
+            counts.get(OK, 0),
+            f"asked for {when[results.file.explain.when]}",
+            [(f"no map asked for ({_asked(results)})", counts[NOT_ASKED])] if counts.get(NOT_ASKED) else [],
+        ),
+    ]
+
+
+def _asked(results: Results) -> str:
+    return {"present": "label not present", "predicted": "label not predicted", "all": ""}[results.file.explain.when]
+
+
+def _reasons(failed: pl.DataFrame, names: Names) -> list[tuple[str, int]]:
+    """Why rows failed, the commonest reasons first."""
+    counted: dict[str, int] = {}
+    for row in failed.select("image", "patient", "message").iter_rows(named=True):
+        text = names.text(row["message"], row) or "no reason given"
+        counted[text] = counted.get(text, 0) + 1
+    ordered = sorted(counted.items(), key=lambda item: -item[1])
+    rest = sum(number for _, number in ordered[_REASONS:])
+    return [*ordered[:_REASONS], *([("other reasons", rest)] if rest else [])]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Images and patients."""
+
+    images: int
+    patients: int
+
+
+def make_up(results: Results) -> Mapping[str, Mapping[str, Mapping[str, Cell]]]:
+    """Label -> group, and "all" -> "present", "absent", "unknown" -> images and patients."""
+    found: dict[str, dict[str, dict[str, Cell]]] = {}
+    for label in results.labels:
+        own = results.first.filter(pl.col("label") == label)
+        for name, part in _groups(results, own):
+            kinds = {"present": pl.col("truth"), "absent": ~pl.col("truth"), "unknown": pl.col("truth").is_null()}
+            found.setdefault(label, {})[name] = {
+                kind: Cell(len(some := part.filter(condition)), number_of(some, "patient"))
+                for kind, condition in kinds.items()
+            }
+    return found
+
+
+def _groups(results: Results, rows: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    yield "all", rows
+    for group in results.groups:
+        yield group, rows.filter(pl.col("group") == group)
+
+
+def areas(results: Results) -> Mapping[str, Sequence[Slice]]:
+    """Label -> AUC of all cases, of each group, and of cases with and without each cue."""
+    found = {}
+    for label in results.labels:
+        own = results.of(label).filter(pl.col("truth").is_not_null())
+        parts: list[tuple[str, pl.DataFrame]] = [("all images", own)]
+        parts += [(group, part) for group, part in _groups(results, own) if group != "all"]
+        for cue in results.file.cohort.cues:
+            column = pl.col(f"cue:{cue}")
+            parts += [(f"{cue} present", own.filter(column)), (f"{cue} absent", own.filter(~column))]
+        found[label] = [_slice(name, part) for name, part in parts]
+    return found
+
+
+def _slice(name: str, part: pl.DataFrame) -> Slice:
+    truth, patients = part["truth"].to_numpy().astype(bool), part["patient"].to_list()
+    interval = auc_interval(part["score"].to_numpy(), truth, patients=patients)
+    return Slice(name, len(part), int(truth.sum()), len(set(patients)), interval)
+
+
+def outcomes(results: Results, label: str) -> dict[str, int]:
+    """How many cases of a label are TP, FP, FN, TN."""
+    counted: dict[str, Any] = dict(results.of(label).group_by("outcome").len().rows())
+    return {name: int(counted.get(name, 0)) for name in ("TP", "FP", "FN", "TN")}

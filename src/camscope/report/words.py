@@ -1,0 +1,153 @@
+"""What a report says in words: regions, numbers, and the answer for each label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from camscope.page.words import interval, number
+from camscope.report.results import Results
+
+Tone = Literal["bad", "good", "open", "none"]
+
+_RULED_OUT = ("EQUIVALENT TO NONE", "ARTEFACT-CONSISTENT")
+MEANINGS = {
+    "RELIES": "Changing the region changes the score, beyond a sham and beyond doubt.",
+    "EQUIVALENT TO NONE": "Changing the region is shown to change the score by no more than counts as none.",
+    "NOT SHOWN": "Neither reliance nor its absence could be shown. This is not an all-clear.",
+    "SENSITIVE, OUT OF DISTRIBUTION": "The score answers when the cue is put in, but not when it is taken away.",
+    "ARTEFACT-CONSISTENT": "The maps glow there, as maps that know nothing do, and changing the region does nothing.",
+    "NOT TESTABLE": "The data do not allow a test; the sentence says why.",
+}
+"""Verdict -> what it means."""
+
+
+def region_words(name: str) -> str:
+    """A region in plain words.
+
+    >>> region_words("border:0.10"), region_words("cue:token"), region_words("mask:label")
+    ('border, outer 10 %', 'cue “token”', 'the finding itself')
+    """
+    kind, _, argument = name.partition(":")
+    if name == "mask:label":
+        return "the finding itself"
+    if kind == "border":
+        try:
+            return f"border, outer {float(argument):.0%}".replace("%", " %")
+        except ValueError:
+            return f"border {argument}"
+    known = {"mask": "mask “{}”", "cue": "cue “{}”", "outside": "outside “{}”"}
+    return known.get(kind, f"{kind} {{}}" if argument else kind).format(argument)
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What is said of one region on the first screen.
+
+    Attributes:
+        region: its name in the study file.
+        words: its name in plain words.
+        role: "disease" or "shortcut".
+        verdict: of the audit.
+        tone: how it is coloured.
+        effect: largest effect and its interval.
+        beyond: what is not ruled out.
+        reason: the audit's sentence.
+        p: adjusted.
+        patients: of the largest effect.
+    """
+
+    region: str
+    words: str
+    role: str
+    verdict: str
+    tone: Tone
+    effect: str
+    beyond: str
+    reason: str
+    p: str
+    patients: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said of one label on the first screen.
+
+    Attributes:
+        label: the label.
+        headline: the answer in a few words.
+        tone: how it is coloured.
+        sentence: of the audit, the one that carries the answer.
+        chips: every region.
+    """
+
+    label: str
+    headline: str
+    tone: Tone
+    sentence: str
+    chips: Sequence[Chip]
+
+
+def answers(results: Results) -> list[Answer]:
+    """The answer for each label that was audited."""
+    return [] if results.audit is None else [_answer(label, one) for label, one in results.audit["labels"].items()]
+
+
+def _answer(label: str, found: Mapping[str, Any]) -> Answer:
+    chips = [_chip(region, one) for region, one in found["regions"].items()]
+    headline, tone = _headline(chips)
+    carrying = [chip for chip in chips if chip.verdict == "RELIES"]
+    carrying.sort(key=lambda chip: chip.role == "disease")
+    if not carrying:
+        carrying = [chip for chip in chips if chip.role == "disease"] or chips
+    return Answer(label, headline, tone, carrying[0].reason, chips)
+
+
+def _headline(chips: Sequence[Chip]) -> tuple[str, Tone]:
+    """The answer in a few words: shortcuts first, and never more than was shown."""
+    shortcuts = [chip for chip in chips if chip.role == "shortcut"]
+    disease = [chip for chip in chips if chip.role == "disease"]
+    used = [chip.words for chip in shortcuts if chip.verdict == "RELIES"]
+    sees = any(chip.verdict == "RELIES" for chip in disease)
+    ignores = bool(disease) and all(chip.verdict in _RULED_OUT for chip in disease)
+    if used:
+        also = ", and on the disease region too" if sees else ", and not on the disease region" if ignores else ""
+        return f"Relies on a shortcut: {', '.join(used)}{also}", "bad"
+    if all(chip.verdict == "NOT TESTABLE" for chip in chips):
+        return "Could not be tested", "none"
+    open_ones = [chip.words for chip in shortcuts if chip.verdict not in _RULED_OUT]
+    if sees and not open_ones:
+        rest = "every shortcut tested is ruled out" if shortcuts else "no shortcut was tested"
+        return f"Relies on the disease region; {rest}", "good"
+    if sees:
+        return "Relies on the disease region; shortcuts are not shown, but not all are ruled out", "open"
+    if ignores:
+        return "Does not use the disease region; what it uses instead is not shown", "bad"
+    return "Neither the disease region nor a shortcut is shown to drive the score", "open"
+
+
+def _chip(region: str, one: Mapping[str, Any]) -> Chip:
+    verdict, role, effect = one["verdict"], one["role"], one["effect"]
+    tone: Tone = "open"
+    if verdict == "RELIES":
+        tone = "good" if role == "disease" else "bad"
+    elif verdict in _RULED_OUT or verdict == "NOT TESTABLE":
+        tone = "none"
+    removals = [e for e in one["effects"] if e["test"] != "insert" and e["smallest_delta"] is not None]
+    beyond = ""
+    if verdict in ("NOT SHOWN", "SENSITIVE, OUT OF DISTRIBUTION") and removals:
+        beyond = f"up to {number(max(e['smallest_delta'] for e in removals))} SD"
+    p = None if effect is None else effect["p_adjusted"]
+    return Chip(
+        region=region,
+        words=region_words(region),
+        role=role,
+        verdict=verdict,
+        tone=tone,
+        effect="" if effect is None else interval(effect["effect"]),
+        beyond=beyond,
+        reason=one["reason"],
+        p="" if p is None else "< .001" if p < 0.001 else f"{p:.3f}",
+        patients="" if effect is None else str(effect["patients"]),
+    )

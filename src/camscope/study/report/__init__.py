@@ -1,5 +1,0 @@
-"""The report of a study: one page that is read from disk."""
-
-from camscope.study.report.page import report
-
-__all__ = ["report"]

@@ -1,0 +1,203 @@
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from camscope.audit.interventions import changes, measured_changes
+from camscope.audit.measures import Settings, adjusted, alignment, effects, group_maps, hidden_and_alone, metadata
+from camscope.audit.subjects import Donors
+from camscope.audit.verdicts import judge
+
+spec = importlib.util.spec_from_file_location("audit_conftest", Path(__file__).with_name("conftest.py"))
+known = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(known)
+SETTINGS = Settings(replicates=999)
+ASKED = ("mask:label", "cue:token")
+
+
+def intervene(subjects, score, regions=ASKED, large=()):
+    mean = np.mean([s.x for s in subjects], 0)
+    donors = Donors(subjects, seed=0)
+    return measured_changes(subjects, regions, score=score, donors=donors, mean=mean, large=large, seed=0)
+
+
+def verdicts(subjects, score, regions=ASKED, large=()):
+    rows = known.rows_of(subjects, score)
+    found, _ = intervene(subjects, score, regions, large)
+    effects_ = adjusted({"L": effects(rows, found, settings=SETTINGS)})["L"]
+    removals = [c for c in found if (c.region, c.test) == ("cue:token", "remove")]
+    aligned, _ = alignment(rows, "token", removals, settings=SETTINGS)
+    return {
+        name: judge(
+            "L",
+            name,
+            "disease" if name == "mask:label" else "shortcut",
+            effects=effects_.get(name, ()),
+            heat=None,
+            alignment=aligned if name == "cue:token" else None,
+            untestable="nothing",
+            delta=0.1,
+        )
+        for name in regions
+    }
+
+
+def test_a_model_of_the_cue_relies_on_the_cue_alone(subjects):
+    found = verdicts(subjects, known.mean_of("cue:token"))
+    assert found["cue:token"].verdict == "RELIES"
+    assert "a shortcut" in found["cue:token"].reason
+    assert "1.00 where the cue agrees with the label and 0.00 where it disagrees" in found["cue:token"].reason
+    assert found["mask:label"].verdict == "EQUIVALENT TO NONE"
+
+
+def test_a_model_of_the_lesion_relies_on_the_lesion_alone(subjects):
+    found = verdicts(subjects, known.mean_of("mask:label"))
+    assert found["mask:label"].verdict == "RELIES"
+    assert "where the disease is" in found["mask:label"].reason
+    assert found["cue:token"].verdict in ("EQUIVALENT TO NONE", "NOT SHOWN")
+
+
+def test_a_small_use_of_a_cue_is_not_reliance(subjects):
+    score = known.mean_of("mask:label", "cue:token", weights=[1.0, 0.02])
+    assert verdicts(subjects, score)["cue:token"].verdict != "RELIES"
+
+
+def test_a_frame_is_exchanged_for_that_of_the_other_label():
+    def carries(truth, draw):
+        return draw.random() < (0.95 if truth else 0.05)
+
+    subjects = known.make_subjects(carries=carries)
+    score = known.mean_of("cue:token")
+    found = verdicts(subjects, score, ("border:0.25",), large=("border:0.25",))
+    assert found["border:0.25"].verdict == "RELIES"
+    assert "exchanging" in found["border:0.25"].reason
+    lesion = verdicts(subjects, known.mean_of("mask:label"), ("border:0.25",), large=("border:0.25",))
+    assert lesion["border:0.25"].verdict == "EQUIVALENT TO NONE"
+
+
+def test_too_few_patients_are_not_tested():
+    found = verdicts(known.make_subjects(6), known.mean_of("cue:token"))
+    assert {one.verdict for one in found.values()} == {"NOT TESTABLE"}
+
+
+def test_changes_touch_the_region_and_nothing_else(subjects):
+    donors, mean = Donors(subjects, seed=0), np.zeros((1, known.SIDE, known.SIDE), np.float32)
+    subject = next(s for s in subjects if s.truth and "cue:token" in s.masks)
+    given = {"donors": donors, "mean": mean, "large": (), "fill_ins": ("impute", "donor"), "seed": 0}
+    seen = set()
+    for name, edit in changes(subject, ASKED, **given):
+        mask = subject.masks[name]
+        inside = mask if edit.test != "only" else ~mask
+        assert np.array_equal(edit.region[0][~inside], subject.x[0][~inside])
+        assert not np.array_equal(edit.region, subject.x)
+        if edit.sham is not None:
+            moved = (edit.sham != subject.x)[0]
+            assert 0 < moved.sum() <= mask.sum()
+            assert not (moved & subject.forbidden).any()
+        seen.add((name, edit.test, edit.fill_in))
+    assert {("mask:label", "remove", "impute"), ("cue:token", "remove", "donor"), ("cue:token", "only", "mean")} <= seen
+
+
+def test_a_cue_is_inserted_where_it_is_not(subjects):
+    found, _ = intervene(subjects, known.mean_of("cue:token"), ("cue:token",))
+    inserted = [c for c in found if c.test == "insert"]
+    carriers = {s.case.number for s in subjects if "cue:token" in s.masks}
+    assert inserted
+    assert not {c.case for c in inserted} & carriers
+    assert np.mean([c.region_logit - c.sham_logit for c in inserted]) == pytest.approx(1, abs=0.1)
+
+
+def test_forwards_are_as_many_as_the_budget_says(subjects):
+    counted = []
+
+    def score(inputs):
+        counted.append(len(inputs))
+        return known.mean_of("cue:token")(inputs)
+
+    regions = ("mask:label", "cue:token", "border:0.25")
+    _, forwards = intervene(subjects, score, regions, large=("border:0.25",))
+    assert forwards == sum(counted)
+    fill_ins = 2
+    assert forwards <= len(subjects) * len(regions) * (2 * fill_ins + 1)
+    assert max(counted) <= 66
+
+
+def test_a_donor_patient_lends_to_one_patient_of_the_same_view(subjects):
+    viewed = [
+        dataclasses.replace(s, case=dataclasses.replace(s.case, group=("AP" if s.case.number % 2 else "PA",)))
+        for s in subjects
+    ]
+    donors = Donors(viewed, seed=0)
+    pairs = set()
+    for subject in viewed:
+        one = donors.pick(subject, lambda other: other.truth, role="a")
+        if one is not None:
+            assert one.truth
+            assert one.case.patient != subject.case.patient
+            assert one.case.group == subject.case.group
+            pairs.add((subject.case.group, subject.case.patient, one.case.patient))
+    for place in (1, 2):
+        assert len({(pair[0], pair[place]) for pair in pairs}) == len(pairs), "one lends to one"
+    assert len(pairs) == 2 * 20, "as many as there are patients with the label, in each view"
+    assert donors.pick(viewed[0], lambda other: False, role="b") is None
+
+
+def test_alignment_by_removal_where_cells_are_empty():
+    subjects = known.make_subjects(carries=lambda truth, draw: True)
+    score = known.mean_of("cue:token", "mask:label", weights=[2.0, 0.1])
+    rows = known.rows_of(subjects, score)
+    found, _ = intervene(subjects, score)
+    removals = [c for c in found if (c.region, c.test) == ("cue:token", "remove")]
+    assert {c.fill_in for c in removals} == {"impute", "blur"}, "nobody can lend a place without the token"
+    aligned, why = alignment(rows, "token", removals, settings=SETTINGS)
+    assert why == ""
+    assert aligned.edited
+    assert aligned.aligned.estimate == 1
+    assert aligned.anti.estimate == 0
+    assert aligned.reliance.low > 0.5
+
+
+def test_alignment_without_cells_says_what_is_missing():
+    subjects = known.make_subjects(carries=lambda truth, draw: False)
+    rows = known.rows_of(subjects, known.mean_of("mask:label"))
+    found, why = alignment(rows, "token", [], settings=SETTINGS)
+    assert found is None
+    assert why == "only 0 patients carry the cue on one side of the label, and 8 are needed"
+
+
+def test_a_hidden_lesion_leaves_nothing_to_tell_by(subjects):
+    score = known.mean_of("border:0.25", "cue:token", weights=[0.0, 1.0])
+    rows = known.rows_of(subjects, score)
+    found, _ = intervene(subjects, score, ("border:0.25",), large=("border:0.25",))
+    shown = hidden_and_alone(rows, found)
+    assert set(shown["border:0.25"]) == {"alone"}
+    assert 0 <= shown["border:0.25"]["alone"].estimate <= 1
+
+
+def test_metadata_that_the_score_tells(subjects):
+    rows = known.rows_of(subjects, known.mean_of("cue:token"))
+    rows = rows.with_columns(rows["cue:token"].cast(int).cast(str).alias("stratum:site"))
+    found = metadata(rows, ["stratum:site"])["stratum:site"]["0"]
+    assert found["present"].estimate == 0
+    assert found["absent"].high < 0.5
+
+
+def test_where_the_maps_of_two_views_differ():
+    draw = np.random.default_rng(0)
+    grids, groups, patients = [], [], []
+    for number in range(80):
+        grid = draw.random((4, 4)) + 0.5
+        grid[0, 0] += 3 * (number % 2)
+        grids.append(grid.ravel().tolist())
+        groups.append("AP" if number % 2 else "PA")
+        patients.append(f"P{number // 2}")
+    rows = pl.DataFrame({"grid": grids, "group": groups, "patient": patients}).with_columns(grid_height=4, grid_width=4)
+    found = group_maps(rows, settings=SETTINGS)
+    assert found["patients"] == 40
+    assert found["p"][0, 0] < 0.05
+    flat = rows.with_columns(pl.Series("grid", draw.random((80, 16)).tolist()))
+    assert group_maps(flat, settings=SETTINGS)["smallest_p"] > 0.05
+    assert "reason" in group_maps(rows.filter(pl.col("group") == "AP"), settings=SETTINGS)
