@@ -29,8 +29,8 @@ from camscope.study.run import run
 from camscope.study.study import Study
 from camscope.training.dataset import read_dataset
 from camscope.training.fit import train
+from camscope.training.init_model import Start
 from camscope.training.settings import Settings
-from camscope.training.start import Start
 
 BORDER = ("border:0.1",)
 ARMS = {

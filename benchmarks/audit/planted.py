@@ -28,7 +28,7 @@ from torch import nn
 import camscope as cs
 from camscope.audit.interventions import LARGE, measured_changes
 from camscope.audit.measures import Settings, adjusted, alignment, effects
-from camscope.audit.subjects import Donors, Subject
+from camscope.audit.samples import PatchDonors, Subject
 from camscope.audit.verdicts import judge
 from camscope.cohort.case import Case
 from camscope.cohort.regions import Scene, cell_shares, evidence, region, seen_shares
@@ -165,7 +165,13 @@ def audited(net, cue, patients, seed):
     regions = ("mask:label", *(SHORTCUTS if cue else SHORTCUTS[1:]))
     large = [r for r in regions if np.mean([s.masks[r].mean() for s in subjects if r in s.masks]) > LARGE]
     changes, _ = measured_changes(
-        subjects, regions, score=score, donors=Donors(subjects, seed=seed), mean=inputs.mean(0), large=large, seed=seed
+        subjects,
+        regions,
+        score=score,
+        donors=PatchDonors(subjects, seed=seed),
+        mean=inputs.mean(0),
+        large=large,
+        seed=seed,
     )
     found = adjusted({"disease": effects(rows, changes, settings=SETTINGS)})["disease"]
     verdicts = {}

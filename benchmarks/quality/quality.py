@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-from camscope.evaluation.contestants import chosen_methods
+from camscope.evaluation.candidates import chosen_methods
 from camscope.evaluation.data import Data, read_data
 from camscope.evaluation.page import evaluated
 from camscope.evaluation.plan import Plan
 from camscope.evaluation.rows import FEW, chosen_metrics
 from camscope.evaluation.run import evaluate
-from camscope.evaluation.words import KINDS, arrow, cell_of, measured, of_kind, sentences
+from camscope.evaluation.summary_text import KINDS, arrow, cell_of, measured, of_kind, sentences
 from camscope.models.loading import load
 from camscope.models.model import Model
 from camscope.page.words import interval, number

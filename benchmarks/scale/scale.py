@@ -96,7 +96,7 @@ def timed(spent: dict[str, float]) -> Iterator[None]:
     """Add up the CPU seconds of each step; steps run in threads, so that their walls overlap."""
     from unittest import mock
 
-    from camscope.explanation.batch import Pass
+    from camscope.explanation.batch import BatchExplainer
     from camscope.models.preprocess import Preprocess
     from camscope.study import explainer
 
@@ -110,13 +110,13 @@ def timed(spent: dict[str, float]) -> Iterator[None]:
 
         return run
 
-    over = Pass.over.__func__  # type: ignore[attr-defined]
+    over = BatchExplainer.over.__func__  # type: ignore[attr-defined]
     with (
         mock.patch.object(explainer, "fetch", clocked("read", explainer.fetch)),
         mock.patch.object(explainer, "decode", clocked("decode", explainer.decode)),
         mock.patch.object(Preprocess, "__call__", clocked("prepare", Preprocess.__call__)),
-        mock.patch.object(Pass, "over", classmethod(clocked("forward", over))),
-        mock.patch.object(Pass, "maps", clocked("map", Pass.maps)),
+        mock.patch.object(BatchExplainer, "over", classmethod(clocked("forward", over))),
+        mock.patch.object(BatchExplainer, "maps", clocked("map", BatchExplainer.maps)),
         mock.patch.object(explainer, "measured", clocked("measure", explainer.measured)),
         mock.patch.object(explainer, "drawn", clocked("draw", explainer.drawn)),
         mock.patch.object(explainer, "write_atomically", clocked("encode and write", explainer.write_atomically)),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from camscope.evaluation.contestants import chosen_methods
+from camscope.evaluation.candidates import chosen_methods
 from camscope.evaluation.data import read_data
 from camscope.evaluation.page import evaluated
 from camscope.evaluation.plan import Plan

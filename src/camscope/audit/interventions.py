@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from camscope.audit.subjects import Array, Donors, Subject, is_drawn
+from camscope.audit.samples import Array, PatchDonors, Subject, is_drawn
 from camscope.cohort.fill_ins import FILL_INS, sham
 from camscope.cohort.regions import Mask
 
@@ -57,7 +57,7 @@ def changes(
     subject: Subject,
     regions: Sequence[str],
     *,
-    donors: Donors,
+    donors: PatchDonors,
     mean: Array,
     large: Sequence[str],
     fill_ins: Sequence[str],
@@ -98,7 +98,7 @@ def changes(
 
 
 def _removed(
-    subject: Subject, name: str, *, mask: Mask, donors: Donors, fill_ins: Sequence[str], given: Mapping[str, Any]
+    subject: Subject, name: str, *, mask: Mask, donors: PatchDonors, fill_ins: Sequence[str], given: Mapping[str, Any]
 ) -> Iterator[_Edit]:
     """The region filled in, and a sham of its shape filled in alike."""
     place = sham(mask, subject.forbidden, seed=given["seed"] + 1000 * subject.case.number)
@@ -116,7 +116,7 @@ def _removed(
         yield _Edit("remove", fill, region, other)
 
 
-def _exchanged(subject: Subject, mask: Mask, *, donors: Donors, turns: int) -> Iterator[_Edit]:
+def _exchanged(subject: Subject, mask: Mask, *, donors: PatchDonors, turns: int) -> Iterator[_Edit]:
     """The region of another patient of the other truth, and as a sham that of one of the same truth."""
     for turn in range(turns):
         other = donors.pick(subject, lambda one: one.truth != subject.truth, role=("other", subject.truth), turn=turn)
@@ -129,7 +129,7 @@ def _exchanged(subject: Subject, mask: Mask, *, donors: Donors, turns: int) -> I
         yield _Edit("exchange", f"donor {turn + 1}", region, sham_)
 
 
-def _inserted(subject: Subject, name: str, donors: Donors) -> Iterator[_Edit]:
+def _inserted(subject: Subject, name: str, donors: PatchDonors) -> Iterator[_Edit]:
     """The cue of another patient put in, and as a sham the same place of one without it."""
     carrier = donors.pick(subject, lambda other: name in other.masks, role=("insert", name, subject.truth))
     free = donors.pick(subject, lambda other: name not in other.masks, role=("insert nothing", name, subject.truth))
@@ -149,7 +149,7 @@ def measured_changes(
     regions: Sequence[str],
     *,
     score: Score,
-    donors: Donors,
+    donors: PatchDonors,
     mean: Array,
     large: Sequence[str],
     seed: int,

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from camscope.audit.heat import Explained, Nulls, nulls
 from camscope.audit.interventions import LARGE, Change, Score, measured_changes
+from camscope.audit.null_maps import Explained, Nulls, nulls
+from camscope.audit.samples import Array, PatchDonors, Subject, subjects
 from camscope.audit.selftest import SelfTest, self_test
-from camscope.audit.subjects import Array, Donors, Subject, subjects
 from camscope.cohort.case import Case
 from camscope.cohort.fill_ins import sham
 from camscope.cohort.store import OK
@@ -103,7 +103,7 @@ def measure(
         _counted(everyone, len(numbers), f"intervening on {label}", progress),
         regions,
         score=_score(model, index, layer=test.layer, engine=resolve(engine, None, device=device_of(model))),
-        donors=Donors(pool, seed=section.seed),
+        donors=PatchDonors(pool, seed=section.seed),
         mean=_mean(pool),
         large=large,
         fill_ins=section.fill_ins,

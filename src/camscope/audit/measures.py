@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from camscope.audit.heat import Nulls
 from camscope.audit.interventions import Change
+from camscope.audit.null_maps import Nulls
 from camscope.audit.verdicts import Alignment, Effect, Heat
 from camscope.statistics.auc import Scored, auc_difference, auc_interval
 from camscope.statistics.hypotheses import holm, max_statistic, patient_means, sign_flip, tost

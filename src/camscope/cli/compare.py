@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from camscope.cli.model_loading import load_noted
 from camscope.cli.model_options import with_model_options
-from camscope.cli.noted import load_noted
 from camscope.cli.options import MODELS, Device, Engine, Out, Seed, Weights, pairs, prepare, progress
 
 if TYPE_CHECKING:

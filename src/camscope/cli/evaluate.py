@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from camscope.cli.model_loading import load_noted
 from camscope.cli.model_options import with_model_options
-from camscope.cli.noted import load_noted
 from camscope.cli.options import BatchSize, Device, Engine, ModelName, Out, Seed, Weights, pairs, prepare, progress
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ def evaluate(
 
     Example: camscope evaluate -m timm:resnet50 --data birds.csv --boxes box --methods gradcam,layercam --out results
     """
-    from camscope.evaluation.contestants import chosen_methods
+    from camscope.evaluation.baselines import MAPLESS
+    from camscope.evaluation.candidates import chosen_methods
     from camscope.evaluation.data import read_data
-    from camscope.evaluation.nulls import MAPLESS
     from camscope.evaluation.page import evaluated
     from camscope.evaluation.plan import Plan
     from camscope.evaluation.rows import chosen_metrics
@@ -119,6 +119,6 @@ def _run(plan: Plan, out: Path) -> int:
 
 def _told(content: dict[str, Any], out: Path) -> str:
     """The table in the terminal: one line a method, the headline metrics."""
-    from camscope.evaluation.words import headline_table
+    from camscope.evaluation.summary_text import headline_table
 
     return "\n".join([*headline_table(content["table"]), f"{out / 'evaluation.html'}"])

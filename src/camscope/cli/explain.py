@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from camscope.ahead import ahead
+from camscope.cli.model_loading import load_noted
 from camscope.cli.model_options import with_model_options
-from camscope.cli.noted import load_noted
 from camscope.cli.options import (
     BatchSize,
     Device,
@@ -30,6 +29,7 @@ from camscope.cli.options import (
 )
 from camscope.errors import SettingError
 from camscope.naming import file_name
+from camscope.prefetch import prefetch
 
 if TYPE_CHECKING:
     from camscope.explanation import Explanation
@@ -127,7 +127,7 @@ def explain(
 
         last, done = "", 0
         writers = stack.enter_context(ThreadPoolExecutor(_WRITERS))
-        for e, place in ahead(writers, save, explanations, depth=batch_size):
+        for e, place in prefetch(writers, save, explanations, depth=batch_size):
             _say(e, place, as_json=as_json)
             last, done = e.source, done + (e.source != last)
             bar.update(task, completed=done + len(failed))

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from camscope.cli.model_loading import load_noted
 from camscope.cli.model_options import with_model_options
-from camscope.cli.noted import load_noted
 from camscope.cli.options import BatchSize, Device, Labels, Out, Seed, Weights, class_names, prepare, progress, steps
 from camscope.errors import SettingError
 
@@ -50,7 +50,7 @@ def failures(
     """
     from camscope.files import claim
     from camscope.training.dataset import SPLITS, read_dataset
-    from camscope.training.judging import of_split, predict
+    from camscope.training.evaluate import of_split, predict
     from camscope.training.report import report
     from camscope.training.splits import FILE
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from camscope.cli.model_loading import load_noted
 from camscope.cli.model_options import with_model_options
-from camscope.cli.noted import load_noted
 from camscope.cli.options import Device, Engine, ModelName, Out, Seed, Weights, pairs, prepare
 
 
@@ -37,8 +37,8 @@ def layers(
 
     Example: camscope layers cat.jpg --model torchvision:vgg16 --out sheet
     """
+    from camscope.explanation.figures import stages_sheet, steps_sheet
     from camscope.explanation.method_lookup import check_settings
-    from camscope.explanation.sheets import stages_sheet, steps_sheet
     from camscope.files import MAPS, claim, write_atomically
     from camscope.images import read
 

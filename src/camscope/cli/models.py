@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from camscope.cli.model_loading import load_noted
 from camscope.cli.model_options import with_model_options
-from camscope.cli.noted import load_noted
 from camscope.cli.options import Device, Labels, Seed, Weights, class_names, prepare
 
 _NOTES = {
@@ -42,7 +42,7 @@ def models(
     Example: camscope models --check timm:resnet18 --weights none
     """
     if check is not None:
-        from camscope.explanation.examination import examine
+        from camscope.explanation.inspect_model import examine
 
         model = load_noted(check, seed=seed, weights=weights, labels=class_names(labels), **loading)
         prepare(model, device, seed)

@@ -105,7 +105,7 @@ def _trained(
     devices: int,
 ) -> tuple[Model, Dataset]:
     from camscope.training.fit import train as fit
-    from camscope.training.start import start
+    from camscope.training.init_model import start
 
     with progress() as bar:
 

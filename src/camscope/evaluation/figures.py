@@ -10,8 +10,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from camscope.evaluation.nulls import NULLS
-from camscope.evaluation.words import arrow, cell_of, of_kind
+from camscope.evaluation.baselines import NULLS
+from camscope.evaluation.summary_text import arrow, cell_of, of_kind
 from camscope.metrics import FACTS
 from camscope.page.lines import BLUE, GREY, ORANGE, VERMILLION, Drawn, lines, whisker
 from camscope.page.svg import SETTINGS, svg

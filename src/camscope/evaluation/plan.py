@@ -12,10 +12,10 @@ from torch import Tensor
 from camscope.cohort.case import Case
 from camscope.cohort.store import key_of
 from camscope.errors import CamscopeError, check_count
+from camscope.evaluation.baselines import MAPLESS
 from camscope.evaluation.data import Data
-from camscope.evaluation.nulls import MAPLESS
 from camscope.evaluation.rows import SCHEMA_VERSION
-from camscope.explanation.batch import Goal, Sample, goals_of
+from camscope.explanation.batch import ResolvedTarget, Sample, goals_of
 from camscope.explanation.method_lookup import check_settings
 from camscope.images import decode
 from camscope.models.model import Model
@@ -90,7 +90,7 @@ def sample_of(model: Model, case: Case, content: bytes) -> Sample:
     return Sample.of(model, picture, source=case.source)
 
 
-def goal_of(model: Model, case: Case, output: Tensor) -> Goal:
+def goal_of(model: Model, case: Case, output: Tensor) -> ResolvedTarget:
     """Return what is explained in an image: its target, or else the predicted class."""
     if output.ndim != 1:
         raise CamscopeError(f"{model.name} returns {tuple(output.shape)} values a picture, not one for each class")

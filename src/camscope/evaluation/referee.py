@@ -20,11 +20,11 @@ from camscope.cohort.annotations import Mask
 from camscope.cohort.case import Case
 from camscope.cohort.store import FAILED, NOT_ASKED, OK, Known, Row, key_of
 from camscope.errors import CamscopeError
-from camscope.evaluation.contestants import Contestant, Made, drawn_again, made
-from camscope.evaluation.judge import Draw, Subject, judged
-from camscope.evaluation.nulls import AVERAGE, AverageMasks, null_maps
+from camscope.evaluation.baselines import AVERAGE, AverageMasks, null_maps
+from camscope.evaluation.candidates import Contestant, Made, drawn_again, made
+from camscope.evaluation.compute_metrics import Draw, Subject, judged
 from camscope.evaluation.plan import Plan, goal_of, sample_of
-from camscope.explanation.batch import Goal, Pass, Sample
+from camscope.explanation.batch import BatchExplainer, ResolvedTarget, Sample
 from camscope.files import StoreError
 from camscope.heatmap import place
 from camscope.images import Picture, Window, fetch
@@ -45,7 +45,7 @@ class _Opened:
     known: dict[str, Row] = field(default_factory=dict)
     sample: Sample | None = None
     mask: Mask | None = None
-    goal: Goal | None = None
+    goal: ResolvedTarget | None = None
 
 
 class Referee:
@@ -73,7 +73,7 @@ class Referee:
             yield contestant, partial(self._rows, contestant, opened, run, shared=shared)
 
     def _rows(
-        self, contestant: Contestant, opened: Sequence[_Opened], run: Pass | None, *, shared: float
+        self, contestant: Contestant, opened: Sequence[_Opened], run: BatchExplainer | None, *, shared: float
     ) -> Iterator[Row]:
         asked = [one for one in opened if not one.fault and self._asked(contestant, one)]
         lacking = [one for one in asked if contestant.name not in one.known]
@@ -119,7 +119,7 @@ class Referee:
         """Return whether an image is one of the few for which a method's maps are computed again."""
         return number in self._few[: contestant.repeats(self.plan.few)]
 
-    def _pass(self, opened: Sequence[_Opened]) -> tuple[Pass | None, float]:
+    def _pass(self, opened: Sequence[_Opened]) -> tuple[BatchExplainer | None, float]:
         """Run one forward pass over the images with missing rows; return it with the seconds per image that it took."""
         ready = [one for one in opened if one.sample is not None and not one.fault]
         if not ready:
@@ -128,7 +128,7 @@ class Referee:
         start = time.perf_counter()
         try:
             samples = [one.sample for one in ready if one.sample is not None]
-            run = Pass.over(self.plan.model, samples, functions=functions, layer=self._layer)
+            run = BatchExplainer.over(self.plan.model, samples, functions=functions, layer=self._layer)
             self._layer = self._layer or (run.seen.layer if run.seen else None)
             outputs = run.outputs.cpu()
             for one, output in zip(ready, outputs, strict=True):
@@ -150,7 +150,7 @@ class Referee:
         return run, (time.perf_counter() - start) / len(ready)
 
     def _judged(
-        self, contestant: Contestant, run: Pass, lacking: Sequence[_Opened], *, shared: float
+        self, contestant: Contestant, run: BatchExplainer, lacking: Sequence[_Opened], *, shared: float
     ) -> dict[int, Row]:
         """Return what a method's rows contain beyond the image; if a batch fails, each image is tried alone."""
         if not lacking:
@@ -169,7 +169,7 @@ class Referee:
             }
 
     def _measured(
-        self, contestant: Contestant, run: Pass, lacking: Sequence[_Opened], *, shared: float
+        self, contestant: Contestant, run: BatchExplainer, lacking: Sequence[_Opened], *, shared: float
     ) -> dict[int, Row]:
         places = [next(i for i, s in enumerate(run.samples) if s is one.sample) for one in lacking]
         goals = {i: one.goal for i, one in zip(places, lacking, strict=True) if one.goal is not None}
@@ -211,7 +211,13 @@ class Referee:
         return rows
 
     def _maps(
-        self, contestant: Contestant, run: Pass, goals: Mapping[int, Goal], *, cases: Sequence[Case], shared: float
+        self,
+        contestant: Contestant,
+        run: BatchExplainer,
+        goals: Mapping[int, ResolvedTarget],
+        *,
+        cases: Sequence[Case],
+        shared: float,
     ) -> Made:
         if not contestant.null:
             return made(contestant, run, goals, shared=shared)
@@ -222,7 +228,7 @@ class Referee:
     def _draw(self, contestant: Contestant, maps: Tensor, samples: Sequence[Sample]) -> Draw:
         sources = [sample.picture for sample in samples]
 
-        def draw(model: Model, wanted: Sequence[Sample], goals: Sequence[Goal]) -> Tensor:
+        def draw(model: Model, wanted: Sequence[Sample], goals: Sequence[ResolvedTarget]) -> Tensor:
             if contestant.null:
                 return torch.stack([maps[next(i for i, p in enumerate(sources) if p is s.picture)] for s in wanted])
             return drawn_again(contestant, model, wanted, goals, layer=self._layer)

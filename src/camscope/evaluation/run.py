@@ -12,11 +12,11 @@ import torch
 from camscope.cohort.case import Case
 from camscope.cohort.store import EVALUATION, Row, Store, as_written
 from camscope.errors import CamscopeError, PictureError
-from camscope.evaluation.contestants import Contestant, entered
+from camscope.evaluation.candidates import Contestant, entered
 from camscope.evaluation.plan import Plan, goal_of, sample_of
 from camscope.evaluation.referee import Referee
 from camscope.evaluation.rows import SCHEMA_VERSION, schema
-from camscope.explanation.batch import Pass
+from camscope.explanation.batch import BatchExplainer
 from camscope.explanation.result import versions
 from camscope.images import fetch
 
@@ -125,7 +125,7 @@ def _entered(plan: Plan, progress: Progress) -> list[Contestant]:
             if case.problem:
                 raise PictureError(case.problem)
             sample = sample_of(plan.model, case, fetch(case.source))
-            goal = goal_of(plan.model, case, Pass.over(plan.model, [sample]).outputs[0])
+            goal = goal_of(plan.model, case, BatchExplainer.over(plan.model, [sample]).outputs[0])
         except CamscopeError as error:
             fault = fault or error
             continue

@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from camscope.errors import SettingError
-from camscope.explanation.batch import Goal, Pass, Sample, Wanted
+from camscope.explanation.batch import BatchExplainer, ResolvedTarget, Sample
 from camscope.explanation.method_lookup import find_method, method_name
+from camscope.explanation.target_spec import TargetSpec
 from camscope.images import Picture
 from camscope.images.memory import as_picture
 from camscope.methods import Method, sees_network
@@ -67,7 +68,7 @@ def sanity(
     pictures: Iterable[str | Path | Picture | Image.Image | npt.NDArray[Any]],
     *,
     method: str | Method = "gradcam",
-    target: Wanted = None,
+    target: TargetSpec = None,
     layer: str | None = None,
     settings: Mapping[str, Any] | None = None,
     steps: int = 5,
@@ -114,11 +115,11 @@ def sanity(
     function, name = find_method(method), method_name(method)
     if not sees_network(function):
         layer = layer or model.layer or default_layer(model.net, samples[0].tensor[None])
-    run = Pass.over(model, samples, functions=[function], layer=layer)
+    run = BatchExplainer.over(model, samples, functions=[function], layer=layer)
     goals = _one_each(run, target)
 
     def explain(net: nn.Module) -> Tensor:
-        again = Pass.over(dataclasses.replace(model, net=net), samples, functions=[function], layer=layer)
+        again = BatchExplainer.over(dataclasses.replace(model, net=net), samples, functions=[function], layer=layer)
         return again.maps(name, function, goals=goals, settings=settings or {}).raw
 
     trained = run.maps(name, function, goals=goals, settings=settings or {}).raw
@@ -136,7 +137,7 @@ def sanity(
     )
 
 
-def _one_each(run: Pass, target: Wanted) -> dict[int, Goal]:
+def _one_each(run: BatchExplainer, target: TargetSpec) -> dict[int, ResolvedTarget]:
     goals = run.goals([target])
     if any(len(listed) != 1 for listed in goals):
         raise SettingError(f"a sanity check explains one target of each picture, and {target!r} asks for others")

@@ -11,7 +11,7 @@ import polars as pl
 import torch
 
 from camscope.cohort.store import FAILED, OK
-from camscope.evaluation.nulls import NULLS
+from camscope.evaluation.baselines import NULLS
 from camscope.evaluation.rows import CURVE, on_few
 from camscope.metrics import FACTS, METRICS, kind, tuned
 from camscope.metrics.overlap import THRESHOLDS

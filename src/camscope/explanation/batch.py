@@ -15,9 +15,6 @@ from torch import Tensor
 
 from camscope.explanation.agreement import same_map
 from camscope.explanation.diagnosis import network_notes, notes
-from camscope.explanation.goals import Goal as Goal
-from camscope.explanation.goals import Wanted as Wanted
-from camscope.explanation.goals import goals_of as goals_of
 from camscope.explanation.maps import network_map, place_name, provided
 from camscope.explanation.method_lookup import check_needs, known
 from camscope.explanation.picture_notes import picture_notes
@@ -27,6 +24,9 @@ from camscope.explanation.recorded_layer import (
     record_layer,
 )
 from camscope.explanation.result import Explanation
+from camscope.explanation.target_spec import ResolvedTarget as ResolvedTarget
+from camscope.explanation.target_spec import TargetSpec
+from camscope.explanation.target_spec import goals_of as goals_of
 from camscope.heatmap import place
 from camscope.images import Picture, Window
 from camscope.methods import Method, NetworkMethod, sees_network
@@ -58,7 +58,7 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pass:
+class BatchExplainer:
     """One forward pass of a model over images.
 
     Attributes:
@@ -86,7 +86,7 @@ class Pass:
         functions: Iterable[Method | NetworkMethod] = (),
         layer: str | None = None,
         engine: str = "eager",
-    ) -> Pass:
+    ) -> BatchExplainer:
         """Run a model once, and record what some methods need; without methods only the outputs are of use.
 
         Args:
@@ -118,7 +118,7 @@ class Pass:
         """Return the scores (B, ...) before a final softmax or sigmoid."""
         return self.forward.outputs.detach()
 
-    def goals(self, wanted: Sequence[Wanted]) -> list[list[Goal]]:
+    def goals(self, wanted: Sequence[TargetSpec]) -> list[list[ResolvedTarget]]:
         """Return the targets that are wanted of each image; places are in pixels of the image."""
         pairs = zip(self.outputs, self.samples, strict=True)
         return [goals_of(self.model, wanted, output, window=sample.window) for output, sample in pairs]
@@ -126,7 +126,7 @@ class Pass:
     def explain(
         self,
         functions: Sequence[tuple[str, Method | NetworkMethod]],
-        goals: Sequence[Sequence[Goal]],
+        goals: Sequence[Sequence[ResolvedTarget]],
         *,
         settings: Mapping[str, Any],
         to: str = "cpu",
@@ -191,7 +191,12 @@ class Pass:
                 )
 
     def maps(
-        self, name: str, function: Method | NetworkMethod, *, goals: Mapping[int, Goal], settings: Mapping[str, Any]
+        self,
+        name: str,
+        function: Method | NetworkMethod,
+        *,
+        goals: Mapping[int, ResolvedTarget],
+        settings: Mapping[str, Any],
     ) -> Maps:
         """Compute the maps of one method, on its grid.
 
@@ -292,7 +297,9 @@ def _placed(grids: Tensor, windows: list[Window], *, to: str) -> list[Any]:
     return [placed[i] for i in range(len(windows))]
 
 
-def _probability(model: Model, goal: Goal, score: float, of_classes: Tensor | None, *, image: int) -> float | None:
+def _probability(
+    model: Model, goal: ResolvedTarget, score: float, of_classes: Tensor | None, *, image: int
+) -> float | None:
     """Return the probability of a class or a box; None for other targets."""
     if goal.index is None:
         return None
@@ -315,7 +322,7 @@ def _top(model: Model, values: Tensor) -> tuple[tuple[str, float], ...]:
 class _Repeat(Mapping[str, Any]):
     """Record what reproduces the explanations of a pass; the weights are hashed on first use."""
 
-    def __init__(self, run: Pass, settings: Mapping[str, Any]) -> None:
+    def __init__(self, run: BatchExplainer, settings: Mapping[str, Any]) -> None:
         self._model = model = run.model
         self._known = {
             "settings": dict(settings),

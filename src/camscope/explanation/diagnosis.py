@@ -14,7 +14,7 @@ from camscope.methods.heads import frozen_sums, linear_levels
 from camscope.methods.network import at_input
 from camscope.trace import Forward, Trace, tensors, unchanged
 from camscope.trace.boxes import NEVER, has_boxes
-from camscope.trace.structure import call
+from camscope.trace.pytree import call
 
 _BYPASSED = {
     "log p": "the model returns probabilities alone: log p is explained",

@@ -26,9 +26,9 @@ from camscope.models.layer_choice import choose_layer
 from camscope.models.stages import stage_layers
 from camscope.targets import Target, category, class_index
 from camscope.trace import Forward, Layout, record
-from camscope.trace.address import JOINT
+from camscope.trace.layer_path import JOINT
 from camscope.trace.outputs import choosing_output
-from camscope.trace.structure import Input, map_arrays, picture_of
+from camscope.trace.pytree import Input, map_arrays, picture_of
 
 _IMAGE = 3
 

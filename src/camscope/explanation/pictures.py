@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from camscope.ahead import ahead
 from camscope.errors import (
     CamscopeError,
     ModelError,
@@ -27,9 +26,10 @@ from camscope.errors import (
     nearest,
     reason,
 )
-from camscope.explanation.batch import Pass, Sample, Wanted
+from camscope.explanation.batch import BatchExplainer, Sample
 from camscope.explanation.method_lookup import check_settings, default_method, find_method, method_name
 from camscope.explanation.result import Explanation
+from camscope.explanation.target_spec import TargetSpec
 from camscope.images import Picture, as_picture
 from camscope.methods import MANY_PASSES, Method
 from camscope.models.device import device_of
@@ -38,6 +38,7 @@ from camscope.models.from_module import AnyPreprocess
 from camscope.models.labels import read_labels
 from camscope.models.loading import load
 from camscope.models.model import Model, input_channels
+from camscope.prefetch import prefetch
 
 Unread = tuple[str, CamscopeError]
 """A source that cannot be read, and its error."""
@@ -54,7 +55,7 @@ def explain(
     preprocess: AnyPreprocess | None = None,
     labels: Sequence[str] | str | Path | None = None,
     method: str | Method | None = None,
-    target: Wanted = None,
+    target: TargetSpec = None,
     layer: str | None = None,
     engine: str = "auto",
     settings: Mapping[str, Any] | None = None,
@@ -119,7 +120,7 @@ def explain_all(
     preprocess: AnyPreprocess | None = None,
     labels: Sequence[str] | str | Path | None = None,
     methods: Sequence[str | Method] | None = None,
-    targets: Wanted | Sequence[Wanted] = None,
+    targets: TargetSpec | Sequence[TargetSpec] = None,
     layer: str | None = None,
     batch_size: int = 16,
     engine: str = "auto",
@@ -164,14 +165,14 @@ def explain_all(
     functions = [(method_name(m), find_method(m)) for m in methods]
     check_settings(settings or {}, methods)
     check_count("batch_size", batch_size)
-    wanted: list[Wanted] = list(targets) if isinstance(targets, (list, tuple)) else [targets]  # type: ignore[list-item]
+    wanted: list[TargetSpec] = list(targets) if isinstance(targets, (list, tuple)) else [targets]  # type: ignore[list-item]
     if to not in ("cpu", "device"):
         raise SettingError(nearest("place for maps", to, ("cpu", "device")))
     long = any(name.split("(")[-1].rstrip(")") in MANY_PASSES for name, _ in functions)
     coming = len(pictures) if isinstance(pictures, Sized) and not long else None
     engine = resolve(engine, coming, device=device_of(model))
     with ThreadPoolExecutor(_READERS) as readers:
-        samples = _read(ahead(readers, partial(_open, model), pictures, depth=2 * batch_size), on_error)
+        samples = _read(prefetch(readers, partial(_open, model), pictures, depth=2 * batch_size), on_error)
         for batch in _batches(samples, batch_size):
             with _speaking(model):
                 run = _pass_over(model, batch, functions=[f for _, f in functions], layer=layer, engine=engine)
@@ -204,10 +205,10 @@ def _batches(samples: Iterator[Sample], batch_size: int) -> Iterator[list[Sample
             yield batch
 
 
-def _pass_over(model: Model, batch: list[Sample], **options: Any) -> Pass:
+def _pass_over(model: Model, batch: list[Sample], **options: Any) -> BatchExplainer:
     """Run one forward pass; if the network cannot take the inputs, raise an error that says what does not fit."""
     try:
-        return Pass.over(model, batch, **options)
+        return BatchExplainer.over(model, batch, **options)
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

@@ -16,11 +16,11 @@ from camscope.models.engines import Prepared, prepare
 from camscope.models.layer_choice import choose_layer, probed_layouts
 from camscope.targets import Target
 from camscope.trace import Forward, Layout, Trace, record
-from camscope.trace.address import JOINT, name_of
 from camscope.trace.hooks import refuse_program
+from camscope.trace.layer_path import JOINT, name_of
 from camscope.trace.layout import Locate, fits, grid_of, is_last, possible_layouts
 from camscope.trace.outputs import chosen_output
-from camscope.trace.structure import Input, with_picture
+from camscope.trace.pytree import Input, with_picture
 from camscope.trace.wrappers import bare
 
 Layers = str | nn.Module | Sequence[str | nn.Module] | None

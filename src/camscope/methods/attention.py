@@ -24,7 +24,7 @@ from camscope.methods.network import Targets, at_input
 from camscope.methods.registry import class_agnostic, network_method
 from camscope.trace import Layout, Trace, record, unchanged
 from camscope.trace.layout import guess_layout
-from camscope.trace.structure import first_tensor, picture_of
+from camscope.trace.pytree import first_tensor, picture_of
 
 
 @class_agnostic

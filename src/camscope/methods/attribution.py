@@ -17,7 +17,7 @@ from camscope.methods.noise import content_seeds
 from camscope.methods.passes import in_chunks
 from camscope.methods.registry import attribution, many_passes, network_method
 from camscope.trace import record, unchanged
-from camscope.trace.structure import map_tensors, picture_of, take_images, with_picture
+from camscope.trace.pytree import map_tensors, picture_of, take_images, with_picture
 
 _CHUNK_PIXELS = 32 * 224 * 224
 

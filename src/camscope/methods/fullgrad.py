@@ -18,7 +18,7 @@ from camscope.methods.network import Targets, at_input, input_gradients
 from camscope.methods.registry import network_method
 from camscope.trace import tensors
 from camscope.trace.layout import Layout, Locate, grid_of, guess_layout, is_last
-from camscope.trace.structure import map_tensors, picture_of
+from camscope.trace.pytree import map_tensors, picture_of
 
 Take = Callable[[str, Tensor], None]
 

@@ -16,7 +16,7 @@ from camscope.methods.heads import size, statistics, tolerance
 from camscope.methods.registry import method
 from camscope.methods.weights import weighted
 from camscope.trace import Layout, Trace, record, tracing
-from camscope.trace.structure import call
+from camscope.trace.pytree import call
 
 
 @method(needs="gradients")

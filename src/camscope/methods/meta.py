@@ -22,7 +22,7 @@ from camscope.methods.network import Targets, maps_of_layers, trace_method
 from camscope.methods.registry import METHODS, Method, NetworkMethod, declare, needs_of, sees_network
 from camscope.trace import Trace
 from camscope.trace.layout import Locate
-from camscope.trace.structure import picture_of, take_images, with_picture
+from camscope.trace.pytree import picture_of, take_images, with_picture
 
 META: dict[str, Callable[..., Method | NetworkMethod]] = {}
 """By name what makes a method from a method; "augmented(gradcam)" is a method's name too."""

@@ -15,9 +15,9 @@ from camscope.heatmap import fuse
 from camscope.methods.joint import joint_map, traces_of
 from camscope.methods.registry import METHODS, Method, network_method, sees_network
 from camscope.trace import Trace, record, unchanged
-from camscope.trace.address import JOINT
+from camscope.trace.layer_path import JOINT
 from camscope.trace.layout import Locate
-from camscope.trace.structure import map_tensors, picture_of
+from camscope.trace.pytree import map_tensors, picture_of
 
 Targets = Sequence[Callable[[Tensor], Tensor]]
 

@@ -22,9 +22,9 @@ from camscope.models.probe import Probe
 from camscope.models.probe_cache import Cache, probed_once
 from camscope.models.pyramid import levels_of_encoder, levels_of_pyramid
 from camscope.trace import Layout
-from camscope.trace.address import JOINT
 from camscope.trace.graph_paths import Paths, back_from, place_of, reaches
-from camscope.trace.structure import Input
+from camscope.trace.layer_path import JOINT
+from camscope.trace.pytree import Input
 
 _MOST_TRIALS = 12
 _MOST_BRANCHES = 16

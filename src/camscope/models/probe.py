@@ -25,8 +25,8 @@ from camscope.models.watch import Event, version_of, watch
 from camscope.trace import tensors
 from camscope.trace.graph_paths import Paths, nodes_from, place_of, reaches
 from camscope.trace.layout import fits, is_last, possible_layouts
+from camscope.trace.pytree import map_tensors, picture_of
 from camscope.trace.replica import replicate
-from camscope.trace.structure import map_tensors, picture_of
 
 _MOVES = re.compile("Pool|PadNd")
 """Steps of the graph that compute nothing of their own: pools and padding."""

@@ -14,7 +14,7 @@ from camscope.models.device import hand_back
 from camscope.models.probe import Probe
 from camscope.trace import record
 from camscope.trace.hooks import refuse_program
-from camscope.trace.structure import Input, find_picture, tensors
+from camscope.trace.pytree import Input, find_picture, tensors
 from camscope.trace.wrappers import bare
 
 _T = TypeVar("_T")

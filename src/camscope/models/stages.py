@@ -16,8 +16,8 @@ from torch import nn
 
 from camscope.models.layer_choice import default_layer
 from camscope.models.probe import Probe
-from camscope.trace.address import JOINT
-from camscope.trace.structure import find_picture
+from camscope.trace.layer_path import JOINT
+from camscope.trace.pytree import find_picture
 
 _Cut = tuple[str, tuple[int, ...]]
 

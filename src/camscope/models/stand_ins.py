@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camscope.trace.structure import map_tensors, tensors, with_picture
+from camscope.trace.pytree import map_tensors, tensors, with_picture
 
 _GAIN = 0.5
 """Of layers with weights: below 1, so that skip connections outweigh their branches, as in trained networks."""

@@ -13,7 +13,7 @@ from camscope.errors import TargetError
 from camscope.models.stand_ins import settle
 from camscope.trace import tracing, unwrap
 from camscope.trace.outputs import rows_of_list
-from camscope.trace.structure import call, first_tensor
+from camscope.trace.pytree import call, first_tensor
 from camscope.trace.wrappers import GraphKept, outside_inference
 
 _COPIES = {"contiguous", "clone", "to"}

@@ -14,13 +14,13 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from camscope.ahead import ahead
 from camscope.cohort.store import FAILED
 from camscope.cohort.tables import located
 from camscope.errors import CamscopeError
 from camscope.files import MARKER, is_remote, write_atomically, writing
 from camscope.images import decode, fetch
 from camscope.page.pictures import data_address
+from camscope.prefetch import prefetch
 from camscope.render import colourise
 from camscope.report.choice import Shown
 from camscope.report.mean_maps import MeanPictures
@@ -95,7 +95,7 @@ def _thumbnails(
 ) -> Iterator[tuple[dict[str, Any], Image.Image | None, str]]:
     """Each case with its thumbnail, or why it has none; a few are read ahead."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        for case, (image, reason) in ahead(
+        for case, (image, reason) in prefetch(
             pool, lambda case: (case, _thumbnail(case, results.root)), cases, depth=_AHEAD
         ):
             yield case, image, reason

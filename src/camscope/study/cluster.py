@@ -18,8 +18,8 @@ from camscope.cohort.store import Known, Row, Store
 from camscope.errors import CamscopeError, require
 from camscope.files import StoreError, read_parquet
 from camscope.study.cohort import Cohort
+from camscope.study.dicom_identity import Identities
 from camscope.study.explainer import Explainer
-from camscope.study.header import Identities
 from camscope.study.rows import schema
 from camscope.study.study import Study
 

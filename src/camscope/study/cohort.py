@@ -18,7 +18,7 @@ from camscope.errors import SettingError, nearest
 from camscope.images.source import is_address
 from camscope.naming import fingerprint, unique_file_name
 from camscope.study.config import Problem, StudyError, StudyFile
-from camscope.study.names import picture_name
+from camscope.study.overlay_paths import picture_name
 
 _TRUTH = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": None}
 _UNCERTAIN = {"-1", "-1.0"}

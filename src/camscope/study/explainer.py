@@ -11,20 +11,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
-from camscope.ahead import ahead
 from camscope.cohort.case import Case
 from camscope.cohort.store import FAILED, NOT_ASKED, OK, Known, Row, Store, key_of
 from camscope.errors import CamscopeError
-from camscope.explanation.batch import Goal, Pass, Sample
+from camscope.explanation.batch import BatchExplainer, ResolvedTarget, Sample
 from camscope.explanation.method_lookup import find_method
 from camscope.files import write_atomically
 from camscope.images import Picture, Window, decode, fetch
 from camscope.images.source import split
 from camscope.methods import Method, NetworkMethod
 from camscope.models.device import device_of, on_device
-from camscope.study.header import Identities
+from camscope.prefetch import prefetch
+from camscope.study.dicom_identity import Identities
 from camscope.study.measure import Places, drawn, measured
-from camscope.study.names import picture_name
+from camscope.study.overlay_paths import picture_name
 from camscope.study.rows import FILES, MAP, SCHEMA_VERSION, is_region, map_values, region_names
 from camscope.study.study import Study
 from camscope.study.task import Opened, Task, grid_of, mark_same, note, noted
@@ -94,7 +94,7 @@ class Explainer:
         """
         self.known = known
         with ThreadPoolExecutor(_THREADS) as readers, ThreadPoolExecutor(_THREADS) as writers:
-            opened = ahead(readers, self._open, cases, depth=self.batch_size)
+            opened = prefetch(readers, self._open, cases, depth=self.batch_size)
             finished: deque[Future[list[Row]]] = deque()
             while batch := list(itertools.islice(opened, self.batch_size)):
                 for key in self._classes:
@@ -190,7 +190,7 @@ class Explainer:
         functions = self._functions if explain.when != "present" or any(t.lacks_map for t in tasks) else []
         try:
             samples = [one.samples[key] for one in members]
-            run = Pass.over(
+            run = BatchExplainer.over(
                 model, samples, functions=[f for _, f in functions], layer=explain.layer, engine=self.engine
             )
             self._score(run, key, members)
@@ -209,9 +209,9 @@ class Explainer:
                     for task in one.tasks
                     if (task.label, task.method) == (label, method) and task.lacks_map and not task.fault
                 }
-                self._map(run, (method, function), lacking, goal=Goal(label, index, category(index)))
+                self._map(run, (method, function), lacking, goal=ResolvedTarget(label, index, category(index)))
 
-    def _score(self, run: Pass, key: str, members: list[Opened]) -> None:
+    def _score(self, run: BatchExplainer, key: str, members: list[Opened]) -> None:
         outputs = run.outputs.float()
         if outputs.ndim != 2:
             shape = tuple(outputs.shape[1:])
@@ -225,7 +225,7 @@ class Explainer:
                     task.row["probability"] = None if probabilities is None else float(probabilities[i, index])
                 self._judge(task, one.case)
 
-    def _map(self, run: Pass, method: _Named, lacking: dict[int, Task], *, goal: Goal) -> None:
+    def _map(self, run: BatchExplainer, method: _Named, lacking: dict[int, Task], *, goal: ResolvedTarget) -> None:
         """The maps of one method and label; where they fail together, each has its own chance."""
         if not lacking:
             return

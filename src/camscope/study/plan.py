@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from camscope.errors import CamscopeError
-from camscope.explanation.batch import Goal, Pass, Sample
+from camscope.explanation.batch import BatchExplainer, ResolvedTarget, Sample
 from camscope.explanation.method_lookup import find_method
 from camscope.images import Picture, read
 from camscope.models.device import on_device
@@ -79,10 +79,10 @@ def _seconds(study: Study, picture: Picture, *, device: str, maps: int, images: 
         index = study.model(labels[0])[1]
         on_device(model, device)
         samples = [Sample.of(model, picture)] * _TRIED
-        goals = dict.fromkeys(range(_TRIED), Goal(labels[0], index, category(index)))
+        goals = dict.fromkeys(range(_TRIED), ResolvedTarget(labels[0], index, category(index)))
         for _ in range(2):  # the first finds the layer and warms up
             start = time.perf_counter()
-            run = Pass.over(model, samples, functions=[f for _, f in functions], layer=explain.layer)
+            run = BatchExplainer.over(model, samples, functions=[f for _, f in functions], layer=explain.layer)
             forward = time.perf_counter() - start
             for name, function in functions:
                 run.maps(name, function, goals=goals, settings=explain.settings)

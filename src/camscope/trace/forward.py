@@ -17,9 +17,7 @@ from camscope.errors import CamscopeError, LayerError, TargetError
 from camscope.trace.hooks import Edit, lock_of, tracing
 from camscope.trace.layout import Layout, Locate, find_layout, is_last
 from camscope.trace.outputs import choosing_output, chosen_output, other_outputs, per_image, rows_of_list, unwrap
-from camscope.trace.replay import Tail
-from camscope.trace.replica import replicate
-from camscope.trace.structure import (
+from camscope.trace.pytree import (
     Input,
     call,
     find_picture,
@@ -28,6 +26,8 @@ from camscope.trace.structure import (
     take_images,
     with_picture,
 )
+from camscope.trace.replay import Tail
+from camscope.trace.replica import replicate
 from camscope.trace.wrappers import bare
 
 Trunk = Callable[[Any], AbstractContextManager[Mapping[str, Edit]]]

@@ -16,8 +16,8 @@ from torch.fx import GraphModule
 from torch.nn.parameter import UninitializedParameter
 
 from camscope.errors import LayerError, ModelError
-from camscope.trace.address import Address, Record
-from camscope.trace.structure import first_tensor
+from camscope.trace.layer_path import Address, Record
+from camscope.trace.pytree import first_tensor
 from camscope.trace.wrappers import GraphKept, outside_inference, uncompiled, without_checkpoints
 
 Edit = Callable[[Tensor], Tensor]

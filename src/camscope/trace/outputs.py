@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from camscope.errors import TargetError
-from camscope.trace.structure import tensors
+from camscope.trace.pytree import tensors
 
 _SCORES = ("logits", "out", "logits_per_image")
 """Names under which networks return their scores."""

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camscope.trace.address import Address
 from camscope.trace.hooks import tracing
-from camscope.trace.structure import call, map_tensors, tensors
+from camscope.trace.layer_path import Address
+from camscope.trace.pytree import call, map_tensors, tensors
 
 Pick = Callable[[Tensor], Tensor]
 

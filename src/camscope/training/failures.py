@@ -13,12 +13,12 @@ import numpy as np
 from torch import Tensor
 
 from camscope.explanation import Explanation
-from camscope.explanation.batch import Goal, Pass
+from camscope.explanation.batch import BatchExplainer, ResolvedTarget
 from camscope.explanation.method_lookup import find_method
 from camscope.files import write_atomically
 from camscope.models.model import Model
 from camscope.targets import Target, category
-from camscope.training.judging import Predictions, sample_of
+from camscope.training.evaluate import Predictions, sample_of
 from camscope.training.pictures import Progress
 
 FAILURES = "failures.csv"
@@ -116,7 +116,7 @@ def explain_failures(
     for start in range(0, len(failures), batch_size):
         batch = failures[start : start + batch_size]
         samples = [sample_of(found.model, found.cases[failure.number]) for failure in batch]
-        run = Pass.over(found.model, samples, functions=[functions[0][1]], layer=layer)
+        run = BatchExplainer.over(found.model, samples, functions=[functions[0][1]], layer=layer)
         goals = [[_goal(found.model, failure.said), _goal(found.model, failure.true)] for failure in batch]
         made: list[list[Explanation]] = [[] for _ in batch]
         for i, e in run.explain(functions, goals, settings={}):
@@ -126,12 +126,12 @@ def explain_failures(
         progress("explaining failures", start + len(batch), len(failures))
 
 
-def _goal(model: Model, words: str) -> Goal:
+def _goal(model: Model, words: str) -> ResolvedTarget:
     """Return the score that stands for a class, or for "no LABEL"."""
     if words in model.labels:
         index = model.labels.index(words)
-        return Goal(words, index, category(index))
-    return Goal(words, None, against(model.labels.index(words.removeprefix("no "))))
+        return ResolvedTarget(words, index, category(index))
+    return ResolvedTarget(words, None, against(model.labels.index(words.removeprefix("no "))))
 
 
 def against(index: int) -> Target:

@@ -15,7 +15,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from camscope.page.lines import BLUE, GREY, ORANGE, VERMILLION, WIDTH, Drawn, ends, lines, whisker
 from camscope.page.svg import SETTINGS, svg
 from camscope.page.words import interval, short
-from camscope.training.judging import Bin, Predictions
+from camscope.training.evaluate import Bin, Predictions
 
 _TINTS = ("#ffffff", "#0072b2")
 _MANY = 400  # points of a curve; more cannot be seen

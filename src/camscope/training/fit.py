@@ -16,12 +16,12 @@ from camscope.files import claim, write_atomically
 from camscope.models.device import on_device
 from camscope.models.model import Model
 from camscope.training.dataset import SPLITS, UNKNOWN, Dataset
-from camscope.training.judging import predict
+from camscope.training.evaluate import predict
+from camscope.training.init_model import Start
 from camscope.training.pictures import Pictures, Preparation, Progress, read_all
 from camscope.training.report import report
 from camscope.training.settings import Settings
 from camscope.training.splits import FILE, conflicts, split, write_split
-from camscope.training.start import Start
 
 RECORD = "training.json"
 
@@ -64,7 +64,7 @@ def train(
 
     Example:
         >>> from camscope.training.dataset import read_dataset
-        >>> from camscope.training.start import start
+        >>> from camscope.training.init_model import start
         >>> data = read_dataset("xrays")  # doctest: +SKIP
         >>> model, data = train(data, start("timm:densenet121", data), out="run")  # doctest: +SKIP
     """

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 from camscope.models.model import Model
 from camscope.trace.outputs import unwrap
 from camscope.training.dataset import Dataset
+from camscope.training.init_model import head_of
 from camscope.training.pictures import Pictures
-from camscope.training.reasons import share_outside
+from camscope.training.right_reasons_loss import share_outside
 from camscope.training.settings import Settings
-from camscope.training.start import head_of
 
 _WARMUP = 0.1
 _MOST_WEIGHT = 20.0

@@ -21,9 +21,9 @@ from camscope.files import writing
 from camscope.images import read
 from camscope.models.layer_choice import default_layer
 from camscope.models.model import Model
+from camscope.training.callbacks import MAPS, History, LogMaps
 from camscope.training.checkpoints import BEST, LAST, WholeFiles, resumable
 from camscope.training.dataset import Dataset
-from camscope.training.following import MAPS, History, LogMaps
 from camscope.training.learner import Data, Learner, label_weights
 from camscope.training.pictures import Pictures, Progress
 from camscope.training.settings import Settings

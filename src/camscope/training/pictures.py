@@ -21,7 +21,7 @@ from camscope.errors import CamscopeError, SettingError, nearest
 from camscope.images import decode, fetch
 from camscope.models.preprocess import Preprocess
 from camscope.training.dataset import Dataset
-from camscope.training.hiding import hidden
+from camscope.training.region_dropout import hidden
 
 MEMORY = 2**30
 """Bytes of inputs that are kept from one epoch to the next; other inputs are read again in each epoch."""

@@ -13,7 +13,7 @@ from PIL import Image
 from camscope.delimited import read_records
 from camscope.errors import CamscopeError, DelimitedError, reason
 from camscope.explanation import Explanation
-from camscope.explanation.sheets import stages_sheet
+from camscope.explanation.figures import stages_sheet
 from camscope.files import StoreError, write_atomically
 from camscope.images import read
 from camscope.page.lines import Drawn
@@ -22,6 +22,7 @@ from camscope.page.shell import rendered
 from camscope.page.words import interval
 from camscope.render import Cell, sheet
 from camscope.training.dataset import Dataset
+from camscope.training.evaluate import Predictions, calibration, confusion, judge, write_predictions
 from camscope.training.failures import Explained, explain_failures, find_failures, worst, write_failures
 from camscope.training.figures import (
     auc_figure,
@@ -30,7 +31,6 @@ from camscope.training.figures import (
     curves_figure,
     ranking_figures,
 )
-from camscope.training.judging import Predictions, calibration, confusion, judge, write_predictions
 from camscope.training.pictures import Progress
 
 PAGE, METRICS, HISTORY = "report.html", "metrics.json", "history.csv"

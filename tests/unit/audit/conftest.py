@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from camscope.audit.subjects import Subject
+from camscope.audit.samples import Subject
 from camscope.cohort.case import Case
 from camscope.cohort.regions import cell_shares, seen_shares
 from camscope.images import Window

@@ -79,7 +79,7 @@ def test_an_engine_scores_the_edited_pictures_and_agrees(write, tmp_path, monkey
     study, used, tables = write(12), [], {}
     list(run(study, tmp_path / "out", device="cpu"))
     monkeypatch.setattr(
-        "camscope.models.engines.choice.prepare", lambda *a, **k: used.append(prepare(*a, **k)) or used[-1]
+        "camscope.models.engines.select.prepare", lambda *a, **k: used.append(prepare(*a, **k)) or used[-1]
     )
     for engine in ("eager", "packed", "auto"):
         used.clear()

@@ -8,7 +8,7 @@ import pytest
 
 from camscope.audit.interventions import changes, measured_changes
 from camscope.audit.measures import Settings, adjusted, alignment, effects, group_maps, hidden_and_alone, metadata
-from camscope.audit.subjects import Donors
+from camscope.audit.samples import PatchDonors
 from camscope.audit.verdicts import judge
 
 spec = importlib.util.spec_from_file_location("audit_conftest", Path(__file__).with_name("conftest.py"))
@@ -20,7 +20,7 @@ ASKED = ("mask:label", "cue:token")
 
 def intervene(subjects, score, regions=ASKED, large=()):
     mean = np.mean([s.x for s in subjects], 0)
-    donors = Donors(subjects, seed=0)
+    donors = PatchDonors(subjects, seed=0)
     return measured_changes(subjects, regions, score=score, donors=donors, mean=mean, large=large, seed=0)
 
 
@@ -84,7 +84,7 @@ def test_too_few_patients_are_not_tested():
 
 
 def test_changes_touch_the_region_and_nothing_else(subjects):
-    donors, mean = Donors(subjects, seed=0), np.zeros((1, known.SIDE, known.SIDE), np.float32)
+    donors, mean = PatchDonors(subjects, seed=0), np.zeros((1, known.SIDE, known.SIDE), np.float32)
     subject = next(s for s in subjects if s.truth and "cue:token" in s.masks)
     given = {"donors": donors, "mean": mean, "large": (), "fill_ins": ("impute", "donor"), "seed": 0}
     seen = set()
@@ -130,7 +130,7 @@ def test_a_donor_patient_lends_to_one_patient_of_the_same_view(subjects):
         dataclasses.replace(s, case=dataclasses.replace(s.case, group=("AP" if s.case.number % 2 else "PA",)))
         for s in subjects
     ]
-    donors = Donors(viewed, seed=0)
+    donors = PatchDonors(viewed, seed=0)
     pairs = set()
     for subject in viewed:
         one = donors.pick(subject, lambda other: other.truth, role="a")

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from camscope.audit.heat import Explained, nulls
+from camscope.audit.null_maps import Explained, nulls
 from camscope.audit.nulls import random_cam
 from camscope.audit.selftest import self_test
 from camscope.models.model import Model

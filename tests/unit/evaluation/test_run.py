@@ -11,7 +11,7 @@ import torch
 
 from camscope.cohort.store import FAILED, NOT_ASKED, OK
 from camscope.errors import PictureError
-from camscope.evaluation.contestants import chosen_methods
+from camscope.evaluation.candidates import chosen_methods
 from camscope.evaluation.data import read_data
 from camscope.evaluation.page import evaluated
 from camscope.evaluation.plan import Plan
@@ -108,7 +108,7 @@ def test_an_engine_scores_edited_pictures_and_changes_no_number(plan, tmp_path, 
         used.append(prepare(*given, **more).name)
         return prepare(*given, **more)
 
-    monkeypatch.setattr("camscope.models.engines.choice.prepare", prepared)
+    monkeypatch.setattr("camscope.models.engines.select.prepare", prepared)
     list(evaluate(plan, tmp_path / "eager"))
     assert not used
     list(evaluate(dataclasses.replace(plan, engine="packed"), tmp_path / "packed"))

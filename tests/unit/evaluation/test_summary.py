@@ -7,7 +7,7 @@ import pytest
 from camscope.cohort.store import OK, frame
 from camscope.evaluation.rows import schema
 from camscope.evaluation.summary import summary
-from camscope.evaluation.words import headline_table, sentences
+from camscope.evaluation.summary_text import headline_table, sentences
 from camscope.statistics.hypotheses import holm, patient_means, sign_flip
 
 NULLS = ("uniform", "centre", "averagemask", "randomcam")

@@ -11,13 +11,13 @@ from torch import nn
 import camscope as cs
 from camscope.cohort.store import NOT_ASKED, OK
 from camscope.errors import MethodError, ModelError, SettingError
-from camscope.evaluation.contestants import chosen_methods
+from camscope.evaluation.candidates import chosen_methods
 from camscope.evaluation.data import read_data
 from camscope.evaluation.plan import Plan
 from camscope.evaluation.rows import chosen_metrics
 from camscope.evaluation.run import evaluate
-from camscope.explanation.examination import examine
-from camscope.explanation.sheets import stages_sheet
+from camscope.explanation.figures import stages_sheet
+from camscope.explanation.inspect_model import examine
 from camscope.models.preprocess import Preprocess
 
 GREEN = np.array([0, 1, 0], np.float32)

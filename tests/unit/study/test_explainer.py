@@ -10,7 +10,7 @@ from PIL import Image
 
 import camscope as cs
 from camscope.cohort.store import FAILED, NOT_ASKED, OK
-from camscope.explanation.batch import Pass
+from camscope.explanation.batch import BatchExplainer
 from camscope.images import Picture
 from camscope.study import explainer as module
 from camscope.study.study import Study
@@ -20,7 +20,7 @@ from camscope.study.study import Study
 def counts(monkeypatch):
     """Pictures forwarded, by model; maps, by method; decoded files."""
     found = Counter()
-    over, maps, decode = Pass.over.__func__, Pass.maps, module.decode
+    over, maps, decode = BatchExplainer.over.__func__, BatchExplainer.maps, module.decode
 
     def counted_over(cls, model, samples, **settings):
         found[model.name] += len(samples)
@@ -34,8 +34,8 @@ def counts(monkeypatch):
         found["decoded"] += 1
         return decode(content, source)
 
-    monkeypatch.setattr(Pass, "over", classmethod(counted_over))
-    monkeypatch.setattr(Pass, "maps", counted_maps)
+    monkeypatch.setattr(BatchExplainer, "over", classmethod(counted_over))
+    monkeypatch.setattr(BatchExplainer, "maps", counted_maps)
     monkeypatch.setattr(module, "decode", counted_decode)
     return found
 
@@ -252,14 +252,14 @@ def test_what_fails_is_tried_again_and_leaves_no_old_overlay(make_study, counts)
 
 def test_a_batch_that_fails_costs_only_the_picture_that_fails(make_study, monkeypatch):
     path = make_study()
-    over = Pass.over.__func__
+    over = BatchExplainer.over.__func__
 
     def picky(cls, model, samples, **settings):
         if model.name == "effusion" and any("P001/PA" in sample.source for sample in samples):
             raise RuntimeError("no more memory\nand so on")
         return over(cls, model, samples, **settings)
 
-    monkeypatch.setattr(Pass, "over", classmethod(picky))
+    monkeypatch.setattr(BatchExplainer, "over", classmethod(picky))
     rows = run(path)
     (bad,) = [row for row in rows if row["status"] == FAILED]
     assert (bad["image"], bad["label"]) == ("P001/PA.png", "Effusion")
@@ -268,14 +268,14 @@ def test_a_batch_that_fails_costs_only_the_picture_that_fails(make_study, monkey
 
 def test_a_method_that_fails_costs_only_its_own_rows(make_study, monkeypatch):
     path = make_study(explain='methods = ["gradcam", "layercam"]')
-    maps = Pass.maps
+    maps = BatchExplainer.maps
 
     def picky(self, name, function, *, goals, settings):
         if name == "layercam" and any("P000/PA" in self.samples[i].source for i in goals):
             raise IndexError("so it is")
         return maps(self, name, function, goals=goals, settings=settings)
 
-    monkeypatch.setattr(Pass, "maps", picky)
+    monkeypatch.setattr(BatchExplainer, "maps", picky)
     rows = run(path)
     bad = [(row["image"], row["label"], row["method"]) for row in rows if row["status"] == FAILED]
     assert bad == [("P000/PA.png", label, "layercam") for label in ("Effusion", "Nodule")]

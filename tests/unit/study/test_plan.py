@@ -2,7 +2,7 @@
 
 import pytest
 
-from camscope.explanation.batch import Pass
+from camscope.explanation.batch import BatchExplainer
 from camscope.study.plan import plan
 from camscope.study.study import Study
 
@@ -16,13 +16,13 @@ def test_the_work_of_a_study(make_study, when, maps):
 
 def test_only_a_few_pictures_are_tried(make_study, monkeypatch):
     seen = []
-    over = Pass.over.__func__
+    over = BatchExplainer.over.__func__
 
     def counted(cls, model, samples, **settings):
         seen.append(len(samples))
         return over(cls, model, samples, **settings)
 
-    monkeypatch.setattr(Pass, "over", classmethod(counted))
+    monkeypatch.setattr(BatchExplainer, "over", classmethod(counted))
     plan(Study.read(make_study(40)))
     assert sum(seen) <= 16
 

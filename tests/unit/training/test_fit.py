@@ -15,8 +15,8 @@ import camscope as cs
 from camscope.errors import SettingError, StoreError, TerminatedError
 from camscope.training.dataset import SPLITS, read_dataset
 from camscope.training.fit import train
+from camscope.training.init_model import start
 from camscope.training.settings import Settings
-from camscope.training.start import start
 
 QUICK = Settings(epochs=3, batch_size=8, fractions=(0.5, 0.25, 0.25))
 

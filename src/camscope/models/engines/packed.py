@@ -25,8 +25,8 @@ from camscope.models.engines.products import ACTS, NONE, RELU, Convolution, Line
 from camscope.models.engines.thin import thin
 from camscope.trace import tracing
 from camscope.trace.hooks import Edit
-from camscope.trace.structure import call as call_net
-from camscope.trace.structure import map_tensors, picture_of, tensors
+from camscope.trace.pytree import call as call_net
+from camscope.trace.pytree import map_tensors, picture_of, tensors
 
 _PRODUCTS: Mapping[str, Any] = {"conv2d": Convolution, "linear": Linear}
 _MANY = 8

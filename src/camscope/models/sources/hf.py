@@ -14,7 +14,7 @@ from torch import nn
 
 from camscope.errors import ModelError, SettingError, nearest, require
 from camscope.models.model import Model, Outcome, Recipe
-from camscope.models.published import reachable
+from camscope.models.pretrained import reachable
 from camscope.models.sources.hf_dense import Detector, Segmenter
 from camscope.models.sources.hf_pictures import preprocess_of
 from camscope.models.sources.hf_texts import Embedding, Similarities, text_embeddings

@@ -20,7 +20,7 @@ import numpy as np
 from camscope.errors import ModelError, SettingError, nearest
 from camscope.models.model import Model, Recipe
 from camscope.models.preprocess import Order, Preprocess
-from camscope.models.published import out_of_reach
+from camscope.models.pretrained import out_of_reach
 from camscope.models.sources.keras_files import check_file, read_model
 from camscope.models.sources.keras_net import (
     KerasNet,

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from camscope.errors import ModelError, SettingError, nearest
 from camscope.models.model import Model, Recipe
 from camscope.models.preprocess import Fit, Preprocess, of_channels
-from camscope.models.published import out_of_reach, reachable, torch_cache
+from camscope.models.pretrained import out_of_reach, reachable, torch_cache
 from camscope.models.sources.registry import source
 from camscope.models.sources.timm_weights import fill_from
 from camscope.models.weight_names import ALL, KeyFilter

@@ -15,7 +15,7 @@ import torch
 from camscope.errors import ModelError, SettingError, nearest
 from camscope.models.model import Model, Recipe
 from camscope.models.preprocess import Preprocess
-from camscope.models.published import out_of_reach, reachable, torch_cache
+from camscope.models.pretrained import out_of_reach, reachable, torch_cache
 from camscope.models.sources import torchvision_boxes
 from camscope.models.sources.registry import source
 from camscope.models.weight_names import ALL, KeyFilter, match

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from camscope.models.preprocess import Preprocess
 from camscope.models.sources.dense import box_rows
-from camscope.trace.address import JOINT
 from camscope.trace.boxes import NEVER
+from camscope.trace.layer_path import JOINT
 
 
 class Boxes(nn.Module):

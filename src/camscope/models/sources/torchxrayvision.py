@@ -23,7 +23,7 @@ from torch import nn
 from camscope.errors import ModelError, SettingError, nearest, require
 from camscope.models.model import Model, Recipe
 from camscope.models.preprocess import Preprocess
-from camscope.models.published import out_of_reach, reachable
+from camscope.models.pretrained import out_of_reach, reachable
 from camscope.models.sources.registry import source
 from camscope.models.weight_names import ALL, KeyFilter, State, match
 from camscope.models.weights import file_sha256, fill, read_weights

@@ -22,11 +22,11 @@ from torchvision.ops import box_convert
 from camscope.errors import ModelError, SettingError, nearest, require
 from camscope.models.model import Model, Recipe
 from camscope.models.preprocess import Fit, Preprocess
-from camscope.models.published import out_of_reach, reachable
+from camscope.models.pretrained import out_of_reach, reachable
 from camscope.models.sources.dense import box_rows_of_queries, corners
 from camscope.models.sources.registry import source
 from camscope.models.weights import file_sha256, fill, read_weights
-from camscope.trace.address import JOINT
+from camscope.trace.layer_path import JOINT
 
 SUFFIX = ".pt"
 

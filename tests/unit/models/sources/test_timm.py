@@ -7,7 +7,7 @@ import torch
 
 import camscope as cs
 from camscope.errors import ModelError, SettingError
-from camscope.models import published
+from camscope.models import pretrained
 from camscope.models.loading import load
 from camscope.models.sources import NAMES
 from camscope.models.sources import timm as source
@@ -190,7 +190,7 @@ def test_nothing_published():
 
 def test_servers(monkeypatch):
     monkeypatch.setattr("urllib.request.getproxies", dict)
-    assert not published.reachable("http://127.0.0.1:9")
-    assert not published.reachable("https://server.invalid/file")
+    assert not pretrained.reachable("http://127.0.0.1:9")
+    assert not pretrained.reachable("https://server.invalid/file")
     monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": "proxy"})
-    assert published.reachable("https://server.invalid/file")
+    assert pretrained.reachable("https://server.invalid/file")

@@ -11,7 +11,9 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-def ahead(pool: ThreadPoolExecutor, function: Callable[[In], Out], items: Iterable[In], *, depth: int) -> Iterator[Out]:
+def prefetch(
+    pool: ThreadPoolExecutor, function: Callable[[In], Out], items: Iterable[In], *, depth: int
+) -> Iterator[Out]:
     """Apply a function in threads, in order; items are taken in the thread of the caller.
 
     Args:
@@ -24,7 +26,7 @@ def ahead(pool: ThreadPoolExecutor, function: Callable[[In], Out], items: Iterab
         The results in the order of the items; an error of the function is raised where its result would be.
 
     >>> with ThreadPoolExecutor(2) as pool:
-    ...     list(ahead(pool, abs, [-1, -2, 3], depth=2))
+    ...     list(prefetch(pool, abs, [-1, -2, 3], depth=2))
     [1, 2, 3]
     """
     waiting: deque[Future[Out]] = deque()

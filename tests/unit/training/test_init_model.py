@@ -5,7 +5,7 @@ from torch import nn
 from camscope.errors import ModelError, SettingError
 from camscope.models.loading import load
 from camscope.training.dataset import read_dataset
-from camscope.training.start import head_of, start
+from camscope.training.init_model import head_of, start
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from camscope.errors import TargetError
 from camscope.trace import tensors, unwrap
 from camscope.trace.outputs import other_outputs
-from camscope.trace.structure import find_picture, first_tensor, map_tensors
+from camscope.trace.pytree import find_picture, first_tensor, map_tensors
 
 Pair = namedtuple("Pair", "first second")
 

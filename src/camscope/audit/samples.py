@@ -103,7 +103,7 @@ def is_drawn(name: str) -> bool:
     return name.partition(":")[0] in _DRAWN
 
 
-class Donors:
+class PatchDonors:
     """Subjects that lend their pixels: in each role a patient lends to one other patient at most.
 
     Donors are a sample as much as recipients are. If each recipient drew its donors freely, all effects would share

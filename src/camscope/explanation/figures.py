@@ -10,10 +10,10 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from camscope.explanation.batch import Wanted
 from camscope.explanation.method_lookup import check_needs, find_method
 from camscope.explanation.pictures import explain
 from camscope.explanation.result import Explanation
+from camscope.explanation.target_spec import TargetSpec
 from camscope.heatmap import place
 from camscope.images import Picture
 from camscope.methods import Method
@@ -33,7 +33,7 @@ def stages_sheet(
     picture: Picture,
     *,
     method: str | Method = "gradcam",
-    target: Wanted = None,
+    target: TargetSpec = None,
     engine: str = "auto",
     settings: Mapping[str, Any] | None = None,
 ) -> Image.Image:
@@ -67,7 +67,7 @@ def steps_sheet(
     picture: Picture,
     *,
     method: str = "gradcam",
-    target: Wanted = None,
+    target: TargetSpec = None,
     layer: str | None = None,
     engine: str = "auto",
     settings: Mapping[str, Any] | None = None,

@@ -4,7 +4,7 @@ from torch import nn
 
 from camscope.explanation import cam
 from camscope.heatmap import upsample
-from camscope.training.reasons import share_outside
+from camscope.training.right_reasons_loss import share_outside
 
 
 def tiny(dtype=torch.float64):

@@ -14,7 +14,7 @@ from camscope.images import Window
 from camscope.models.model import Model
 from camscope.targets import Target, box, category, class_index, likely, region
 
-Wanted = str | int | Target | None
+TargetSpec = str | int | Target | None
 """What to explain: a class name or index, "top3" for the three highest, a target function, None for the highest; of
 boxes and maps of scores also a class at a place of the picture, "dog@x0,y0,x1,y1" in its pixels."""
 
@@ -28,7 +28,7 @@ _BACKGROUND = "background"
 
 
 @dataclass(frozen=True)
-class Goal:
+class ResolvedTarget:
     """One target of one image, and what is to be said of it: where it is, or that it is nowhere in that image."""
 
     label: str
@@ -37,7 +37,9 @@ class Goal:
     note: str = ""
 
 
-def goals_of(model: Model, wanted: Sequence[Wanted], output: Tensor, *, window: Window | None = None) -> list[Goal]:
+def goals_of(
+    model: Model, wanted: Sequence[TargetSpec], output: Tensor, *, window: Window | None = None
+) -> list[ResolvedTarget]:
     """What is wanted of one image, in its own output.
 
     A class of a segmentation is the region that is predicted to be of it, and the highest class the largest region
@@ -51,10 +53,10 @@ def goals_of(model: Model, wanted: Sequence[Wanted], output: Tensor, *, window: 
         window: the part of the picture that the network saw; by default all of a picture of the input's size.
     """
     window = window or Window.whole(model.preprocess.input_size)
-    goals: list[Goal] = []
+    goals: list[ResolvedTarget] = []
     for want in wanted:
         if callable(want):
-            goals.append(Goal(getattr(want, "__name__", "target"), None, want))
+            goals.append(ResolvedTarget(getattr(want, "__name__", "target"), None, want))
         elif isinstance(want, str) and want not in model.labels and (found := _PLACE.fullmatch(want)):
             goals.append(_at(model, found[1], output, place=tuple(map(float, found.groups()[1:])), window=window))
         elif model.outcome == "boxes":
@@ -65,7 +67,7 @@ def goals_of(model: Model, wanted: Sequence[Wanted], output: Tensor, *, window: 
     return goals
 
 
-def _at(model: Model, name: str, output: Tensor, *, place: Corners, window: Window) -> Goal:
+def _at(model: Model, name: str, output: Tensor, *, place: Corners, window: Window) -> ResolvedTarget:
     """A class at a place of the picture."""
     written = ",".join(f"{edge:g}" for edge in place)
     if output.ndim != 3 and model.outcome != "boxes":
@@ -88,14 +90,14 @@ def _at(model: Model, name: str, output: Tensor, *, place: Corners, window: Wind
         mask = inside & _predicted(model, index, output)
         target, absent = _region(model, index, output, mask), not bool(mask.any())
         note = f"nothing at that place is predicted to be {model.label(index)!r}"
-    return Goal(f"{model.label(index)}@{written}", index, target, note if absent else "")
+    return ResolvedTarget(f"{model.label(index)}@{written}", index, target, note if absent else "")
 
 
-def _of_class(model: Model, index: int, output: Tensor) -> Goal:
+def _of_class(model: Model, index: int, output: Tensor) -> ResolvedTarget:
     label = model.label(index)
     absent = output.ndim > 2 and not bool(_predicted(model, index, output).any())
     note = f"no place is predicted to be {label!r}; targets.region(index, mask=...) explains places of yours"
-    return Goal(label, index, class_target(model, index, output), note if absent else "")
+    return ResolvedTarget(label, index, class_target(model, index, output), note if absent else "")
 
 
 def class_target(model: Model, index: int, output: Tensor) -> Target:
@@ -169,7 +171,7 @@ def _indices(model: Model, want: str | int | None, scores: Tensor) -> list[int]:
     return [_index(model, want, len(scores))]
 
 
-def _boxes(model: Model, want: str | int | None, output: Tensor, window: Window) -> list[Goal]:
+def _boxes(model: Model, want: str | int | None, output: Tensor, window: Window) -> list[ResolvedTarget]:
     """The best boxes, or the best of a class; each stays the target where it is now, and says where in the picture."""
     found = output[output[:, 5] >= 0].detach()
     count = _rank(model, want)
@@ -177,17 +179,19 @@ def _boxes(model: Model, want: str | int | None, output: Tensor, window: Window)
         index = _class_of_boxes(model, want, output)
         found = found[found[:, 5] == index]
         if not len(found):
-            return [Goal(model.label(index), index, box(index), f"no box of {model.label(index)!r} was found")]
+            return [
+                ResolvedTarget(model.label(index), index, box(index), f"no box of {model.label(index)!r} was found")
+            ]
     elif not len(found):
-        return [Goal("no box", None, box(-2), "no box was found")]
-    goals: list[Goal] = []
+        return [ResolvedTarget("no box", None, box(-2), "no box was found")]
+    goals: list[ResolvedTarget] = []
     for row in found[found[:, 4].topk(min(count or 1, len(found))).indices]:
         label = model.label(int(row[5]))
         number = 1 + sum(goal.label.partition(", box ")[0] == label for goal in goals)
         left, top, right, bottom = row[:4].tolist()
         target = box(int(row[5]), at=(left, top, right, bottom))
         note = f"the box {_in_picture(model, row, window)} of the picture"
-        goals.append(Goal(label if number == 1 else f"{label}, box {number}", int(row[5]), target, note))
+        goals.append(ResolvedTarget(label if number == 1 else f"{label}, box {number}", int(row[5]), target, note))
     return goals
 
 

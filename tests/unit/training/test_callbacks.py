@@ -9,7 +9,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import camscope as cs
-from camscope.training.following import LogMaps
+from camscope.training.callbacks import LogMaps
 
 
 class Own(L.LightningModule):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from camscope import Model, load
-from camscope.explanation.examination import axes, examine
+from camscope.explanation.inspect_model import axes, examine
 from camscope.models.preprocess import Preprocess
 from camscope.trace import Layout
 

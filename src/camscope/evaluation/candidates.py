@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from camscope.errors import CamscopeError
-from camscope.evaluation.nulls import NULLS, RANDOM
-from camscope.explanation.batch import Goal, Pass, Sample
+from camscope.evaluation.baselines import NULLS, RANDOM
+from camscope.explanation.batch import BatchExplainer, ResolvedTarget, Sample
 from camscope.explanation.method_lookup import find_method, known
 from camscope.methods import METHODS, Method, NetworkMethod
 from camscope.methods.passes import reporting
@@ -87,7 +87,14 @@ class _Enough(Exception):  # noqa: N818  never leaves this file
 
 
 def entered(
-    name: str, *, model: Model, sample: Sample, goal: Goal, layer: str | None, settings: Mapping[str, Any], most: int
+    name: str,
+    *,
+    model: Model,
+    sample: Sample,
+    goal: ResolvedTarget,
+    layer: str | None,
+    settings: Mapping[str, Any],
+    most: int,
 ) -> Contestant:
     """Try a method on one image, to find out whether it can be applied and what a map costs.
 
@@ -108,7 +115,7 @@ def entered(
     function = find_method(name)
     own = known(function, settings)
     try:
-        run = Pass.over(model, [sample], functions=[function], layer=layer)
+        run = BatchExplainer.over(model, [sample], functions=[function], layer=layer)
         if run.seen is not None and "channels" not in own and _all_channels(function):
             (trace, *_) = run.seen.traces(run.forward, [goal.target])
             return _reduced(run, name, function, goal, own, most=most, channels=trace.activations.shape[1])
@@ -127,10 +134,10 @@ def _all_channels(function: Method | NetworkMethod) -> bool:
 
 
 def _reduced(
-    run: Pass,
+    run: BatchExplainer,
     name: str,
     function: Method | NetworkMethod,
-    goal: Goal,
+    goal: ResolvedTarget,
     settings: Mapping[str, Any],
     *,
     most: int,
@@ -146,7 +153,13 @@ def _reduced(
 
 
 def _counted(
-    run: Pass, name: str, function: Method | NetworkMethod, goal: Goal, settings: Mapping[str, Any], *, most: int
+    run: BatchExplainer,
+    name: str,
+    function: Method | NetworkMethod,
+    goal: ResolvedTarget,
+    settings: Mapping[str, Any],
+    *,
+    most: int,
 ) -> int:
     """Count the forward passes of one map, including the shared one.
 
@@ -199,7 +212,7 @@ class Made:
     seconds: float
 
 
-def made(contestant: Contestant, run: Pass, goals: Mapping[int, Goal], *, shared: float) -> Made:
+def made(contestant: Contestant, run: BatchExplainer, goals: Mapping[int, ResolvedTarget], *, shared: float) -> Made:
     """Compute the maps of a method for some images of a forward pass.
 
     Args:
@@ -217,9 +230,14 @@ def made(contestant: Contestant, run: Pass, goals: Mapping[int, Goal], *, shared
 
 
 def drawn_again(
-    contestant: Contestant, model: Model, samples: Sequence[Sample], goals: Sequence[Goal], *, layer: str | None
+    contestant: Contestant,
+    model: Model,
+    samples: Sequence[Sample],
+    goals: Sequence[ResolvedTarget],
+    *,
+    layer: str | None,
 ) -> Tensor:
     """Compute the maps (B, h, w) of a method for other images, other targets or another network."""
-    run = Pass.over(model, samples, functions=[contestant.function], layer=layer)
+    run = BatchExplainer.over(model, samples, functions=[contestant.function], layer=layer)
     found = run.maps(contestant.name, contestant.function, goals=dict(enumerate(goals)), settings=contestant.settings)
     return torch.as_tensor(found.raw).cpu()

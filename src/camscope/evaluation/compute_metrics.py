@@ -14,14 +14,14 @@ from camscope.cohort.annotations import Mask
 from camscope.cohort.store import Row
 from camscope.errors import CamscopeError
 from camscope.evaluation.rows import CURVE, on_few
-from camscope.explanation.batch import Goal, Sample
+from camscope.explanation.batch import ResolvedTarget, Sample
 from camscope.heatmap import place
 from camscope.metrics import FACTS, METRICS, Score, adcc_of, cascade, kept, kind, road_curves
 from camscope.models.engines import outputs
 from camscope.models.model import Model
 from camscope.targets import category
 
-Draw = Callable[[Model, Sequence[Sample], Sequence[Goal]], Tensor]
+Draw = Callable[[Model, Sequence[Sample], Sequence[ResolvedTarget]], Tensor]
 """(model, samples, one target per sample) -> signed maps (B, h, w), of a method or a null."""
 
 _KEPT = {"average_drop": "drop", "increase": "increase", "average_gain": "gain"}
@@ -48,7 +48,7 @@ class Subject:
 
     model: Model
     samples: Sequence[Sample]
-    goals: Sequence[Goal]
+    goals: Sequence[ResolvedTarget]
     outputs: Tensor
     maps: Tensor
     masks: Sequence[Mask | None]
@@ -203,7 +203,7 @@ def _comparison(subject: Subject, names: Sequence[str], **_: int) -> Columns:
     asked, maps = _of_kind(names, "comparison"), subject.maps
     if "logit_randomisation" in asked and subject.outputs.shape[1] > 1:
         least = subject.outputs.argmin(1).tolist()
-        goals = [Goal(subject.model.label(index), index, category(index)) for index in least]
+        goals = [ResolvedTarget(subject.model.label(index), index, category(index)) for index in least]
         others = subject.draw(subject.model, subject.samples, goals)
         found["logit_randomisation"] = METRICS["logit_randomisation"](maps, others).tolist()
     if "image_swap" in asked and len(maps) > 1:

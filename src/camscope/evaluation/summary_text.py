@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from camscope.evaluation.nulls import NULLS
+from camscope.evaluation.baselines import NULLS
 from camscope.evaluation.summary import UNRANKED
 from camscope.metrics import FACTS, METRICS, kind
 from camscope.page.words import number

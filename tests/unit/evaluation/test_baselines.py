@@ -2,8 +2,8 @@
 
 import torch
 
+from camscope.evaluation.baselines import CELLS, AverageMasks, as_seen, centre, null_maps, uniform
 from camscope.evaluation.data import read_data
-from camscope.evaluation.nulls import CELLS, AverageMasks, as_seen, centre, null_maps, uniform
 from camscope.heatmap import place
 from camscope.images import Window
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from camscope.audit.nulls import BATCH, random_cam
-from camscope.audit.subjects import Subject, is_drawn
+from camscope.audit.samples import Subject, is_drawn
 from camscope.cohort.regions import Scene, border, cell_shares, evidence, seen_shares
 from camscope.errors import MethodError
 from camscope.explanation.maps import cam

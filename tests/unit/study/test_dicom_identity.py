@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from camscope.cohort.store import Store
-from camscope.study.header import Identities
+from camscope.study.dicom_identity import Identities
 from camscope.study.study import Study
 
 pydicom = pytest.importorskip("pydicom")

@@ -2,7 +2,7 @@ import warnings
 
 import torch
 
-from camscope.cli.noted import load_noted
+from camscope.cli.model_loading import load_noted
 
 
 def test_an_old_name_is_accepted_with_a_note_and_without_a_warning(capsys):

@@ -16,7 +16,7 @@ from camscope.models.engines.packed import pack
 from camscope.models.probe_cache import structure_of
 from camscope.trace import record
 from camscope.trace.forward import Trunk, autocast_of
-from camscope.trace.structure import picture_of, take_images, tensors
+from camscope.trace.pytree import picture_of, take_images, tensors
 
 ENGINES = ("auto", "eager", "packed", "openvino")
 

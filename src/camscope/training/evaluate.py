@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from camscope.cohort.case import Case
 from camscope.errors import CamscopeError, SettingError, check_count
-from camscope.explanation.batch import Pass, Sample
+from camscope.explanation.batch import BatchExplainer, Sample
 from camscope.files import write_atomically
 from camscope.images import read
 from camscope.models.model import Model
@@ -105,7 +105,7 @@ def predict(
 
     waiting = samples()
     while batch := list(itertools.islice(waiting, batch_size)):
-        run = Pass.over(model, [sample for _, sample in batch])
+        run = BatchExplainer.over(model, [sample for _, sample in batch])
         found = run.model.probability(run.outputs.double())
         assert found is not None  # of a value, which was refused
         probabilities.append(found.cpu().numpy())

@@ -9,7 +9,7 @@ import torch
 
 from camscope.errors import CamscopeError
 from camscope.explanation.agreement import same_map
-from camscope.explanation.batch import Pass, Sample, goals_of
+from camscope.explanation.batch import BatchExplainer, Sample, goals_of
 from camscope.explanation.method_lookup import methods_of_scores
 from camscope.images import Picture
 from camscope.methods import METHODS
@@ -46,7 +46,7 @@ def examine(model: Model) -> dict[str, Any]:
     ['gradcam', 'hirescam', 'xgradcam', 'shapleycam', 'cam']
     """
     functions = [] if isinstance(model.net, BlackBox) else [METHODS["gradcam"]]
-    run = Pass.over(model, [_random_sample(model)], functions=functions)
+    run = BatchExplainer.over(model, [_random_sample(model)], functions=functions)
     return {
         "model": model.name,
         "weights": None if model.recipe is None else model.recipe.weights,
@@ -59,7 +59,7 @@ def examine(model: Model) -> dict[str, Any]:
     }
 
 
-def _inside(run: Pass) -> dict[str, Any]:
+def _inside(run: BatchExplainer) -> dict[str, Any]:
     """Return what is known of the layers: layer, layout, grid, channels, head, same."""
     if run.seen is None:
         head = f"a black box: only methods that need nothing but scores work ({', '.join(methods_of_scores())})"
@@ -125,7 +125,7 @@ def _random_sample(model: Model) -> Sample:
     return Sample.of(model, picture)
 
 
-def _same(run: Pass, goal: Any) -> list[list[str]]:
+def _same(run: BatchExplainer, goal: Any) -> list[list[str]]:
     """Groups of methods whose maps of this pass differ by a positive factor alone."""
     groups: list[tuple[np.ndarray[Any, np.dtype[np.float32]], list[str]]] = []
     for name in _COMPARED:

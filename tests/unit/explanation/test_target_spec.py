@@ -7,7 +7,7 @@ from torch import nn
 
 from camscope import Model, explain, explain_all, targets
 from camscope.errors import TargetError
-from camscope.explanation.goals import goals_of
+from camscope.explanation.target_spec import goals_of
 from camscope.images import Picture
 from camscope.models.preprocess import Preprocess
 

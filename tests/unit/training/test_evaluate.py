@@ -10,8 +10,8 @@ from camscope.errors import SettingError
 from camscope.models.model import Model
 from camscope.models.preprocess import Preprocess
 from camscope.training.dataset import read_dataset
+from camscope.training.evaluate import Predictions, calibration, confusion, judge, predict, write_predictions
 from camscope.training.failures import find_failures, worst
-from camscope.training.judging import Predictions, calibration, confusion, judge, predict, write_predictions
 
 
 def predictions(probabilities, truth, *, outcome="one", patients=None):

@@ -5,7 +5,7 @@ from torch import nn
 
 from camscope.errors import LayerError
 from camscope.trace import record
-from camscope.trace.address import Address, name_of
+from camscope.trace.layer_path import Address, name_of
 
 
 class Functions(nn.Module):
