@@ -18,15 +18,15 @@ def audit(
     folder: StudyFolder,
     study: StudyFileOption = None,
     device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Inputs in one forward pass.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 64,
     engine: Engine = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print audit.json.")] = False,
 ) -> None:
-    """Say for each label and region whether the model relies on it, with the statistics behind the verdict.
+    """Test, for each label and region, whether the model relies on the region.
 
-    Regions are those of the section audit of the study file. Each is removed or exchanged in every picture, and the
-    change of the logit is compared with that of a sham; heat alone never convicts. Writes DIR/audit.json,
-    audit.parquet and audit_changes.parquet.
+    The regions are those in the section audit of the study file. Each region is removed or exchanged in every image,
+    and the change of the logit is compared with that of a sham edit. Heat alone is never enough for a verdict. Writes
+    DIR/audit.json, audit.parquet and audit_changes.parquet.
 
     Example: camscope audit results
     """

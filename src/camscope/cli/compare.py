@@ -22,13 +22,15 @@ _SAME = "the same map as "
 
 @with_model_options
 def compare(
-    image: Annotated[Path, typer.Argument(help="One picture.")],
+    image: Annotated[Path, typer.Argument(help="Image file.")],
     models: Annotated[str, typer.Option(help=f"Models with commas, each {MODELS}.")],
     out: Out,
-    methods: Annotated[str, typer.Option(help="Methods with commas.")] = "gradcam",
-    targets: Annotated[str, typer.Option(help="Class names or indices with semicolons, or topK.")] = "top1",
+    methods: Annotated[str, typer.Option(help="Methods, separated by commas.")] = "gradcam",
+    targets: Annotated[str, typer.Option(help="Class names or indices, separated by semicolons, or topK.")] = "top1",
     weights: Weights = "default",
-    setting: Annotated[list[str] | None, typer.Option("--set", help="name=value for the methods.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Method setting as name=value; repeat for several.")
+    ] = None,
     device: Device = "auto",
     engine: Engine = "auto",
     seed: Seed = 0,
@@ -36,11 +38,11 @@ def compare(
     *,
     loading: dict[str, Any],
 ) -> None:
-    """Compare models and methods on one picture.
+    """Compare models and methods on one image.
 
-    Writes compare.png, a sheet with a column for each model, its top prediction on top, and a row for each method and
-    target, and compare.json with the agreement of every two maps: Spearman's rank correlation on a common grid. Maps
-    that are one map under several names are marked.
+    Writes compare.png, with one column per model, headed by its predicted class, and one row per method and target;
+    and compare.json, with the agreement of each pair of maps (Spearman's rank correlation on a common grid). Methods
+    that give the same map are marked.
 
     Example: camscope compare dog.jpg --models timm:legacy_xception,timm:resnet50,timm:vgg19 --out sheet
     """

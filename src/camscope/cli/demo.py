@@ -13,12 +13,15 @@ from camscope.cli.options import progress, steps
 
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("camscope-demo"),
-    retrain: Annotated[bool, typer.Option("--retrain", help="Train the five models again first (minutes).")] = False,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Train the five models first; this takes minutes.")
+    ] = False,
 ) -> None:
-    """Make a cohort of phantom chest radiographs, explain five small models on it, and audit them.
+    """Generate a cohort of phantom chest radiographs, explain five small models on it, and audit them.
 
-    70 patients, about 200 pictures, five findings with one ConvNeXt each; two of the models were trained on pictures
-    in which an AP token at the border gives the finding away. The audit must find these two, and no other.
+    The cohort has 70 patients and about 200 images. There is one ConvNeXt for each of five findings; two of them were
+    trained on images in which an AP token at the border gives the finding away. The audit must find these two and no
+    other.
 
     Example: camscope demo --out demo
     """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @with_model_options
 def evaluate(
     model: ModelName,
-    data: Annotated[str, typer.Option("--data", help="A folder of pictures, or a CSV, TSV or Parquet table.")],
+    data: Annotated[str, typer.Option("--data", help="Folder of images, or a CSV, TSV or Parquet table.")],
     out: Out,
     weights: Weights = "default",
     masks: Annotated[
@@ -30,16 +30,25 @@ def evaluate(
     target: Annotated[
         str | None, typer.Option(help="Class name or index, or column:NAME.", show_default="the predicted class")
     ] = None,
-    image: Annotated[str | None, typer.Option(help="The column with the pictures.", show_default="by its name")] = None,
-    patient: Annotated[
-        str | None, typer.Option(help="The column with the patients.", show_default="by its name")
+    image: Annotated[
+        str | None, typer.Option(help="Column with the images.", show_default="detected by its name")
     ] = None,
-    methods: Annotated[str, typer.Option(help="Methods with commas, see `camscope methods`; or all.")] = "all",
-    metrics: Annotated[str, typer.Option(help="Metrics with commas; or all.")] = "all",
-    layer: Annotated[str | None, typer.Option(help="Layer name.", show_default="found by itself")] = None,
-    setting: Annotated[list[str] | None, typer.Option("--set", help="name=value for the methods.")] = None,
-    few: Annotated[int, typer.Option(min=1, help="Pictures for what needs many passes, as sanity checks do.")] = 4,
-    most_passes: Annotated[int, typer.Option(min=1, help="A method that needs more is run on few pictures.")] = 2000,
+    patient: Annotated[
+        str | None, typer.Option(help="Column with the patients.", show_default="detected by its name")
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(help="Methods, separated by commas, or all; `camscope methods` lists them.")
+    ] = "all",
+    metrics: Annotated[str, typer.Option(help="Metrics, separated by commas, or all.")] = "all",
+    layer: Annotated[str | None, typer.Option(help="Target layer.", show_default="detected automatically")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Method setting as name=value; repeat for several.")
+    ] = None,
+    few: Annotated[int, typer.Option(min=1, help="Number of images for expensive metrics, such as sanity checks.")] = 4,
+    most_passes: Annotated[
+        int,
+        typer.Option(min=1, help="Methods that need more forward passes per map are run on few images (see --few)."),
+    ] = 2000,
     device: Device = "auto",
     batch_size: BatchSize = 16,
     engine: Engine = "auto",
@@ -48,12 +57,12 @@ def evaluate(
     *,
     loading: dict[str, Any],
 ) -> None:
-    """Evaluate methods: are their maps right, faithful, steady and affordable on this model?
+    """Evaluate methods on a model: are their maps right, faithful, stable and affordable?
 
-    Writes one row a picture and method, with the metrics as columns, into DIR/rows/*.parquet; the table with intervals
-    and comparisons into DIR/evaluation.json; and DIR/evaluation.html with figures. Beside the methods there are always
-    a uniform map, a centre prior, the average mask and random channel weights. Stopped in any way, the same command
-    continues.
+    Writes one row per image and method, with one column per metric, into DIR/rows/*.parquet; the table with confidence
+    intervals and comparisons into DIR/evaluation.json; and DIR/evaluation.html with figures. Four baselines are always
+    included: a uniform map, a centre prior, the average mask and random channel weights. Re-run the same command to
+    resume.
 
     Example: camscope evaluate -m timm:resnet50 --data birds.csv --boxes box --methods gradcam,layercam --out results
     """

@@ -39,7 +39,7 @@ _WRITERS = 2
 
 @with_model_options
 def explain(
-    images: Annotated[list[str], typer.Argument(help="Picture files, folders or patterns such as 'photos/*.jpg'.")],
+    images: Annotated[list[str], typer.Argument(help="Image files, folders or patterns such as 'photos/*.jpg'.")],
     model: ModelName,
     out: Out,
     weights: Weights = "default",
@@ -47,7 +47,8 @@ def explain(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="See `camscope methods`; repeat for several.", show_default="gradcam; occlusion for a black box"
+            help="Method; `camscope methods` lists them. Repeat for several.",
+            show_default="gradcam; occlusion for a black box",
         ),
     ] = None,
     target: Annotated[
@@ -57,28 +58,32 @@ def explain(
             show_default="top1",
         ),
     ] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer name.", show_default="found by itself")] = None,
-    scale: Annotated[str, typer.Option(help="For display: minmax, max, percentile or fixed:LO,HI.")] = "minmax",
-    cmap: Annotated[str, typer.Option(help="byr (blue, yellow, red) or a Matplotlib colour map.")] = "byr",
-    opacity: Annotated[float, typer.Option(min=0, max=1, help="Of the map in the overlay.")] = 0.5,
+    layer: Annotated[str | None, typer.Option(help="Target layer.", show_default="detected automatically")] = None,
+    scale: Annotated[str, typer.Option(help="Scaling for display: minmax, max, percentile or fixed:LO,HI.")] = "minmax",
+    cmap: Annotated[str, typer.Option(help="Colour map: byr (blue, yellow, red) or any of Matplotlib.")] = "byr",
+    opacity: Annotated[float, typer.Option(min=0, max=1, help="Opacity of the heat map in the overlay.")] = 0.5,
     write: Annotated[
-        str, typer.Option(help="Any of original,grayscale,heatmap,overlay,panel,npy,json, with commas.")
+        str,
+        typer.Option(
+            help="Files to write, separated by commas: original, grayscale, heatmap, overlay, panel, npy, json."
+        ),
     ] = "all",
     setting: Annotated[
-        list[str] | None, typer.Option("--set", help="name=value for the method, see `camscope methods NAME`.")
+        list[str] | None,
+        typer.Option("--set", help="Method setting as name=value (see `camscope methods NAME`); repeat for several."),
     ] = None,
     device: Device = "auto",
     batch_size: BatchSize = 16,
     engine: Engine = "auto",
     seed: Seed = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
     *,
     loading: dict[str, Any],
 ) -> None:
-    """Explain pictures: what did the model look at?
+    """Explain images: show where a model looks.
 
-    Writes, per picture, the original, the map as a grey picture and in colours, the overlay, a labelled panel, the
-    raw map (.npy) and explanation.json. Low is blue, medium yellow, high red.
+    Writes, for each image, the original, the heat map in grey and in colour, the overlay, a labelled panel, the raw
+    map (.npy) and explanation.json. Low values are blue, medium values yellow, high values red.
 
     Example: camscope explain cat.jpg --model timm:convnext_base --target tabby --out maps
     """

@@ -17,12 +17,16 @@ from camscope.errors import SettingError
 
 @with_model_options
 def failures(
-    model: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="What `camscope train` wrote, or any model.")],
+    model: Annotated[
+        str, typer.Argument(metavar="RUN_OR_MODEL", help="Output folder of `camscope train`, or any model.")
+    ],
     out: Out,
     data: Annotated[
         Path | None, typer.Option(help="Class folders, a table, or a study file.", show_default="those of the run")
     ] = None,
-    split: Annotated[str, typer.Option(help="train, val, test or all; of data that have splits.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="Split to evaluate, if the data have splits: train, val, test or all.")
+    ] = "test",
     label: Annotated[list[str] | None, typer.Option(help="Column or label; repeat for several.")] = None,
     image: Annotated[
         str | None, typer.Option(help="Column with the images.", show_default="detected by its name")
@@ -32,19 +36,19 @@ def failures(
     ] = None,
     labels: Labels = None,
     weights: Weights = "default",
-    method: Annotated[str, typer.Option(help="See `camscope methods`.")] = "gradcam",
-    layer: Annotated[str | None, typer.Option(help="Layer name.", show_default="found by itself")] = None,
+    method: Annotated[str, typer.Option(help="Method; `camscope methods` lists them.")] = "gradcam",
+    layer: Annotated[str | None, typer.Option(help="Target layer.", show_default="detected automatically")] = None,
     device: Device = "auto",
     batch_size: BatchSize = 16,
     seed: Seed = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     *,
     loading: dict[str, Any],
 ) -> None:
-    """Judge a model on labelled pictures, and explain its most certain mistakes.
+    """Evaluate a model on labelled images, and explain its most confident mistakes.
 
     Writes report.html, failures.csv (every mistake), predictions.csv and metrics.json. Each mistake is explained for
-    what the model says and for what is true, and the worst at every stage of the network.
+    the predicted class and for the true one, and the worst mistakes at every stage of the network.
 
     Example: camscope failures run --data new_xrays --out failures
     """

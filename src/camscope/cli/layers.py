@@ -14,26 +14,30 @@ from camscope.cli.options import Device, Engine, ModelName, Out, Seed, Weights, 
 
 @with_model_options
 def layers(
-    image: Annotated[Path, typer.Argument(help="One picture.")],
+    image: Annotated[Path, typer.Argument(help="Image file.")],
     model: ModelName,
     out: Out,
     weights: Weights = "default",
-    method: Annotated[str, typer.Option(help="See `camscope methods`.")] = "gradcam",
+    method: Annotated[str, typer.Option(help="Method; `camscope methods` lists them.")] = "gradcam",
     target: Annotated[str, typer.Option(help="Class name or index, or top1.")] = "top1",
-    layer: Annotated[str | None, typer.Option(help="With --steps: the layer.", show_default="found by itself")] = None,
-    steps: Annotated[bool, typer.Option("--steps", help="Show how the map is made, step by step.")] = False,
-    setting: Annotated[list[str] | None, typer.Option("--set", help="name=value for the method.")] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Target layer, with --steps.", show_default="detected automatically")
+    ] = None,
+    steps: Annotated[bool, typer.Option("--steps", help="Show how the heat map is computed, step by step.")] = False,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Method setting as name=value; repeat for several.")
+    ] = None,
     device: Device = "auto",
     engine: Engine = "auto",
     seed: Seed = 0,
     *,
     loading: dict[str, Any],
 ) -> None:
-    """Show the map at every stage of a network, first to last; or how one map is made.
+    """Show the heat map at every stage of a network, or with --steps how one heat map is computed.
 
-    Writes layers.png: a map for each stage, with its name and the size of its grid. With --steps it writes steps.png:
-    the strongest 12 channels with their weights, their weighted sum before and after the ReLU, the grid, the map at
-    picture size and the overlay.
+    Writes layers.png with one map per stage, its name and its grid size. With --steps, writes steps.png: the 12
+    strongest channels with their weights, the weighted sum before and after the ReLU, the grid, the heat map at image
+    size, and the overlay.
 
     Example: camscope layers cat.jpg --model torchvision:vgg16 --out sheet
     """

@@ -9,9 +9,9 @@ import typer
 
 
 def methods(
-    name: Annotated[str, typer.Argument(help="One method, to read all about it.")] = "",
+    name: Annotated[str, typer.Argument(help="Name of a method to describe.")] = "",
 ) -> None:
-    """List the methods, or describe one: formula, settings, needs, cost, reference.
+    """List the methods, or describe one: formula, settings, requirements, cost, reference.
 
     Example: camscope methods scorecam
     """

@@ -20,17 +20,29 @@ _OPTIONS: dict[str, Any] = {
     "outcome": Annotated[
         str | None,
         typer.Option(
-            help="one (softmax), any (sigmoid) or value (regression).",
+            help="Kind of output: one (softmax), any (sigmoid) or value (regression).",
             show_default="by the classes",
             rich_help_panel=_PANEL,
         ),
     ],
-    "input_size": Annotated[str | None, typer.Option(help="Side in pixels, or HEIGHT,WIDTH.", rich_help_panel=_PANEL)],
-    "mean": Annotated[
-        str | None, typer.Option(help="Of pixels in [0, 1], one number or one per channel.", rich_help_panel=_PANEL)
+    "input_size": Annotated[
+        str | None,
+        typer.Option(help="Input size of the model: side in pixels, or HEIGHT,WIDTH.", rich_help_panel=_PANEL),
     ],
-    "std": Annotated[str | None, typer.Option(help="As --mean.", rich_help_panel=_PANEL)],
-    "fit": Annotated[str | None, typer.Option(help="crop, squash or pad.", rich_help_panel=_PANEL)],
+    "mean": Annotated[
+        str | None,
+        typer.Option(help="Mean of the pixels in [0, 1]: one number, or one per channel.", rich_help_panel=_PANEL),
+    ],
+    "std": Annotated[
+        str | None,
+        typer.Option(
+            help="Standard deviation of the pixels in [0, 1]: one number, or one per channel.", rich_help_panel=_PANEL
+        ),
+    ],
+    "fit": Annotated[
+        str | None,
+        typer.Option(help="How an image is fitted to the input size: crop, squash or pad.", rich_help_panel=_PANEL),
+    ],
     "option": Annotated[
         list[str] | None,
         typer.Option(
@@ -40,7 +52,7 @@ _OPTIONS: dict[str, Any] = {
     "prefix": Annotated[
         str | None,
         typer.Option(
-            help="Beginning of the network's names in the weights file.",
+            help="Prefix of the network's names in the weights file.",
             show_default="detected",
             rich_help_panel=_PANEL,
         ),
@@ -56,7 +68,7 @@ _OPTIONS: dict[str, Any] = {
         bool,
         typer.Option(
             "--trust",
-            help="Allow files that can run code: weights of torchxrayvision, models of Ultralytics.",
+            help="Load files that can run code: weights of torchxrayvision, models of Ultralytics.",
             rich_help_panel=_PANEL,
         ),
     ],

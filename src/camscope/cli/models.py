@@ -25,17 +25,19 @@ _NOTES = {
 def models(
     pattern: Annotated[str, typer.Argument(help="Part of a name, or a pattern such as 'timm:convnext*'.")] = "",
     check: Annotated[
-        str | None, typer.Option(help="Load this model and print what would be used to explain it.", metavar="SPEC")
+        str | None, typer.Option(help="Load this model and print how it would be explained.", metavar="SPEC")
     ] = None,
     weights: Weights = "default",
     labels: Labels = None,
     device: Device = "auto",
     seed: Seed = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     *,
     loading: dict[str, Any],
 ) -> None:
-    """List the models that --model takes; or with --check, what would be used of one, and which methods are one on it.
+    """List the models that --model takes; with --check, print how a model would be explained.
+
+    --check also lists which methods give the same map on the model.
 
     Example: camscope models 'timm:convnext*'
 

@@ -33,23 +33,25 @@ MODELS = (
 
 ModelName = Annotated[str, typer.Option("--model", "-m", help=f"{MODELS}.")]
 Labels = Annotated[
-    str | None, typer.Option(help="Class names with commas, or a text, JSON or CSV file of them; for CLIP the texts.")
+    str | None,
+    typer.Option(help="Class names, separated by commas, or a text, JSON or CSV file with them; for CLIP, the texts."),
 ]
 Weights = Annotated[
-    str, typer.Option(help="'default' (the published ones), 'none' (random), or a .pth, .pt or .safetensors file.")
+    str, typer.Option(help="Weights: 'default' (published), 'none' (random), or a .pth, .pt or .safetensors file.")
 ]
-StudyFolder = Annotated[
-    str, typer.Argument(metavar="DIR", help="The folder of a study that has been run, or its address.")
-]
+StudyFolder = Annotated[str, typer.Argument(metavar="DIR", help="Output folder of `camscope study`, or its address.")]
 StudyFileOption = Annotated[
     Path | None,
-    typer.Option("--study", metavar="STUDY.toml", help="Its study file.", show_default="the one it was run with"),
+    typer.Option("--study", metavar="STUDY.toml", help="Study file.", show_default="the one it was run with"),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto for the best there is.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Pictures in one forward pass.")]
+Device = Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:1, mps, or auto for the fastest available.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
 Engine = Annotated[
-    str, typer.Option(help="eager, packed, openvino, or auto: by the number of pictures. Results agree to 1e-4.")
+    str,
+    typer.Option(
+        help="Backend: eager, packed, openvino, or auto (chosen by the number of images). Results agree to 1e-4."
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed.")]
 

@@ -17,13 +17,13 @@ def report(
     folder: StudyFolder,
     study: StudyFileOption = None,
     pseudonyms: Annotated[
-        bool, typer.Option("--pseudonyms", help="Leave out patients' names and files' paths.")
+        bool, typer.Option("--pseudonyms", help="Leave out the names of patients and the paths of files.")
     ] = False,
 ) -> None:
-    """Write the report of a study: DIR/report.html, one page that fetches nothing.
+    """Write the report of a study: DIR/report.html, one page that loads nothing from the network.
 
-    It has the audit's verdicts where `camscope audit` has been run, the cohort, the scores, the maps, and every case.
-    The thumbnails of more than 300 cases lie beside it in DIR/report_files.
+    The report has the cohort, the scores, the maps and every case, and the verdicts if `camscope audit` has been run.
+    With more than 300 cases, the thumbnails are written to DIR/report_files.
 
     Example: camscope report results
     """

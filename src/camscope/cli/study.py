@@ -28,35 +28,41 @@ def study(
     out: Annotated[
         str | None, typer.Option("--out", "-o", help="Folder for the results, or an address such as s3://bucket/dir.")
     ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Say all that is wrong, and what would be done.")] = False,
-    status: Annotated[str | None, typer.Option("--status", metavar="DIR", help="Say how far a study is.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Print all problems and the planned work, and stop.")] = False,
+    status: Annotated[
+        str | None, typer.Option("--status", metavar="DIR", help="Print the progress of a study.")
+    ] = None,
     device: Device = "auto",
     batch_size: BatchSize = 16,
     engine: Annotated[
         str,
-        typer.Option(help="ray for a cluster; on this machine eager, packed, openvino, or auto: by number of cases."),
+        typer.Option(
+            help="Backend: ray for a cluster; on this machine eager, packed, openvino, or auto (by the number of cases)."
+        ),
     ] = "auto",
     address: Annotated[
         str | None,
         typer.Option(
-            help="Ray's: auto, HOST:PORT or ray://HOST:10001.", show_default="this machine's, or a new one on it"
+            help="Address of the Ray cluster: auto, HOST:PORT or ray://HOST:10001.",
+            show_default="this machine's, or a new one on it",
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="With ray.", show_default="one a GPU, or one for every 4 CPUs")
+        int | None,
+        typer.Option(min=1, help="Number of workers, with ray.", show_default="one per GPU, or one per 4 CPUs"),
     ] = None,
     gpus_per_worker: Annotated[
         float | None,
-        typer.Option(min=0, help="With ray; 0.5 puts two on a GPU.", show_default="1 where there are GPUs"),
+        typer.Option(min=0, help="GPUs per worker, with ray; 0.5 shares one.", show_default="1 if there are GPUs"),
     ] = None,
     seed: Seed = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Explain a cohort: patients, images, labels, one model per label.
 
-    Writes an overlay a map into DIR/GROUP/PATIENT/IMAGE, and one row a case, label and method, with the raw map, into
-    DIR/rows/*.parquet; audits what the models rely on, where the study file has a section audit; and writes
-    DIR/report.html. Stopped in any way, the same command continues; a changed study computes what changed.
+    Writes one overlay per map into DIR/GROUP/PATIENT/IMAGE; one row per case, label and method, with the raw map, into
+    DIR/rows/*.parquet; and DIR/report.html. If the study file has a section audit, also runs the audit. Re-run the same
+    command to resume; after a change of the study, only what changed is computed.
 
     Example: camscope study study.toml --out results
     Example: camscope study study.toml --out s3://bucket/results --engine ray --address auto --workers 8

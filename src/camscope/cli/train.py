@@ -22,49 +22,63 @@ def train(
     model: ModelName,
     out: Out,
     weights: Annotated[
-        str, typer.Option(help="'default' (the published ones, or random where out of reach), 'none', or a file.")
+        str,
+        typer.Option(
+            help="Weights: 'default' (published, or random if they cannot be reached), 'none' (random), or a file."
+        ),
     ] = "default",
     label: Annotated[
         list[str] | None, typer.Option(help="Column of the table, or label of the study; repeat.", show_default="all")
     ] = None,
-    each: Annotated[bool, typer.Option("--each", help="A model for each label, in OUT/LABEL.")] = False,
+    each: Annotated[bool, typer.Option("--each", help="Train one model per label, in OUT/LABEL.")] = False,
     image: Annotated[
         str | None, typer.Option(help="Column with the images.", show_default="detected by its name")
     ] = None,
     patient: Annotated[
         str | None, typer.Option(help="Column with the patients.", show_default="detected by its name")
     ] = None,
-    split: Annotated[str, typer.Option(help="Shares of training, validation and test.")] = "0.7,0.15,0.15",
-    epochs: Annotated[int, typer.Option(help="At most.")] = 30,
-    patience: Annotated[int, typer.Option(help="Epochs without a lower validation loss before it stops.")] = 8,
+    split: Annotated[str, typer.Option(help="Fractions of training, validation and test.")] = "0.7,0.15,0.15",
+    epochs: Annotated[int, typer.Option(help="Maximum number of epochs.")] = 30,
+    patience: Annotated[int, typer.Option(help="Stop after this many epochs without a lower validation loss.")] = 8,
     batch_size: BatchSize = 32,
-    rate: Annotated[float, typer.Option(help="Highest learning rate, of the classifier.")] = 1e-3,
+    rate: Annotated[float, typer.Option(help="Maximum learning rate, that of the classifier.")] = 1e-3,
     frozen: Annotated[
-        int | None, typer.Option(help="Epochs of the classifier alone.", show_default="2 where weights were learnt")
+        int | None,
+        typer.Option(
+            help="Epochs in which only the classifier is trained.", show_default="2 where weights were learnt"
+        ),
     ] = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Mirror pictures; not for chests.")] = False,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Augment with mirrored images; not for chest radiographs.")
+    ] = False,
     hide: Annotated[
         list[str] | None, typer.Option(help="Region to hide in training, such as border:0.1; repeat for several.")
     ] = None,
     right_reasons: Annotated[
-        str | None, typer.Option(metavar="MASK", help="Punish attribution outside this mask.")
+        str | None, typer.Option(metavar="MASK", help="Mask outside of which attribution is penalised.")
     ] = None,
-    reasons_weight: Annotated[float, typer.Option(help="Of that penalty.")] = 1.0,
-    input_size: Annotated[str | None, typer.Option(help="Side in pixels, or HEIGHT,WIDTH.")] = None,
-    fit: Annotated[str | None, typer.Option(help="crop, squash or pad.")] = None,
+    reasons_weight: Annotated[float, typer.Option(help="Weight of the penalty of --right-reasons.")] = 1.0,
+    input_size: Annotated[
+        str | None, typer.Option(help="Input size of the model: side in pixels, or HEIGHT,WIDTH.")
+    ] = None,
+    fit: Annotated[
+        str | None, typer.Option(help="How an image is fitted to the input size: crop, squash or pad.")
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="name=value for the source, such as in_chans=1; repeat for several.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="auto, 32-true, bf16-mixed or 16-mixed.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Numerical precision: auto, 32-true, bf16-mixed or 16-mixed.")
+    ] = "auto",
     device: Device = "auto",
-    devices: Annotated[int, typer.Option(min=1, help="How many of them.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, help="Number of devices.")] = 1,
     seed: Seed = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a model for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per model.")] = False,
 ) -> None:
-    """Train a model on labelled pictures, judge it, and explain its failures.
+    """Train a model on labelled images, evaluate it, and explain its failures.
 
-    OUT becomes a bundle that every other command takes as --model, with split.csv, report.html and checkpoints.
-    Patients are never divided between training, validation and test. Stopped in any way, the same command goes on.
+    OUT becomes a bundle that every other command takes as --model, with split.csv, report.html and checkpoints. The
+    images of one patient are never in two splits. Re-run the same command to resume.
 
     Example: camscope train xrays --model timm:densenet121 --out run
     """
