@@ -37,7 +37,7 @@ def study(
     engine: Annotated[
         str,
         typer.Option(
-            help="Backend: ray for a cluster; on this machine eager, packed, openvino, or auto (by the number of cases)."
+            help="Backend: ray for a cluster; on this machine eager, packed, openvino, or auto (by number of cases)."
         ),
     ] = "auto",
     address: Annotated[
@@ -187,7 +187,7 @@ def _status(folder: str, *, as_json: bool) -> None:
         return
     rows = ", ".join(f"{number} {name}" for name, number in sorted(found["rows"].items())) or "none yet"
     state = (
-        "running" if found["running"] else "finished" if found["finished"] else "stopped; the same command continues"
+        "running" if found["running"] else "finished" if found["finished"] else "stopped; re-run the same command to resume"
     )
     damaged = f"; damaged, and computed again next time: {', '.join(found['damaged'])}" if found["damaged"] else ""
     print(_harmless(f"{found['cases']} cases; rows: {rows}; {state}{damaged}"))
