@@ -131,9 +131,10 @@ def unwritable(path: object, fault: BaseException) -> StoreError:
     """Return the error of a file or folder that cannot be written, such as on a full disk.
 
     >>> unwritable("out", PermissionError(13, "Permission denied", "out"))
-    StoreError('cannot write out: Permission denied; what is done is kept, and the same command continues')
+    StoreError('cannot write out: Permission denied; results so far are kept; re-run the same command to resume')
     """
-    return StoreError(f"cannot write {path}: {reason(fault)}; what is done is kept, and the same command continues")
+    what = f"cannot write {path}: {reason(fault)}"
+    return StoreError(f"{what}; results so far are kept; re-run the same command to resume")
 
 
 def require(module: str, purpose: str, extra: str) -> ModuleType:

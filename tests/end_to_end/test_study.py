@@ -169,7 +169,7 @@ def test_a_second_process_and_how_far_it_is(make_study, tmp_path):
     finally:
         first.kill()
         first.wait()
-    assert "; stopped; the same command continues" in camscope("study", "--status", out).stdout
+    assert "; stopped; re-run the same command to resume" in camscope("study", "--status", out).stdout
 
 
 @pytest.mark.parametrize(

@@ -186,8 +186,7 @@ def _status(folder: str, *, as_json: bool) -> None:
         print(json.dumps(found))
         return
     rows = ", ".join(f"{number} {name}" for name, number in sorted(found["rows"].items())) or "none yet"
-    state = (
-        "running" if found["running"] else "finished" if found["finished"] else "stopped; re-run the same command to resume"
-    )
+    stopped = "finished" if found["finished"] else "stopped; re-run the same command to resume"
+    state = "running" if found["running"] else stopped
     damaged = f"; damaged, and computed again next time: {', '.join(found['damaged'])}" if found["damaged"] else ""
     print(_harmless(f"{found['cases']} cases; rows: {rows}; {state}{damaged}"))

@@ -71,7 +71,7 @@ def test_a_full_disk_stops_in_one_sentence_and_the_same_goes_on(make_study, tmp_
     out = tmp_path / "out"
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(
-        StoreError, match="No space left on device; what is done is kept, and the same command continues"
+        StoreError, match="No space left on device; results so far are kept; re-run the same command to resume"
     ):
         list(cs.run(study, out, device="cpu", batch_size=2))
     assert not list(out.rglob("*.part"))
