@@ -5,7 +5,7 @@
 
 Each network is asked afresh for 6 images (a real or smooth one, constant, black, white, noise, one dot) and 4 kinds of
 weights (as made; a new head; biases so low that nearly all activations are 0; other norms, as after training), in
-batches of 1 and 2 and in bfloat16. Networks of more than 40 million parameters see images of 128 x 128 pixels where
+batches of 1 and 2 and in bfloat16. Networks of more than 20 million parameters see images of 128 x 128 pixels where
 they accept these. Rows are kept in stability.json as they come.
 """
 
@@ -30,7 +30,7 @@ from camscope.errors import LayerError
 from camscope.models import layer_choice
 
 HERE = Path(__file__).parent
-_LARGE = 40e6
+_LARGE = 20e6
 _SMALL = 128
 
 
