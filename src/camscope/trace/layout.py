@@ -93,13 +93,13 @@ def guess_layout(shape: Sequence[int], picture: Sequence[int], *, last: bool = F
     """Find how a layer's output maps to the image: the first of `possible_layouts`, or None.
 
     >>> guess_layout((1, 7, 7, 768), (1, 3, 224, 224))
-    Layout(batch=0, channel=3, grid=None, prefix=0, frames=1)
+    Layout(batch=0, channel=3, grid=None, prefix=0, frames=1, frame_major=False)
     >>> guess_layout((1, 197, 768), (1, 3, 224, 224))
-    Layout(batch=0, channel=2, grid=(14, 14), prefix=1, frames=1)
+    Layout(batch=0, channel=2, grid=(14, 14), prefix=1, frames=1, frame_major=False)
     >>> guess_layout((1, 32, 32, 32), (1, 3, 64, 64), last=True)
-    Layout(batch=0, channel=3, grid=None, prefix=0, frames=1)
+    Layout(batch=0, channel=3, grid=None, prefix=0, frames=1, frame_major=False)
     >>> guess_layout((2, 8, 4, 100), (2, 1, 32, 100))
-    Layout(batch=0, channel=1, grid=None, prefix=0, frames=1)
+    Layout(batch=0, channel=1, grid=None, prefix=0, frames=1, frame_major=False)
     """
     return next(possible_layouts(shape, picture, last=last), None)
 
@@ -206,7 +206,7 @@ def find_layout(
         LayerError: nothing fits.
 
     >>> find_layout((2, 512, 7, 7), (2, 3, 224, 224), layer="layer4")
-    Layout(batch=0, channel=1, grid=None, prefix=0, frames=1)
+    Layout(batch=0, channel=1, grid=None, prefix=0, frames=1, frame_major=False)
     """
     layout = (locate and locate(shape, picture, layer)) or guess_layout(shape, picture, last=last)
     others = [] if layout is not None else list(possible_layouts(shape, picture, last=last, any_stride=True))
