@@ -299,7 +299,7 @@ def _plain(value: Any) -> Any:
 
 
 def _write_tables(store: Store, content: Mapping[str, Any], measured: Mapping[str, Measured]) -> None:
-    """One row a label, region, stratum, test and fill-in; and one a change."""
+    """One row per label, region, stratum, test and fill-in; and one per change."""
     rows = []
     for label, one in content["labels"].items():
         for region, found in one["regions"].items():

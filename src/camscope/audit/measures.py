@@ -39,7 +39,7 @@ def effects(rows: pl.DataFrame, changes: Sequence[Change], *, settings: Settings
     """The effects of one label's interventions, by region.
 
     Args:
-        rows: of the label, one a case: case, patient, truth, score.
+        rows: of the label, one per case: case, patient, truth, score.
         changes: of its cases.
         settings: of the statistics.
 
@@ -169,7 +169,7 @@ def alignment(
     the cue on either side, with the logits of the pictures that it was removed from.
 
     Args:
-        rows: of the label, one a case, with the cue's column.
+        rows: of the label, one per case, with the cue's column.
         cue: its name.
         removals: of the cue, of this label's cases.
         settings: of the statistics.
@@ -214,7 +214,7 @@ def metadata(rows: pl.DataFrame, columns: Sequence[str]) -> dict[str, dict[str, 
     """How well the score tells a piece of metadata within each stratum of the label (T6).
 
     Args:
-        rows: of the label, one a case.
+        rows: of the label, one per case.
         columns: of the table's metadata.
 
     Returns:
@@ -240,7 +240,7 @@ def group_maps(rows: pl.DataFrame, *, settings: Settings) -> dict[str, Any]:
     The two groups with the most maps are compared, in the patients who have maps in both.
 
     Args:
-        rows: of the label, one a case.
+        rows: of the label, one per case.
         settings: of the statistics.
 
     Returns:

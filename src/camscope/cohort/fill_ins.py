@@ -28,7 +28,7 @@ FILL_INS: dict[str, FillIn] = {}
     x: (C, h, w) or (B, C, h, w), the network's input, normalised or not. It is left as it is.
     mask: (h, w), true where x is replaced; the same for the whole batch.
     donor: of the shape of one picture or of x: another picture, for "donor".
-    mean: one number, one a channel, or (C, h, w), for "mean".
+    mean: one number, one per channel, or (C, h, w), for "mean".
     seed: of the noise, which is the same for every picture of a batch.
     seen: (h, w), true where the input shows the picture, as a box; None: everywhere. Padding is neither replaced nor
         used.
@@ -132,7 +132,7 @@ def mean(x: Array, mask: Mask, known: Mask, *, mean: npt.ArrayLike | None) -> Va
     picture = x.shape[-3:]
     if np.isnan(values).any() or values.shape not in ((), picture, (picture[0], 1, 1)):
         raise SettingError(
-            f"a mean is needed: one number, {picture[0]} (one a channel) or a picture of shape {picture}"
+            f"a mean is needed: one number, {picture[0]} (one per channel) or a picture of shape {picture}"
         )
     return np.broadcast_to(values, picture)[:, mask]
 

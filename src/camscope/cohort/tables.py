@@ -46,7 +46,7 @@ def read_table(path: str) -> tuple[pl.DataFrame, dict[int, str]]:
         path: of the file or folder, or the address of a file. CSV files may have commas, semicolons, tabs or bars
             between the cells, and be UTF-8 (with or without a byte order mark), UTF-16 or Windows-1252. A folder of
             class folders becomes a table with the columns ``path``, ``class``, ``mask`` (from a folder ``masks``
-            beside the pictures' own, ``images``) and one column of 1 and 0 a class.
+            beside the pictures' own, ``images``) and one column of 1 and 0 per class.
 
     Returns:
         The table, with the column ``LINE``; and what is wrong with rows that have too few or too many cells, by row.

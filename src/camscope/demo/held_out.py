@@ -31,7 +31,7 @@ class HeldOut:
     """Pictures of patients whom no model was trained on.
 
     Attributes:
-        cases: one picture a patient, half of them AP, none with the token.
+        cases: one picture per patient, half of them AP, none with the token.
         plain: (N, 256, 256) pictures of the cases.
         marked: the same with the token; PA pictures unchanged.
         masks: for each case the (256, 256) mask of each of its findings.

@@ -77,7 +77,7 @@ def tour(
 
 
 def _side_by_side(study: Study, out: Path) -> Path:
-    """Pictures with the token, one a row; the maps of all models on each, one a column."""
+    """Pictures with the token, one per row; the maps of all models on each, one per column."""
     cases = [case for case in study.cohort.cases() if case.cues["token"]][: _SHOWN * 3 : 3]
     pictures = [case.source for case in cases]
     columns = [list(explain_all(study.model(label)[0], pictures, targets=0)) for label in FINDINGS]

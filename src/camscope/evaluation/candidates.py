@@ -121,7 +121,7 @@ def entered(
             return _reduced(run, name, function, goal, own, most=most, channels=trace.activations.shape[1])
         passes = _counted(run, name, function, goal, own, most=most)
     except _Enough as enough:
-        return Contestant(name, own, enough.passes, f"{enough.passes} passes a map: run on few pictures")
+        return Contestant(name, own, enough.passes, f"{enough.passes} passes per map: run on few pictures")
     except CamscopeError as error:
         return Contestant(name, own, refused=" ".join(str(error).split()))
     return Contestant(name, own, passes)
@@ -148,7 +148,7 @@ def _reduced(
     passes, fewer = 1 + each * channels, max(1, most // max(each, 1))
     if passes <= most:
         return Contestant(name, settings, passes)
-    said = f"{passes} passes a map: reduced to the {fewer} channels that vary most, and run on few pictures"
+    said = f"{passes} passes per map: reduced to the {fewer} channels that vary most, and run on few pictures"
     return Contestant(name, {**settings, "channels": fewer}, 1 + each * fewer, said)
 
 

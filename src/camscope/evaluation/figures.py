@@ -174,7 +174,7 @@ def cost_figure(table: Table, *, name: str) -> Drawn:
         ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
         ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
         ax.set_yticks(range(len(found)), [one["method"] for one in found])
-        ax.set_xlabel("seconds a map")
+        ax.set_xlabel("seconds per map")
     rows = [(one["method"], f"{one['seconds']:.3g}", f"{one['passes']:.0f}") for one in found]
     text = "; ".join(f"{row[0]} {row[1]} s, {row[2]} passes" for row in rows)
     return Drawn("Cost", svg(figure, name, text=f"Cost: {text}."), ("Method", "Seconds", "Forward passes"), rows)

@@ -57,7 +57,7 @@ class Case:
 
 
 def plan_cohort(seed: int, *, patients: int = 70) -> list[Case]:
-    """Plan a cohort: about 3 pictures a patient, half of them AP, the token on half of those.
+    """Plan a cohort: about 3 pictures per patient, half of them AP, the token on half of those.
 
     Every finding concerns about a third of the patients and shows on nine of ten of their pictures. The token is
     drawn independently of the findings. Plans are drawn until, among the AP pictures alone, each of the four cells

@@ -21,7 +21,7 @@ class Shown:
 
     Attributes:
         rows: all that is known of them but the maps, in the order of the study's rows.
-        cases: one row a case.
+        cases: one row per case.
         sentence: which cases these are; "" where they are all.
     """
 

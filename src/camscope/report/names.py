@@ -20,7 +20,7 @@ class Names:
     whatever is quoted or looks like a path.
 
     Args:
-        cases: one row a case.
+        cases: one row per case.
         pseudonyms: whether to hide the names.
 
     >>> cases = pl.DataFrame({"case": [0, 1], "patient": ["Ann", "Ann"], "image": ["ann/1.png", "ann/2.png"]})

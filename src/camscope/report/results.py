@@ -83,12 +83,12 @@ class Results:
 
     @cached_property
     def first(self) -> pl.DataFrame:
-        """The rows of the first method: one a case and label."""
+        """The rows of the first method: one per case and label."""
         return self.rows if not self.methods[1:] else self.rows.filter(pl.col("method") == self.methods[0])
 
     @cached_property
     def cases(self) -> pl.DataFrame:
-        """One row a case."""
+        """One row per case."""
         return one_a_case(self.rows.select("case", "patient", "group", "height", "image_sha256"))
 
     @cached_property
@@ -117,7 +117,7 @@ class Results:
         return self._scan.filter(pl.col("case").is_in(cases)).drop(_LARGE).collect()
 
     def maps(self, label: str, method: str, *, cases: Sequence[int] | None = None) -> Iterator[pl.DataFrame]:
-        """Shard by shard the maps of a label and method, one a row; of all cases, or of some."""
+        """Shard by shard the maps of a label and method, one per row; of all cases, or of some."""
         wanted = (pl.col("label") == label) & (pl.col("method") == method) & (pl.col("status") == OK)
         if cases is not None:
             wanted &= pl.col("case").is_in(cases)

@@ -93,7 +93,7 @@ def bootstrap(
     True
 
     Args:
-        values: (n,) or (n, k), a row a case; rows with NaN are left out.
+        values: (n,) or (n, k), a row per case; rows with NaN are left out.
         patients: n ids.
         seed: of the resampling.
         statistic: from values (n, ...) and weights (B, n) to (B,), such as ``mean`` and ``ratio``.

@@ -23,7 +23,7 @@ class Plan:
     Attributes:
         images: to be read.
         patients: whom they belong to; 0 where the table does not say.
-        rows: one a case, label and method.
+        rows: one per case, label and method.
         forwards: of a picture through a model.
         maps: that are asked for; an upper bound where predictions decide.
         seconds: about how long it takes on this device; None where no picture can be read.

@@ -1,4 +1,4 @@
-"""The rows of a study: one a case, label and method. ``docs/rows.md`` describes every column."""
+"""The rows of a study: one per case, label and method. ``docs/rows.md`` describes every column."""
 
 from __future__ import annotations
 

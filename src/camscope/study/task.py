@@ -69,7 +69,7 @@ class Opened:
 
     Attributes:
         case: with its patient and groups.
-        tasks: one a row, in order.
+        tasks: one per row, in order.
         places: its masks.
         sha256: of the file; None where it cannot be read.
         picture: None where nothing has to be computed, measured or drawn.

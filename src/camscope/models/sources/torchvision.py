@@ -36,7 +36,7 @@ def names() -> list[str]:
 
 
 def _dense() -> tuple[Any, Any]:
-    """The modules of networks with more than one score a class: maps and boxes."""
+    """The modules of networks with more than one score per class: maps and boxes."""
     from torchvision import models
 
     return models.segmentation, models.detection
