@@ -215,7 +215,9 @@ class Explainer:
         outputs = run.outputs.float()
         if outputs.ndim != 2:
             shape = tuple(outputs.shape[1:])
-            raise CamscopeError(f"{run.model.name} returns {shape} values per picture; a study needs one for each class")
+            raise CamscopeError(
+                f"{run.model.name} returns {shape} values per picture; a study needs one for each class"
+            )
         probabilities = run.model.probability(outputs)
         for i, one in enumerate(members):
             for task in one.of(self._classes[key]):

@@ -198,8 +198,8 @@ def test_methods_of_many_passes_are_reduced_and_run_on_few(plan, tmp_path):
     rows = list(evaluate(dataclasses.replace(plan, settings={"samples": 2}), tmp_path / "out"))
     table = evaluated(tmp_path / "out")["table"]
     said = {one["method"]: one["restricted"] for one in table["methods"]}
-    assert said["sscam"] == "9 passes a map: reduced to the 2 channels that vary most, and run on few pictures"
-    assert said["scorecam"] == "5 passes a map: run on few pictures"
+    assert said["sscam"] == "9 passes per map: reduced to the 2 channels that vary most, and run on few pictures"
+    assert said["scorecam"] == "5 passes per map: run on few pictures"
     assert not said["randomcam"]
     made = [
         (row["method"], row["case"], row["passes"]) for row in rows if row["method"] == "sscam" and row["status"] == OK
