@@ -48,7 +48,7 @@ def test_a_service_that_refuses_is_one_sentence(tmp_path):
         """Of a service's own package."""
 
     with (
-        pytest.raises(StoreError, match=r"cannot write memory://x: no entry; what is done is kept"),
+        pytest.raises(StoreError, match=r"cannot write memory://x: no entry; results so far are kept"),
         writing(place("memory://x")),
     ):
         raise RefusedError("no entry")
