@@ -11,7 +11,20 @@ import typer
 
 from camscope.cli.model_loading import load_noted
 from camscope.cli.model_options import with_model_options
-from camscope.cli.options import BatchSize, Device, Engine, ModelName, Out, Seed, Weights, pairs, prepare, progress
+from camscope.cli.options import (
+    BatchSize,
+    Device,
+    Engine,
+    ImageColumn,
+    ModelName,
+    Out,
+    PatientColumn,
+    Seed,
+    Weights,
+    pairs,
+    prepare,
+    progress,
+)
 
 if TYPE_CHECKING:
     from camscope.evaluation.plan import Plan
@@ -30,12 +43,8 @@ def evaluate(
     target: Annotated[
         str | None, typer.Option(help="Class name or index, or column:NAME.", show_default="the predicted class")
     ] = None,
-    image: Annotated[
-        str | None, typer.Option(help="Column with the images.", show_default="detected by its name")
-    ] = None,
-    patient: Annotated[
-        str | None, typer.Option(help="Column with the patients.", show_default="detected by its name")
-    ] = None,
+    image: ImageColumn = None,
+    patient: PatientColumn = None,
     methods: Annotated[
         str, typer.Option(help="Methods, separated by commas, or all; `camscope methods` lists them.")
     ] = "all",

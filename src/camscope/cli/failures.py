@@ -11,7 +11,20 @@ import typer
 
 from camscope.cli.model_loading import load_noted
 from camscope.cli.model_options import with_model_options
-from camscope.cli.options import BatchSize, Device, Labels, Out, Seed, Weights, class_names, prepare, progress, steps
+from camscope.cli.options import (
+    BatchSize,
+    Device,
+    ImageColumn,
+    Labels,
+    Out,
+    PatientColumn,
+    Seed,
+    Weights,
+    class_names,
+    prepare,
+    progress,
+    steps,
+)
 from camscope.errors import SettingError
 
 
@@ -28,12 +41,8 @@ def failures(
         str, typer.Option(help="Split to evaluate, if the data have splits: train, val, test or all.")
     ] = "test",
     label: Annotated[list[str] | None, typer.Option(help="Column or label; repeat for several.")] = None,
-    image: Annotated[
-        str | None, typer.Option(help="Column with the images.", show_default="detected by its name")
-    ] = None,
-    patient: Annotated[
-        str | None, typer.Option(help="Column with the patients.", show_default="detected by its name")
-    ] = None,
+    image: ImageColumn = None,
+    patient: PatientColumn = None,
     labels: Labels = None,
     weights: Weights = "default",
     method: Annotated[str, typer.Option(help="Method; `camscope methods` lists them.")] = "gradcam",

@@ -44,6 +44,10 @@ StudyFileOption = Annotated[
     Path | None,
     typer.Option("--study", metavar="STUDY.toml", help="Study file.", show_default="the one it was run with"),
 ]
+ImageColumn = Annotated[str | None, typer.Option(help="Column with the images.", show_default="detected by its name")]
+PatientColumn = Annotated[
+    str | None, typer.Option(help="Column with the patients.", show_default="detected by its name")
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 Device = Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:1, mps, or auto for the fastest available.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]

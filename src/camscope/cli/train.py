@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from camscope.cli.options import BatchSize, Device, ModelName, Out, Seed, numbers, pairs, progress, steps
+from camscope.cli.options import (
+    BatchSize,
+    Device,
+    ImageColumn,
+    ModelName,
+    Out,
+    PatientColumn,
+    Seed,
+    numbers,
+    pairs,
+    progress,
+    steps,
+)
 from camscope.naming import unique_file_name
 
 if TYPE_CHECKING:
@@ -31,12 +43,8 @@ def train(
         list[str] | None, typer.Option(help="Column of the table, or label of the study; repeat.", show_default="all")
     ] = None,
     each: Annotated[bool, typer.Option("--each", help="Train one model per label, in OUT/LABEL.")] = False,
-    image: Annotated[
-        str | None, typer.Option(help="Column with the images.", show_default="detected by its name")
-    ] = None,
-    patient: Annotated[
-        str | None, typer.Option(help="Column with the patients.", show_default="detected by its name")
-    ] = None,
+    image: ImageColumn = None,
+    patient: PatientColumn = None,
     split: Annotated[str, typer.Option(help="Fractions of training, validation and test.")] = "0.7,0.15,0.15",
     epochs: Annotated[int, typer.Option(help="Maximum number of epochs.")] = 30,
     patience: Annotated[int, typer.Option(help="Stop after this many epochs without a lower validation loss.")] = 8,

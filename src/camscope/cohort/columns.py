@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -48,16 +49,51 @@ def find_column(
     >>> find_column(["Image Index", "Patient ID", "Finding Labels"], "patient", option="--patient")
     'Patient ID'
     """
-    where = f"{table}: " if table else ""
     if name is not None:
-        if name not in columns:
-            raise SettingError(f"{where}{nearest('column', name, columns)} ({option} names it)")
-        return name
+        return named_column(columns, name, option=option, table=table)
     candidates = [column for column in columns if _plain(column) in _NAMES[role]]
     if len(candidates) > 1:
         listed = " and ".join(map(repr, candidates))
-        raise SettingError(f"{where}the columns {listed} could each be that of the {role}: name one with {option}")
+        raise SettingError(f"{_in(table)}the columns {listed} could each be that of the {role}: name one with {option}")
     return candidates[0] if candidates else None
+
+
+def named_column(columns: Sequence[str], name: str, *, option: str, table: str = "") -> str:
+    """Return the name of a column that the caller gave.
+
+    Raises:
+        SettingError: the table has no such column.
+    """
+    if name not in columns:
+        raise SettingError(f"{_in(table)}{nearest('column', name, columns)} ({option} names it)")
+    return name
+
+
+def image_column(columns: Sequence[str], *, name: str | None = None, option: str, table: str = "") -> str:
+    """Find the column of images; see `find_column`.
+
+    Raises:
+        SettingError: there is no column ``name``, several could be it, or none is recognised.
+    """
+    column = find_column(columns, "image", name=name, option=option, table=table)
+    if column is None:
+        raise SettingError(
+            f"{_in(table)}no column of images is recognised among {', '.join(columns)}: name it with {option}, or call "
+            f"it one of {recognised('image')}"
+        )
+    return column
+
+
+def patient_column(columns: Sequence[str], *, name: str | None = None, option: str, table: str) -> str | None:
+    """Find the column of patients; see `find_column`. A warning says so where there is none.
+
+    Raises:
+        SettingError: there is no column ``name``, or several could be it.
+    """
+    column = find_column(columns, "patient", name=name, option=option, table=table)
+    if column is None:
+        warnings.warn(f"{table}: {NO_PATIENTS.format(option=option)}", stacklevel=4)
+    return column
 
 
 def recognised(role: Role) -> str:
@@ -71,3 +107,7 @@ def recognised(role: Role) -> str:
 
 def _plain(column: str) -> str:
     return column.strip().lower().replace(" ", "").replace("_", "").replace("-", "")
+
+
+def _in(table: str) -> str:
+    return f"{table}: " if table else ""

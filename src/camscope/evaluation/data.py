@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from camscope.cohort.case import Case
-from camscope.cohort.columns import NO_PATIENTS, find_column, recognised
+from camscope.cohort.columns import image_column, named_column, patient_column
 from camscope.cohort.tables import LINE, located, read_table
-from camscope.errors import SettingError, nearest
+from camscope.errors import SettingError
 from camscope.images import find_pictures
 from camscope.images.source import is_address
 
@@ -98,23 +97,20 @@ def _of_table(
     table, ragged = read_table(path)
     known = [name for name in table.columns if name != LINE]
     root = path.rpartition("/")[0] if is_address(path) else str(Path(path).parent)
-    images = find_column(known, "image", name=image, option="--image", table=path)
-    if images is None:
-        raise SettingError(
-            f"{path}: no column of images is recognised among {', '.join(known)}: name it with --image, or call it one "
-            f"of {recognised('image')}"
-        )
-    patients = find_column(known, "patient", name=patient, option="--patient", table=path)
-    if patients is None:
-        warnings.warn(f"{path}: {NO_PATIENTS.format(option='--patient')}", stacklevel=3)
-    columns = {"boxes": _named(known, boxes, "--boxes")} if boxes else {}
+    images = image_column(known, name=image, option="--image", table=path)
+    patients = patient_column(known, name=patient, option="--patient", table=path)
+    columns = {"boxes": named_column(known, boxes, option="--boxes")} if boxes else {}
     folder = None
     if masks is not None and masks not in known and Path(masks).is_dir():
         folder = _mask_folder(masks)
     elif masks is not None:
-        columns["mask"] = _named(known, masks, "--masks")
+        columns["mask"] = named_column(known, masks, option="--masks")
     beside = {} if folder is None else _by_stem(folder)
-    classes = _named(known, target[len(_COLUMN) :], "--target") if target and target.startswith(_COLUMN) else None
+    classes = (
+        named_column(known, target[len(_COLUMN) :], option="--target")
+        if target and target.startswith(_COLUMN)
+        else None
+    )
     cases = []
     for number, row in enumerate(table.iter_rows(named=True)):
         name = row[images].strip()
@@ -132,13 +128,6 @@ def _of_table(
         where = {"source": located(name, root), "patient": whose, "root": root}
         cases.append(Case(number, row[LINE], name, **where, masks=cells, target=wanted, problems=problems))
     return Data(path, cases, patients=patients is not None)
-
-
-def _named(known: Sequence[str], name: str, option: str) -> str:
-    """Return the name of a column that the caller gave, if the table has it."""
-    if name not in known:
-        raise SettingError(f"{nearest('column', name, known)} ({option} names it)")
-    return name
 
 
 def _mask_folder(masks: str) -> Path:

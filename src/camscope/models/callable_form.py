@@ -1,4 +1,4 @@
-"""How a callable wants to be given pictures: found by running it on generated ones."""
+"""The form in which a preprocessing callable takes images, found by running it on generated images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _AlmostError(_UnfitError):
 
 @dataclass(frozen=True)
 class Form:
-    """How a callable wants to be given a picture.
+    """The form in which a callable takes an image.
 
     Attributes:
         keyword: the argument's name; "" for the first positional argument.

@@ -16,7 +16,7 @@ from camscope.trace import Layout
 from camscope.trace.layout import grid_of
 
 _MARGIN = 1.05
-"""How much more a change at one end of an axis must show at that end than a change at the other: less is chance."""
+"""Least ratio between the effect of a change at its own end of an axis and that of a change at the other end."""
 _RESOLVED = 1e-5
 """The least relative change that single precision can tell from rounding after many layers."""
 _FEW = 5
@@ -57,13 +57,13 @@ class Candidate(Event):
 
     @cached_property
     def tells(self) -> bool:
-        """Whether the changed corners show at all: signals die away in some networks as they are made."""
+        """Return whether the changed corners have an effect above rounding."""
         largest = float(self.change.abs().max())
         return largest > max(1e-30, _RESOLVED * float(self.tensor.detach().abs().max()))
 
     @property
     def collapsed(self) -> bool:
-        """Whether an axis is a single cell while others are not, as where a convolution spans all electrodes."""
+        """Return whether an axis has a single cell, as after a convolution over all electrodes."""
         return min(self.grid) < 2
 
     @property
@@ -87,7 +87,7 @@ class Candidate(Event):
 
     @cached_property
     def contrast(self) -> float:
-        """How much more of a change lies in its own half of an axis than of the other changes, on the least axis."""
+        """Return the least ratio, over the axes, of a change's share in its own half to that of other changes."""
         return min((_contrast(share, first) for _, share, first in self._halves()), default=0.0)
 
     def _halves(self) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -103,7 +103,7 @@ class Candidate(Event):
 
     @cached_property
     def keeps_places(self) -> bool:
-        """Whether a change at one end of an axis shows at that end of the grid, more than changes at the other do.
+        """Return whether a change at one end of an axis has more effect at that end of the grid than at the other.
 
         Some places answer more than others to whatever is changed, at the rim and where gates scale what is large.
         So each half's share of a change is compared with its share of the other changes. Few cells tell nothing; yet

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from camscope.cohort.case import Case
-from camscope.cohort.columns import find_column, recognised
+from camscope.cohort.columns import find_column, image_column
 from camscope.cohort.tables import CASE, FAULT, LINE, NAME, TableError, located, read_table
 from camscope.errors import SettingError, nearest
 from camscope.images.source import is_address
@@ -259,15 +259,10 @@ def _recognised_columns(file: StudyFile, columns: Sequence[str], path: str) -> t
     """
     known, cohort = [column for column in columns if column != LINE], file.cohort
     try:
-        image = cohort.image or find_column(known, "image", option="cohort.image")
+        image = cohort.image or image_column(known, option="cohort.image")
         patient = cohort.patient or find_column(known, "patient", option="cohort.patient")
     except SettingError as error:
         raise StudyError([Problem(str(error), path, 1)]) from None
-    if image is None:
-        text = (
-            f"no column of images is recognised among {', '.join(known)}: name it with cohort.image, or call it one of "
-        )
-        raise StudyError([Problem(text + recognised("image"), path, 1)])
     return image, patient
 
 

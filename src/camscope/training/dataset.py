@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from camscope.cohort.case import Case
-from camscope.cohort.columns import NO_PATIENTS, find_column, recognised
+from camscope.cohort.columns import find_column, image_column, patient_column
 from camscope.cohort.tables import LINE, located, read_table
 from camscope.errors import SettingError, nearest
 from camscope.models.model import Model
@@ -193,15 +192,8 @@ def _table(path: Path, wanted: Sequence[str], image: str | None, patient: str | 
         if name not in columns:
             raise SettingError(f"{nearest('column', name, columns)} in {path}")
     where = {"table": str(path)}
-    image = find_column(columns, "image", name=image, option="--image", **where)
-    if image is None:
-        raise SettingError(
-            f"{path}: no column of images is recognised among {', '.join(columns)}: name it with --image, or call it "
-            f"one of {recognised('image')}"
-        )
-    patient = find_column(columns, "patient", name=patient, option="--patient", **where)
-    if patient is None:
-        warnings.warn(f"{path}: {NO_PATIENTS.format(option='--patient')}", stacklevel=3)
+    image = image_column(columns, name=image, option="--image", **where)
+    patient = patient_column(columns, name=patient, option="--patient", **where)
     split = find_column(columns, "split", option="another name", **where)
     named = tuple(wanted) or _label_columns(table, [c for c in columns if c not in (image, patient, split)], path)
     one = len(named) == 1 and not _is_truth(table[named[0]])

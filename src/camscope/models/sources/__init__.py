@@ -1,4 +1,4 @@
-"""Where networks come from: one file per source."""
+"""Model sources, such as timm and Keras: one file per source."""
 
 from camscope.models.sources import hf, keras, onnx, smp, timm, torchvision, torchxrayvision, ultralytics
 from camscope.models.sources.registry import NAMES, SOURCES, Source, source
