@@ -21,6 +21,8 @@ _RESOLVED = 1e-5
 """The least relative change that single precision can tell from rounding after many layers."""
 _FEW = 5
 """Cells on an axis below which every cell sees most of the image, and nothing can be told."""
+_CELLS = 512
+"""Cells that tell what a change does everywhere: of larger grids every n-th cell, n odd."""
 
 
 @dataclass(eq=False)
@@ -52,7 +54,8 @@ class Candidate(Event):
         """(n, K, *grid) what a changed corner of the image changes, beyond what it changes everywhere."""
         grids = self.layout.read(self.tensor.detach()).float()
         change = grids[1:] - grids[:1]
-        everywhere = change.flatten(2).median(2).values
+        cells = change.flatten(2)
+        everywhere = cells[..., :: cells.shape[2] // _CELLS | 1].median(2).values
         return change - everywhere.view(*everywhere.shape, *[1] * (change.ndim - 2))
 
     @cached_property

@@ -33,8 +33,9 @@ def is_in_place(probe: Probe, found: Sequence[Candidate]) -> bool:
     Each layer is looked at by itself, where the changes may have spread but not moved. So is the finest layer before
     them, where they have not spread: there the ends of each axis are where they are in the image.
     """
-    before = [c for c in probe.candidates if c.clock <= found[0].clock and c.tells and c.keeps_places]
-    finest = max(filter(probe.is_cut, before), key=lambda c: math.prod(c.grid), default=found[0])
+    before = (c for c in probe.candidates if c.clock <= found[0].clock and probe.is_cut(c))
+    finest_first = sorted(before, key=lambda c: -math.prod(c.grid))
+    finest = next((c for c in finest_first if c.tells and c.keeps_places), found[0])
     return (
         all(c.keeps_places and _is_centred(c) for c in (*found, finest))
         and _has_all_corners(finest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -255,7 +256,8 @@ def _has_strides(grid: Sequence[int], space: Sequence[int]) -> bool:
     return all(is_near(g, s) for g, s in zip(grid, space, strict=True))
 
 
-def _unfold(tokens: int, space: Sequence[int], slack: float) -> tuple[tuple[int, ...], int] | None:
+@functools.lru_cache(maxsize=2**16)
+def _unfold(tokens: int, space: tuple[int, ...], slack: float) -> tuple[tuple[int, ...], int] | None:
     """Find the grid and number of prefix tokens that ``tokens`` could be."""
     for prefix in range(min(_MOST_PREFIX_TOKENS, tokens - 1) + 1):
         cells = tokens - prefix
@@ -267,7 +269,7 @@ def _unfold(tokens: int, space: Sequence[int], slack: float) -> tuple[tuple[int,
     return None
 
 
-def _unfold_depth(tokens: int, space: Sequence[int]) -> Iterator[tuple[tuple[int, ...], int]]:
+def _unfold_depth(tokens: int, space: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], int]]:
     """Yield grids of a volume or video whose first axis has a stride of its own, the finest on that axis first."""
     for prefix in range(min(_MOST_PREFIX_TOKENS, tokens - 1) + 1):
         cells = tokens - prefix
