@@ -54,8 +54,8 @@ def costs(file: Path, pictures: int) -> dict[str, Any]:
     """Seconds of each step of a picture, one thread, and bytes of what is read and written."""
     import torch
 
-    from camscope.study.explainer import Explainer
     from camscope.study.run import run
+    from camscope.study.step import StudyStep
     from camscope.study.study import Study
 
     torch.set_num_threads(1)
@@ -69,7 +69,7 @@ def costs(file: Path, pictures: int) -> dict[str, Any]:
         sizes = written(Path(folder) / "out", len(study.cohort))
         begun = time.perf_counter()
         for _ in range(3):
-            Explainer(Study.read(file), None, device="cpu")  # type: ignore[arg-type]
+            StudyStep(Study.read(file), None, device="cpu")  # type: ignore[arg-type]
         start = (time.perf_counter() - begun) / 3
     per = {step: spent[step] / len(study.cohort) for step in STEPS}
     read = statistics.mean(Path(case.source).stat().st_size for case in study.cohort.cases())
@@ -96,9 +96,10 @@ def timed(spent: dict[str, float]) -> Iterator[None]:
     """Add up the CPU seconds of each step; steps run in threads, so that their walls overlap."""
     from unittest import mock
 
+    from camscope.cohort import runner
     from camscope.explanation.batch import BatchExplainer
     from camscope.models.preprocess import Preprocess
-    from camscope.study import explainer
+    from camscope.study import step
 
     def clocked(step: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*given: Any, **named: Any) -> Any:
@@ -112,14 +113,14 @@ def timed(spent: dict[str, float]) -> Iterator[None]:
 
     over = BatchExplainer.over.__func__  # type: ignore[attr-defined]
     with (
-        mock.patch.object(explainer, "fetch", clocked("read", explainer.fetch)),
-        mock.patch.object(explainer, "decode", clocked("decode", explainer.decode)),
+        mock.patch.object(runner, "fetch", clocked("read", runner.fetch)),
+        mock.patch.object(step, "decode", clocked("decode", step.decode)),
         mock.patch.object(Preprocess, "__call__", clocked("prepare", Preprocess.__call__)),
         mock.patch.object(BatchExplainer, "over", classmethod(clocked("forward", over))),
         mock.patch.object(BatchExplainer, "maps", clocked("map", BatchExplainer.maps)),
-        mock.patch.object(explainer, "measured", clocked("measure", explainer.measured)),
-        mock.patch.object(explainer, "drawn", clocked("draw", explainer.drawn)),
-        mock.patch.object(explainer, "write_atomically", clocked("encode and write", explainer.write_atomically)),
+        mock.patch.object(step, "measured", clocked("measure", step.measured)),
+        mock.patch.object(step, "drawn", clocked("draw", step.drawn)),
+        mock.patch.object(step, "write_atomically", clocked("encode and write", step.write_atomically)),
     ):
         yield
 

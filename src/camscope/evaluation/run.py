@@ -14,8 +14,8 @@ from camscope.cohort.store import EVALUATION, Row, Store, as_written
 from camscope.errors import CamscopeError, PictureError
 from camscope.evaluation.candidates import Contestant, entered
 from camscope.evaluation.plan import Plan, goal_of, sample_of
-from camscope.evaluation.referee import Referee
 from camscope.evaluation.rows import SCHEMA_VERSION, schema
+from camscope.evaluation.step import EvaluationStep
 from camscope.explanation.batch import BatchExplainer
 from camscope.explanation.result import versions
 from camscope.images import fetch
@@ -60,11 +60,11 @@ def evaluate(
         known = store.known()
         for text in known.damaged:
             say(f"{text}: its rows are computed again")
-        referee = Referee(plan, contestants, known)
+        step = EvaluationStep(plan, contestants, known)
         columns, total, done = schema(plan.metrics), len(plan.data.cases) * len(contestants), 0
         numbers = itertools.count()
         for batch in _batches(plan):
-            for contestant, rows in referee.rows(batch):
+            for contestant, rows in step.rows(batch):
                 progress(done, total, contestant.name)
                 made = list(rows())
                 store.write(plan.fingerprint, next(numbers), rows=made, columns=columns)

@@ -19,8 +19,8 @@ from camscope.errors import CamscopeError, require
 from camscope.files import StoreError, read_parquet
 from camscope.study.cohort import Cohort
 from camscope.study.dicom_identity import Identities
-from camscope.study.explainer import Explainer
 from camscope.study.rows import schema
+from camscope.study.step import StudyStep
 from camscope.study.study import Study
 
 _TRIES = 3
@@ -153,7 +153,7 @@ def explained_by(
         store: its folder, which all workers can write to.
         size: cases in a shard.
         watch: called with what is being done.
-        given: device, batch_size, engine and seed of `Explainer`.
+        given: device, batch_size, engine and seed of `StudyStep`.
 
     Yields:
         Every row; shards as they are done.
@@ -218,7 +218,7 @@ def _one_by_one(workers: Workers, cohort: Cohort, study: Study, *, made: dict[st
     """The rows of cases that workers died on; a case that does so again gets rows that say so."""
     ray = workers.ray
     remote = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus, max_restarts=0)(Worker)
-    explainer, actor = None, None
+    step, actor = None, None
     for row in range(len(cohort)):
         actor = actor or remote.remote(**made)
         table = cohort.table.slice(row, 1)
@@ -226,9 +226,9 @@ def _one_by_one(workers: Workers, cohort: Cohort, study: Study, *, made: dict[st
             yield from ray.get(actor.rows.remote(table))
         except Exception as fault:  # whatever ends a worker
             actor = None
-            explainer = explainer or Explainer(study, Store(made["out"]), device="cpu")
+            step = step or StudyStep(study, Store(made["out"]), device="cpu")
             error = ClusterError(f"no worker could explain this picture: {_words(fault)}")
-            yield from explainer.failed(next(cohort.cases([row])), error)
+            yield from step.failed(next(cohort.cases([row])), error)
 
 
 class Worker:
@@ -239,14 +239,14 @@ class Worker:
         plan: that its table and settings stand for.
         out: folder or address of the results.
         size: cases in a shard.
-        given: device, batch_size, engine and seed of `Explainer`.
+        given: device, batch_size, engine and seed of `StudyStep`.
         cpus: that it may use.
     """
 
     def __init__(self, *, study: Study, plan: str, out: str, size: int, given: dict[str, Any], cpus: int) -> None:
         torch.set_num_threads(cpus)
         self.study, self.plan, self.store, self.size = study, plan, Store(out), size
-        self.explainer = Explainer(study, self.store, **given)
+        self.step = StudyStep(study, self.store, **given)
         self.former = self.store.known([])
 
     def __call__(self, block: Any) -> Any:
@@ -260,7 +260,7 @@ class Worker:
         number, fault = cases[0].number // self.size, ""
         path = self.store.shard(self.plan, number)
         try:
-            rows = list(self.explainer.rows(cases, known=Known([path], before=self.former)))
+            rows = list(self.step.rows(cases, known=Known([path], before=self.former)))
             self.store.write(self.plan, number, rows=rows, columns=schema(self.study.file))
         except StoreError as error:
             fault = str(error)
@@ -268,7 +268,7 @@ class Worker:
 
     def rows(self, table: pl.DataFrame) -> list[Row]:
         """The rows of some cases."""
-        return list(self.explainer.rows(self.study.cohort.part(table).cases(), known=self.former))
+        return list(self.step.rows(self.study.cohort.part(table).cases(), known=self.former))
 
 
 def _shipped(study: Study) -> Study:

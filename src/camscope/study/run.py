@@ -18,8 +18,8 @@ from camscope.files import DamagedError, StoreError, read_parquet
 from camscope.models.device import device_of, on_device
 from camscope.models.engines import resolve
 from camscope.study.cluster import Cluster, Workers, connected, explained_by
-from camscope.study.explainer import Explainer
 from camscope.study.rows import SCHEMA_VERSION, schema
+from camscope.study.step import StudyStep
 from camscope.study.study import Study, recorded_models
 
 _SMALLEST_SHARD, _MOST_SHARDS = 32, 1024
@@ -106,9 +106,9 @@ def run(
 
         size = max(_SMALLEST_SHARD, math.ceil(len(study.cohort) / _MOST_SHARDS))
         if workers is None:
-            explainer = Explainer(study, store, watch=watch, **given)
+            step = StudyStep(study, store, watch=watch, **given)
             known = _known(store, say)
-            yield from _explained_here(explainer, size, known, lambda rows: _counted(rows, study, state, progress))
+            yield from _explained_here(step, size, known, lambda rows: _counted(rows, study, state, progress))
         else:
             rows = explained_by(workers, study, store, size=size, watch=watch, **given)
             yield from _counted(rows, study, state, progress)
@@ -133,11 +133,11 @@ def _used(study: Study, device: str, workers: Workers | None) -> str:
 
 
 def _explained_here(
-    explainer: Explainer, size: int, known: Known, counted: Callable[[Iterator[Row]], Iterator[Row]]
+    step: StudyStep, size: int, known: Known, counted: Callable[[Iterator[Row]], Iterator[Row]]
 ) -> Iterator[Row]:
     """The rows of all cases, handed on when their shard is written."""
-    study, store, columns = explainer.study, explainer.store, schema(explainer.study.file)
-    rows = counted(explainer.rows(study.cohort.cases(), known=known))
+    study, store, columns = step.study, step.store, schema(step.study.file)
+    rows = counted(step.rows(study.cohort.cases(), known=known))
     numbers = itertools.count()
     while shard := list(itertools.islice(rows, size * _rows_of_a_case(study))):
         store.write(study.plan, next(numbers), rows=shard, columns=columns)

@@ -1,124 +1,139 @@
-"""What is to be done for one case: a task for each of its rows."""
+"""The rows of one case while they are made: what is cached, what was computed, and what is left to do."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
-from camscope.cohort.case import Case
+from camscope.cohort.runner import Task, Work
 from camscope.cohort.store import Row
-from camscope.errors import CamscopeError
 from camscope.explanation.agreement import same_map
-from camscope.explanation.batch import Sample
-from camscope.files import StoreError
-from camscope.images import Picture
+from camscope.images import Picture, Window
 from camscope.study.measure import Grid, Places
+from camscope.study.rows import map_values
 
 _SAME = "the same map as "
 
 
+class Score(NamedTuple):
+    """The score of a label, and its probability; None for a model without probabilities."""
+
+    value: float
+    probability: float | None
+
+
 @dataclass
-class Task:
-    """One row in the making.
+class MapResult:
+    """The map of a row.
 
     Attributes:
-        label: what is looked for.
-        method: by which method.
-        key: stands for all that the map depends on.
-        row: what is known of it so far.
-        fault: what went wrong.
-        wanted: whether a map is asked for.
-        settled: whether all of it is known from before.
+        grid: (h, w), signed, on the layer's grid.
+        window: what the network saw of the image.
+        layer: name of the layer.
+        notes: notes on the map.
     """
 
-    label: str
-    method: str
-    key: str = ""
-    row: Row = field(default_factory=dict)
-    fault: str = ""
-    wanted: bool = False
+    grid: Grid
+    window: Window
+    layer: str
+    notes: list[str] = field(default_factory=list)
+
+    def columns(self) -> Row:
+        """Return the columns of a row that describe the map."""
+        where = (*self.window.start, *self.window.extent)
+        return {"layer": self.layer, "notes": self.notes} | map_values(self.grid, where)
+
+
+@dataclass
+class MapTask(Task):
+    """The row of one label and method.
+
+    Attributes:
+        label: the label.
+        score: its score; None while it is not known.
+        prediction: whether the score reaches the threshold of the label.
+        outcome: "TP", "FP", "TN" or "FN"; None without truth.
+        computed: the engine and device that computed the score, or the map.
+        map: the map; None while it is not known.
+        settled: whether the cached row is valid as a whole, with its regions and overlay.
+    """
+
+    label: str = ""
+    score: Score | None = None
+    prediction: bool | None = None
+    outcome: str | None = None
+    computed: str | None = None
+    map: MapResult | None = None
     settled: bool = False
 
     @property
-    def scored(self) -> bool:
-        """Whether the score is known."""
-        return self.row.get("score") is not None
-
-    @property
-    def mapped(self) -> bool:
-        """Whether the map is known."""
-        return self.row.get("grid") is not None
-
-    @property
     def lacks_map(self) -> bool:
-        """Whether a map is asked for that is not known."""
-        return self.wanted and not self.mapped
+        """Return whether a map is wanted that is not known."""
+        return self.wanted and self.map is None
 
     @property
     def done(self) -> bool:
-        """Whether the model has nothing more to do."""
-        return self.scored and not self.lacks_map
+        """Return whether the model has nothing left to do."""
+        return self.score is not None and not self.lacks_map
+
+    def recall(self, row: Row | None) -> None:
+        """Take the score and the map from the row of an earlier run."""
+        self.cached = row
+        if row is None:
+            return
+        self.computed = row["computed"]
+        if row["score"] is not None:
+            self.score = Score(row["score"], row["probability"])
+        if row["grid"] is not None:
+            grid = np.array(row["grid"], np.float32).reshape(row["grid_height"], row["grid_width"])
+            top, left, height, width = row["window"]
+            window = Window((row["height"], row["width"]), (top, left), (height, width))
+            self.map = MapResult(grid, window, row["layer"], list(row["notes"] or []))
+
+    def judge(self, *, threshold: float, truth: bool | None, when: str) -> None:
+        """Set prediction and outcome by the score, and whether a map is wanted.
+
+        Args:
+            threshold: of the probability, or of the score of a model without probabilities.
+            truth: whether the label is present; None if unknown.
+            when: which cases get a map, "present", "predicted" or "all".
+        """
+        if self.score is not None:
+            value = self.score.value if self.score.probability is None else self.score.probability
+            self.prediction = value >= threshold
+        if self.prediction is not None and truth is not None:
+            self.outcome = ("T" if self.prediction == truth else "F") + ("P" if self.prediction else "N")
+        self.wanted = bool({"present": truth, "predicted": self.prediction, "all": True}[when])
 
 
 @dataclass
-class Opened:
-    """A case whose file has been read, and what of it is to be done.
+class StudyWork(Work[MapTask]):
+    """A case of a study.
 
     Attributes:
-        case: with its patient and groups.
-        tasks: one per row, in order.
         places: its masks.
-        sha256: of the file; None where it cannot be read.
-        picture: None where nothing has to be computed, measured or drawn.
-        samples: by the key of a model, for those that have something to do.
+        picture: the image; None where nothing has to be computed, measured or drawn.
     """
 
-    case: Case
-    tasks: list[Task]
-    places: Places
-    sha256: str | None = None
+    places: Places = field(kw_only=True)
     picture: Picture | None = None
-    samples: dict[str, Sample] = field(default_factory=dict)
 
-    def of(self, labels: Collection[str]) -> list[Task]:
-        """The tasks of some labels."""
+    def of(self, labels: Collection[str]) -> list[MapTask]:
+        """Return the tasks of some labels."""
         return [task for task in self.tasks if task.label in labels]
 
 
-def mark_same(tasks: list[Task]) -> None:
+def mark_same(tasks: Iterable[MapTask]) -> None:
     """Note where several methods gave a label the same map."""
-    drawn: dict[str, list[tuple[str, Grid]]] = {}
+    earlier: dict[str, list[tuple[str, Grid]]] = {}
     for task in tasks:
-        if not task.mapped:
+        if task.map is None:
             continue
-        grid, others = grid_of(task), drawn.setdefault(task.label, [])
-        notes = [text for text in task.row["notes"] or [] if not text.startswith(_SAME)]
+        grid, others = task.map.grid, earlier.setdefault(task.label, [])
+        notes = [text for text in task.map.notes if not text.startswith(_SAME)]
         notes += [f"{_SAME}{method}: the two methods are one here" for method, other in others if same_map(grid, other)]
-        task.row["notes"] = notes
+        task.map.notes = notes
         others.append((task.method, grid))
-
-
-def grid_of(task: Task) -> Grid:
-    """The map of a task that has one, (h, w), signed."""
-    return np.array(task.row["grid"], np.float32).reshape(task.row["grid_height"], task.row["grid_width"])
-
-
-def note(tasks: Iterable[Task], error: Exception) -> None:
-    """Write an error down as the reason why rows fail, unless they have one."""
-    words = " ".join(str(error).split())
-    for task in tasks:
-        task.fault = task.fault or (words if isinstance(error, CamscopeError) else f"{type(error).__name__}: {words}")
-
-
-@contextmanager
-def noted(tasks: Iterable[Task]) -> Iterator[None]:
-    """Write down what goes wrong with some rows; only a folder that cannot be written stops the study."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except Exception as error:  # whatever a picture, a model or a method does: the other rows go on
-        note(tasks, error)

@@ -65,7 +65,7 @@ def test_a_worker_writes_the_shards_that_a_process_writes(begun, tmp_path, monke
 def test_a_worker_uses_what_was_computed_anywhere(begun, tmp_path, monkeypatch):
     study, settings = begun
     worker = Worker(**settings, out=str(tmp_path / "here"))
-    monkeypatch.setattr(worker.explainer, "_explain", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(worker.step, "_explain", lambda *_: pytest.fail("computed again"))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "here").rglob("*.*")}
     for block in blocks(study):
         worker(block)
@@ -129,5 +129,5 @@ def test_a_study_behind_an_address(make_study, tmp_path, monkeypatch):
     alike(rows(here, study.plan), rows(there, study.plan))
     assert (there.folder / rows(there, study.plan)["file"].drop_nulls()[0]).read_bytes()[:2] == b"\xff\xd8"
     assert module.status(address) == module.status(tmp_path / "here")
-    monkeypatch.setattr(module.Explainer, "_explain", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(module.StudyStep, "_explain", lambda *_: pytest.fail("computed again"))
     list(cs.run(study, address, **GIVEN))

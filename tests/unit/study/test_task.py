@@ -1,48 +1,67 @@
-"""Tasks: what they still need, and what goes wrong with them."""
+"""The rows of a case while they are made."""
 
-import pytest
+import numpy as np
 
-from camscope.errors import PictureError
-from camscope.files import StoreError
-from camscope.study.task import Task, grid_of, mark_same, noted
+from camscope.images import Window
+from camscope.study.task import MapResult, MapTask, Score, mark_same
 
 
 def task(method, values, label="A"):
-    return Task(label, method, row={"score": 1.0, "grid": values, "grid_height": 1, "grid_width": 2, "notes": ["so"]})
+    result = MapResult(np.array([values], np.float32), Window.whole((8, 16)), "layer4", ["so"])
+    return MapTask(method, label=label, score=Score(1.0, None), map=result)
 
 
-def test_what_is_still_to_do():
-    new = Task("A", "gradcam", wanted=True)
-    assert (new.scored, new.mapped, new.lacks_map, new.done) == (False, False, True, False)
-    new.row["score"] = 0.0
-    assert (new.scored, new.done) == (True, False)
+def test_what_is_left_to_do():
+    new = MapTask("gradcam", label="A", wanted=True)
+    assert (new.lacks_map, new.done) == (True, False)
+    new.score = Score(0.0, None)
+    assert not new.done
     new.wanted = False
     assert new.done
 
 
-def test_maps_that_are_one_are_marked_once():
-    tasks = [task("a", [1, -2]), task("b", [2, -4]), task("c", [1, 2]), task("a", [1, -2], "B"), Task("A", "d")]
+def test_maps_that_are_the_same_are_marked_once():
+    tasks = [
+        task("a", [1, -2]),
+        task("b", [2, -4]),
+        task("c", [1, 2]),
+        task("a", [1, -2], "B"),
+        MapTask("d", label="A"),
+    ]
     for _ in range(2):
         mark_same(tasks)
-    assert [t.row.get("notes") for t in tasks] == [
+    assert [t.map and t.map.notes for t in tasks] == [
         ["so"],
         ["so", "the same map as a: the two methods are one here"],
         ["so"],
         ["so"],
         None,
     ]
-    assert grid_of(tasks[0]).shape == (1, 2)
 
 
-def test_faults_are_written_down_and_the_first_counts():
-    tasks = [Task("A", "a"), Task("A", "b", fault="before")]
-    with noted(tasks):
-        raise IndexError("out\nof range")
-    with noted(tasks):
-        raise PictureError("too late")
-    assert [t.fault for t in tasks] == ["IndexError: out of range", "before"]
+def test_a_row_is_recalled_as_it_was_written():
+    first = task("a", [1, -2])
+    row = {"score": 1.5, "probability": 0.75, "computed": "eager:cpu", "height": 8, "width": 16} | first.map.columns()
+    again = MapTask("a", label="A")
+    again.recall(row)
+    assert (again.score, again.computed, again.cached) == (Score(1.5, 0.75), "eager:cpu", row)
+    assert again.map.columns() == first.map.columns()
+    assert again.map.window == first.map.window
+    scored = MapTask("a", label="A")
+    scored.recall(row | {"grid": None})
+    assert (scored.score, scored.map) == (Score(1.5, 0.75), None)
+    unknown = MapTask("a", label="A")
+    unknown.recall(None)
+    assert (unknown.score, unknown.map, unknown.computed) == (None, None, None)
 
 
-def test_a_folder_that_cannot_be_written_is_no_fault_of_a_row():
-    with pytest.raises(StoreError), noted([Task("A", "a")]):
-        raise StoreError("full")
+def test_the_probability_is_judged_or_else_the_score():
+    one = MapTask("a", label="A", score=Score(0.4, 0.6))
+    one.judge(threshold=0.5, truth=True, when="predicted")
+    assert (one.prediction, one.outcome, one.wanted) == (True, "TP", True)
+    two = MapTask("a", label="A", score=Score(0.4, None))
+    two.judge(threshold=0.5, truth=True, when="predicted")
+    assert (two.prediction, two.outcome, two.wanted) == (False, "FN", False)
+    three = MapTask("a", label="A", score=Score(0.4, 0.5))
+    three.judge(threshold=0.5, truth=None, when="present")
+    assert (three.prediction, three.outcome, three.wanted) == (True, None, False)

@@ -12,7 +12,7 @@ import camscope as cs
 from camscope.cohort.store import FAILED, NOT_ASKED, OK
 from camscope.explanation.batch import BatchExplainer
 from camscope.images import Picture
-from camscope.study import explainer as module
+from camscope.study import step as module
 from camscope.study.study import Study
 
 

@@ -1,0 +1,273 @@
+"""The step of an evaluation: the maps of its methods on a batch of images, and their metrics."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from io import BytesIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from camscope import render
+from camscope.cohort.annotations import Mask
+from camscope.cohort.case import Case
+from camscope.cohort.runner import Task, Work, attempt, note, read_cases
+from camscope.cohort.store import FAILED, NOT_ASKED, OK, Known, Row, key_of
+from camscope.errors import CamscopeError
+from camscope.evaluation.baselines import AVERAGE, AverageMasks, null_maps
+from camscope.evaluation.candidates import Contestant, Made, drawn_again, made
+from camscope.evaluation.compute_metrics import Draw, Subject, judged
+from camscope.evaluation.plan import Plan, goal_of, sample_of
+from camscope.explanation.batch import BatchExplainer, ResolvedTarget, Sample
+from camscope.heatmap import place
+from camscope.images import Picture, Window
+from camscope.images.source import split
+from camscope.models.model import Model
+
+_THUMBNAIL, _QUALITY = 160, 80
+
+
+@dataclass
+class _MethodTask(Task):
+    """The row of one method; ``values`` holds what was computed."""
+
+    contestant: Contestant = field(kw_only=True)
+    values: Row | None = None
+
+
+@dataclass
+class _ImageWork(Work[_MethodTask]):
+    """An image of an evaluation, its annotation, and what is explained in it."""
+
+    mask: Mask | None = None
+    goal: ResolvedTarget | None = None
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """A forward pass over some images, and the seconds per image that it took."""
+
+    run: BatchExplainer
+    seconds: float
+
+
+class EvaluationStep:
+    """Make the rows of batches of images.
+
+    Args:
+        plan: model, data and settings of the evaluation.
+        contestants: its methods and nulls.
+        known: rows of earlier runs.
+    """
+
+    def __init__(self, plan: Plan, contestants: Sequence[Contestant], known: Known) -> None:
+        self.plan, self.contestants, self.known = plan, contestants, known
+        self.average = AverageMasks(plan.data.cases)
+        self._averaged = self.average.fingerprint
+        self._few = plan.chosen_few
+        self._made_with = plan.made_with
+        self._layer = plan.layer
+
+    def rows(self, batch: Sequence[Case]) -> Iterator[tuple[Contestant, Callable[[], Iterator[Row]]]]:
+        """Yield each method, with a function that computes its rows of a batch.
+
+        The images are read before the clock of the methods starts, since reading would slow them down.
+        """
+        works = list(read_cases(self, batch, ahead=len(batch)))
+        passes = self._passes([work for work in works if work.samples and not work.failed])
+        for number, contestant in enumerate(self.contestants):
+            yield contestant, partial(self._rows, number, works, passes)
+
+    def _rows(
+        self, number: int, works: Sequence[_ImageWork], passes: Sequence[tuple[_Pass, Sequence[_ImageWork]]]
+    ) -> Iterator[Row]:
+        """Yield the rows of one method."""
+        contestant = self.contestants[number]
+        for one, members in passes:
+            tasks = [(work, work.tasks[number]) for work in members]
+            lacking = [work for work, task in tasks if task.wanted and task.cached is None and not task.fault]
+            for rows, measured in attempt(
+                partial(self._measure, contestant, one),
+                lacking,
+                fail=lambda work, error: note([work.tasks[number]], error),
+            ):
+                for work, values in zip(measured, rows, strict=True):
+                    work.tasks[number].values = values
+        for work in works:
+            yield self._row(work, work.tasks[number])
+
+    def begin(self, case: Case) -> _ImageWork:
+        """Return the rows of an image, before its file is read."""
+        return _ImageWork(
+            case, [_MethodTask(one.name, wanted=self._is_wanted(one, case), contestant=one) for one in self.contestants]
+        )
+
+    def reuse(self, work: _ImageWork) -> bool:
+        """Look up the rows that earlier runs made of an image."""
+        case = work.case
+        annotations = [case.mask_content(name) for name in case.masks]
+        wanted = [task for task in work.tasks if task.wanted]
+        for task in wanted:
+            task.key = self._key(task.contestant, work, annotations)
+            task.cached = self.known.get(task.key, image=case.image)
+        return any(task.cached is None for task in wanted)
+
+    def prepare(self, work: _ImageWork, content: bytes) -> None:
+        """Decode the image, and read its annotation."""
+        sample = sample_of(self.plan.model, work.case, content)
+        work.mask = work.case.annotation(sample.picture.size)
+        work.samples = {"": sample}
+
+    def _is_wanted(self, contestant: Contestant, case: Case) -> bool:
+        if contestant.refused or (contestant.name == AVERAGE and self.average.without(case.patient) is None):
+            return False
+        return not contestant.restricted or case.number in self._few
+
+    def _key(self, contestant: Contestant, work: _ImageWork, annotations: Sequence[str]) -> str:
+        case = work.case
+        more = self._averaged + case.patient if contestant.name == AVERAGE else ""
+        role = self._repeated(contestant, case.number)
+        made_with = (contestant.name, dict(contestant.settings), self._made_with, more, role)
+        return key_of(work.sha256, split(case.source)[1], annotations, case.target, made_with)
+
+    def _repeated(self, contestant: Contestant, number: int) -> bool:
+        """Return whether an image is one of the few for which a method's maps are computed again."""
+        return number in self._few[: contestant.repeats(self.plan.few)]
+
+    def _passes(self, works: Sequence[_ImageWork]) -> list[tuple[_Pass, Sequence[_ImageWork]]]:
+        """Run one forward pass over the images with missing rows; where an image fails, over the others again."""
+        found = list(attempt(self._pass, works, fail=lambda work, error: work.fail(error)))
+        if len(found) > 1:
+            sound = [work for _, members in found for work in members]
+            found = list(attempt(self._pass, sound, fail=lambda work, error: work.fail(error)))
+        return found
+
+    def _pass(self, works: Sequence[_ImageWork]) -> _Pass:
+        """Run one forward pass, and settle what is explained in each image."""
+        functions = [one.function for one in self.contestants if not one.null and not one.refused]
+        samples = [work.samples[""] for work in works]
+        start = time.perf_counter()
+        run = BatchExplainer.over(self.plan.model, samples, functions=functions, layer=self._layer)
+        self._layer = self._layer or (run.seen.layer if run.seen else None)
+        for work, output in zip(works, run.outputs.cpu(), strict=True):
+            try:
+                work.goal = goal_of(self.plan.model, work.case, output)
+                if not output.isfinite().all():
+                    raise CamscopeError("the model returns values that are not finite on this picture")
+            except CamscopeError as error:
+                work.fail(error)
+        return _Pass(run, (time.perf_counter() - start) / len(works))
+
+    def _measure(self, contestant: Contestant, one: _Pass, works: Sequence[_ImageWork]) -> list[Row]:
+        """Return the columns of a method's rows beyond those of the image."""
+        run = one.run
+        samples = [work.samples[""] for work in works]
+        places = [next(i for i, s in enumerate(run.samples) if s is sample) for sample in samples]
+        goals = {i: work.goal for i, work in zip(places, works, strict=True) if work.goal is not None}
+        found = self._maps(contestant, run, goals, cases=[work.case for work in works], shared=one.seconds)
+        subject = Subject(
+            run.model,
+            samples,
+            list(goals.values()),
+            run.outputs[places],
+            found.maps.float(),
+            [work.mask for work in works],
+            self._draw(contestant, found.maps.float(), samples),
+            [k for k, work in enumerate(works) if self._repeated(contestant, work.case.number)],
+            self._layer,
+            self.plan.engine,
+        )
+        columns = judged(subject, self.plan.metrics, batch_size=self.plan.batch_size, seed=self.plan.seed)
+        probabilities = run.model.probability(run.outputs.float())
+        rows = []
+        for k, (i, work) in enumerate(zip(places, works, strict=True)):
+            goal, grid = goals[i], found.maps[k]
+            values = {
+                "class": goal.label,
+                "index": goal.index,
+                "score": float(run.outputs[i, goal.index]),
+                "probability": None if probabilities is None else float(probabilities[i, goal.index]),
+                "layer": found.layer,
+                "grid_height": grid.shape[0],
+                "grid_width": grid.shape[1],
+                "empty": not bool((grid.nan_to_num(0.0, 0.0, 0.0) > 0).any()),
+                "notes": list(found.notes[k]),
+                "passes": found.passes,
+                "seconds": found.seconds,
+                "area": None if work.mask is None else float(work.mask.mean()),
+                "overlay": thumbnail(samples[k], grid),
+            }
+            rows.append(columns[k] | values)
+        return rows
+
+    def _maps(
+        self,
+        contestant: Contestant,
+        run: BatchExplainer,
+        goals: Mapping[int, ResolvedTarget],
+        *,
+        cases: Sequence[Case],
+        shared: float,
+    ) -> Made:
+        if not contestant.null:
+            return made(contestant, run, goals, shared=shared)
+        windows = [run.samples[i].window for i in goals]
+        grids = null_maps(contestant.name, cases=list(cases), windows=windows, average=self.average)
+        return Made(torch.stack([grids[k] for k in range(len(cases))]), "none", [[] for _ in cases], 0, 0.0)
+
+    def _draw(self, contestant: Contestant, maps: Tensor, samples: Sequence[Sample]) -> Draw:
+        sources = [sample.picture for sample in samples]
+
+        def draw(model: Model, wanted: Sequence[Sample], goals: Sequence[ResolvedTarget]) -> Tensor:
+            if contestant.null:
+                return torch.stack([maps[next(i for i, p in enumerate(sources) if p is s.picture)] for s in wanted])
+            return drawn_again(contestant, model, wanted, goals, layer=self._layer)
+
+        return draw
+
+    def _row(self, work: _ImageWork, task: _MethodTask) -> Row:
+        case, contestant = work.case, task.contestant
+        row: Row = {
+            "case": case.number,
+            "line": case.line,
+            "image": case.image,
+            "patient": case.patient,
+            "method": contestant.name,
+            "model": self.plan.model.name,
+            "image_sha256": work.sha256,
+            "key": task.key or None,
+        }
+        if task.values is not None and not math.isfinite(task.values["score"]):
+            task.fault = f"the score is {task.values['score']}: the model overflows here"
+        if task.fault:
+            return row | {"status": FAILED, "message": task.fault}
+        if not task.wanted:
+            why = contestant.refused or contestant.restricted or "no other picture has an annotation"
+            return row | {"status": NOT_ASKED, "message": why}
+        values = task.values if task.cached is None else task.cached
+        if values is None:
+            raise AssertionError(f"{contestant.name} of {case.image} has neither values nor a reason")
+        return values | row | {"status": OK, "message": contestant.restricted or None}
+
+
+def thumbnail(sample: Sample, grid: Tensor) -> bytes:
+    """Return the overlay of a map on its image, small, as JPEG."""
+    image = Image.fromarray(sample.picture.rgb)
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    small = Picture(np.asarray(image, np.float32) / np.float32(255))
+    factors = [now / before for now, before in zip(small.size, sample.picture.size, strict=True)]
+    start = tuple(s * f for s, f in zip(sample.window.start, factors, strict=True))
+    extent = tuple(e * f for e, f in zip(sample.window.extent, factors, strict=True))
+    window = Window(small.size, start, extent)
+    heat = place(grid.nan_to_num(0.0, 0.0, 0.0).relu(), window).numpy()
+    values = np.zeros(small.size, np.float32)
+    values[window.seen()] = render.scale(heat[window.seen()], "minmax")[0]
+    buffer = BytesIO()
+    render.overlay(small, values, window=window).save(buffer, "JPEG", quality=_QUALITY)
+    return buffer.getvalue()
