@@ -13,10 +13,9 @@ from torch import nn
 from camscope.cli.methods import methods as describe
 from camscope.errors import MethodError
 from camscope.explanation import cam, cams
-from camscope.explanation.method_lookup import settings_of
-from camscope.methods import CLASS_AGNOSTIC, META, METHODS
+from camscope.explanation.method_lookup import find_method, settings_of
+from camscope.methods import META, METHODS, facts_of
 from camscope.methods.joint import joint_map
-from camscope.methods.registry import NETWORK_METHODS
 from camscope.targets import category
 from camscope.trace import record
 from camscope.trace.layout import find_layout
@@ -25,7 +24,7 @@ CLASSES = 5
 ALL = sorted(METHODS)
 SIZE = {1: 40, 2: 12, 3: 12}
 GRID = {1: 18, 2: 4, 3: 4}
-ONE_LAYER = [name for name in ALL if name not in NETWORK_METHODS]
+ONE_LAYER = [name for name in ALL if not facts_of(find_method(name)).whole_network]
 
 
 class Mean(nn.Module):
@@ -54,7 +53,7 @@ def nets(dims, make_net):
 
 def run(name, net, layer, x, **options):
     options = {"targets": 1, "method": name, **options}
-    if name not in NETWORK_METHODS:
+    if not facts_of(find_method(name)).whole_network:
         options["layer"] = layer
     return cam(net, x, **options)
 
@@ -83,7 +82,7 @@ def test_finite_on_grids_of_one_to_three_axes(case, name, dims):
     result = run(name, net, layer, x)
     assert result.ndim == dims + 1
     assert len(result) == 3
-    if name not in NETWORK_METHODS and layer == "3":
+    if not facts_of(find_method(name)).whole_network and layer == "3":
         assert result.shape == (3, *[GRID[dims]] * dims)
     assert result.isfinite().all()
     assert (result.flatten(1).amax(1) > result.flatten(1).amin(1)).all(), "a flat map proves nothing"
@@ -105,7 +104,7 @@ def test_a_batch_equals_its_pictures_one_by_one_in_any_order(case, name):
 @pytest.mark.parametrize("name", ALL)
 def test_many_targets_at_once_equal_them_one_by_one(case, name):
     net, layer, x = case(name)
-    options = {} if name in NETWORK_METHODS else {"layer": layer}
+    options = {} if facts_of(find_method(name)).whole_network else {"layer": layer}
     columns = [[1, 4, 0], [3, 3, 3]]
     many = cams(net, x, method=name, targets=list(zip(*columns, strict=True)), **options)
     for t, column in enumerate(columns):
@@ -118,7 +117,7 @@ def test_only_class_agnostic_methods_ignore_the_target(case, name):
     net, layer, x = case(name)
     one, other = (run(name, net, layer, x, targets=c) for c in (1, 3))
     same = bool(((one - other).abs() <= 1e-9 * one.abs().max()).all())
-    assert same == (name in CLASS_AGNOSTIC)
+    assert same == facts_of(find_method(name)).class_agnostic
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

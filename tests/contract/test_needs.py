@@ -8,13 +8,12 @@ from torch import nn
 
 from camscope.errors import CamscopeError, MethodError
 from camscope.explanation import cam, explain
-from camscope.explanation.maps import network_map, provided, spread
+from camscope.explanation.apply import apply_method, run_pass
+from camscope.explanation.maps import spread
 from camscope.explanation.method_lookup import find_method
-from camscope.methods import META, METHODS, needs_of, sees_network
-from camscope.methods.joint import joint_map
+from camscope.methods import META, METHODS, facts_of
 from camscope.models.black_box import BlackBox, black_box
-from camscope.trace import record
-from camscope.trace.layout import find_layout
+from camscope.models.preprocess import Preprocess
 
 ALL = sorted(METHODS)
 MADE = [f"{meta}(gradcam)" for meta in META] + ["augmented(occlusion)", "augmented(scorecam)"]
@@ -63,12 +62,8 @@ def accepted(make_net):
 def apply(name, net, layer, x):
     """A method's map, with nothing checked before."""
     function = find_method(name)
-    forward = record(net, x, layers=[] if sees_network(function) else [layer])
-    targets = spread(1, forward)
-    if sees_network(function):
-        return network_map(function, forward, targets, **provided(function, forward, {}))
-    layout = find_layout(forward.records[layer].shape, x.shape, layer=layer)
-    return joint_map(function, [forward.trace(layer, targets, layout=layout)])
+    forward, seen = run_pass(net, x, [function], layer=layer)
+    return apply_method(function, forward, seen, spread(1, forward), settings={}).raw
 
 
 @pytest.mark.parametrize("name", [*ALL, *MADE])
@@ -76,18 +71,22 @@ def test_only_methods_that_need_gradients_run_backward(accepted, name):
     net, layer, x = accepted(name)
     last = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
     last.register_forward_hook(lambda *given: ForwardOnly.apply(given[-1]))
-    if needs_of(find_method(name)) == "gradients":
+    if facts_of(find_method(name)).needs == "gradients":
         with pytest.raises((BackwardError, MethodError)):  # guided methods refuse the unknown function in the graph
             apply(name, net, layer, x)
     else:
         assert apply(name, net, layer, x).isfinite().all()
+        image = torch.rand(x.shape[1:])
+        preprocess = Preprocess(input_size=tuple(x.shape[2:]), mean=(0,) * len(image), std=(1,) * len(image))
+        e = explain(net, image.numpy(), preprocess=preprocess, method=name, layer=layer, target=1)
+        assert e.heatmap.shape == tuple(x.shape[2:]), "neither do the notes on its map"
 
 
 @pytest.mark.parametrize("name", [*ALL, *MADE])
 def test_only_methods_that_need_scores_alone_run_on_scores_alone(accepted, name):
     net, layer, x = accepted(name)
     hidden = BlackBox(net, takes="torch", returns="scores", outcome="one", labels=0, version="1").eval()
-    if needs_of(find_method(name)) == "scores":
+    if facts_of(find_method(name)).needs == "scores":
         torch.testing.assert_close(apply(name, hidden, layer, x), apply(name, net, layer, x))
         torch.testing.assert_close(cam(hidden, x, method=name, targets=1), cam(net, x, method=name, targets=1))
         return

@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from camscope.errors import MethodError
-from camscope.methods import METHODS
+from camscope.methods import METHODS, facts_of
 from camscope.methods.joint import joint_map
-from camscope.methods.registry import NETWORK_METHODS
 from camscope.targets import category
 from camscope.trace import record
 from camscope.trace.layout import find_layout
 
-ONE_LAYER = sorted(set(METHODS) - set(NETWORK_METHODS))
+ONE_LAYER = sorted(name for name, function in METHODS.items() if not facts_of(function).whole_network)
 PLACES = {"flattened": "3", "pooled": "5", "small vit": "blocks.2.norm1"}
 
 

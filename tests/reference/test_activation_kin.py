@@ -12,7 +12,7 @@ from torch import nn
 
 import camscope as cs
 from camscope.errors import SettingError
-from camscope.methods import CLASS_AGNOSTIC, NETWORK_METHODS
+from camscope.methods import METHODS, facts_of
 from camscope.methods.activation import concept_maps
 from camscope.methods.noise import content_seeds, uniform
 
@@ -185,7 +185,9 @@ def test_dff_of_nothing_is_nothing():
 
 def test_they_are_marked_as_class_agnostic():
     net, x, _ = setup()
-    for method in sorted(CLASS_AGNOSTIC - NETWORK_METHODS.keys()):
+    facts = {name: facts_of(function) for name, function in METHODS.items()}
+    agnostic = {name for name, of in facts.items() if of.class_agnostic and not of.whole_network}
+    for method in sorted(agnostic):
         one, other = (cs.cam(net, x, method=method, layer="1", targets=index) for index in (0, 2))
         assert torch.equal(one, other), method
-    assert {"eigencam", "kpcacam", "fem", "randomcam", "dff"} <= CLASS_AGNOSTIC
+    assert {"eigencam", "kpcacam", "fem", "randomcam", "dff"} <= agnostic

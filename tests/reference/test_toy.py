@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import camscope as cs
 from camscope.errors import MethodError
 from camscope.heatmap import upsample
-from camscope.methods import CLASS_AGNOSTIC, NETWORK_METHODS
+from camscope.methods import facts_of
 
 PICTURES, SIZE, OBJECT = 12, 48, 12
 
@@ -105,7 +105,7 @@ def places() -> list[list[tuple[int, int]]]:
 def pointing_game(method: str, net: nn.Module, pictures: Tensor, regions: Tensor) -> float:
     """Share of pictures and classes where the peak of the map, at picture size, lies in the class's own region."""
     options: dict[str, Any] = {"method": method, **SETTINGS.get(method, {})}
-    if method not in NETWORK_METHODS:
+    if not facts_of(cs.METHODS[method]).whole_network:
         options["layer"] = "3" if isinstance(net[2], nn.Conv2d) else "1"
     hits = []
     for index in range(regions.shape[1]):
@@ -117,8 +117,10 @@ def pointing_game(method: str, net: nn.Module, pictures: Tensor, regions: Tensor
 
 # RefineCAM's own base, Grad-CAM++, assumes activations >= 0, and the first stage here is a convolution.
 SETTINGS = {"sscam": {"samples": 4, "noise": 0.1}, "refinecam": {"base": "layercam"}}
-DISCRIMINATIVE = sorted(cs.METHODS.keys() - CLASS_AGNOSTIC - NETWORK_METHODS.keys())
-WHOLE_NETWORK = sorted(NETWORK_METHODS.keys() - CLASS_AGNOSTIC)
+FACTS = {name: facts_of(function) for name, function in cs.METHODS.items()}
+DISCRIMINATIVE = sorted(n for n, f in FACTS.items() if not f.class_agnostic and not f.whole_network)
+WHOLE_NETWORK = sorted(n for n, f in FACTS.items() if not f.class_agnostic and f.whole_network)
+CLASS_AGNOSTIC = sorted(n for n, f in FACTS.items() if f.class_agnostic and not f.whole_network)
 
 
 @pytest.mark.parametrize("toy", [colours, shapes])
@@ -142,7 +144,7 @@ def test_pointing_game_of_rollout():
     assert pointing_game("rollout", Transformer().eval(), pictures, regions) <= 1 / 3 + 1e-9
 
 
-@pytest.mark.parametrize("method", sorted(CLASS_AGNOSTIC - NETWORK_METHODS.keys()))
+@pytest.mark.parametrize("method", CLASS_AGNOSTIC)
 def test_pointing_game_of_class_agnostic_methods(method):
     """One map for three classes hits at most one of the three; so the game can be lost."""
     assert pointing_game(method, *colours("plain")) <= 1 / 3 + 1e-9

@@ -20,7 +20,7 @@ from camscope.explanation.method_lookup import find_method, known
 from camscope.explanation.recorded_layer import record_layer
 from camscope.heatmap import upsample
 from camscope.images import Window
-from camscope.methods import METHODS, sees_network
+from camscope.methods import METHODS, facts_of
 from camscope.methods.joint import joint_map
 from camscope.metrics.sanity import randomised
 from camscope.models.model import Model
@@ -76,7 +76,7 @@ class Explained:
         """The maps (n, h, w) of inputs (n, C, h, w)."""
         function = find_method(self.method)
         given = known(function, {**self.settings, "layer": self.layer})
-        if not sees_network(function):
+        if not facts_of(function).whole_network:
             given["layer"] = self.layer
         maps = [cam(net, batch, method=self.method, targets=self.index, **given) for batch in x.split(BATCH)]
         return torch.cat(maps).double().cpu().numpy()

@@ -19,7 +19,7 @@ from camscope.explanation.method_lookup import find_method, method_name
 from camscope.explanation.target_spec import TargetSpec
 from camscope.images import Picture
 from camscope.images.memory import as_picture
-from camscope.methods import Method, sees_network
+from camscope.methods import Method, facts_of
 from camscope.metrics.sanity import SANE, cascade, passes
 from camscope.models.layer_choice import default_layer
 from camscope.models.model import Model
@@ -113,7 +113,7 @@ def sanity(
     if not samples:
         raise SettingError("a sanity check needs pictures to explain; give at least one")
     function, name = find_method(method), method_name(method)
-    if not sees_network(function):
+    if not facts_of(function).whole_network:
         layer = layer or model.layer or default_layer(model.net, samples[0].tensor[None])
     run = BatchExplainer.over(model, samples, functions=[function], layer=layer)
     goals = _one_each(run, target)
@@ -129,7 +129,7 @@ def sanity(
     ]
     return Sanity(
         method=name,
-        layer="" if sees_network(function) else str(layer),
+        layer="" if facts_of(function).whole_network else str(layer),
         pictures=len(samples),
         shares=tuple(round(share, 3) for share in curves[0].shares),
         spearman=_mean([curve.spearman for curve in curves]),

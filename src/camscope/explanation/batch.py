@@ -14,27 +14,23 @@ import torch
 from torch import Tensor
 
 from camscope.explanation.agreement import same_map
+from camscope.explanation.apply import apply_method, run_pass
 from camscope.explanation.diagnosis import network_notes, notes
-from camscope.explanation.maps import network_map, place_name, provided
 from camscope.explanation.method_lookup import check_needs, known
 from camscope.explanation.picture_notes import picture_notes
-from camscope.explanation.recorded_layer import (
-    RecordedLayer,
-    carried_share,
-    record_layer,
-)
+from camscope.explanation.recorded_layer import RecordedLayer, carried_share
 from camscope.explanation.result import Explanation
 from camscope.explanation.target_spec import ResolvedTarget as ResolvedTarget
 from camscope.explanation.target_spec import TargetSpec
 from camscope.explanation.target_spec import goals_of as goals_of
 from camscope.heatmap import place
 from camscope.images import Picture, Window
-from camscope.methods import Method, NetworkMethod, sees_network
-from camscope.methods.joint import joint_map, without_autocast
+from camscope.methods import Method, NetworkMethod, facts_of
+from camscope.methods.joint import without_autocast
 from camscope.models.device import stacked
 from camscope.models.model import Model
 from camscope.targets import Target
-from camscope.trace import Forward, Layout, record
+from camscope.trace import Forward, Layout
 from camscope.trace.outputs import choosing_output
 
 _SHOWN = 5
@@ -107,10 +103,7 @@ class BatchExplainer:
         layer = layer or model.layer
         layout = model.layout if layer == model.layer else None
         with choosing_output(model.output):
-            if all(sees_network(function) for function in functions):
-                forward, seen = record(model.net, x, layers=[]), None
-            else:
-                forward, seen = record_layer(model.net, x, layer=layer, layout=layout, engine=engine)
+            forward, seen = run_pass(model.net, x, functions, layer=layer, layout=layout, engine=engine)
         return cls(model.after(forward.bypassed), samples, forward, seen, layer, layout)
 
     @property
@@ -212,24 +205,25 @@ class BatchExplainer:
         rows = list(goals)
         chosen = None if rows == list(range(len(self.samples))) else rows
         targets = [goal.target for goal in goals.values()]
-        if self.seen is None or sees_network(function):
-            forward = self.forward if chosen is None else self.forward.only(chosen)
-            given = provided(function, forward, known(function, settings), layer=self.layer, layout=self.layout)
-            with choosing_output(self.model.output):
-                raw = network_map(function, forward, targets, **given).float()
-            outputs = forward.outputs.detach()
-            scores = torch.stack([target(output) for target, output in zip(targets, outputs, strict=True)])
-            layer = place_name(function, given, chosen="layers" in settings)
-            said = network_notes(forward, raw, method=name)
-        else:
-            layer = self.seen.layer
-            traces = self.seen.traces(self.forward, targets, rows=chosen)
-            with choosing_output(self.model.output):
-                raw = joint_map(function, traces, **known(function, settings)).float()
-                said = notes(traces, raw, method=name)
+        facts = facts_of(function)
+        with choosing_output(self.model.output):
+            found = apply_method(
+                function,
+                self.forward,
+                self.seen,
+                targets,
+                settings=known(function, settings),
+                rows=chosen,
+                layer=self.layer,
+                layout=self.layout,
+            )
+            raw = found.raw.float()
+            if found.traces:
+                said = notes(found.traces, raw, method=name, facts=facts)
                 said = [[*one, *more] for one, more in zip(said, self._shares(chosen, targets), strict=True)]
-            scores = traces[0].scores.detach()
-        return Maps(rows, raw, scores.tolist(), said, layer)
+            else:
+                said = network_notes(found.forward, raw, method=name, facts=facts)
+        return Maps(rows, raw, found.scores.detach().tolist(), said, found.layer)
 
     def _shares(self, rows: list[int] | None, targets: Sequence[Target]) -> list[list[str]]:
         """Return the notes on the layer: the engine, and the share of the score that passes through the layer."""

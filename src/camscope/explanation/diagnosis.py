@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from camscope.errors import CamscopeError
-from camscope.methods import CLASS_AGNOSTIC
+from camscope.methods import MethodFacts
 from camscope.methods.heads import frozen_sums, linear_levels
 from camscope.methods.network import at_input
 from camscope.trace import Forward, Trace, tensors, unchanged
@@ -27,27 +27,30 @@ _SAME = 1e-4
 _ROUNDING = 1e-5
 
 
-def notes(traces: Sequence[Trace], raw: Tensor, *, method: str) -> list[list[str]]:
+def notes(traces: Sequence[Trace], raw: Tensor, *, method: str, facts: MethodFacts) -> list[list[str]]:
     """Return what has to be said about each map.
+
+    A method that computed no gradients starts no backward pass here either.
 
     Args:
         traces: the pass that the maps were made from, seen at each of their layers.
         raw: (B, *grid) signed maps.
-        method: the method's name.
+        method: name of the method.
+        facts: the method's facts.
 
     Returns:
         For each image the notes, most telling first; empty lists where nothing is to be said.
     """
-    said = _reading(traces[0].forward, method)
+    said = _reading(traces[0].forward, method, facts)
     empty = [_empty(traces, raw[i], i) for i in range(len(raw))]
-    sums = _sums(traces[0], raw) if len(traces) == 1 else [[] for _ in raw]
+    sums = _sums(traces[0], raw) if len(traces) == 1 and traces[0].used_gradients else [[] for _ in raw]
     noted = [[text for trace in traces for text in trace.notes[i]] for i in range(len(raw))]
     return [[*empty[i], *said, *noted[i], *sums[i]] for i in range(len(raw))]
 
 
-def network_notes(forward: Forward, raw: Tensor, *, method: str) -> list[list[str]]:
-    """As `notes`, for maps (B, ...) of a method that sees the whole network."""
-    said = _reading(forward, method)
+def network_notes(forward: Forward, raw: Tensor, *, method: str, facts: MethodFacts) -> list[list[str]]:
+    """Return what has to be said about each map (B, ...) of a method that sees the whole network; see `notes`."""
+    said = _reading(forward, method, facts)
     return [[*(_not_finite(forward, one) or _product(one, method) or _nothing_positive(one)), *said] for one in raw]
 
 
@@ -111,10 +114,9 @@ def _nothing_positive(raw: Tensor) -> list[str]:
     return [f"the map is flat: every cell has the value {float(raw.flatten()[0]):.3g}"]
 
 
-def _reading(forward: Forward, method: str) -> list[str]:
+def _reading(forward: Forward, method: str, facts: MethodFacts) -> list[str]:
     said = []
-    # What is made from a class-agnostic method, "augmented(eigencam)", is that too.
-    if method.split("(")[-1].rstrip(")") in CLASS_AGNOSTIC:
+    if facts.class_agnostic:
         said.append(f"{method} is class-agnostic: its map is the same for every class")
     if forward.note:
         said.append(forward.note)

@@ -13,20 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from camscope.errors import LayerError, MethodError, SettingError, TargetError
+from camscope.explanation.apply import apply_method, run_pass
 from camscope.explanation.method_lookup import check_needs, check_settings, default_method, find_method, method_name
-from camscope.explanation.recorded_layer import (
-    Layers,
-    layer_names,
-    locate_in,
-    record_layer,
-)
-from camscope.methods import ATTRIBUTIONS, Method, NetworkMethod, sees_network
-from camscope.methods.joint import joint_map, without_autocast
-from camscope.models.layer_choice import choose_layer
-from camscope.models.stages import stage_layers
+from camscope.explanation.recorded_layer import Layers
+from camscope.methods import Method, facts_of
 from camscope.targets import Target, category, class_index
-from camscope.trace import Forward, Layout, record
-from camscope.trace.layer_path import JOINT
+from camscope.trace import Forward, Layout
 from camscope.trace.outputs import choosing_output
 from camscope.trace.pytree import Input, map_arrays, picture_of
 
@@ -162,38 +154,46 @@ def _columns(
     function = find_method(method)
     check_needs(net, [function])
     check_settings(settings, [method])
-    if differentiable and sees_network(function):
+    if differentiable and facts_of(function).whole_network:
         raise MethodError(f"{method_name(method)} has no differentiable map; use a method of one layer, as gradcam is")
     if differentiable and engine != "eager":
         raise SettingError(
             f"a differentiable map is made by engine='eager', and {engine!r} has no graph of the network"
         )
+    if facts_of(function).whole_network:
+        named = [name for name, value in (("layer", layer), ("layout", layout)) if value is not None]
+        if named and "layer" not in inspect.signature(function).parameters:
+            raise MethodError(f"{method_name(method)} sees the whole network and takes no {named[0]}=")
     with choosing_output(output), torch.inference_mode(mode=False):
-        if sees_network(function):
-            named = [name for name, value in (("layer", layer), ("layout", layout)) if value is not None]
-            if named and "layer" not in inspect.signature(function).parameters:
-                raise MethodError(f"{method_name(method)} sees the whole network and takes no {named[0]}=")
-            forward = record(net, x, layers=[], picture=picture)
-            given = provided(function, forward, settings, layer=layer, layout=layout)
-            maps = [network_map(function, forward, spread(column, forward), **given) for column in columns]
-            return torch.stack(maps, 1).to(forward.pictures.dtype)
-        forward, seen = record_layer(
-            net, x, layer=layer, layout=layout, picture=picture, differentiable=differentiable, engine=engine
+        forward, seen = run_pass(
+            net,
+            x,
+            [function],
+            layer=layer,
+            layout=layout,
+            picture=picture,
+            differentiable=differentiable,
+            engine=engine,
         )
-        for text in seen.place_notes:
-            warnings.warn(text, stacklevel=3)
-        if not seen.complete:
-            warnings.warn(f"{seen.paths_around}; `explain` says which share it carries", stacklevel=3)
+        if seen is not None:
+            for text in seen.place_notes:
+                warnings.warn(text, stacklevel=3)
+            if not seen.complete:
+                warnings.warn(f"{seen.paths_around}; `explain` says which share it carries", stacklevel=3)
         maps = []
         for column in columns:
-            traces = seen.traces(forward, spread(column, forward))
-            maps.append(joint_map(function, traces, **settings))
-            if any(trace.used_gradients for trace in traces) and not any(trace.connected for trace in traces):
+            targets = spread(column, forward)
+            found = apply_method(function, forward, seen, targets, settings=settings, layer=layer, layout=layout)
+            used = any(trace.used_gradients for trace in found.traces)
+            if used and not any(trace.connected for trace in found.traces):
                 raise LayerError(
-                    f"the scores have no gradient by layer {seen.layer!r}: it is not on their way, or what follows has "
-                    "none (quantised weights, argmax, detach); name another layer, or use a method such as occlusion"
+                    f"the scores have no gradient by layer {found.layer!r}: it is not on their way, or what follows "
+                    "has none (quantised weights, argmax, detach); name another layer, or use a method such as "
+                    "occlusion"
                 )
-        return torch.stack(maps, 1).to(forward.records[seen.layers[0]].dtype)
+            maps.append(found.raw)
+        like = forward.pictures if seen is None else forward.records[seen.layers[0]]
+        return torch.stack(maps, 1).to(like.dtype)
 
 
 def as_inputs(net: nn.Module, x: Any, picture: Input = None) -> Any:
@@ -251,59 +251,3 @@ def _as_target(asked: Asked, output: Tensor) -> Target:
     target = category(class_index(asked))
     target(output)
     return target
-
-
-def place_name(function: NetworkMethod, given: Mapping[str, Any], *, chosen: bool) -> str:
-    """What a method that sees the whole network looked at, in words.
-
-    Args:
-        function: the method.
-        given: its settings.
-        chosen: whether its ``layers`` are those that the user named.
-
-    >>> from camscope.methods import METHODS
-    >>> place_name(METHODS["occlusion"], {}, chosen=False), place_name(METHODS["fullgrad"], {}, chosen=False)
-    ('input', 'whole network')
-    """
-    if "layer" in given:
-        return str(given["layer"])
-    if chosen and "layers" in given:
-        return ", ".join(given["layers"])
-    return "input" if method_name(function).split("(")[-1].rstrip(")") in ATTRIBUTIONS else "whole network"
-
-
-def provided(
-    function: NetworkMethod,
-    forward: Forward,
-    settings: Mapping[str, Any],
-    *,
-    layer: Layers = None,
-    layout: Layout | None = None,
-) -> dict[str, Any]:
-    """The settings of a method that sees the whole network, with the layers that it asks for by its parameters."""
-    takes = inspect.signature(function).parameters
-    given = dict(settings) | {"picture": forward.picture, "locate": locate_in(forward)}
-    if "layer" in takes:
-        if layer is None:
-            choice = choose_layer(forward.net, forward.inputs, picture=forward.picture, output=forward.output)
-            names, layout = choice.layers, layout or choice.layouts[0]
-        else:
-            names = layer_names(forward.net, layer)
-        if len(names) > 1:
-            raise MethodError(f"{method_name(function)} takes one layer, and the score comes from {JOINT.join(names)}")
-        given["layer"] = names[0]
-        if layout is not None:
-            given["locate"] = lambda *_: layout
-    if "layers" in takes and takes["layers"].default is inspect.Parameter.empty and "layers" not in given:
-        given["layers"] = stage_layers(forward.net, forward.inputs, picture=forward.picture)
-    return {name: value for name, value in given.items() if name in takes or name in settings}
-
-
-def network_map(function: NetworkMethod, forward: Forward, targets: Sequence[Target], **given: Any) -> Tensor:
-    """Apply a method that sees the whole network to the inputs of a pass, whatever grad mode the caller is in.
-
-    Returns:
-        (B, *grid) or (B, *space) signed map, float32 or better.
-    """
-    with torch.inference_mode(mode=False), torch.enable_grad(), without_autocast(forward.outputs):
-        return function(forward.net, forward.inputs, list(targets), **given).detach()

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from camscope.errors import MethodError, SettingError, nearest
-from camscope.methods import META, METHODS, Method, NetworkMethod, needs_of, sees_network
+from camscope.methods import META, METHODS, Method, NetworkMethod, facts_of
 from camscope.models.black_box import BlackBox
 
 _MADE = re.compile(r"(\w+)\((.+)\)")
@@ -59,7 +59,7 @@ def check_needs(net: nn.Module, functions: Iterable[Method | NetworkMethod]) -> 
     if not isinstance(net, BlackBox):
         return
     for function in functions:
-        needs = needs_of(function)
+        needs = facts_of(function).needs
         if needs in ("activations", "gradients"):
             raise MethodError(
                 f"{method_name(function)} needs the {needs} of a network, and this model is a black box, of which only "
@@ -73,7 +73,7 @@ def methods_of_scores() -> list[str]:
     >>> "occlusion" in methods_of_scores(), "gradcam" in methods_of_scores()
     (True, False)
     """
-    return [name for name, function in METHODS.items() if needs_of(function) == "scores"]
+    return [name for name, function in METHODS.items() if facts_of(function).needs == "scores"]
 
 
 def method_name(method: str | Method | NetworkMethod) -> str:
@@ -92,7 +92,7 @@ def settings_of(function: Callable[..., Any]) -> dict[str, Any]:
     >>> settings_of(METHODS["finercam"])
     {'alpha': 1.0, 'comparisons': 3}
     """
-    own = 3 if sees_network(function) else 1  # the trace, or net, inputs and targets
+    own = 3 if facts_of(function).whole_network else 1  # the trace, or net, inputs and targets
     parameters = list(inspect.signature(function).parameters.values())[own:]
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return {p.name: p.default for p in parameters if p.kind not in variable and p.name not in _FOUND}

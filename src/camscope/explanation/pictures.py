@@ -31,7 +31,7 @@ from camscope.explanation.method_lookup import check_settings, default_method, f
 from camscope.explanation.result import Explanation
 from camscope.explanation.target_spec import TargetSpec
 from camscope.images import Picture, as_picture
-from camscope.methods import MANY_PASSES, Method
+from camscope.methods import Method, facts_of
 from camscope.models.device import device_of
 from camscope.models.engines import resolve
 from camscope.models.from_module import AnyPreprocess
@@ -168,7 +168,7 @@ def explain_all(
     wanted: list[TargetSpec] = list(targets) if isinstance(targets, (list, tuple)) else [targets]  # type: ignore[list-item]
     if to not in ("cpu", "device"):
         raise SettingError(nearest("place for maps", to, ("cpu", "device")))
-    long = any(name.split("(")[-1].rstrip(")") in MANY_PASSES for name, _ in functions)
+    long = any(facts_of(function).many_passes for _, function in functions)
     coming = len(pictures) if isinstance(pictures, Sized) and not long else None
     engine = resolve(engine, coming, device=device_of(model))
     with ThreadPoolExecutor(_READERS) as readers:

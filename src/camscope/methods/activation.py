@@ -9,13 +9,21 @@ from torch import Tensor
 
 from camscope.errors import SettingError, nearest
 from camscope.methods.noise import content_seeds, uniform
-from camscope.methods.registry import class_agnostic, method
+from camscope.methods.registry import MethodFacts, method
 from camscope.methods.weights import weighted
 from camscope.trace import Trace
 
 
-@class_agnostic
-@method(needs="activations")
+@method(
+    MethodFacts(
+        needs="activations",
+        class_agnostic=True,
+        passes="1 forward",
+        reference=(
+            "Muhammad, Yeasin. Eigen-CAM: Class Activation Map using Principal Components. IJCNN 2020. arXiv:2008.00299"
+        ),
+    )
+)
 def eigencam(trace: Trace) -> Tensor:
     """Eigen-CAM: the activations along their first principal direction, whatever the class.
 
@@ -29,18 +37,22 @@ def eigencam(trace: Trace) -> Tensor:
         (B, *grid) signed map, before the final ReLU.
 
     Needs: the layer's activations alone.
-
-    Cost: 1 forward.
-
-    Reference:
-        Muhammad, Yeasin. Eigen-CAM: Class Activation Map using Principal Components. IJCNN 2020. arXiv:2008.00299
     """
     A = trace.activations
     return first_component(A.flatten(2).transpose(1, 2)).reshape(len(A), *A.shape[2:])
 
 
-@class_agnostic
-@method(needs="activations")
+@method(
+    MethodFacts(
+        needs="activations",
+        class_agnostic=True,
+        passes="1 forward; memory for cells^2 numbers per image",
+        reference=(
+            "Karmani et al. KPCA-CAM: Visual Explainability of Deep Computer Vision Models using Kernel PCA. MMSP "
+            "2024. arXiv:2410.00267"
+        ),
+    )
+)
 def kpcacam(trace: Trace, *, kernel: str = "sigmoid", gamma: float | None = None) -> Tensor:
     """KPCA-CAM: Eigen-CAM with kernel PCA, so that the first component may be curved; whatever the class.
 
@@ -61,12 +73,6 @@ def kpcacam(trace: Trace, *, kernel: str = "sigmoid", gamma: float | None = None
         SettingError: there is no such kernel.
 
     Needs: the layer's activations alone.
-
-    Cost: 1 forward; memory for cells^2 numbers an image.
-
-    Reference:
-        Karmani et al. KPCA-CAM: Visual Explainability of Deep Computer Vision Models using Kernel PCA. MMSP 2024.
-        arXiv:2410.00267
     """
     A = trace.activations
     X = A.flatten(2).transpose(1, 2)
@@ -77,8 +83,17 @@ def kpcacam(trace: Trace, *, kernel: str = "sigmoid", gamma: float | None = None
     return peak_positive(projected).reshape(len(A), *A.shape[2:])
 
 
-@class_agnostic
-@method(needs="activations")
+@method(
+    MethodFacts(
+        needs="activations",
+        class_agnostic=True,
+        passes="1 forward",
+        reference=(
+            "Fuad, Martin, Giot, Bourqui, Benois-Pineau, Zemmari. Features Understanding in 3D CNNs for Actions "
+            "Recognition in Video. IPTA 2020. doi:10.1109/IPTA50016.2020.9286629"
+        ),
+    )
+)
 def fem(trace: Trace, *, sigmas: float = 2.0) -> Tensor:
     """FEM, the feature explanation method: where channels answer unusually strongly, whatever the class.
 
@@ -93,12 +108,6 @@ def fem(trace: Trace, *, sigmas: float = 2.0) -> Tensor:
         (B, *grid) map, nowhere negative where the activations are not.
 
     Needs: the layer's activations alone.
-
-    Cost: 1 forward.
-
-    Reference:
-        Fuad, Martin, Giot, Bourqui, Benois-Pineau, Zemmari. Features Understanding in 3D CNNs for Actions Recognition
-        in Video. IPTA 2020. doi:10.1109/IPTA50016.2020.9286629
     """
     A = trace.activations.flatten(2)
     mean, spread = A.mean(2, keepdim=True), A.std(2, correction=0, keepdim=True)
@@ -108,8 +117,17 @@ def fem(trace: Trace, *, sigmas: float = 2.0) -> Tensor:
     return (mean * strong).sum(1).reshape(len(A), *trace.activations.shape[2:])
 
 
-@class_agnostic
-@method(needs="activations")
+@method(
+    MethodFacts(
+        needs="activations",
+        class_agnostic=True,
+        passes="1 forward",
+        reference=(
+            "The method has no paper: Gildenblat and contributors. PyTorch library for CAM methods, software, "
+            "2021, github.com/jacobgil/pytorch-grad-cam"
+        ),
+    )
+)
 def randomcam(trace: Trace, *, seed: int = 0) -> Tensor:
     """Random CAM: the activations with random weights; the null that a method has to beat in a table.
 
@@ -123,19 +141,21 @@ def randomcam(trace: Trace, *, seed: int = 0) -> Tensor:
         (B, *grid) signed map, before the final ReLU.
 
     Needs: the layer's activations alone.
-
-    Cost: 1 forward.
-
-    Reference:
-        The method has no paper: Gildenblat and contributors. PyTorch library for CAM methods, software, 2021,
-        github.com/jacobgil/pytorch-grad-cam
     """
     A = trace.activations
     return weighted(uniform(content_seeds(trace.pictures, seed=seed), A.shape[1:2], like=A), A)
 
 
-@class_agnostic
-@method(needs="activations")
+@method(
+    MethodFacts(
+        needs="activations",
+        class_agnostic=True,
+        passes="1 forward, 1 factorisation per image",
+        reference=(
+            "Collins, Achanta, Süsstrunk. Deep Feature Factorization For Concept Discovery. ECCV 2018. arXiv:1806.10206"
+        ),
+    )
+)
 def dff(trace: Trace, *, concepts: int = 4, seed: int = 0) -> Tensor:
     """Deep feature factorisation: where the strongest concept in the activations is, whatever the class.
 
@@ -152,11 +172,6 @@ def dff(trace: Trace, *, concepts: int = 4, seed: int = 0) -> Tensor:
         (B, *grid) map, nowhere negative.
 
     Needs: the layer's activations alone; negative ones count as 0.
-
-    Cost: 1 forward, 1 factorisation an image.
-
-    Reference:
-        Collins, Achanta, Süsstrunk. Deep Feature Factorization For Concept Discovery. ECCV 2018. arXiv:1806.10206
     """
     return concept_maps(trace, concepts=concepts, seed=seed)[0][:, 0]
 

@@ -21,14 +21,21 @@ from torch.overrides import TorchFunctionMode
 
 from camscope.errors import MethodError
 from camscope.methods.network import Targets, at_input
-from camscope.methods.registry import class_agnostic, network_method
+from camscope.methods.registry import MethodFacts, method
 from camscope.trace import Layout, Trace, record, unchanged
 from camscope.trace.layout import guess_layout
 from camscope.trace.pytree import first_tensor, picture_of
 
 
-@class_agnostic
-@network_method(needs="gradients")
+@method(
+    MethodFacts(
+        needs="gradients",
+        whole_network=True,
+        class_agnostic=True,
+        passes="1 forward, 1 backward to the last block",
+        reference="Abnar, Zuidema. Quantifying Attention Flow in Transformers. ACL 2020. arXiv:2005.00928",
+    )
+)
 def rollout(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) -> Tensor:
     """Attention rollout: from which places what the classifier reads has flowed together, whatever the class.
 
@@ -48,11 +55,6 @@ def rollout(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) 
         MethodError: the network has no attention among all places of the picture.
 
     Needs: a vision transformer with attention among all tokens; refused elsewhere.
-
-    Cost: 1 forward, 1 backward to the last block.
-
-    Reference:
-        Abnar, Zuidema. Quantifying Attention Flow in Transformers. ACL 2020. arXiv:2005.00928
     """
     trace, blocks = _look(net, inputs, targets, method="rollout", picture=picture)
     flow = torch.eye(blocks[0].attention.shape[-1], device=blocks[0].attention.device)
@@ -64,7 +66,17 @@ def rollout(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) 
     return _on_grid(torch.einsum("bn,bnm->bm", read / read.sum(1, keepdim=True), flow), trace, method="rollout")
 
 
-@network_method(needs="gradients")
+@method(
+    MethodFacts(
+        needs="gradients",
+        whole_network=True,
+        passes="2 forwards, 1 backward through each block; for each block 1 tail after the last",
+        reference=(
+            "Bousselham, Boggust, Chaybouti, Strobelt, Kuehne. LeGrad: An Explainability Method for Vision "
+            "Transformers via Feature Formation Sensitivity. ICCV 2025. arXiv:2404.03214"
+        ),
+    )
+)
 def legrad(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) -> Tensor:
     """LeGrad: how sensitive the score of every block's tokens is to the attention that formed them.
 
@@ -84,12 +96,6 @@ def legrad(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) -
         MethodError: the network has no attention among all places of the picture.
 
     Needs: a vision transformer with attention among all tokens; refused elsewhere.
-
-    Cost: 2 forwards, 1 backward through each block; for each block 1 tail after the last.
-
-    Reference:
-        Bousselham, Boggust, Chaybouti, Strobelt, Kuehne. LeGrad: An Explainability Method for Vision Transformers via
-        Feature Formation Sensitivity. ICCV 2025. arXiv:2404.03214
     """
     trace, blocks = _look(net, inputs, targets, method="legrad", picture=picture)
     last = blocks[-1]

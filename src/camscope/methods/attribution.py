@@ -15,15 +15,22 @@ from camscope.errors import SettingError, require
 from camscope.methods.network import Targets
 from camscope.methods.noise import content_seeds
 from camscope.methods.passes import in_chunks
-from camscope.methods.registry import attribution, many_passes, network_method
+from camscope.methods.registry import MethodFacts, method
 from camscope.trace import record, unchanged
 from camscope.trace.pytree import map_tensors, picture_of, take_images, with_picture
 
 _CHUNK_PIXELS = 32 * 224 * 224
 
 
-@attribution
-@network_method(needs="gradients")
+@method(
+    MethodFacts(
+        needs="gradients",
+        whole_network=True,
+        at_input=True,
+        passes="steps forwards and backwards; 50 by default",
+        reference="Sundararajan, Taly, Yan. Axiomatic Attribution for Deep Networks. ICML 2017. arXiv:1703.01365",
+    )
+)
 def integratedgradients(
     net: nn.Module,
     inputs: Any,
@@ -54,11 +61,6 @@ def integratedgradients(
         MissingExtraError: captum is not installed.
 
     Needs: a score with a gradient by the picture; captum.
-
-    Cost: steps forwards and backwards; 50 by default.
-
-    Reference:
-        Sundararajan, Taly, Yan. Axiomatic Attribution for Deep Networks. ICML 2017. arXiv:1703.01365
     """
     with _scores(net, inputs, targets, picture) as scores:
         method = _captum().IntegratedGradients(scores)
@@ -72,8 +74,18 @@ def integratedgradients(
     return _summed(values)
 
 
-@attribution
-@network_method(needs="gradients")
+@method(
+    MethodFacts(
+        needs="gradients",
+        whole_network=True,
+        at_input=True,
+        passes="samples forwards and backwards; 50 by default",
+        reference=(
+            "Smilkov, Thorat, Kim, Viegas, Wattenberg. SmoothGrad: removing noise by adding noise. 2017. "
+            "arXiv:1706.03825"
+        ),
+    )
+)
 def smoothgrad(
     net: nn.Module,
     inputs: Any,
@@ -106,11 +118,6 @@ def smoothgrad(
         MissingExtraError: captum is not installed.
 
     Needs: a score with a gradient by the picture; captum.
-
-    Cost: samples forwards and backwards; 50 by default.
-
-    Reference:
-        Smilkov, Thorat, Kim, Viegas, Wattenberg. SmoothGrad: removing noise by adding noise. 2017. arXiv:1706.03825
     """
     captum = _captum()
     maps = []
@@ -133,8 +140,15 @@ def smoothgrad(
     return _summed(torch.cat(maps))
 
 
-@attribution
-@network_method(needs="scores")
+@method(
+    MethodFacts(
+        needs="scores",
+        whole_network=True,
+        at_input=True,
+        passes="1 forward for each square; 225 + 1 by default on a square picture",
+        reference="Zeiler, Fergus. Visualizing and Understanding Convolutional Networks. ECCV 2014. arXiv:1311.2901",
+    )
+)
 def occlusion(
     net: nn.Module,
     inputs: Any,
@@ -166,11 +180,6 @@ def occlusion(
         SettingError: a window larger than the picture.
 
     Needs: no gradient; captum.
-
-    Cost: 1 forward for each square; 225 + 1 by default on a square picture.
-
-    Reference:
-        Zeiler, Fergus. Visualizing and Understanding Convolutional Networks. ECCV 2014. arXiv:1311.2901
     """
     with _scores(net, inputs, targets, picture) as scores:
         channels, *space = scores.pictures.shape[1:]
@@ -198,9 +207,19 @@ def occlusion(
     return _summed(values) / channels
 
 
-@many_passes
-@attribution
-@network_method(needs="scores")
+@method(
+    MethodFacts(
+        needs="scores",
+        whole_network=True,
+        at_input=True,
+        many_passes=True,
+        passes="masks forwards; 4000 by default",
+        reference=(
+            "Petsiuk, Das, Saenko. RISE: Randomized Input Sampling for Explanation of Black-box Models. BMVC "
+            "2018. arXiv:1806.07421"
+        ),
+    )
+)
 def rise(
     net: nn.Module,
     inputs: Any,
@@ -240,12 +259,6 @@ def rise(
         SettingError: fewer than 2 masks, more cells than pixels, or a probability that is not between 0 and 1.
 
     Needs: no gradient.
-
-    Cost: masks forwards; 4000 by default.
-
-    Reference:
-        Petsiuk, Das, Saenko. RISE: Randomized Input Sampling for Explanation of Black-box Models. BMVC 2018.
-        arXiv:1806.07421
     """
     with _scores(net, inputs, targets, picture) as scores, torch.no_grad():
         space = scores.pictures.shape[2:]

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from camscope.errors import MethodError
 from camscope.heatmap import upsample
 from camscope.methods.network import Targets, at_input, input_gradients
-from camscope.methods.registry import network_method
+from camscope.methods.registry import MethodFacts, method
 from camscope.trace import tensors
 from camscope.trace.layout import Layout, Locate, grid_of, guess_layout, is_last
 from camscope.trace.pytree import map_tensors, picture_of
@@ -38,7 +38,17 @@ _UNPLACED = {"baddbmm", "bmm", "einsum", "matmul", "scaled_dot_product_attention
 """Functions inside an attention, whose results may look like a grid and are none."""
 
 
-@network_method(needs="gradients")
+@method(
+    MethodFacts(
+        needs="gradients",
+        whole_network=True,
+        passes="1 forward, 1 backward; on networks of GELU, LayerNorm and the like about 2 forwards",
+        reference=(
+            "Srinivas, Fleuret. Full-Gradient Representation for Neural Network Visualization. NeurIPS 2019. "
+            "arXiv:1905.00780"
+        ),
+    )
+)
 def fullgrad(
     net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0, locate: Locate | None = None
 ) -> Tensor:
@@ -65,12 +75,6 @@ def fullgrad(
         MethodError: the score has no gradient by the input.
 
     Needs: a score with a gradient by the picture; of functions with a bias the forward derivative.
-
-    Cost: 1 forward, 1 backward; on networks of GELU, LayerNorm and the like about 2 forwards.
-
-    Reference:
-        Srinivas, Fleuret. Full-Gradient Representation for Neural Network Visualization. NeurIPS 2019.
-        arXiv:1905.00780
     """
     shape = picture_of(inputs, picture).shape
     sums: dict[tuple[int, ...], Tensor] = {}

@@ -14,12 +14,21 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from camscope.errors import MethodError, SettingError
 from camscope.methods.activation import first_component, peak_positive
 from camscope.methods.heads import slope
-from camscope.methods.registry import method
+from camscope.methods.registry import MethodFacts, method
 from camscope.methods.weights import mean_over_cells, weighted
 from camscope.trace import Trace
 
 
-@method(needs="gradients")
+@method(
+    MethodFacts(
+        needs="gradients",
+        passes="1 forward, 1 backward to the layer",
+        reference=(
+            "Selvaraju et al. Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization. "
+            "ICCV 2017, IJCV 2020. arXiv:1610.02391"
+        ),
+    )
+)
 def gradcam(trace: Trace) -> Tensor:
     """Grad-CAM: the activations, weighted by their mean gradients.
 
@@ -32,17 +41,20 @@ def gradcam(trace: Trace) -> Tensor:
         (B, *grid) signed map, before the final ReLU.
 
     Needs: a score with a gradient by the layer.
-
-    Cost: 1 forward, 1 backward to the layer.
-
-    Reference:
-        Selvaraju et al. Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization.
-        ICCV 2017, IJCV 2020. arXiv:1610.02391
     """
     return weighted(mean_over_cells(trace.gradients), trace.activations)
 
 
-@method(needs="gradients")
+@method(
+    MethodFacts(
+        needs="gradients",
+        passes="1 forward, 1 backward to the layer",
+        reference=(
+            "Chattopadhay et al. Grad-CAM++: Generalized Gradient-based Visual Explanations for Deep "
+            "Convolutional Networks. WACV 2018, eq. 19. arXiv:1710.11063"
+        ),
+    )
+)
 def gradcampp(trace: Trace) -> Tensor:
     """Grad-CAM++: weights that count each cell by how much of the class's evidence it holds.
 
@@ -57,12 +69,6 @@ def gradcampp(trace: Trace) -> Tensor:
         (B, *grid) signed map, before the final ReLU.
 
     Needs: a score with a gradient by the layer.
-
-    Cost: 1 forward, 1 backward to the layer.
-
-    Reference:
-        Chattopadhay et al. Grad-CAM++: Generalized Gradient-based Visual Explanations for Deep Convolutional
-        Networks. WACV 2018, eq. 19. arXiv:1710.11063
     """
     A, g = trace.activations.flatten(2), trace.gradients.flatten(2)
     denominator = 2 + A.sum(2, keepdim=True) * g
@@ -73,7 +79,16 @@ def gradcampp(trace: Trace) -> Tensor:
     return weighted((al * g.relu()).sum(2), trace.activations)
 
 
-@method(needs="gradients")
+@method(
+    MethodFacts(
+        needs="gradients",
+        passes="1 forward, 1 backward to the layer",
+        reference=(
+            "Draelos, Carin. Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural "
+            "networks. 2020. arXiv:2011.08891"
+        ),
+    )
+)
 def hirescam(trace: Trace) -> Tensor:
     """HiResCAM: gradient times activation, cell by cell; on a net that ends in one linear layer the exact share.
 
@@ -86,17 +101,20 @@ def hirescam(trace: Trace) -> Tensor:
         (B, *grid) signed map, before the final ReLU.
 
     Needs: a score with a gradient by the layer.
-
-    Cost: 1 forward, 1 backward to the layer.
-
-    Reference:
-        Draelos, Carin. Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural networks.
-        2020. arXiv:2011.08891
     """
     return (trace.gradients * trace.activations).sum(1)
 
 
-@method(needs="gradients")
+@method(
+    MethodFacts(
+        needs="gradients",
+        passes="1 forward, 1 backward to the layer",
+        reference=(
+            "Jiang et al. LayerCAM: Exploring Hierarchical Class Activation Maps for Localization. IEEE TIP 2021. "
+            "doi:10.1109/TIP.2021.3089943"
+        ),
+    )
+)
 def layercam(trace: Trace) -> Tensor:
     """LayerCAM: positive gradients as weights, cell by cell; sharp also at early layers.
 
@@ -109,17 +127,20 @@ def layercam(trace: Trace) -> Tensor:
         (B, *grid) signed map, before the final ReLU.
 
     Needs: a score with a gradient by the layer.
-
-    Cost: 1 forward, 1 backward to the layer.
-
-    Reference:
-        Jiang et al. LayerCAM: Exploring Hierarchical Class Activation Maps for Localization. IEEE TIP 2021.
-        doi:10.1109/TIP.2021.3089943
     """
     return (trace.gradients.relu() * trace.activations).sum(1)
 
 
-@method(needs="gradients")
+@method(
+    MethodFacts(
+        needs="gradients",
+        passes="1 forward, 1 backward to the layer",
+        reference=(
+            "Fu et al. Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs. BMVC 2020. "
+            "arXiv:2008.02312"
+        ),
+    )
+)
 def xgradcam(trace: Trace) -> Tensor:
     """XGrad-CAM: gradients averaged with the activations as weights.
 
@@ -133,12 +154,6 @@ def xgradcam(trace: Trace) -> Tensor:
         (B, *grid) signed map, before the final ReLU.
 
     Needs: a score with a gradient by the layer.
-
-    Cost: 1 forward, 1 backward to the layer.
-
-    Reference:
-        Fu et al. Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs. BMVC 2020.
-        arXiv:2008.02312
     """
     A, g = trace.activations.flatten(2), trace.gradients.flatten(2)
     total = A.sum(2)
@@ -147,7 +162,17 @@ def xgradcam(trace: Trace) -> Tensor:
     return weighted(weights, trace.activations)
 
 
-@method(needs="gradients")
+@method(
+    MethodFacts(
+        needs="gradients",
+        passes="1 forward, 1 backward to the layer",
+        reference=(
+            "The method has no paper of its own: Gildenblat and contributors. PyTorch library for CAM methods, "
+            "software, 2021, github.com/jacobgil/pytorch-grad-cam; it rectifies HiResCAM (arXiv:2011.08891) "
+            "channel by channel."
+        ),
+    )
+)
 def gradcamelementwise(trace: Trace) -> Tensor:
     """Grad-CAM element-wise: gradient times activation where the product is positive.
 
@@ -160,17 +185,21 @@ def gradcamelementwise(trace: Trace) -> Tensor:
         (B, *grid) map, nowhere negative.
 
     Needs: a score with a gradient by the layer.
-
-    Cost: 1 forward, 1 backward to the layer.
-
-    Reference:
-        The method has no paper of its own: Gildenblat and contributors. PyTorch library for CAM methods, software,
-        2021, github.com/jacobgil/pytorch-grad-cam; it rectifies HiResCAM (arXiv:2011.08891) channel by channel.
     """
     return (trace.gradients * trace.activations).relu().sum(1)
 
 
-@method(needs="gradients")
+@method(
+    MethodFacts(
+        needs="gradients",
+        passes="1 forward, 1 backward to the layer",
+        reference=(
+            "Muhammad, Yeasin. Eigen-CAM: Class Activation Map using Principal Components. IJCNN 2020. "
+            "arXiv:2008.00299; on g * A as in Gildenblat and contributors. PyTorch library for CAM methods, "
+            "software, 2021."
+        ),
+    )
+)
 def eigengradcam(trace: Trace) -> Tensor:
     """Eigen-CAM of gradient times activation: its first principal direction, and so one for each class.
 
@@ -185,18 +214,21 @@ def eigengradcam(trace: Trace) -> Tensor:
         (B, *grid) signed map, before the final ReLU.
 
     Needs: a score with a gradient by the layer.
-
-    Cost: 1 forward, 1 backward to the layer.
-
-    Reference:
-        Muhammad, Yeasin. Eigen-CAM: Class Activation Map using Principal Components. IJCNN 2020. arXiv:2008.00299;
-        on g * A as in Gildenblat and contributors. PyTorch library for CAM methods, software, 2021.
     """
     X = (trace.gradients * trace.activations).flatten(2).transpose(1, 2)
     return first_component(X, along=X.sum(2)).reshape(len(X), *trace.activations.shape[2:])
 
 
-@method(needs="gradients")
+@method(
+    MethodFacts(
+        needs="gradients",
+        passes="1 forward, 1 backward to the layer",
+        reference=(
+            "Chung, Ying. Seg-Eigen-CAM: Eigen-Value-Based Visual Explanations for Semantic Segmentation Models. "
+            "Applied Sciences 15(13), 2025. doi:10.3390/app15137562"
+        ),
+    )
+)
 def segeigencam(trace: Trace) -> Tensor:
     """Seg-Eigen-CAM: Eigen-CAM of the activations weighted by the size of their gradients, made for segmentation.
 
@@ -210,18 +242,21 @@ def segeigencam(trace: Trace) -> Tensor:
         (B, *grid) signed map, before the final ReLU.
 
     Needs: a score with a gradient by the layer.
-
-    Cost: 1 forward, 1 backward to the layer.
-
-    Reference:
-        Chung, Ying. Seg-Eigen-CAM: Eigen-Value-Based Visual Explanations for Semantic Segmentation Models. Applied
-        Sciences 15(13), 2025. doi:10.3390/app15137562
     """
     X = (trace.gradients.abs() * trace.activations).flatten(2).transpose(1, 2)
     return peak_positive(first_component(X)).reshape(len(X), *trace.activations.shape[2:])
 
 
-@method(needs="gradients")
+@method(
+    MethodFacts(
+        needs="gradients",
+        passes="1 forward, 1 backward to the layer",
+        reference=(
+            "Zhang et al. Finer-CAM: Spotting the Difference Reveals Finer Details for Visual Explanation. CVPR "
+            "2025. arXiv:2501.11309"
+        ),
+    )
+)
 def finercam(trace: Trace, *, alpha: float = 1.0, comparisons: int = 3) -> Tensor:
     """Finer-CAM: why this class and not those that come closest to it; a Grad-CAM of the difference of scores.
 
@@ -240,12 +275,6 @@ def finercam(trace: Trace, *, alpha: float = 1.0, comparisons: int = 3) -> Tenso
         MethodError: the target is not the score of one class among several.
 
     Needs: a score with a gradient by the layer, a class index as target, two classes or more.
-
-    Cost: 1 forward, 1 backward to the layer.
-
-    Reference:
-        Zhang et al. Finer-CAM: Spotting the Difference Reveals Finer Details for Visual Explanation. CVPR 2025.
-        arXiv:2501.11309
     """
     if comparisons < 1:
         raise SettingError(f"comparisons={comparisons} is not possible; it takes at least 1")
@@ -260,7 +289,13 @@ def finercam(trace: Trace, *, alpha: float = 1.0, comparisons: int = 3) -> Tenso
     return gradcam(trace.toward(finer))
 
 
-@method(needs="gradients")
+@method(
+    MethodFacts(
+        needs="gradients",
+        passes="1 forward, 2 backwards to the layer; with fused attention 1 tail more",
+        reference="Cai. CAMs as Shapley Value-based Explainers. The Visual Computer 2025. arXiv:2501.06261",
+    )
+)
 def shapleycam(trace: Trace) -> Tensor:
     """Shapley-CAM: Grad-CAM whose weights count how the channels act together, to second order.
 
@@ -276,11 +311,6 @@ def shapleycam(trace: Trace) -> Tensor:
         (B, *grid) signed map, before the final ReLU.
 
     Needs: a score with a first and a second derivative by the layer.
-
-    Cost: 1 forward, 2 backwards to the layer; with fused attention 1 tail more.
-
-    Reference:
-        Cai. CAMs as Shapley Value-based Explainers. The Visual Computer 2025. arXiv:2501.06261
     """
     return weighted(mean_over_cells(trace.gradients - _curvature(trace) / 2), trace.activations)
 

@@ -17,7 +17,7 @@ from camscope.errors import MethodError
 from camscope.heatmap import upsample
 from camscope.methods.gradient import gradcam
 from camscope.methods.network import Targets, at_input, input_gradients
-from camscope.methods.registry import attribution, network_method
+from camscope.methods.registry import MethodFacts, method
 from camscope.trace import Trace, record
 from camscope.trace.layout import Locate
 
@@ -34,8 +34,18 @@ _LOWER_BOUND = {
 }
 
 
-@attribution
-@network_method(needs="gradients")
+@method(
+    MethodFacts(
+        needs="gradients",
+        whole_network=True,
+        at_input=True,
+        passes="1 forward, 1 backward",
+        reference=(
+            "Springenberg, Dosovitskiy, Brox, Riedmiller. Striving for Simplicity: The All Convolutional Net. "
+            "ICLR 2015 workshop. arXiv:1412.6806"
+        ),
+    )
+)
 def guidedbackprop(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) -> Tensor:
     """Guided backpropagation: the gradient by the pixels, of which each ReLU lets only positive values pass.
 
@@ -55,17 +65,21 @@ def guidedbackprop(net: nn.Module, inputs: Any, targets: Targets, *, picture: in
         MethodError: the network has other activation functions, or no ReLU.
 
     Needs: rectifiers as activation functions, and no others; refused elsewhere.
-
-    Cost: 1 forward, 1 backward.
-
-    Reference:
-        Springenberg, Dosovitskiy, Brox, Riedmiller. Striving for Simplicity: The All Convolutional Net. ICLR 2015
-        workshop. arXiv:1412.6806
     """
     return guided_gradients(net, inputs, targets, picture=picture).sum(1)
 
 
-@network_method(needs="gradients")
+@method(
+    MethodFacts(
+        needs="gradients",
+        whole_network=True,
+        passes="2 forwards, 1 backward, 1 backward to the layer",
+        reference=(
+            "Selvaraju et al. Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization. "
+            "ICCV 2017, IJCV 2020. arXiv:1610.02391"
+        ),
+    )
+)
 def guidedgradcam(
     net: nn.Module, inputs: Any, targets: Targets, *, layer: str, picture: int = 0, locate: Locate | None = None
 ) -> Tensor:
@@ -88,12 +102,6 @@ def guidedgradcam(
         MethodError: the network has other activation functions than ReLU, or none.
 
     Needs: rectifiers as activation functions, and no others; refused elsewhere.
-
-    Cost: 2 forwards, 1 backward, 1 backward to the layer.
-
-    Reference:
-        Selvaraju et al. Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization.
-        ICCV 2017, IJCV 2020. arXiv:1610.02391
     """
     guided = guidedbackprop(net, inputs, targets, picture=picture)
     forward = record(net, inputs, layers=[layer], picture=picture)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from camscope.errors import LayerError
 from camscope.heatmap import upsample
-from camscope.methods.registry import needs_of
+from camscope.methods.registry import facts_of
 from camscope.trace import Forward, Layout, Trace
 from camscope.trace.graph_paths import parts_of_whole
 
@@ -61,7 +61,7 @@ def joint_map(function: Callable[..., Tensor], traces: Sequence[Trace], **settin
             sizes = ", ".join(f"{t.layer!r} {tuple(m.shape[1:])}" for t, m in zip(traces, maps, strict=True))
             raise LayerError(f"Expected layers whose maps have as many axes, but got {sizes}")
         finest = max((one.shape[1:] for one in maps), key=math.prod)
-        if len(maps) > 1 and needs_of(function) != "gradients":
+        if len(maps) > 1 and facts_of(function).needs != "gradients":
             return torch.stack([upsample(_scaled(one), finest) for one in maps]).mean(0)
         return torch.stack([_spread_over(one, finest) for one in maps]).sum(0)
 

@@ -13,13 +13,22 @@ from torch import Tensor
 
 from camscope.errors import MethodError
 from camscope.methods.heads import size, statistics, tolerance
-from camscope.methods.registry import method
+from camscope.methods.registry import MethodFacts, method
 from camscope.methods.weights import weighted
 from camscope.trace import Layout, Trace, record, tracing
 from camscope.trace.pytree import call
 
 
-@method(needs="gradients")
+@method(
+    MethodFacts(
+        needs="gradients",
+        passes="1 forward, 1 backward to the layer, 3 tails",
+        reference=(
+            "Zhou, Khosla, Lapedriza, Oliva, Torralba. Learning Deep Features for Discriminative Localization. "
+            "CVPR 2016. arXiv:1512.04150"
+        ),
+    )
+)
 def cam(trace: Trace) -> Tensor:
     """CAM, the original: the activations with the weights of the one linear layer that follows the pooling.
 
@@ -36,12 +45,6 @@ def cam(trace: Trace) -> Tensor:
         MethodError: the rest of the network is something else.
 
     Needs: global average pooling and one linear layer after the layer; refused elsewhere.
-
-    Cost: 1 forward, 1 backward to the layer, 3 tails.
-
-    Reference:
-        Zhou, Khosla, Lapedriza, Oliva, Torralba. Learning Deep Features for Discriminative Localization. CVPR 2016.
-        arXiv:1512.04150
     """
     g = trace.gradients.flatten(2)
     needs = f"CAM needs global average pooling and one linear layer after {trace.layer!r}"
@@ -52,7 +55,13 @@ def cam(trace: Trace) -> Tensor:
     return weighted(g.sum(2), trace.activations)
 
 
-@method(needs="gradients")
+@method(
+    MethodFacts(
+        needs="gradients",
+        passes="3 forwards, 1 backward to the layer norm, 3 tails",
+        reference="This library; it takes CAM (arXiv:1512.04150) through the layer norm.",
+    )
+)
 def frozennormcam(trace: Trace) -> Tensor:
     """Frozen-norm CAM: CAM for heads with a layer norm between the pooling and the linear layer, as ConvNeXt has.
 
@@ -71,11 +80,6 @@ def frozennormcam(trace: Trace) -> Tensor:
         MethodError: the rest of the network is something else.
 
     Needs: global average pooling, a layer norm and one linear layer after the layer; refused elsewhere.
-
-    Cost: 3 forwards, 1 backward to the layer norm, 3 tails.
-
-    Reference:
-        This library; it takes CAM (arXiv:1512.04150) through the layer norm.
     """
     A = trace.activations
     pooled = A.flatten(2).mean(2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from camscope.errors import MethodError, SettingError, nearest
 from camscope.heatmap import fuse
 from camscope.methods.activation import first_component
 from camscope.methods.network import Targets, maps_of_layers, trace_method
-from camscope.methods.registry import METHODS, Method, NetworkMethod, declare, needs_of, sees_network
+from camscope.methods.registry import METHODS, Method, NetworkMethod, declare, facts_of
 from camscope.trace import Trace
 from camscope.trace.layout import Locate
 from camscope.trace.pytree import picture_of, take_images, with_picture
@@ -87,7 +88,7 @@ def augmented(method: str | Method | NetworkMethod, *, scales: Sequence[float] =
         maps = function(net, several, list(targets) * 2 * len(scales), picture=picture, **settings)
         return _mean_of_views(maps, scales)
 
-    made = _named(over_network if sees_network(function) else over_trace, "augmented", function)
+    made = _named(over_network if facts_of(function).whole_network else over_trace, "augmented", function)
     own = inspect.Parameter("scales", inspect.Parameter.KEYWORD_ONLY, default=factors)
     signature = inspect.signature(function)
     made.__signature__ = signature.replace(parameters=[*signature.parameters.values(), own])
@@ -192,6 +193,7 @@ def fused(method: str | Method, *, how: str = "mean", layers: Sequence[str] | No
         base = [p.replace(default=list(chosen)) if p.name == "layers" else p for p in base]
     more: dict[str, Any] = {} if chosen is None else {"layers": chosen}
     made = _named(functools.partial(over_network, **more), "fused", function)
+    declare(made, replace(facts_of(made), whole_network=True))
     made.__signature__ = inspect.Signature([*base, *own])
     return made
 
@@ -209,8 +211,8 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def _named(made: Any, kind: str, function: Callable[..., Tensor]) -> Any:
-    """Name a new method after the one it was made from; it has the same signature and the same needs."""
-    declare(made, needs_of(function))
+    """Name a new method after the one it was made from; it has the same signature and the same facts."""
+    declare(made, facts_of(function))
     made.__signature__ = inspect.signature(function)
     made.__name__ = f"{kind}({_name(function)})"
     made.__doc__ = f"{_name(function)}, {kind}: see `camscope.methods.meta.{kind}`.\n\n{inspect.getdoc(function)}"

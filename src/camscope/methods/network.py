@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from camscope.errors import LayerError, MethodError, nearest
 from camscope.heatmap import fuse
 from camscope.methods.joint import joint_map, traces_of
-from camscope.methods.registry import METHODS, Method, network_method, sees_network
+from camscope.methods.registry import METHODS, Method, MethodFacts, facts_of, method
 from camscope.trace import Trace, record, unchanged
 from camscope.trace.layer_path import JOINT
 from camscope.trace.layout import Locate
@@ -24,7 +24,16 @@ Targets = Sequence[Callable[[Tensor], Tensor]]
 INPUT = "input"
 
 
-@network_method(needs="gradients")
+@method(
+    MethodFacts(
+        needs="gradients",
+        whole_network=True,
+        passes="1 forward, and what the base method costs at each layer: 1 backward to it",
+        reference=(
+            "Domeniconi, Stramiglio, Lombardi, Salti. How to Evaluate and Refine your CAM. 2026. arXiv:2605.14641"
+        ),
+    )
+)
 def refinecam(
     net: nn.Module,
     inputs: Any,
@@ -59,11 +68,6 @@ def refinecam(
         MethodError: the base method is unknown, or sees the whole network.
 
     Needs: what the base method needs, at every layer.
-
-    Cost: 1 forward, and what the base method costs at each layer: 1 backward to it.
-
-    Reference:
-        Domeniconi, Stramiglio, Lombardi, Salti. How to Evaluate and Refine your CAM. 2026. arXiv:2605.14641
     """
     maps = maps_of_layers(trace_method(base), net, inputs, targets, layers=layers, picture=picture, locate=locate)
     return fuse(maps, "product")
@@ -104,7 +108,7 @@ def trace_method(method: str | Method) -> Method:
     function = METHODS.get(method) if isinstance(method, str) else method
     if function is None:
         raise MethodError(nearest("method", str(method), METHODS))
-    if sees_network(function):
+    if facts_of(function).whole_network:
         raise MethodError(
             f"{function.__name__} sees the whole network; this needs a method of one layer, as gradcam is"
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 from camscope.errors import SettingError
 from camscope.heatmap import normalise, upsample
 from camscope.methods.passes import in_chunks
-from camscope.methods.registry import many_passes, method
+from camscope.methods.registry import MethodFacts, method
 from camscope.methods.weights import weighted
 from camscope.trace import Trace
 
@@ -18,8 +18,17 @@ _CHUNK_PIXELS = 16 * 224 * 224
 _CHUNK_VALUES = 1 << 24
 
 
-@many_passes
-@method(needs="activations")
+@method(
+    MethodFacts(
+        needs="activations",
+        many_passes=True,
+        passes="K + 1 forwards; channels that are flat share one",
+        reference=(
+            "Wang et al. Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks. CVPRW "
+            "2020. arXiv:1910.01279"
+        ),
+    )
+)
 def scorecam(trace: Trace, *, chunk: int | None = None) -> Tensor:
     """Score-CAM: each channel weighted by the score of the picture seen through it.
 
@@ -34,18 +43,21 @@ def scorecam(trace: Trace, *, chunk: int | None = None) -> Tensor:
         (B, *grid) signed map, before the final ReLU.
 
     Needs: no gradient.
-
-    Cost: K + 1 forwards; channels that are flat share one.
-
-    Reference:
-        Wang et al. Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks. CVPRW 2020.
-        arXiv:1910.01279
     """
     A = trace.activations
     return weighted(masked_scores(trace, A, chunk=chunk).softmax(1), A)
 
 
-@method(needs="activations")
+@method(
+    MethodFacts(
+        needs="activations",
+        passes="2 forwards, K tails",
+        reference=(
+            "Desai, Ramaswamy. Ablation-CAM: Visual Explanations for Deep Convolutional Network via Gradient-free "
+            "Localization. WACV 2020. doi:10.1109/WACV45572.2020.9093360"
+        ),
+    )
+)
 def ablationcam(trace: Trace, *, chunk: int | None = None) -> Tensor:
     """Ablation-CAM: each channel weighted by the share of the score that is lost without it.
 
@@ -60,12 +72,6 @@ def ablationcam(trace: Trace, *, chunk: int | None = None) -> Tensor:
         (B, *grid) signed map, before the final ReLU.
 
     Needs: no gradient.
-
-    Cost: 2 forwards, K tails.
-
-    Reference:
-        Desai, Ramaswamy. Ablation-CAM: Visual Explanations for Deep Convolutional Network via Gradient-free
-        Localization. WACV 2020. doi:10.1109/WACV45572.2020.9093360
     """
     A = trace.activations
     B, K = A.shape[:2]
@@ -84,7 +90,17 @@ def ablationcam(trace: Trace, *, chunk: int | None = None) -> Tensor:
     return weighted((y - ablated) / torch.where(y == 0, 1.0, y.abs()), A)
 
 
-@method(needs="activations")
+@method(
+    MethodFacts(
+        needs="activations",
+        passes="channels + 1 forwards; 11 by default",
+        reference=(
+            "The method has no paper: Tabayashi. Score-CAM, software, 2020, github.com/tabayashi0117/Score-CAM; "
+            "it shortens Wang et al. Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural "
+            "Networks. CVPRW 2020. arXiv:1910.01279"
+        ),
+    )
+)
 def fasterscorecam(trace: Trace, *, channels: int = 10, chunk: int | None = None) -> Tensor:
     """Faster Score-CAM: Score-CAM over the few channels that vary most over the picture.
 
@@ -100,19 +116,21 @@ def fasterscorecam(trace: Trace, *, channels: int = 10, chunk: int | None = None
         (B, *grid) signed map, before the final ReLU.
 
     Needs: no gradient.
-
-    Cost: channels + 1 forwards; 11 by default.
-
-    Reference:
-        The method has no paper: Tabayashi. Score-CAM, software, 2020, github.com/tabayashi0117/Score-CAM; it shortens
-        Wang et al. Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks. CVPRW 2020.
-        arXiv:1910.01279
     """
     kept = most_varied(trace.activations, channels)
     return weighted(masked_scores(trace, kept, chunk=chunk).softmax(1), kept)
 
 
-@method(needs="activations")
+@method(
+    MethodFacts(
+        needs="activations",
+        passes="2 forwards, Z tails (Z the number of cells)",
+        reference=(
+            "Byun, Lee. Recipro-CAM: Fast gradient-free visual explanations for convolutional neural networks. "
+            "2022. arXiv:2209.14074"
+        ),
+    )
+)
 def reciprocam(trace: Trace, *, chunk: int | None = None) -> Tensor:
     """Recipro-CAM: the score that is left when the layer keeps one cell alone.
 
@@ -127,12 +145,6 @@ def reciprocam(trace: Trace, *, chunk: int | None = None) -> Tensor:
         (B, *grid) signed map, before the final ReLU.
 
     Needs: no gradient.
-
-    Cost: 2 forwards, Z tails (Z the number of cells).
-
-    Reference:
-        Byun, Lee. Recipro-CAM: Fast gradient-free visual explanations for convolutional neural networks. 2022.
-        arXiv:2209.14074
     """
     A = trace.activations
     B, Z = len(A), A[0, 0].numel()

@@ -1,13 +1,15 @@
 """The methods by name. A method is one function: Trace -> signed map on the layer's grid.
 
-One that must see the whole network is a function (net, inputs, targets) -> signed map.
+A method that must see the whole network is a function (net, inputs, targets) -> signed map.
 """
 
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable
-from typing import Literal, TypeVar, get_args
+from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 from torch import Tensor
 
@@ -25,83 +27,73 @@ at), ``layers`` (names of the network's stages, first to last), ``locate`` (tell
 Need = Literal["scores", "activations", "gradients"]
 """Part of a model that a method uses, the least first: its outputs, the output of a layer, or a backward pass."""
 
+
+@dataclass(frozen=True)
+class MethodFacts:
+    """What a method needs, what its maps show, and what they cost.
+
+    Attributes:
+        needs: the part of a model that it uses; None if that is not known.
+        whole_network: whether it is a function of (net, inputs, targets), and not of a `Trace`.
+        at_input: whether it explains the pixels of the input, and no layer.
+        class_agnostic: whether its map is the same for every class.
+        many_passes: whether it runs the whole network again for about every channel, or more often.
+        passes: forward and backward passes per map, in words.
+        reference: the publication, or the software where the method has none.
+    """
+
+    needs: Need | None
+    whole_network: bool = False
+    at_input: bool = False
+    class_agnostic: bool = False
+    many_passes: bool = False
+    passes: str = ""
+    reference: str = ""
+
+
 METHODS: dict[str, Method | NetworkMethod] = {}
 """All methods, of both kinds."""
-NETWORK_METHODS: dict[str, NetworkMethod] = {}
-"""Those of `METHODS` that see the whole network."""
-ATTRIBUTIONS: set[str] = set()
-"""Network methods that explain the input's own pixels, and no layer."""
-CLASS_AGNOSTIC: set[str] = set()
-"""Methods whose map is the same whatever class is asked for."""
-MANY_PASSES: set[str] = set()
-"""Methods that run the whole network again for about every channel."""
 
 _Function = TypeVar("_Function", bound=Method)
 
 
-def method(*, needs: Need) -> Callable[[_Function], _Function]:
-    """Register a method under its function's name, with what it needs of a model."""
+def method(facts: MethodFacts) -> Callable[[_Function], _Function]:
+    """Register a method under its function's name; its docstring gets the cost and the reference from the facts."""
 
     def register(function: _Function) -> _Function:
         METHODS[function.__name__] = function
-        return declare(function, needs)
+        told = f"Cost: {facts.passes}.\n\nReference:\n{textwrap.indent(textwrap.fill(facts.reference, 112), '    ')}"
+        function.__doc__ = f"{inspect.getdoc(function)}\n\n{told}\n"
+        return declare(function, facts)
 
     return register
 
 
-def network_method(*, needs: Need) -> Callable[[_Function], _Function]:
-    """Register a method that sees the whole network under its function's name, with what it needs of a model."""
-
-    def register(function: _Function) -> _Function:
-        NETWORK_METHODS[function.__name__] = function
-        return method(needs=needs)(function)
-
-    return register
-
-
-def declare(function: _Function, needs: Need | None) -> _Function:
-    """Declare what a method needs of a model."""
-    function.needs = needs  # type: ignore[attr-defined]
+def declare(function: _Function, facts: MethodFacts) -> _Function:
+    """Attach the facts of a method to its function."""
+    function.facts = facts  # type: ignore[attr-defined]
     return function
 
 
-def needs_of(function: Callable[..., Tensor]) -> Need | None:
-    """Return what a method needs of a model; None for a function that declares nothing.
+def facts_of(function: Callable[..., Tensor]) -> MethodFacts:
+    """Return the facts of a method.
 
-    A method of one layer needs its activations at least.
+    A function that declares none is taken for a method of one layer, or, where it has three parameters without
+    defaults, for one of the whole network, (net, inputs, targets).
 
-    >>> needs_of(METHODS["gradcam"]), needs_of(METHODS["scorecam"]), needs_of(METHODS["occlusion"])
-    ('gradients', 'activations', 'scores')
+    >>> facts_of(METHODS["gradcam"]).needs, facts_of(METHODS["occlusion"]).needs
+    ('gradients', 'scores')
+    >>> facts_of(lambda trace: trace.activations.sum(1)).needs
+    'activations'
+    >>> facts_of(lambda net, inputs, targets: inputs.sum(1)).whole_network
+    True
     """
-    declared = getattr(function, "needs", None)
-    if declared in get_args(Need):
+    declared = getattr(function, "facts", None)
+    if isinstance(declared, MethodFacts):
         return declared
-    return None if sees_network(function) else "activations"
-
-
-def sees_network(function: Callable[..., Tensor]) -> bool:
-    """Whether a method is a function of (net, inputs, targets) rather than of a `Trace`.
-
-    >>> sees_network(lambda trace: trace.activations.sum(1)), sees_network(lambda net, inputs, targets: inputs.sum(1))
-    (False, True)
-    """
     parameters = inspect.signature(function).parameters.values()
-    return sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) >= 3
-
-
-def attribution(function: _Function) -> _Function:
-    """Mark a method that explains the input's own pixels."""
-    ATTRIBUTIONS.add(function.__name__)
-    return function
-
-
-def many_passes(function: _Function) -> _Function:
-    """Mark a method that runs the whole network again for about every channel."""
-    MANY_PASSES.add(function.__name__)
-    return function
-
-
-def class_agnostic(function: _Function) -> _Function:
-    """Mark a method whose map does not depend on the target."""
-    CLASS_AGNOSTIC.add(function.__name__)
-    return function
+    required = [
+        p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    whole = len(required) >= 3
+    return MethodFacts(None if whole else "activations", whole_network=whole)

@@ -14,13 +14,22 @@ from camscope.errors import SettingError
 from camscope.methods.noise import content_seeds, normal
 from camscope.methods.passes import in_chunks
 from camscope.methods.perturbation import masked_scores, most_varied, pictures_at_once
-from camscope.methods.registry import many_passes, method
+from camscope.methods.registry import MethodFacts, method
 from camscope.methods.weights import weighted
 from camscope.trace import Trace
 
 
-@many_passes
-@method(needs="activations")
+@method(
+    MethodFacts(
+        needs="activations",
+        many_passes=True,
+        passes="samples * K + 1 forwards; 35 K + 1 by default",
+        reference=(
+            "Wang, Naidu, Michael, Kundu. SS-CAM: Smoothed Score-CAM for Sharper Visual Feature Localization. "
+            "2020. arXiv:2006.14255"
+        ),
+    )
+)
 def sscam(
     trace: Trace,
     *,
@@ -47,12 +56,6 @@ def sscam(
         (B, *grid) signed map, before the final ReLU.
 
     Needs: no gradient.
-
-    Cost: samples * K + 1 forwards; 35 K + 1 by default.
-
-    Reference:
-        Wang, Naidu, Michael, Kundu. SS-CAM: Smoothed Score-CAM for Sharper Visual Feature Localization. 2020.
-        arXiv:2006.14255
     """
     A = trace.activations if channels is None else most_varied(trace.activations, channels)
     seeds, K = content_seeds(trace.pictures, seed=seed), A.shape[1]
@@ -67,8 +70,17 @@ def sscam(
     return weighted(_mean(score, samples).softmax(1), A)
 
 
-@many_passes
-@method(needs="activations")
+@method(
+    MethodFacts(
+        needs="activations",
+        many_passes=True,
+        passes="samples * K + 1 forwards; 10 K + 1 by default",
+        reference=(
+            "Naidu, Ghosh, Maurya, Nayak, Kundu. IS-CAM: Integrated Score-CAM for axiomatic-based explanations. "
+            "2020. arXiv:2010.03023"
+        ),
+    )
+)
 def iscam(trace: Trace, *, samples: int = 10, channels: int | None = None, chunk: int | None = None) -> Tensor:
     """IS-CAM: Score-CAM with weights integrated while the mask fades in.
 
@@ -85,12 +97,6 @@ def iscam(trace: Trace, *, samples: int = 10, channels: int | None = None, chunk
         (B, *grid) signed map, before the final ReLU.
 
     Needs: no gradient.
-
-    Cost: samples * K + 1 forwards; 10 K + 1 by default.
-
-    Reference:
-        Naidu, Ghosh, Maurya, Nayak, Kundu. IS-CAM: Integrated Score-CAM for axiomatic-based explanations. 2020.
-        arXiv:2010.03023
     """
     A = trace.activations if channels is None else most_varied(trace.activations, channels)
 
@@ -100,7 +106,16 @@ def iscam(trace: Trace, *, samples: int = 10, channels: int | None = None, chunk
     return weighted(_mean(score, samples).softmax(1), A)
 
 
-@method(needs="gradients")
+@method(
+    MethodFacts(
+        needs="gradients",
+        passes="samples + 1 forwards and backwards to the layer; 5 by default",
+        reference=(
+            "Omeiza, Speakman, Cintas, Weldemariam. Smooth Grad-CAM++: An Enhanced Inference Level Visualization "
+            "Technique for Deep Convolutional Neural Network Models. IntelliSys 2019. arXiv:1908.01224"
+        ),
+    )
+)
 def smoothgradcampp(
     trace: Trace, *, samples: int = 4, noise: float = 0.3, seed: int = 0, chunk: int | None = None
 ) -> Tensor:
@@ -121,12 +136,6 @@ def smoothgradcampp(
         (B, *grid) signed map, before the final ReLU.
 
     Needs: a score with a gradient by the layer; room for some forward passes.
-
-    Cost: samples + 1 forwards and backwards to the layer; 5 by default.
-
-    Reference:
-        Omeiza, Speakman, Cintas, Weldemariam. Smooth Grad-CAM++: An Enhanced Inference Level Visualization Technique
-        for Deep Convolutional Neural Network Models. IntelliSys 2019. arXiv:1908.01224
     """
     A = trace.activations.flatten(2)
     # Gradients are brought to unit size: the powers of small ones would underflow.

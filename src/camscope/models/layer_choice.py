@@ -96,7 +96,7 @@ def default_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int 
 
 def choose_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int | str | None = None) -> LayerChoice:
     """Choose the layer to explain, with its layout; see `default_layer`."""
-    return probed_once(_choices, _choose, net, x, picture, output)
+    return probed_once(_choices, choice_of, net, x, picture, output)
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,8 @@ def _read_layouts(probe: Probe) -> ProbedLayouts:
     return ProbedLayouts(names, {(without_batch(c.tensor.shape, c.layout), c.layout) for c in probe.candidates})
 
 
-def _choose(probe: Probe) -> LayerChoice:
+def choice_of(probe: Probe) -> LayerChoice:
+    """Choose the layer to explain by a probing pass; see `default_layer`."""
     found = _find(probe)
     if not found or _is_stem(probe, found[0]):
         best = [f"{probe.name(c)!r} {c.grid}" for c in probe.candidates[::-1]][:5]

@@ -8,27 +8,31 @@ from __future__ import annotations
 
 import itertools
 import math
+import weakref
 from collections import Counter
 from typing import Any
 
-import torch
 from torch import nn
 
-from camscope.models.layer_choice import default_layer
+from camscope.models.layer_choice import choice_of
 from camscope.models.probe import Probe
+from camscope.models.probe_cache import Cache, probed_once
 from camscope.trace.layer_path import JOINT
-from camscope.trace.pytree import find_picture
+from camscope.trace.pytree import Input
 
 _Cut = tuple[str, tuple[int, ...]]
 
+_stages: Cache[list[str]] = weakref.WeakKeyDictionary()
 
-def stage_layers(net: nn.Module, x: Any, *, picture: int = 0) -> list[str]:
-    """Name the layers that show what a network looks at, stage by stage.
+
+def stage_layers(net: nn.Module, x: Any, *, picture: Input = None, output: int | str | None = None) -> list[str]:
+    """Name the layers that show what a network looks at, stage by stage; they are kept, as `default_layer` is.
 
     Args:
         net: any network.
-        x: (B, C, *space) inputs, or a tuple of inputs; the first of the batch is used.
-        picture: which of several inputs is the picture.
+        x: (B, C, *space) inputs, or a tuple of inputs; only the shape of the images is used.
+        picture: which of several inputs is the batch of images.
+        output: which of several outputs holds the scores.
 
     Returns:
         Names of layers in the order in which they run: of a network whose grid shrinks the last of each size, of one
@@ -43,10 +47,14 @@ def stage_layers(net: nn.Module, x: Any, *, picture: int = 0) -> list[str]:
     >>> stage_layers(net, torch.randn(1, 3, 32, 32))
     ['1', '3']
     """
-    last = default_layer(net, x, picture=picture)
+    layers: list[str] = probed_once(_stages, _stages_of, net, x, picture, output)
+    return list(layers)
+
+
+def _stages_of(probe: Probe) -> list[str]:
+    last = choice_of(probe).name
     first = last.partition(JOINT)[0]
-    with torch.inference_mode(mode=False), torch.enable_grad():
-        cuts, grid = _cuts(net, x, picture, until=first)
+    cuts, grid = _cuts(probe, until=first)
     sizes = _by_size([*cuts, (first, grid)])
     if len(sizes) == 1:
         return [*_blocks([name for name, _ in cuts]), last]
@@ -85,9 +93,8 @@ def _end_of(size: list[_Cut], following: list[_Cut], cuts: list[_Cut]) -> str:
     return last
 
 
-def _cuts(net: nn.Module, x: Any, picture: int, *, until: str) -> tuple[list[_Cut], tuple[int, ...]]:
-    """The cuts that run before a layer, by name and grid, and the grid of that layer."""
-    probe = Probe(net, x, picture=find_picture(x, picture))
+def _cuts(probe: Probe, *, until: str) -> tuple[list[_Cut], tuple[int, ...]]:
+    """Return the cuts that run before a layer, by name and grid, and the grid of that layer."""
     found: dict[str, tuple[int, ...]] = {}
     for candidate in probe.candidates:
         name = probe.name(candidate)

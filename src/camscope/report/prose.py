@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import polars as pl
 
 from camscope.cohort.store import FAILED, OK
-from camscope.methods import METHODS
-from camscope.methods.registry import NETWORK_METHODS
+from camscope.errors import MethodError
+from camscope.explanation.method_lookup import find_method
+from camscope.methods import facts_of
 from camscope.page.words import number
 from camscope.report.results import Results
 from camscope.report.tables import number_of
@@ -243,10 +242,12 @@ def _on_audit(results: Results, settings: dict[str, Any], cited: _Cited) -> str:
 
 
 def _reference(method: str) -> str:
-    """The paper of a method, from its documentation."""
-    function = METHODS.get(method) or NETWORK_METHODS.get(method)
-    found = re.search(r"Reference:\s+(.+?)(?:\n\s*\n|\n\s*>>>|\Z)", inspect.getdoc(function) or "", re.DOTALL)
-    return " ".join(found[1].split()) if found else f"The method {method} of camscope"
+    """Return the reference of a method."""
+    try:
+        reference = facts_of(find_method(method)).reference
+    except MethodError:  # of a study with a version that had it
+        reference = ""
+    return reference or f"The method {method} of camscope"
 
 
 def record_rows(results: Results, *, pseudonyms: bool) -> Sequence[tuple[str, str]]:

@@ -5,7 +5,7 @@ from torch import nn
 import camscope as cs
 from camscope.errors import LayerError, MethodError, SettingError
 from camscope.heatmap import fuse
-from camscope.methods import METHODS, augmented, eigensmoothed, fused, sees_network
+from camscope.methods import METHODS, augmented, eigensmoothed, facts_of, fused
 
 
 @pytest.fixture
@@ -115,9 +115,11 @@ def test_empty_maps_fuse_to_0_and_grids_to_the_finest():
 
 
 def test_methods_are_told_apart_by_what_they_take():
-    assert not sees_network(METHODS["gradcam"])
-    assert not sees_network(augmented("gradcam"))
-    assert all(sees_network(f) for f in (METHODS["fullgrad"], augmented("fullgrad"), fused("gradcam", layers=["3"])))
+    assert not facts_of(METHODS["gradcam"]).whole_network
+    assert not facts_of(augmented("gradcam")).whole_network
+    assert all(
+        facts_of(f).whole_network for f in (METHODS["fullgrad"], augmented("fullgrad"), fused("gradcam", layers=["3"]))
+    )
     assert augmented("scorecam").__name__ == "augmented(scorecam)"
 
 
