@@ -1,0 +1,104 @@
+"""Write docs/methods.md and docs/metrics.md from the registries: python docs/generate.py."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from camscope.explanation.method_lookup import settings_of
+from camscope.methods import META, METHODS, facts_of
+from camscope.metrics import FACTS, METRICS, kind
+
+HERE = Path(__file__).parent
+WRITTEN = "<!-- Written by docs/generate.py; edit the docstrings and facts in src/camscope, not this page. -->"
+BEST = {"high": "higher", "low": "lower", "none": "neither"}
+
+
+def main() -> None:
+    """Write both pages."""
+    (HERE / "methods.md").write_text(methods_page(), encoding="utf-8")
+    (HERE / "metrics.md").write_text(metrics_page(), encoding="utf-8")
+
+
+def methods_page() -> str:
+    """Return the page of the methods."""
+    listed = dict(sorted(METHODS.items(), key=lambda one: (_where(one[1]), one[0])))
+    rows = [
+        "| method | what it does | needs | explains | passes per map |",
+        "|---|---|---|---|---|",
+    ]
+    for name, function in listed.items():
+        facts = facts_of(function)
+        said = f"{_where(function)}, the same for every class" if facts.class_agnostic else _where(function)
+        rows.append(f"| [{name}](#{name}) | {summary(function)} | {facts.needs} | {said} | {facts.passes} |")
+    made = [f"* `{name}(METHOD)`: {summary(function)}" for name, function in META.items()]
+    return "\n".join(
+        [
+            "# Methods",
+            "",
+            WRITTEN,
+            "",
+            "`camscope methods NAME` prints the same. In the formulas, A are the activations of the layer and g the",
+            "gradients of the score by them; k counts channels, i and j cells. Maps are signed, before the final ReLU.",
+            "A method that does not apply to a model raises an error.",
+            "",
+            *rows,
+            "",
+            "Methods made from methods:",
+            "",
+            *made,
+            "",
+            *(line for name, function in listed.items() for line in section(name, function, settings(function))),
+        ]
+    )
+
+
+def _where(function: Callable[..., Any]) -> str:
+    facts = facts_of(function)
+    return "the input" if facts.at_input else "the whole network" if facts.whole_network else "a layer"
+
+
+def metrics_page() -> str:
+    """Return the page of the metrics."""
+    rows = ["| metric | what it does | kind | better | range |", "|---|---|---|---|---|"]
+    for name, function in METRICS.items():
+        facts = FACTS[name]
+        limits = f"{facts.low:g} to {facts.high:g}"
+        rows.append(f"| [{name}](#{name}) | {summary(function)} | {kind(function)} | {BEST[facts.best]} | {limits} |")
+    return "\n".join(
+        [
+            "# Metrics",
+            "",
+            WRITTEN,
+            "",
+            "`camscope evaluate` computes them per image and method. Ignore any metric that a trivial baseline wins.",
+            "",
+            *rows,
+            "",
+            *(line for name, function in METRICS.items() for line in section(name, function, [])),
+        ]
+    )
+
+
+def summary(function: Callable[..., Any]) -> str:
+    """Return the first line of a docstring, without its full stop."""
+    return (inspect.getdoc(function) or "").splitlines()[0].rstrip(".").replace("|", "\\|").replace("`", "")
+
+
+def section(name: str, function: Callable[..., Any], more: list[str]) -> list[str]:
+    """Return the section on a method or metric: its docstring as text, without the examples."""
+    text = (inspect.getdoc(function) or "").partition("\n>>>")[0].rstrip()
+    return [f"## {name}", "", "```text", text, *more, "```", ""]
+
+
+def settings(function: Callable[..., Any]) -> list[str]:
+    """Return the lines on the settings of a method."""
+    taken = settings_of(function)
+    shown = (f"{s}={'' if d is inspect.Parameter.empty else repr(d)}" for s, d in taken.items())
+    return ["", f"Settings: {', '.join(shown) if taken else 'none'}."]
+
+
+if __name__ == "__main__":
+    main()
