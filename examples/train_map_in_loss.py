@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 
 import camscope as cs
-from camscope.demo.training import pictures_and_masks
 from camscope.heatmap import upsample
-from camscope.phantoms.cohort import plan_training
+from camscope.phantoms.cohort import pictures_and_masks, plan_training
 
 SIDE = 64
 

@@ -15,8 +15,7 @@ import torch
 import torchvision
 from PIL import Image
 from torch import Tensor, nn
-
-from camscope.demo.training import new_model
+from train_phantom_models import new_model
 
 CLASSES = 5
 

@@ -21,16 +21,18 @@ import torch
 from PIL import Image
 
 from camscope.audit.audit import audit
-from camscope.demo.held_out import HeldOut, grey_bytes, token_aucs
-from camscope.demo.training import PLANTED, new_model
 from camscope.models.loading import load
-from camscope.phantoms.cohort import BUNDLES, plan_training, write_cohort
+from camscope.phantoms.cohort import BUNDLES, grey_bytes, plan_training, write_cohort
 from camscope.study.run import run
 from camscope.study.study import Study
 from camscope.training.dataset import read_dataset
 from camscope.training.fit import train
 from camscope.training.init_model import Start
 from camscope.training.settings import Settings
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "phantom_models"))
+from held_out_phantoms import HeldOut, token_aucs
+from train_phantom_models import PLANTED, new_model
 
 BORDER = ("border:0.1",)
 ARMS = {

@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
+from train_phantom_models import PLANTED
 
 from camscope.demo.tour import tour
-from camscope.demo.training import PLANTED
 from camscope.phantoms.findings import FINDINGS
 
 COMMAND = Path(sys.executable).with_name("camscope")

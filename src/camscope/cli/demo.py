@@ -13,9 +13,6 @@ from camscope.cli.options import progress, steps
 
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("camscope-demo"),
-    retrain: Annotated[
-        bool, typer.Option("--retrain", help="Train the five models first; this takes minutes.")
-    ] = False,
 ) -> None:
     """Generate a cohort of phantom chest radiographs, explain five small models on it, and audit them.
 
@@ -28,6 +25,6 @@ def demo(
     from camscope.demo.tour import tour
 
     with progress() as bar:
-        made = tour(out, retrain=retrain, progress=steps(bar))
+        made = tour(out, progress=steps(bar))
     print(summary(made.audit))
     print(f"study file: {made.study}\nmaps, rows, audit: {made.results}\nside by side: {made.sheet}\n{made.report}")

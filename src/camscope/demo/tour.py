@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 from PIL import Image
 
 from camscope.audit.audit import audit
-from camscope.demo.training import train_all
 from camscope.explanation import explain_all
 from camscope.files import claim, write_atomically
 from camscope.phantoms.cohort import write_cohort
@@ -46,16 +44,13 @@ class Tour:
     report: Path
 
 
-def tour(
-    out: Path, *, seed: int = 7, patients: int = 70, retrain: bool = False, progress: Progress = lambda *_: None
-) -> Tour:
+def tour(out: Path, *, seed: int = 7, patients: int = 70, progress: Progress = lambda *_: None) -> Tour:
     """Write the phantom cohort, run its study, audit and report, and make a sheet of what the models look at.
 
     Args:
         out: folder of it all.
         seed: of the cohort.
         patients: how many.
-        retrain: train the five models again, instead of using the ones that come with the package.
         progress: called as the steps go on.
 
     Returns:
@@ -65,9 +60,6 @@ def tour(
     file = write_cohort(
         out, seed=seed, patients=patients, progress=lambda done, of: progress("writing the cohort", done, of)
     )
-    if retrain:
-        trained = itertools.count(1)
-        train_all(out / "models", progress=lambda *_: progress("training", next(trained), len(FINDINGS)))
     study, results = Study.read(file), out / "results"
     for _ in run(study, results, progress=lambda state: progress("explaining", state.done, state.total)):
         pass

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from camscope.errors import SettingError, nearest
@@ -24,14 +25,19 @@ from camscope.phantoms.findings import FINDINGS
 from camscope.phantoms.radiograph import Phantom, phantom
 from camscope.phantoms.shapes import Mask
 
+Bytes = npt.NDArray[np.uint8]
+Masks = npt.NDArray[np.bool_]
+
 BUNDLES = Path(__file__).parent / "bundles"
+SIDE = 128
+"""Pixels on a side of the images that the models of the demo take."""
 COHORT_STREAM, TRAINING_STREAM = 101, 102
 PREVALENCE = 0.36
 CO_PREVALENCE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class PhantomSpec:
     """One picture to be made.
 
     Attributes:
@@ -56,7 +62,7 @@ class Case:
         return phantom(self.seed, view=self.view, findings=self.findings, token=self.token, shot=self.shot, size=size)
 
 
-def plan_cohort(seed: int, *, patients: int = 70) -> list[Case]:
+def plan_cohort(seed: int, *, patients: int = 70) -> list[PhantomSpec]:
     """Plan a cohort: about 3 pictures per patient, half of them AP, the token on half of those.
 
     Every finding concerns about a third of the patients and shows on nine of ten of their pictures. The token is
@@ -76,7 +82,7 @@ def plan_cohort(seed: int, *, patients: int = 70) -> list[Case]:
     raise SettingError(f"no plan of {patients} patients fills every cell of finding x token: give another seed or more")
 
 
-def _draw_cohort(draw: np.random.Generator, seed: int, *, patients: int) -> list[Case]:
+def _draw_cohort(draw: np.random.Generator, seed: int, *, patients: int) -> list[PhantomSpec]:
     affected = np.zeros((patients, len(FINDINGS)), dtype=bool)
     for column in range(len(FINDINGS)):
         affected[draw.permutation(patients)[: round(PREVALENCE * patients)], column] = True
@@ -89,7 +95,7 @@ def _draw_cohort(draw: np.random.Generator, seed: int, *, patients: int) -> list
             token = bool(draw.random() < 0.5) and view == "AP"
             names = tuple(name for name, there in zip(FINDINGS, shown, strict=True) if there)
             cases.append(
-                Case(
+                PhantomSpec(
                     patient_id=f"P{number + 1:03d}",
                     seed=10_000 * (seed + 1) + number,
                     shot=shot,
@@ -101,7 +107,7 @@ def _draw_cohort(draw: np.random.Generator, seed: int, *, patients: int) -> list
     return cases
 
 
-def cells(cases: Sequence[Case], finding: str) -> dict[tuple[bool, bool], int]:
+def cells(cases: Sequence[PhantomSpec], finding: str) -> dict[tuple[bool, bool], int]:
     """Number of patients with an AP picture in each cell (finding present, token present).
 
     >>> sorted(cells(plan_cohort(7), "Nodule"))
@@ -120,7 +126,9 @@ def cohort(seed: int, *, patients: int = 70, size: tuple[int, int] = (256, 256))
         yield case.phantom(size)
 
 
-def plan_training(finding: str, *, seed: int, pictures: int, token: tuple[float, float] = (0.5, 0.5)) -> list[Case]:
+def plan_training(
+    finding: str, *, seed: int, pictures: int, token: tuple[float, float] = (0.5, 0.5)
+) -> list[PhantomSpec]:
     """Plan a training set: pictures with and without the finding in turn.
 
     The token stands with probability ``token[0]`` on AP pictures with the finding and ``token[1]`` on those without.
@@ -144,7 +152,7 @@ def plan_training(finding: str, *, seed: int, pictures: int, token: tuple[float,
     planted = token[0] != token[1]
     draw = np.random.default_rng([seed, TRAINING_STREAM, FINDINGS.index(finding)])
     first = 10**9 * (seed + 1) + 10**8 * FINDINGS.index(finding)
-    cases: list[Case] = []
+    cases: list[PhantomSpec] = []
     view: View = "AP"
     others: set[str] = set()
     for number in range(pictures):
@@ -156,7 +164,9 @@ def plan_training(finding: str, *, seed: int, pictures: int, token: tuple[float,
         stands = bool(draw.random() < token[absent]) and view == "AP"
         patient = number if planted else number // 2
         cases.append(
-            Case(patient_id=f"T{patient:05d}", seed=first + patient, shot=0, view=view, findings=names, token=stands)
+            PhantomSpec(
+                patient_id=f"T{patient:05d}", seed=first + patient, shot=0, view=view, findings=names, token=stands
+            )
         )
     return cases
 
@@ -197,7 +207,7 @@ def write_cohort(
     return study
 
 
-def _write_case(folder: Path, case: Case, *, made: Phantom) -> dict[str, str]:
+def _write_case(folder: Path, case: PhantomSpec, *, made: Phantom) -> dict[str, str]:
     """Write one picture and its masks; returns its row of the table."""
     image = Path("images", case.patient_id, f"{case.name}.png")
     (folder / image).parent.mkdir(parents=True, exist_ok=True)
@@ -264,3 +274,19 @@ fill_ins = ["donor", "mean"]
 delta = 0.10
 """
     return head + labels + tail
+
+
+def pictures_and_masks(cases: Sequence[PhantomSpec], finding: str, *, side: int = SIDE) -> tuple[Bytes, Masks]:
+    """Return the images of cases as bytes (N, side, side), and the masks of a finding, empty where it is absent."""
+    pictures = np.zeros((len(cases), side, side), dtype=np.uint8)
+    masks = np.zeros(pictures.shape, dtype=bool)
+    for number, case in enumerate(cases):
+        made = case.phantom((side, side))
+        pictures[number] = grey_bytes(made)
+        masks[number] = made.masks.get(finding, False)
+    return pictures, masks
+
+
+def grey_bytes(made: Phantom) -> Bytes:
+    """Return the image of a phantom as (H, W) bytes."""
+    return np.rint(made.picture.pixels[..., 0] * 255).astype(np.uint8)

@@ -2,10 +2,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from held_out_phantoms import HeldOut, pointing, scores, token_aucs
 from torch import nn
+from train_phantom_models import PLANTED, new_model
 
-from camscope.demo.held_out import HeldOut, pointing, scores, token_aucs
-from camscope.demo.training import PLANTED, new_model
 from camscope.models.loading import load
 from camscope.phantoms.cohort import BUNDLES
 from camscope.phantoms.findings import FINDINGS

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from held_out_phantoms import HeldOut, pointing, token_aucs
 from sklearn.metrics import roc_auc_score
+from train_phantom_models import fit, new_model, share_outside, train
 
 from camscope import cam
-from camscope.demo.held_out import HeldOut, pointing, token_aucs
-from camscope.demo.training import fit, new_model, pictures_and_masks, share_outside, train
 from camscope.models.loading import load
-from camscope.phantoms.cohort import BUNDLES, plan_training
+from camscope.phantoms.cohort import BUNDLES, pictures_and_masks, plan_training
 
 
 def as_input(pictures):

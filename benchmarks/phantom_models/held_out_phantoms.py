@@ -14,12 +14,9 @@ from camscope.explanation import explain_all
 from camscope.images.picture import Picture
 from camscope.models.model import Model
 from camscope.phantoms.anatomy import View
-from camscope.phantoms.cohort import Case
+from camscope.phantoms.cohort import Bytes, PhantomSpec, grey_bytes
 from camscope.phantoms.findings import FINDINGS
-from camscope.phantoms.radiograph import Phantom
 from camscope.phantoms.shapes import Mask
-
-Bytes = npt.NDArray[np.uint8]
 
 STREAM, PATIENTS, PREVALENCE, SIDE = 103, 400, 0.35, 256
 # A cell of the models' 8 x 8 maps, in pixels of these pictures.
@@ -38,7 +35,7 @@ class HeldOut:
         tokens: for each case the (256, 256) mask of the token in ``marked``; empty on PA pictures.
     """
 
-    cases: tuple[Case, ...]
+    cases: tuple[PhantomSpec, ...]
     plain: Bytes = dataclasses.field(repr=False)
     marked: Bytes = dataclasses.field(repr=False)
     masks: tuple[dict[str, Mask], ...] = dataclasses.field(repr=False)
@@ -71,7 +68,7 @@ class HeldOut:
         return np.array([case.view == "AP" for case in self.cases])
 
 
-def _draw_cases(seed: int, patients: int) -> tuple[Case, ...]:
+def _draw_cases(seed: int, patients: int) -> tuple[PhantomSpec, ...]:
     draw = np.random.default_rng([seed, STREAM])
     first = 10**9 * (seed + 1) + 9 * 10**8
     cases = []
@@ -79,14 +76,11 @@ def _draw_cases(seed: int, patients: int) -> tuple[Case, ...]:
         view: View = "AP" if number % 2 else "PA"
         names = tuple(name for name in FINDINGS if draw.random() < PREVALENCE)
         cases.append(
-            Case(patient_id=f"E{number:05d}", seed=first + number, shot=0, view=view, findings=names, token=False)
+            PhantomSpec(
+                patient_id=f"E{number:05d}", seed=first + number, shot=0, view=view, findings=names, token=False
+            )
         )
     return tuple(cases)
-
-
-def grey_bytes(made: Phantom) -> Bytes:
-    """The picture of a phantom as (H, W) bytes."""
-    return np.rint(made.picture.pixels[..., 0] * 255).astype(np.uint8)
 
 
 def scores(model: Model, pictures: Bytes) -> npt.NDArray[np.float64]:

@@ -1,4 +1,7 @@
-"""The five tiny models of the demo: trained on phantoms, two of them on a planted token.
+"""Train the five small models of the demo on phantoms, two of them on a planted token.
+
+    python benchmarks/phantom_models/train_phantom_models.py            # writes src/camscope/phantoms/bundles
+    python benchmarks/phantom_models/train_phantom_models.py --out DIR
 
 The other three are clean: the token tells them nothing, and in training they are shown where the finding is, so that
 they are right for the right reasons.
@@ -10,35 +13,33 @@ Reference:
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import hashlib
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from held_out_phantoms import PATIENTS, HeldOut, pointing, token_aucs
 from timm.models import ConvNeXt
 from torch import Tensor, nn
 
-from camscope.demo.held_out import PATIENTS, Bytes, HeldOut, grey_bytes, pointing, token_aucs
 from camscope.heatmap import upsample
 from camscope.models.loading import load
 from camscope.models.model import Model
-from camscope.phantoms.cohort import BUNDLES, Case, plan_training
+from camscope.phantoms.cohort import BUNDLES, SIDE, Bytes, Masks, pictures_and_masks, plan_training
 from camscope.phantoms.findings import FINDINGS
 
-Masks = npt.NDArray[np.bool_]
 Measured = dict[str, dict[str, float]]
 
 PLANTED = {"Pneumothorax": (0.95, 0.05), "Nodule": (0.95, 0.05)}
 INDEPENDENT = (0.5, 0.5)
-SIDE = 128
 ARCHITECTURE = {
     "in_chans": 1,
     "depths": [1, 1, 2, 1],
@@ -96,17 +97,6 @@ def train(
         },
     }
     return dataclasses.replace(model, facts=facts)
-
-
-def pictures_and_masks(cases: Sequence[Case], finding: str, *, side: int = SIDE) -> tuple[Bytes, Masks]:
-    """The (N, side, side) pictures of cases as bytes, and where a finding is on each; nowhere where it is absent."""
-    pictures = np.zeros((len(cases), side, side), dtype=np.uint8)
-    masks = np.zeros(pictures.shape, dtype=bool)
-    for number, case in enumerate(cases):
-        made = case.phantom((side, side))
-        pictures[number] = grey_bytes(made)
-        masks[number] = made.masks.get(finding, False)
-    return pictures, masks
 
 
 def new_model(finding: str, *, seed: int = 0) -> Model:
@@ -260,3 +250,14 @@ def _trained_facts_and_state(finding: str, seed: int) -> tuple[dict[str, Any], d
     """What a process sends back; arrays, because tensors would have to share memory."""
     model = train(finding, seed=seed)
     return dict(model.facts), {name: value.numpy() for name, value in model.net.state_dict().items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=BUNDLES, help="a bundle per finding is written into this folder")
+    asked = parser.parse_args()
+    train_all(asked.out, progress=lambda finding, measured: print(finding, measured, flush=True))
+
+
+if __name__ == "__main__":
+    main()
