@@ -30,8 +30,8 @@ from torch import Tensor, nn
 import camscope as cs
 from camscope.cohort.store import OK, Known, Store
 from camscope.cohort.tables import read_table
-from camscope.errors import CamscopeError
-from camscope.files import DamagedError, read_parquet
+from camscope.errors import CamscopeError, DamagedError
+from camscope.files import read_parquet
 
 HERE = Path(__file__).parent
 PASSES = 10_000

@@ -97,7 +97,7 @@ def on_object(e: cs.Explanation, boxes: list[list[float]]) -> bool:
 def cell(method: str, column: Column) -> tuple[Cell, bool | None]:
     try:
         settings = SETTINGS.get(method, {})
-        e = cs.explain(column.model, column.picture, method=method, target=column.target, settings=settings)
+        e = cs.explain(column.model, column.picture, method=method, target=column.target, **settings)
     except CamscopeError as error:
         return Cell(None, str(error)), None
     empty = [note for note in e.notes if "empty" in note or "flat" in note]

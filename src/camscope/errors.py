@@ -1,12 +1,34 @@
-"""What can go wrong, in one sentence each: what was given, what is possible, what to do."""
+"""All exceptions of the package. The text of each is one sentence: what is wrong, what was expected, what to do.
+
+::
+
+    CamscopeError
+        DelimitedError       a CSV or TSV text
+        TableError           a table of cases
+        StudyError           a study file, with all its problems
+        PictureError         an image
+        AnnotationError      a mask or a box
+        ModelError           a model and its weights
+        LayerError           a layer
+        TargetError          a class or target
+        MethodError          a method
+        EngineError          a backend
+        SettingError         an option or setting
+        StoreError           a folder of results
+            DamagedError     a file of rows that was changed
+        ClusterError         a Ray cluster
+        TerminatedError      a request to stop
+        MissingExtraError    a package that is not installed
+"""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import ModuleType
+from typing import Any
 
 _LONGEST, _SHOWN = 300, 80  # characters
 _MOST = 10**9
@@ -27,6 +49,33 @@ class DelimitedError(CamscopeError):
     def __init__(self, text: str, line: int) -> None:
         self.text, self.line = text, line
         super().__init__(f"line {line}: {text}")
+
+
+class TableError(CamscopeError):
+    """A table that cannot be read.
+
+    Attributes:
+        text: what is wrong, and what to do.
+        path: of the table.
+        line: in it, from 1; None where it concerns the file as a whole.
+    """
+
+    def __init__(self, text: str, path: str, line: int | None = None) -> None:
+        self.text, self.path, self.line = text, path, line
+        super().__init__(f"{path}:{line}: {text}" if line else f"{path}: {text}")
+
+
+class StudyError(CamscopeError):
+    """A study file, or its table, that cannot be used.
+
+    Attributes:
+        problems: everything that is wrong, each with its file and line.
+    """
+
+    def __init__(self, problems: Sequence[Any]) -> None:
+        self.problems = tuple(problems)
+        more = f" (and {len(problems) - 1} more; `camscope study --check` lists them)" if len(problems) > 1 else ""
+        super().__init__(f"{problems[0]}{more}")
 
 
 class PictureError(CamscopeError):
@@ -63,6 +112,14 @@ class SettingError(CamscopeError):
 
 class StoreError(CamscopeError):
     """A folder of results that cannot be used or written."""
+
+
+class DamagedError(StoreError):
+    """A file of rows that is not as it was written."""
+
+
+class ClusterError(CamscopeError):
+    """A Ray cluster that cannot be reached, or whose workers cannot begin."""
 
 
 class TerminatedError(CamscopeError):

@@ -14,8 +14,16 @@ from typing import IO, Any, cast
 
 import polars as pl
 
-from camscope.errors import CamscopeError, MissingExtraError, PictureError, reason, require, unwritable
-from camscope.errors import StoreError as StoreError
+from camscope.errors import (
+    CamscopeError,
+    DamagedError,
+    MissingExtraError,
+    PictureError,
+    StoreError,
+    reason,
+    require,
+    unwritable,
+)
 from camscope.images.source import check_address, is_address
 from camscope.naming import fingerprint
 
@@ -34,10 +42,6 @@ _CLUTTER = {".DS_Store", "Thumbs.db", "desktop.ini", "lost+found", ".lock"}  # i
 _SEAL = b"camscope_sha256"
 _BLANK = "0" * 64
 _SEALED = re.compile(_SEAL + rb"\x18\x40([0-9a-f]{64})")  # the two bytes: a Thrift string of 64 bytes
-
-
-class DamagedError(StoreError):
-    """A file of rows that is not as it was written."""
 
 
 def claim(folder: Path, kind: str, *, record: tuple[str, str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Names of files made from names that others chose."""
+"""Names: of files, made from names that others chose, and of methods in any usual spelling."""
 
 from __future__ import annotations
 
@@ -30,3 +30,12 @@ def unique_file_name(text: str) -> str:
 def fingerprint(text: str) -> str:
     """Eight hexadecimal digits of a text's hash."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def method_spelling(name: str) -> str:
+    """Return the name of a method in the one spelling of the registry: lower case, "pp" for "++".
+
+    >>> method_spelling("Grad-CAM++"), method_spelling("SmoothGradCAMPlusPlus"), method_spelling("Augmented(HiRes CAM)")
+    ('gradcampp', 'smoothgradcampp', 'augmented(hirescam)')
+    """
+    return re.sub(r"[\s_-]", "", name.lower()).replace("+", "p").replace("plusplus", "pp")

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+import camscope as cs
 from camscope.cli.methods import methods as describe
 from camscope.errors import MethodError
 from camscope.explanation import cam, cams
-from camscope.explanation.method_lookup import find_method, settings_of
+from camscope.explanation.method_lookup import find_method, method_name, settings_of
 from camscope.methods import META, METHODS, facts_of
 from camscope.methods.joint import joint_map
 from camscope.targets import category
@@ -261,3 +262,41 @@ def test_camscope_methods_lists_every_setting_with_its_default(name, capsys):
     for one, default in listed:
         assert default == str(settings[one]) or default.startswith(("(", "["))
     assert inspect.getdoc((METHODS | META)[name]) in said
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("Grad-CAM", "gradcam"),
+        ("GradCAM", "gradcam"),
+        ("Grad-CAM++", "gradcampp"),
+        ("GradCAMPlusPlus", "gradcampp"),
+        ("GradCAMpp", "gradcampp"),
+        ("SmoothGradCAMpp", "smoothgradcampp"),
+        ("HiResCAM", "hirescam"),
+        ("KPCA_CAM", "kpcacam"),
+        ("GradCAMElementWise", "gradcamelementwise"),
+        ("Full Grad", "fullgrad"),
+        ("Integrated Gradients", "integratedgradients"),
+        ("SS-CAM", "sscam"),
+        ("Augmented( Score-CAM )", "augmented(scorecam)"),
+    ],
+)
+def test_a_method_is_found_in_any_usual_spelling(spelling, name):
+    assert find_method(spelling).__name__ == method_name(spelling) == name
+
+
+def test_results_have_one_spelling():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    image = torch.rand(3, 12, 12)
+    e = cs.explain(net, image, method="Grad-CAM++")
+    assert e.method == "gradcampp"
+    assert torch.equal(
+        cam(net, image[None], method="Grad-CAM++", targets=0), cam(net, image[None], method="gradcampp", targets=0)
+    )
+    both = [
+        one.method
+        for one in cs.explain_all(net, [image], methods=["Refine-CAM", "Occlusion"], window=6, base="Layer-CAM")
+    ]
+    assert both == ["refinecam", "occlusion"]

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from camscope.cohort.tables import TableError, read_table
+from camscope.cohort.tables import read_table
 from camscope.delimited import read_records
-from camscope.errors import DelimitedError
+from camscope.errors import DelimitedError, TableError
 
 
 def rows(count, *, box=True):

@@ -7,8 +7,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from camscope.errors import MissingExtraError
-from camscope.files import StoreError, is_remote, place, read_parquet, write_atomically, write_parquet, writing
+from camscope.errors import MissingExtraError, StoreError
+from camscope.files import is_remote, place, read_parquet, write_atomically, write_parquet, writing
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):

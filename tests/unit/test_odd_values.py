@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import camscope as cs
-from camscope.errors import CamscopeError, ModelError, SettingError, TargetError
+from camscope.errors import CamscopeError, ModelError, SettingError, StudyError, TargetError
 from camscope.images import find_pictures
-from camscope.study.config import StudyError, read_study_file
+from camscope.study.config import read_study_file
 from camscope.study.study import Study
 from camscope.training.settings import Settings
 
@@ -62,14 +62,14 @@ def test_targets_that_are_whole_numbers(target):
     [
         ({"typo": 1}, "no setting called 'typo'"),
         ({"sampels": 4}, "nearest: 'samples'"),
-        ({"layer": "3"}, "no setting called 'layer'"),
+        ({"depth": "3"}, "no setting called 'depth'"),
         ({"noise": float("nan")}, "noise must be finite"),
         ({"x" * 10**6: 1}, "no setting called 'xxx"),
     ],
 )
 def test_settings_of_methods(settings, said):
     with pytest.raises(SettingError, match=said):
-        cs.explain(model(), PICTURE, method="sscam", settings=settings)
+        cs.explain(model(), PICTURE, method="sscam", **settings)
 
 
 def test_settings_of_functions_of_the_user():
@@ -77,9 +77,9 @@ def test_settings_of_functions_of_the_user():
         return trace.activations.sum(1) ** power + more.get("shift", 0)
 
     plain = cs.explain(model(), PICTURE, method=mine).grid
-    assert np.allclose(cs.explain(model(), PICTURE, method=mine, settings={"power": 2}).grid, plain**2)
+    assert np.allclose(cs.explain(model(), PICTURE, method=mine, power=2).grid, plain**2)
     with pytest.raises(SettingError, match="no setting called 'trace'"):
-        cs.explain(model(), PICTURE, method=mine, settings={"trace": 2})
+        cs.explain(model(), PICTURE, method=mine, trace=2)
 
 
 def overflowing(net):

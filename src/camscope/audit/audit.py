@@ -27,8 +27,8 @@ from camscope.audit.measures import (
 from camscope.audit.verdicts import LEVEL, Alignment, Effect, Heat, Role, judge
 from camscope.cohort.sampling import drawn_cases
 from camscope.cohort.store import FAILED, OK, Store
-from camscope.errors import check_count
-from camscope.files import StoreError, write_atomically
+from camscope.errors import StoreError, check_count
+from camscope.files import write_atomically
 from camscope.statistics.auc import auc_interval
 from camscope.statistics.hypotheses import patient_index
 from camscope.study.clusters import associations, cluster_maps, typical

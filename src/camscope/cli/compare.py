@@ -52,7 +52,7 @@ def compare(
     from camscope.files import MAPS, claim, write_atomically
     from camscope.images import read
 
-    asked = [method.strip() for method in methods.split(",")]
+    asked = methods.split(",")
     settings = pairs(setting or [], "--set")
     check_settings(settings, asked)
     picture = read(image)
@@ -63,7 +63,7 @@ def compare(
             model = load_noted(name, seed=seed, weights=weights, **loading)
             prepare(model, device, seed)
             wanted = [target.strip() for target in targets.split(";")]
-            made = explain_all(model, [picture], methods=asked, targets=wanted, engine=engine, settings=settings)
+            made = explain_all(model, [picture], methods=asked, targets=wanted, engine=engine, **settings)
             columns.append(list(made))
     claim(out, MAPS)
     page = out / "compare.png"

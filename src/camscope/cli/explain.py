@@ -120,8 +120,8 @@ def explain(
             layer=layer,
             batch_size=batch_size,
             engine=engine,
-            settings=settings,
             on_error=lambda source, error: failed.update({source: str(error)}),
+            **settings,
         )
 
         def save(e: Explanation) -> tuple[Explanation, Path]:

@@ -52,7 +52,7 @@ def layers(
     loaded = load_noted(model, seed=seed, weights=weights, **loading)
     prepare(loaded, device, seed)
     claim(out, MAPS)
-    asked: dict[str, Any] = {"method": method, "target": target, "engine": engine, "settings": settings}
+    asked: dict[str, Any] = {"method": method, "target": target, "engine": engine} | settings
     if steps:
         page = out / "steps.png"
         drawn = steps_sheet(loaded, picture, layer=layer, **asked)

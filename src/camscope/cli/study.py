@@ -13,7 +13,7 @@ import typer
 from camscope.cli.audit import audited, summary
 from camscope.cli.options import BatchSize, Device, Seed, progress
 from camscope.cli.report import reported
-from camscope.errors import CamscopeError, SettingError, reason
+from camscope.errors import CamscopeError, SettingError, StudyError, reason
 
 if TYPE_CHECKING:
     from camscope.study.cluster import Cluster
@@ -76,7 +76,6 @@ def study(
         raise SettingError(_NO_FILE)
     if out is None:
         raise SettingError("no --out given: name the folder for the results")
-    from camscope.study.config import StudyError
     from camscope.study.study import Study
 
     cluster = _cluster(engine, address=address, workers=workers, gpus_per_worker=gpus_per_worker)

@@ -14,9 +14,8 @@ from typing import Generic, Protocol, TypeVar
 
 from camscope.cohort.case import Case
 from camscope.cohort.store import Row
-from camscope.errors import CamscopeError
+from camscope.errors import CamscopeError, StoreError
 from camscope.explanation.batch import Sample
-from camscope.files import StoreError
 from camscope.images import fetch
 from camscope.prefetch import prefetch
 

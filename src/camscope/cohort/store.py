@@ -20,11 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from camscope.errors import reason
+from camscope.errors import DamagedError, StoreError, reason
 from camscope.files import (
     PARTIAL,
-    DamagedError,
-    StoreError,
     check_sealed,
     claim,
     is_remote,

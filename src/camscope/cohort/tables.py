@@ -12,7 +12,7 @@ import polars as pl
 
 from camscope.cohort.store import EVALUATION, STUDY
 from camscope.delimited import read_records
-from camscope.errors import CamscopeError, DelimitedError, reason
+from camscope.errors import CamscopeError, DelimitedError, TableError, reason
 from camscope.images import fetch, find_pictures
 from camscope.images.source import is_address
 
@@ -23,20 +23,6 @@ CASE, FAULT, NAME = "__case__", "__fault__", "__name__"
 """Columns that a cohort adds: the row's number, what is wrong with it, and its image's name for files."""
 
 RESERVED = (LINE, CASE, FAULT, NAME)
-
-
-class TableError(CamscopeError):
-    """A table that cannot be read.
-
-    Attributes:
-        text: what is wrong, and what to do.
-        path: of the table.
-        line: in it, from 1; None where it concerns the file as a whole.
-    """
-
-    def __init__(self, text: str, path: str, line: int | None = None) -> None:
-        self.text, self.path, self.line = text, path, line
-        super().__init__(f"{path}:{line}: {text}" if line else f"{path}: {text}")
 
 
 def read_table(path: str) -> tuple[pl.DataFrame, dict[int, str]]:

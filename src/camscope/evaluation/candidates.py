@@ -19,6 +19,7 @@ from camscope.explanation.method_lookup import find_method, known
 from camscope.methods import METHODS, Method, NetworkMethod
 from camscope.methods.passes import reporting
 from camscope.models.model import Model
+from camscope.naming import method_spelling
 from camscope.trace import tensors
 
 AFFORDABLE = 400
@@ -71,7 +72,7 @@ def chosen_methods(asked: str) -> tuple[str, ...]:
     >>> chosen_methods("gradcam,layercam")
     ('uniform', 'centre', 'averagemask', 'randomcam', 'gradcam', 'layercam')
     """
-    names = [name.strip() for name in asked.split(",")]
+    names = [method_spelling(name) for name in asked.split(",")]
     names = list(METHODS) if names == ["all"] else names
     for name in names:
         if name not in NULLS:

@@ -12,12 +12,13 @@ import polars as pl
 from markupsafe import Markup
 
 from camscope.cohort.store import EVALUATION, FAILED, Store, as_written
+from camscope.errors import StoreError
 from camscope.evaluation.baselines import NULLS, WORDS
 from camscope.evaluation.figures import against_figure, cascade_figure, cost_figure, metric_figure, ordered
 from camscope.evaluation.rows import on_few
 from camscope.evaluation.summary import summary
 from camscope.evaluation.summary_text import KINDS, arrow, cell_of, measured, sentences
-from camscope.files import StoreError, write_atomically
+from camscope.files import write_atomically
 from camscope.metrics import FACTS, METRICS
 from camscope.page.lines import Drawn
 from camscope.page.shell import rendered

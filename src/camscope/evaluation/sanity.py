@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from camscope.errors import SettingError
 from camscope.explanation.batch import BatchExplainer, ResolvedTarget, Sample
-from camscope.explanation.method_lookup import find_method, method_name
+from camscope.explanation.method_lookup import check_settings, find_method, method_name
 from camscope.explanation.target_spec import TargetSpec
 from camscope.images import Picture
 from camscope.images.memory import as_picture
@@ -87,7 +87,7 @@ def sanity(
         method: a name in `METHODS`, or a function of a `Trace` or of (net, inputs, targets).
         target: a class name or index, a target function, or None for the class that the trained network predicts.
         layer: name of the target layer; None for the model's own, or else `default_layer`.
-        settings: keyword arguments of the method.
+        settings: keyword arguments of the method; a mapping, since some methods have ``steps`` and a ``seed`` too.
         steps: number of steps of the cascade.
         networks: number of random networks, whose curves are averaged.
         seed: random seed of the first network.
@@ -108,10 +108,10 @@ def sanity(
     >>> found.layer, len(found.spearman)
     ('layer4', 2)
     """
-    made = (as_picture(source) for source in pictures)
-    samples = [Sample.of(model, picture) for picture in made]
+    samples = [Sample.of(model, as_picture(source)) for source in pictures]
     if not samples:
         raise SettingError("a sanity check needs pictures to explain; give at least one")
+    check_settings(settings or {}, [method])
     function, name = find_method(method), method_name(method)
     if not facts_of(function).whole_network:
         layer = layer or model.layer or default_layer(model.net, samples[0].tensor[None])

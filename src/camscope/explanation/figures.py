@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ def stages_sheet(
     method: str | Method = "gradcam",
     target: TargetSpec = None,
     engine: str = "auto",
-    settings: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> Image.Image:
     """Draw the map of one target at every stage of the network, first to last, with names and grid sizes.
 
@@ -46,7 +45,7 @@ def stages_sheet(
         target: a class name or index, a target function, or None for the predicted class; for detectors and
             segmentation networks also a class at a place of the image, "dog@left,top,right,bottom" in pixels.
         engine: backend for the part of the network before the layer: "auto", "eager" (PyTorch), "packed" or "openvino".
-        settings: keyword arguments of the method.
+        **settings: the method's own keyword arguments.
 
     Returns:
         An RGB image.
@@ -56,7 +55,7 @@ def stages_sheet(
     x = model.preprocess(picture)[0][None].to(parameter.device, parameter.dtype)
     cells = [Cell(Image.fromarray(picture.rgb), "picture")]
     for layer in stage_layers(model.net, x):
-        e = explain(model, picture, method=method, target=target, layer=layer, engine=engine, settings=settings)
+        e = explain(model, picture, method=method, target=target, layer=layer, engine=engine, **settings)
         empty = f"; {e.notes[0]}" if e.notes and "empty" in e.notes[0] else ""
         cells.append(Cell(e.overlay(), f"{layer} {_times(e.grid)}{empty}"))
     return sheet(_rows(cells), title=f"{model.name}: {e.method} for {e.short_label}", cell_width=260)
@@ -70,7 +69,7 @@ def steps_sheet(
     target: TargetSpec = None,
     layer: str | None = None,
     engine: str = "auto",
-    settings: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> Image.Image:
     """Draw how a map is made of weighted channels: the strongest 12, their sum, its ReLU, the heat map and the overlay.
 
@@ -82,7 +81,7 @@ def steps_sheet(
             segmentation networks also a class at a place of the image, "dog@left,top,right,bottom" in pixels.
         layer: name of the target layer; None for the model's own, or else `default_layer`.
         engine: backend for the part of the network before the layer: "auto", "eager" (PyTorch), "packed" or "openvino".
-        settings: keyword arguments of the method.
+        **settings: the method's own keyword arguments.
 
     Returns:
         An RGB image, captioned with the terms of the formula.
@@ -98,7 +97,7 @@ def steps_sheet(
         seen.append((weights[0].cpu(), trace.activations[0].cpu()))
         return raw
 
-    e = explain(model, picture, method=watched, target=target, layer=layer, engine=engine, settings=settings)
+    e = explain(model, picture, method=watched, target=target, layer=layer, engine=engine, **settings)
     weights, A = seen[0]
     shares = (weights[:, None] * A.flatten(1)).abs().sum(1)
     strongest = shares.topk(min(_CHANNELS, len(shares))).indices.tolist()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from camscope.errors import MethodError, SettingError, nearest
 from camscope.methods import META, METHODS, Method, NetworkMethod, facts_of
 from camscope.models.black_box import BlackBox
+from camscope.naming import method_spelling
 
 _MADE = re.compile(r"(\w+)\((.+)\)")
 _FOUND = ("picture", "layer", "locate")
@@ -23,22 +24,25 @@ _LEAST = {"chunk": 1, "noise": 0, "gamma": 0, "sigmas": 0}
 
 
 def find_method(method: str | Method | NetworkMethod) -> Method | NetworkMethod:
-    """The method of this name, also "augmented(gradcam)"; a function is its own method.
+    """Return the method with a name, also "augmented(gradcam)"; a function is its own method.
+
+    Case, spaces, hyphens and underscores make no difference, and "++" may be written "pp" or "plusplus".
 
     Raises:
         MethodError: there is none; the message has the nearest names.
 
-    >>> find_method("fused(layercam)").__name__
-    'fused(layercam)'
+    >>> find_method("fused(layercam)").__name__, find_method("Grad-CAM++").__name__
+    ('fused(layercam)', 'gradcampp')
     """
     if callable(method):
         return method
-    made = _MADE.fullmatch(method)
+    name = method_spelling(method)
+    made = _MADE.fullmatch(name)
     if made and made[1] in META:
         return META[made[1]](find_method(made[2]))
-    if method not in METHODS:
+    if name not in METHODS:
         raise MethodError(nearest("method", method, [*METHODS, *(f"{name}(gradcam)" for name in META)]))
-    return METHODS[method]
+    return METHODS[name]
 
 
 def default_method(net: Any) -> str:
@@ -79,10 +83,10 @@ def methods_of_scores() -> list[str]:
 def method_name(method: str | Method | NetworkMethod) -> str:
     """Return the name of a method as it stands in results.
 
-    >>> method_name("gradcam"), method_name(METHODS["gradcam"])
+    >>> method_name("Grad-CAM"), method_name(METHODS["gradcam"])
     ('gradcam', 'gradcam')
     """
-    return method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
+    return method_spelling(method) if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
 
 
 def settings_of(function: Callable[..., Any]) -> dict[str, Any]:
@@ -115,7 +119,7 @@ def check_settings(settings: Mapping[str, Any], methods: Iterable[str | Method |
     """
     if not settings:
         return
-    methods = [method.strip() if isinstance(method, str) else method for method in methods]
+    methods = list(methods)
     known = {setting for method in methods for setting in settings_of(find_method(method))}
     for name, value in settings.items():
         if name not in known:

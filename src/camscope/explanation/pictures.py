@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -58,7 +58,7 @@ def explain(
     target: TargetSpec = None,
     layer: str | None = None,
     engine: str = "auto",
-    settings: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> Explanation:
     """Explain one image.
 
@@ -78,7 +78,7 @@ def explain(
             network ignore it.
         engine: backend for the part of the network before the layer: "eager" (PyTorch), "packed" or "openvino"; "auto"
             for "packed" with methods of many passes, such as Score-CAM, and "eager" with all others.
-        settings: keyword arguments of the method.
+        **settings: the method's own keyword arguments, such as ``window=32`` of occlusion.
 
     Returns:
         The explanation; its heat map has the image's size.
@@ -105,7 +105,7 @@ def explain(
         targets=target,
         layer=layer,
         engine=engine,
-        settings=settings,
+        **settings,
     )
     first, *more = several
     if more:
@@ -125,8 +125,8 @@ def explain_all(
     batch_size: int = 16,
     engine: str = "auto",
     to: str = "cpu",
-    settings: Mapping[str, Any] | None = None,
     on_error: Callable[[str, CamscopeError], None] | None = None,
+    **settings: Any,
 ) -> Iterator[Explanation]:
     """Explain many images, lazily and in order: by image, then by method, then by target.
 
@@ -150,9 +150,9 @@ def explain_all(
         engine: backend for the part of the network before the layer: "eager" (PyTorch), "packed", "openvino", or "auto"
             for "packed" with many images or with methods of many passes, such as Score-CAM, and "eager" otherwise.
         to: "cpu", or "device" to leave heat maps and grids as tensors on the model's device (`Explanation.cpu`).
-        settings: keyword arguments of the methods; each takes those that it knows.
         on_error: called with the source and the error of an image that cannot be read, which is then left out;
             None to raise the error.
+        **settings: keyword arguments of the methods; each takes those that it knows.
 
     Yields:
         One `Explanation` per image, method and target.
@@ -163,7 +163,7 @@ def explain_all(
     model = _as_model(model, preprocess, labels)
     methods = [default_method(model.net)] if methods is None else methods
     functions = [(method_name(m), find_method(m)) for m in methods]
-    check_settings(settings or {}, methods)
+    check_settings(settings, methods)
     check_count("batch_size", batch_size)
     wanted: list[TargetSpec] = list(targets) if isinstance(targets, (list, tuple)) else [targets]  # type: ignore[list-item]
     if to not in ("cpu", "device"):
@@ -176,7 +176,7 @@ def explain_all(
         for batch in _batches(samples, batch_size):
             with _speaking(model):
                 run = _pass_over(model, batch, functions=[f for _, f in functions], layer=layer, engine=engine)
-                explained = run.explain(functions, run.goals(wanted), settings=settings or {}, to=to)
+                explained = run.explain(functions, run.goals(wanted), settings=settings, to=to)
             while (e := _next(model, explained)) is not None:
                 yield e
 

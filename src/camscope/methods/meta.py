@@ -21,6 +21,7 @@ from camscope.heatmap import fuse
 from camscope.methods.activation import first_component
 from camscope.methods.network import Targets, maps_of_layers, trace_method
 from camscope.methods.registry import METHODS, Method, NetworkMethod, declare, facts_of
+from camscope.naming import method_spelling
 from camscope.trace import Trace
 from camscope.trace.layout import Locate
 from camscope.trace.pytree import picture_of, take_images, with_picture
@@ -201,9 +202,10 @@ def fused(method: str | Method, *, how: str = "mean", layers: Sequence[str] | No
 def _found(method: str | Method | NetworkMethod) -> Method | NetworkMethod:
     if not isinstance(method, str):
         return method
-    if method not in METHODS:
+    name = method_spelling(method)
+    if name not in METHODS:
         raise MethodError(nearest("method", method, METHODS))
-    return METHODS[method]
+    return METHODS[name]
 
 
 def _name(function: Callable[..., Any]) -> str:

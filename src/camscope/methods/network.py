@@ -14,6 +14,7 @@ from camscope.errors import LayerError, MethodError, nearest
 from camscope.heatmap import fuse
 from camscope.methods.joint import joint_map, traces_of
 from camscope.methods.registry import METHODS, Method, MethodFacts, facts_of, method
+from camscope.naming import method_spelling
 from camscope.trace import Trace, record, unchanged
 from camscope.trace.layer_path import JOINT
 from camscope.trace.layout import Locate
@@ -105,7 +106,7 @@ def trace_method(method: str | Method) -> Method:
     Raises:
         MethodError: there is none, or it sees the whole network.
     """
-    function = METHODS.get(method) if isinstance(method, str) else method
+    function = METHODS.get(method_spelling(method)) if isinstance(method, str) else method
     if function is None:
         raise MethodError(nearest("method", str(method), METHODS))
     if facts_of(function).whole_network:

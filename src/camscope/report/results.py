@@ -16,8 +16,7 @@ from pydantic import ValidationError
 from camscope.audit.audit import JSON
 from camscope.cohort.store import FAILED, OK, Store
 from camscope.cohort.tables import located
-from camscope.errors import reason
-from camscope.files import StoreError
+from camscope.errors import StoreError, reason
 from camscope.study.config import StudyFile
 from camscope.study.rows import region_names
 from camscope.study.run import study_record

@@ -15,8 +15,8 @@ import polars as pl
 import torch
 
 from camscope.cohort.store import Known, Row, Store
-from camscope.errors import CamscopeError, require
-from camscope.files import StoreError, read_parquet
+from camscope.errors import ClusterError, StoreError, require
+from camscope.files import read_parquet
 from camscope.study.cohort import Cohort
 from camscope.study.dicom_identity import Identities
 from camscope.study.rows import schema
@@ -28,10 +28,6 @@ _TRIES = 3
 
 _PATIENCE = 10  # seconds, for a cluster to answer
 _CPUS = 4  # of a worker without a GPU: one network, and threads that read and write
-
-
-class ClusterError(CamscopeError):
-    """A Ray cluster that cannot be reached, or whose workers cannot begin."""
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ import polars as pl
 
 from camscope.cohort.case import Case
 from camscope.cohort.columns import find_column, image_column
-from camscope.cohort.tables import CASE, FAULT, LINE, NAME, TableError, located, read_table
-from camscope.errors import SettingError, nearest
+from camscope.cohort.tables import CASE, FAULT, LINE, NAME, located, read_table
+from camscope.errors import SettingError, StudyError, TableError, nearest
 from camscope.images.source import is_address
 from camscope.naming import fingerprint, unique_file_name
-from camscope.study.config import Problem, StudyError, StudyFile
+from camscope.study.config import Problem, StudyFile
 from camscope.study.overlay_paths import picture_name
 
 _TRUTH = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": None}

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from camscope.errors import CamscopeError, nearest, reason, shortened
+from camscope.errors import StudyError, nearest, reason, shortened
+from camscope.naming import method_spelling
 
 PATTERN = "{group}/{patient}/{image}/{method}_{label}_{model}.jpg"
 FIELDS = ("group", "patient", "image", "method", "label", "model")
@@ -41,15 +42,6 @@ class Problem:
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
         return f"{place}: {self.text}" if place else self.text
-
-
-class StudyError(CamscopeError):
-    """A study that cannot be run; ``problems`` has all that is wrong."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(problems)
-        more = f" (and {len(problems) - 1} more; `camscope study --check` lists them)" if len(problems) > 1 else ""
-        super().__init__(f"{problems[0]}{more}")
 
 
 class _Section(BaseModel):
@@ -139,6 +131,11 @@ class ExplainSection(_Section):
     scale: str = "minmax"
     cmap: str = "byr"
     opacity: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    @field_validator("methods")
+    @classmethod
+    def _spelling(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(map(method_spelling, value)))
 
     @field_validator("files")
     @classmethod

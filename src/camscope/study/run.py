@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from camscope.cohort.store import FAILED, Known, Row, Store
-from camscope.errors import check_count
+from camscope.errors import DamagedError, StoreError, check_count
 from camscope.explanation.result import versions
-from camscope.files import DamagedError, StoreError, read_parquet
+from camscope.files import read_parquet
 from camscope.models.device import device_of, on_device
 from camscope.models.engines import resolve
 from camscope.study.cluster import Cluster, Workers, connected, explained_by

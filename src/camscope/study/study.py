@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from camscope.cohort.regions import check_spec
-from camscope.errors import CamscopeError, nearest
+from camscope.errors import CamscopeError, StudyError, nearest
 from camscope.explanation.method_lookup import check_settings, find_method
 from camscope.models.loading import load
 from camscope.models.model import Model
 from camscope.render import check_display
 from camscope.study.checks import file_problems, unknown_patients
 from camscope.study.cohort import Cohort
-from camscope.study.config import LabelSection, ModelSection, Problem, StudyError, StudyFile, line_of, read_study_file
+from camscope.study.config import LabelSection, ModelSection, Problem, StudyFile, line_of, read_study_file
 from camscope.study.rows import SCHEMA_VERSION, region_names
 
 _SCHEME = re.compile(r"[a-z_]+:")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from camscope.explanation import Explanation
 from camscope.explanation.batch import BatchExplainer, ResolvedTarget
-from camscope.explanation.method_lookup import find_method
+from camscope.explanation.method_lookup import find_method, method_name
 from camscope.files import write_atomically
 from camscope.models.model import Model
 from camscope.targets import Target, category
@@ -112,7 +112,7 @@ def explain_failures(
     Yields:
         Each failure with its two explanations.
     """
-    functions = [(method, find_method(method))]
+    functions = [(method_name(method), find_method(method))]
     for start in range(0, len(failures), batch_size):
         batch = failures[start : start + batch_size]
         samples = [sample_of(found.model, found.cases[failure.number]) for failure in batch]

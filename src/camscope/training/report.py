@@ -11,10 +11,10 @@ from markupsafe import Markup
 from PIL import Image
 
 from camscope.delimited import read_records
-from camscope.errors import CamscopeError, DelimitedError, reason
+from camscope.errors import CamscopeError, DelimitedError, StoreError, reason
 from camscope.explanation import Explanation
 from camscope.explanation.figures import stages_sheet
-from camscope.files import StoreError, write_atomically
+from camscope.files import write_atomically
 from camscope.images import read
 from camscope.page.lines import Drawn
 from camscope.page.pictures import data_address

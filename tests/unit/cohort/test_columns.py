@@ -2,9 +2,8 @@ import pytest
 from PIL import Image
 
 from camscope.cohort.columns import find_column
-from camscope.errors import SettingError
+from camscope.errors import SettingError, StudyError
 from camscope.evaluation.data import read_data
-from camscope.study.config import StudyError
 from camscope.study.study import Study
 from camscope.training.dataset import read_dataset
 

@@ -6,8 +6,7 @@ import pytest
 
 from camscope.cohort.case import Case
 from camscope.cohort.runner import Task, Work, attempt, noted, read_cases
-from camscope.errors import PictureError
-from camscope.files import StoreError
+from camscope.errors import PictureError, StoreError
 
 
 class Recorder:

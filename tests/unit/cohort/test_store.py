@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 from camscope.cohort.store import FAILED, NOT_ASKED, OK, Known, Store
-from camscope.files import MARKER, DamagedError, StoreError, claim, read_parquet, write_atomically
+from camscope.errors import DamagedError, StoreError
+from camscope.files import MARKER, claim, read_parquet, write_atomically
 
 COLUMNS = {"key": pl.String, "status": pl.String, "file": pl.String}
 

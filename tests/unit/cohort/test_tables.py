@@ -5,7 +5,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from camscope.cohort.tables import LINE, TableError, read_table
+from camscope.cohort.tables import LINE, read_table
+from camscope.errors import TableError
 
 TEXT = 'path,patient,finding\nx.png,P1,"a, b"\ny.png,Ä2,=1+1\n'
 

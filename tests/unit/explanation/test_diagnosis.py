@@ -92,7 +92,7 @@ def test_a_bypassed_end_is_said(last, said):
 def test_an_empty_product_of_layers_says_why():
     torch.manual_seed(0)
     net = pooled(-1.0, cells=nn.ReLU())
-    e = explained(net, layer=None, method="refinecam", target=0, settings={"layers": ["0", "1"], "base": "gradcam"})
+    e = explained(net, layer=None, method="refinecam", target=0, layers=["0", "1"], base="gradcam")
     assert not e.heatmap.any()
     assert e.notes[0].startswith("the map is empty: no place is positive in the maps of all layers")
 

@@ -40,7 +40,7 @@ def test_results_say_what_was_looked_at(model, picture):
 
 def test_layer_and_layers(model, picture):
     assert cs.explain(model, picture, method="guidedgradcam", layer="2").layer == "2"
-    assert cs.explain(model, picture, method="refinecam", settings={"layers": ["2", "5"]}).layer == "2, 5"
+    assert cs.explain(model, picture, method="refinecam", layers=["2", "5"]).layer == "2, 5"
     assert cs.explain(model, picture, method="fullgrad", layer="2").layer == "whole network"
     x = torch.zeros(1, 3, 32, 32)
     with pytest.raises(MethodError, match="fullgrad sees the whole network and takes no layer="):
@@ -56,10 +56,10 @@ def test_a_function_of_the_whole_network_is_a_method(model, picture, pictures):
 
     x = pictures(2, 3, 32, 32, dtype=torch.float32)
     torch.testing.assert_close(cs.cam(model.net, x, method=norms, factor=2.0), 2 * x.norm(dim=1))
-    e = cs.explain(model, picture, method=norms, settings={"factor": 3.0})
+    e = cs.explain(model, picture, method=norms, factor=3.0)
     assert (e.method, e.layer) == ("norms", "whole network")
     with pytest.raises(SettingError, match="no setting called 'samples'"):
-        cs.explain(model, picture, method=norms, settings={"samples": 4})
+        cs.explain(model, picture, method=norms, samples=4)
 
 
 def test_networks_without_a_layer_to_explain_can_still_be_explained_whole(pictures):

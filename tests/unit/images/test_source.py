@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import camscope as cs
-from camscope.errors import MissingExtraError, PictureError
-from camscope.files import StoreError, place
+from camscope.errors import MissingExtraError, PictureError, StoreError
+from camscope.files import place
 from camscope.images import decode, fetch, peek, read
 
 fsspec = pytest.importorskip("fsspec")

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from camscope.cli.main import app
 from camscope.cohort.store import FAILED
-from camscope.files import MARKER, StoreError
+from camscope.errors import StoreError
+from camscope.files import MARKER
 from camscope.report import report
 from camscope.report.results import read_results
 from camscope.study.run import run

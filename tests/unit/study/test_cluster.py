@@ -10,8 +10,9 @@ import torch
 
 import camscope as cs
 from camscope.cohort.store import Store
+from camscope.errors import ClusterError
 from camscope.study import run as module
-from camscope.study.cluster import Cluster, ClusterError, Worker, _shipped, _words, _workers
+from camscope.study.cluster import Cluster, Worker, _shipped, _words, _workers
 from camscope.study.study import Study
 
 GIVEN = {"device": "cpu", "batch_size": 16, "seed": 0, "engine": "eager"}

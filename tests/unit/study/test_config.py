@@ -2,7 +2,8 @@
 
 import pytest
 
-from camscope.study.config import PATTERN, StudyError, line_of, read_study_file
+from camscope.errors import StudyError
+from camscope.study.config import PATTERN, line_of, read_study_file
 
 WHOLE = """\
 [cohort]

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 import camscope as cs
-from camscope.files import StoreError
+from camscope.errors import StoreError
 from camscope.study import run as module
 from camscope.study.run import Progress, status
 from camscope.study.study import Study

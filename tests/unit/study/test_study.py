@@ -3,7 +3,7 @@
 import pytest
 
 import camscope as cs
-from camscope.study.config import StudyError
+from camscope.errors import StudyError
 from camscope.study.study import Study
 
 

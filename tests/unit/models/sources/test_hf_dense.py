@@ -175,8 +175,8 @@ def test_gradients_of_a_box_reach_the_first_layer(family, folder, image):
     targets.box(1)(model.net(x)[0]).backward()
     assert first.grad.isfinite().all()
     assert first.grad.any()
-    e = explain(model, image, target="dog", method="occlusion", settings={"window": 64})
-    again = explain(load(spec), image, target="dog", method="occlusion", settings={"window": 64})
+    e = explain(model, image, target="dog", method="occlusion", window=64)
+    again = explain(load(spec), image, target="dog", method="occlusion", window=64)
     assert (e.grid == again.grid).all(), "the same file gives the same map"
     assert explain(model, image).grid.shape[0] >= 2
 
@@ -306,7 +306,7 @@ def test_one_class_has_a_background(folder, image):
     assert model.labels == ("background", "lesion")
     maps = model.net(torch.randn(1, 3, 128, 128))
     assert torch.equal(maps[:, 0], -maps[:, 1])
-    e = explain(model, image, target="lesion", method="occlusion", settings={"window": 64})
+    e = explain(model, image, target="lesion", method="occlusion", window=64)
     assert e.index == 1
     assert load(spec, labels=["rest", "tumour"]).labels == ("rest", "tumour")
     with pytest.raises(SettingError, match="one class and its background: give two labels"):

@@ -50,7 +50,7 @@ def test_maps_of_a_unet_find_a_planted_mark(trained, image):
     inside[8:24, 40:56] = True
     assert e.label == "foreground"
     assert e.heatmap[inside].mean() > 3 * e.heatmap[~inside].mean()
-    at = explain(model, image, target="foreground@36,4,60,28", method="occlusion", settings={"window": 16})
+    at = explain(model, image, target="foreground@36,4,60,28", method="occlusion", window=16)
     assert at.heatmap[inside].mean() > 3 * at.heatmap[~inside].mean()
 
 
@@ -66,7 +66,7 @@ def test_classes_labels_channels_and_options(image):
     assert unet(classes=1, labels=["rest", "tumour"]).labels == ("rest", "tumour")
     grey = unet(options={"in_channels": 1, "decoder_channels": [32, 16, 16, 8, 8]})
     assert grey.preprocess.channels == 1
-    assert explain(grey, image, target=1, method="occlusion", settings={"window": 32}).grid.shape == (64, 64)
+    assert explain(grey, image, target=1, method="occlusion", window=32).grid.shape == (64, 64)
     assert load("smp:fpn/mobilenet_v2", weights="none").preprocess.input_size == (512, 512)
 
 

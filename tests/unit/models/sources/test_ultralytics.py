@@ -33,7 +33,7 @@ def built(name, **options):
 def test_boxes_are_those_of_the_network_after_suppression(name, image):
     model = built(name)
     assert (model.outcome, model.labels, model.recipe.classes) == ("boxes", (), 3)
-    x = model.preprocess(explain(model, image, method="occlusion", settings={"window": 128}).picture)[0][None]
+    x = model.preprocess(explain(model, image, method="occlusion", window=128).picture)[0][None]
     with torch.no_grad():
         rows, decoded = model.net(x)[0], model.net.model(x + 114 / 255)[0]
     decoded = (decoded[0] if isinstance(decoded, tuple) else decoded)[0].T
