@@ -55,7 +55,8 @@ shortcuts = ["border:0.10", "cue:token"]
 
 def write_table(folder: Path, cases: int) -> Path:
     """A model, a few pictures, a table of two pictures a patient, and the study file, which is returned."""
-    from camscope.demo.training import new_model
+    sys.path.insert(0, str(HERE.parent / "phantom_models"))
+    from train_phantom_models import new_model
 
     new_model("A").save(folder / "model")
     draw = np.random.default_rng(0)
@@ -88,6 +89,7 @@ def write_rows(file: Path, out: Path) -> int:
     """The rows that a finished study of this file would have, in as many shards; returns how many rows."""
     from camscope.cohort.store import ROWS, Store
     from camscope.explanation.result import versions
+    from camscope.files import write_parquet
     from camscope.study.rows import SCHEMA_VERSION, schema
     from camscope.study.study import Study, recorded_models
 
@@ -101,7 +103,7 @@ def write_rows(file: Path, out: Path) -> int:
     for number, part in enumerate(table.iter_slices(max(32, math.ceil(len(table) / 1024)))):
         both = [_rows(part, label, digests, seed=number) for label in study.file.labels]
         rows = pl.concat(both).sort("case", maintain_order=True).select(pl.col(n).cast(t) for n, t in columns.items())
-        rows.write_parquet(store.shard(study.plan, number), compression="zstd")
+        write_parquet(store.shard(study.plan, number), rows)
     record = {
         "schema_version": SCHEMA_VERSION,
         "plan": study.plan,

@@ -39,7 +39,8 @@ shortcuts = ["border:0.10"]
 
 
 def cohort(folder: Path, rows: int) -> Path:
-    from camscope.demo.training import new_model
+    sys.path.insert(0, str(HERE.parent / "phantom_models"))
+    from train_phantom_models import new_model
 
     new_model("A").save(folder / "model")
     draw = np.random.default_rng(0)
