@@ -124,7 +124,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def place(folder: str | Path) -> Path:
-    """A folder as a path; an address as what has a path's methods and reads and writes through fsspec.
+    """Return a folder as a path; an address as what has a path's methods and reads and writes through fsspec.
 
     Raises:
         MissingExtraError: the package of the address is not installed.
@@ -150,7 +150,7 @@ def place(folder: str | Path) -> Path:
 
 
 def is_remote(path: object) -> bool:
-    """Whether a path of `place` lies behind an address, where every file is whole and there are no folders."""
+    """Return whether a path of `place` lies behind an address, where every file is whole and there are no folders."""
     return not isinstance(path, Path)
 
 

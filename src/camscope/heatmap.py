@@ -60,7 +60,7 @@ def normalise(maps: Tensor, axes: int = 2) -> Tensor:
 
 
 def fuse(maps: Sequence[Tensor], how: str = "mean") -> Tensor:
-    """One map out of the maps of several layers, on the finest of their grids.
+    """Return one map out of the maps of several layers, on the finest of their grids.
 
     Each map is rectified, M = R(L), divided by its own maximum (an empty map stays 0) and upsampled. Then
 

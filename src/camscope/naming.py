@@ -9,7 +9,7 @@ _LONGEST = 80
 
 
 def file_name(text: str) -> str:
-    """A text as a harmless name of a file: letters and digits of any script, dashes, underscores; 80 characters.
+    """Return a text as a harmless name of a file: letters and digits of any script, dashes, underscores; 80 characters.
 
     >>> file_name("gradcam_tiger shark, Galeocerdo/../cuvieri")
     'gradcam_tiger_shark_Galeocerdo_cuvieri'

@@ -37,7 +37,7 @@ def class_index(value: object) -> int:
 
 
 def category(index: int) -> Target:
-    """The score of one class: output[index], or the one number of a model that has no more.
+    """Return the score of one class: output[index], or the one number of a model that has no more.
 
     Args:
         index: class index; negative ones count from the end.
@@ -64,7 +64,7 @@ def category(index: int) -> Target:
 
 
 def contrast(index: int, other: int) -> Target:
-    """Why one class and not another: output[index] - output[other].
+    """Return why one class and not another: output[index] - output[other].
 
     >>> contrast(0, 1)(torch.tensor([3.0, 1.0]))
     tensor(2.)
@@ -74,7 +74,7 @@ def contrast(index: int, other: int) -> Target:
 
 
 def top(rank: int = 1) -> Target:
-    """The score of the class that comes in at ``rank`` in the very output it is called on; 1 is the predicted class.
+    """Return the score of the class at a rank of the very output it is called on; rank 1 is the predicted class.
 
     >>> top(2)(torch.tensor([0.1, 0.9, 0.5]))
     tensor(0.5000)
@@ -131,7 +131,7 @@ def likely(maps: Tensor) -> Tensor:
 
 
 def box(index: int, *, at: tuple[float, float, float, float] | None = None) -> Target:
-    """The score of a box that a detector found: the best of a class, or the one at a place.
+    """Return the score of a box that a detector found: the best of a class, or the one at a place.
 
     Args:
         index: class index.

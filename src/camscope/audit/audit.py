@@ -126,7 +126,7 @@ def audit(
 
 
 def _scan(study: Study, store: Store) -> pl.LazyFrame:
-    """The rows of the study's first method, of the plan that the study file and table stand for now."""
+    """Return the rows of the study's first method, of the plan that the study file and table stand for now."""
     files = store.copies(study.plan)
     if not files:
         raise StoreError(f"{store.folder} has no rows of {study.path} as it stands: run `camscope study` first")
@@ -134,7 +134,7 @@ def _scan(study: Study, store: Store) -> pl.LazyFrame:
 
 
 def _rows(scan: pl.LazyFrame, study: Study, label: str, *, section: AuditSection) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The rows of a label with a truth and a score; and those of the cases that are drawn of it, with their maps."""
+    """Return the rows of a label with truth and score, and those of its drawn cases, with their maps."""
     own = scan.filter((pl.col("label") == label) & (pl.col("status") != FAILED) & pl.col("truth").is_not_null())
     rows = own.select(*_ROWS, pl.col("^(stratum|cue|mass|area|peak):.*$")).collect()
     by = ["truth", *(f"cue:{name}" for name in study.file.cohort.cues)]
@@ -145,7 +145,7 @@ def _rows(scan: pl.LazyFrame, study: Study, label: str, *, section: AuditSection
 def _looked_at(
     study: Study, section: AuditSection, one: Measured, *, rows: pl.DataFrame, drawn: pl.DataFrame, settings: Settings
 ) -> _Found:
-    """What the numbers of all rows say of a label, and the maps of those that were drawn."""
+    """Return what the numbers of all rows say of a label, and the maps of those that were drawn."""
     patients = patient_index(rows["patient"])
     columns = [name for name in rows.columns if name.startswith("stratum:")]
     aligned: dict[str, Alignment] = {}
@@ -182,7 +182,7 @@ def _looked_at(
 
 
 def _judged(label: str, section: AuditSection, one: _Found, found: Mapping[str, Sequence[Effect]]) -> dict[str, Any]:
-    """The verdict on every region of a label, with what it rests on."""
+    """Return the verdict on every region of a label, with what it rests on."""
     regions = {}
     for region in section.regions:
         role: Role = "disease" if region in section.disease else "shortcut"
@@ -211,7 +211,7 @@ def _judged(label: str, section: AuditSection, one: _Found, found: Mapping[str, 
 
 
 def _nothing(study: Study, label: str) -> dict[str, Any]:
-    """What is said of a label without a single case whose truth is known."""
+    """Return what is said of a label without a single case whose truth is known."""
     section = study.file.audit
     reason = f"Nothing can be said of {label}: no case has both a known truth and a score."
     regions = () if section is None else section.regions
@@ -243,13 +243,13 @@ def _nothing(study: Study, label: str) -> dict[str, Any]:
 
 
 def _strongest(found: Sequence[Effect]) -> Effect | None:
-    """The effect that the verdict speaks of: the largest, insertions aside."""
+    """Return the effect that the verdict speaks of: the largest, insertions aside."""
     removals = [effect for effect in found if effect.test != "insert"]
     return max(removals, key=lambda effect: abs(effect.effect.estimate), default=None)
 
 
 def _untestable(region: str, one: Measured, drawn: pl.DataFrame) -> str:
-    """Why no stratum of a region could be tested."""
+    """Return why no stratum of a region could be tested."""
     changed = {c.case for c in one.changes if c.region == region and c.test in ("remove", "exchange")}
     if not changed:
         if region in one.large:
@@ -299,7 +299,7 @@ def _plain(value: Any) -> Any:
 
 
 def _write_tables(store: Store, content: Mapping[str, Any], measured: Mapping[str, Measured]) -> None:
-    """One row per label, region, stratum, test and fill-in; and one per change."""
+    """Write one row per label, region, stratum, test and fill-in, and one per change."""
     rows = []
     for label, one in content["labels"].items():
         for region, found in one["regions"].items():

@@ -63,7 +63,7 @@ def changes(
     fill_ins: Sequence[str],
     seed: int,
 ) -> Iterator[tuple[str, _Edit]]:
-    """Every edited input of one subject.
+    """Yield every edited input of one subject.
 
     Args:
         subject: whose input is edited.
@@ -100,7 +100,7 @@ def changes(
 def _removed(
     subject: Subject, name: str, *, mask: Mask, donors: PatchDonors, fill_ins: Sequence[str], given: Mapping[str, Any]
 ) -> Iterator[_Edit]:
-    """The region filled in, and a sham of its shape filled in alike."""
+    """Yield the region filled in, and a sham of its shape filled in alike."""
     place = sham(mask, subject.forbidden, seed=given["seed"] + 1000 * subject.case.number)
     if place is None:
         return
@@ -117,7 +117,7 @@ def _removed(
 
 
 def _exchanged(subject: Subject, mask: Mask, *, donors: PatchDonors, turns: int) -> Iterator[_Edit]:
-    """The region of another patient of the other truth, and as a sham that of one of the same truth."""
+    """Yield the region of another patient of the other truth, and as a sham that of one of the same truth."""
     for turn in range(turns):
         other = donors.pick(subject, lambda one: one.truth != subject.truth, role=("other", subject.truth), turn=turn)
         same = donors.pick(subject, lambda one: one.truth == subject.truth, role=("same", subject.truth), turn=turn)
@@ -130,7 +130,7 @@ def _exchanged(subject: Subject, mask: Mask, *, donors: PatchDonors, turns: int)
 
 
 def _inserted(subject: Subject, name: str, donors: PatchDonors) -> Iterator[_Edit]:
-    """The cue of another patient put in, and as a sham the same place of one without it."""
+    """Yield the cue of another patient put in, and as a sham the same place of one without it."""
     carrier = donors.pick(subject, lambda other: name in other.masks, role=("insert", name, subject.truth))
     free = donors.pick(subject, lambda other: name not in other.masks, role=("insert nothing", name, subject.truth))
     if carrier is None or free is None:

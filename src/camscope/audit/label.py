@@ -116,13 +116,13 @@ def measure(
 
 
 def _room(model: Model) -> int:
-    """How many inputs of a model are kept in memory."""
+    """Return how many inputs of a model are kept in memory."""
     height, width = model.preprocess.input_size
     return min(_POOL, max(_SAMPLE, _POOL_BYTES // (3 * 4 * height * width)))
 
 
 def _mean(pool: Sequence[Subject]) -> Array:
-    """The mean input, without a copy of all."""
+    """Return the mean input, without a copy of all."""
     total = np.zeros_like(pool[0].x)
     for subject in pool:
         total += subject.x
@@ -138,7 +138,7 @@ def _cases(study: Study, rows: pl.DataFrame, numbers: Sequence[int]) -> Iterator
 
 
 def _large(pool: Sequence[Subject], regions: Sequence[str]) -> tuple[str, ...]:
-    """The regions beside which there usually is no place of their size and shape."""
+    """Return the regions beside which there usually is no place of their size and shape."""
     found = []
     for name in regions:
         own = [subject for subject in pool if name in subject.masks][:_TESTED]

@@ -36,7 +36,7 @@ class Settings:
 
 
 def effects(rows: pl.DataFrame, changes: Sequence[Change], *, settings: Settings) -> dict[str, list[Effect]]:
-    """The effects of one label's interventions, by region.
+    """Return the effects of one label's interventions, by region.
 
     Args:
         rows: of the label, one per case: case, patient, truth, score.
@@ -60,7 +60,7 @@ def effects(rows: pl.DataFrame, changes: Sequence[Change], *, settings: Settings
 
 
 def _changed(rows: pl.DataFrame, changes: Sequence[Change]) -> dict[int, dict[str, Any]]:
-    """What is known of the cases that were changed, few of the rows of a large cohort."""
+    """Return what is known of the cases that were changed, few of the rows of a large cohort."""
     own = rows.filter(pl.col("case").is_in(list({change.case for change in changes})))
     return {row["case"]: row for row in own.select("case", "patient", "truth", "score").iter_rows(named=True)}
 
@@ -131,7 +131,7 @@ def adjusted(found: Mapping[str, Mapping[str, Sequence[Effect]]]) -> dict[str, d
 
 
 def heat(rows: pl.DataFrame, region: str, nulls: Nulls | None, *, settings: Settings) -> Heat | None:
-    """What the maps of present and predicted cases show of a region; None without any."""
+    """Return what the maps of present and predicted cases show of a region; None without any."""
     own = rows.filter((pl.col("outcome") == "TP") & pl.col(f"mass:{region}").is_not_null())
     if not len(own):
         return None
@@ -211,7 +211,7 @@ def _alignment(aligned: Scored, anti: Scored, absent: Interval, *, edited: bool,
 
 
 def metadata(rows: pl.DataFrame, columns: Sequence[str]) -> dict[str, dict[str, dict[str, Interval]]]:
-    """How well the score tells a piece of metadata within each stratum of the label (T6).
+    """Return how well the score tells a piece of metadata within each stratum of the label (T6).
 
     Args:
         rows: of the label, one per case.
@@ -235,7 +235,7 @@ def metadata(rows: pl.DataFrame, columns: Sequence[str]) -> dict[str, dict[str, 
 
 
 def group_maps(rows: pl.DataFrame, *, settings: Settings) -> dict[str, Any]:
-    """Where the maps of two groups differ, such as AP and PA: the largest |t| over the grid, by sign flips.
+    """Return where the maps of two groups differ, such as AP and PA: the largest |t| over the grid, by sign flips.
 
     The two groups with the most maps are compared, in the patients who have maps in both.
 

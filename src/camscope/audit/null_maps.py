@@ -73,7 +73,7 @@ class Explained:
     settings: Mapping[str, Any]
 
     def maps(self, net: nn.Module, x: Tensor) -> Grids:
-        """The maps (n, h, w) of inputs (n, C, h, w)."""
+        """Return the maps (n, h, w) of inputs (n, C, h, w)."""
         function = find_method(self.method)
         given = known(function, {**self.settings, "layer": self.layer})
         if not facts_of(function).whole_network:
@@ -92,7 +92,7 @@ def nulls(
     seeds: int,
     seed: int,
 ) -> tuple[dict[str, Nulls], dict[str, Grids], int]:
-    """The nulls of every region for one label.
+    """Return the nulls of every region for one label.
 
     Args:
         model: the label's model.
@@ -140,7 +140,7 @@ def nulls(
 
 
 def _activations_and_frozen(net: nn.Module, x: Tensor, explained: Explained) -> tuple[Tensor, Tensor | None]:
-    """The activations of a layer, and frozen-norm CAM where the head is one for it, from one pass."""
+    """Return the activations of a layer, and frozen-norm CAM where the head is one for it, from one pass."""
     forward, seen = record_layer(net, x, layer=explained.layer)
     traces = seen.traces(forward, [category(explained.index)] * len(x))
     try:
@@ -151,7 +151,7 @@ def _activations_and_frozen(net: nn.Module, x: Tensor, explained: Explained) -> 
 
 
 def _at(maps: Tensor, size: Sequence[int]) -> Grids:
-    """Maps of a layer on the grid of the study's maps, which a method of the whole network has finer."""
+    """Return the maps of a layer on the grid of the study's maps, which a method of the whole network has finer."""
     at_size: Grids = (maps if maps.shape[1:] == tuple(size) else upsample(maps, size)).double().numpy()
     return at_size
 
@@ -176,7 +176,7 @@ def _of_other_patients(grids: Grids, patients: Sequence[str]) -> Grids:
 
 
 def _mean_map(maps: Grids) -> Grids:
-    """The mean of the maps (n, h, w) that are not empty, each of sum 1, in units of an even spread."""
+    """Return the mean of the maps (n, h, w) that are not empty, each of sum 1, in units of an even spread."""
     heat = unit(maps)
     kept = heat[heat.any((1, 2))]
     result: Grids = kept.mean(0) * maps[0].size if len(kept) else np.zeros(maps.shape[1:])

@@ -94,12 +94,12 @@ def subjects(
 
 
 def _on_input(name: str, mask: Mask, window: Window, size: tuple[int, int]) -> Mask:
-    """A region on the input; drawn things a pixel wider, since resampling spreads them."""
+    """Return a region on the input; drawn things a pixel wider, since resampling spreads them."""
     return at_input(mask, window, size, grow=int(is_drawn(name)))
 
 
 def is_drawn(name: str) -> bool:
-    """Whether a region is something in the picture: not every picture has it, and it lies elsewhere in each."""
+    """Return whether a region is something in the picture: not every picture has it, and it lies elsewhere in each."""
     return name.partition(":")[0] in _DRAWN
 
 
@@ -124,7 +124,7 @@ class PatchDonors:
     def pick(
         self, subject: Subject, wanted: Callable[[Subject], bool], *, role: Hashable, turn: int = 0
     ) -> Subject | None:
-        """A donor for a subject: of its own donor patient in this role, in the same groups, and as wanted.
+        """Return a donor for a subject: of its own donor patient in this role, in the same groups, and as wanted.
 
         Args:
             subject: who receives.

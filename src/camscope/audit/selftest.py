@@ -48,7 +48,7 @@ class SelfTest:
 
     @property
     def sentence(self) -> str:
-        """The checks in words."""
+        """Return the checks in words."""
         said = [f"maps of {self.grid[0]} x {self.grid[1]} cells at {self.layer}"]
         if self.gradcam_is_hirescam < 1e-3:
             said.append("Grad-CAM, HiResCAM and XGrad-CAM are one map on this head")

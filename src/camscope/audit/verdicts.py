@@ -58,12 +58,12 @@ class Effect:
     p_adjusted: float = float("nan")
 
     def beyond(self, delta: float) -> bool:
-        """Whether the whole interval lies outside -delta to delta."""
+        """Return whether the whole interval lies outside -delta to delta."""
         return self.effect.low > delta or self.effect.high < -delta
 
     @property
     def agree(self) -> bool:
-        """Whether every fill-in has an effect of the same sign, with an interval that excludes 0."""
+        """Return whether every fill-in has an effect of the same sign, with an interval that excludes 0."""
         return all(
             np.sign(one.estimate) == np.sign(self.effect.estimate) and (one.low > 0 or one.high < 0)
             for one in self.by_fill.values()
@@ -121,18 +121,18 @@ class Heat:
 
     @property
     def looks(self) -> bool:
-        """Whether the maps prefer the region: the interval lies above 1."""
+        """Return whether the maps prefer the region: the interval lies above 1."""
         return self.enrichment.low > 1
 
     @property
     def beyond_nulls(self) -> bool:
-        """Whether the interval lies above every enrichment that knows nothing."""
+        """Return whether the interval lies above every enrichment that knows nothing."""
         known = [value for values in self.nulls.values() for value in values if not np.isnan(value)]
         return bool(known) and self.enrichment.low > max(known)
 
     @property
     def stays_at_the_frame(self) -> bool:
-        """Whether heat keeps to the tensor's border when the picture's border moves away from it."""
+        """Return whether heat keeps to the tensor's border when the picture's border moves away from it."""
         return self.frame > max(self.content, 1.0)
 
 

@@ -45,7 +45,7 @@ def audited(study: Study, folder: str | Path, *, device: str, **given: Any) -> d
 
 
 def summary(content: dict[str, Any]) -> str:
-    """The self-tests, and for each label and region the verdict and its sentence."""
+    """Return the self-tests, and for each label and region the verdict and its sentence."""
     lines = []
     for label, found in content["labels"].items():
         auc = found["auc"]

@@ -107,7 +107,7 @@ def _caption(e: Explanation) -> str:
 
 
 def _print_table(maps: list[Explanation], spearman: list[list[float | None]]) -> None:
-    """Each map with a number, its agreement with those before it, and its notes; what is said twice, once."""
+    """Print each map with a number, its agreement with those before it, and its notes, each note once."""
     said: set[tuple[str, str, str]] = set()
     for number, (e, row) in enumerate(zip(maps, spearman, strict=True)):
         values = " ".join("    -" if value is None else f"{value:5.2f}" for value in row[:number])

@@ -136,7 +136,7 @@ def _run(plan: Plan, out: Path) -> int:
 
 
 def _told(content: dict[str, Any], out: Path) -> str:
-    """The table in the terminal: one line per method, the headline metrics."""
+    """Return the table in the terminal: one line per method, the headline metrics."""
     from camscope.evaluation.summary_text import headline_table
 
     return "\n".join([*headline_table(content["table"]), f"{out / 'evaluation.html'}"])

@@ -74,7 +74,7 @@ def _names(pattern: str) -> list[str]:
 
 
 def _told(found: dict[str, Any]) -> str:
-    """One line a fact."""
+    """Return one line a fact."""
     first, count = found["labels"]["first"], found["labels"]["count"]
     more = " ..." if count > len(first) else ""
     preprocess = {key: value for key, value in found["preprocess"].items() if value is not None}

@@ -61,7 +61,7 @@ Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed.")]
 
 
 def progress() -> Progress:
-    """A progress bar on standard error; silent where that is no terminal."""
+    """Return a progress bar on standard error; silent where that is no terminal."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
@@ -76,7 +76,7 @@ def progress() -> Progress:
 
 
 def steps(bar: Progress) -> Callable[[str, int, int], None]:
-    """A function (what, done, total) that shows each step of some work as a line of its own."""
+    """Return a function (what, done, total) that shows each step of some work as a line of its own."""
     tasks: dict[str, TaskID] = {}
 
     def show(what: str, done: int, total: int) -> None:
@@ -127,7 +127,7 @@ def numbers(text: str | None, option: str) -> list[float] | None:
 
 
 def class_names(labels: str | None) -> Path | list[str] | None:
-    """A file of class names, or the names, as `camscope.load` takes them.
+    """Return a file of class names, or the names, as `camscope.load` takes them.
 
     >>> class_names("Normal,Effusion")
     ['Normal', 'Effusion']

@@ -98,7 +98,7 @@ def study(
 
 
 def _cluster(engine: str, **given: Any) -> Cluster | None:
-    """The Ray cluster, where that is the engine."""
+    """Return the Ray cluster, where that is the engine."""
     from camscope.study.cluster import Cluster
 
     if engine == "ray":
@@ -173,7 +173,7 @@ def _check(file: Path | None, device: str, *, as_json: bool) -> int:
 
 
 def _harmless(text: str) -> str:
-    """A line for the terminal; characters from tables that would steer it are replaced."""
+    """Return a line for the terminal; characters from tables that would steer it are replaced."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 

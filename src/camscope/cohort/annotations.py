@@ -183,7 +183,7 @@ def _file(text: str, root: str | Path) -> Mask:
 
 
 def _transparent(content: bytes) -> Mask | None:
-    """Where a picture file is fully transparent; None for files without transparency."""
+    """Return where a picture file is fully transparent; None for files without transparency."""
     try:
         with Image.open(BytesIO(content), formats=FORMATS) as image:
             if not image.has_transparency_data:

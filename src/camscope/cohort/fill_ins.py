@@ -109,7 +109,7 @@ def blur(x: Array, mask: Mask, known: Mask) -> Values:
 
 @fill_in
 def donor(x: Array, mask: Mask, known: Mask, *, donor: Array | None) -> Values:
-    """The same place of another picture, best of another patient in the same view.
+    """Return the same place of another picture, best of another patient in the same view.
 
     Raises:
         SettingError: no donor, or one of another shape.
@@ -122,7 +122,7 @@ def donor(x: Array, mask: Mask, known: Mask, *, donor: Array | None) -> Values:
 
 @fill_in
 def mean(x: Array, mask: Mask, known: Mask, *, mean: npt.ArrayLike | None) -> Values:
-    """The data set's mean picture, or its mean colour.
+    """Return the data set's mean picture, or its mean colour.
 
     Raises:
         SettingError: no mean, or one of another shape.
@@ -139,7 +139,7 @@ def mean(x: Array, mask: Mask, known: Mask, *, mean: npt.ArrayLike | None) -> Va
 
 @fill_in
 def reflect(x: Array, mask: Mask, known: Mask) -> Values:
-    """The mirror image of what lies inside a frame; only for regions that leave a box free, such as frame rings.
+    """Return the mirror image of what lies inside a frame; only for regions that leave a box free, such as frame rings.
 
     Raises:
         SettingError: a mask of another form.
@@ -153,7 +153,7 @@ def reflect(x: Array, mask: Mask, known: Mask) -> Values:
 
 
 def sham(mask: Mask, forbidden: Mask | None = None, *, seed: int = 0) -> Mask | None:
-    """The same shape somewhere else: for the question whether any patch of that size would have done.
+    """Return the same shape somewhere else: for the question whether any patch of that size would have done.
 
     Every place where the whole shape (of several parts: as one piece) lies inside the picture and touches neither
     itself nor what is forbidden is equally likely.
@@ -188,7 +188,7 @@ def sham(mask: Mask, forbidden: Mask | None = None, *, seed: int = 0) -> Mask | 
 
 
 def _parts(x: Array, mask: Mask, seen: Mask | None) -> tuple[Mask, Mask]:
-    """What is replaced, and what is known, of the part that shows the picture."""
+    """Return what is replaced, and what is known, of the part that shows the picture."""
     if x.ndim not in (3, 4) or mask.shape != x.shape[-2:] or (seen is not None and seen.shape != mask.shape):
         raise SettingError(f"a mask of shape {mask.shape} does not fit an input of {x.shape}: give (h, w) of (C, h, w)")
     known = ~mask if seen is None else seen & ~mask

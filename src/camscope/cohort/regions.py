@@ -71,7 +71,7 @@ def kind(function: _Function) -> _Function:
 
 
 def region(spec: str, scene: Scene) -> Mask | None:
-    """The part of a picture that a region's name stands for, as far as the network saw it.
+    """Return the part of a picture that a region's name stands for, as far as the network saw it.
 
     Args:
         spec: such as "border:0.10"; see ``REGIONS``.
@@ -209,7 +209,7 @@ def _fraction(text: str, example: str) -> float:
 
 
 def _inset(fraction: float, scene: Scene) -> tuple[slice, slice]:
-    """What is left of the seen box without a frame of whole pixels, at least one on each side."""
+    """Return what is left of the seen box without a frame of whole pixels, at least one on each side."""
     rows, columns = (
         slice(box.start + bar, max(box.stop - bar, box.start + bar))
         for box in scene.window.seen()
@@ -219,7 +219,7 @@ def _inset(fraction: float, scene: Scene) -> tuple[slice, slice]:
 
 
 def cell_shares(mask: Mask, window: Window, grid: tuple[int, int]) -> Shares:
-    """How much of each grid cell a region covers.
+    """Return how much of each grid cell a region covers.
 
     share = (area of the cell that the region covers) / (area of the cell). Cells have the size that they have on the
     picture, so borders between cells may divide a pixel, and their part on the padding counts as not covered.
@@ -244,7 +244,7 @@ def cell_shares(mask: Mask, window: Window, grid: tuple[int, int]) -> Shares:
 
 
 def seen_shares(window: Window, grid: tuple[int, int]) -> Shares:
-    """How much of each grid cell lies on the picture, (h, w) in [0, 1]; the rest is padding.
+    """Return how much of each grid cell lies on the picture, (h, w) in [0, 1]; the rest is padding.
 
     >>> seen_shares(Window((2, 4), start=(-2, 0), extent=(6, 4)), (3, 1)).tolist()
     [[0.0], [1.0], [0.0]]
@@ -266,7 +266,7 @@ def _overlap(cells: int, pixels: int, start: float, extent: float) -> sparse.csr
 
 
 def at_input(mask: Mask, window: Window, input_size: tuple[int, int], *, grow: int = 0) -> Mask:
-    """A region on the network's input: the input pixels that it covers by half.
+    """Return a region on the network's input: the input pixels that it covers by half.
 
     A region too small to cover half of any takes those that it covers at least half as well as the best.
 
@@ -288,7 +288,7 @@ def at_input(mask: Mask, window: Window, input_size: tuple[int, int], *, grow: i
 
 
 def _covered(shares: Shares) -> Mask:
-    """The cells that count as part of a region; at least one where it has any."""
+    """Return the cells that count as part of a region; at least one where it has any."""
     best = float(shares.max(initial=0))
     result: Mask = (shares >= min(_HALF, best / 2)) & (shares > 0)
     return result

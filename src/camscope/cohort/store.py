@@ -75,7 +75,7 @@ class Store:
 
     @property
     def remote(self) -> bool:
-        """Whether the folder lies behind an address, where there are no locks and every file is whole."""
+        """Return whether the folder lies behind an address, where there are no locks and every file is whole."""
         return is_remote(self.folder)
 
     @contextlib.contextmanager
@@ -105,7 +105,7 @@ class Store:
 
     @property
     def busy(self) -> bool:
-        """Whether a process is at work in the folder; of an address that is not known."""
+        """Return whether a process is at work in the folder; of an address that is not known."""
         if self.remote or not (self.folder / LOCK).exists():
             return False
         lock = filelock.FileLock(self.folder / LOCK, timeout=0)
@@ -132,7 +132,7 @@ class Store:
                         Path(place_, name).unlink()
 
     def known(self, shards: Sequence[Path] | None = None) -> Known:
-        """What has been computed before: all rows that there are, those of former plans first.
+        """Return what has been computed before: all rows that there are, those of former plans first.
 
         Args:
             shards: of the rows that are there, only these.
@@ -140,7 +140,7 @@ class Store:
         return Known([*self._former(), *(self.shards() if shards is None else shards)])
 
     def shard(self, plan: str, number: int) -> Path:
-        """The file of a shard."""
+        """Return the file of a shard."""
         return self.folder / ROWS / f"{plan}-{number:06d}.parquet"
 
     def write(self, plan: str, number: int, *, rows: Sequence[Row], columns: Mapping[str, Any]) -> None:
@@ -172,11 +172,11 @@ class Store:
                     (self.folder / ROWS / FORMER).rmdir()
 
     def shards(self, plan: str = "") -> list[Path]:
-        """The files of the rows in order, of one plan or of all."""
+        """Return the files of the rows in order, of one plan or of all."""
         return [path for path in _listed(self.folder / ROWS, _SHARD) if not plan or path.name.partition("-")[0] == plan]
 
     def copies(self, plan: str) -> list[Path]:
-        """The files of a plan's rows on this machine, to be read lazily and more than once.
+        """Return the files of a plan's rows on this machine, to be read lazily and more than once.
 
         Those behind an address are copied into a folder that is there as long as this store.
 
@@ -237,7 +237,7 @@ class Store:
         write_atomically(self.folder / self._record, lambda file: file.write(text.encode("utf-8", "replace")))
 
     def read_record(self) -> dict[str, Any]:
-        """What `record` wrote; empty where nothing is.
+        """Return what `record` wrote; empty where nothing is.
 
         Raises:
             StoreError: it is damaged.
@@ -308,7 +308,7 @@ class Known:
         return len(self._keys)
 
     def get(self, key: str, **alike: str) -> Row | None:
-        """The row of a key, None where there is none.
+        """Return the row of a key, None where there is none.
 
         Of several rows with one key, that with most of the values ``alike`` is returned, the first of them counting
         most, or else one that was asked for, or else the newest.
@@ -341,7 +341,7 @@ class Known:
 
 
 def frame(rows: Sequence[Row], columns: Mapping[str, Any]) -> pl.DataFrame:
-    """Rows as a table with these columns; what a row does not have is null."""
+    """Return rows as a table with these columns; what a row does not have is null."""
     return pl.DataFrame({name: [row.get(name) for row in rows] for name in columns}, schema=dict(columns))
 
 
@@ -356,11 +356,11 @@ def key_of(*parts: Any) -> str:
 
 
 def _listed(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
-    """The files in a folder whose whole names match a pattern, by name; none where there is no folder."""
+    """Return the files in a folder whose whole names match a pattern, by name; none where there is no folder."""
     return sorted(path for path in folder.iterdir() if pattern.fullmatch(path.name)) if folder.exists() else []
 
 
 def _pictures(path: Path) -> list[str]:
-    """The overlays that the rows of a shard name; those of an evaluation name none."""
+    """Return the overlays that the rows of a shard name; those of an evaluation name none."""
     table = read_parquet(path)
     return table["file"].drop_nulls().to_list() if "file" in table.columns else []

@@ -58,7 +58,7 @@ def read_table(path: str) -> tuple[pl.DataFrame, dict[int, str]]:
 
 
 def located(name: str, folder: str | Path) -> str:
-    """Where a file lies whose name is relative to a folder; each may be an address.
+    """Return where a file lies whose name is relative to a folder; each may be an address.
 
     >>> located("a.png", "s3://bucket/images"), located("gs://b/a.png", "images"), located("a.png", "images")
     ('s3://bucket/images/a.png', 'gs://b/a.png', 'images/a.png')
@@ -71,7 +71,7 @@ def located(name: str, folder: str | Path) -> str:
 
 
 def names_file(cell: str) -> bool:
-    """Whether the cell of a mask is the name of a file, and not boxes or run lengths.
+    """Return whether the cell of a mask is the name of a file, and not boxes or run lengths.
 
     >>> names_file("masks/a.png"), names_file("1,2,3,4"), names_file('{"counts": [4], "size": [2, 2]}')
     (True, False, False)
@@ -131,7 +131,7 @@ def _parquet(content: bytes, path: str) -> pl.DataFrame:
 
 
 def _as_text(column: pl.Series) -> pl.Series | None:
-    """A column as text, "" where it is null or NaN; lists with commas between their parts. None for anything else."""
+    """Return a column as text, "" for null and NaN, lists joined by commas; None if it holds anything else."""
     if column.dtype == pl.Boolean:
         column = column.cast(pl.Int8)
     elif column.dtype.is_float():

@@ -45,7 +45,7 @@ def agreement(explanations: Sequence[Explanation]) -> npt.NDArray[np.float64]:
 
 
 def same_map(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> bool:
-    """Whether two signed maps are the same but for a positive factor.
+    """Return whether two signed maps are the same but for a positive factor.
 
     >>> same_map(np.array([[1.0, -2.0]], np.float32), np.array([[2.0, -4.0]], np.float32))
     True

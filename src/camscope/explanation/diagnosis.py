@@ -95,7 +95,7 @@ def _not_finite(forward: Forward, raw: Tensor) -> list[str]:
 
 
 def _product(raw: Tensor, method: str) -> list[str]:
-    """Why a product of the maps of several layers is empty."""
+    """Return why a product of the maps of several layers is empty."""
     if not method.startswith("refinecam") or bool(raw.any()):
         return []
     text = (
@@ -163,7 +163,7 @@ def _sums(trace: Trace, raw: Tensor) -> list[list[str]]:
 
 
 def first_not_finite(forward: Forward) -> str:
-    """Name of the first module that returns NaN or infinite values; "" where none does.
+    """Return the name of the first module that returns NaN or infinite values; "" where none does.
 
     >>> from torch import nn
     >>> class Root(nn.Module):

@@ -25,7 +25,7 @@ _SHOWN = 5
 
 
 def examine(model: Model) -> dict[str, Any]:
-    """How a model would be explained.
+    """Return how a model would be explained.
 
     Args:
         model: on any device; it is left as it is.
@@ -80,7 +80,7 @@ def _inside(run: BatchExplainer) -> dict[str, Any]:
 
 
 def head_of(trace: Trace, model: Model) -> str:
-    """What follows a layer, in words: told from the gradient of the explained score, and from the outputs."""
+    """Return what follows a layer, in words: told from the gradient of the explained score, and from the outputs."""
     if model.outcome == "boxes":
         return "boxes"
     if trace.outputs.ndim > 2:
@@ -102,7 +102,7 @@ def head_of(trace: Trace, model: Model) -> str:
 
 
 def axes(layout: Layout, count: int) -> str:
-    """The axes of a layer's output in words.
+    """Return the axes of a layer's output in words.
 
     >>> axes(Layout(), 4), axes(Layout(channel=2, grid=(14, 14), prefix=1), 3)
     ('(batch, channels, space, space)', '(batch, tokens, channels), tokens = 1 + 14 x 14')

@@ -133,7 +133,7 @@ def check_settings(settings: Mapping[str, Any], methods: Iterable[str | Method |
 
 
 def known(function: Callable[..., Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a method takes."""
+    """Return the settings that a method takes."""
     takes = inspect.signature(function).parameters
     any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
     return {name: value for name, value in settings.items() if any_name or name in takes}

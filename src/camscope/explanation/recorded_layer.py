@@ -47,7 +47,7 @@ class RecordedLayer:
 
     @property
     def layer(self) -> str:
-        """The name, or the names joined by " + "."""
+        """Return the name, or the names joined by " + "."""
         return JOINT.join(self.layers)
 
     @property

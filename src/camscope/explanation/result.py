@@ -87,15 +87,15 @@ class Explanation:
 
     @property
     def short_label(self) -> str:
-        """The first of a label's synonyms, for places with little room: "tabby" of "tabby, tabby cat"."""
+        """Return the first of a label's synonyms, for places with little room: "tabby" of "tabby, tabby cat"."""
         return self.label.partition(",")[0]
 
     def cpu(self) -> Explanation:
-        """The same with the heatmap and the grid as NumPy arrays."""
+        """Return the same with the heatmap and the grid as NumPy arrays."""
         return replace(self, heatmap=_array(self.heatmap), grid=_array(self.grid))
 
     def scaled(self, scale: str = "minmax") -> Shown:
-        """The heatmap scaled for display, over the part of the picture that the network saw.
+        """Return the heatmap scaled for display, over the part of the picture that the network saw.
 
         Args:
             scale: "minmax", "max", "percentile" or "fixed:LO,HI".
@@ -110,7 +110,7 @@ class Explanation:
         return whole, limits
 
     def overlay(self, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Image.Image:
-        """The heatmap laid over the picture, at picture size; what the network did not see stays uncoloured."""
+        """Return the heatmap laid over the picture, at picture size; what the network did not see stays uncoloured."""
         return self._image("overlay", self.scaled(scale), cmap=cmap, opacity=opacity)
 
     def panel(self, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Image.Image:
@@ -118,7 +118,7 @@ class Explanation:
         return self._image("panel", self.scaled(scale), cmap=cmap, opacity=opacity)
 
     def figure(self, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Figure:
-        """The picture and the overlay as a Matplotlib figure, with a colour bar in real values."""
+        """Return the picture and the overlay as a Matplotlib figure, with a colour bar in real values."""
         from matplotlib.cm import ScalarMappable
         from matplotlib.colors import ListedColormap, Normalize
         from matplotlib.figure import Figure
@@ -225,7 +225,7 @@ class Explanation:
                 image.save(path, quality=_JPEG_QUALITY, compress_level=_PNG_LEVEL)
 
     def _image(self, kind: str, shown: Shown, *, cmap: str, opacity: float) -> Image.Image:
-        """A kind of picture of a scaled map."""
+        """Return a kind of picture of a scaled map."""
         values, limits = shown
         if kind == "grayscale":
             return render.grey(values)
@@ -251,7 +251,7 @@ class Explanation:
 
 
 def kinds(write: str | Sequence[str]) -> list[str]:
-    """The kinds of file that were asked for, each of `FILES`; "all" is all of them.
+    """Return the kinds of file that were asked for, each of `FILES`; "all" is all of them.
 
     Raises:
         SettingError: an unknown kind.
@@ -274,7 +274,7 @@ def versions() -> dict[str, str]:
 
 
 def _array(values: Any) -> npt.NDArray[np.float32]:
-    """An array as it is, and a tensor on any device as an array."""
+    """Return an array as it is, and a tensor on any device as an array."""
     found: npt.NDArray[np.float32] = values if isinstance(values, np.ndarray) else values.cpu().numpy()
     return found
 

@@ -40,7 +40,7 @@ class ResolvedTarget:
 def goals_of(
     model: Model, wanted: Sequence[TargetSpec], output: Tensor, *, window: Window | None = None
 ) -> list[ResolvedTarget]:
-    """What is wanted of one image, in its own output.
+    """Return what is wanted of one image, in its own output.
 
     A class of a segmentation is the region that is predicted to be of it, and the highest class the largest region
     that is not background; of a detector it is its best box, and "top3" are up to three best boxes of any class. At a
@@ -68,7 +68,7 @@ def goals_of(
 
 
 def _at(model: Model, name: str, output: Tensor, *, place: Corners, window: Window) -> ResolvedTarget:
-    """A class at a place of the picture."""
+    """Return a class at a place of the picture."""
     written = ",".join(f"{edge:g}" for edge in place)
     if output.ndim != 3 and model.outcome != "boxes":
         raise TargetError(f"{name}@{written} is a place, and {model.name} returns neither boxes nor a map of scores")
@@ -172,7 +172,7 @@ def _indices(model: Model, want: str | int | None, scores: Tensor) -> list[int]:
 
 
 def _boxes(model: Model, want: str | int | None, output: Tensor, window: Window) -> list[ResolvedTarget]:
-    """The best boxes, or the best of a class; each stays the target where it is now, and says where in the picture."""
+    """Return the best boxes, or the best of a class; each stays the target where it is now, and says where."""
     found = output[output[:, 5] >= 0].detach()
     count = _rank(model, want)
     if count is None:
@@ -212,7 +212,7 @@ def _in_picture(model: Model, row: Tensor, window: Window) -> str:
 
 
 def _rank(model: Model, want: str | int | None) -> int | None:
-    """How many of the highest are wanted; None where it is one class that is named."""
+    """Return how many of the highest are wanted; None where it is one class that is named."""
     if want is None:
         return 1
     top = _TOP.fullmatch(want) if isinstance(want, str) and want not in model.labels else None

@@ -34,7 +34,7 @@ _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE CO
 
 
 def peek(file: BinaryIO, source: str) -> Peek:
-    """What the header says: the size, and "patient" (PatientID) and "view" (ViewPosition) where they are given."""
+    """Read the header: the size, and "patient" (PatientID) and "view" (ViewPosition) if they are given."""
     with quiet(), _faults(source):
         dataset = _dataset(file, source, stop_before_pixels=True, specific_tags=_HEADER)
         size, _ = _size_and_frame(dataset, source)
@@ -221,7 +221,7 @@ def _colour(stored: npt.NDArray[Any], dataset: Any, source: str) -> tuple[Pixels
 
 
 def _grey(stored: npt.NDArray[Any], dataset: Any, source: str) -> tuple[Pixels, int, tuple[str, ...]]:
-    """One frame through the modality transform, the VOI transform and the inversion: (H, W, 1), its bits, notes."""
+    """Return one frame after modality transform, VOI transform and inversion: (H, W, 1), its bits, notes."""
     inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
     bits = int(dataset.get("BitsStored") or 32)
     processing = _pydicom("pydicom.pixels", source)
@@ -272,7 +272,7 @@ def _window_notes(
 
 
 def _window(values: npt.NDArray[Any], dataset: Any, source: str) -> npt.NDArray[np.float64]:
-    """The first window of the file, as PS3.3 C.11.2.1.2 and C.11.2.1.3 define it; not yet cut to [0, 1]."""
+    """Return the first window of the file, as PS3.3 C.11.2.1.2 and C.11.2.1.3 define it; not yet cut to [0, 1]."""
     centre, width = (_numbers(dataset.get(element))[0] for element in ("WindowCenter", "WindowWidth"))
     function = str(dataset.get("VOILUTFunction") or "LINEAR")
     if function == "LINEAR" and width >= 1:
@@ -293,7 +293,7 @@ def _spread(values: npt.NDArray[Any], counted: npt.NDArray[np.bool_]) -> npt.NDA
 
 
 def _padding(stored: npt.NDArray[Any], dataset: Any) -> npt.NDArray[np.bool_]:
-    """Where the frame was filled up with values that are no measurement."""
+    """Return where the frame was filled up with values that are no measurement."""
     value = dataset.get("PixelPaddingValue")
     if value is None:
         return np.zeros(stored.shape, dtype=bool)
@@ -311,5 +311,5 @@ def _spacing(dataset: Any) -> tuple[float, float] | None:
 
 
 def _numbers(value: Any) -> list[float]:
-    """The numbers of an element of none, one or several values."""
+    """Return the numbers of an element of none, one or several values."""
     return [float(number) for number in ([] if value is None else np.atleast_1d(value))]

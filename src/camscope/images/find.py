@@ -53,7 +53,7 @@ def _absolute(path: str | Path) -> Path:
 
 
 def _root(argument: str) -> Path:
-    """The folder that an argument's results are named from."""
+    """Return the folder that an argument's results are named from."""
     fixed = Path(argument)
     if not _is_pattern(argument):
         return _absolute(fixed).parent
@@ -63,7 +63,7 @@ def _root(argument: str) -> Path:
 
 
 def _expand(argument: str, skipped: set[Path]) -> list[Path]:
-    """The files of one argument, in natural order; never none."""
+    """Return the files of one argument, in natural order; never none."""
     path = Path(argument)
     if is_address(argument):
         raise PictureError(f"{argument!r} is an address; only files of this machine can be listed and searched")

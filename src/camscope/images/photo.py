@@ -101,7 +101,7 @@ def _open(file: BinaryIO, source: str) -> Image.Image:
 
 
 def _lies_on_its_side(image: Image.Image) -> bool:
-    """Whether its EXIF data will swap height and width; Pillow has done so itself for TIFF files."""
+    """Return whether its EXIF data will swap height and width; Pillow has done so itself for TIFF files."""
     if image.format == "TIFF":
         return False
     try:
@@ -144,7 +144,7 @@ def from_pillow(image: Image.Image, *, source: str) -> Picture:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """A copy, turned as its EXIF data say."""
+    """Return a copy, turned as its EXIF data say."""
     image.load()  # so that damaged pixels are an error, and damaged EXIF data below are none
     try:
         return ImageOps.exif_transpose(image)
@@ -153,7 +153,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _sixteen_bits(image: Image.Image, tags: Mapping[int, Any]) -> tuple[npt.NDArray[np.uint16], int, int]:
-    """The values of a 16-bit grey image, the value of white, and the bits that its file says it uses."""
+    """Return the values of a 16-bit grey image, the value of white, and the bits that its file says it uses."""
     bits = int(tags.get(_BITS_PER_SAMPLE, (16,))[0])
     values = np.asarray(image).astype(np.uint16)
     # Pillow inverts "white is zero" files of 8 bits, but not those of 16.

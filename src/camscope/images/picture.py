@@ -96,11 +96,11 @@ class Window:
 
     @classmethod
     def whole(cls, size: tuple[int, ...]) -> Window:
-        """The window of a network that sees the whole picture, however resized."""
+        """Return the window of a network that sees the whole picture, however resized."""
         return cls(tuple(size), (0.0,) * len(size), tuple(float(n) for n in size))
 
     def seen(self) -> tuple[slice, ...]:
-        """The picture pixels whose centres lie inside the window, as one slice an axis."""
+        """Return the picture pixels whose centres lie inside the window, as one slice an axis."""
         slices = []
         for size, start, extent in zip(self.picture, self.start, self.extent, strict=True):
             low = int(np.clip(np.ceil(start - 0.5), 0, size))

@@ -22,7 +22,7 @@ _FRAME = re.compile(r"(.+)#([0-9]{1,9})", re.DOTALL)
 
 
 def fetch(source: str | Path) -> bytes:
-    """The content of a file.
+    """Return the content of a file.
 
     Args:
         source: a path, or an address with one of `SCHEMES`. A frame (``scan.dcm#3``) is no part of the file's name,
@@ -133,7 +133,7 @@ def check_address(address: str) -> None:
 
 
 def split(source: str) -> tuple[str, int | None]:
-    """The file's name, and the frame that ``#index`` at its end selects; a file of that very name comes first.
+    """Return the file's name, and the frame that ``#index`` at its end selects; a file of that very name comes first.
 
     >>> split("scan.dcm#3")
     ('scan.dcm', 3)
@@ -161,7 +161,7 @@ def frame_notes(source: str, frames: int) -> tuple[str, ...]:
 
 
 def no_frame(source: str, frames: int) -> PictureError:
-    """The error of a frame that a file does not have."""
+    """Return the error of a frame that a file does not have."""
     name, frame = split(source)
     held = "one frame, #0" if frames == 1 else f"{frames} frames, #0 to #{frames - 1}"
     return PictureError(f"{name!r} has no frame #{frame}; it holds {held}")

@@ -177,7 +177,7 @@ def dff(trace: Trace, *, concepts: int = 4, seed: int = 0) -> Tensor:
 
 
 def concept_maps(trace: Trace, *, concepts: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """All concepts of a deep feature factorisation (see `dff`), the strongest first.
+    """Return all concepts of a deep feature factorisation (see `dff`), the strongest first.
 
     Args:
         trace: one forward pass recorded at the layer.

@@ -134,7 +134,7 @@ class _Block:
 
 
 def _look(net: nn.Module, inputs: Any, targets: Targets, *, method: str, picture: int) -> tuple[Trace, list[_Block]]:
-    """One forward pass from the picture on, and the blocks that attend among all tokens, first to last."""
+    """Return one forward pass from the picture on, and the blocks that attend among all tokens, first to last."""
     watch = _Attention(len(picture_of(inputs, picture)))
     with contextlib.ExitStack() as stack:
         stack.enter_context(unchanged(net))
@@ -165,7 +165,7 @@ def _tokens_read(trace: Trace, last: _Block) -> Tensor:
 
 
 def _on_grid(tokens: Tensor, trace: Trace, *, method: str) -> Tensor:
-    """One value a token (B, N) -> (B, *grid), the patches in their places."""
+    """Return one value a token (B, N) -> (B, *grid), the patches in their places."""
     layout = guess_layout((*tokens.shape, 1), trace.pictures.shape)
     if layout is None:
         raise MethodError(f"{method} finds {tokens.shape[1]} tokens, which make no grid over the picture")

@@ -274,7 +274,7 @@ def rise(
 
 
 def _seen(scores: _Scores, row: int, masks: _RandomMasks, baseline: float, at_once: int) -> Tensor:
-    """The mean over the masks of score times mask, the mean score taken off: (*space)."""
+    """Return the mean over the masks of score times mask, the mean score taken off: (*space)."""
     image = scores.pictures[row]
     kind = torch.promote_types(image.dtype, torch.float32)
     found = torch.empty(masks.count, dtype=kind, device=image.device)

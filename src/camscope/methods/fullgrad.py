@@ -158,7 +158,7 @@ class _Biases(TorchFunctionMode):
         return map_tensors(result, watched) if found else result
 
     def _biases(self, func: Any, name: str, args: Any, kwargs: Any) -> list[Tensor | None]:
-        """The bias of each result of a call; empty where there is none."""
+        """Return the bias of each result of a call; empty where there is none."""
         if name in _HOMOGENEOUS or not torch.is_grad_enabled():
             return []
         if name in _CONVOLUTIONS or name == "linear":
@@ -174,12 +174,12 @@ class _Biases(TorchFunctionMode):
 
 
 def _uses_batch(args: Any, kwargs: Any) -> bool:
-    """Whether a batch norm takes its statistics from the batch."""
+    """Return whether a batch norm takes its statistics from the batch."""
     return bool(kwargs.get("training", args[5] if len(args) > 5 else False))
 
 
 def _at_zero(func: Any, args: Any, kwargs: Any) -> Tensor:
-    """The bias of a batch norm, beta - gamma mu / sigma: what it makes of 0."""
+    """Return the bias of a batch norm, beta - gamma mu / sigma: what it makes of 0."""
     channels = args[0].shape[1]
     zero = args[0].new_zeros((1, channels, *[1] * (args[0].ndim - 2)))
     with torch.no_grad():
@@ -188,7 +188,7 @@ def _at_zero(func: Any, args: Any, kwargs: Any) -> Tensor:
 
 
 def _explicit(name: str, args: Any, kwargs: Any) -> Tensor | None:
-    """The bias parameter of a convolution or linear layer, in the shape of one image's result."""
+    """Return the bias parameter of a convolution or linear layer, in the shape of one image's result."""
     given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
     bias: Tensor | None = given.get("bias")
     if bias is None or not given["input"].requires_grad:

@@ -341,7 +341,7 @@ def _hessian_product(trace: Trace) -> Tensor:
 
 
 def _explained_class(trace: Trace, image: int) -> int:
-    """The class whose score a target is, told from its derivative by the output.
+    """Return the class whose score a target is, told from its derivative by the output.
 
     Raises:
         MethodError: it is not the score of one class among several.

@@ -122,7 +122,7 @@ def guided_gradients(net: nn.Module, inputs: Any, targets: Targets, *, picture: 
 
 
 def _graph(trace: Trace) -> Iterator[Node]:
-    """Every node between the scores and the picture.
+    """Yield every node between the scores and the picture.
 
     Raises:
         MethodError: for an activation function that guided backpropagation is not defined for.
@@ -145,7 +145,7 @@ def _graph(trace: Trace) -> Iterator[Node]:
 
 
 def _undefined(node: Node) -> str:
-    """Name of the activation function that is no ReLU, if the node is one's derivative; else ""."""
+    """Return the name of the activation function that is no ReLU, if the node is one's derivative; else ""."""
     if _is_custom(node):
         return f"{node.name().removesuffix('Backward')}, a function with a derivative of its own,"
     if node.name().startswith("MulBackward"):
@@ -162,6 +162,6 @@ def _is_custom(node: object) -> bool:
 
 
 def _is_rectifier(node: Node) -> bool:
-    """Whether the node is the derivative of a function that is 0 for negative values and then rises with slope 1."""
+    """Return whether a node is the derivative of a function that is 0 below 0 and has slope 1 above."""
     name = node.name().rstrip("0123456789")
     return name == "ReluBackward" or (name in _LOWER_BOUND and getattr(node, _LOWER_BOUND[name], None) == 0)

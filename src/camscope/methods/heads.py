@@ -13,7 +13,7 @@ from camscope.trace import Trace
 
 
 def linear_levels(trace: Trace) -> Tensor:
-    """What one last linear layer makes of the activations: each score less the bias.
+    """Return what one last linear layer makes of the activations: each score less the bias.
 
     The rest of the network is such a head where the gradient is the layer's row W_c itself (after flattening) or
     W_c / Z in every cell (after global average pooling). Targets linear in the output are followed through.
@@ -40,7 +40,7 @@ def linear_levels(trace: Trace) -> Tensor:
 
 
 def frozen_sums(trace: Trace) -> Tensor:
-    """What frozen-norm CAM's map adds up to, on a head of pooling, a layer norm and one linear layer.
+    """Return what frozen-norm CAM's map adds up to, on a head of pooling, a layer norm and one linear layer.
 
     The rest of the network is such a head where the gradient is (v_k - mean v - Fh_k mean(v Fh)) / (Z sigma) in every
     cell, with F the pooled activations, mu, sigma their mean and standard deviation, Fh = (F - mu) / sigma and
@@ -82,7 +82,7 @@ def statistics(pooled: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def tolerance(values: Tensor) -> float:
-    """How far, relative to their size, numbers of this dtype may differ and count as the same."""
+    """Return how far, relative to their size, numbers of this dtype may differ and count as the same."""
     return math.sqrt(torch.finfo(values.dtype).eps)
 
 

@@ -104,7 +104,7 @@ def frozennormcam(trace: Trace) -> Tensor:
 
 
 def _norms(trace: Trace, pooled: Tensor) -> Iterator[tuple[str, Any, int]]:
-    """The layer norms of the mean activations: modules whose output is what a layer norm would make of them.
+    """Yield the layer norms of the mean activations: modules whose output is what a layer norm would make of them.
 
     Yields:
         Name, module, and the axis of its output where the K channels lie.
@@ -134,14 +134,14 @@ def _norms(trace: Trace, pooled: Tensor) -> Iterator[tuple[str, Any, int]]:
 
 
 def _is_pooled(trace: Trace) -> bool:
-    """Whether the gradient is the same at every place, as it is where the layer is averaged."""
+    """Return whether the gradient is the same at every place, as it is where the layer is averaged."""
     g = trace.gradients.flatten(2)
     spread = (g - g.mean(2, keepdim=True)).abs().flatten(1).amax(1)
     return bool((spread <= tolerance(trace.scores) * g.abs().flatten(1).amax(1)).all())
 
 
 def _is_affine(trace: Trace) -> bool:
-    """Whether the score of each image is linear in the activations: y(A') = y(0) + sum g A' also for other A'.
+    """Return whether the score of each image is linear in the activations: y(A') = y(0) + sum g A' also for other A'.
 
     An image whose gradient is 0, or whose activations are not finite, has nothing to show and passes.
     """

@@ -97,14 +97,14 @@ def augmented(method: str | Method | NetworkMethod, *, scales: Sequence[float] =
 
 
 def _views(pictures: Tensor, scales: Sequence[float]) -> Tensor:
-    """Each picture and its mirror image at each scale: (2 * len(scales) * B, C, *space)."""
+    """Return each picture and its mirror image at each scale: (2 * len(scales) * B, C, *space)."""
     if not scales:
         raise SettingError("scales=[] is not possible; it takes at least one factor, such as 1.0")
     return torch.cat([p * scale for scale in scales for p in (pictures, pictures.flip(-1))])
 
 
 def _mean_of_views(maps: Tensor, scales: Sequence[float]) -> Tensor:
-    """The mean of the maps of `_views`, mirrored back."""
+    """Return the mean of the maps of `_views`, mirrored back."""
     pairs = maps.unflatten(0, (len(scales), 2, -1))
     return torch.cat([pairs[:, 0], pairs[:, 1].flip(-1)]).mean(0)
 

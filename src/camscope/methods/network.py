@@ -101,7 +101,7 @@ def maps_of_layers(
 
 
 def trace_method(method: str | Method) -> Method:
-    """The method of this name, which must be a function of a `Trace`.
+    """Return the method of this name, which must be a function of a `Trace`.
 
     Raises:
         MethodError: there is none, or it sees the whole network.
@@ -117,7 +117,7 @@ def trace_method(method: str | Method) -> Method:
 
 
 def at_input(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) -> Trace:
-    """One forward pass with its graph from the picture on, seen at the input as if that were a layer.
+    """Return one forward pass with its graph from the picture on, seen at the input as if that were a layer.
 
     Args:
         net: any network; left bit-identical.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def content_seeds(pictures: Tensor, *, seed: int = 0) -> list[int]:
-    """A seed for each picture, made from its bytes.
+    """Return a seed for each picture, made from its bytes.
 
     Args:
         pictures: (B, C, *space).

@@ -16,7 +16,7 @@ _report: ContextVar[Report | None] = ContextVar("who wants to know how far a met
 
 
 def in_chunks(count: int, size: int, *, like: Tensor) -> Iterator[Tensor]:
-    """The numbers 0 to ``count`` - 1 in chunks, on the device of a tensor.
+    """Yield the numbers 0 to ``count`` - 1 in chunks, on the device of a tensor.
 
     >>> [chunk.tolist() for chunk in in_chunks(5, 2, like=torch.empty(0))]
     [[0, 1], [2, 3], [4]]

@@ -163,7 +163,7 @@ def reciprocam(trace: Trace, *, chunk: int | None = None) -> Tensor:
 
 
 def most_varied(A: Tensor, channels: int) -> Tensor:
-    """The channels of each image that vary most over its cells, the first most: (B, channels, *grid).
+    """Return the channels of each image that vary most over its cells, the first most: (B, channels, *grid).
 
     Raises:
         SettingError: fewer than one channel.
@@ -213,7 +213,7 @@ def masked_scores(
 
 
 def pictures_at_once(trace: Trace) -> int:
-    """How many pictures a forward pass takes by default: as many as 16 of 224 x 224 pixels hold."""
+    """Return how many pictures a forward pass takes by default: as many as 16 of 224 x 224 pixels hold."""
     return max(1, _CHUNK_PIXELS // trace.pictures.shape[2:].numel())
 
 

@@ -130,7 +130,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def _tensors(model: Model) -> dict[str, torch.Tensor]:
-    """The state_dict as safetensors wants it: no two tensors share memory."""
+    """Return the state_dict as safetensors wants it: no two tensors share memory."""
     state = model.net.state_dict()
     odd = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if odd:

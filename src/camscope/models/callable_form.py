@@ -190,7 +190,7 @@ def _refuse_random(function: Callable[..., Any], form: Form, first: Inputs, befo
 
 
 def _generators() -> tuple[Any, ...]:
-    """The states of the random number generators of Python, NumPy and torch."""
+    """Return the states of the random number generators of Python, NumPy and torch."""
     state: Any = np.random.get_state(legacy=False)  # noqa: NPY002  the user's callable may use it
     counter = [*state["state"]["key"], state["state"].get("pos", 0)]
     return np.array(random.getstate()[1]), np.array(counter), torch.get_rng_state().numpy()
@@ -210,7 +210,7 @@ def generators_kept() -> Iterator[None]:
 
 @functools.lru_cache(maxsize=8)
 def noise(size: tuple[int, int], channels: int) -> Picture:
-    """A picture of bytes: noise on blocks of noise, so that every part differs from every other."""
+    """Return a picture of bytes: noise on blocks of noise, so that every part differs from every other."""
     generator = np.random.default_rng(0)
     fine = generator.integers(0, 128, (*size, channels))
     coarse = generator.integers(0, 128, (size[0] // 16 + 1, size[1] // 16 + 1, channels))
@@ -219,7 +219,7 @@ def noise(size: tuple[int, int], channels: int) -> Picture:
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """A short name: of the function, or of the object's class."""
+    """Return a short name: of the function, or of the object's class."""
     return str(getattr(function, "__qualname__", None) or type(function).__name__)
 
 

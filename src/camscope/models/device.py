@@ -34,7 +34,7 @@ def on_device(model: Model, device: str = "auto") -> Model:
 
 
 def device_of(model: Model) -> str:
-    """The kind of device that a model is on, such as "cpu" or "cuda".
+    """Return the kind of device that a model is on, such as "cpu" or "cuda".
 
     >>> device_of(Model("mine", torch.nn.Linear(2, 2)))
     'cpu'

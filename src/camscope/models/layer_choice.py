@@ -56,7 +56,7 @@ class LayerChoice:
 
     @property
     def name(self) -> str:
-        """The names as one: "layer4", or "a.relu + b.relu"."""
+        """Return the names as one: "layer4", or "a.relu + b.relu"."""
         return JOINT.join(self.layers)
 
 

@@ -160,7 +160,7 @@ def _with_source(spec: str | Path) -> str | Path:
 
 
 def _network_and_weights(spec: str | Path, weights: str | Path, arch: str | None) -> tuple[str, str | Path]:
-    """Which network, and what fills it: "default", "none" or a Path."""
+    """Return which network, and what fills it: "default", "none" or a Path."""
     if Path(spec).suffix.lower() in KERAS_FILES and str(spec).partition(":")[0] not in SOURCES:
         spec, arch, weights = (f"keras:{spec}", None, weights) if arch is None else (arch, None, Path(spec))
     if Path(spec).suffix.lower() in _PROGRAMS and str(spec).partition(":")[0] not in SOURCES:
@@ -272,7 +272,7 @@ def _known(outcome: str | None) -> Outcome | None:
 
 
 def _adapted(preprocess: Any, *, mean: Sequence[float] | None, std: Sequence[float] | None, fit: Fit | None) -> Any:
-    """The source's preprocessing, or the caller's callable, with what the caller knows better."""
+    """Return the source's preprocessing, or the caller's callable, with what the caller knows better."""
     if isinstance(preprocess, Transform) and any(value is not None for value in (mean, std, fit)):
         preprocess.refuse("mean, std and fit")
     for key, values in (("mean", mean), ("std", std)):

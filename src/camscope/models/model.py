@@ -137,7 +137,7 @@ class Model:
         raise TargetError(nearest("class", label, synonyms))
 
     def label(self, index: int) -> str:
-        """Name of a class; "class 3" where it has none."""
+        """Return the name of a class; "class 3" where it has none."""
         return self.labels[index] if 0 <= index < len(self.labels) else f"class {index}"
 
     def probability(self, logits: torch.Tensor) -> torch.Tensor | None:
@@ -161,7 +161,7 @@ class Model:
         return replace(self, outcome="any")
 
     def has_opposite(self, outputs: int) -> bool:
-        """Whether of a number of outputs the one is the second class against the first: two names, one logit."""
+        """Return whether of a number of outputs the one is the second class against the first: two names, one logit."""
         return outputs == 1 and len(self.labels) == 2 and self.outcome != "value"
 
     @property

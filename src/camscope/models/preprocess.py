@@ -137,7 +137,7 @@ class Preprocess:
         )
 
     def at(self, input_size: tuple[int, int]) -> Preprocess:
-        """The same for another input size; the share of the picture that is cut off stays.
+        """Return the same for another input size; the share of the picture that is cut off stays.
 
         >>> Preprocess(resize=(256, 256)).at((448, 448)).resize
         (512, 512)
@@ -158,7 +158,7 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
-        """What ``to_dict`` wrote.
+        """Return what ``to_dict`` wrote.
 
         Raises:
             ModelError: for a key or a value that does not belong there.
@@ -193,7 +193,7 @@ class Preprocess:
         return (have - want) // 2 if self.centre == "floor" else round((have - want) / 2)
 
     def _cut(self, scaled: npt.NDArray[Any], corner: tuple[int, ...]) -> npt.NDArray[Any]:
-        """The input size at ``corner`` of the scaled picture, filled where it reaches beyond; (h, w, C)."""
+        """Return the input size at ``corner`` of the scaled picture, filled where it reaches beyond; (h, w, C)."""
         fill = np.array(self.mean if self.fit == "pad" else [0.0], dtype=np.float32)
         if scaled.dtype == np.uint8:
             fill = np.rint(fill * 255).clip(0, 255).astype(np.uint8)

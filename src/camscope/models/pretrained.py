@@ -15,7 +15,7 @@ _PATIENCE = 5.0  # seconds
 
 
 def reachable(address: str) -> bool:
-    """Whether the server of an address answers; libraries that download would retry for most of a minute."""
+    """Return whether the server of an address answers; libraries that download would retry for most of a minute."""
     if urllib.request.getproxies():
         return True  # the proxy knows the way, and this machine alone cannot tell
     server = urlsplit(address)
@@ -27,12 +27,12 @@ def reachable(address: str) -> bool:
 
 
 def torch_cache() -> Path:
-    """The folder where PyTorch keeps downloaded weights."""
+    """Return the folder where PyTorch keeps downloaded weights."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def out_of_reach(spec: str, file: str, *, hub: str | None = None, folder: Path | None = None) -> ModelError:
-    """The error that says which file to bring.
+    """Return the error that says which file to bring.
 
     Args:
         spec: the model, such as "timm:resnet18".

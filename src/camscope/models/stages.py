@@ -75,7 +75,7 @@ def _by_size(cuts: list[_Cut]) -> list[list[_Cut]]:
 
 
 def _end_of(size: list[_Cut], following: list[_Cut], cuts: list[_Cut]) -> str:
-    """The last cut of a size; the last before the module that leads to the next size, where it lies within that.
+    """Return the last cut of a size; the last before the module that leads to the next size, where it lies within that.
 
     >>> wide, narrow = [("a.0", (8, 8)), ("a.1.conv", (8, 8))], [("a.1", (4, 4)), ("a.2", (4, 4))]
     >>> _end_of(wide, narrow, [*wide, *narrow, ("a.3", (2, 2))])
@@ -106,7 +106,7 @@ def _cuts(probe: Probe, *, until: str) -> tuple[list[_Cut], tuple[int, ...]]:
 
 
 def _blocks(names: list[str]) -> list[str]:
-    """Those names that are the most numerous siblings: the blocks of a network, without its stem.
+    """Return those names that are the most numerous siblings: the blocks of a network, without its stem.
 
     >>> _blocks(["patch_embed", "blocks.0.add()#0", "blocks.0", "blocks.1.add()#0", "blocks.1"])
     ['blocks.0', 'blocks.1']

@@ -149,7 +149,7 @@ class Transform(Preprocess):
 
     @property
     def name(self) -> str:
-        """Name of the function, or of the callable's class."""
+        """Return the name of the function, or of the callable's class."""
         return name_of(self.function)
 
     def __repr__(self) -> str:

@@ -156,7 +156,7 @@ def match(
 
 
 def _inside(spare: Sequence[str], chosen: Mapping[str, str | None]) -> list[str]:
-    """The names beside those that are used, in a part of the network such as "layer3": they are of another network."""
+    """Return names of another network: beside those that are used, in a part such as "layer3"."""
     pairs = [(k, name) for k, name in chosen.items() if name and name.endswith(k) and "." in k]
     parts = tuple({f"{name.removesuffix(k)}{k.partition('.')[0]}." for k, name in pairs})
     return [name for name in spare if name.startswith(parts) and not name.endswith(_BOOKKEEPING)]
@@ -186,7 +186,7 @@ def shortened(listed: Sequence[str], *, separator: str = "; ") -> str:
 
 
 def _without(state: Mapping[str, torch.Tensor], patterns: Iterable[str], origin: str) -> State:
-    """The weights that no pattern leaves out."""
+    """Return the weights that no pattern leaves out."""
     kept = dict(state)
     for pattern in patterns:
         left_out = fnmatch.filter(state, pattern)
@@ -212,7 +212,7 @@ def _without_wrappers(name: str) -> str:
 
 
 def _unwrapped(state: State, own: Mapping[str, object]) -> State:
-    """The weights without the names that DataParallel, torch.compile and others insert, unless the network has them."""
+    """Return the weights without the names that DataParallel, torch.compile and others insert."""
     if any(not _WRAPPERS.isdisjoint(name.split(".")) for name in own):
         return state
     plain = {_without_wrappers(name): tensor for name, tensor in state.items()}
@@ -232,7 +232,7 @@ def _counts(plain: State, own: Mapping[str, torch.Tensor]) -> Counter[str]:
 
 
 def _best(plain: State, own: Mapping[str, torch.Tensor], counts: Counter[str], notes: list[str]) -> str:
-    """The prefix below which most weights fit."""
+    """Return the prefix below which most weights fit."""
     most = max(counts.values(), default=0)
     if most < 2 * _LEAST_SHARE * len(own):
         return _common_prefix(plain)
@@ -254,7 +254,7 @@ def _best(plain: State, own: Mapping[str, torch.Tensor], counts: Counter[str], n
 
 
 def _with_parents(prefix: str) -> list[str]:
-    """The prefix and the shorter ones that it begins with.
+    """Return the prefix and the shorter ones that it begins with.
 
     >>> _with_parents("model.backbone.")
     ['model.backbone.', 'model.', '']
@@ -279,7 +279,7 @@ def _same_shape(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def _common_prefix(names: Iterable[str]) -> str:
-    """The dotted beginning that all names have.
+    """Return the dotted beginning that all names have.
 
     >>> _common_prefix(["model.a.x", "model.b"])
     'model.'
@@ -311,7 +311,7 @@ def layers_with_bias(names: Iterable[str]) -> list[str]:
 def _renamed_head(
     missing: Sequence[str], spare: Sequence[str], plain: State, own: Mapping[str, torch.Tensor]
 ) -> tuple[str, str] | None:
-    """The one layer that the file has left over, and the one of the same shape that the network lacks."""
+    """Return the one layer that the file has left over, and the one of the same shape that the network lacks."""
     ours, theirs = layers_with_bias(missing), layers_with_bias(spare)
     if len(ours) != 1 or len(missing) != 2 or len(theirs) != 1:
         return None

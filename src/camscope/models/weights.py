@@ -167,7 +167,7 @@ def _unreadable(path: Path, error: Exception) -> ModelError:
 
 
 def _unwrapped(content: object, path: Path) -> State:
-    """The weights inside a checkpoint; of several parts the names begin with the name of the part."""
+    """Return the weights inside a checkpoint; of several parts the names begin with the name of the part."""
     if not isinstance(content, Mapping):
         raise ModelError(f"{path} holds {type(content).__name__}, not a state_dict: torch.save(net.state_dict(), FILE)")
     parts = list(_parts(content, ""))
@@ -180,7 +180,7 @@ def _unwrapped(content: object, path: Path) -> State:
 
 
 def _parts(content: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, State]]:
-    """The dictionaries of named tensors in a checkpoint; an optimizer's are numbered."""
+    """Yield the dictionaries of named tensors in a checkpoint; an optimizer's are numbered."""
     tensors = {name: value for name, value in content.items() if isinstance(name, str) and _is_tensor(value)}
     if tensors:
         yield prefix, content if len(tensors) == len(content) else tensors  # type: ignore[misc]
@@ -191,7 +191,7 @@ def _parts(content: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, State
 
 
 def _classes(found: Match, own: Mapping[str, torch.Tensor], ours: Sequence[str], theirs: Sequence[str]) -> int | None:
-    """The number of classes in the file, where nothing else keeps it from fitting."""
+    """Return the number of classes in the file, where nothing else keeps it from fitting."""
     pairs = [(found.state[k], own[k]) for k in found.state if found.state[k].shape != own[k].shape]
     if not pairs and len(ours) == len(theirs) == 1 and len(found.missing) == 2:
         pairs = [(found.rest[f"{theirs[0]}.{part}"], own[f"{ours[0]}.{part}"]) for part in ("weight", "bias")]
@@ -206,7 +206,7 @@ def _classes(found: Match, own: Mapping[str, torch.Tensor], ours: Sequence[str],
 def _versioned(
     filled: State, state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]
 ) -> Mapping[str, torch.Tensor]:
-    """The weights with version numbers of the modules: the file's, or the network's where the file states none."""
+    """Return the weights with version numbers of the modules: the file's, or else the network's."""
     versioned = type(own)(filled)  # type: ignore[call-arg]
     stated = getattr(state, "_metadata", None) if filled.keys() <= state.keys() else None
     versioned._metadata = own._metadata if stated is None else stated  # type: ignore[attr-defined]

@@ -36,7 +36,7 @@ class Drawn:
 
 
 def lines(count: int, *, height: float = 0.27) -> tuple[Figure, Axes]:
-    """A figure with one line for each of some things, the first on top."""
+    """Return a figure with one line for each of some things, the first on top."""
     figure = Figure(figsize=(WIDTH, height * count + 0.6), layout="constrained")
     ax = figure.add_subplot()
     ax.set_ylim(count - 0.4, -0.6)
@@ -61,7 +61,7 @@ def whisker(
     colour: str,
     small: bool = False,
 ) -> None:
-    """A point with its interval; nothing where there is no estimate."""
+    """Draw a point with its interval; nothing where there is no estimate."""
     if estimate is None or np.isnan(estimate):
         return
     if low is not None and high is not None and not np.isnan(low + high):

@@ -18,7 +18,7 @@ _HERE = "camscope.page"
 
 
 def rendered(template: str, content: Mapping[str, Any], *, package: str, script: str = "") -> str:
-    """A page's text; its style and script are allowed by their hashes alone.
+    """Return a page's text; its style and script are allowed by their hashes alone.
 
     Args:
         template: name of the page's template, in the folder ``templates`` of the package; it may use

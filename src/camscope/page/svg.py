@@ -44,7 +44,7 @@ SETTINGS: Any = {
 
 
 def svg(figure: Figure, name: str, *, text: str) -> str:
-    """A figure as an ``<svg>`` element.
+    """Return a figure as an ``<svg>`` element.
 
     Style attributes become presentation attributes, since the page's content security policy allows no others.
 

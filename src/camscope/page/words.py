@@ -7,7 +7,7 @@ from typing import Any
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number as text; "unknown" where there is none.
+    """Return a number as text; "unknown" where there is none.
 
     >>> number(-0.123), number(None)
     ('−0.12', 'unknown')
@@ -19,7 +19,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def interval(content: Mapping[str, Any] | None) -> str:
-    """An estimate and its interval as text.
+    """Return an estimate and its interval as text.
 
     >>> interval({"estimate": 0.5, "low": 0.25, "high": 0.75}), interval(None)
     ('0.50 (0.25 to 0.75)', 'unknown')
@@ -33,7 +33,7 @@ def interval(content: Mapping[str, Any] | None) -> str:
 
 
 def short(text: str, most: int = 36) -> str:
-    """A name that fits into a figure.
+    """Return a name that fits into a figure.
 
     >>> short("a very long name", 6)
     'a ver…'

@@ -64,7 +64,7 @@ class Patient:
 
     @classmethod
     def of(cls, seed: int) -> Patient:
-        """The patient that belongs to a seed.
+        """Return the patient that belongs to a seed.
 
         >>> Patient.of(3) .sex in ("F", "M")
         True
@@ -160,7 +160,7 @@ class Pose:
 
     @classmethod
     def of(cls, patient: Patient, view: View, *, shot: int = 0) -> Pose:
-        """The pose of the ``shot``-th picture of a patient."""
+        """Return the pose of the ``shot``-th picture of a patient."""
         draw = draws(patient.seed, POSE_STREAM, shot)
         bedside = view == "AP"
         closed = np.where(draw.random(4) < 0.3, draw.uniform(0.01, 0.06, 4), 0.0)
@@ -187,12 +187,12 @@ class Pose:
         )
 
     def frame(self, size: tuple[int, int]) -> Frame:
-        """The rays of this pose's picture."""
+        """Return the rays of this pose's picture."""
         return Frame.posed(size, centre=self.centre, field=self.field, degrees=self.degrees, stretch=self.stretch)
 
 
 def spine_line(patient: Patient, y: Array) -> Array:
-    """Where the middle of the spine is at each height."""
+    """Return where the middle of the spine is at each height."""
     return patient.lean * np.sin(y / patient.length * np.pi)
 
 
@@ -261,7 +261,7 @@ class Chest:
         return result
 
     def side(self, name: Side) -> Mask:
-        """One lung field."""
+        """Return one lung field."""
         return self.left if name == "left" else self.right
 
 

@@ -54,11 +54,11 @@ class PhantomSpec:
 
     @property
     def name(self) -> str:
-        """A file name without ending."""
+        """Return a file name without ending."""
         return f"{self.patient_id}_{self.shot}_{self.view}"
 
     def phantom(self, size: tuple[int, int] = (256, 256)) -> Phantom:
-        """The picture of ``size`` (height, width) with its truth."""
+        """Return the picture of ``size`` (height, width) with its truth."""
         return phantom(self.seed, view=self.view, findings=self.findings, token=self.token, shot=self.shot, size=size)
 
 
@@ -121,7 +121,7 @@ def cells(cases: Sequence[PhantomSpec], finding: str) -> dict[tuple[bool, bool],
 
 
 def cohort(seed: int, *, patients: int = 70, size: tuple[int, int] = (256, 256)) -> Iterator[Phantom]:
-    """The pictures of ``plan_cohort`` in its order, made one at a time."""
+    """Yield the pictures of ``plan_cohort`` in its order, made one at a time."""
     for case in plan_cohort(seed, patients=patients):
         yield case.phantom(size)
 
@@ -239,7 +239,7 @@ def _write_case(folder: Path, case: PhantomSpec, *, made: Phantom) -> dict[str, 
 
 
 def study_text() -> str:
-    """The study file of a written cohort."""
+    """Return the study file of a written cohort."""
     head = """\
 [cohort]
 table = "cohort.csv"

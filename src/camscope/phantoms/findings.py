@@ -38,7 +38,7 @@ class Lesion:
 
 
 def severity(patient: Patient, finding: str) -> float:
-    """How marked a patient's finding is, from 0 (small, yet visible) to 1.
+    """Return how marked a patient's finding is, from 0 (small, yet visible) to 1.
 
     >>> 0 <= severity(Patient.of(1), "Nodule") <= 1
     True
@@ -47,7 +47,7 @@ def severity(patient: Patient, finding: str) -> float:
 
 
 def affected_sides(patient: Patient, finding: str) -> tuple[Side, ...]:
-    """Which lungs of a patient a finding concerns; the heart counts as neither."""
+    """Return which lungs of a patient a finding concerns; the heart counts as neither."""
     if finding == "Cardiomegaly":
         return ()
     draw = _draws(patient, finding)
@@ -83,7 +83,7 @@ def _draws(patient: Patient, finding: str, *path: int) -> np.random.Generator:
 
 
 def _on_side(chest: Chest, side: Side) -> Mask:
-    """The half of the chest in which there is any air on that side."""
+    """Return the half of the chest in which there is any air on that side."""
     result: Mask = (chest.frame.x > 0) if side == "left" else (chest.frame.x < 0)
     return result
 
@@ -117,7 +117,7 @@ def _pneumothorax(patient: Patient, pose: Pose, *, chest: Chest, side: Side, gra
 
 
 def _spot(patient: Patient, pose: Pose, *, frame: Frame, side: Side, place: tuple[float, float]) -> tuple[float, float]:
-    """A point of a lung from its place: across (0 medial, 1 lateral) and down (0 top, 1 diaphragm)."""
+    """Return a point of a lung from its place: across (0 medial, 1 lateral) and down (0 top, 1 diaphragm)."""
     across, down = place
     sign = -1 if side == "right" else 1
     y = down * (patient.length - patient.domes[0 if side == "right" else 1] - pose.breath)
@@ -155,7 +155,7 @@ def _consolidation(patient: Patient, pose: Pose, *, chest: Chest, side: Side, gr
 
 
 def _nodule(patient: Patient, pose: Pose, *, chest: Chest, side: Side, grade: float) -> Lesion:
-    """A lump of 1.8 to 3.4 cm, slightly lobed."""
+    """Return a lump of 1.8 to 3.4 cm, slightly lobed."""
     draw = _draws(patient, "Nodule", 1)
     frame = chest.frame
     place = (float(draw.uniform(0.28, 0.82)), float(draw.uniform(0.14, 0.88)))

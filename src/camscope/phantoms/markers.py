@@ -107,7 +107,7 @@ def _apart(one: PixelBox, other: PixelBox) -> bool:
 
 
 def _around(centre: tuple[float, float], reach: float, *, shape: tuple[int, ...]) -> PixelBox:
-    """The square of whole pixels within ``reach`` of a point (x, y), cut off at the picture's sides."""
+    """Return the square of whole pixels within ``reach`` of a point (x, y), cut off at the picture's sides."""
     (x, y), (height, width) = centre, shape
     return (
         int(np.clip(np.floor(x - reach), 0, width)),

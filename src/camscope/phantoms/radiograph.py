@@ -161,7 +161,7 @@ class _Scene:
 
 @lru_cache(maxsize=2)
 def _scene(seed: int, view: View, *, shot: int, size: tuple[int, int]) -> _Scene:
-    """The slow part of a phantom; kept, because a picture is often wanted with and without a finding."""
+    """Return the slow part of a phantom; kept, because a picture is often wanted with and without a finding."""
     patient = Patient.of(seed)
     pose = Pose.of(patient, view, shot=shot)
     frame = pose.frame(size)

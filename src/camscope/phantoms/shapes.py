@@ -41,7 +41,7 @@ class Frame:
         degrees: float = 0.0,
         stretch: float = 1.0,
     ) -> Frame:
-        """A picture of ``size`` pixels whose height covers ``field`` centimetres around ``centre``.
+        """Return a picture of ``size`` pixels whose height covers ``field`` centimetres around ``centre``.
 
         A picture that is not square keeps its shape: the longer side sees more of the patient.
 
@@ -74,11 +74,11 @@ class Frame:
         return np.asarray(np.linalg.inv(self.forward[:, :2]))
 
     def part(self, box: Box) -> Frame:
-        """The rays of a part of the picture, for drawing; its ``pixels`` are those of the whole."""
+        """Return the rays of a part of the picture, for drawing; its ``pixels`` are those of the whole."""
         return Frame(x=self.x[box], y=self.y[box], forward=self.forward)
 
     def box(self, points: Array, margin: float) -> Box:
-        """The part of the picture within ``margin`` centimetres of points (N, 2); it may be empty."""
+        """Return the part of the picture within ``margin`` centimetres of points (N, 2); it may be empty."""
         place = self.pixels(points)
         reach = margin / self.pixel + 1
         height, width = self.x.shape
@@ -136,7 +136,7 @@ def add_body(
 
 
 def curve(points: Array, count: int = 5) -> Array:
-    """A smooth line through points (N, 2): Catmull-Rom, ``count`` samples a span.
+    """Return a smooth line through points (N, 2): Catmull-Rom, ``count`` samples a span.
 
     >>> curve(np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), 4).shape
     (9, 2)
@@ -185,7 +185,7 @@ def bone_profile(gap: Array, radius: float) -> Array:
 
 
 def plate(frame: Frame, corners: Array, *, edge: float) -> tuple[Box, Array]:
-    """A flat convex polygon (corners clockwise in the picture) with edges ``edge`` cm soft: 1 inside, 0 outside."""
+    """Return a flat convex polygon, corners clockwise, with edges ``edge`` cm soft: 1 inside, 0 outside."""
     box = frame.box(corners, edge)
     x, y = frame.x[box], frame.y[box]
     inside = np.full(x.shape, np.inf)

@@ -101,7 +101,7 @@ def _clavicles(total: Array, patient: Patient, *, pose: Pose, frame: Frame) -> N
 
 
 def _shoulder(total: Array, patient: Patient, *, pose: Pose, frame: Frame, side: int) -> None:
-    """One shoulder blade and upper arm."""
+    """Draw one shoulder blade and upper arm."""
     out, up, over = patient.width, pose.shoulder, pose.scapula
 
     def at(x: float, y: float) -> list[float]:
@@ -132,7 +132,7 @@ def _shoulder(total: Array, patient: Patient, *, pose: Pose, frame: Frame, side:
 
 
 def _sternum(total: Array, patient: Patient, *, pose: Pose, frame: Frame) -> None:
-    """The manubrium, hardly seen in front of the spine."""
+    """Draw the manubrium, hardly seen in front of the spine."""
     corners = np.array([[-2.2, 2.6], [2.2, 2.6], [1.5, 7.0], [-1.5, 7.0]]) + np.array([pose.turn, 0.0])
     box, inside = plate(frame, corners, edge=0.4)
     if inside.size:

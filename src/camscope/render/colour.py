@@ -50,7 +50,7 @@ def colourise(values: npt.NDArray[np.floating], cmap: str = "byr") -> Bytes:
 
 
 def grey(values: npt.NDArray[np.floating]) -> Image.Image:
-    """The map as an 8-bit grey picture, 0 black and 1 white.
+    """Return the map as an 8-bit grey picture, 0 black and 1 white.
 
     >>> grey(np.array([[0.0, 1.0]])).getpixel((1, 0))
     255
@@ -101,7 +101,7 @@ def overlay(
 
 @lru_cache
 def _blended(cmap: str, opacity: float) -> Bytes:
-    """A level's colour over a pixel's value: (256 levels x 256 values, 3 channels)."""
+    """Return a level's colour over a pixel's value: (256 levels x 256 values, 3 channels)."""
     values = np.arange(256, dtype=np.float32) * np.float32(1 - opacity)
     colours = _table(cmap).astype(np.float32) * np.float32(opacity)
     blended: Bytes = np.rint(values[:, None] + colours[:, None]).astype(np.uint8).reshape(-1, 3)
@@ -121,7 +121,7 @@ def _bytes(values: npt.NDArray[np.floating]) -> Bytes:
 
 @lru_cache
 def _table(cmap: str) -> Bytes:
-    """The colour of each of the 256 levels, (256, 3)."""
+    """Return the colour of each of the 256 levels, (256, 3)."""
     if cmap == "byr":
         table = _byr()
     else:

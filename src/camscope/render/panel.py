@@ -81,7 +81,7 @@ def panel(
 
 
 def _body(tiles: Mapping[str, Image.Image], limits: Limits, *, across: int, cmap: str, font_size: int) -> Image.Image:
-    """The tiles under their names, ``across`` of them in a row, and the colour bar right of them all."""
+    """Return the tiles under their names, ``across`` of them in a row, and the colour bar right of them all."""
     font = face(font_size)
     name_height, gap = line_height(font), font_size
     tile = next(iter(tiles.values()))
@@ -192,7 +192,7 @@ def _header(title: str, facts: Mapping[str, str], *, font_size: int, left: int, 
 
 
 def _notes(notes: Sequence[str], font: Face, *, left: int, right: int, top: int) -> tuple[list[Words], int]:
-    """The notes, and where they end."""
+    """Return the notes, and where they end."""
     words, y, indent = [], top, font.getlength("\u2022 ")
     for note in notes:
         words.append(Words(left, y, "\u2022", font, WARNING))

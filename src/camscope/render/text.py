@@ -33,7 +33,7 @@ class Words(NamedTuple):
 
 @lru_cache
 def face(size: int, *, bold: bool = False) -> Face:
-    """The font at a size in pixels.
+    """Return the font at a size in pixels.
 
     DejaVu Sans, which Matplotlib brings: Pillow's own font has nothing beyond ASCII. Scripts that DejaVu lacks, such
     as Chinese, appear as boxes.
@@ -50,7 +50,7 @@ def line_height(font: Face) -> int:
 
 
 def clean(text: str) -> str:
-    r"""The text on one line, with everything that cannot be drawn (control characters, lone surrogates) replaced.
+    r"""Return a text on one line; what cannot be drawn (control characters, lone surrogates) is replaced.
 
     >>> clean("two\nlines \udc80")
     'two lines ?'
@@ -91,7 +91,7 @@ def _first_line(text: str, font: Face, width: float) -> tuple[str, str]:
 
 
 def _fitting(text: str, font: Face, width: float, tail: str = "") -> int:
-    """How many characters of the text, followed by the tail, are at most ``width`` pixels wide."""
+    """Return how many characters of the text, followed by the tail, are at most ``width`` pixels wide."""
     return max(bisect.bisect_right(range(len(text) + 1), width, key=lambda n: font.getlength(text[:n] + tail)) - 1, 0)
 
 

@@ -71,7 +71,7 @@ def _typical(results: Results) -> list[int]:
 
 
 def _mistakes(results: Results, most: int) -> list[int]:
-    """The false alarms of the highest scores and the misses of the lowest, label by label in turn."""
+    """Return the false alarms of the highest scores and the misses of the lowest, label by label in turn."""
     wrong = results.first.filter(pl.col("outcome").is_in(["FP", "FN"]) & pl.col("score").is_not_nan())
     sure = pl.when(pl.col("truth")).then(-pl.col("score")).otherwise(pl.col("score"))
     ordered = wrong.select("case", "label", sure.alias("sure")).sort("sure", "case", descending=[True, False])

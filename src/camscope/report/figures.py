@@ -82,7 +82,7 @@ def enrichment_figure(label: str, found: Content, *, name: str) -> Drawn | None:
 
 
 def effect_figure(label: str, found: Content, *, delta: float, name: str) -> Drawn | None:
-    """The effect of each intervention with its interval, and that of each fill-in."""
+    """Return the effect of each intervention with its interval, and that of each fill-in."""
     effects = [(region, effect) for region, one in found["regions"].items() for effect in one["effects"]]
     if not effects:
         return None

@@ -93,7 +93,7 @@ def _file_of(sha256: str) -> str:
 def _thumbnails(
     results: Results, cases: Iterator[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], Image.Image | None, str]]:
-    """Each case with its thumbnail, or why it has none; a few are read ahead."""
+    """Yield each case with its thumbnail, or the reason why it has none; a few are read ahead."""
     with ThreadPoolExecutor(_THREADS) as pool:
         for case, (image, reason) in prefetch(
             pool, lambda case: (case, _thumbnail(case, results.root)), cases, depth=_AHEAD
@@ -125,7 +125,7 @@ def _is_grey(image: Image.Image) -> bool:
 
 
 def _owned(folder: Path) -> set[str]:
-    """The thumbnails that earlier reports wrote, as the folder's manifest lists them."""
+    """Return the thumbnails that earlier reports wrote, as the folder's manifest lists them."""
     try:
         return set((folder / MARKER).read_text(encoding="utf-8", errors="replace").split())
     except OSError:
@@ -223,14 +223,14 @@ def _messages(rows: pl.DataFrame, names: Names) -> list[str]:
 
 
 def _windows(rows: pl.DataFrame) -> dict[str, Any]:
-    """Each different window once."""
+    """Return each different window once."""
     kinds: dict[tuple[float, ...], int] = {}
     index = [None if w is None else kinds.setdefault(tuple(w), len(kinds)) for w in rows["window"].to_list()]
     return {"window": index, "windows": [list(kind) for kind in kinds]}
 
 
 def _maps(results: Results, shown: Shown, *, names: Names) -> dict[str, Any]:
-    """Maps as 16-bit whole numbers of a step of their own, and the rows' notes."""
+    """Return maps as 16-bit whole numbers of a step of their own, and the rows' notes."""
     grids: list[str | None] = []
     steps: list[float | None] = []
     notes: list[int] = []

@@ -61,7 +61,7 @@ class MeanMap:
     aspect: float
 
     def at(self, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-        """The map at a size, interpolated as the overlays are."""
+        """Return the map at a size, interpolated as the overlays are."""
         placed: npt.NDArray[np.float32] = upsample(torch.from_numpy(self.values).float(), size).numpy()
         return placed
 
@@ -99,7 +99,7 @@ def mean_maps(parts: Mapping[K, pl.DataFrame], maps: Iterable[pl.DataFrame]) -> 
 
 
 def _weighed(rows: pl.DataFrame) -> pl.DataFrame:
-    """The maps of one set by case, with their weights in its mean; none where no map has positive evidence."""
+    """Return the maps of one set by case, with their weights in its mean; none where no map has positive evidence."""
     sizes = rows.group_by("grid_height", "grid_width", maintain_order=True).len()
     usual = sizes.sort("len", descending=True, maintain_order=True).head(1)
     own = rows.join(usual, on=["grid_height", "grid_width"], maintain_order="left")
@@ -161,7 +161,7 @@ def label_maps(results: Results, label: str) -> LabelMaps:
 
 
 def top_of(labels: Sequence[LabelMaps]) -> float:
-    """The upper end of the scale that all mean maps share; the lower end is 0."""
+    """Return the upper end of the scale that all mean maps share; the lower end is 0."""
     every = [m for one in labels for m in (*one.cells.values(), one.whole) if m is not None]
     trusted = [m for m in every if m.patients >= _ON_SCALE] or every
     return max([2.0, *(float(m.values.max()) for m in trusted)])
@@ -197,7 +197,7 @@ def outcome_figure(maps: LabelMaps, *, top: float, name: str) -> Drawn | None:
 
 
 def cluster_figure(maps: LabelMaps, *, top: float, name: str) -> Drawn | None:
-    """The mean map of each cluster."""
+    """Return the mean map of each cluster."""
     if not maps.clusters:
         return None
     panels = [[(f"cluster {number + 1}", m) for number, m in maps.clusters.items()]]
@@ -247,7 +247,7 @@ def _panels(panels: Sequence[Sequence[tuple[str, MeanMap | None]]], *, top: floa
 
 
 def _place(m: MeanMap) -> str:
-    """Where the maximum of a mean map lies, in words."""
+    """Return where the maximum of a mean map lies, in words."""
     i, j = np.unravel_index(int(m.values.argmax()), m.values.shape)
     height, width = m.values.shape
     rows = ("top", "middle", "bottom")[min(int(3 * (int(i) + 0.5) / height), 2)]
@@ -290,11 +290,11 @@ class MeanPictures:
             self._counts[label] += 1
 
     def count(self, label: str) -> int:
-        """How many pictures the mean of a label is made of."""
+        """Return how many pictures the mean of a label is made of."""
         return self._counts[label]
 
     def shown(self, maps: LabelMaps, *, top: float) -> str:
-        """The mean map of a label over its mean picture, as a data address; "" without a map."""
+        """Return the mean map of a label over its mean picture, as a data address; "" without a map."""
         if maps.whole is None:
             return ""
         values = maps.whole.at((_SIDE, _SIDE)) / top
@@ -308,6 +308,6 @@ class MeanPictures:
 
 
 def scale_address() -> str:
-    """The colours of the maps from low to high, as a data address."""
+    """Return the colours of the maps from low to high, as a data address."""
     strip: npt.NDArray[Any] = np.linspace(0, 1, 128)[None].repeat(8, 0)
     return data_address(Image.fromarray(colourise(strip)), quality=95)

@@ -45,12 +45,12 @@ class Pair:
 
     @property
     def degenerate(self) -> bool:
-        """Whether the two are one method on this model, so that their agreement says nothing."""
+        """Return whether the two are one method on this model, so that their agreement says nothing."""
         return self.same > 0.5
 
 
 def agreement_of_methods(results: Results) -> list[Pair]:
-    """Each pair of methods, for each label; maps of different grids are compared on 16 x 16 cells.
+    """Return each pair of methods, for each label; maps of different grids are compared on 16 x 16 cells.
 
     Of more than 500 cases, 500 are drawn.
     """

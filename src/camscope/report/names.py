@@ -37,21 +37,21 @@ class Names:
         self._patients = {name: f"P{number}" for number, name in enumerate((n for n in known if n), 1)} | {"": ""}
 
     def patient(self, name: str | None) -> str:
-        """What a patient is called."""
+        """Return what a patient is called."""
         return self._patients[name or ""] if self.pseudonyms else name or ""
 
     def image(self, case: int, name: str | None) -> str:
-        """What the image of a case is called."""
+        """Return what the image of a case is called."""
         return f"image {case + 1}" if self.pseudonyms else name or ""
 
     def value(self, text: str | None) -> str:
-        """A group or another cell of metadata; a patient's name in it stays hidden there too."""
+        """Return a group or another cell of metadata; a patient's name in it stays hidden there too."""
         if not self.pseudonyms or not text:
             return text or ""
         return "/".join(self._patients.get(part, part) for part in text.split("/"))
 
     def text(self, text: str | None, row: Mapping[str, Any]) -> str:
-        """A message or note of a row."""
+        """Return a message or note of a row."""
         if not self.pseudonyms or not text:
             return text or ""
         for known in (row.get("image"), row.get("patient")):

@@ -90,7 +90,7 @@ def _report(results: Results, pseudonyms: bool, progress: Progress, *, inside: i
 def _content(
     results: Results, shown: Shown, *, names: Names, maps: list[LabelMaps], means: MeanPictures
 ) -> dict[str, Any]:
-    """What the templates show, drawn and counted."""
+    """Return what the templates show, drawn and counted."""
     top, slices = top_of(maps), areas(results)
     said = {answer.label: answer for answer in answers(results)}
     firsts = [
@@ -146,7 +146,7 @@ def _content(
 def _figures(
     results: Results, maps: list[LabelMaps], slices: Mapping[str, Sequence[Slice]], *, top: float
 ) -> dict[str, list[Drawn]]:
-    """The figures of each section; sections without data have none."""
+    """Return the figures of each section; sections without data have none."""
     audited: dict[str, Any] = {} if results.audit is None else results.audit["labels"]
     delta = 0.0 if results.audit is None else float(results.audit["settings"]["delta"])
     cues: dict[str, dict[str, Any]] = {}

@@ -37,7 +37,7 @@ _REFERENCES = {
 
 
 def limitations(results: Results) -> list[str]:
-    """What this study cannot say, from its own numbers."""
+    """Return what this study cannot say, from its own numbers."""
     patients = number_of(results.cases, "patient")
     return [
         *_of_evidence(results),
@@ -144,7 +144,7 @@ def _of_audit(results: Results) -> Iterator[str]:
 
 
 def methods_text(results: Results) -> tuple[list[str], list[str]]:
-    """A methods section that can be pasted into a paper: its paragraphs and its references, numbered from 1."""
+    """Return a methods section that can be pasted into a paper: its paragraphs and its references, numbered from 1."""
     cited = _Cited()
     paragraphs = [_on_cohort(results), _on_maps(results, cited), _on_scores(cited)]
     if results.audit is not None:
@@ -251,7 +251,7 @@ def _reference(method: str) -> str:
 
 
 def record_rows(results: Results, *, pseudonyms: bool) -> Sequence[tuple[str, str]]:
-    """The reproducibility record: what one needs to make the same page again."""
+    """Return the reproducibility record: what one needs to make the same page again."""
     record, run = results.record, results.record.get("run", {})
     rows = [
         ("Fingerprint of study file and table", str(record.get("plan"))),

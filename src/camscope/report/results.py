@@ -67,32 +67,32 @@ class Results:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels, in the order of the study file."""
+        """Return the labels, in the order of the study file."""
         return tuple(self.file.labels)
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods; the audit speaks of the first."""
+        """Return the methods; the audit speaks of the first."""
         return self.file.explain.methods
 
     @property
     def regions(self) -> tuple[str, ...]:
-        """The regions that maps were measured in."""
+        """Return the regions that maps were measured in."""
         return tuple(name for name in region_names(self.file) if f"mass:{name}" in self.rows.columns)
 
     @cached_property
     def first(self) -> pl.DataFrame:
-        """The rows of the first method: one per case and label."""
+        """Return the rows of the first method: one per case and label."""
         return self.rows if not self.methods[1:] else self.rows.filter(pl.col("method") == self.methods[0])
 
     @cached_property
     def cases(self) -> pl.DataFrame:
-        """One row per case."""
+        """Return one row per case."""
         return one_a_case(self.rows.select("case", "patient", "group", "height", "image_sha256"))
 
     @cached_property
     def failed(self) -> pl.DataFrame:
-        """The rows that failed, with the reason."""
+        """Return the rows that failed, with the reason."""
         return self._scan.filter(pl.col("status") == FAILED).select("case", "image", "patient", "message").collect()
 
     @property
@@ -101,18 +101,18 @@ class Results:
 
     @cached_property
     def groups(self) -> tuple[str, ...]:
-        """The largest groups, by name; () where cases have none."""
+        """Return the largest groups, by name; () where cases have none."""
         if not self.grouped:
             return ()
         counts = self.cases.filter(pl.col("group").fill_null("") != "")["group"].value_counts(sort=True)
         return tuple(sorted(counts["group"].to_list()[:_GROUPS]))
 
     def of(self, label: str) -> pl.DataFrame:
-        """The rows of a label, of the first method, without those that failed."""
+        """Return the rows of a label, of the first method, without those that failed."""
         return self.first.filter((pl.col("label") == label) & pl.col("score").is_not_null())
 
     def rows_of(self, cases: Sequence[int]) -> pl.DataFrame:
-        """All that is known of some cases, without their maps, in the order of ``rows``."""
+        """Return all that is known of some cases, without their maps, in the order of ``rows``."""
         return self._scan.filter(pl.col("case").is_in(cases)).drop(_LARGE).collect()
 
     def maps(self, label: str, method: str, *, cases: Sequence[int] | None = None) -> Iterator[pl.DataFrame]:
@@ -131,7 +131,7 @@ class Results:
 
 
 def one_a_case(rows: pl.DataFrame) -> pl.DataFrame:
-    """One row of each case, one that knows the picture and its size where there is one."""
+    """Return one row of each case, one that knows the picture and its size where there is one."""
     ordered = rows.sort(pl.col("height").is_null(), pl.col("image_sha256").is_null(), maintain_order=True)
     return ordered.unique("case", keep="first", maintain_order=True).sort("case")
 
@@ -165,7 +165,7 @@ def read_results(folder: str | Path, *, study: Study | None = None) -> Results:
 
 
 def _audit(folder: Path, plan: str) -> tuple[dict[str, Any] | None, list[str]]:
-    """The audit of these rows, and what is wrong with it."""
+    """Return the audit of these rows, and what is wrong with it."""
     path = folder / JSON
     if not path.exists():
         return None, []
@@ -181,7 +181,7 @@ def _audit(folder: Path, plan: str) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def _root(file: StudyFile, record: dict[str, Any], study: Study | None) -> str:
-    """Where the pictures' paths start."""
+    """Return where the pictures' paths start."""
     if study is not None:
         return study.cohort.root
     folder = Path(str(record.get("study_file", "."))).parent

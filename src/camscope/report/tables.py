@@ -54,7 +54,7 @@ class Slice:
 
 
 def number_of(table: pl.DataFrame, what: str) -> int:
-    """How many different values other than blank a column has."""
+    """Return how many different values other than blank a column has."""
     return table.filter(pl.col(what).fill_null("") != "")[what].n_unique()
 
 
@@ -97,7 +97,7 @@ def _asked(results: Results) -> str:
 
 
 def _reasons(failed: pl.DataFrame, names: Names) -> list[tuple[str, int]]:
-    """Why rows failed, the commonest reasons first."""
+    """Return why rows failed, the commonest reasons first."""
     counted: dict[str, int] = {}
     for row in failed.select("image", "patient", "message").iter_rows(named=True):
         text = names.text(row["message"], row) or "no reason given"
@@ -156,6 +156,6 @@ def _slice(name: str, part: pl.DataFrame) -> Slice:
 
 
 def outcomes(results: Results, label: str) -> dict[str, int]:
-    """How many cases of a label are TP, FP, FN, TN."""
+    """Return how many cases of a label are TP, FP, FN, TN."""
     counted: dict[str, Any] = dict(results.of(label).group_by("outcome").len().rows())
     return {name: int(counted.get(name, 0)) for name in ("TP", "FP", "FN", "TN")}

@@ -24,7 +24,7 @@ MEANINGS = {
 
 
 def region_words(name: str) -> str:
-    """A region in plain words.
+    """Return a region in plain words.
 
     >>> region_words("border:0.10"), region_words("cue:token"), region_words("mask:label")
     ('border, outer 10 %', 'cue “token”', 'the finding itself')
@@ -90,7 +90,7 @@ class Answer:
 
 
 def answers(results: Results) -> list[Answer]:
-    """The answer for each label that was audited."""
+    """Return the answer for each label that was audited."""
     return [] if results.audit is None else [_answer(label, one) for label, one in results.audit["labels"].items()]
 
 
@@ -105,7 +105,7 @@ def _answer(label: str, found: Mapping[str, Any]) -> Answer:
 
 
 def _headline(chips: Sequence[Chip]) -> tuple[str, Tone]:
-    """The answer in a few words: shortcuts first, and never more than was shown."""
+    """Return the answer in a few words: shortcuts first, and never more than was shown."""
     shortcuts = [chip for chip in chips if chip.role == "shortcut"]
     disease = [chip for chip in chips if chip.role == "disease"]
     used = [chip.words for chip in shortcuts if chip.verdict == "RELIES"]

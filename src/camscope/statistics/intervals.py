@@ -135,7 +135,7 @@ def bootstrap(
 def resampled(
     statistic: Callable[[Floats], Floats], patients: int, *, width: int, seed: int, replicates: int, level: float
 ) -> Interval:
-    """What ``bootstrap`` does, for a statistic of how often each patient counts.
+    """Return what ``bootstrap`` does, for a statistic of how often each patient counts.
 
     Args:
         statistic: from counts (B, m) to (B,); of each patient once it is the estimate.
@@ -181,7 +181,7 @@ def _bca_levels(found: Floats, left_out: Floats, *, estimate: float, m: int, lev
 
 
 def _draws(m: int, replicates: int, *, rows: int, seed: int) -> Iterator[Floats]:
-    """How often each of m patients is drawn: (b, m) at a time."""
+    """Yield how often each of m patients is drawn: (b, m) at a time."""
     generator = np.random.default_rng(seed)
     for start in range(0, replicates, rows):
         size = min(rows, replicates - start)

@@ -73,13 +73,13 @@ class Workers:
 
     @property
     def device(self) -> str:
-        """What they compute on where nobody says."""
+        """Return what they compute on where nobody says."""
         return "cuda" if self.gpus else "cpu"
 
 
 @contextlib.contextmanager
 def connected(cluster: Cluster) -> Iterator[Workers]:
-    """The workers of a cluster; Ray is left connected, or not, as it was found. Its loggers are silenced.
+    """Connect to the workers of a cluster; Ray is left connected, or not, as it was found. Its loggers are silenced.
 
     Raises:
         ClusterError: it cannot be reached, or has not what a worker needs.
@@ -211,7 +211,7 @@ def _written(workers: Workers, tables: Sequence[pl.DataFrame], *, made: dict[str
 
 
 def _one_by_one(workers: Workers, cohort: Cohort, study: Study, *, made: dict[str, Any]) -> Iterator[Row]:
-    """The rows of cases that workers died on; a case that does so again gets rows that say so."""
+    """Yield the rows of cases that workers died on; a case that does so again gets rows that say so."""
     ray = workers.ray
     remote = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus, max_restarts=0)(Worker)
     step, actor = None, None
@@ -263,12 +263,12 @@ class Worker:
         return pl.DataFrame({"shard": [number], "fault": [fault]}).to_arrow()
 
     def rows(self, table: pl.DataFrame) -> list[Row]:
-        """The rows of some cases."""
+        """Return the rows of some cases."""
         return list(self.step.rows(self.study.cohort.part(table).cases(), known=self.former))
 
 
 def _shipped(study: Study) -> Study:
-    """The study without the rows of its table and its models, as workers of other folders read it."""
+    """Return the study without the rows of its table and its models, as workers of other folders read it."""
     cohort = study.cohort.part(study.cohort.table.clear())
     return replace(study, path=study.path.absolute(), cohort=cohort)
 
@@ -278,7 +278,7 @@ def _out(store: Store) -> str:
 
 
 def _words(fault: BaseException) -> str:
-    """What was raised in the worker itself: the end of a traceback that comes as text, or else the first line."""
+    """Return what was raised in the worker: the end of a traceback that comes as text, or else the first line."""
     cause = getattr(fault, "cause", None)
     lines = str(cause if isinstance(cause, BaseException) else fault).strip().splitlines()
     if not lines:

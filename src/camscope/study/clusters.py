@@ -305,7 +305,7 @@ def _eta_squared(ranks: npt.NDArray[Any], labels: Indices) -> Floats:
 
 
 def _flat(maps: npt.ArrayLike) -> Floats:
-    """Maps as rows (n, h w) of shares of their sum."""
+    """Return maps as rows (n, h w) of shares of their sum."""
     shares = unit(maps)
     return shares.reshape(len(shares), int(np.prod(shares.shape[1:])))
 
@@ -333,7 +333,7 @@ def _distances(shares: Floats) -> Floats:
 
 
 def _spectrum(distances: Floats, cases: Indices, *, most: int) -> tuple[Floats, Floats]:
-    """The largest most + 1 eigenvalues of the normalised affinity, from the top, and their vectors."""
+    """Return the largest most + 1 eigenvalues of the normalised affinity, from the top, and their vectors."""
     affinity = np.where(cases[:, None] == cases, np.inf, distances)
     near = min(_NEIGHBOUR, int((len(cases) - np.bincount(cases)[cases]).min())) - 1
     scale = np.sqrt(np.maximum(np.partition(affinity, near, axis=1)[:, near], 1e-12))

@@ -77,7 +77,7 @@ class Cohort:
 
     @property
     def content(self) -> pl.DataFrame:
-        """What the table itself says, without what was found out about it."""
+        """Return what the table itself says, without what was found out about it."""
         return self.table.drop(CASE, FAULT, NAME)
 
     def part(self, table: pl.DataFrame) -> Cohort:
@@ -88,12 +88,12 @@ class Cohort:
         return part
 
     def cases(self, rows: Iterable[int] | None = None) -> Iterator[Case]:
-        """The cases of some rows of the table, or of all, in that order."""
+        """Yield the cases of some rows of the table, or of all, in that order."""
         for row in range(len(self)) if rows is None else rows:
             yield self._case(self.table.row(row, named=True))
 
     def problems(self) -> list[Problem]:
-        """What is wrong with rows, not with the study as a whole, by line."""
+        """Return what is wrong with rows, not with the study as a whole, by line."""
         name, found = self.path, []
         for case in self.cases():
             found += [Problem(text, name, case.line, fatal=False) for text in dict.fromkeys(case.problems.values())]
@@ -144,7 +144,7 @@ class Cohort:
         )
 
     def _blank(self) -> dict[int, str]:
-        """Rows without an image or patient -> what is missing."""
+        """Return the rows without an image or patient -> what is missing."""
         cohort = self.file.cohort
         found: dict[int, str] = {}
         for column, what in ((cohort.patient, "patient"), (self.image, "image file")):
@@ -154,7 +154,7 @@ class Cohort:
         return found
 
     def _repeated(self) -> dict[int, str]:
-        """Rows that repeat an earlier row's image and patient -> which."""
+        """Return the rows that repeat an earlier row's image and patient -> which."""
         cohort, lines = self.file.cohort, self.table[LINE]
         first = _first_of_each(self._trimmed(self.image), self._trimmed(cohort.patient))
         return {
@@ -166,7 +166,7 @@ class Cohort:
         return self.table[column].str.strip_chars().to_list() if column else [""] * len(self.table)
 
     def _image_names(self) -> dict[int, str]:
-        """Names of the images whose files' own names would give the overlays of several cases one name."""
+        """Return names for the images whose files' own names would give the overlays of several cases one name."""
         cohort, pattern = self.file.cohort, self.file.explain.files
         if not pattern:
             return {}
@@ -238,7 +238,7 @@ class Cohort:
 
 
 def read_truth(cell: str, *, uncertain: str = "drop") -> tuple[bool | None, str]:
-    """What a cell of a label says: 1, 0, blank (unknown) or -1 (uncertain), and what is wrong with it.
+    """Return what a cell of a label says: 1, 0, blank (unknown) or -1 (uncertain), and what is wrong with it.
 
     >>> read_truth("1"), read_truth(""), read_truth("-1", uncertain="positive"), read_truth("maybe")
     ((True, ''), (None, ''), (True, ''), (None, "'maybe': possible are 1, 0, blank and -1"))
@@ -271,7 +271,7 @@ def _columns(file: StudyFile) -> Iterator[str]:
 
 
 def _named(file: StudyFile) -> Iterator[tuple[str, str]]:
-    """Each column that the study names, with the setting that names it."""
+    """Yield each column that the study names, with the setting that names it."""
     cohort = file.cohort
     yield "cohort.image", cohort.image or ""
     if cohort.patient:
@@ -302,7 +302,7 @@ def _missing_columns(file: StudyFile, columns: list[str], name: str) -> list[Pro
 
 
 def _first_of_each(images: list[str], patients: list[str]) -> dict[int, int]:
-    """Rows that repeat an earlier row's image and patient -> that row."""
+    """Return the rows that repeat an earlier row's image and patient -> that row."""
     seen: dict[tuple[str, str], int] = {}
     repeated = {}
     for row, pair in enumerate(zip(images, patients, strict=True)):
@@ -312,6 +312,6 @@ def _first_of_each(images: list[str], patients: list[str]) -> dict[int, int]:
 
 
 def _stem(image: str) -> str:
-    """A file's name without folders and suffix: "a/b.png" -> "b", "c.dcm#3" -> "c"."""
+    """Return a file's name without folders and suffix: "a/b.png" -> "b", "c.dcm#3" -> "c"."""
     name = image.replace("\\", "/").rsplit("/", 1)[-1]
     return name.rpartition(".")[0] or name

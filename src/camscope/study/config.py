@@ -100,7 +100,7 @@ class ModelSection(_Section):
 
     @property
     def key(self) -> str:
-        """The same for the same arguments: labels with one model share it."""
+        """Return the same for the same arguments: labels with one model share it."""
         return self.model_dump_json()
 
 
@@ -178,7 +178,7 @@ class AuditSection(_Section):
 
     @property
     def regions(self) -> tuple[str, ...]:
-        """All regions, those of the disease first."""
+        """Return all regions, those of the disease first."""
         return tuple(dict.fromkeys((*self.disease, *self.shortcuts)))
 
 
@@ -216,7 +216,7 @@ def read_study_file(path: Path) -> StudyFile:
 
 
 def line_of(text: str, keys: Sequence[str]) -> int | None:
-    r"""The line, from 1, of a TOML text on which a key stands, or else the table that would hold it.
+    r"""Return the line, from 1, of a TOML text on which a key stands, or else the table that would hold it.
 
     >>> line_of('[a]\nb = 1\n[c.d]\ne = { f = 2 }', ["c", "d", "e", "f"])
     4
@@ -230,7 +230,7 @@ def line_of(text: str, keys: Sequence[str]) -> int | None:
 
 @functools.lru_cache(maxsize=1)
 def _places(text: str) -> list[tuple[tuple[str, ...], int]]:
-    """The keys on the way down to what stands on each line, and its number."""
+    """Return the keys on the way down to what stands on each line, and its number."""
     table: tuple[str, ...] = ()
     places = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -245,7 +245,7 @@ def _places(text: str) -> list[tuple[tuple[str, ...], int]]:
 
 
 def _keys(statement: str) -> tuple[str, ...]:
-    """The keys on the way down of a TOML statement; none where it is not a whole one."""
+    """Return the keys on the way down of a TOML statement; none where it is not a whole one."""
     try:
         content: Any = tomllib.loads(statement)
     except (ValueError, RecursionError):
@@ -258,7 +258,7 @@ def _keys(statement: str) -> tuple[str, ...]:
 
 
 def _problem(error: Any, text: str, name: str) -> Problem:
-    """One of pydantic's errors in our words."""
+    """Return one of pydantic's errors in our words."""
     place = [str(part) for part in error["loc"] if not str(part).startswith("function-")]
     where = ".".join(place)
     if error["type"] == "extra_forbidden":
@@ -273,7 +273,7 @@ def _problem(error: Any, text: str, name: str) -> Problem:
 
 
 def _known(place: Sequence[str]) -> list[str]:
-    """The settings of a section, by the keys on the way down to it."""
+    """Return the settings of a section, by the keys on the way down to it."""
     section: type[BaseModel]
     match list(place):
         case ["cohort"]:

@@ -30,7 +30,7 @@ class Identities:
         self._salt = _salt(store) if self._patient else b""
 
     def completed(self, case: Case) -> Case:
-        """The case with its patient and group; one without any known patient is a patient of its own."""
+        """Return the case with its patient and group; one without any known patient is a patient of its own."""
         if not self._patient and not self._group:
             return case
         facts = peek(case.source).facts

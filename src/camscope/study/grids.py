@@ -10,7 +10,7 @@ Grids = npt.NDArray[np.float64]
 
 
 def stacked(rows: pl.DataFrame) -> Grids:
-    """The maps of rows that have one, all of one grid, as (n, h, w); signed.
+    """Return the maps of rows that have one, all of one grid, as (n, h, w); signed.
 
     >>> rows = pl.DataFrame({"grid": [[1.0, -2.0]], "grid_height": [1], "grid_width": [2]})
     >>> stacked(rows)

@@ -37,7 +37,7 @@ class Places:
         self._contents: dict[str, str] = {}
 
     def scene(self, label: str, window: Window, *, picture: Picture) -> Scene:
-        """The scene of one label.
+        """Return the scene of one label.
 
         Args:
             label: whose own mask is called "label".
@@ -96,7 +96,7 @@ def measured(grid: Grid, scene: Scene, *, regions: tuple[str, ...]) -> Row:
 
 
 def drawn(picture: Picture, grid: Grid, window: Window, *, display: ExplainSection) -> Image.Image:
-    """The overlay of a map on its picture."""
+    """Return the overlay of a map on its picture."""
     heat = torch.from_numpy(np.nan_to_num(grid, posinf=0.0, neginf=0.0)).relu()
     heatmap = place(heat, window).numpy()
     seen = window.seen()

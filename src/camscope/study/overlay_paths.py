@@ -13,7 +13,7 @@ _TAKEN = ("rows", "private")  # the study's own folders
 def picture_name(
     pattern: str, *, group: Sequence[str], patient: str, image: str, method: str, label: str, model: str
 ) -> str:
-    """The relative path of an overlay; what comes from others cannot lead out of the folder.
+    """Return the relative path of an overlay; what comes from others cannot lead out of the folder.
 
     Args:
         pattern: with the fields group, patient, image, method, label, model in braces.
@@ -46,7 +46,7 @@ def picture_name(
 
 
 def _shortened(part: str) -> str:
-    """A name that every file system takes, and that is still one of its own."""
+    """Return a name that every file system takes, and that is still one of its own."""
     if len(part.encode("utf-8", "replace")) <= _MOST_BYTES:
         return part
     stem, dot, suffix = part.rpartition(".")

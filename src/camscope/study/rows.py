@@ -63,7 +63,7 @@ REGION: dict[str, Any] = {"mass": pl.Float64, "area": pl.Float64, "enrichment": 
 
 
 def schema(file: StudyFile) -> dict[str, Any]:
-    """Every column of a study's rows, in order, with its type."""
+    """Return every column of a study's rows, in order, with its type."""
     strata = {f"stratum:{name}": pl.String for name in file.cohort.strata}
     cues = {f"cue:{name}": pl.Boolean for name in file.cohort.cues}
     regions = {f"{what}:{name}": kind for name in region_names(file) for what, kind in REGION.items()}
@@ -71,7 +71,7 @@ def schema(file: StudyFile) -> dict[str, Any]:
 
 
 def region_names(file: StudyFile) -> tuple[str, ...]:
-    """The regions that maps are measured in: those of the audit, or else the border and every mask."""
+    """Return the regions that maps are measured in: those of the audit, or else the border and every mask."""
     if file.audit is not None and file.audit.regions:
         return file.audit.regions
     own = ["mask:label"] if any(section.mask for section in file.labels.values()) else []
@@ -80,12 +80,12 @@ def region_names(file: StudyFile) -> tuple[str, ...]:
 
 
 def is_region(column: str) -> bool:
-    """Whether a column holds a number of a region."""
+    """Return whether a column holds a number of a region."""
     return column.partition(":")[0] in REGION
 
 
 def map_values(grid: npt.NDArray[np.float32], window: Sequence[float]) -> Row:
-    """The columns that describe a map on its own grid.
+    """Return the columns that describe a map on its own grid.
 
     Args:
         grid: (h, w), signed.
@@ -118,7 +118,7 @@ def map_values(grid: npt.NDArray[np.float32], window: Sequence[float]) -> Row:
 
 
 def region_values(name: str, found: Evidence | None) -> Row:
-    """The columns of one region; null where this case has no such region."""
+    """Return the columns of one region; null where this case has no such region."""
     if found is None:
         return {}
     numbers = {"mass": found.mass, "area": found.area, "enrichment": found.enrichment}

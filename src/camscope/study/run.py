@@ -135,7 +135,7 @@ def _used(study: Study, device: str, workers: Workers | None) -> str:
 def _explained_here(
     step: StudyStep, size: int, known: Known, counted: Callable[[Iterator[Row]], Iterator[Row]]
 ) -> Iterator[Row]:
-    """The rows of all cases, handed on when their shard is written."""
+    """Yield the rows of all cases, handed on when their shard is written."""
     study, store, columns = step.study, step.store, schema(step.study.file)
     rows = counted(step.rows(study.cohort.cases(), known=known))
     numbers = itertools.count()
@@ -149,7 +149,7 @@ def _rows_of_a_case(study: Study) -> int:
 
 
 def _counted(rows: Iterator[Row], study: Study, state: Progress, progress: Callable[[Progress], None]) -> Iterator[Row]:
-    """The rows of all cases; says how far they are after each case."""
+    """Yield the rows of all cases; says how far they are after each case."""
     while case := list(itertools.islice(rows, _rows_of_a_case(study))):
         state.done += 1
         state.failed += any(row["status"] == FAILED for row in case)
@@ -182,7 +182,7 @@ def status(out: str | Path) -> dict[str, Any]:
 
 
 def study_record(store: Store) -> dict[str, Any]:
-    """What a study's folder says of it.
+    """Return what a study's folder says of it.
 
     Raises:
         StoreError: there is no study, or its record is damaged.
@@ -194,7 +194,7 @@ def study_record(store: Store) -> dict[str, Any]:
 
 
 def study_of(out: str | Path, file: Path | None = None) -> Study:
-    """The study that was run into a folder.
+    """Return the study that was run into a folder.
 
     Args:
         out: the folder.

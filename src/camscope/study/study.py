@@ -84,7 +84,7 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        """Where relative paths start."""
+        """Return where relative paths start."""
         return self.path.parent
 
     @cached_property
@@ -97,7 +97,7 @@ class Study:
 
     @cached_property
     def models(self) -> dict[str, Model]:
-        """The models, each loaded once, by the key of the section that names it.
+        """Return the models, each loaded once, by the key of the section that names it.
 
         Raises:
             StudyError: with every model that cannot be loaded, and every class that one does not have.
@@ -117,7 +117,7 @@ class Study:
         return made
 
     def model(self, label: str) -> tuple[Model, int]:
-        """The model of a label, and the index of its class."""
+        """Return the model of a label, and the index of its class."""
         section = self.file.labels[label]
         model = self.models[section.model.key]
         return model, class_index(section, label, model)
@@ -130,7 +130,7 @@ class Study:
         return ()
 
     def _setting_problems(self) -> list[Problem]:
-        """What is wrong with the study file that its form alone does not show."""
+        """Return what is wrong with the study file that its form alone does not show."""
         file, found = self.file, list(self.cohort.missing)
         for method in file.explain.methods:
             try:
@@ -162,7 +162,7 @@ class Study:
 
 
 def class_index(section: LabelSection, label: str, model: Model) -> int:
-    """The class of a model that a label stands for: the one named, the only one, or the one of the label's name.
+    """Return the class of a model that a label stands for: the one named, the only one, or the one of the label's name.
 
     Raises:
         TargetError: the model has no such class.
@@ -202,7 +202,7 @@ def _placed(spec: str, folder: Path) -> str | Path:
 
 
 def recorded_models(study: Study) -> Mapping[str, Any]:
-    """What is written down of each label's model."""
+    """Return what is written down of each label's model."""
     result = {}
     for label in study.file.labels:
         model, index = study.model(label)

@@ -191,7 +191,7 @@ def record(
 
 
 def autocast_of(device: str) -> torch.dtype | None:
-    """The dtype of the `torch.autocast` that is on for a kind of device; None: none is.
+    """Return the dtype of the `torch.autocast` that is on for a kind of device; None: none is.
 
     >>> with torch.autocast("cpu", torch.bfloat16):
     ...     autocast_of("cpu")
@@ -250,7 +250,7 @@ class Trace:
 
     @property
     def _call(self) -> str:
-        """The layer by the number of its call, where it ran more than once: an edit is of that call alone."""
+        """Return the layer by the number of its call, where it ran more than once: an edit is of that call alone."""
         calls = self.forward.calls[self.layer]
         return self.layer if calls == 1 or "#" in self.layer else f"{self.layer}#{calls - 1}"
 
@@ -260,7 +260,7 @@ class Trace:
 
     @property
     def leaf(self) -> Tensor:
-        """The layer's output as it stands in the graph, for all images of the pass."""
+        """Return the layer's output as it stands in the graph, for all images of the pass."""
         return self._origin.records[self.layer]
 
     def read(self, values: Tensor) -> Tensor:
@@ -270,7 +270,7 @@ class Trace:
         return _at_least_float32(self.layout.read(values))
 
     def toward(self, targets: Sequence[Callable[[Tensor], Tensor]]) -> Trace:
-        """The same pass for other scores, one an image."""
+        """Return the same pass for other scores, one an image."""
         return Trace(self._origin, self.layer, targets, layout=self.layout, rows=self._rows, apart_from=self.apart_from)
 
     @cached_property
@@ -285,12 +285,12 @@ class Trace:
 
     @property
     def connected(self) -> bool:
-        """Whether the score depends on the layer at all."""
+        """Return whether the score depends on the layer at all."""
         return self._gradient is not None
 
     @property
     def used_gradients(self) -> bool:
-        """Whether anybody has asked for the gradients."""
+        """Return whether anybody has asked for the gradients."""
         return "gradients" in self.__dict__
 
     def note(self, text: str, *, where: Tensor) -> None:
@@ -317,7 +317,7 @@ class Trace:
         return gradient
 
     def again(self, inputs: Any = None, *, rows: Tensor | None = None, edit: Edit | None = None) -> Trace:
-        """The same targets on other inputs, or with an edited layer output.
+        """Return the same targets on other inputs, or with an edited layer output.
 
         Without ``inputs`` only the part of the network after the layer runs again (see `Tail`).
 
@@ -366,7 +366,7 @@ class Trace:
 
     @cached_property
     def _tail(self) -> Tail:
-        """The cheapest tail that is proved to give the same outputs, on a batch of another size and on one image."""
+        """Return the cheapest tail that gives the same outputs, proved on a batch of another size and on one image."""
         batch, inputs = self.forward.batch, self.forward.inputs
         twin = replicate(self.forward.net)
         proofs = [torch.arange(batch + 1) % batch, torch.zeros(2, dtype=torch.long)]

@@ -87,12 +87,12 @@ class Address:
         yield register_module_forward_hook(leave)
 
     def calls(self, function: str) -> bool:
-        """Whether a call of ``function`` now would be one by the module's own forward."""
+        """Return whether a call of ``function`` now would be one by the module's own forward."""
         return self._running[-1:] == [self.module] and function.rstrip("_") == self.function
 
 
 def name_of(net: nn.Module, module: nn.Module) -> str:
-    """The name of a module in a network.
+    """Return the name of a module in a network.
 
     Raises:
         LayerError: it is not part of the network.

@@ -62,7 +62,7 @@ def map_arrays(value: Any, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor in ``value``, in order."""
+    """Yield every tensor in ``value``, in order."""
     found: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:

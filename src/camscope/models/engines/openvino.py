@@ -41,7 +41,7 @@ class Compiled:
 
     @property
     def net(self) -> nn.Module:
-        """The copy of the network that begins at the layer."""
+        """Return the copy of the network that begins at the layer."""
         return self.tail.net
 
     @contextlib.contextmanager
@@ -96,7 +96,7 @@ def compiled(net: nn.Module, x: Tensor, *, layer: str) -> Compiled:
 
 
 def cache() -> Path:
-    """Where compiled trunks are kept: ``CAMSCOPE_CACHE``, or ``camscope`` in the user's folder for caches."""
+    """Return where compiled trunks are kept: ``CAMSCOPE_CACHE``, or ``camscope`` in the user's folder for caches."""
     own = os.environ.get("CAMSCOPE_CACHE")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return (Path(own) if own else home / "camscope") / "openvino"
@@ -130,7 +130,7 @@ class _Trunk(nn.Module):
 
 
 def _key(net: nn.Module, x: Tensor, layer: str, version: str) -> str:
-    """What the compiled trunk depends on: structure, weights, layer, size of the image, versions."""
+    """Return what the compiled trunk depends on: structure, weights, layer, size of the image, versions."""
     parts = f"{net!r} {layer} {tuple(x.shape)} {version} {torch.__version__} {digest(net)}"
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
 

@@ -81,7 +81,7 @@ class Product:
     shape: tuple[int, ...]
 
     def packed(self, images: int) -> Product:
-        """The same, packed for a number of images."""
+        """Return the same, packed for a number of images."""
         return replace(self, run=self.make(images))
 
 
@@ -122,7 +122,7 @@ class _Instead(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _start(self, product: Product, x: Tensor) -> Tensor:
-        """The result, or what stands for it until the other summand is there."""
+        """Return the result, or what stands for it until the other summand is there."""
         if "add" not in product.follows:
             return self._remember(product.run(x, None), _Ahead(product.follows))
         stand_in = x.new_empty(1).expand(len(x), *product.shape)
@@ -219,7 +219,7 @@ class _Seen:
     waits: list[tuple[int, int]] = field(default_factory=list)
 
     def chain(self, product: _Call) -> list[_Call]:
-        """What follows a product and can be computed with it: normalisation, addition, activation."""
+        """Return what follows a product and can be computed with it: normalisation, addition, activation."""
         chain: list[_Call] = []
         while (call := self._only_user((chain or [product])[-1])) is not None and self._fits(product, chain, call):
             chain.append(call)
@@ -249,7 +249,7 @@ class _Seen:
         return "add" not in before or ACTS[call.name](*call.args, **call.kwargs) is RELU
 
     def _takes(self, product: _Call, last: _Call, addition: _Call) -> bool:
-        """Whether a convolution may wait for the other summand and write its result there."""
+        """Return whether a convolution may wait for the other summand and write its result there."""
         both = addition.args
         if len(both) != 2 or addition.kwargs or not all(isinstance(t, Tensor) for t in both) or both[0] is both[1]:
             return False
@@ -264,7 +264,7 @@ class _Seen:
         return True
 
     def _is_free(self, other: Tensor, product: _Call, start: int, end: int) -> bool:
-        """Whether a summand was made in this pass and is not needed any more, and the product's inputs stay."""
+        """Return whether a summand was made in this pass and is not needed any more, and the product's inputs stay."""
         x, version = product.given[0]
         written = any(call.returned is x and call.version != version for call in self.calls[start:end])
         made = any(call.returned is other for call in self.calls[:end])
@@ -312,7 +312,7 @@ class _Watcher(TorchFunctionMode):
 
 
 def _shared(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors lie in the same memory."""
+    """Return whether two tensors lie in the same memory."""
     return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 

@@ -89,7 +89,7 @@ class Convolution:
         return cls(x.shape, weight, bias, _pair(stride), _pair(padding), _pair(dilation), groups)
 
     def packed(self, norm: Norm | None, act: Act, batch: int) -> Run:
-        """The convolution, folded with a normalisation, for ``batch`` times as many images."""
+        """Return the convolution, folded with a normalisation, for ``batch`` times as many images."""
         bias = None if self.bias is None else self.bias.detach()
         weight, bias = norm.folded(self.weight.detach(), bias) if norm else (self.weight.detach(), bias)
         size = [batch * self.size[0], *self.size[1:]]
@@ -134,7 +134,7 @@ class Linear:
         return cls(x.shape, weight, bias)
 
     def packed(self, norm: Norm | None, act: Act, batch: int) -> Run:
-        """The product, for ``batch`` times as many rows; no normalisation goes into it, and no addition."""
+        """Return the product, for ``batch`` times as many rows; no normalisation goes into it, and no addition."""
         weight, bias = self.weight.detach(), None if self.bias is None else self.bias.detach()
         if not can_pack(weight):
             return _then(lambda x: F.linear(x, weight, bias), act)
@@ -164,7 +164,7 @@ class Norm:
         return cls(running_mean, running_var, weight, bias, eps)
 
     def folded(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The weights of a convolution and of this normalisation after it."""
+        """Return the weights of a convolution and of this normalisation after it."""
         scale = (self.var.double() + self.eps).rsqrt()
         shift = -self.mean.double() if bias is None else bias.double() - self.mean.double()
         if self.weight is not None:
@@ -174,7 +174,7 @@ class Norm:
 
 
 def can_pack(tensor: Tensor) -> bool:
-    """Whether oneDNN takes weights in its own order for tensors like this one.
+    """Return whether oneDNN takes weights in its own order for tensors like this one.
 
     >>> can_pack(torch.zeros(2, dtype=torch.float64))
     False

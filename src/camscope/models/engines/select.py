@@ -48,7 +48,7 @@ _prepared: weakref.WeakKeyDictionary[nn.Module, dict[Any, Prepared]] = weakref.W
 
 
 def resolve(engine: str, pictures: int | None, *, device: str = "cpu") -> str:
-    """The engine for a number of pictures that are coming.
+    """Return the engine for a number of pictures that are coming.
 
     Packing costs about four passes of one picture: "auto" is "packed" from 24 pictures on. Compiling costs hundreds and
     gains on networks of many small layers only (`docs/speed.md`): "openvino" is for those who ask for it. Under

@@ -40,7 +40,7 @@ _WEIGHTS = (
 
 
 def pays(weight: Tensor, size: list[int], *, padding: list[int]) -> bool:
-    """Whether a convolution of stride 1 is faster in tiles than directly.
+    """Return whether a convolution of stride 1 is faster in tiles than directly.
 
     With C channels in and K out it saves about C K multiplications a pixel and moves about C + K numbers. Measured on
     two cores: 256 channels on 56 x 56 pixels take 0.65 of the time, 512 on 28 x 28 half, 256 on 14 x 14 0.85, 128 on
@@ -62,7 +62,7 @@ def pays(weight: Tensor, size: list[int], *, padding: list[int]) -> bool:
 
 
 def in_tiles(weight: Tensor, bias: Tensor | None, *, padding: list[int]) -> Callable[[Tensor], Tensor]:
-    """What computes a convolution of stride 1.
+    """Return what computes a convolution of stride 1.
 
     Args:
         weight: (K, C, 3, 3); a copy of four times its size is made.
@@ -95,7 +95,7 @@ def in_tiles(weight: Tensor, bias: Tensor | None, *, padding: list[int]) -> Call
 
 
 def _product(few: Tensor, many: Tensor) -> Tensor:
-    """A few rows with many columns, where oneDNN takes half the time of MKL."""
+    """Return a few rows with many columns, where oneDNN takes half the time of MKL."""
     product: Tensor = torch.ops.mkldnn._linear_pointwise(few, many.t(), None, "none", [], "")
     return product
 

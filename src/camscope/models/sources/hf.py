@@ -69,7 +69,7 @@ def make(
     labels: Sequence[str] | None = None,
     keys: KeyFilter = ALL,
 ) -> Model:
-    """A model of transformers with its processor's preprocessing and its own class names.
+    """Return a model of transformers with its processor's preprocessing and its own class names.
 
     The architecture in the model's configuration says what it is for. A model of pictures and texts (CLIP, SigLIP)
     scores how similar the picture is to each of ``labels``; without labels, and for a model without a classifier, the
@@ -337,7 +337,7 @@ def _embedding(
 
 
 def _is_resized(net: nn.Module, config: Any, size: tuple[int, int]) -> bool:
-    """Whether the input has another size than a network's table of positions, which it can interpolate."""
+    """Return whether the input has another size than a network's table of positions, which it can interpolate."""
     own = getattr(getattr(config, "vision_config", config), "image_size", None)
     own = (own, own) if isinstance(own, int) else tuple(own or size)
     see = getattr(net, "get_image_features", net.forward)

@@ -86,7 +86,7 @@ def text_embeddings(model: Any, texts: Sequence[str], *, name: str, offline: boo
 
 
 def _pooled(output: Any) -> Tensor:
-    """The one vector of each picture or text in what a model returned."""
+    """Return the one vector of each picture or text in what a model returned."""
     fields = [output, getattr(output, "image_embeds", None), getattr(output, "pooler_output", None)]
     found = next((field for field in fields if isinstance(field, Tensor)), None)
     if found is None:

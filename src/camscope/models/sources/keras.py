@@ -50,7 +50,7 @@ _PATIENCE = 30.0  # seconds
 
 
 def names() -> list[str]:
-    """Every network of keras.applications; none where Keras is not installed.
+    """Return every network of keras.applications; none where Keras is not installed.
 
     They are read from the package's file, where it has one: importing Keras takes seconds.
     """
@@ -73,7 +73,7 @@ def make(
     options: Mapping[str, Any],
     keys: KeyFilter = ALL,
 ) -> Model:
-    """A network of keras.applications with its family's preprocessing, or the model in a file that Keras wrote.
+    """Return a network of keras.applications with its family's preprocessing, or the model in a file that Keras wrote.
 
     A file says nothing of how its pictures were prepared: they are squashed to the input size, and pixels are in the
     range for which the model's own arithmetic before its first weights is made, or in [0, 1] where there is none;
@@ -210,7 +210,7 @@ def _from_file(
     options: Mapping[str, Any],
     keys: KeyFilter,
 ) -> Model:
-    """The model in a file, or the one that a bundle describes."""
+    """Return the model in a file, or the one that a bundle describes."""
     unknown = [key for key in options if key not in _OF_FILES]
     if unknown:
         raise SettingError(nearest("option for a Keras file", unknown[0], _OF_FILES[:2]))
@@ -300,7 +300,7 @@ def _prepared(model: Any, size: tuple[int, int], family: str | None, expected: R
 
 
 def _ends_in(model: Any, activation: str) -> bool:
-    """Whether the output is that of an activation, apart from operations that change its shape or type alone."""
+    """Return whether the output is that of an activation, apart from operations that change its shape or type alone."""
     output = model.outputs[0]
     while True:
         operation, index, _ = output._keras_history

@@ -100,7 +100,7 @@ def _check_size(declared: int, size: int, path: Path) -> None:
 
 
 def _read_h5(path: Path, custom: Mapping[str, Any]) -> Any:
-    """A model from HDF5; a configuration with operations of TensorFlow is converted in memory."""
+    """Return a model from HDF5; a configuration with operations of TensorFlow is converted in memory."""
     h5py = require("h5py", "a Keras file", "keras")
     from keras.src.legacy.saving import legacy_h5_format
 
@@ -119,7 +119,7 @@ def _read_h5(path: Path, custom: Mapping[str, Any]) -> Any:
 
 
 def _refuse_code(config: Any, path: Path) -> set[str]:
-    """The class names in a configuration, none of which is a layer of code."""
+    """Return the class names in a configuration, none of which is a layer of code."""
     parts = list(keras_tf_ops.layers_of(config))
     for part in parts:
         if part["class_name"] == "Lambda":

@@ -20,7 +20,7 @@ from camscope.errors import ModelError, require
 
 
 def keras() -> Any:
-    """The package, on its torch backend.
+    """Return the package, on its torch backend.
 
     ``KERAS_BACKEND`` is set where Keras has not been imported yet; afterwards its backend cannot be changed.
 
@@ -84,7 +84,7 @@ class KerasNet(nn.Module):
         return scores.movedim(-1, 1) if scores.ndim == 4 and self.channels_last else scores
 
     def __deepcopy__(self, memo: Any) -> KerasNet:
-        """A network of its own; Keras copies by configuration, which leaves nothing shared."""
+        """Return a network of its own; Keras copies by configuration, which leaves nothing shared."""
         twin = KerasNet(
             from_architecture(architecture(self.keras_model), custom_objects=self._custom_objects),
             custom_objects=self._custom_objects,
@@ -97,14 +97,14 @@ class KerasNet(nn.Module):
 
 
 def architecture(model: Any) -> dict[str, Any]:
-    """A model without its weights, as plain JSON values."""
+    """Return a model without its weights, as plain JSON values."""
     described: dict[str, Any] = keras().saving.serialize_keras_object(model)
     described.pop("compile_config", None)
     return described
 
 
 def from_architecture(described: Mapping[str, Any], *, custom_objects: Mapping[str, Any]) -> Any:
-    """The Keras model that `architecture` described, with random weights on the CPU; no code is read."""
+    """Return the Keras model that `architecture` described, with random weights on the CPU; no code is read."""
     package = keras()
     with package.device("cpu"):
         return package.saving.deserialize_keras_object(
@@ -131,7 +131,7 @@ def input_shape(model: Any) -> tuple[int | None, ...]:
 
 
 def sublayers(layer: Any) -> list[Any]:
-    """The layers that a Keras layer or model consists of, in order."""
+    """Return the layers that a Keras layer or model consists of, in order."""
     found: list[Any] = layer._flatten_layers(include_self=False, recursive=False)
     return found
 
@@ -158,7 +158,7 @@ def _adopt(layer: Any, seen: set[int]) -> Iterator[_State]:
 
 
 def _own(layer: Any) -> Iterator[_State]:
-    """A layer's weights, those that are never trained as buffers; frozen ones are parameters all the same."""
+    """Yield a layer's weights, those that are never trained as buffers; frozen ones are parameters all the same."""
     learned = (layer._parameters, layer._trainable_variables)
     for table, variables in (learned, (layer._buffers, layer._non_trainable_variables)):
         for variable in variables:
@@ -170,12 +170,12 @@ def _own(layer: Any) -> Iterator[_State]:
 
 
 def _is_foreign(layer: Any, name: str) -> bool:
-    """Whether it is a module of PyTorch that Keras wrapped: its weights are its own."""
+    """Return whether it is a module of PyTorch that Keras wrapped: its weights are its own."""
     return name == "module" and type(layer).__name__ == "TorchModuleWrapper"
 
 
 def _free(name: str, taken: Mapping[str, Any]) -> str:
-    """A name without dots that is not taken yet."""
+    """Return a name without dots that is not taken yet."""
     plain = name.replace(".", "_")
     number = sum(t == plain or t.startswith(f"{plain}_again") for t in taken)
     return plain if plain not in taken else f"{plain}_again{number}"

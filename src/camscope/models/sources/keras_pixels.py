@@ -67,7 +67,7 @@ class _Reached(BaseException):
 
 
 def _at_first_weights(model: Any, pictures: torch.Tensor) -> torch.Tensor | None:
-    """The input of the first layer with trained weights."""
+    """Return the input of the first layer with trained weights."""
     arrived: list[torch.Tensor] = []
 
     def keep(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -87,7 +87,7 @@ def _at_first_weights(model: Any, pictures: torch.Tensor) -> torch.Tensor | None
 
 
 def _trained(layer: Any) -> Iterator[Any]:
-    """The layers with trained weights of their own, at every depth."""
+    """Yield the layers with trained weights of their own, at every depth."""
     for child in sublayers(layer):
         has_weights = child._trainable_variables or type(child).__name__ == "TorchModuleWrapper"
         if has_weights and type(child).__name__ != "BatchNormalization":

@@ -160,7 +160,7 @@ def _short(function: str) -> str:
 
 
 def _node(node: Any, names: set[str], layer: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """One call of an operation: its tensors as positional arguments, its numbers by name."""
+    """Return one call of an operation: its tensors as positional arguments, its numbers by name."""
     function = layer["config"].get("function", "__operators__.getitem")
     known = _operations().get(_short(function))
     if known is None:
@@ -188,7 +188,7 @@ def _node(node: Any, names: set[str], layer: Mapping[str, Any], origin: str) -> 
 
 
 def _argument(value: Any, names: set[str]) -> Any:
-    """A setting of a call; tensors are written as [layer, node, number], tuples and ... as objects."""
+    """Return a setting of a call; tensors are written as [layer, node, number], tuples and ... as objects."""
     if isinstance(value, Mapping) and "class_name" in value:
         value = _ELLIPSIS if value["class_name"] == "__ellipsis__" else value.get("items", value)
     if isinstance(value, list) and len(value) == _REFERENCE_LENGTH and value[0] in names and isinstance(value[1], int):

@@ -23,7 +23,7 @@ _RESERVED = ("num_classes", "pretrained", "pretrained_cfg", "pretrained_cfg_over
 
 
 def names() -> list[str]:
-    """Every architecture of timm."""
+    """Return every architecture of timm."""
     import timm
 
     return list(timm.list_models())
@@ -112,7 +112,7 @@ def _sides(size: Any) -> tuple[int, int]:
 
 
 def _interpolation_note(spec: str, cfg: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[str, str]:
-    """The fact that published weights are used at another size than their own: timm interpolates their positions."""
+    """Return the fact that timm interpolates the positions of published weights for another input size."""
     own = _sides(cfg["input_size"][1:])
     used = _sides(keywords.get("img_size") or own)
     if used == own:
@@ -124,7 +124,7 @@ def _interpolation_note(spec: str, cfg: Mapping[str, Any], keywords: Mapping[str
 
 
 def _configuration(name: str) -> Mapping[str, Any]:
-    """What timm knows of a name: where its weights are, and how its pictures were preprocessed."""
+    """Return what timm knows of a name: where its weights are, and how its pictures were preprocessed."""
     import timm
 
     try:
@@ -174,7 +174,7 @@ def _address(cfg: Mapping[str, Any]) -> str:
 
 
 def _file(cfg: Mapping[str, Any]) -> str:
-    """Name of the published file."""
+    """Return the name of the published file."""
     if cfg.get("hf_hub_id"):
         return str(cfg.get("hf_hub_filename") or "model.safetensors")
     return Path(urlsplit(_address(cfg)).path).name if isinstance(cfg["url"], str) else str(cfg["url"][1])

@@ -75,7 +75,7 @@ def fill_from(
 
 
 def _fitted(net: Any, state: State, keys: KeyFilter, origin: str) -> tuple[Match, list[str]]:
-    """The weights under the network's names, where necessary translated by timm's filter, and the tables it resized."""
+    """Return the weights under the network's names, if need be by timm's filter, and the tables it resized."""
     own = net.state_dict()
     found = match(state, own, keys=keys, origin=origin)
     translate = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
@@ -108,7 +108,7 @@ def _of_file_size(
     keys: KeyFilter,
     origin: str,
 ) -> tuple[Any, Match, Size] | None:
-    """The network for a square input size at which every table of the file fits as it is, if there is one."""
+    """Return the network for a square input size at which every table of the file fits as it is, if there is one."""
     own = net.state_dict()
     plain = match(state, own, keys=keys, origin=origin)
     shapes = [(v.shape, own[k].shape) for k, v in {**plain.state, **plain.rest}.items() if k in own]

@@ -29,14 +29,14 @@ _POSITIONS = "encoder.pos_embedding"
 
 
 def names() -> list[str]:
-    """Every network of torchvision for single pictures."""
+    """Return every network of torchvision for single pictures."""
     from torchvision import models
 
     return [name for module in (models, *_dense()) for name in models.list_models(module=module)]
 
 
 def _dense() -> tuple[Any, Any]:
-    """The modules of networks with more than one score per class: maps and boxes."""
+    """Return the modules of networks with more than one score per class: maps and boxes."""
     from torchvision import models
 
     return models.segmentation, models.detection
@@ -52,7 +52,7 @@ def make(
     options: Mapping[str, Any],
     keys: KeyFilter = ALL,
 ) -> Model:
-    """A network of torchvision; ``resnet50.IMAGENET1K_V1`` names one of its published weights.
+    """Return a network of torchvision; ``resnet50.IMAGENET1K_V1`` names one of its published weights.
 
     Preprocessing and class names are those of the published weights. A segmentation network's outputs are maps of
     scores (B, classes, h, w), a detector's are boxes (see ``Boxes``); both see the whole picture, with a margin.
@@ -107,7 +107,7 @@ def make(
 
 
 def _entry(name: str) -> tuple[str, Any]:
-    """The architecture of a name, and the entry of its published weights.
+    """Return the architecture of a name, and the entry of its published weights.
 
     Raises:
         ModelError: there is no such network, or no such weights of it.
@@ -125,7 +125,7 @@ def _entry(name: str) -> tuple[str, Any]:
 
 
 def _chosen_side(architecture: str, input_size: tuple[int, int] | None, options: Mapping[str, Any]) -> int | None:
-    """The side of the input that the caller chose for a vision transformer, which takes squares."""
+    """Return the side of the input that the caller chose for a vision transformer, which takes squares."""
     if not architecture.startswith("vit_"):
         return None
     if input_size is not None and input_size[0] != input_size[1]:

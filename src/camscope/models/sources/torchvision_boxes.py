@@ -54,7 +54,7 @@ def _logodds(p: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def preprocess_of(net: Any) -> Preprocess:
-    """What a detector of torchvision does to pictures, in its own square: the whole picture, black beside it."""
+    """Return what a detector of torchvision does to pictures, in its own square: the whole picture, black beside it."""
     transform = net.transform
     mean, std = tuple(transform.image_mean), tuple(transform.image_std)
     if transform.fixed_size is not None:

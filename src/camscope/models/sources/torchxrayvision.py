@@ -37,7 +37,7 @@ _RESERVED = ("weights", "num_classes", "op_threshs", "apply_sigmoid", "cache_dir
 
 
 def names() -> list[str]:
-    """The published models; not asked of the package, whose import takes seconds."""
+    """Return the published models; not asked of the package, whose import takes seconds."""
     return list(_NAMES)
 
 
@@ -97,7 +97,7 @@ def make(
 
 
 def _build(name: str, outputs: int, options: Mapping[str, Any]) -> Any:
-    """The network inside, without the sigmoid and ``op_norm`` around it, and without a download."""
+    """Return the network inside, without the sigmoid and ``op_norm`` around it, and without a download."""
     import torchvision
     import torchxrayvision as xrv
 
@@ -112,7 +112,7 @@ def _build(name: str, outputs: int, options: Mapping[str, Any]) -> Any:
 
 
 def _cut(head: nn.Linear, trained: list[int], classes: int | None) -> nn.Linear:
-    """The last layer with the outputs that were trained, or a new one for another number of classes."""
+    """Return the last layer with the outputs that were trained, or a new one for another number of classes."""
     new = nn.Linear(head.in_features, classes or len(trained))
     if new.out_features == len(trained):
         new.load_state_dict({"weight": head.weight[trained], "bias": head.bias[trained]})
@@ -120,7 +120,7 @@ def _cut(head: nn.Linear, trained: list[int], classes: int | None) -> nn.Linear:
 
 
 def _published(spec: str, url: str, *, trust: bool) -> State:
-    """The published weights, read and where necessary downloaded by the package: pickles of its own modules.
+    """Return the published weights, read and where necessary downloaded by the package: pickles of its own modules.
 
     Raises:
         ModelError: out of reach, damaged, or the caller does not trust them.
