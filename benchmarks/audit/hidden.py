@@ -28,7 +28,7 @@ from camscope.study.study import Study
 from camscope.training.dataset import read_dataset
 from camscope.training.fit import train
 from camscope.training.init_model import Start
-from camscope.training.settings import Settings
+from camscope.training.settings import TrainingSettings
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "phantom_models"))
 from held_out_phantoms import HeldOut, token_aucs
@@ -98,7 +98,7 @@ def trained(folder: Path, arm: str, finding: str, pictures: int, epochs: int) ->
     out = folder / arm.replace(" ", "_").replace(":", "_").replace(",", "") / finding.lower()
     if not (out / "model.json").is_file():
         data = read_dataset(write_training(folder, finding, pictures), labels=[finding])
-        settings = Settings(epochs=epochs, patience=epochs, batch_size=16, rate=2e-3, **given)
+        settings = TrainingSettings(epochs=epochs, patience=epochs, batch_size=16, rate=2e-3, **given)
         begun = Start(new_model(finding), learnt=False, origin="random weights of the demo")
         train(data, begun, out=out, settings=settings, device="cpu", say=lambda text: print(text, flush=True))
     return out.absolute()

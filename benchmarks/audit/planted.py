@@ -27,8 +27,8 @@ from torch import nn
 
 import camscope as cs
 from camscope.audit.interventions import LARGE, measured_changes
-from camscope.audit.measures import Settings, adjusted, alignment, effects
-from camscope.audit.samples import PatchDonors, Subject
+from camscope.audit.measures import AuditSettings, adjusted, alignment, effects
+from camscope.audit.samples import AuditSample, PatchDonors
 from camscope.audit.verdicts import judge
 from camscope.cohort.case import Case
 from camscope.cohort.regions import Scene, cell_shares, evidence, region, seen_shares
@@ -39,7 +39,7 @@ from camscope.statistics.intervals import exact_interval
 SIDE, IMAGES, TRAINED, EPOCHS, CONTRAST = 64, 3, 480, 8, 0.12
 CUES, HEADS, PATIENTS = ("corner", "moving", "texture"), ("linear", "layer norm"), (20, 70, 200)
 SHORTCUTS = ("cue:token", "border:0.15")
-SETTINGS = Settings(replicates=1999)
+SETTINGS = AuditSettings(replicates=1999)
 
 
 def picture(draw, *, disease, cue):
@@ -129,7 +129,7 @@ def cohort(cue, patients, seed):
         seen = np.ones((SIDE, SIDE), bool)
         x = pixels[None] * 4 - 2
         subjects.append(
-            Subject(
+            AuditSample(
                 case,
                 truth,
                 x,

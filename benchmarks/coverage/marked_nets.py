@@ -16,7 +16,7 @@ from torchvision.ops import masks_to_boxes
 import camscope as cs
 from camscope.explanation.recorded_layer import record_layer
 from camscope.models.sources.hf_dense import Detector, Segmenter
-from camscope.models.sources.torchvision_boxes import Boxes
+from camscope.models.sources.torchvision_boxes import TorchvisionDetector
 
 Explained = tuple[Tensor, str]
 """Maps (B, *grid) and the layer."""
@@ -214,7 +214,7 @@ def fcos() -> nn.Module:
     anchors = AnchorGenerator(sizes=((16,), (32,), (64,)), aspect_ratios=((1.0,),) * 3)
     head = FCOSHead(32, 1, 3, num_convs=1)
     shape = {"min_size": 128, "max_size": 128, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
-    return Boxes(FCOS(backbone, 3, anchor_generator=anchors, head=head, score_thresh=0.0, **shape))
+    return TorchvisionDetector(FCOS(backbone, 3, anchor_generator=anchors, head=head, score_thresh=0.0, **shape))
 
 
 def _halved(before: int, after: int) -> nn.Sequential:
@@ -287,7 +287,7 @@ def by_cam(net: nn.Module, x: Any, **options: Any) -> Explained:
 
 def by_boxes(net: nn.Module, x: Tensor, classes: Tensor) -> Explained:
     """Of the best box of the mark's class."""
-    first = 1 if isinstance(net, Boxes) else 0  # torchvision's class 0 is the background
+    first = 1 if isinstance(net, TorchvisionDetector) else 0  # torchvision's class 0 is the background
     return by_cam(net, x, targets=[cs.targets.box(first + label) for label in classes.tolist()])
 
 

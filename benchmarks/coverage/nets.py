@@ -168,12 +168,12 @@ def _torchvision(name: str, group: str) -> tuple[nn.Module, Tensor]:
 
 def _finding(net: Any) -> nn.Module:
     """A detector that finds boxes with random weights too, whose scores are below its threshold."""
-    from camscope.models.sources.torchvision_boxes import Boxes
+    from camscope.models.sources.torchvision_boxes import TorchvisionDetector
 
     for part in (net, getattr(net, "roi_heads", None)):
         if hasattr(part, "score_thresh"):
             part.score_thresh = 0.0
-    return Boxes(net).eval()
+    return TorchvisionDetector(net).eval()
 
 
 def hugging_face_models() -> Iterator[Case]:

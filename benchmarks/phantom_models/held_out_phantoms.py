@@ -10,13 +10,13 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from sklearn.metrics import roc_auc_score
 
+from camscope.array_types import Bytes, Mask
 from camscope.explanation import explain_all
 from camscope.images.picture import Picture
 from camscope.models.model import Model
 from camscope.phantoms.anatomy import View
-from camscope.phantoms.cohort import Bytes, PhantomSpec, grey_bytes
+from camscope.phantoms.cohort import PhantomSpec, grey_bytes
 from camscope.phantoms.findings import FINDINGS
-from camscope.phantoms.shapes import Mask
 
 STREAM, PATIENTS, PREVALENCE, SIDE = 103, 400, 0.35, 256
 # A cell of the models' 8 x 8 maps, in pixels of these pictures.

@@ -30,10 +30,11 @@ from held_out_phantoms import PATIENTS, HeldOut, pointing, token_aucs
 from timm.models import ConvNeXt
 from torch import Tensor, nn
 
+from camscope.array_types import Bytes
 from camscope.heatmap import upsample
 from camscope.models.loading import load
 from camscope.models.model import Model
-from camscope.phantoms.cohort import BUNDLES, SIDE, Bytes, Masks, pictures_and_masks, plan_training
+from camscope.phantoms.cohort import BUNDLES, SIDE, Masks, pictures_and_masks, plan_training
 from camscope.phantoms.findings import FINDINGS
 
 Measured = dict[str, dict[str, float]]

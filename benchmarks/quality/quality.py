@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from camscope.evaluation.candidates import chosen_methods
-from camscope.evaluation.data import Data, read_data
+from camscope.evaluation.data import EvaluationData, read_data
 from camscope.evaluation.page import evaluated
-from camscope.evaluation.plan import Plan
+from camscope.evaluation.plan import EvaluationPlan
 from camscope.evaluation.rows import FEW, chosen_metrics
 from camscope.evaluation.run import evaluate
 from camscope.evaluation.summary_text import KINDS, arrow, cell_of, measured, of_kind, sentences
@@ -83,7 +83,7 @@ SETS: dict[str, Any] = {
 """Name -> model and target; folder and its column of boxes; for each part its pictures and the few; settings."""
 
 
-def data_of(name: str, part: str, *, target: str, out: Path) -> Data:
+def data_of(name: str, part: str, *, target: str, out: Path) -> EvaluationData:
     """The annotated pictures of a folder of the test data, thinned out."""
     _, (folder, boxes), parts, _ = SETS[name]
     with (DATA / folder / "labels.csv").open(newline="") as file:
@@ -98,13 +98,13 @@ def data_of(name: str, part: str, *, target: str, out: Path) -> Data:
     return read_data(out / "pictures.csv", boxes=boxes, target=target, exclude=[out])
 
 
-def planned(name: str, part: str, *, twins: set[str], out: Path) -> Plan:
+def planned(name: str, part: str, *, twins: set[str], out: Path) -> EvaluationPlan:
     """What is evaluated."""
     model, target = SETS[name][0]()
     methods = [one for one in chosen_methods("all") if one not in {*SLOW.get((name, part), ()), *twins}]
     data = data_of(name, part, target=target, out=out)
     few, more = SETS[name][2][part][1], {"batch_size": BATCH[part], "engine": "openvino"} | SETS[name][3]
-    return Plan(model, data, methods, chosen_metrics(PARTS[part]), few=few, **more)
+    return EvaluationPlan(model, data, methods, chosen_metrics(PARTS[part]), few=few, **more)
 
 
 def document(name: str, found: dict[str, dict[str, Any]]) -> str:
@@ -180,7 +180,7 @@ def run(name: str, part: str, *, twins: set[str], out: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     plan, last = planned(name, part, twins=twins, out=out), ""
 
-    def say(done: int, total: int, method: str) -> None:
+    def say(method: str, done: int, total: int) -> None:
         nonlocal last
         if method != last:
             print(f"{name} {part} {done}/{total} {method}", file=sys.stderr, flush=True)

@@ -9,7 +9,7 @@ import pytest
 from camscope.evaluation.candidates import chosen_methods
 from camscope.evaluation.data import read_data
 from camscope.evaluation.page import evaluated
-from camscope.evaluation.plan import Plan
+from camscope.evaluation.plan import EvaluationPlan
 from camscope.evaluation.run import evaluate
 from camscope.models.loading import load
 
@@ -42,7 +42,7 @@ def test_grad_cam_of_squeezenet_finds_the_object(tmp_path):
     model = load("torchvision:squeezenet1_0", weights=weights)
     table = subset("imagenet_val", "boxes_xyxy_227", 24, tmp_path)
     items = read_data(table, boxes="boxes_xyxy_227", target="column:class_index")
-    plan = Plan(model, items, chosen_methods("gradcam"), ("pointing", "mass_accuracy", "average_drop"))
+    plan = EvaluationPlan(model, items, chosen_methods("gradcam"), ("pointing", "mass_accuracy", "average_drop"))
     cells = table_of(plan, tmp_path / "out")
     assert cells["gradcam", "pointing"]["estimate"] >= 0.75  # .92 on all 60
     for metric in (
@@ -71,6 +71,8 @@ def test_the_positive_control_beats_the_negative_control(tmp_path):
         table = subset("cxr_nih", "rsna_boxes_xyxy", 12, tmp_path / name)
         items = read_data(table, boxes="rsna_boxes_xyxy", target="lung opacity")
         assert items.patients
-        cells = table_of(Plan(model, items, chosen_methods("gradcam"), ("pointing",)), tmp_path / name / "out")
+        cells = table_of(
+            EvaluationPlan(model, items, chosen_methods("gradcam"), ("pointing",)), tmp_path / name / "out"
+        )
         pointing[name] = cells["gradcam", "pointing"]["estimate"]
     assert pointing["localiser"] > pointing["probe"] + 0.2

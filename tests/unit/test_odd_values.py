@@ -12,7 +12,7 @@ from camscope.errors import CamscopeError, ModelError, SettingError, StudyError,
 from camscope.images import find_pictures
 from camscope.study.config import read_study_file
 from camscope.study.study import Study
-from camscope.training.settings import Settings
+from camscope.training.settings import TrainingSettings
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (40, 44, 3), np.uint8)
 
@@ -176,7 +176,7 @@ def test_thousands_of_unknown_keys_are_read_once(make_study):
 )
 def test_training_settings(given):
     with pytest.raises(SettingError, match=next(iter(given))):
-        Settings(**given)
+        TrainingSettings(**given)
 
 
 def test_a_folder_that_may_not_be_searched_is_an_error(tmp_path, monkeypatch):

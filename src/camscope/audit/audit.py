@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from camscope.audit.label import Measured, Progress, measure
+from camscope.audit.label import Measured, measure
 from camscope.audit.measures import (
     FEWEST,
-    Settings,
+    AuditSettings,
     adjusted,
     alignment,
     effects,
@@ -29,6 +29,7 @@ from camscope.cohort.sampling import drawn_cases
 from camscope.cohort.store import FAILED, OK, Store
 from camscope.errors import StoreError, check_count
 from camscope.files import write_atomically
+from camscope.progress import Progress
 from camscope.statistics.auc import auc_interval
 from camscope.statistics.hypotheses import patient_index
 from camscope.study.clusters import associations, cluster_maps, typical
@@ -95,7 +96,7 @@ def audit(
     if section is None or not section.regions:
         raise StoreError(f"{study.path} has no [audit] with disease or shortcuts regions: name what is to be tested")
     store = Store(out)
-    settings = Settings(section.delta, section.replicates, section.seed)
+    settings = AuditSettings(section.delta, section.replicates, section.seed)
     scan = _scan(study, store)
     found: dict[str, _Found] = {}
     given: dict[str, Any] = {"device": device, "batch_size": batch_size, "engine": engine}
@@ -143,7 +144,13 @@ def _rows(scan: pl.LazyFrame, study: Study, label: str, *, section: AuditSection
 
 
 def _looked_at(
-    study: Study, section: AuditSection, one: Measured, *, rows: pl.DataFrame, drawn: pl.DataFrame, settings: Settings
+    study: Study,
+    section: AuditSection,
+    one: Measured,
+    *,
+    rows: pl.DataFrame,
+    drawn: pl.DataFrame,
+    settings: AuditSettings,
 ) -> _Found:
     """Return what the numbers of all rows say of a label, and the maps of those that were drawn."""
     patients = patient_index(rows["patient"])

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from camscope.audit.samples import Array, PatchDonors, Subject, is_drawn
+from camscope.array_types import Mask
+from camscope.audit.samples import Array, AuditSample, PatchDonors, is_drawn
 from camscope.cohort.fill_ins import FILL_INS, sham
-from camscope.cohort.regions import Mask
 
 Score = Callable[[Array], npt.NDArray[np.float64]]
 """(n, C, h, w) inputs -> (n,) logits of one label."""
@@ -54,7 +54,7 @@ class _Edit(NamedTuple):
 
 
 def changes(
-    subject: Subject,
+    subject: AuditSample,
     regions: Sequence[str],
     *,
     donors: PatchDonors,
@@ -98,7 +98,13 @@ def changes(
 
 
 def _removed(
-    subject: Subject, name: str, *, mask: Mask, donors: PatchDonors, fill_ins: Sequence[str], given: Mapping[str, Any]
+    subject: AuditSample,
+    name: str,
+    *,
+    mask: Mask,
+    donors: PatchDonors,
+    fill_ins: Sequence[str],
+    given: Mapping[str, Any],
 ) -> Iterator[_Edit]:
     """Yield the region filled in, and a sham of its shape filled in alike."""
     place = sham(mask, subject.forbidden, seed=given["seed"] + 1000 * subject.case.number)
@@ -116,7 +122,7 @@ def _removed(
         yield _Edit("remove", fill, region, other)
 
 
-def _exchanged(subject: Subject, mask: Mask, *, donors: PatchDonors, turns: int) -> Iterator[_Edit]:
+def _exchanged(subject: AuditSample, mask: Mask, *, donors: PatchDonors, turns: int) -> Iterator[_Edit]:
     """Yield the region of another patient of the other truth, and as a sham that of one of the same truth."""
     for turn in range(turns):
         other = donors.pick(subject, lambda one: one.truth != subject.truth, role=("other", subject.truth), turn=turn)
@@ -129,7 +135,7 @@ def _exchanged(subject: Subject, mask: Mask, *, donors: PatchDonors, turns: int)
         yield _Edit("exchange", f"donor {turn + 1}", region, sham_)
 
 
-def _inserted(subject: Subject, name: str, donors: PatchDonors) -> Iterator[_Edit]:
+def _inserted(subject: AuditSample, name: str, donors: PatchDonors) -> Iterator[_Edit]:
     """Yield the cue of another patient put in, and as a sham the same place of one without it."""
     carrier = donors.pick(subject, lambda other: name in other.masks, role=("insert", name, subject.truth))
     free = donors.pick(subject, lambda other: name not in other.masks, role=("insert nothing", name, subject.truth))
@@ -145,7 +151,7 @@ def _inserted(subject: Subject, name: str, donors: PatchDonors) -> Iterator[_Edi
 
 
 def measured_changes(
-    subjects: Iterable[Subject],
+    subjects: Iterable[AuditSample],
     regions: Sequence[str],
     *,
     score: Score,

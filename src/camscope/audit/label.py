@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,8 @@ import polars as pl
 import torch
 
 from camscope.audit.interventions import LARGE, Change, Score, measured_changes
-from camscope.audit.null_maps import Explained, Nulls, nulls
-from camscope.audit.samples import Array, PatchDonors, Subject, subjects
+from camscope.audit.null_maps import MapRecipe, Nulls, nulls
+from camscope.audit.samples import Array, AuditSample, PatchDonors, subjects
 from camscope.audit.selftest import SelfTest, self_test
 from camscope.cohort.case import Case
 from camscope.cohort.fill_ins import sham
@@ -23,12 +23,10 @@ from camscope.images import read
 from camscope.models.device import device_of, on_device
 from camscope.models.engines import outputs, resolve
 from camscope.models.model import Model
+from camscope.progress import Progress
 from camscope.study.config import AuditSection
 from camscope.study.grids import Grids, stacked
 from camscope.study.study import Study
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and its total."""
 
 _POOL, _POOL_BYTES = 256, 2**30
 """Cases that are kept in memory, to lend their pixels and to be explained by networks that know nothing."""
@@ -110,7 +108,7 @@ def measure(
         seed=section.seed,
         batch_size=batch_size,
     )
-    explained = Explained(index, test.layer, explain.methods[0], explain.settings)
+    explained = MapRecipe(index, test.layer, explain.methods[0], explain.settings)
     known, null_maps, more = _nulls(model, explained, mapped, pool, section=section)
     return Measured(test, changes, known, null_maps, large, test.forwards + forwards + more)
 
@@ -121,7 +119,7 @@ def _room(model: Model) -> int:
     return min(_POOL, max(_SAMPLE, _POOL_BYTES // (3 * 4 * height * width)))
 
 
-def _mean(pool: Sequence[Subject]) -> Array:
+def _mean(pool: Sequence[AuditSample]) -> Array:
     """Return the mean input, without a copy of all."""
     total = np.zeros_like(pool[0].x)
     for subject in pool:
@@ -137,7 +135,7 @@ def _cases(study: Study, rows: pl.DataFrame, numbers: Sequence[int]) -> Iterator
         yield dataclasses.replace(case, patient=row["patient"], group=tuple(row["group"].split("/")))
 
 
-def _large(pool: Sequence[Subject], regions: Sequence[str]) -> tuple[str, ...]:
+def _large(pool: Sequence[AuditSample], regions: Sequence[str]) -> tuple[str, ...]:
     """Return the regions beside which there usually is no place of their size and shape."""
     found = []
     for name in regions:
@@ -164,7 +162,7 @@ def _on_its_device(model: Model, inputs: Array) -> torch.Tensor:
 
 
 def _nulls(
-    model: Model, explained: Explained, mapped: pl.DataFrame, pool: Sequence[Subject], *, section: AuditSection
+    model: Model, explained: MapRecipe, mapped: pl.DataFrame, pool: Sequence[AuditSample], *, section: AuditSection
 ) -> tuple[dict[str, Nulls], dict[str, Grids], int]:
     """Heat that knows nothing, on the cases whose maps count: present and predicted."""
     by_case = {subject.case.number: subject for subject in pool}
@@ -182,7 +180,7 @@ def _nulls(
     )
 
 
-def _counted(subjects: Iterable[Subject], total: int, what: str, progress: Progress) -> Iterator[Subject]:
+def _counted(subjects: Iterable[AuditSample], total: int, what: str, progress: Progress) -> Iterator[AuditSample]:
     for done, subject in enumerate(subjects, 1):
         yield subject
         progress(what, done, total)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from camscope.audit.interventions import Change
@@ -21,13 +20,12 @@ from camscope.study.grids import stacked, unit
 FEWEST = 8
 """Patients below which nothing is tested: 7 of them cannot reach p = .01 by sign flips."""
 
-Floats = npt.NDArray[np.float64]
 
 _CHECKS = ("frame", "content", "norm_map", "frozen_norm")
 
 
 @dataclass(frozen=True)
-class Settings:
+class AuditSettings:
     """How the statistics are made."""
 
     delta: float = 0.10
@@ -35,7 +33,7 @@ class Settings:
     seed: int = 0
 
 
-def effects(rows: pl.DataFrame, changes: Sequence[Change], *, settings: Settings) -> dict[str, list[Effect]]:
+def effects(rows: pl.DataFrame, changes: Sequence[Change], *, settings: AuditSettings) -> dict[str, list[Effect]]:
     """Return the effects of one label's interventions, by region.
 
     Args:
@@ -78,7 +76,7 @@ def _effect(
     sd: float,
     stratum: str,
     test: str,
-    settings: Settings,
+    settings: AuditSettings,
 ) -> Effect | None:
     by_case: dict[int, dict[str, tuple[float, float]]] = {}
     for change in changes:
@@ -130,7 +128,7 @@ def adjusted(found: Mapping[str, Mapping[str, Sequence[Effect]]]) -> dict[str, d
     }
 
 
-def heat(rows: pl.DataFrame, region: str, nulls: Nulls | None, *, settings: Settings) -> Heat | None:
+def heat(rows: pl.DataFrame, region: str, nulls: Nulls | None, *, settings: AuditSettings) -> Heat | None:
     """Return what the maps of present and predicted cases show of a region; None without any."""
     own = rows.filter((pl.col("outcome") == "TP") & pl.col(f"mass:{region}").is_not_null())
     if not len(own):
@@ -161,7 +159,7 @@ def heat(rows: pl.DataFrame, region: str, nulls: Nulls | None, *, settings: Sett
 
 
 def alignment(
-    rows: pl.DataFrame, cue: str, removals: Sequence[Change], *, settings: Settings
+    rows: pl.DataFrame, cue: str, removals: Sequence[Change], *, settings: AuditSettings
 ) -> tuple[Alignment | None, str]:
     """AUC where a cue agrees with the label, is absent, and disagrees (T4).
 
@@ -204,7 +202,7 @@ def alignment(
     return _alignment(aligned, anti, absent, edited=True, settings=settings), ""
 
 
-def _alignment(aligned: Scored, anti: Scored, absent: Interval, *, edited: bool, settings: Settings) -> Alignment:
+def _alignment(aligned: Scored, anti: Scored, absent: Interval, *, edited: bool, settings: AuditSettings) -> Alignment:
     one, other = (auc_interval(s.scores, s.truth, patients=s.patients) for s in (aligned, anti))
     difference = auc_difference(aligned, anti, seed=settings.seed, replicates=settings.replicates)
     return Alignment(one, absent, other, difference, edited)
@@ -234,7 +232,7 @@ def metadata(rows: pl.DataFrame, columns: Sequence[str]) -> dict[str, dict[str, 
     return found
 
 
-def group_maps(rows: pl.DataFrame, *, settings: Settings) -> dict[str, Any]:
+def group_maps(rows: pl.DataFrame, *, settings: AuditSettings) -> dict[str, Any]:
     """Return where the maps of two groups differ, such as AP and PA: the largest |t| over the grid, by sign flips.
 
     The two groups with the most maps are compared, in the patients who have maps in both.

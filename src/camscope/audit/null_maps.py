@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from camscope.audit.nulls import BATCH, random_cam
-from camscope.audit.samples import Subject, is_drawn
+from camscope.audit.samples import AuditSample, is_drawn
 from camscope.cohort.regions import Scene, border, cell_shares, evidence, seen_shares
 from camscope.errors import MethodError
 from camscope.explanation.maps import cam
@@ -57,7 +57,7 @@ class Nulls:
 
 
 @dataclass(frozen=True)
-class Explained:
+class MapRecipe:
     """How the study's maps of a label were made, so that maps of other networks are made alike.
 
     Attributes:
@@ -84,8 +84,8 @@ class Explained:
 
 def nulls(
     model: Model,
-    explained: Explained,
-    sample: Sequence[Subject],
+    explained: MapRecipe,
+    sample: Sequence[AuditSample],
     *,
     grids: Grids,
     regions: Sequence[str],
@@ -139,7 +139,7 @@ def nulls(
     return found, mean_maps, len(x) * (seeds + 1 + (framed is not None))
 
 
-def _activations_and_frozen(net: nn.Module, x: Tensor, explained: Explained) -> tuple[Tensor, Tensor | None]:
+def _activations_and_frozen(net: nn.Module, x: Tensor, explained: MapRecipe) -> tuple[Tensor, Tensor | None]:
     """Return the activations of a layer, and frozen-norm CAM where the head is one for it, from one pass."""
     forward, seen = record_layer(net, x, layer=explained.layer)
     traces = seen.traces(forward, [category(explained.index)] * len(x))
@@ -156,7 +156,7 @@ def _at(maps: Tensor, size: Sequence[int]) -> Grids:
     return at_size
 
 
-def _enrichment(maps: Grids, sample: Sequence[Subject], name: str) -> float:
+def _enrichment(maps: Grids, sample: Sequence[AuditSample], name: str) -> float:
     """Mean mass over mean area of a region, over the subjects that have it."""
     mass, area = [], []
     for grid, subject in zip(maps, sample, strict=True):
@@ -195,7 +195,7 @@ def _framed(x: Tensor) -> Tensor:
     return F.interpolate(wide, size=(height, width), mode="bilinear", antialias=True)
 
 
-def _frame_and_content(name: str, framed: Grids, sample: Sequence[Subject]) -> tuple[float, float]:
+def _frame_and_content(name: str, framed: Grids, sample: Sequence[AuditSample]) -> tuple[float, float]:
     """Enrichment of the tensor's border and of the picture's, in maps of framed pictures."""
     grid = (framed.shape[1], framed.shape[2])
     height, width = sample[0].seen.shape

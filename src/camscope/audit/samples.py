@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from camscope.array_types import Mask
 from camscope.cohort.case import Case
-from camscope.cohort.regions import Mask, Shares, at_input, cell_shares, region, seen_shares
+from camscope.cohort.regions import Shares, at_input, cell_shares, region, seen_shares
 from camscope.images import Window, read
 from camscope.models.preprocess import Preprocess
 from camscope.study.measure import Places
@@ -21,7 +22,7 @@ _DRAWN = ("mask", "inside", "cue")
 
 
 @dataclass(frozen=True)
-class Subject:
+class AuditSample:
     """A case as the input of one model.
 
     Attributes:
@@ -53,7 +54,7 @@ def subjects(
     preprocess: Preprocess,
     regions: Sequence[str],
     grid: tuple[int, int],
-) -> Iterator[Subject]:
+) -> Iterator[AuditSample]:
     """Read cases and make them inputs of a label's model; cases whose truth is unknown are left out.
 
     Args:
@@ -81,7 +82,7 @@ def subjects(
         }
         on_input = {name: _on_input(name, mask, window, size) for name, mask in found.items()}
         seen = at_input(scene.seen, window, size)
-        yield Subject(
+        yield AuditSample(
             case,
             truth,
             tensor.numpy(),
@@ -115,15 +116,15 @@ class PatchDonors:
         seed: of the choice.
     """
 
-    def __init__(self, pool: Sequence[Subject], *, seed: int) -> None:
+    def __init__(self, pool: Sequence[AuditSample], *, seed: int) -> None:
         order = np.random.default_rng([seed, len(pool)]).permutation(len(pool))
         self._pool = [pool[i] for i in order]
         self._lent: dict[tuple[Hashable, tuple[str, ...], str], str] = {}
         self._borrowed: dict[tuple[Hashable, tuple[str, ...], str], str] = {}
 
     def pick(
-        self, subject: Subject, wanted: Callable[[Subject], bool], *, role: Hashable, turn: int = 0
-    ) -> Subject | None:
+        self, subject: AuditSample, wanted: Callable[[AuditSample], bool], *, role: Hashable, turn: int = 0
+    ) -> AuditSample | None:
         """Return a donor for a subject: of its own donor patient in this role, in the same groups, and as wanted.
 
         Args:

@@ -25,9 +25,10 @@ from camscope.cli.options import (
     prepare,
     progress,
 )
+from camscope.cli.terminal import one_line
 
 if TYPE_CHECKING:
-    from camscope.evaluation.plan import Plan
+    from camscope.evaluation.plan import EvaluationPlan
 
 
 @with_model_options
@@ -79,7 +80,7 @@ def evaluate(
     from camscope.evaluation.candidates import chosen_methods
     from camscope.evaluation.data import read_data
     from camscope.evaluation.page import evaluated
-    from camscope.evaluation.plan import Plan
+    from camscope.evaluation.plan import EvaluationPlan
     from camscope.evaluation.rows import chosen_metrics
     from camscope.explanation.method_lookup import check_settings
     from camscope.models.device import device_of
@@ -91,7 +92,7 @@ def evaluate(
     cases = read_data(data, masks=masks, boxes=boxes, target=target, image=image, patient=patient, exclude=[out])
     loaded = load_noted(model, seed=seed, weights=weights, **loading)
     prepare(loaded, device, seed)
-    plan = Plan(
+    plan = EvaluationPlan(
         loaded,
         cases,
         asked,
@@ -110,7 +111,7 @@ def evaluate(
     raise typer.Exit(1 if failed else 0)
 
 
-def _run(plan: Plan, out: Path) -> int:
+def _run(plan: EvaluationPlan, out: Path) -> int:
     """Run it with a display; returns how many rows failed."""
     from camscope.cohort.store import FAILED
     from camscope.evaluation.run import evaluate as rows_of
@@ -119,7 +120,7 @@ def _run(plan: Plan, out: Path) -> int:
     with progress() as bar:
         task = bar.add_task("evaluating", total=None)
 
-        def show(done: int, total: int, method: str) -> None:
+        def show(method: str, done: int, total: int) -> None:
             bar.update(task, completed=done, total=total, description=f"evaluating {method}")
 
         def say(text: str) -> None:
@@ -128,7 +129,7 @@ def _run(plan: Plan, out: Path) -> int:
         for row in rows_of(plan, out, progress=show, say=say):
             if row["status"] == FAILED:
                 failed += 1
-                reason = "".join(c if c.isprintable() else "?" for c in f"{row['image']}: {row['message']}")
+                reason = one_line(f"{row['image']}: {row['message']}")
                 if reason not in said:
                     said.add(reason)
                     print(f"camscope: failed: {reason}", file=sys.stderr)

@@ -29,6 +29,7 @@ from camscope.cli import (
     study,
     train,
 )
+from camscope.cli.terminal import one_line
 from camscope.errors import CamscopeError, TerminatedError, reason
 
 # Typer brings click under a name of its own from one version to the next; its errors are found through its public ones.
@@ -112,7 +113,7 @@ def _note(
 ) -> None:
     """Print a warning of camscope as a note of one line; others are shown as Python does."""
     if issubclass(category, UserWarning) and Path(__file__).parents[1] in Path(filename).parents:
-        print(f"note: {_line(str(message))}", file=sys.stderr)
+        print(f"note: {one_line(str(message))}", file=sys.stderr)
     else:
         show(message, category, filename, *rest, **more)
 
@@ -128,10 +129,5 @@ def _unexpected(fault: Exception) -> int:
 
 
 def _complain(text: str) -> int:
-    print(f"camscope: {_line(text)}", file=sys.stderr)
+    print(f"camscope: {one_line(text)}", file=sys.stderr)
     return 2
-
-
-def _line(text: str) -> str:
-    """Return a text as one line that a terminal can show."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))

@@ -13,6 +13,7 @@ import typer
 from camscope.cli.audit import audited, summary
 from camscope.cli.options import BatchSize, Device, Seed, progress
 from camscope.cli.report import reported
+from camscope.cli.terminal import one_line
 from camscope.errors import CamscopeError, SettingError, StudyError, reason
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def study(
             print(page)
     except StudyError as error:
         for problem in error.problems:
-            print(f"camscope: {_harmless(str(problem))}", file=sys.stderr)
+            print(f"camscope: {one_line(str(problem))}", file=sys.stderr)
         raise typer.Exit(2) from None
     raise typer.Exit(1 if failed else 0)
 
@@ -111,26 +112,26 @@ def _cluster(engine: str, **given: Any) -> Cluster | None:
 def _run(study: Study, out: str, *, as_json: bool, **given: Any) -> int:
     """Run it with a display; returns how many rows failed."""
     from camscope.cohort.store import FAILED
-    from camscope.study.run import Progress, run
+    from camscope.study.run import StudyProgress, run
 
     counts: Counter[str] = Counter()
     said: tuple[int, str] | None = None
     with progress() as bar:
         task = bar.add_task("explaining", total=len(study.cohort))
 
-        def show(state: Progress) -> None:
+        def show(state: StudyProgress) -> None:
             speed = f", {rate:.1f} images/s" if (rate := bar.tasks[task].speed) else ""
             failures = f", {state.failed} failed" if state.failed else ""
             bar.update(task, completed=state.done, description=f"explaining {state.label}{speed}{failures}")
 
         def say(text: str) -> None:
-            bar.console.print(f"camscope: {_harmless(text)}", markup=False, highlight=False, soft_wrap=True)
+            bar.console.print(f"camscope: {one_line(text)}", markup=False, highlight=False, soft_wrap=True)
 
         for row in run(study, out, **given, progress=show, say=say):
             counts[row["status"]] += 1
             if row["status"] == FAILED and said != (row["line"], row["message"]):
                 said = row["line"], row["message"]
-                text = _harmless(f"camscope: {study.cohort.path}:{row['line']}: {row['label']}: {row['message']}")
+                text = one_line(f"camscope: {study.cohort.path}:{row['line']}: {row['label']}: {row['message']}")
                 bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
     told = {"cases": len(study.cohort), "rows": dict(counts), "out": str(out)}
     words = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
@@ -161,7 +162,7 @@ def _check(file: Path | None, device: str, *, as_json: bool) -> int:
         print(json.dumps({"problems": listed, "plan": None if planned is None else vars(planned)}))
     else:
         for problem in problems:
-            print(_harmless(str(problem)))
+            print(one_line(str(problem)))
         if planned is not None:
             took = "unknown" if planned.seconds is None else f"about {planned.seconds / 60:.1f} minutes"
             whose = f" of {planned.patients} patients" if planned.patients else ""
@@ -170,11 +171,6 @@ def _check(file: Path | None, device: str, *, as_json: bool) -> int:
                 f"{planned.maps} maps, {planned.rows} rows; {took}; {len(problems)} problems"
             )
     return 2 if study is None else 1 if problems else 0
-
-
-def _harmless(text: str) -> str:
-    """Return a line for the terminal; characters from tables that would steer it are replaced."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def _status(folder: str, *, as_json: bool) -> None:
@@ -188,4 +184,4 @@ def _status(folder: str, *, as_json: bool) -> None:
     stopped = "finished" if found["finished"] else "stopped; re-run the same command to resume"
     state = "running" if found["running"] else stopped
     damaged = f"; damaged, and computed again next time: {', '.join(found['damaged'])}" if found["damaged"] else ""
-    print(_harmless(f"{found['cases']} cases; rows: {rows}; {state}{damaged}"))
+    print(one_line(f"{found['cases']} cases; rows: {rows}; {state}{damaged}"))

@@ -26,7 +26,7 @@ from camscope.naming import unique_file_name
 if TYPE_CHECKING:
     from camscope.models.model import Model
     from camscope.training.dataset import Dataset
-    from camscope.training.settings import Settings
+    from camscope.training.settings import TrainingSettings
 
 
 def train(
@@ -91,10 +91,10 @@ def train(
     Example: camscope train xrays --model timm:densenet121 --out run
     """
     from camscope.training.dataset import read_dataset
-    from camscope.training.settings import Settings
+    from camscope.training.settings import TrainingSettings
 
     shares = numbers(split, "--split") or []
-    settings = Settings(
+    settings = TrainingSettings(
         epochs=epochs, patience=patience, batch_size=batch_size, rate=rate, frozen=frozen, flip=flip,
         fractions=tuple(shares), hide=tuple(hide or ()), reasons=right_reasons, reasons_weight=reasons_weight,  # type: ignore[arg-type]
         precision=precision, seed=seed,
@@ -121,7 +121,7 @@ def _trained(
     out: Path,
     *,
     weights: str,
-    settings: Settings,
+    settings: TrainingSettings,
     options: dict[str, Any],
     device: str,
     devices: int,

@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from camscope.array_types import Mask
 from camscope.cohort.tables import located, names_file
 from camscope.errors import AnnotationError, MissingExtraError, PictureError
 from camscope.images import decode, fetch
 from camscope.images.photo import FORMATS
-
-Mask = npt.NDArray[np.bool_]
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)"
 _NUMBERS_AND_COMMAS = re.compile(rf"{_NUMBER}\s*(?:[,;]\s*(?:{_NUMBER}\s*)?)+")

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from camscope.cohort.annotations import Mask, annotation_content, read_annotation
+from camscope.array_types import Mask
+from camscope.cohort.annotations import annotation_content, read_annotation
 from camscope.errors import AnnotationError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Mask = npt.NDArray[np.bool_]
+from camscope.array_types import Mask
 
 _LINES = 256  # looked at on each side
 _TILTS = np.tan(np.radians(np.linspace(-10, 10, 81)))

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import signal
 
+from camscope.array_types import Mask
 from camscope.errors import SettingError
 from camscope.metrics.imputation import imputer
 
 Array = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 Values = npt.NDArray[np.floating]
 FillIn = Callable[..., Array]
 

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage, sparse
 
+from camscope.array_types import Mask
 from camscope.cohort.collimation import open_field
 from camscope.errors import SettingError, nearest
 from camscope.images.picture import Window
 
-Mask = npt.NDArray[np.bool_]
 Shares = npt.NDArray[np.float64]
 Source = Callable[[], Mask | None] | None
 """Makes a mask (H, W) when it is first needed, since masks are files; None, or a result of None: there is none."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,11 @@ from camscope.explanation import explain_all
 from camscope.files import claim, write_atomically
 from camscope.phantoms.cohort import write_cohort
 from camscope.phantoms.findings import FINDINGS
+from camscope.progress import Progress
 from camscope.render import Cell, sheet
 from camscope.report import report
 from camscope.study.run import run
 from camscope.study.study import Study
-
-Progress = Callable[[str, int, int], None]
-"""Called with a step, what of it is done, and its total."""
 
 _SHOWN = 4
 

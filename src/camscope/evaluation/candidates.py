@@ -27,7 +27,7 @@ AFFORDABLE = 400
 
 
 @dataclass(frozen=True)
-class Contestant:
+class EvaluatedMethod:
     """A method or null, and how it is run.
 
     Attributes:
@@ -96,7 +96,7 @@ def entered(
     layer: str | None,
     settings: Mapping[str, Any],
     most: int,
-) -> Contestant:
+) -> EvaluatedMethod:
     """Try a method on one image, to find out whether it can be applied and what a map costs.
 
     A method with more passes than ``most`` that accepts a number of channels gets as many channels as it can afford.
@@ -112,7 +112,7 @@ def entered(
         most: maximum number of forward passes per map.
     """
     if name in NULLS and name != RANDOM:
-        return Contestant(name)
+        return EvaluatedMethod(name)
     function = find_method(name)
     own = known(function, settings)
     try:
@@ -122,10 +122,10 @@ def entered(
             return _reduced(run, name, function, goal, own, most=most, channels=trace.activations.shape[1])
         passes = _counted(run, name, function, goal, own, most=most)
     except _Enough as enough:
-        return Contestant(name, own, enough.passes, f"{enough.passes} passes per map: run on few pictures")
+        return EvaluatedMethod(name, own, enough.passes, f"{enough.passes} passes per map: run on few pictures")
     except CamscopeError as error:
-        return Contestant(name, own, refused=" ".join(str(error).split()))
-    return Contestant(name, own, passes)
+        return EvaluatedMethod(name, own, refused=" ".join(str(error).split()))
+    return EvaluatedMethod(name, own, passes)
 
 
 def _all_channels(function: Method | NetworkMethod) -> bool:
@@ -143,14 +143,14 @@ def _reduced(
     *,
     most: int,
     channels: int,
-) -> Contestant:
+) -> EvaluatedMethod:
     """Return a method whose passes grow with its channels, limited to as many channels as are affordable."""
     each = _counted(run, name, function, goal, {**settings, "channels": 1}, most=most) - 1
     passes, fewer = 1 + each * channels, max(1, most // max(each, 1))
     if passes <= most:
-        return Contestant(name, settings, passes)
+        return EvaluatedMethod(name, settings, passes)
     said = f"{passes} passes per map: reduced to the {fewer} channels that vary most, and run on few pictures"
-    return Contestant(name, {**settings, "channels": fewer}, 1 + each * fewer, said)
+    return EvaluatedMethod(name, {**settings, "channels": fewer}, 1 + each * fewer, said)
 
 
 def _counted(
@@ -213,7 +213,9 @@ class Made:
     seconds: float
 
 
-def made(contestant: Contestant, run: BatchExplainer, goals: Mapping[int, ResolvedTarget], *, shared: float) -> Made:
+def made(
+    contestant: EvaluatedMethod, run: BatchExplainer, goals: Mapping[int, ResolvedTarget], *, shared: float
+) -> Made:
     """Compute the maps of a method for some images of a forward pass.
 
     Args:
@@ -231,7 +233,7 @@ def made(contestant: Contestant, run: BatchExplainer, goals: Mapping[int, Resolv
 
 
 def drawn_again(
-    contestant: Contestant,
+    contestant: EvaluatedMethod,
     model: Model,
     samples: Sequence[Sample],
     goals: Sequence[ResolvedTarget],

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from camscope.cohort.annotations import Mask
+from camscope.array_types import Mask
 from camscope.cohort.store import Row
 from camscope.errors import CamscopeError
 from camscope.evaluation.rows import CURVE, on_few
@@ -30,7 +30,7 @@ _STEPS = 5  # of the cascade
 
 
 @dataclass(frozen=True)
-class Subject:
+class MapBatch:
     """Maps of one method on some images, and what their metrics need.
 
     Attributes:
@@ -57,7 +57,7 @@ class Subject:
     layer: str | None = None
     engine: str = "eager"
 
-    def only(self, rows: Sequence[int]) -> Subject:
+    def only(self, rows: Sequence[int]) -> MapBatch:
         """Return the same for some of the images."""
         return dataclasses.replace(
             self,
@@ -76,7 +76,7 @@ class Subject:
         return torch.stack([sample.tensor for sample in self.samples]).to(parameter.device, parameter.dtype)
 
 
-def judged(subject: Subject, metrics: Sequence[str], *, batch_size: int, seed: int) -> list[Row]:
+def judged(subject: MapBatch, metrics: Sequence[str], *, batch_size: int, seed: int) -> list[Row]:
     """Compute the metric columns of each image's row; undefined values are left out.
 
     Args:
@@ -111,7 +111,7 @@ def _of_kind(names: Sequence[str], wanted: str) -> list[str]:
     return [name for name in names if kind(METRICS[name]) == wanted]
 
 
-def _localisation(subject: Subject, names: Sequence[str], **_: int) -> Columns:
+def _localisation(subject: MapBatch, names: Sequence[str], **_: int) -> Columns:
     found: dict[str, list[Values]] = {name: [] for name in _of_kind(names, "localisation")}
     if not found:
         return {}
@@ -126,11 +126,11 @@ def _localisation(subject: Subject, names: Sequence[str], **_: int) -> Columns:
     return found
 
 
-def _complexity(subject: Subject, names: Sequence[str], **_: int) -> Columns:
+def _complexity(subject: MapBatch, names: Sequence[str], **_: int) -> Columns:
     return {name: METRICS[name](subject.maps).tolist() for name in _of_kind(names, "complexity")}
 
 
-def _faithfulness(subject: Subject, names: Sequence[str], *, batch_size: int, seed: int) -> Columns:
+def _faithfulness(subject: MapBatch, names: Sequence[str], *, batch_size: int, seed: int) -> Columns:
     asked = _of_kind(names, "faithfulness")
     found: dict[str, Sequence[Values]] = {}
     inputs, maps = subject.inputs, subject.maps
@@ -155,7 +155,7 @@ def _faithfulness(subject: Subject, names: Sequence[str], *, batch_size: int, se
     return found
 
 
-def _scorer(subject: Subject, scale: str, *, engine: str = "eager") -> tuple[Score, Tensor] | None:
+def _scorer(subject: MapBatch, scale: str, *, engine: str = "eager") -> tuple[Score, Tensor] | None:
     """Return the score function of a scale, and the scores of the clean images; None if the model has no such scale."""
     model = subject.model
     index = torch.tensor([-1 if goal.index is None else goal.index for goal in subject.goals])
@@ -176,7 +176,7 @@ def _scorer(subject: Subject, scale: str, *, engine: str = "eager") -> tuple[Sco
     return score, scaled(subject.outputs, torch.arange(len(index)))
 
 
-def _robustness(subject: Subject, names: Sequence[str], *, batch_size: int, seed: int) -> Columns:
+def _robustness(subject: MapBatch, names: Sequence[str], *, batch_size: int, seed: int) -> Columns:
     asked = _of_kind(names, "robustness")
     inputs, maps = subject.inputs, subject.maps
 
@@ -198,7 +198,7 @@ def _robustness(subject: Subject, names: Sequence[str], *, batch_size: int, seed
     return found
 
 
-def _comparison(subject: Subject, names: Sequence[str], **_: int) -> Columns:
+def _comparison(subject: MapBatch, names: Sequence[str], **_: int) -> Columns:
     found: dict[str, Sequence[Values]] = {}
     asked, maps = _of_kind(names, "comparison"), subject.maps
     if "logit_randomisation" in asked and subject.outputs.shape[1] > 1:
@@ -213,7 +213,7 @@ def _comparison(subject: Subject, names: Sequence[str], **_: int) -> Columns:
     return found
 
 
-def _randomisation(subject: Subject, names: Sequence[str], *, batch_size: int, seed: int) -> Columns:
+def _randomisation(subject: MapBatch, names: Sequence[str], *, batch_size: int, seed: int) -> Columns:
     asked, maps = _of_kind(names, "randomisation"), subject.maps
 
     def explain(net: nn.Module) -> Tensor:

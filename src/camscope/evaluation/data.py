@@ -19,7 +19,7 @@ _COLUMN = "column:"
 
 
 @dataclass(frozen=True)
-class Data:
+class EvaluationData:
     """The cases of an evaluation, and facts about the data.
 
     Attributes:
@@ -48,7 +48,7 @@ def read_data(
     image: str | None = None,
     patient: str | None = None,
     exclude: Sequence[Path] = (),
-) -> Data:
+) -> EvaluationData:
     """Find the images of a folder or table, with their annotations, patients and targets.
 
     Args:
@@ -75,7 +75,7 @@ def read_data(
     return _of_table(data, masks, boxes, target, image, patient)
 
 
-def _of_folder(folder: Path, masks: str | None, target: str | None, exclude: Sequence[Path]) -> Data:
+def _of_folder(folder: Path, masks: str | None, target: str | None, exclude: Sequence[Path]) -> EvaluationData:
     if target and target.startswith(_COLUMN):
         raise SettingError(f"--target {target!r} names a column, and {str(folder)!r} is a folder: give a class")
     own = [] if masks is None else [_mask_folder(masks)]
@@ -88,12 +88,12 @@ def _of_folder(folder: Path, masks: str | None, target: str | None, exclude: Seq
         annotation = {"mask": f"./{mask}"} if mask else {}
         root, image = str(own[0]) if own else "", name.as_posix()
         cases.append(Case(number, 0, image, str(path), image, masks=annotation, root=root, target=target or ""))
-    return Data(str(folder), cases, patients=False)
+    return EvaluationData(str(folder), cases, patients=False)
 
 
 def _of_table(
     path: str, masks: str | None, boxes: str | None, target: str | None, image: str | None, patient: str | None
-) -> Data:
+) -> EvaluationData:
     table, ragged = read_table(path)
     known = [name for name in table.columns if name != LINE]
     root = path.rpartition("/")[0] if is_address(path) else str(Path(path).parent)
@@ -127,7 +127,7 @@ def _of_table(
         problems = {"": problem} if problem else {}
         where = {"source": located(name, root), "patient": whose, "root": root}
         cases.append(Case(number, row[LINE], name, **where, masks=cells, target=wanted, problems=problems))
-    return Data(path, cases, patients=patients is not None)
+    return EvaluationData(path, cases, patients=patients is not None)
 
 
 def _mask_folder(masks: str) -> Path:

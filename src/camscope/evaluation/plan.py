@@ -13,7 +13,7 @@ from camscope.cohort.case import Case
 from camscope.cohort.store import key_of
 from camscope.errors import CamscopeError, check_count
 from camscope.evaluation.baselines import MAPLESS
-from camscope.evaluation.data import Data
+from camscope.evaluation.data import EvaluationData
 from camscope.evaluation.rows import SCHEMA_VERSION
 from camscope.explanation.batch import ResolvedTarget, Sample, goals_of
 from camscope.explanation.method_lookup import check_settings
@@ -25,7 +25,7 @@ MOST_PASSES = 2000
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """Model, data and settings of an evaluation.
 
     Attributes:
@@ -43,7 +43,7 @@ class Plan:
     """
 
     model: Model
-    data: Data
+    data: EvaluationData
     methods: Sequence[str]
     metrics: Sequence[str]
     layer: str | None = None

@@ -12,20 +12,22 @@ import torch
 from camscope.cohort.case import Case
 from camscope.cohort.store import EVALUATION, Row, Store, as_written
 from camscope.errors import CamscopeError, PictureError
-from camscope.evaluation.candidates import Contestant, entered
-from camscope.evaluation.plan import Plan, goal_of, sample_of
+from camscope.evaluation.candidates import EvaluatedMethod, entered
+from camscope.evaluation.plan import EvaluationPlan, goal_of, sample_of
 from camscope.evaluation.rows import SCHEMA_VERSION, schema
 from camscope.evaluation.step import EvaluationStep
 from camscope.explanation.batch import BatchExplainer
 from camscope.explanation.result import versions
 from camscope.images import fetch
-
-Progress = Callable[[int, int, str], None]
-"""Called with the number of rows done, the total, and the name of the current method."""
+from camscope.progress import Progress
 
 
 def evaluate(
-    plan: Plan, out: str | Path, *, progress: Progress = lambda *_: None, say: Callable[[str], None] = lambda _: None
+    plan: EvaluationPlan,
+    out: str | Path,
+    *,
+    progress: Progress = lambda *_: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Row]:
     """Evaluate methods on images, or resume an earlier run.
 
@@ -35,7 +37,7 @@ def evaluate(
     Args:
         plan: model, data and settings of the evaluation.
         out: output folder.
-        progress: called with the number of rows done, the total, and the name of the current method.
+        progress: called with the name of the current method, the number of rows done, and their total.
         say: called with each message for the user, such as that rows of a damaged file are computed again.
 
     Yields:
@@ -51,7 +53,7 @@ def evaluate(
         before = store.read_record()
         if before.get("plan") == plan.fingerprint:
             with as_written(store.folder):
-                contestants = [Contestant(**one) for one in before["contestants"]]
+                contestants = [EvaluatedMethod(**one) for one in before["contestants"]]
         else:
             contestants = _entered(plan, progress)
         store.begin(plan.fingerprint)
@@ -65,23 +67,23 @@ def evaluate(
         numbers = itertools.count()
         for batch in _batches(plan):
             for contestant, rows in step.rows(batch):
-                progress(done, total, contestant.name)
+                progress(contestant.name, done, total)
                 made = list(rows())
                 store.write(plan.fingerprint, next(numbers), rows=made, columns=columns)
                 done += len(made)
                 yield from made
-        progress(done, total, "")
+        progress("", done, total)
         store.finish()
         store.record(content | {"finished": True})
 
 
-def _batches(plan: Plan) -> Iterator[list[Case]]:
+def _batches(plan: EvaluationPlan) -> Iterator[list[Case]]:
     cases = iter(plan.data.cases)
     while batch := list(itertools.islice(cases, plan.batch_size)):
         yield batch
 
 
-def recorded(plan: Plan, contestants: Sequence[Contestant]) -> dict[str, Any]:
+def recorded(plan: EvaluationPlan, contestants: Sequence[EvaluatedMethod]) -> dict[str, Any]:
     """Return the record of an evaluation that is written before its table."""
     model = plan.model
     return {
@@ -117,7 +119,7 @@ def recorded(plan: Plan, contestants: Sequence[Contestant]) -> dict[str, Any]:
     }
 
 
-def _entered(plan: Plan, progress: Progress) -> list[Contestant]:
+def _entered(plan: EvaluationPlan, progress: Progress) -> list[EvaluatedMethod]:
     """Try each method on the first image that can be read."""
     fault: CamscopeError | None = None
     for case in plan.data.cases:
@@ -131,7 +133,7 @@ def _entered(plan: Plan, progress: Progress) -> list[Contestant]:
             continue
         found = []
         for name in plan.methods:
-            progress(0, len(plan.methods) * len(plan.data.cases), f"{name}, once")
+            progress(f"{name}, once", 0, len(plan.methods) * len(plan.data.cases))
             found.append(
                 entered(
                     name,

@@ -15,15 +15,15 @@ from PIL import Image
 from torch import Tensor
 
 from camscope import render
-from camscope.cohort.annotations import Mask
+from camscope.array_types import Mask
 from camscope.cohort.case import Case
 from camscope.cohort.runner import Task, Work, attempt, note, read_cases
 from camscope.cohort.store import FAILED, NOT_ASKED, OK, Known, Row, key_of
 from camscope.errors import CamscopeError
 from camscope.evaluation.baselines import AVERAGE, AverageMasks, null_maps
-from camscope.evaluation.candidates import Contestant, Made, drawn_again, made
-from camscope.evaluation.compute_metrics import Draw, Subject, judged
-from camscope.evaluation.plan import Plan, goal_of, sample_of
+from camscope.evaluation.candidates import EvaluatedMethod, Made, drawn_again, made
+from camscope.evaluation.compute_metrics import Draw, MapBatch, judged
+from camscope.evaluation.plan import EvaluationPlan, goal_of, sample_of
 from camscope.explanation.batch import BatchExplainer, ResolvedTarget, Sample
 from camscope.heatmap import place
 from camscope.images import Picture, Window
@@ -37,7 +37,7 @@ _THUMBNAIL, _QUALITY = 160, 80
 class _MethodTask(Task):
     """The row of one method; ``values`` holds what was computed."""
 
-    contestant: Contestant = field(kw_only=True)
+    contestant: EvaluatedMethod = field(kw_only=True)
     values: Row | None = None
 
 
@@ -66,7 +66,7 @@ class EvaluationStep:
         known: rows of earlier runs.
     """
 
-    def __init__(self, plan: Plan, contestants: Sequence[Contestant], known: Known) -> None:
+    def __init__(self, plan: EvaluationPlan, contestants: Sequence[EvaluatedMethod], known: Known) -> None:
         self.plan, self.contestants, self.known = plan, contestants, known
         self.average = AverageMasks(plan.data.cases)
         self._averaged = self.average.fingerprint
@@ -74,7 +74,7 @@ class EvaluationStep:
         self._made_with = plan.made_with
         self._layer = plan.layer
 
-    def rows(self, batch: Sequence[Case]) -> Iterator[tuple[Contestant, Callable[[], Iterator[Row]]]]:
+    def rows(self, batch: Sequence[Case]) -> Iterator[tuple[EvaluatedMethod, Callable[[], Iterator[Row]]]]:
         """Yield each method, with a function that computes its rows of a batch.
 
         The images are read before the clock of the methods starts, since reading would slow them down.
@@ -124,19 +124,19 @@ class EvaluationStep:
         work.mask = work.case.annotation(sample.picture.size)
         work.samples = {"": sample}
 
-    def _is_wanted(self, contestant: Contestant, case: Case) -> bool:
+    def _is_wanted(self, contestant: EvaluatedMethod, case: Case) -> bool:
         if contestant.refused or (contestant.name == AVERAGE and self.average.without(case.patient) is None):
             return False
         return not contestant.restricted or case.number in self._few
 
-    def _key(self, contestant: Contestant, work: _ImageWork, annotations: Sequence[str]) -> str:
+    def _key(self, contestant: EvaluatedMethod, work: _ImageWork, annotations: Sequence[str]) -> str:
         case = work.case
         more = self._averaged + case.patient if contestant.name == AVERAGE else ""
         role = self._repeated(contestant, case.number)
         made_with = (contestant.name, dict(contestant.settings), self._made_with, more, role)
         return key_of(work.sha256, split(case.source)[1], annotations, case.target, made_with)
 
-    def _repeated(self, contestant: Contestant, number: int) -> bool:
+    def _repeated(self, contestant: EvaluatedMethod, number: int) -> bool:
         """Return whether an image is one of the few for which a method's maps are computed again."""
         return number in self._few[: contestant.repeats(self.plan.few)]
 
@@ -164,14 +164,14 @@ class EvaluationStep:
                 work.fail(error)
         return _Pass(run, (time.perf_counter() - start) / len(works))
 
-    def _measure(self, contestant: Contestant, one: _Pass, works: Sequence[_ImageWork]) -> list[Row]:
+    def _measure(self, contestant: EvaluatedMethod, one: _Pass, works: Sequence[_ImageWork]) -> list[Row]:
         """Return the columns of a method's rows beyond those of the image."""
         run = one.run
         samples = [work.samples[""] for work in works]
         places = [next(i for i, s in enumerate(run.samples) if s is sample) for sample in samples]
         goals = {i: work.goal for i, work in zip(places, works, strict=True) if work.goal is not None}
         found = self._maps(contestant, run, goals, cases=[work.case for work in works], shared=one.seconds)
-        subject = Subject(
+        subject = MapBatch(
             run.model,
             samples,
             list(goals.values()),
@@ -208,7 +208,7 @@ class EvaluationStep:
 
     def _maps(
         self,
-        contestant: Contestant,
+        contestant: EvaluatedMethod,
         run: BatchExplainer,
         goals: Mapping[int, ResolvedTarget],
         *,
@@ -221,7 +221,7 @@ class EvaluationStep:
         grids = null_maps(contestant.name, cases=list(cases), windows=windows, average=self.average)
         return Made(torch.stack([grids[k] for k in range(len(cases))]), "none", [[] for _ in cases], 0, 0.0)
 
-    def _draw(self, contestant: Contestant, maps: Tensor, samples: Sequence[Sample]) -> Draw:
+    def _draw(self, contestant: EvaluatedMethod, maps: Tensor, samples: Sequence[Sample]) -> Draw:
         sources = [sample.picture for sample in samples]
 
         def draw(model: Model, wanted: Sequence[Sample], goals: Sequence[ResolvedTarget]) -> Tensor:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import torch
 
@@ -28,7 +27,6 @@ _SAME = 1e-5
 _DIGITS = 6  # that ranks look at; what differs less is rounding
 UNRANKED = ("completeness",)  # few methods claim to add up to the score
 
-Floats = npt.NDArray[np.float64]
 Cell = dict[str, Any]
 
 

@@ -190,7 +190,7 @@ class BatchExplainer:
         *,
         goals: Mapping[int, ResolvedTarget],
         settings: Mapping[str, Any],
-    ) -> Maps:
+    ) -> MethodMaps:
         """Compute the maps of one method, on its grid.
 
         Args:
@@ -223,7 +223,7 @@ class BatchExplainer:
                 said = [[*one, *more] for one, more in zip(said, self._shares(chosen, targets), strict=True)]
             else:
                 said = network_notes(found.forward, raw, method=name, facts=facts)
-        return Maps(rows, raw, found.scores.detach().tolist(), said, found.layer)
+        return MethodMaps(rows, raw, found.scores.detach().tolist(), said, found.layer)
 
     def _shares(self, rows: list[int] | None, targets: Sequence[Target]) -> list[list[str]]:
         """Return the notes on the layer: the engine, and the share of the score that passes through the layer."""
@@ -237,7 +237,7 @@ class BatchExplainer:
         return [[f"{self.seen.paths_around}: it carries {share:.0%} of the score", *said] for share in shares]
 
 
-class Maps(NamedTuple):
+class MethodMaps(NamedTuple):
     """Maps of some images: the images' indices, signed grids (B, h, w), scores, notes, and the layer."""
 
     pictures: list[int]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from camscope.errors import LayerError
 from camscope.methods.joint import traces_of
-from camscope.models.engines import Prepared, prepare
+from camscope.models.engines import PreparedEngine, prepare
 from camscope.models.layer_choice import choose_layer, probed_layouts
 from camscope.targets import Target
 from camscope.trace import Forward, Layout, Trace, record
@@ -41,7 +41,7 @@ class RecordedLayer:
 
     layers: tuple[str, ...]
     layouts: tuple[Layout, ...]
-    engine: Prepared
+    engine: PreparedEngine
     complete: bool = True
     in_place: bool = True
 

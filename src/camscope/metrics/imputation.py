@@ -12,6 +12,8 @@ from scipy import sparse
 from scipy.sparse import linalg
 from torch import Tensor
 
+from camscope.array_types import Floats, Mask
+
 _LEAF = 16
 
 
@@ -41,9 +43,7 @@ def impute(inputs: Tensor, removed: Tensor) -> Tensor:
     return torch.from_numpy(pixels).view(inputs.shape).to(inputs)
 
 
-Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 
 def imputer(removed: Mask, known: Mask) -> Callable[[npt.NDArray[np.floating]], Floats]:

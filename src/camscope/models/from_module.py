@@ -151,7 +151,9 @@ def _of_ultralytics(net: Any) -> _Told | None:
 
     inner = net.model if _is_of("ultralytics.engine", net) else net
     wrapped, preprocess, labels, layer = source.of_module(inner)
-    return _Told(preprocess, labels, "boxes" if isinstance(wrapped, source.Boxes) else "one", "", wrapped, layer)
+    return _Told(
+        preprocess, labels, "boxes" if isinstance(wrapped, source.UltralyticsDetector) else "one", "", wrapped, layer
+    )
 
 
 def _of_torchvision_detector(net: Any) -> _Told | None:
@@ -162,7 +164,7 @@ def _of_torchvision_detector(net: Any) -> _Told | None:
     layer = None
     with contextlib.suppress(AttributeError, TypeError):  # a backbone of the user's own is probed
         layer = source.layer_of(net)
-    return _Told(source.preprocess_of(net), (), "boxes", "", source.Boxes(net), layer)
+    return _Told(source.preprocess_of(net), (), "boxes", "", source.TorchvisionDetector(net), layer)
 
 
 def _of_torchvision(net: Any) -> _Told | None:

@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from camscope.phantoms.shapes import Array, Frame, Mask, clamp, dome, ellipse, smoothstep
+from camscope.array_types import Mask
+from camscope.phantoms.shapes import Array, Frame, clamp, dome, ellipse, smoothstep
 
 View = Literal["AP", "PA"]
 Side = Literal["left", "right"]

@@ -19,13 +19,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from camscope.array_types import Bytes, Mask
 from camscope.errors import SettingError, nearest
 from camscope.phantoms.anatomy import View
 from camscope.phantoms.findings import FINDINGS
 from camscope.phantoms.radiograph import Phantom, phantom
-from camscope.phantoms.shapes import Mask
 
-Bytes = npt.NDArray[np.uint8]
 Masks = npt.NDArray[np.bool_]
 
 BUNDLES = Path(__file__).parent / "bundles"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from camscope.array_types import Mask
 from camscope.phantoms.anatomy import (
     FINDING_STREAM,
     Chest,
@@ -16,7 +17,7 @@ from camscope.phantoms.anatomy import (
     lateral_edge,
     medial_edge,
 )
-from camscope.phantoms.shapes import Array, Frame, Mask, cloud, curve, dome, smoothstep, splat
+from camscope.phantoms.shapes import Array, Frame, cloud, curve, dome, smoothstep, splat
 from camscope.phantoms.tissue import LUNG, SOFT
 
 FINDINGS = ("Effusion", "Cardiomegaly", "Pneumothorax", "Consolidation", "Nodule")

@@ -19,12 +19,13 @@ from functools import lru_cache
 
 import numpy as np
 
+from camscope.array_types import Mask
 from camscope.errors import SettingError, nearest
 from camscope.images.picture import Picture
 from camscope.phantoms.anatomy import NOISE_STREAM, Chest, Patient, Pose, View, draws, open_chest
 from camscope.phantoms.findings import FINDINGS, Lesion, heart_ratio, lesion
 from camscope.phantoms.markers import PixelBox, ap_token, side_marker
-from camscope.phantoms.shapes import Array, Frame, Mask, blur, smoothstep
+from camscope.phantoms.shapes import Array, Frame, blur, smoothstep
 from camscope.phantoms.skeleton import skeleton
 from camscope.phantoms.tissue import LUNG, SOFT, airways, body, breasts, hila, stomach, texture, vessels
 

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 Box = tuple[slice, slice]
 
 

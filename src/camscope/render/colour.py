@@ -8,10 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from camscope.array_types import Bytes
 from camscope.errors import SettingError, nearest
 from camscope.images.picture import Picture, Window
-
-Bytes = npt.NDArray[np.uint8]
 
 COLOUR_MAPS = ("byr", "jet", "turbo", "viridis", "inferno", "magma", "plasma", "cividis", "hot", "coolwarm", "gray")
 """The usual choices; every other colour map of Matplotlib works as well."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from camscope.files import MARKER, is_remote, write_atomically, writing
 from camscope.images import decode, fetch
 from camscope.page.pictures import data_address
 from camscope.prefetch import prefetch
+from camscope.progress import Progress
 from camscope.render import colourise
 from camscope.report.choice import Shown
 from camscope.report.mean_maps import MeanPictures
@@ -36,8 +37,6 @@ _LONGEST, _QUALITY = 256, 80
 _THREADS, _AHEAD = 2, 16
 _LEVELS = 32767
 _COLOURS = ("byr", "viridis", "inferno", "cividis", "gray")
-
-Progress = Callable[[str, int, int], None]
 
 
 def thumbnails(

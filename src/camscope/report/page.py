@@ -15,9 +15,10 @@ from camscope.files import write_atomically
 from camscope.page.lines import Drawn
 from camscope.page.shell import rendered, script_json
 from camscope.page.words import interval
+from camscope.progress import Progress
 from camscope.report.choice import MOST, Shown, chosen_cases
 from camscope.report.figures import alignment_figure, auc_figure, effect_figure, enrichment_figure, mass_figure
-from camscope.report.gallery import INSIDE, Progress, gallery_data, thumbnails
+from camscope.report.gallery import INSIDE, gallery_data, thumbnails
 from camscope.report.mean_maps import (
     LabelMaps,
     MeanPictures,

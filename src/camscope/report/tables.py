@@ -18,7 +18,7 @@ _REASONS = 8
 
 
 @dataclass(frozen=True)
-class Step:
+class FlowStep:
     """One box of the flow diagram.
 
     Attributes:
@@ -58,7 +58,7 @@ def number_of(table: pl.DataFrame, what: str) -> int:
     return table.filter(pl.col(what).fill_null("") != "")[what].n_unique()
 
 
-def flow(results: Results, names: Names) -> list[Step]:
+def flow(results: Results, names: Names) -> list[FlowStep]:
     """Patients, images, rows, maps; and what was lost on the way, with reasons."""
     rows, cases = results.rows, results.cases
     counts = dict(rows.group_by("status").len().rows())
@@ -69,21 +69,21 @@ def flow(results: Results, names: Names) -> list[Step]:
     planned = int(results.record.get("cases", len(cases)))
     when = {"present": "where the label is present", "predicted": "where the label is predicted", "all": "everywhere"}
     return [
-        Step("Patients", number_of(cases, "patient"), "with at least one image in the table"),
-        Step(
+        FlowStep("Patients", number_of(cases, "patient"), "with at least one image in the table"),
+        FlowStep(
             "Images",
             len(cases),
             "rows of the cohort table",
             [(t, n) for t, n in (("not reached yet", planned - len(cases)), ("could not be used", len(broken))) if n],
         ),
-        Step("Rows", len(rows), f"each image for {per_image}", _reasons(failed, names)),
-        Step(
+        FlowStep("Rows", len(rows), f"each image for {per_image}", _reasons(failed, names)),
+        FlowStep(
             "Scored rows",
             len(rows) - len(failed),
             "a score from the label's model",
             [("truth unknown: left out of AUC", len(unknown))] if len(unknown) else [],
         ),
-        Step(
+        FlowStep(
             "Maps",
             counts.get(OK, 0),
             f"asked for {when[results.file.explain.when]}",
@@ -108,22 +108,22 @@ def _reasons(failed: pl.DataFrame, names: Names) -> list[tuple[str, int]]:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """Images and patients."""
 
     images: int
     patients: int
 
 
-def make_up(results: Results) -> Mapping[str, Mapping[str, Mapping[str, Cell]]]:
+def make_up(results: Results) -> Mapping[str, Mapping[str, Mapping[str, TableCell]]]:
     """Label -> group, and "all" -> "present", "absent", "unknown" -> images and patients."""
-    found: dict[str, dict[str, dict[str, Cell]]] = {}
+    found: dict[str, dict[str, dict[str, TableCell]]] = {}
     for label in results.labels:
         own = results.first.filter(pl.col("label") == label)
         for name, part in _groups(results, own):
             kinds = {"present": pl.col("truth"), "absent": ~pl.col("truth"), "unknown": pl.col("truth").is_null()}
             found.setdefault(label, {})[name] = {
-                kind: Cell(len(some := part.filter(condition)), number_of(some, "patient"))
+                kind: TableCell(len(some := part.filter(condition)), number_of(some, "patient"))
                 for kind, condition in kinds.items()
             }
     return found

@@ -10,8 +10,9 @@ import numpy.typing as npt
 from scipy import stats
 from scipy.special import expit, logit
 
+from camscope.array_types import Floats
 from camscope.errors import SettingError
-from camscope.statistics.hypotheses import Floats, Indices, patient_index
+from camscope.statistics.hypotheses import Indices, patient_index
 from camscope.statistics.intervals import Interval, exact_interval, resampled
 
 Truth = npt.NDArray[np.bool_]

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from camscope.array_types import Floats
 from camscope.errors import SettingError
 
-Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
 ELEMENTS = 2_000_000

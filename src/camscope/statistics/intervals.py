@@ -11,8 +11,9 @@ import numpy.typing as npt
 from scipy import stats
 from scipy.special import ndtr, ndtri
 
+from camscope.array_types import Floats
 from camscope.errors import SettingError
-from camscope.statistics.hypotheses import ELEMENTS, Floats, at_least_one, cases_of, patient_index
+from camscope.statistics.hypotheses import ELEMENTS, at_least_one, cases_of, patient_index
 
 Statistic = Callable[[Floats, Floats], Floats]
 

@@ -31,11 +31,10 @@ from scipy.sparse.linalg import eigsh
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
+from camscope.array_types import Floats, Mask
 from camscope.errors import SettingError
-from camscope.statistics.hypotheses import ELEMENTS, Floats, Indices, at_least_one, benjamini_hochberg, patient_index
+from camscope.statistics.hypotheses import ELEMENTS, Indices, at_least_one, benjamini_hochberg, patient_index
 from camscope.study.grids import unit
-
-Mask = npt.NDArray[np.bool_]
 
 _NEIGHBOUR = 7
 _DENSE = 600

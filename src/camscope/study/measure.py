@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from camscope import render
+from camscope.array_types import Mask
 from camscope.cohort.annotations import annotation_content
 from camscope.cohort.case import Case
-from camscope.cohort.regions import Mask, Scene, Source, cell_shares, evidence, region, seen_shares
+from camscope.cohort.regions import Scene, Source, cell_shares, evidence, region, seen_shares
 from camscope.cohort.store import Row, key_of
 from camscope.errors import CamscopeError
 from camscope.heatmap import place

@@ -17,7 +17,7 @@ _TRIED = 4
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """The work of a study.
 
     Attributes:
@@ -37,7 +37,7 @@ class Plan:
     seconds: float | None
 
 
-def plan(study: Study, *, device: str = "auto") -> Plan:
+def plan(study: Study, *, device: str = "auto") -> StudyPlan:
     """Count the work of a study, and time a few pictures of it."""
     methods, labels = study.file.explain.methods, study.file.labels
     usable = present = 0
@@ -55,7 +55,7 @@ def plan(study: Study, *, device: str = "auto") -> Plan:
             except CamscopeError:
                 continue
     maps = present if study.file.explain.when == "present" else usable * len(labels)
-    return Plan(
+    return StudyPlan(
         images=usable,
         patients=len(patients - {""}),
         rows=len(study.cohort) * len(labels) * len(methods),

@@ -26,7 +26,7 @@ _SMALLEST_SHARD, _MOST_SHARDS = 32, 1024
 
 
 @dataclass
-class Progress:
+class StudyProgress:
     """How far a study has come.
 
     Attributes:
@@ -51,7 +51,7 @@ def run(
     engine: str = "auto",
     seed: int = 0,
     cluster: Cluster | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Callable[[StudyProgress], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Row]:
     """Explain a cohort, or continue where an earlier run was stopped.
@@ -98,7 +98,7 @@ def run(
         }
         store.begin(study.plan)
         store.record(record | {"finished": False})
-        state = Progress(total=len(study.cohort))
+        state = StudyProgress(total=len(study.cohort))
 
         def watch(label: str) -> None:
             state.label = label
@@ -148,7 +148,9 @@ def _rows_of_a_case(study: Study) -> int:
     return len(study.file.labels) * len(study.file.explain.methods)
 
 
-def _counted(rows: Iterator[Row], study: Study, state: Progress, progress: Callable[[Progress], None]) -> Iterator[Row]:
+def _counted(
+    rows: Iterator[Row], study: Study, state: StudyProgress, progress: Callable[[StudyProgress], None]
+) -> Iterator[Row]:
     """Yield the rows of all cases; says how far they are after each case."""
     while case := list(itertools.islice(rows, _rows_of_a_case(study))):
         state.done += 1

@@ -17,11 +17,10 @@ from camscope.explanation import explain
 from camscope.files import write_atomically
 from camscope.images import Picture
 from camscope.models.model import Model
+from camscope.progress import Progress
 from camscope.render import Cell, sheet
 
 HISTORY, MAPS = "history.csv", "maps"
-
-Progress = Callable[[str, int, int], None]
 
 
 class History(L.Callback):

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from camscope.array_types import Floats
 from camscope.cohort.case import Case
 from camscope.errors import CamscopeError, SettingError, check_count
 from camscope.explanation.batch import BatchExplainer, Sample
 from camscope.files import write_atomically
 from camscope.images import read
 from camscope.models.model import Model
+from camscope.progress import Progress
 from camscope.statistics.auc import auc_interval
-from camscope.statistics.hypotheses import Floats
 from camscope.statistics.intervals import Interval, bootstrap, exact_interval, mean
 from camscope.training.dataset import UNKNOWN, Dataset, truth_of
-from camscope.training.pictures import Progress
 
 THRESHOLD = 0.5
 REPLICATES = 2000

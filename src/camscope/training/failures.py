@@ -17,9 +17,9 @@ from camscope.explanation.batch import BatchExplainer, ResolvedTarget
 from camscope.explanation.method_lookup import find_method, method_name
 from camscope.files import write_atomically
 from camscope.models.model import Model
+from camscope.progress import Progress
 from camscope.targets import Target, category
 from camscope.training.evaluate import Predictions, sample_of
-from camscope.training.pictures import Progress
 
 FAILURES = "failures.csv"
 MOST = 4
@@ -50,7 +50,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Explained:
+class ExplainedFailure:
     """A failure with the map for the prediction and the map for the truth, from the same forward pass."""
 
     failure: Failure
@@ -95,7 +95,7 @@ def explain_failures(
     layer: str | None = None,
     batch_size: int = 16,
     progress: Progress = lambda *_: None,
-) -> Iterator[Explained]:
+) -> Iterator[ExplainedFailure]:
     """Explain failures, each for the prediction and for the truth.
 
     Where labels are present or absent, the map for "no LABEL" is that of the label's negated score: the evidence
@@ -122,7 +122,7 @@ def explain_failures(
         for i, e in run.explain(functions, goals, settings={}):
             made[i].append(e)
         for failure, (said, true) in zip(batch, made, strict=True):
-            yield Explained(failure, said, true)
+            yield ExplainedFailure(failure, said, true)
         progress("explaining failures", start + len(batch), len(failures))
 
 

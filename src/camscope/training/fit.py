@@ -15,12 +15,13 @@ from camscope.explanation.result import versions
 from camscope.files import claim, write_atomically
 from camscope.models.device import on_device
 from camscope.models.model import Model
+from camscope.progress import Progress
 from camscope.training.dataset import SPLITS, UNKNOWN, Dataset
 from camscope.training.evaluate import predict
 from camscope.training.init_model import Start
-from camscope.training.pictures import Pictures, Preparation, Progress, read_all
+from camscope.training.pictures import Pictures, Preparation, read_all
 from camscope.training.report import report
-from camscope.training.settings import Settings
+from camscope.training.settings import TrainingSettings
 from camscope.training.splits import FILE, conflicts, split, write_split
 
 RECORD = "training.json"
@@ -31,7 +32,7 @@ def train(
     begun: Start,
     *,
     out: str | Path,
-    settings: Settings | None = None,
+    settings: TrainingSettings | None = None,
     device: str = "auto",
     devices: int = 1,
     progress: Progress = lambda *_: None,
@@ -71,7 +72,7 @@ def train(
     _required()
     from camscope.training.loop import Where, fitted
 
-    settings, out, model = settings or Settings(), Path(out), begun.model
+    settings, out, model = settings or TrainingSettings(), Path(out), begun.model
     dataset, pictures = _shelved(dataset, model, settings, progress=progress)
     for text in (*_unused(dataset), *conflicts(dataset)):
         say(text)
@@ -97,7 +98,7 @@ def _required() -> None:
 
 
 def _shelved(
-    dataset: Dataset, model: Model, settings: Settings, *, progress: Progress
+    dataset: Dataset, model: Model, settings: TrainingSettings, *, progress: Progress
 ) -> tuple[Dataset, dict[str, Pictures]]:
     """Return the dataset, read and split, and the images of each split."""
     _check_reasons(dataset, settings)
@@ -108,7 +109,7 @@ def _shelved(
     return dataset, {name: Pictures(dataset, name, varied=name == "train", **given) for name in SPLITS}
 
 
-def _check_reasons(dataset: Dataset, settings: Settings) -> None:
+def _check_reasons(dataset: Dataset, settings: TrainingSettings) -> None:
     if settings.reasons is not None and dataset.outcome == "any" and len(dataset.labels) > 1:
         raise SettingError(
             f"the mask {settings.reasons!r} belongs to one label, and {len(dataset.labels)} are trained: "
@@ -122,7 +123,7 @@ def _unused(dataset: Dataset) -> Iterator[str]:
         yield f"{unlabelled} pictures are not used, since their label is unknown"
 
 
-def _identity(dataset: Dataset, begun: Start, settings: Settings) -> dict[str, Any]:
+def _identity(dataset: Dataset, begun: Start, settings: TrainingSettings) -> dict[str, Any]:
     """Return what defines a training, as JSON: two trainings with the same values are the same."""
     recipe = begun.model.recipe
     rows = [(e.image, e.sha256, e.patient, e.split, repr(e.truth)) for e in dataset.usable]

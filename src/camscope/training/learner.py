@@ -18,7 +18,7 @@ from camscope.training.dataset import Dataset
 from camscope.training.init_model import head_of
 from camscope.training.pictures import Pictures
 from camscope.training.right_reasons_loss import share_outside
-from camscope.training.settings import Settings
+from camscope.training.settings import TrainingSettings
 
 _WARMUP = 0.1
 _MOST_WEIGHT = 20.0
@@ -40,7 +40,7 @@ class Learner(L.LightningModule):
     """
 
     def __init__(
-        self, model: Model, settings: Settings, *, learnt: bool, weights: Tensor, layer: str | None = None
+        self, model: Model, settings: TrainingSettings, *, learnt: bool, weights: Tensor, layer: str | None = None
     ) -> None:
         super().__init__()
         self.net, self.outcome, self.settings, self.layer = model.net, model.outcome, settings, layer
@@ -132,10 +132,10 @@ class Learner(L.LightningModule):
         return share_outside(self.net, x[rows], masks=masks[rows], targets=targets, layer=layer).mean()
 
 
-class Data(L.LightningDataModule):
+class ImageDataModule(L.LightningDataModule):
     """The images of each split in batches; each epoch has a new loader, whose order depends on seed and epoch alone."""
 
-    def __init__(self, pictures: dict[str, Pictures], settings: Settings, *, workers: int) -> None:
+    def __init__(self, pictures: dict[str, Pictures], settings: TrainingSettings, *, workers: int) -> None:
         super().__init__()
         self.pictures, self.settings, self.workers = pictures, settings, workers
 

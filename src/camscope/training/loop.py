@@ -21,12 +21,13 @@ from camscope.files import writing
 from camscope.images import read
 from camscope.models.layer_choice import default_layer
 from camscope.models.model import Model
+from camscope.progress import Progress
 from camscope.training.callbacks import MAPS, History, LogMaps
 from camscope.training.checkpoints import BEST, LAST, WholeFiles, resumable
 from camscope.training.dataset import Dataset
-from camscope.training.learner import Data, Learner, label_weights
-from camscope.training.pictures import Pictures, Progress
-from camscope.training.settings import Settings
+from camscope.training.learner import ImageDataModule, Learner, label_weights
+from camscope.training.pictures import Pictures
+from camscope.training.settings import TrainingSettings
 from camscope.training.stopping import Stopping
 
 CHECKPOINTS, LOGS = "checkpoints", "logs"
@@ -55,7 +56,7 @@ def fitted(
     pictures: dict[str, Pictures],
     *,
     out: Path,
-    settings: Settings,
+    settings: TrainingSettings,
     learnt: bool,
     where: Where,
     progress: Progress,
@@ -108,13 +109,15 @@ def fitted(
             workers = 0 if _all_kept(pictures) else min(_MOST_WORKERS, os.cpu_count() or 1)
             last = out / CHECKPOINTS / LAST if before else None
             with writing(out), stopping:
-                trainer.fit(learner, Data(pictures, settings, workers=workers), ckpt_path=last)
+                trainer.fit(learner, ImageDataModule(pictures, settings, workers=workers), ckpt_path=last)
     _take_best(learner, out / CHECKPOINTS / BEST)
     assert saved.best_model_score is not None  # every epoch has a validation loss
     return Ended(float(saved.best_model_score), trainer.is_global_zero)
 
 
-def _trainer(settings: Settings, callbacks: list[L.Callback], *, out: Path, where: Where, frozen: bool) -> L.Trainer:
+def _trainer(
+    settings: TrainingSettings, callbacks: list[L.Callback], *, out: Path, where: Where, frozen: bool
+) -> L.Trainer:
     accelerator, devices = _where(*where)
     return L.Trainer(
         max_epochs=settings.epochs,
@@ -135,7 +138,7 @@ def _trainer(settings: Settings, callbacks: list[L.Callback], *, out: Path, wher
     )
 
 
-def _has_stopped(content: dict[str, Any], settings: Settings) -> bool:
+def _has_stopped(content: dict[str, Any], settings: TrainingSettings) -> bool:
     """Return whether the training of a checkpoint was finished."""
     waited = [state["wait_count"] for name, state in content["callbacks"].items() if name.startswith("EarlyStopping")]
     return max(waited, default=0) >= settings.patience or content["epoch"] + 1 >= settings.epochs

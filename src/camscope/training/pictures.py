@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
+from camscope.array_types import Mask
 from camscope.cohort.case import Case
-from camscope.cohort.regions import Mask, Scene, Source, at_input, check_spec, region, seen_shares
+from camscope.cohort.regions import Scene, Source, at_input, check_spec, region, seen_shares
 from camscope.errors import CamscopeError, SettingError, nearest
 from camscope.images import decode, fetch
 from camscope.models.preprocess import Preprocess
+from camscope.progress import Progress
 from camscope.training.dataset import Dataset
 from camscope.training.region_dropout import hidden
 
@@ -29,10 +31,8 @@ MEMORY = 2**30
 _HALF = 0.5
 _DEGREES, _SHIFT, _ZOOM, _LIGHT = 10, 0.05, 0.1, 0.15
 
-Progress = Callable[[str, int, int], None]
 
-
-class Prepared(NamedTuple):
+class PreparedImage(NamedTuple):
     """A case as input of the network, before augmentation.
 
     Attributes:
@@ -71,7 +71,7 @@ class Preparation:
         if self.reasons is not None and self.reasons not in self.masks:
             raise SettingError(f"{nearest('mask', self.reasons, self.masks)} in the data")
 
-    def __call__(self, case: Case) -> Prepared:
+    def __call__(self, case: Case) -> PreparedImage:
         """Read a case.
 
         Raises:
@@ -79,7 +79,7 @@ class Preparation:
         """
         return self.of(case, fetch(case.source))
 
-    def of(self, case: Case, content: bytes) -> Prepared:
+    def of(self, case: Case, content: bytes) -> PreparedImage:
         """Make the input of a case from the bytes of its file."""
         picture = decode(content, case.source)
         x, window = self.preprocess(picture)
@@ -96,7 +96,7 @@ class Preparation:
             mask = region(spec, scene)
             return None if mask is None else at_input(mask, window, size, grow=grow)
 
-        return Prepared(
+        return PreparedImage(
             x,
             seen,
             # Resampling spreads what stands in a region by a pixel.
@@ -114,7 +114,7 @@ class Shelf:
         having: for each region, the indices of the cases that have it.
     """
 
-    inputs: Mapping[int, Prepared]
+    inputs: Mapping[int, PreparedImage]
     having: tuple[frozenset[int], ...]
 
 
@@ -133,10 +133,10 @@ def read_all(
         The dataset, in which every case has its hash or its problem; and the inputs.
     """
     cases: list[Case] = []
-    inputs: dict[int, Prepared] = {}
+    inputs: dict[int, PreparedImage] = {}
     having: list[set[int]] = [set() for _ in preparation.hide]
 
-    def read(case: Case) -> tuple[Case, Prepared | None]:
+    def read(case: Case) -> tuple[Case, PreparedImage | None]:
         if case.problem:
             return case, None
         try:
@@ -217,7 +217,7 @@ class Pictures(data.Dataset[tuple[Tensor, Tensor, Tensor]]):
                 x, reason = self.vary(x, reason)
         return x, self.truth[number], reason
 
-    def _prepared(self, number: int) -> Prepared:
+    def _prepared(self, number: int) -> PreparedImage:
         found = self.shelf.inputs.get(number)
         return self.preparation(self.cases[number]) if found is None else found
 

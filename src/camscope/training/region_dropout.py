@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from camscope.array_types import Mask
 from camscope.cohort.fill_ins import FILL_INS
-from camscope.cohort.regions import Mask
 
 FILLS = ("blur", "mean", "donor")
 """Fill-ins of a hidden region, drawn at random each time, so that no fill-in becomes a cue itself."""

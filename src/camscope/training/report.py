@@ -20,10 +20,11 @@ from camscope.page.lines import Drawn
 from camscope.page.pictures import data_address
 from camscope.page.shell import rendered
 from camscope.page.words import interval
+from camscope.progress import Progress
 from camscope.render import Cell, sheet
 from camscope.training.dataset import Dataset
 from camscope.training.evaluate import Predictions, calibration, confusion, judge, write_predictions
-from camscope.training.failures import Explained, explain_failures, find_failures, worst, write_failures
+from camscope.training.failures import ExplainedFailure, explain_failures, find_failures, worst, write_failures
 from camscope.training.figures import (
     auc_figure,
     calibration_figure,
@@ -31,7 +32,6 @@ from camscope.training.figures import (
     curves_figure,
     ranking_figures,
 )
-from camscope.training.pictures import Progress
 
 PAGE, METRICS, HISTORY = "report.html", "metrics.json", "history.csv"
 
@@ -84,7 +84,7 @@ def report(
 def _page(
     found: Predictions,
     figures: Mapping[str, Any],
-    explained: Sequence[Explained],
+    explained: Sequence[ExplainedFailure],
     *,
     folder: Path,
     dataset: Dataset | None,
@@ -142,7 +142,7 @@ def _warnings(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]
     return found
 
 
-def _groups(explained: Sequence[Explained]) -> list[dict[str, Any]]:
+def _groups(explained: Sequence[ExplainedFailure]) -> list[dict[str, Any]]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for one in explained:
         failure = one.failure
@@ -169,7 +169,7 @@ def _map(e: Explanation) -> str:
     return data_address(image)
 
 
-def _worst_sheet(found: Predictions, explained: Sequence[Explained]) -> dict[str, str]:
+def _worst_sheet(found: Predictions, explained: Sequence[ExplainedFailure]) -> dict[str, str]:
     """Draw the most certain mistake at every stage of the network, for the prediction."""
     if not explained:
         return {"sheet": "", "worst": ""}

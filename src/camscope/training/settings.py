@@ -12,7 +12,7 @@ _FROZEN = 2
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """Settings of a training; two trainings with the same settings, data and start are the same.
 
     Attributes:

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from camscope.array_types import Floats
 from camscope.cohort.case import Case
 from camscope.errors import SettingError
 from camscope.files import write_atomically
@@ -21,8 +21,6 @@ from camscope.training.dataset import SPLITS, Dataset
 FILE = "split.csv"
 FRACTIONS = (0.7, 0.15, 0.15)
 _LISTED = 5
-
-Floats = npt.NDArray[np.float64]
 
 
 def split(dataset: Dataset, *, fractions: Sequence[float] = FRACTIONS, seed: int = 0) -> Dataset:

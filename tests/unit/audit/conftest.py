@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from camscope.audit.samples import Subject
+from camscope.audit.samples import AuditSample
 from camscope.cohort.case import Case
 from camscope.cohort.regions import cell_shares, seen_shares
 from camscope.images import Window
@@ -46,7 +46,9 @@ def make_subjects(patients=40, *, images=2, seed=0, carries=None):
         shares = {name: cell_shares(mask, window, (6, 6)) for name, mask in masks.items()}
         seen = np.ones((SIDE, SIDE), bool)
         cells = seen_shares(window, (6, 6))
-        made.append(Subject(case, truth, x, seen, masks=masks, forbidden=forbidden, shares=shares, seen_cells=cells))
+        made.append(
+            AuditSample(case, truth, x, seen, masks=masks, forbidden=forbidden, shares=shares, seen_cells=cells)
+        )
     return made
 
 

@@ -7,14 +7,14 @@ import polars as pl
 import pytest
 
 from camscope.audit.interventions import changes, measured_changes
-from camscope.audit.measures import Settings, adjusted, alignment, effects, group_maps, hidden_and_alone, metadata
+from camscope.audit.measures import AuditSettings, adjusted, alignment, effects, group_maps, hidden_and_alone, metadata
 from camscope.audit.samples import PatchDonors
 from camscope.audit.verdicts import judge
 
 spec = importlib.util.spec_from_file_location("audit_conftest", Path(__file__).with_name("conftest.py"))
 known = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(known)
-SETTINGS = Settings(replicates=999)
+SETTINGS = AuditSettings(replicates=999)
 ASKED = ("mask:label", "cue:token")
 
 

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from camscope.audit.null_maps import Explained, nulls
+from camscope.audit.null_maps import MapRecipe, nulls
 from camscope.audit.nulls import random_cam
 from camscope.audit.selftest import self_test
 from camscope.models.model import Model
@@ -30,7 +30,7 @@ def test_nulls_of_regions(subjects):
     one = model()
     found, maps, forwards = nulls(
         one,
-        Explained(1, "4", "gradcam", {}),
+        MapRecipe(1, "4", "gradcam", {}),
         sample,
         grids=torch.rand(len(sample), 6, 6).double().numpy(),
         regions=("border:0.25", "cue:token"),

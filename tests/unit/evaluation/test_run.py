@@ -14,7 +14,7 @@ from camscope.errors import PictureError
 from camscope.evaluation.candidates import chosen_methods
 from camscope.evaluation.data import read_data
 from camscope.evaluation.page import evaluated
-from camscope.evaluation.plan import Plan
+from camscope.evaluation.plan import EvaluationPlan
 from camscope.evaluation.rows import chosen_metrics
 from camscope.evaluation.run import evaluate
 from camscope.methods import METHODS as METHODS_BY_NAME
@@ -27,7 +27,7 @@ METHODS = "cam,gradcam,eigencam,legrad"
 @pytest.fixture
 def plan(model, folder):
     items = read_data(folder / "pictures.csv", boxes="box", target="red")
-    return Plan(model, items, chosen_methods(METHODS), chosen_metrics(METRICS), few=2, batch_size=4)
+    return EvaluationPlan(model, items, chosen_methods(METHODS), chosen_metrics(METRICS), few=2, batch_size=4)
 
 
 def rows_in(out):

@@ -13,7 +13,7 @@ from camscope.cohort.store import NOT_ASKED, OK
 from camscope.errors import MethodError, ModelError, SettingError
 from camscope.evaluation.candidates import chosen_methods
 from camscope.evaluation.data import read_data
-from camscope.evaluation.plan import Plan
+from camscope.evaluation.plan import EvaluationPlan
 from camscope.evaluation.rows import chosen_metrics
 from camscope.evaluation.run import evaluate
 from camscope.explanation.figures import stages_sheet
@@ -174,7 +174,9 @@ def test_an_evaluation_leaves_random_weights_out(image, tmp_path):
     for name in ("a", "b"):
         Image.fromarray(image).save(tmp_path / f"{name}.png")
     metrics = chosen_metrics("average_drop,cascading_randomisation,independent_randomisation")
-    plan = Plan(model_of(), read_data(tmp_path, target="green"), chosen_methods("occlusion,gradcam"), metrics, few=2)
+    plan = EvaluationPlan(
+        model_of(), read_data(tmp_path, target="green"), chosen_methods("occlusion,gradcam"), metrics, few=2
+    )
     rows = [row for row in evaluate(plan, tmp_path / "out") if row["method"] in ("occlusion", "gradcam")]
     by = {row["method"]: row for row in rows}
     assert (by["occlusion"]["status"], by["gradcam"]["status"]) == (OK, NOT_ASKED)

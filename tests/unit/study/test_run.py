@@ -9,7 +9,7 @@ import pytest
 import camscope as cs
 from camscope.errors import StoreError
 from camscope.study import run as module
-from camscope.study.run import Progress, status
+from camscope.study.run import StudyProgress, status
 from camscope.study.study import Study
 
 
@@ -111,4 +111,4 @@ def test_no_study_there(tmp_path):
 
 
 def test_progress_starts_at_nothing():
-    assert Progress(total=3) == Progress(0, 0, 3, "")
+    assert StudyProgress(total=3) == StudyProgress(0, 0, 3, "")

@@ -16,9 +16,9 @@ from camscope.errors import SettingError, StoreError, TerminatedError
 from camscope.training.dataset import SPLITS, read_dataset
 from camscope.training.fit import train
 from camscope.training.init_model import start
-from camscope.training.settings import Settings
+from camscope.training.settings import TrainingSettings
 
-QUICK = Settings(epochs=3, batch_size=8, fractions=(0.5, 0.25, 0.25))
+QUICK = TrainingSettings(epochs=3, batch_size=8, fractions=(0.5, 0.25, 0.25))
 
 
 def trained(folder, out, settings=QUICK, **more):

@@ -27,7 +27,7 @@ _PACKED_FROM = 24
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedEngine:
     """An engine made ready for one network and layer.
 
     Attributes:
@@ -43,8 +43,8 @@ class Prepared:
     mark: tuple[Any, ...] = ()
 
 
-_EAGER = Prepared("eager")
-_prepared: weakref.WeakKeyDictionary[nn.Module, dict[Any, Prepared]] = weakref.WeakKeyDictionary()
+_EAGER = PreparedEngine("eager")
+_prepared: weakref.WeakKeyDictionary[nn.Module, dict[Any, PreparedEngine]] = weakref.WeakKeyDictionary()
 
 
 def resolve(engine: str, pictures: int | None, *, device: str = "cpu") -> str:
@@ -73,7 +73,7 @@ def resolve(engine: str, pictures: int | None, *, device: str = "cpu") -> str:
     return "eager" if few or autocast_of(device) is not None else "packed"
 
 
-def prepare(net: nn.Module, x: Any, *, layer: str, engine: str) -> Prepared:
+def prepare(net: nn.Module, x: Any, *, layer: str, engine: str) -> PreparedEngine:
     """Make an engine ready, prove on the inputs at hand that it computes what the network does, and remember it.
 
     Args:
@@ -133,7 +133,7 @@ def _mark(net: nn.Module) -> tuple[Any, ...]:
     return (structure_of(net), tuple(places), tuple(map(tuple, values)))
 
 
-def _proved(net: nn.Module, x: Any, layer: str, engine: str) -> Prepared:
+def _proved(net: nn.Module, x: Any, layer: str, engine: str) -> PreparedEngine:
     try:
         few = take_images(x, slice(2), batch=len(picture_of(x)))
         expected = record(net, few, layers=[layer])
@@ -147,8 +147,8 @@ def _proved(net: nn.Module, x: Any, layer: str, engine: str) -> Prepared:
     except MissingExtraError:
         raise
     except Exception as error:  # whatever it is, the network itself still computes
-        return Prepared("eager", note=f"computed without engine {engine}: {error}")
-    return Prepared(engine, trunk)
+        return PreparedEngine("eager", note=f"computed without engine {engine}: {error}")
+    return PreparedEngine(engine, trunk)
 
 
 def _packed(net: nn.Module, x: Any, layer: str) -> Trunk:

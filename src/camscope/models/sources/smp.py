@@ -89,7 +89,7 @@ def make(
     preprocess = _preprocess(int(options.get("in_channels", 3)))
     return Model(
         spec,
-        Maps(net),
+        SegmentationMaps(net),
         preprocess=preprocess if input_size is None else preprocess.at(input_size),
         labels=("background", "foreground") if count == 1 else (),
         facts=facts,
@@ -97,7 +97,7 @@ def make(
     )
 
 
-class Maps(nn.Module):
+class SegmentationMaps(nn.Module):
     """A segmentation network as (B, C, h, w) pictures -> (B, classes, h, w) logits, of one class also its rest.
 
     Args:

@@ -96,7 +96,7 @@ def make(
     size = input_size if side is None else (side, side)
     return Model(
         spec,
-        torchvision_boxes.Boxes(net) if is_detector else net,
+        torchvision_boxes.TorchvisionDetector(net) if is_detector else net,
         preprocess=preprocess if size is None else preprocess.at(size),
         labels=categories if len(categories) == outputs else (),
         layer=torchvision_boxes.layer_of(net) if is_detector else None,

@@ -14,7 +14,7 @@ from camscope.trace.boxes import NEVER
 from camscope.trace.layer_path import JOINT
 
 
-class Boxes(nn.Module):
+class TorchvisionDetector(nn.Module):
     """A detector as (B, 3, h, w) pictures -> (B, boxes, 6): left, top, right, bottom, log-odds of the score, class.
 
     The detector's own preprocessing is left out, in a copy of the detector that shares its other parts. Its scores are
@@ -65,7 +65,7 @@ def preprocess_of(net: Any) -> Preprocess:
 
 
 def layer_of(net: Any) -> str:
-    """Return the levels of the pyramid that boxes come from, by their names in ``Boxes``.
+    """Return the levels of the pyramid that boxes come from, by their names in ``TorchvisionDetector``.
 
     What is computed from the coarsest level alone is left out, and all maps of an SSD come from its first.
     """

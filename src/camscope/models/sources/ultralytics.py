@@ -100,7 +100,7 @@ def make(
     preprocess = _preprocess(wrapped, net)
     if input_size is not None:
         preprocess = preprocess.at(input_size)
-    if isinstance(wrapped, Boxes) and any(side % _STRIDE for side in preprocess.input_size):
+    if isinstance(wrapped, UltralyticsDetector) and any(side % _STRIDE for side in preprocess.input_size):
         raise SettingError(
             f"{spec} takes sizes that are multiples of {_STRIDE}, and input_size is {preprocess.input_size}"
         )
@@ -110,7 +110,7 @@ def make(
         preprocess=preprocess,
         labels=_labels(net),
         layer=_layer(net),
-        outcome="boxes" if isinstance(wrapped, Boxes) else "one",
+        outcome="boxes" if isinstance(wrapped, UltralyticsDetector) else "one",
         recipe=Recipe(
             f"ultralytics:{_architecture(net, name)}",
             classes=own,
@@ -120,7 +120,7 @@ def make(
     )
 
 
-class Boxes(nn.Module):
+class UltralyticsDetector(nn.Module):
     """A detector as (B, 3, h, w) pictures -> (B, boxes, 6), see `box_rows`.
 
     The network's scores are taken before its sigmoid. Of YOLO's boxes of one class that overlap by 0.7 or more, the
@@ -305,13 +305,13 @@ def _wrapped(net: Any, spec: str) -> nn.Module:
     if kind == "Classify":
         return Scores(net)
     if kind == "RTDETRDecoder":
-        return Boxes(net, queries=True)
+        return UltralyticsDetector(net, queries=True)
     if kind not in ("Detect", "Segment", "v10Detect", "Segment26"):
         raise ModelError(_of_another_task(spec, kind))
     head = _head(net)
     # Places are computed anew for each input, not kept from the last; of two heads the one before suppression is used.
     head.dynamic, head.xyxy, head.end2end = True, False, False
-    return Boxes(net, queries=False)
+    return UltralyticsDetector(net, queries=False)
 
 
 def _preprocess(wrapped: nn.Module, net: Any) -> Preprocess:
@@ -321,14 +321,14 @@ def _preprocess(wrapped: nn.Module, net: Any) -> Preprocess:
     side = trained.get("imgsz") if isinstance(trained, dict) else None
     usual = 224 if is_classifier else _DEFAULT
     side = side if isinstance(side, int) and side != _DEFAULT else usual  # the package's default is no classifier's own
-    has_margin = isinstance(wrapped, Boxes) and not wrapped.queries
+    has_margin = isinstance(wrapped, UltralyticsDetector) and not wrapped.queries
     fit: Fit = "pad" if has_margin else "crop" if is_classifier else "squash"
     mean = (_GREY if has_margin else 0.0,) * 3
     return Preprocess(input_size=(side, side), mean=mean, std=(1.0,) * 3, fit=fit, interpolation="bilinear")
 
 
 def _layer(net: Any) -> str | None:
-    """Return the levels of the pyramid that a detector's head reads, by their names in `Boxes`."""
+    """Return the levels of the pyramid that a detector's head reads, by their names in `UltralyticsDetector`."""
     read = net.model[-1].f
     return JOINT.join(f"model.model.{index}" for index in read) if isinstance(read, list) else None
 
