@@ -219,7 +219,7 @@ def test_families(family, method, pictures, snapshot):
 @pytest.mark.parametrize("method", ["rollout", "legrad"])
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("pooled", "has no attention among places"), ("small swin", "attends within windows of 16 tokens")],
+    [("pooled", "has no self-attention layers"), ("small swin", "attends within windows of 16 tokens")],
 )
 def test_networks_without_attention_among_all_tokens_are_refused(method, name, says, make_net, pictures, snapshot):
     net = make_net(name)

@@ -49,14 +49,15 @@ class SelfTest:
     @property
     def sentence(self) -> str:
         """Return the checks in words."""
-        said = [f"maps of {self.grid[0]} x {self.grid[1]} cells at {self.layer}"]
+        said = [f"target layer {self.layer}, {self.grid[0]} x {self.grid[1]} cells"]
         if self.gradcam_is_hirescam < 1e-3:
-            said.append("Grad-CAM, HiResCAM and XGrad-CAM are one map on this head")
+            said.append("Grad-CAM, HiResCAM and XGrad-CAM give the same map")
         if self.completeness < 1e-3:
             said.append("the maps add up to the logit less its bias")
         if self.level_lost < 1e-2:
             said.append(
-                "the maps add up to nearly 0 whatever the logit: they are contrasts, read them beside frozennormcam"
+                "the sum of the map is near 0 for every logit, so that it shows only differences between places: "
+                "compare it with frozennormcam"
             )
         if self.cascade and abs(self.cascade[-1]) < SANE:
             said.append(f"with random weights the maps are others (rank correlation {self.cascade[-1]:.2f})")

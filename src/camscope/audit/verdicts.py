@@ -206,23 +206,25 @@ def _artefact(label: str, region: str, heat: Heat, removals: Sequence[Effect]) -
     why = (
         "stays at the frame of the input when the picture moves inwards"
         if heat.stays_at_the_frame
-        else "is no more than maps that know nothing have there"
+        else "is no more than null maps have there"
     )
     return (
         f"The {label} model's maps favour {region} ({heat.enrichment.estimate:.2f} times its share of the picture), "
-        f"but that {why}, and changing the region moves the score by {largest:.2f} SD at most: an artefact of the maps."
+        f"but that {why}, and changing the region changes the logit by at most {largest:.2f} SD: it is an artefact."
     )
 
 
 def _none(label: str, region: str, removals: Sequence[Effect], delta: float) -> str:
     largest = max(removals, key=lambda effect: abs(effect.effect.estimate))
-    return f"The {label} model does not use {region}: {_effect(largest)}, within the {delta:g} SD that count as none."
+    return (
+        f"The {label} model does not use {region}: {_effect(largest)}, which is shown to be smaller than {delta:g} SD."
+    )
 
 
 def _sensitive(label: str, region: str, effect: Effect) -> str:
     return (
-        f"The {label} model answers when {region} is put into pictures without it ({_effect(effect)}), but taking it "
-        "away where it belongs shows no reliance."
+        f"The score of the {label} model changes when {region} is inserted into images without it ({_effect(effect)}), "
+        "but removing it where it occurs shows no reliance."
     )
 
 
@@ -233,31 +235,30 @@ def _not_shown(
     if strong and alignment is not None:
         why = f"but the reliance index ({_interval(alignment.reliance)}) does not confirm it"
     elif largest.p_adjusted >= LEVEL or np.isnan(largest.p_adjusted):
-        why = f"too uncertain to tell: it could be called none only within {largest.smallest_delta:.2f} SD"
+        why = f"and an effect of up to {largest.smallest_delta:.2f} SD cannot be excluded"
     elif not largest.agree:
-        why = "but the ways to fill the region do not agree"
+        why = "but the fill-ins do not agree"
     else:
-        why = f"too small to call reliance, and none only within {largest.smallest_delta:.2f} SD"
+        why = f"too small for reliance, and effects of up to {largest.smallest_delta:.2f} SD cannot be excluded"
     return f"Whether the {label} model relies on {region} is not shown: {_effect(largest)}, {why}."
 
 
 def _effect(effect: Effect) -> str:
     what = {
         "remove": "removing it",
-        "exchange": "exchanging it for that of a patient with the other label",
+        "exchange": "replacing it by that of a patient with the other label",
         "insert": "inserting it",
     }[effect.test]
     size = effect.effect.estimate
-    how = "raises" if size > 0 else "lowers"
     p = "" if np.isnan(effect.p_adjusted) else f", adjusted p {_p(effect.p_adjusted)}"
     return (
-        f"{what} {how} the logit by {abs(size):.2f} SD ({_interval(effect.effect)}; {effect.patients} patients, label "
+        f"{what} changes the logit by {size:.2f} SD ({_interval(effect.effect)}; {effect.patients} patients, label "
         f"{effect.stratum}{p})"
     )
 
 
 def _interval(interval: Interval) -> str:
-    return f"95 % interval {interval.low:.2f} to {interval.high:.2f}"
+    return f"95 % confidence interval {interval.low:.2f} to {interval.high:.2f}"
 
 
 def _p(p: float) -> str:

@@ -62,22 +62,22 @@ def sentences(table: Table) -> list[str]:
         if not metrics or not ranked:
             continue
         proper = [name for name in ranked if name not in NULLS]
-        if proper:
-            best = ", ".join(proper[:3])
-            said.append(f"Best at showing {words}, by mean rank ({', '.join(metrics)}): {best}.")
         first = next((name for name in ranked if name in NULLS), None)
-        if first is not None:
-            ahead = [name for name in proper if ranked.index(name) < ranked.index(first)]
-            rank = "ranks" if len(ahead) < 2 else "rank"
-            beaten = f"{len(ahead) or 'None'} of {_counted(len(proper), 'method')} {rank}"
-            said.append(f"{beaten} there before {first}, which knows nothing of the network's answer.")
+        ahead = [name for name in proper if first is None or ranked.index(name) < ranked.index(first)]
+        if ahead:
+            best = ", ".join(ahead[:3])
+            said.append(f"Best at showing {words}, by mean rank ({', '.join(metrics)}): {best}.")
+        if first is not None and proper:
+            verb = "ranks" if len(ahead) < 2 else "rank"
+            beaten = f"{len(ahead) or 'None'} of {_counted(len(proper), 'method')} {verb}"
+            said.append(f"In showing {words}, {beaten} before the best baseline, {first}.")
     said += _sanity(table)
     groups: dict[str, list[str]] = {}
     for one in table["methods"]:
-        if one["same_as"]:
+        if one["same_as"] and one["method"] not in NULLS and one["same_as"] not in NULLS:
             groups.setdefault(one["same_as"], []).append(one["method"])
     for first, more in groups.items():
-        said.append(f"One method on this model, under several names: {_listed([first, *more])}.")
+        said.append(f"These methods have the same values in all metrics: {_listed([first, *more])}.")
     return said
 
 
@@ -116,9 +116,9 @@ def headline_table(table: Table) -> list[str]:
         rows.append([name, *values, sanity, f"{one['passes']:.0f}", f"{one['seconds']:.2g}"])
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    notes = ["(…) knows nothing of the network's answer; * better than the best of these, p < .05 after Holm"]
+    notes = ["rows in brackets are baselines; * significantly better than the best baseline (p < .05, Holm)"]
     if any(one["restricted"] for one in table["methods"]):
-        notes.append("† on few pictures, since it needs many passes; not ranked")
+        notes.append("† run on few images, since it needs many passes; not ranked")
     return [*lines, *notes, *sentences(table)]
 
 

@@ -123,8 +123,11 @@ def check_settings(settings: Mapping[str, Any], methods: Iterable[str | Method |
     known = {setting for method in methods for setting in settings_of(find_method(method))}
     for name, value in settings.items():
         if name not in known:
-            taken = nearest("setting", str(name), known) if known else f"no setting called {name!r}"
-            raise SettingError(f"{taken}; `camscope methods {method_name(methods[0])}` lists what it takes")
+            named = ", ".join(map(method_name, methods))
+            if not known:
+                raise SettingError(f"no setting called {name!r}: {named} has no settings")
+            taken = nearest("setting", str(name), known)
+            raise SettingError(f"{taken}; `camscope methods {method_name(methods[0])}` lists the settings")
         numbers = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise SettingError(f"the setting {name} must be finite, but got {value!r}")

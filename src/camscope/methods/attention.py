@@ -146,7 +146,7 @@ def _look(net: nn.Module, inputs: Any, targets: Targets, *, method: str, picture
     if watch.partial:
         raise MethodError(f"{method} needs attention among all tokens, and {name} attends {watch.partial}")
     if not watch.found:
-        raise MethodError(f"{method} needs a vision transformer, and {name} has no attention among places")
+        raise MethodError(f"{method} needs a vision transformer, and {name} has no self-attention layers")
     sizes = sorted({attention.shape[-1] for attention, _ in watch.found})
     if len(sizes) > 1:
         raise MethodError(f"{method} needs the same tokens in every block, and {name} has {sizes} of them")

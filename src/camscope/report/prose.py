@@ -66,8 +66,8 @@ def _of_evidence(results: Results) -> Iterator[str]:
         )
     else:
         yield (
-            "Heat alone never makes a verdict: maps of models that know nothing can favour the border, and maps of "
-            "models that depend on a cue can leave it dark."
+            "No verdict is based on heat maps alone: null maps can favour the border, and the map of a model that "
+            "depends on a cue can show no heat there."
         )
     asked = results.file.explain.when
     if asked != "all":
@@ -91,8 +91,8 @@ def _of_cohort(results: Results, patients: int) -> Iterator[str]:
         yield "The study file names no patient column: each image counts as a patient, and intervals may be too narrow."
     if _lost_level(results):
         yield (
-            f"The maps of {', '.join(_lost_level(results))} are contrasts without a level (a layer norm follows the "
-            "pooling): something always glows, also where nothing supports the label."
+            f"The maps of {', '.join(_lost_level(results))} show only differences between places (a layer "
+            "norm follows the pooling): they always have positive values, also if nothing supports the label."
         )
 
 
@@ -125,8 +125,8 @@ def _of_audit(results: Results) -> Iterator[str]:
         deltas = [e["smallest_delta"] for one in open_ones for e in one["effects"] if e["test"] != "insert"]
         worst = max((d for d in deltas if d is not None), default=None)
         yield (
-            f"{len(open_ones)} of {len(regions)} verdicts are NOT SHOWN. This is no all-clear: effects up to "
-            f"{number(worst)} SD of the logit are not ruled out in the least certain of them."
+            f"{len(open_ones)} of {len(regions)} verdicts are NOT SHOWN. This does not mean that there is no effect: "
+            f"in the least certain of them, effects up to {number(worst)} SD of the logit cannot be excluded."
         )
     untested = [
         f"{label}, {region_words(region)}" for label, region, one in regions if one["verdict"] == "NOT TESTABLE"
@@ -217,8 +217,8 @@ def _on_audit(results: Results, settings: dict[str, Any], cited: _Cited) -> str:
     named = [] if section is None else [(section.disease, "where the disease is"), (section.shortcuts, "shortcuts")]
     regions = " and ".join(f"{'; '.join(map(region_words, some))} ({role})" for some, role in named if some)
     sentences = [
-        f"Reliance on {regions or 'regions'} was tested by intervention, since heat alone neither convicts nor clears",
-        f"{cited(_REFERENCES['border'])}. A region was removed by two fill-ins, or, where it was too large for a sham",
+        f"Reliance on {regions or 'regions'} was tested by intervention, because heat maps cannot show or exclude",
+        f"reliance {cited(_REFERENCES['border'])}. A region was removed by two fill-ins, or, if too large for a sham",
         "of equal area, exchanged for that of other patients of the same group, and the change of the logit was",
         "compared with that of a sham; effects are in standard deviations of the logit over patient means within the",
         "stratum of the label. Intervals are expanded BCa bootstrap intervals over patients",

@@ -13,11 +13,11 @@ Tone = Literal["bad", "good", "open", "none"]
 
 _RULED_OUT = ("EQUIVALENT TO NONE", "ARTEFACT-CONSISTENT")
 MEANINGS = {
-    "RELIES": "Changing the region changes the score, beyond a sham and beyond doubt.",
-    "EQUIVALENT TO NONE": "Changing the region is shown to change the score by no more than counts as none.",
-    "NOT SHOWN": "Neither reliance nor its absence could be shown. This is not an all-clear.",
-    "SENSITIVE, OUT OF DISTRIBUTION": "The score answers when the cue is put in, but not when it is taken away.",
-    "ARTEFACT-CONSISTENT": "The maps glow there, as maps that know nothing do, and changing the region does nothing.",
+    "RELIES": "Changing the region changes the score significantly more than a sham, the same change elsewhere.",
+    "EQUIVALENT TO NONE": "The effect of the region is shown to be smaller than delta, the least that matters.",
+    "NOT SHOWN": "Neither reliance nor its absence could be shown. This does not mean that there is no effect.",
+    "SENSITIVE, OUT OF DISTRIBUTION": "The score changes when the cue is inserted, but not when it is removed.",
+    "ARTEFACT-CONSISTENT": "The heat is no more than in null maps, and changing the region has no effect on the score.",
     "NOT TESTABLE": "The data do not allow a test; the sentence says why.",
 }
 """Verdict -> what it means."""

@@ -144,16 +144,20 @@ def cluster_maps(
     values, vectors = _spectrum(distances, cases, most=most)
     k = int(np.argmax(values[:-1] - values[1:])) + 1
     if k == 1:
-        return none("the eigengap says one cluster")
+        return none("the maps form one group (largest eigengap after the first eigenvalue)")
     found = _partition(vectors, k, seed=seed)
     fewest = min(len(np.unique(cases[found == cluster])) for cluster in range(k))
     if fewest < _FEWEST_PATIENTS:
-        return none(f"of {k} clusters one holds {fewest} patient{'s' * (fewest > 1)}")
+        return none(f"one of the {k} clusters has only {fewest} patient{'s' * (fewest > 1)}")
     stability = _stability(distances, cases, found, replicates=replicates, generator=generator)
     if stability < stable:
-        return none(f"{k} clusters, but found again with a Rand index of {stability:.2f} (needed: {stable})", stability)
+        return none(
+            f"bootstrap agreement of {k} clusters (Rand index) is {stability:.2f}; {stable} is required", stability
+        )
     labels[used] = found
-    return Clusters(labels, stability, f"{k} clusters, found again with a Rand index of {stability:.2f}", **counts)
+    return Clusters(
+        labels, stability, f"{k} clusters, with a bootstrap agreement (Rand index) of {stability:.2f}", **counts
+    )
 
 
 def typical(labels: npt.ArrayLike, maps: npt.ArrayLike, *, k: int) -> dict[int, Indices]:

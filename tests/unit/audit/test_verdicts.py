@@ -64,7 +64,10 @@ def test_relies(role, words):
     found = judged([effect(STRONG)], role=role)
     assert found.verdict == "RELIES"
     assert words in found.reason
-    assert "lowers the logit by 1.00 SD (95 % interval -1.20 to -0.80; 30 patients, label present" in found.reason
+    assert (
+        "changes the logit by -1.00 SD (95 % confidence interval -1.20 to -0.80; 30 patients, label present"
+        in found.reason
+    )
 
 
 @pytest.mark.parametrize(
