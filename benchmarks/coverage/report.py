@@ -71,8 +71,8 @@ def _stability(path: Path) -> list[str]:
     counts = ", ".join(f"{number} of {group}" for group, number in sorted(by_group.items()))
     text = (
         f"Asked {asked} times with 6 images (a real one, constant, black, white, noise, one dot), 4 kinds of weights, "
-        f"batches of 1 and 2, and in bfloat16, {len(rows) - len(several)} of {len(rows)} networks ({counts}, the "
-        "smallest first) have one layer: `stability.py`."
+        f"batches of 1 and 2, and in bfloat16, {len(rows) - len(several)} of {len(rows)} networks ({counts}) "
+        "have one layer: `stability.py`."
     )
     return [text, *(f"* several: {one}" for one in several), ""]
 

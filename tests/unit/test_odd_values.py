@@ -64,6 +64,7 @@ def test_targets_that_are_whole_numbers(target):
         ({"sampels": 4}, "nearest: 'samples'"),
         ({"depth": "3"}, "no setting called 'depth'"),
         ({"noise": float("nan")}, "noise must be finite"),
+        ({"samples": "x"}, "samples must be a number, such as 35, but got 'x'"),
         ({"x" * 10**6: 1}, "no setting called 'xxx"),
     ],
 )

@@ -40,4 +40,4 @@ def _listed(name: str) -> str:
 def _shown(default: Any) -> str:
     if default is inspect.Parameter.empty:
         return "(the stages of the network)"
-    return "(by itself)" if default is None else str(list(default) if isinstance(default, tuple) else default)
+    return "(automatic)" if default is None else str(list(default) if isinstance(default, tuple) else default)

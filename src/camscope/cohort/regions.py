@@ -157,8 +157,10 @@ def corner(argument: str, scene: Scene) -> Mask:
 def mask(argument: str, scene: Scene) -> Mask | None:
     """``mask:NAME``: inside a mask of the table; ``mask:label`` is the mask of the current label."""
     if argument not in scene.masks:
-        hint = "masks are named in [cohort] masks, a label's own is mask in [labels.NAME] and called 'label'"
-        raise SettingError(f"{nearest('mask', argument, scene.masks)}; {hint}")
+        if argument == "label":
+            raise SettingError('mask:label needs a mask: add mask = "COLUMN" to [labels.NAME]')
+        known = nearest("mask", argument, scene.masks) if scene.masks else f"no mask called {argument!r}"
+        raise SettingError(f"{known}; add it to masks in [cohort]")
     return _made(scene.masks[argument])
 
 
@@ -179,7 +181,8 @@ def outside(argument: str, scene: Scene) -> Mask | None:
 def cue(argument: str, scene: Scene) -> Mask | None:
     """``cue:NAME``: the place of a known cue."""
     if argument not in scene.cues:
-        raise SettingError(f"{nearest('cue', argument, scene.cues)}; a cue needs column and mask in [cohort] cues")
+        known = nearest("cue", argument, scene.cues) if scene.cues else f"no cue called {argument!r}"
+        raise SettingError(f"{known}; add it to cues in [cohort], with column and mask")
     return _made(scene.cues[argument])
 
 

@@ -120,7 +120,7 @@ def check_settings(settings: Mapping[str, Any], methods: Iterable[str | Method |
     if not settings:
         return
     methods = list(methods)
-    known = {setting for method in methods for setting in settings_of(find_method(method))}
+    known = {setting: default for method in methods for setting, default in settings_of(find_method(method)).items()}
     for name, value in settings.items():
         if name not in known:
             named = ", ".join(map(method_name, methods))
@@ -128,6 +128,8 @@ def check_settings(settings: Mapping[str, Any], methods: Iterable[str | Method |
                 raise SettingError(f"no setting called {name!r}: {named} has no settings")
             taken = nearest("setting", str(name), known)
             raise SettingError(f"{taken}; `camscope methods {method_name(methods[0])}` lists the settings")
+        if type(known[name]) in (int, float) and isinstance(value, str):
+            raise SettingError(f"the setting {name} must be a number, such as {known[name]!r}, but got {value!r}")
         numbers = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise SettingError(f"the setting {name} must be finite, but got {value!r}")

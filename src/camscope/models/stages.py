@@ -42,6 +42,7 @@ def stage_layers(net: nn.Module, x: Any, *, picture: Input = None, output: int |
     Raises:
         LayerError: no tensor of the network has a place for each part of the picture.
 
+    >>> import torch
     >>> body = [nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 8, 3, 2), nn.ReLU()]
     >>> net = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
     >>> stage_layers(net, torch.randn(1, 3, 32, 32))

@@ -265,6 +265,8 @@ def _problem(error: Any, text: str, name: str) -> Problem:
         words = f"{nearest('setting', place[-1], _known(place[:-1]))} in [{'.'.join(place[:-1])}]"
     elif error["type"] == "missing":
         words = f"{where} is missing: add it"
+    elif error["type"] == "too_short":
+        words = f"{where} needs at least {error['ctx']['min_length']} entries, but has {error['ctx']['actual_length']}"
     elif error["type"] == "value_error":
         words = str(error["ctx"]["error"])
     else:

@@ -71,7 +71,9 @@ class Study:
             study = cls._opened(Path(path))
         except StudyError as error:
             return None, list(error.problems)
-        found = [*study._setting_problems(), *study._model_problems(), *study.cohort.problems()]
+        found = [*study._setting_problems(), *study._model_problems()]
+        if not study.cohort.missing:  # else every row seems to lack what the column holds
+            found += study.cohort.problems()
         found += file_problems(study.cohort)
         if text := unknown_patients(study.cohort):
             found.append(Problem(text, study.cohort.path, 1, fatal=False))

@@ -51,7 +51,7 @@ def test_of_many_cases_some_are_changed_and_all_are_counted(write, tmp_path):
     audit(write(12), out, device="cpu", batch_size=7)
     assert (out / "audit.json").read_bytes() == before
     text = report(out).read_text(encoding="utf-8")
-    assert "Changed were, of the cases of each label: Effusion 12 of 40; Nodule 12 of 40." in text
+    assert "Number of edited cases per label: Effusion 12 of 40; Nodule 12 of 40." in text
     assert "Not all cases were changed (Effusion 12 of 40; Nodule 12 of 40)" in text
 
 

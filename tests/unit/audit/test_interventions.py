@@ -73,7 +73,7 @@ def test_a_frame_is_exchanged_for_that_of_the_other_label():
     score = known.mean_of("cue:token")
     found = verdicts(subjects, score, ("border:0.25",), large=("border:0.25",))
     assert found["border:0.25"].verdict == "RELIES"
-    assert "exchanging" in found["border:0.25"].reason
+    assert "replacing" in found["border:0.25"].reason
     lesion = verdicts(subjects, known.mean_of("mask:label"), ("border:0.25",), large=("border:0.25",))
     assert lesion["border:0.25"].verdict == "EQUIVALENT TO NONE"
 

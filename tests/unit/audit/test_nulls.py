@@ -62,4 +62,4 @@ def test_self_tests_of_heads():
     normed = self_test(model([nn.LayerNorm(8)]), 1, x)
     assert normed.level_lost < 1e-3
     assert normed.completeness != normed.completeness
-    assert "contrasts" in normed.sentence
+    assert "only differences between places" in normed.sentence

@@ -137,11 +137,20 @@ def test_wrong_specs_are_found_without_pictures(spec, says):
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_not_declared_says_what_to_add():
+    with pytest.raises(SettingError, match=r'mask:label needs a mask: add mask = "COLUMN" to \[labels.NAME\]'):
+        check_spec("mask:label")
+    with pytest.raises(SettingError, match=r"no mask called 'lung'; add it to masks in \[cohort\]"):
+        check_spec("outside:lung")
+    with pytest.raises(SettingError, match=r"no cue called 'token'; add it to cues in \[cohort\]"):
+        check_spec("cue:token")
+
+
 def test_right_specs_pass():
     for spec in ("border:0.10", "corner:0.15", "corner:0.15:top-left", "mask:label", "outside:lung", "cue:token"):
         check_spec(spec, masks=["label", "lung"], cues=["token"])
     check_spec("field-of-view")
-    with pytest.raises(SettingError, match="none at all"):
+    with pytest.raises(SettingError, match="mask:label needs a mask"):
         check_spec("mask:label")
 
 

@@ -62,6 +62,18 @@ def test_all_problems_at_once_with_their_lines(make_study):
     assert "is not a picture" in rows[3]
 
 
+def test_a_missing_column_is_one_problem_and_not_one_per_row(make_study):
+    path = changed(make_study(), column=('column = "nodule"', 'column = "nodul"'))
+    _, problems = Study.check(path)
+    assert [problem.line for problem in problems if problem.file == study_table(path)] == [1]
+
+
+def test_a_list_that_is_too_short(make_study):
+    path = changed(make_study(), a=("[audit]", '[audit]\nfill_ins = ["impute"]'))
+    _, (problem,) = Study.check(path)
+    assert problem.text == "audit.fill_ins needs at least 2 entries, but has 1"
+
+
 def study_table(path):
     return str(path.parent / "cohort.csv")
 

@@ -234,7 +234,7 @@ def contrast(e, inside):
 WHOLE = hf.SegformerImageProcessor(size={"height": 64, "width": 64}, image_mean=[4 / 12] * 3, image_std=[1 / 12] * 3)
 
 
-OCCLUSION = {"method": "occlusion", "settings": {"window": 16}}
+OCCLUSION = {"method": "occlusion", "window": 16}
 
 
 def test_maps_of_a_segformer_find_a_planted_mark(tmp_path):
