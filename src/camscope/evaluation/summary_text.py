@@ -69,7 +69,7 @@ def sentences(table: Table) -> list[str]:
             said.append(f"Best at showing {words}, by mean rank ({', '.join(metrics)}): {best}.")
         if first is not None and proper:
             verb = "ranks" if len(ahead) < 2 else "rank"
-            beaten = f"{len(ahead) or 'None'} of {_counted(len(proper), 'method')} {verb}"
+            beaten = f"{len(ahead) or 'none'} of {_counted(len(proper), 'method')} {verb}"
             said.append(f"In showing {words}, {beaten} before the best baseline, {first}.")
     said += _sanity(table)
     groups: dict[str, list[str]] = {}
