@@ -300,3 +300,12 @@ def test_results_have_one_spelling():
         for one in cs.explain_all(net, [image], methods=["Refine-CAM", "Occlusion"], window=6, base="Layer-CAM")
     ]
     assert both == ["refinecam", "occlusion"]
+
+
+@pytest.mark.parametrize("public", [cam, cams, cs.explain, cs.explain_all])
+def test_no_setting_of_a_method_is_hidden_by_a_parameter(public):
+    parameters = set(inspect.signature(public).parameters)
+    made = [f"{name}(gradcam)" for name in META]
+    assert {
+        name: found for name in [*METHODS, *made] if (found := parameters & set(settings_of(find_method(name))))
+    } == {}

@@ -52,7 +52,7 @@ class Work(Generic[TaskT]):
         case: the case.
         tasks: one per row, in order.
         sha256: hash of the image file; None if it cannot be read.
-        samples: the image as input of each model that has something to compute, by the model's name.
+        samples: the image as input of each model that has something to compute, by a name of the model.
     """
 
     case: Case
@@ -76,7 +76,7 @@ Result = TypeVar("Result")
 
 
 class Step(Protocol[WorkT]):
-    """What the reader of cases needs to know of a computation."""
+    """Interface of a computation to `read_cases`, which reads the cases for it."""
 
     def begin(self, case: Case) -> WorkT:
         """Return the rows to be made for a case, before its file is read."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -117,10 +118,11 @@ def entered(
     own = known(function, settings)
     try:
         run = BatchExplainer.over(model, [sample], functions=[function], layer=layer)
+        count = partial(_counted, run, name, function, goal, most=most)
         if run.seen is not None and "channels" not in own and _all_channels(function):
             (trace, *_) = run.seen.traces(run.forward, [goal.target])
-            return _reduced(run, name, function, goal, own, most=most, channels=trace.activations.shape[1])
-        passes = _counted(run, name, function, goal, own, most=most)
+            return _reduced(name, own, count, most=most, channels=trace.activations.shape[1])
+        passes = count(own)
     except _Enough as enough:
         return EvaluatedMethod(name, own, enough.passes, f"{enough.passes} passes per map: run on few pictures")
     except CamscopeError as error:
@@ -135,17 +137,18 @@ def _all_channels(function: Method | NetworkMethod) -> bool:
 
 
 def _reduced(
-    run: BatchExplainer,
-    name: str,
-    function: Method | NetworkMethod,
-    goal: ResolvedTarget,
-    settings: Mapping[str, Any],
-    *,
-    most: int,
-    channels: int,
+    name: str, settings: Mapping[str, Any], count: Callable[[Mapping[str, Any]], int], *, most: int, channels: int
 ) -> EvaluatedMethod:
-    """Return a method whose passes grow with its channels, limited to as many channels as are affordable."""
-    each = _counted(run, name, function, goal, {**settings, "channels": 1}, most=most) - 1
+    """Return a method whose passes grow with its channels, limited to as many channels as are affordable.
+
+    Args:
+        name: name of the method.
+        settings: keyword arguments of the method.
+        count: settings -> forward passes of one map.
+        most: maximum number of forward passes per map.
+        channels: number of channels of the layer.
+    """
+    each = count({**settings, "channels": 1}) - 1
     passes, fewer = 1 + each * channels, max(1, most // max(each, 1))
     if passes <= most:
         return EvaluatedMethod(name, settings, passes)

@@ -122,7 +122,7 @@ class EvaluationStep:
         """Decode the image, and read its annotation."""
         sample = sample_of(self.plan.model, work.case, content)
         work.mask = work.case.annotation(sample.picture.size)
-        work.samples = {"": sample}
+        work.samples[self.plan.model.name] = sample
 
     def _is_wanted(self, contestant: EvaluatedMethod, case: Case) -> bool:
         if contestant.refused or (contestant.name == AVERAGE and self.average.without(case.patient) is None):
@@ -151,7 +151,7 @@ class EvaluationStep:
     def _pass(self, works: Sequence[_ImageWork]) -> _Pass:
         """Run one forward pass, and settle what is explained in each image."""
         functions = [one.function for one in self.contestants if not one.null and not one.refused]
-        samples = [work.samples[""] for work in works]
+        samples = [work.samples[self.plan.model.name] for work in works]
         start = time.perf_counter()
         run = BatchExplainer.over(self.plan.model, samples, functions=functions, layer=self._layer)
         self._layer = self._layer or (run.seen.layer if run.seen else None)
@@ -167,7 +167,7 @@ class EvaluationStep:
     def _measure(self, contestant: EvaluatedMethod, one: _Pass, works: Sequence[_ImageWork]) -> list[Row]:
         """Return the columns of a method's rows beyond those of the image."""
         run = one.run
-        samples = [work.samples[""] for work in works]
+        samples = [work.samples[self.plan.model.name] for work in works]
         places = [next(i for i, s in enumerate(run.samples) if s is sample) for sample in samples]
         goals = {i: work.goal for i, work in zip(places, works, strict=True) if work.goal is not None}
         found = self._maps(contestant, run, goals, cases=[work.case for work in works], shared=one.seconds)

@@ -213,8 +213,8 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def _named(made: Any, kind: str, function: Callable[..., Tensor]) -> Any:
-    """Name a new method after the one it was made from; it has the same signature and the same facts."""
-    declare(made, facts_of(function))
+    """Name a new method after the one it was made from; it has the same signature and, but for the cost, its facts."""
+    declare(made, replace(facts_of(function), passes=""))
     made.__signature__ = inspect.signature(function)
     made.__name__ = f"{kind}({_name(function)})"
     made.__doc__ = f"{_name(function)}, {kind}: see `camscope.methods.meta.{kind}`.\n\n{inspect.getdoc(function)}"

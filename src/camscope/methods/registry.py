@@ -30,7 +30,7 @@ Need = Literal["scores", "activations", "gradients"]
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """What a method needs, what its maps show, and what they cost.
+    """Requirements of a method, kind of its maps, and their cost.
 
     Attributes:
         needs: the part of a model that it uses; None if that is not known.
