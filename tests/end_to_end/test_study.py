@@ -221,7 +221,8 @@ def killed_and_resumed(path, out, *, kills, draw):
     return hit
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [1, 10])
 def test_killed_at_random_and_resumed_it_equals_an_undisturbed_run(make_study, tmp_path, kills):
     path = make_study(120 * kills)
     out, calm = tmp_path / "killed", tmp_path / "calm"

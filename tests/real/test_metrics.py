@@ -39,6 +39,7 @@ def boxed(boxes, size):
     return mask
 
 
+@pytest.mark.slow
 def test_localisation_tells_the_localiser_from_the_probe():
     rows = [row for row in table("cxr_nih") if row["rsna_class"] == "Lung Opacity"][:16]
     masks = torch.stack([boxed(json.loads(row["rsna_boxes_xyxy"]), 1024) for row in rows])[:, ::4, ::4]

@@ -109,6 +109,7 @@ def deeplab():
     return Model("deeplab", net.eval(), preprocess=half, labels=module.DeepLabMobileNetV2.classes)
 
 
+@pytest.mark.slow
 def test_a_segmentation_network_looks_at_the_bird_that_it_finds(deeplab):
     picture = read(DATA / "voc_segmentation/bird_segmentation.png")
     mask = np.asarray(Image.open(DATA / "voc_segmentation/bird_segmentation_mask.png")) == 3

@@ -65,6 +65,7 @@ def study(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_localiser_looks_at_the_opacities_and_the_probe_does_not(study):
     read, problems = cs.Study.check(study)
     assert read is not None, problems

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,11 @@ _NOISE = 0.6
 """Of an image's own deviation: more upsets attention everywhere, and less drowns in what gates do everywhere."""
 _LEVEL = 2.0
 _COARSE = 8
-_STATISTICS = (("running_mean", "running_var"), ("moving_mean", "moving_variance"))
+_STATISTICS: dict[str, Callable[[Tensor, list[int]], Tensor]] = {
+    **dict.fromkeys(("running_mean", "moving_mean"), Tensor.mean),
+    **dict.fromkeys(("running_var", "moving_variance"), partial(Tensor.var, unbiased=False)),
+}
+"""Buffers of batch norms of PyTorch and Keras, and what each keeps of its input."""
 
 Corner = tuple[bool, ...]
 """A corner of an image: for each axis of space whether it lies at its beginning."""
@@ -96,22 +101,18 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def settle(module: nn.Module, inputs: Any) -> None:
-    """Give a batch norm of any library the statistics of its input, as training on it would."""
-    names = next(((m, v) for m, v in _STATISTICS if hasattr(module, m) and hasattr(module, v)), None)
+    """Give a norm of any library that keeps statistics those of its input, as training on it would."""
     values = next(tensors(inputs), None)
-    if names is None or values is None or not values.is_floating_point():
-        return
-    mean, variance = (getattr(module, name) for name in names)
-    if not isinstance(mean, Tensor) or not isinstance(variance, Tensor):
+    if values is None or not values.is_floating_point() or values.ndim < 2:
         return
     axis = getattr(module, "axis", 1)
-    axis = (axis if isinstance(axis, int) else 1) % max(values.ndim, 1)
-    if values.ndim < 2 or values.shape[axis] != mean.numel():
-        return
+    axis = (axis if isinstance(axis, int) else 1) % values.ndim
     others = [a for a in range(values.ndim) if a != axis]
-    values = values.detach()
-    found = (values.mean(others).view_as(mean), values.var(others, unbiased=False).view_as(variance))
-    for name, own, new in zip(names, (mean, variance), found, strict=True):
+    for name, statistic in _STATISTICS.items():
+        own = module._buffers.get(name)
+        if own is None or own.numel() != values.shape[axis]:
+            continue
+        new = statistic(values.detach(), others).view_as(own).to(own)
         if hasattr(module, "get_config"):  # Keras holds the tensor itself
             own.copy_(new)
         else:  # the old one may be needed by the backward pass of an earlier call

@@ -75,6 +75,7 @@ def load(path: Path, **options: Any) -> cs.Model:
         return cs.load(path, **options)
 
 
+@pytest.mark.slow
 def test_the_same_weights_in_keras_and_torchvision_give_the_same_map() -> None:
     with torch.device("meta"):
         theirs = torchvision.models.vgg16(init_weights=False)
@@ -269,6 +270,50 @@ def test_custom_objects(tmp_path: Path, ending: str) -> None:
     assert torch.equal(copy.deepcopy(model.net)(x), model.net(x))
     with pytest.raises(ModelError, match="cannot be written as a bundle"):
         model.save(tmp_path / "bundle")
+
+
+class Block(L.Layer):
+    """A layer with layers in a list and a dict and weights without names: Keras numbers them anew in each copy."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.many = [L.Conv2D(4, 3, padding="same"), L.BatchNormalization()]
+        self.named = {"last": L.Conv2D(4, 1)}
+
+    def build(self, shape: Any) -> None:
+        self.scale = self.add_weight(shape=(4,), initializer="ones")
+        self.shift = self.add_weight(shape=(4,), initializer="zeros")
+        for inner in (*self.many, *self.named.values()):
+            inner.build(shape)
+
+    def call(self, x: Any) -> Any:
+        for inner in (*self.many, *self.named.values()):
+            x = inner(x)
+        return x * self.scale + self.shift
+
+
+def test_layers_and_weights_without_names_are_copied() -> None:
+    net = KerasNet(with_layer(Block(name="block")), custom_objects={"Block": Block})
+    with torch.no_grad():
+        for tensor in (*net.parameters(), *net.buffers()):
+            if tensor.is_floating_point():
+                tensor.add_(torch.rand_like(tensor))
+    x, twin = torch.rand(2, 3, 16, 16), copy.deepcopy(net)
+    assert torch.equal(twin(x), net(x))
+    assert list(twin.state_dict()) == list(net.state_dict())
+    assert {"block.variable", "block.many_0.kernel", "block.named_last.bias"} <= set(net.state_dict())
+    assert cs.default_layer(net, x) == "block"
+
+
+def test_the_layer_does_not_depend_on_the_statistics_of_norms() -> None:
+    layers = set()
+    for scale in (0.01, 1.0, 100.0):
+        net = cs.load("keras:EfficientNetB0", weights="none", input_size=96).net
+        for name, buffer in net.named_buffers():
+            if name.endswith("moving_variance"):
+                buffer.mul_(scale)
+        layers.add(cs.default_layer(net, torch.rand(1, 3, 96, 96)))
+    assert layers == {"top_activation"}
 
 
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -89,7 +90,15 @@ class KerasNet(nn.Module):
             from_architecture(architecture(self.keras_model), custom_objects=self._custom_objects),
             custom_objects=self._custom_objects,
         )
-        twin.load_state_dict(self.state_dict())
+        for own, copied in zip(self._states, twin._states, strict=True):
+            value = copied.table.pop(copied.name)
+            value.data.copy_(own.table[own.name])
+            copied.table[own.name] = value
+        twin._states = [new._replace(name=own.name) for own, new in zip(self._states, twin._states, strict=True)]
+        for module, copy in zip(self.modules(), twin.modules(), strict=True):
+            children = dict(zip(module._modules, list(copy._modules.values()), strict=True))
+            copy._modules.clear()
+            copy._modules.update(children)
         device = next((tensor.device for tensor in self.state_dict().values()), torch.device("cpu"))
         twin.to(device).train(self.training)
         memo[id(self)] = twin
@@ -148,9 +157,10 @@ def _adopt(layer: Any, seen: set[int]) -> Iterator[_State]:
         if not _is_foreign(layer, name):
             layer.__dict__[name] = layer._modules.pop(name)
     layer.__dict__["_torch_params"] = {}
+    names = _names_in_containers(layer)
     for child in within:
         if child not in layer._modules.values():
-            layer._modules[_free(child.name, layer._modules)] = child
+            layer._modules[_free(names.get(id(child), child.name), layer._modules)] = child
     if "module" not in layer._modules:
         yield from _own(layer)
     for child in within:
@@ -162,11 +172,22 @@ def _own(layer: Any) -> Iterator[_State]:
     learned = (layer._parameters, layer._trainable_variables)
     for table, variables in (learned, (layer._buffers, layer._non_trainable_variables)):
         for variable in variables:
-            name = _free(variable.name, {**layer._parameters, **layer._buffers})
+            name = re.sub(r"^variable_\d+$", "variable", variable.name)  # numbered anew in a copy
+            name = _free(name, {**layer._parameters, **layer._buffers})
             table[name] = variable.value
             yield _State(variable, table, name)
     if layer._parameters:
         layer.__dict__["reset_parameters"] = functools.partial(_reset, layer)
+
+
+def _names_in_containers(layer: Any) -> dict[int, str]:
+    """Return names of the layers in a layer's lists and dicts, "blocks_0", by id: Keras numbers them anew in a copy."""
+    found: dict[int, str] = {}
+    for attribute, value in vars(layer).items():
+        if isinstance(value, (dict, list, tuple)) and not attribute.startswith("_"):
+            pairs = value.items() if isinstance(value, dict) else enumerate(value)
+            found |= {id(child): f"{attribute}_{key}" for key, child in pairs}
+    return found
 
 
 def _is_foreign(layer: Any, name: str) -> bool:
