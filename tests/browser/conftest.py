@@ -140,7 +140,7 @@ def audit(labels: tuple[str, ...], table: pl.DataFrame, reason: str) -> dict[str
     effect |= {"effect": interval(0.4, 0.6, 0.8), "by_fill": {"donor 1": interval(0.3, 0.6, 0.9)}}
     effect |= {"p": 0.001, "p_adjusted": 0.004, "p_equivalence": 0.9, "smallest_delta": 0.77}
     heat = {"cases": 9, "patients": 9, "area": 0.36, "mass": 0.5, "enrichment": interval(0.8, 1.2, 1.9), "peak": 0.5}
-    heat |= {"nulls": {"N2 random weights": [0.7, 1.1]}, "frame": None, "content": None}
+    heat |= {"nulls": {"random weights": [0.7, 1.1]}, "frame": None, "content": None}
     test = {"layer": "last", "grid": [5, 7], "gradcam_is_hirescam": 0.0, "completeness": None, "level_lost": 1.0}
     found = {}
     for n, label in enumerate(labels):

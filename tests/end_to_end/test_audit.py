@@ -99,4 +99,4 @@ def test_maps_of_another_grid_are_audited_too(tmp_path, was, now):
     assert grid != 8
     assert all(len(null) == grid for null in found["null_maps"].values())
     nulls = found["regions"]["border:0.10"]["heat"]["nulls"]
-    assert all(0 < value < 3 for value in nulls["N2 random weights"] + nulls["N5 random CAM"])
+    assert all(0 < value < 3 for value in nulls["random weights"] + nulls["random CAM"])

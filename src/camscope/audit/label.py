@@ -44,7 +44,7 @@ class Measured:
         test: of its model.
         changes: by the interventions.
         nulls: by region.
-        null_maps: name of a null -> its mean map (h, w), 1 being an even spread.
+        null_maps: name of a null -> its mean map (h, w), 1 being a uniform map.
         large: regions that were exchanged rather than removed.
         forwards: inputs that went through a network.
     """

@@ -142,9 +142,9 @@ def heat(rows: pl.DataFrame, region: str, nulls: Nulls | None, *, settings: Audi
     made = {}
     if nulls is not None:
         made = {
-            "N1 mean map of other patients": [nulls.mean_map],
-            "N2 random weights": list(nulls.random_weights),
-            "N5 random CAM": list(nulls.random_cam),
+            "mean map of other patients": [nulls.mean_map],
+            "random weights": list(nulls.random_weights),
+            "random CAM": list(nulls.random_cam),
         }
     return Heat(
         cases=len(own),

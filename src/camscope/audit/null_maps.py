@@ -1,4 +1,4 @@
-"""Heat that knows nothing, for comparison: the nulls N1, N2 and N5, and the check of frame against content."""
+"""Compute null maps and their enrichments, and tell heat at the frame from heat in the content."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Nulls:
     """Mean enrichment of a region in maps that cannot know the label.
 
     Attributes:
-        mean_map: N1, the mean map of the other patients; NaN for regions that are the same on every picture.
-        random_weights: N2, one number a seed.
-        random_cam: N5, one number a draw.
+        mean_map: of the mean map of the other patients; NaN for regions that are the same on every picture.
+        random_weights: of the same architecture with random weights, one number per seed.
+        random_cam: of random combinations of channels, one number per draw.
         frame: enrichment of the tensor's own border when the picture is framed with its mirror image; NaN but for
             border and corner regions.
         content: enrichment of the picture's border, which then lies further inside; NaN likewise.
@@ -133,8 +133,8 @@ def nulls(
             frozen_norm=_enrichment(np.concatenate(frozen), sample, name) if frozen else float("nan"),
         )
     mean_maps = {
-        "N2 random weights": _mean_map(np.concatenate(by_weights)),
-        "N5 random CAM": _mean_map(np.concatenate(by_chance)),
+        "random weights": _mean_map(np.concatenate(by_weights)),
+        "random CAM": _mean_map(np.concatenate(by_chance)),
     }
     return found, mean_maps, len(x) * (seeds + 1 + (framed is not None))
 
@@ -176,7 +176,7 @@ def _of_other_patients(grids: Grids, patients: Sequence[str]) -> Grids:
 
 
 def _mean_map(maps: Grids) -> Grids:
-    """Return the mean of the maps (n, h, w) that are not empty, each of sum 1, in units of an even spread."""
+    """Return the mean of the maps (n, h, w) that are not empty, each of sum 1, in units of a uniform map."""
     heat = unit(maps)
     kept = heat[heat.any((1, 2))]
     result: Grids = kept.mean(0) * maps[0].size if len(kept) else np.zeros(maps.shape[1:])

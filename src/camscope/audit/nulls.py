@@ -1,4 +1,4 @@
-"""What heat looks like that knows nothing: random CAM (N5)."""
+"""Compute null maps of a trained network: random CAM."""
 
 from __future__ import annotations
 

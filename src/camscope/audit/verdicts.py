@@ -232,14 +232,15 @@ def _not_shown(
     label: str, region: str, removals: Sequence[Effect], strong: Sequence[Effect], alignment: Alignment | None
 ) -> str:
     largest = max(removals, key=lambda effect: abs(effect.effect.estimate))
+    limit = max(effect.smallest_delta for effect in removals)
     if strong and alignment is not None:
         why = f"but the reliance index ({_interval(alignment.reliance)}) does not confirm it"
     elif largest.p_adjusted >= LEVEL or np.isnan(largest.p_adjusted):
-        why = f"and an effect of up to {largest.smallest_delta:.2f} SD cannot be excluded"
+        why = f"and an effect of up to {limit:.2f} SD cannot be excluded"
     elif not largest.agree:
         why = "but the fill-ins do not agree"
     else:
-        why = f"too small for reliance, and effects of up to {largest.smallest_delta:.2f} SD cannot be excluded"
+        why = f"too small for reliance, and effects of up to {limit:.2f} SD cannot be excluded"
     return f"Whether the {label} model relies on {region} is not shown: {_effect(largest)}, {why}."
 
 

@@ -11,6 +11,7 @@ import typer
 from camscope.cli.model_loading import load_noted
 from camscope.cli.model_options import with_model_options
 from camscope.cli.options import MODELS, Device, Engine, Out, Seed, Weights, pairs, prepare, progress
+from camscope.cli.terminal import printed_notes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -109,10 +110,12 @@ def _caption(e: Explanation) -> str:
 def _print_table(maps: list[Explanation], spearman: list[list[float | None]]) -> None:
     """Print each map with a number, its agreement with those before it, and its notes, each note once."""
     said: set[tuple[str, str, str]] = set()
+    if len(maps) > 1:
+        print("Rank correlation (Spearman) of each map with maps 0, 1, ... before it:")
     for number, (e, row) in enumerate(zip(maps, spearman, strict=True)):
         values = " ".join("    -" if value is None else f"{value:5.2f}" for value in row[:number])
         print(f"{number:2} {e.model} {e.method} {e.short_label}: {values}")
-        for note in e.notes:
+        for note in printed_notes(e):
             if (e.model, e.label, note) not in said or note.startswith(_SAME):
                 print(f"   {note}")
             said.add((e.model, e.label, note))

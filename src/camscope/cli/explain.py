@@ -27,6 +27,7 @@ from camscope.cli.options import (
     prepare,
     progress,
 )
+from camscope.cli.terminal import printed_notes
 from camscope.errors import SettingError
 from camscope.naming import file_name
 from camscope.prefetch import prefetch
@@ -147,5 +148,6 @@ def _say(e: Explanation, place: Path, *, as_json: bool) -> None:
         print(json.dumps(content, ensure_ascii=False))
         return
     certainty = f"p = {e.probability:.3f}" if e.probability is not None else f"score {e.score:.3g}"
-    notes = f" ({'; '.join(e.notes)})" if e.notes else ""
-    print(f"{e.source}: {e.label}, {certainty}, {e.method} at {e.layer} -> {place}{notes}")
+    print(f"{e.source}: {e.label}, {certainty}, {e.method} at {e.layer} -> {place}")
+    for note in printed_notes(e):
+        print(f"    {note}")

@@ -20,8 +20,8 @@ _OPTIONS: dict[str, Any] = {
     "outcome": Annotated[
         str | None,
         typer.Option(
-            help="Kind of output: one (softmax), any (sigmoid) or value (regression).",
-            show_default="by the classes",
+            help="Meaning of the outputs: one (softmax, one class), any (sigmoid, several) or value (regression).",
+            show_default="detected from the model",
             rich_help_panel=_PANEL,
         ),
     ],
@@ -46,7 +46,8 @@ _OPTIONS: dict[str, Any] = {
     "option": Annotated[
         list[str] | None,
         typer.Option(
-            help="name=value for the source, such as pad_type=same; repeat for several.", rich_help_panel=_PANEL
+            help="Option of the model source as name=value, such as pad_type=same; repeat for several.",
+            rich_help_panel=_PANEL,
         ),
     ],
     "prefix": Annotated[

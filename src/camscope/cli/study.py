@@ -38,7 +38,7 @@ def study(
     engine: Annotated[
         str,
         typer.Option(
-            help="Backend: ray for a cluster; on this machine eager, packed, openvino, or auto (by number of cases)."
+            help="Backend: eager, packed, openvino, or auto (chosen by the number of cases); ray to run on a cluster."
         ),
     ] = "auto",
     address: Annotated[

@@ -1,5 +1,20 @@
 """Text for the terminal."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from camscope.explanation import Explanation
+
+_PASSED = "completeness residual below"
+"""How a note begins that says that all is well; explanation.json has it."""
+
+
+def printed_notes(e: Explanation) -> list[str]:
+    """Return the notes of an explanation that a reader must know."""
+    return [note for note in e.notes if not note.startswith(_PASSED)]
+
 
 def one_line(text: str) -> str:
     r"""Return a text on one line; characters that would steer the terminal are replaced.

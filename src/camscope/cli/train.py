@@ -53,7 +53,8 @@ def train(
     frozen: Annotated[
         int | None,
         typer.Option(
-            help="Epochs in which only the classifier is trained.", show_default="2 where weights were learnt"
+            help="Number of first epochs that train only the classifier.",
+            show_default="2 for pretrained weights, else 0",
         ),
     ] = None,
     flip: Annotated[
@@ -63,7 +64,10 @@ def train(
         list[str] | None, typer.Option(help="Region to hide in training, such as border:0.1; repeat for several.")
     ] = None,
     right_reasons: Annotated[
-        str | None, typer.Option(metavar="MASK", help="Mask outside of which attribution is penalised.")
+        str | None,
+        typer.Option(
+            metavar="MASK", help="Mask of the label: penalise attribution outside of it (right for the right reasons)."
+        ),
     ] = None,
     reasons_weight: Annotated[float, typer.Option(help="Weight of the penalty of --right-reasons.")] = 1.0,
     input_size: Annotated[
@@ -73,7 +77,8 @@ def train(
         str | None, typer.Option(help="How an image is fitted to the input size: crop, squash or pad.")
     ] = None,
     option: Annotated[
-        list[str] | None, typer.Option(help="name=value for the source, such as in_chans=1; repeat for several.")
+        list[str] | None,
+        typer.Option(help="Option of the model source as name=value, such as in_chans=1; repeat for several."),
     ] = None,
     precision: Annotated[
         str, typer.Option(help="Numerical precision: auto, 32-true, bf16-mixed or 16-mixed.")

@@ -152,7 +152,7 @@ def _sums(trace: Trace, raw: Tensor) -> list[list[str]]:
             size = f"{residual:.1e}" if residual >= _ROUNDING else f"below {_ROUNDING:.0e}"
             said[image].append(
                 f"completeness residual {size}: gradient times activation (HiResCAM) adds up to {sum_:.4g}, "
-                f"the score less the bias is {level:.4g}"
+                f"and the score minus the bias is {level:.4g}"
             )
         if math.isfinite(frozen_sum) and same:
             said[image].append(

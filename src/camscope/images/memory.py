@@ -40,7 +40,7 @@ def as_picture(source: str | Path | Picture | Image.Image | npt.NDArray[Any] | A
     (40, 60, 3)
     >>> as_picture(np.zeros((40, 40, 40), np.float32))
     Traceback (most recent call last):
-    camscope.errors.PictureError: an array of shape (40, 40, 40) is not a picture; possible are (H, W) and (H, W, C)...
+    camscope.errors.PictureError: an array of shape (40, 40, 40) is not a picture; expected (H, W) or (H, W, C)...
     """
     if isinstance(source, Picture):
         return source
@@ -112,9 +112,9 @@ def _channel_axis(shape: tuple[int, ...], *, first: bool) -> int | None:
 def _from_array(array: npt.NDArray[Any], *, channel_axis: int | None, kind: str) -> Picture:
     shape = tuple(array.shape)
     if array.ndim != 2 and channel_axis is None:
-        order = "(H, W) and (C, H, W)" if kind == "a tensor" else "(H, W) and (H, W, C)"
+        order = "(H, W) or (C, H, W)" if kind == "a tensor" else "(H, W) or (H, W, C)"
         more = ", with fewer channels than rows and columns" if array.ndim == 3 else ""
-        raise PictureError(f"{kind} of shape {shape} is not a picture; possible are {order}{more}")
+        raise PictureError(f"{kind} of shape {shape} is not a picture; expected {order}{more}")
     if array.size == 0:
         raise PictureError(f"{kind} of shape {shape} has no pixels")
     if channel_axis == 0:
@@ -125,4 +125,4 @@ def _from_array(array: npt.NDArray[Any], *, channel_axis: int | None, kind: str)
         return Picture(unit(array, 65535), _NAME, bits=16, highest=65535)
     if np.issubdtype(array.dtype, np.floating):
         return Picture(unit_float(array, source=_NAME), _NAME, bits=32)
-    raise PictureError(f"{kind} of {array.dtype} is not a picture; possible are uint8, uint16 and float in [0, 1]")
+    raise PictureError(f"{kind} of {array.dtype} is not a picture; expected uint8, uint16 or float in [0, 1]")

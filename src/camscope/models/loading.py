@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,13 +14,13 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from camscope.errors import ModelError, SettingError, nearest
+from camscope.errors import CamscopeError, ModelError, SettingError, nearest
 from camscope.models import bundle
 from camscope.models.from_module import AnyPreprocess, from_module
 from camscope.models.labels import read_labels
 from camscope.models.model import Model, Outcome
 from camscope.models.preprocess import Fit, Preprocess
-from camscope.models.sources import SOURCES
+from camscope.models.sources import NAMES, SOURCES
 from camscope.models.sources.keras import FILES as KERAS_FILES
 from camscope.models.sources.onnx import SUFFIX as ONNX_FILE
 from camscope.models.transform import Transform
@@ -185,6 +187,18 @@ def _network_and_weights(spec: str | Path, weights: str | Path, arch: str | None
     return str(spec), weights
 
 
+def _suggestion(name: str) -> str:
+    """Return the specs that a name without a source could mean; where there are none, all forms of a spec."""
+    specs: list[str] = []
+    for source, listed in NAMES.items():
+        with contextlib.suppress(CamscopeError):
+            same = (n for n in listed() if n.lower() == name.lower() or n.lower().startswith(f"{name.lower()}/"))
+            specs += [f"{source}:{n}" for n in itertools.islice(same, 1)]
+    if not specs:
+        return f"possible: {_FORMS}"
+    return f"did you mean {' or '.join(map(repr, specs))}?"
+
+
 def _from_source(
     spec: str,
     *,
@@ -197,7 +211,7 @@ def _from_source(
     """Return a source's network; of ``more`` it takes the arguments that it has parameters for."""
     prefix, colon, name = spec.partition(":")
     if not colon:
-        raise ModelError(f"there is no model {spec!r}; possible: {_FORMS}")
+        raise ModelError(f"there is no model {spec!r}; {_suggestion(spec)}")
     if prefix not in SOURCES:
         raise ModelError(f"{nearest('model source', prefix, SOURCES)}; possible: {_FORMS}")
     if classes is not None and classes < 1:

@@ -66,7 +66,7 @@ def _fixed_limits(how: str) -> Limits | None:
         return None
     kind, _, text = how.partition(":")
     if kind != "fixed":
-        raise SettingError(f"no scale called {how!r}; possible are {', '.join(SCALES)}")
+        raise SettingError(f"no scale called {how!r}; expected {', '.join(SCALES)}")
     try:
         low, high = map(float, text.split(","))
     except ValueError:

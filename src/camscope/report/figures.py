@@ -186,7 +186,9 @@ def mass_figure(label: str, rows: pl.DataFrame, regions: Sequence[str], *, name:
             ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
             ax.yaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
             rank = _rank_correlation(own["score"].to_numpy(), own[f"mass:{region}"].to_numpy())
-            said.append((region_words(region), str(len(own)), f"{rank:.2f}", f"{area:.3f}"))
+            said.append(
+                (region_words(region), str(len(own)), "not defined" if rank != rank else f"{rank:.2f}", f"{area:.3f}")
+            )
         marks = [mpl.lines.Line2D([], [], color=c, marker=m, ls="", ms=4) for c, m in ((BLUE, "o"), (ORANGE, "^"))]
         figure.legend(marks, ["label present", "label absent"], loc="outside upper left", ncols=2)
     text = "; ".join(f"{row[0]}: rank correlation {row[2]} over {row[1]} maps" for row in said)

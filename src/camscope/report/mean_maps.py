@@ -178,7 +178,7 @@ def outcome_figure(maps: LabelMaps, *, top: float, name: str) -> Drawn | None:
     ]
     flat = next(iter(maps.cells.values()))
     uniform = MeanMap(np.ones_like(flat.values), 0, 0, flat.aspect)
-    panels.append([("N0 even spread", uniform), *maps.nulls.items()])
+    panels.append([("uniform map", uniform), *maps.nulls.items()])
     rows = [
         (
             group or "all",

@@ -241,14 +241,14 @@ def read_truth(cell: str, *, uncertain: str = "drop") -> tuple[bool | None, str]
     """Return what a cell of a label says: 1, 0, blank (unknown) or -1 (uncertain), and what is wrong with it.
 
     >>> read_truth("1"), read_truth(""), read_truth("-1", uncertain="positive"), read_truth("maybe")
-    ((True, ''), (None, ''), (True, ''), (None, "'maybe': possible are 1, 0, blank and -1"))
+    ((True, ''), (None, ''), (True, ''), (None, "'maybe': expected 1, 0, -1 or blank"))
     """
     value = cell.strip().lower()
     if value in _UNCERTAIN:
         return {"drop": None, "positive": True, "negative": False}[uncertain], ""
     if value in _TRUTH:
         return _TRUTH[value], ""
-    return None, f"{cell.strip()!r}: possible are 1, 0, blank and -1"
+    return None, f"{cell.strip()!r}: expected 1, 0, -1 or blank"
 
 
 def _recognised_columns(file: StudyFile, columns: Sequence[str], path: str) -> tuple[str, str | None]:

@@ -147,7 +147,7 @@ class ExplainSection(_Section):
             raise ValueError(f"{value!r} formats a field: write {{{odd}}} alone")
         named = {name for _, name, _, _ in fields if name is not None}
         if unknown := sorted(named - set(FIELDS)):
-            raise ValueError(f"{nearest('field', unknown[0], FIELDS)}; possible are {', '.join(FIELDS)}")
+            raise ValueError(f"{nearest('field', unknown[0], FIELDS)}; expected {', '.join(FIELDS)}")
         path = PurePosixPath(value)
         if path.is_absolute() or ".." in path.parts or path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
             raise ValueError(f"{value!r} must be a relative path that ends in .jpg or .png, without '..'")

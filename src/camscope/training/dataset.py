@@ -269,7 +269,7 @@ def _row_problem(row: Row, image: str, patient: str | None) -> str:
 def _split_of(cell: str, path: Path, line: object) -> str:
     name = cell.strip().lower()
     if name not in _SPLIT_NAMES:
-        raise SettingError(f"{path}:{line}: no split called {cell!r}; possible are train, val, test and blank")
+        raise SettingError(f"{path}:{line}: no split called {cell!r}; expected train, val, test or blank")
     return _SPLIT_NAMES[name]
 
 

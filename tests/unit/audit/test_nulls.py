@@ -38,7 +38,7 @@ def test_nulls_of_regions(subjects):
         seed=0,
     )
     assert forwards == len(sample) * (2 + 1 + 1)
-    assert set(maps) == {"N2 random weights", "N5 random CAM"}
+    assert set(maps) == {"random weights", "random CAM"}
     assert all(m.shape == (6, 6) and abs(m.mean() - 1) < 1e-6 for m in maps.values())
     ring, cue = found["border:0.25"], found["cue:token"]
     assert len(ring.random_weights) == len(ring.random_cam) == 2

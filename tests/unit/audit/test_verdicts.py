@@ -50,8 +50,8 @@ def aligned(reliance):
     return Alignment(good, good, bad, reliance, edited=False)
 
 
-HOT = heat(Interval(1.4, 1.8, 1.6), {"N2 random weights": [1.0, 1.1]})
-WARM = heat(Interval(1.4, 1.8, 1.6), {"N2 random weights": [1.0, 1.7]})
+HOT = heat(Interval(1.4, 1.8, 1.6), {"random weights": [1.0, 1.1]})
+WARM = heat(Interval(1.4, 1.8, 1.6), {"random weights": [1.0, 1.7]})
 
 
 def test_no_effect_could_be_measured():
@@ -102,7 +102,7 @@ def test_heat_that_is_no_more_than_chance_on_a_region_without_effect_is_an_artef
     nothing = effect(NONE, p=0.9, equivalence=0.01)
     assert judged([nothing], heat=WARM).verdict == "ARTEFACT-CONSISTENT"
     assert judged([nothing], heat=HOT).verdict == "EQUIVALENT TO NONE"
-    stays = heat(Interval(1.4, 1.8, 1.6), {"N2 random weights": [1.0]}, frame=1.5, content=0.9)
+    stays = heat(Interval(1.4, 1.8, 1.6), {"random weights": [1.0]}, frame=1.5, content=0.9)
     assert "stays at the frame" in judged([nothing], heat=stays).reason
 
 

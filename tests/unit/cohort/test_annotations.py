@@ -134,7 +134,7 @@ def test_files_with_names_like_numbers(tmp_path):
         ('{"counts": [240, null], "size": [12, 20]}', "no run length"),
         ('{"counts": [100000000, 100000000, 100000000], "size": [10000, 30000]}', "at most"),
         ('{"counts": [240], "size": [0, 240]}', "add up"),
-        ("no_such.png", "there is no file .* possible are a box"),
+        ("no_such.png", "there is no file .* expected a box"),
         ("../../../../../../etc/passwd", "not a picture"),
         ("/dev/zero", "empty"),
         (".", "is a folder"),

@@ -108,7 +108,7 @@ def test_a_good_map_needs_no_notes():
     assert explained(net, layer="1", method="hirescam").notes == ()
 
 
-COMPLETE = re.compile(r"completeness residual (.+): .* adds up to (\S+), the score less the bias is (\S+)$")
+COMPLETE = re.compile(r"completeness residual (.+): .* adds up to (\S+), and the score minus the bias is (\S+)$")
 
 
 @pytest.mark.parametrize("head", ["pooled", "flattened"])

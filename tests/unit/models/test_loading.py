@@ -60,9 +60,15 @@ def test_preprocessing_of_the_caller():
     ("given", "message"),
     [
         (
-            {"spec": "resnet18"},
-            "there is no model 'resnet18'; possible: 'timm:NAME', 'torchvision:NAME', 'hf:NAME or FOLDER'",
+            {"spec": "nothing"},
+            "there is no model 'nothing'; possible: 'timm:NAME', 'torchvision:NAME', 'hf:NAME or FOLDER'",
         ),
+        (
+            {"spec": "ResNet18"},
+            r"there is no model 'ResNet18'; did you mean 'timm:resnet18' or 'torchvision:resnet18'\?",
+        ),
+        ({"spec": "unet"}, r"did you mean 'smp:unet/resnet34'\?"),
+        ({"spec": "yolov8n"}, r"did you mean 'ultralytics:yolov8n'\?"),
         ({"spec": "tim:resnet18"}, "no model source called 'tim'; nearest: 'timm'"),
         ({"spec": "net.onnx"}, r"there is no ONNX file 'net\.onnx'"),
         ({"spec": "net.tflite"}, r"net\.tflite is an exported program, .* arch='timm:NAME'"),

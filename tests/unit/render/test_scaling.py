@@ -96,7 +96,7 @@ def test_the_map_itself_is_left_alone_and_may_have_three_axes():
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ("minimax", "no scale called 'minimax'; possible are minmax, max"),
+        ("minimax", "no scale called 'minimax'; expected minmax, max"),
         ("fixed", "two numbers"),
         ("fixed:LO,HI", "two numbers"),
         ("fixed:1", "two numbers"),

@@ -43,7 +43,7 @@ def test_addresses(tmp_path):
         ("y.png,,AP,M,1,0,", "", "patient is blank"),
         ("x.png,P1,PA,M,1,0,", "", "the same image and patient as line 2"),
         ("y.png,P2", "", "has 2 cells"),
-        ("y.png,P2,AP,M,yes,0,", "A", "a = 'yes': possible are 1, 0, blank and -1"),
+        ("y.png,P2,AP,M,yes,0,", "A", "a = 'yes': expected 1, 0, -1 or blank"),
     ],
 )
 def test_rows_that_cannot_be_used(tmp_path, row, where, said):

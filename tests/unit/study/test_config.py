@@ -57,7 +57,7 @@ def test_a_byte_order_mark(tmp_path):
         ('["gradcam"]', '["gradcam"]\nfiles = "/{image}_{label}.jpg"', 11, "relative"),
         ('["gradcam"]', '["gradcam"]\nfiles = "{image}_{label}.exe"', 11, ".jpg or .png"),
         ('["gradcam"]', '["gradcam"]\nfiles = "{image}_{labl}.jpg"', 11, "nearest: 'label'"),
-        ('["gradcam"]', '["gradcam"]\nfiles = "{image.x}_{label}.jpg"', 11, "possible are group"),
+        ('["gradcam"]', '["gradcam"]\nfiles = "{image.x}_{label}.jpg"', 11, "expected group"),
         ('["gradcam"]', '["gradcam"]\nfiles = "{label}.jpg"', 11, "needs {image} and {label}"),
         ('["gradcam"]', '["gradcam"]\nopacity = 2', 11, "explain.opacity = 2"),
         ("lung =", "label =", 4, "cannot be called 'label'"),
