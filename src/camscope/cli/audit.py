@@ -47,11 +47,11 @@ def audited(study: Study, folder: str | Path, *, device: str, **given: Any) -> d
 def summary(content: dict[str, Any]) -> str:
     """Return the self-tests, and for each label and region the verdict and its sentence."""
     lines = []
-    for label, found in content["labels"].items():
-        auc = found["auc"]
-        lines.append(f"{label} ({found['model']}): AUC {_number(auc['estimate'])} on {found['patients']} patients")
-        lines.append(f"  model: {found['self_test']['sentence']}")
-        lines += [f"  {r['verdict']:<20} {region}: {r['reason']}" for region, r in found["regions"].items()]
+    for label, result in content["labels"].items():
+        auc = result["auc"]
+        lines.append(f"{label} ({result['model']}): AUC {_number(auc['estimate'])} on {result['patients']} patients")
+        lines.append(f"  model: {result['self_test']['sentence']}")
+        lines += [f"  {r['verdict']:<20} {region}: {r['reason']}" for region, r in result["regions"].items()]
     lines.append(f"{content['forwards']} inputs went through the models")
     return "\n".join(lines)
 

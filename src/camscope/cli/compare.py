@@ -53,9 +53,9 @@ def compare(
     from camscope.files import MAPS, claim, write_atomically
     from camscope.images import read
 
-    asked = methods.split(",")
+    method_names = methods.split(",")
     settings = pairs(setting or [], "--set")
-    check_settings(settings, asked)
+    check_settings(settings, method_names)
     picture = read(image)
     columns: list[list[Explanation]] = []
     names = [name.strip() for name in models.split(",")]
@@ -63,23 +63,25 @@ def compare(
         for name in bar.track(names, description="explaining"):
             model = load_noted(name, seed=seed, weights=weights, **loading)
             prepare(model, device, seed)
-            wanted = [target.strip() for target in targets.split(";")]
-            made = explain_all(model, [picture], methods=asked, targets=wanted, engine=engine, **settings)
-            columns.append(list(made))
+            target_names = [target.strip() for target in targets.split(";")]
+            explanations = explain_all(
+                model, [picture], methods=method_names, targets=target_names, engine=engine, **settings
+            )
+            columns.append(list(explanations))
     claim(out, MAPS)
     page = out / "compare.png"
-    drawn = _sheet(columns, title=f"{image}{' (random weights)' if weights == 'none' else ''}")
-    write_atomically(page, lambda file: drawn.save(file, "PNG"))
-    everything = [e for column in columns for e in column]
+    figure = _sheet(columns, title=f"{image}{' (random weights)' if weights == 'none' else ''}")
+    write_atomically(page, lambda file: figure.save(file, "PNG"))
+    all_maps = [e for column in columns for e in column]
     # NaN, the agreement of a flat map, is no JSON.
-    table = [[None if value != value else round(float(value), 4) for value in row] for row in agreement(everything)]
-    content = {"picture": str(image), "maps": [e.to_dict() for e in everything], "spearman": table}
+    table = [[None if value != value else round(float(value), 4) for value in row] for row in agreement(all_maps)]
+    content = {"picture": str(image), "maps": [e.to_dict() for e in all_maps], "spearman": table}
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     write_atomically(out / "compare.json", lambda file: file.write(text.encode("utf-8", "replace")))
     if as_json:
         print(json.dumps(content, ensure_ascii=False))
         return
-    _print_table(everything, table)
+    _print_table(all_maps, table)
     print(page)
 
 
@@ -91,8 +93,8 @@ def _sheet(columns: list[list[Explanation]], *, title: str) -> Image.Image:
     headings = [column[0].model for column in columns]
     first = [Cell(Image.fromarray(column[0].picture.rgb), _says(column[0])) for column in columns]
     rows = [first, *([Cell(e.overlay(), _caption(e)) for e in cells] for cells in zip(*columns, strict=True))]
-    named = ["top prediction", *(f"{e.method}" for e in columns[0])]
-    return sheet(rows, column_headings=headings, row_headings=named, title=title, cell_width=300)
+    row_names = ["top prediction", *(f"{e.method}" for e in columns[0])]
+    return sheet(rows, column_headings=headings, row_headings=row_names, title=title, cell_width=300)
 
 
 def _says(e: Explanation) -> str:
@@ -102,20 +104,20 @@ def _says(e: Explanation) -> str:
 
 def _caption(e: Explanation) -> str:
     certainty = f"p = {e.probability:.3f}" if e.probability is not None else f"score {e.score:.3g}"
-    others = [note.removeprefix(_SAME).partition(":")[0] for note in e.notes if note.startswith(_SAME)]
-    same = [f"{_SAME}{', '.join(others)}"] if others else []
-    return "; ".join([*same, f"{e.short_label}, {certainty}"])
+    twins = [note.removeprefix(_SAME).partition(":")[0] for note in e.notes if note.startswith(_SAME)]
+    prefix = [f"{_SAME}{', '.join(twins)}"] if twins else []
+    return "; ".join([*prefix, f"{e.short_label}, {certainty}"])
 
 
 def _print_table(maps: list[Explanation], spearman: list[list[float | None]]) -> None:
     """Print each map with a number, its agreement with those before it, and its notes, each note once."""
-    said: set[tuple[str, str, str]] = set()
+    past_notes: set[tuple[str, str, str]] = set()
     if len(maps) > 1:
         print("Rank correlation (Spearman) of each map with maps 0, 1, ... before it:")
     for number, (e, row) in enumerate(zip(maps, spearman, strict=True)):
         values = " ".join("    -" if value is None else f"{value:5.2f}" for value in row[:number])
         print(f"{number:2} {e.model} {e.method} {e.short_label}: {values}")
         for note in printed_notes(e):
-            if (e.model, e.label, note) not in said or note.startswith(_SAME):
+            if (e.model, e.label, note) not in past_notes or note.startswith(_SAME):
                 print(f"   {note}")
-            said.add((e.model, e.label, note))
+            past_notes.add((e.model, e.label, note))

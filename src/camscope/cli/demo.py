@@ -25,6 +25,6 @@ def demo(
     from camscope.demo.tour import tour
 
     with progress() as bar:
-        made = tour(out, progress=steps(bar))
-    print(summary(made.audit))
-    print(f"study file: {made.study}\nmaps, rows, audit: {made.results}\nside by side: {made.sheet}\n{made.report}")
+        files = tour(out, progress=steps(bar))
+    print(summary(files.audit))
+    print(f"study file: {files.study}\nmaps, rows, audit: {files.results}\nside by side: {files.sheet}\n{files.report}")

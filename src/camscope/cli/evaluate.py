@@ -86,17 +86,17 @@ def evaluate(
     from camscope.models.device import device_of
     from camscope.models.engines import resolve
 
-    asked, measured = chosen_methods(methods), chosen_metrics(metrics)
+    method_names, metric_names = chosen_methods(methods), chosen_metrics(metrics)
     settings = pairs(setting or [], "--set")
-    check_settings(settings, [name for name in asked if name not in MAPLESS])
+    check_settings(settings, [name for name in method_names if name not in MAPLESS])
     cases = read_data(data, masks=masks, boxes=boxes, target=target, image=image, patient=patient, exclude=[out])
     loaded = load_noted(model, seed=seed, weights=weights, **loading)
     prepare(loaded, device, seed)
     plan = EvaluationPlan(
         loaded,
         cases,
-        asked,
-        measured,
+        method_names,
+        metric_names,
         layer=layer,
         settings=settings,
         few=few,
@@ -116,12 +116,12 @@ def _run(plan: EvaluationPlan, out: Path) -> int:
     from camscope.cohort.store import FAILED
     from camscope.evaluation.run import evaluate as rows_of
 
-    failed, said = 0, set()
+    failed, reasons = 0, set()
     with progress() as bar:
         task = bar.add_task("evaluating", total=None)
 
-        def show(method: str, done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, description=f"evaluating {method}")
+        def show(method: str, count: int, total: int) -> None:
+            bar.update(task, completed=count, total=total, description=f"evaluating {method}")
 
         def say(text: str) -> None:
             bar.console.print(f"camscope: {text}", markup=False, highlight=False, soft_wrap=True)
@@ -130,8 +130,8 @@ def _run(plan: EvaluationPlan, out: Path) -> int:
             if row["status"] == FAILED:
                 failed += 1
                 reason = one_line(f"{row['image']}: {row['message']}")
-                if reason not in said:
-                    said.add(reason)
+                if reason not in reasons:
+                    reasons.add(reason)
                     print(f"camscope: failed: {reason}", file=sys.stderr)
     return failed
 

@@ -100,7 +100,7 @@ def explain(
     if not 0 <= opacity <= 1:  # NaN passes the option's own limits
         raise SettingError(f"--opacity must be from 0 to 1, but got {opacity}")
     check_display(scale, cmap)
-    found = dict(find_pictures(images, exclude=[out]))
+    places = dict(find_pictures(images, exclude=[out]))
     settings = pairs(setting or [], "--set")
     check_settings(settings, method or ["gradcam", "occlusion"])
     loaded = load_noted(model, seed=seed, weights=weights, labels=class_names(labels), **loading)
@@ -110,12 +110,12 @@ def explain(
     several = len(method or []) > 1 or len(target or []) > 1 or (target or [""])[0].lower().startswith("top")
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(progress())
-        stack.enter_context(reporting(lambda done, total: bar.update(passes, completed=done, total=total)))
-        task = bar.add_task("explaining", total=len(found))
+        stack.enter_context(reporting(lambda count, total: bar.update(passes, completed=count, total=total)))
+        task = bar.add_task("explaining", total=len(places))
         passes = bar.add_task("passes of a map", total=None)
         explanations = explain_all(
             loaded,
-            found,
+            places,
             methods=method,
             targets=list(target) if target else None,
             layer=layer,
@@ -126,17 +126,17 @@ def explain(
         )
 
         def save(e: Explanation) -> tuple[Explanation, Path]:
-            place = out / found[Path(e.source)]
+            place = out / places[Path(e.source)]
             place = place / file_name(f"{e.method}_{e.label}") if several else place
             e.save(place, write=files, scale=scale, cmap=cmap, opacity=opacity)
             return e, place
 
-        last, done = "", 0
+        last, image_count = "", 0
         writers = stack.enter_context(ThreadPoolExecutor(_WRITERS))
         for e, place in prefetch(writers, save, explanations, depth=batch_size):
             _say(e, place, as_json=as_json)
-            last, done = e.source, done + (e.source != last)
-            bar.update(task, completed=done + len(failed))
+            last, image_count = e.source, image_count + (e.source != last)
+            bar.update(task, completed=image_count + len(failed))
     for source, reason in failed.items():
         print(f"camscope: not explained: {source}: {reason}", file=sys.stderr)
     raise typer.Exit(1 if failed else 0)

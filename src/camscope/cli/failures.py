@@ -76,15 +76,15 @@ def failures(
     loaded = load_noted(model, seed=seed, weights=weights, labels=class_names(labels), **loading)
     prepare(loaded, device, seed)
     dataset = read_dataset(data, labels=label or (), image=image, patient=patient).for_model(loaded)
-    chosen = dataset.cases if split == "all" else of_split(dataset, split)
+    cases = dataset.cases if split == "all" else of_split(dataset, split)
     claim(out, "failures")
     with progress() as bar:
-        found = predict(loaded, chosen, batch_size=batch_size, progress=steps(bar))
-        figures = report(found, out, method=method, layer=layer, seed=seed, progress=steps(bar))
-    for name, reason in found.faults.items():
+        predictions = predict(loaded, cases, batch_size=batch_size, progress=steps(bar))
+        figures = report(predictions, out, method=method, layer=layer, seed=seed, progress=steps(bar))
+    for name, reason in predictions.faults.items():
         print(f"camscope: not judged: {name}: {reason}", file=sys.stderr)
     if as_json:
         print(json.dumps({"folder": str(out), **figures}, ensure_ascii=False))
     else:
         print(out / "report.html")
-    raise typer.Exit(1 if found.faults else 0)
+    raise typer.Exit(1 if predictions.faults else 0)

@@ -52,12 +52,12 @@ def layers(
     loaded = load_noted(model, seed=seed, weights=weights, **loading)
     prepare(loaded, device, seed)
     claim(out, MAPS)
-    asked: dict[str, Any] = {"method": method, "target": target, "engine": engine} | settings
+    request: dict[str, Any] = {"method": method, "target": target, "engine": engine} | settings
     if steps:
         page = out / "steps.png"
-        drawn = steps_sheet(loaded, picture, layer=layer, **asked)
+        figure = steps_sheet(loaded, picture, layer=layer, **request)
     else:
         page = out / "layers.png"
-        drawn = stages_sheet(loaded, picture, **asked)
-    write_atomically(page, lambda file: drawn.save(file, "PNG"))
+        figure = stages_sheet(loaded, picture, **request)
+    write_atomically(page, lambda file: figure.save(file, "PNG"))
     print(page)

@@ -63,8 +63,8 @@ for command in (
     app.command()(command)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(flag: bool) -> None:
+    if flag:
         print(f"camscope {__version__}")
         raise typer.Exit
 
@@ -109,13 +109,13 @@ def main() -> None:
 
 
 def _note(
-    message: Warning | str, category: type[Warning], filename: str, *rest: Any, show: Callable[..., None], **more: Any
+    message: Warning | str, category: type[Warning], filename: str, *args: Any, show: Callable[..., None], **extra: Any
 ) -> None:
     """Print a warning of camscope as a note of one line; others are shown as Python does."""
     if issubclass(category, UserWarning) and Path(__file__).parents[1] in Path(filename).parents:
         print(f"note: {one_line(str(message))}", file=sys.stderr)
     else:
-        show(message, category, filename, *rest, **more)
+        show(message, category, filename, *args, **extra)
 
 
 def _unexpected(fault: Exception) -> int:

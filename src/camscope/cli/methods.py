@@ -23,18 +23,18 @@ def methods(
         print(inspect.getdoc(function))
         print(_listed(f"{name}(gradcam)" if name in META else name))
         return
-    listed = METHODS | {f"{name}(METHOD)": made for name, made in META.items()}
-    width = max(map(len, listed))
-    for method, function in listed.items():
+    functions = METHODS | {f"{name}(METHOD)": modifier for name, modifier in META.items()}
+    width = max(map(len, functions))
+    for method, function in functions.items():
         print(f"{method:{width}}  {(inspect.getdoc(function) or '').splitlines()[0]}")
 
 
 def _listed(name: str) -> str:
     from camscope.explanation.method_lookup import find_method, settings_of
 
-    taken = [f"{s}={_shown(default)}" for s, default in settings_of(find_method(name)).items()]
-    text = "\n    ".join(f"--set {one}" for one in taken)
-    return f"\nSettings, with their defaults:\n    {text}" if taken else "\nSettings: none."
+    settings = [f"{s}={_shown(default)}" for s, default in settings_of(find_method(name)).items()]
+    text = "\n    ".join(f"--set {setting}" for setting in settings)
+    return f"\nSettings, with their defaults:\n    {text}" if settings else "\nSettings: none."
 
 
 def _shown(default: Any) -> str:

@@ -23,9 +23,9 @@ def load_noted(spec: str, *, seed: int, **options: Any) -> Model:
     from camscope.models.loading import load
 
     torch.manual_seed(seed)
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as records:
         warnings.simplefilter("default")
         model = load(spec, **options)
-    for text in dict.fromkeys(str(one.message) for one in said if issubclass(one.category, UserWarning)):
+    for text in dict.fromkeys(str(record.message) for record in records if issubclass(record.category, UserWarning)):
         print(f"note: {spec}: {text}", file=sys.stderr)
     return model

@@ -87,32 +87,32 @@ def with_model_options(command: Callable[..., None]) -> Callable[..., None]:
     """
 
     @functools.wraps(command)
-    def run(*arguments: Any, **given: Any) -> None:
-        options = {name: given.pop(name) for name in _OPTIONS if name in given}
-        command(*arguments, **given, loading=_arguments(options))
+    def run(*arguments: Any, **values: Any) -> None:
+        options = {name: values.pop(name) for name in _OPTIONS if name in values}
+        command(*arguments, **values, loading=_arguments(options))
 
     hints = get_type_hints(command, include_extras=True)
     parameters = inspect.signature(command).parameters.values()
-    own = [p.replace(annotation=hints[p.name]) for p in parameters if p.name != "loading"]
+    command_parameters = [p.replace(annotation=hints[p.name]) for p in parameters if p.name != "loading"]
     keyword = inspect.Parameter.KEYWORD_ONLY
     shared = [
         inspect.Parameter(name, keyword, default=False if name == "trust" else None, annotation=annotation)
         for name, annotation in _OPTIONS.items()
     ]
-    run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in (*own, *shared)}
+    run.__signature__ = inspect.Signature([*command_parameters, *shared])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in (*command_parameters, *shared)}
     return run
 
 
 def _arguments(options: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `camscope.load` for the options that were given."""
-    given = {name: value for name, value in options.items() if value}
+    arguments = {name: value for name, value in options.items() if value}
     for name in ("mean", "std"):
-        if name in given:
-            given[name] = numbers(given[name], f"--{name}")
-    size = numbers(given.get("input_size"), "--input-size")
+        if name in arguments:
+            arguments[name] = numbers(arguments[name], f"--{name}")
+    size = numbers(arguments.get("input_size"), "--input-size")
     if size is not None:
-        given["input_size"] = (int(size[0]), int(size[-1]))
-    if "option" in given:
-        given["options"] = pairs(given.pop("option"), "--option")
-    return given
+        arguments["input_size"] = (int(size[0]), int(size[-1]))
+    if "option" in arguments:
+        arguments["options"] = pairs(arguments.pop("option"), "--option")
+    return arguments

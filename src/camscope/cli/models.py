@@ -48,8 +48,8 @@ def models(
 
         model = load_noted(check, seed=seed, weights=weights, labels=class_names(labels), **loading)
         prepare(model, device, seed)
-        found = examine(model)
-        print(json.dumps(found, ensure_ascii=False) if as_json else _told(found))
+        facts = examine(model)
+        print(json.dumps(facts, ensure_ascii=False) if as_json else _told(facts))
         return
     names = _names(pattern)
     for source, text in _NOTES.items():
@@ -64,31 +64,31 @@ def _names(pattern: str) -> list[str]:
 
     # Sources that the pattern rules out are not asked: to some of them it means an import of seconds.
     prefix, colon, _ = pattern.partition(":")
-    asked = {source: listed for source, listed in NAMES.items() if not colon or fnmatch.fnmatch(source, f"*{prefix}")}
-    names = [f"{source}:{name}" for source, listed in asked.items() for name in listed()]
-    wanted = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
-    found = fnmatch.filter(names, wanted)
-    if not found:
+    sources = {source: lister for source, lister in NAMES.items() if not colon or fnmatch.fnmatch(source, f"*{prefix}")}
+    names = [f"{source}:{name}" for source, lister in sources.items() for name in lister()]
+    wildcard = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+    matches = fnmatch.filter(names, wildcard)
+    if not matches:
         raise ModelError(f"none of the {len(names)} models matches {pattern!r}; `camscope models` lists them all")
-    return found
+    return matches
 
 
-def _told(found: dict[str, Any]) -> str:
+def _told(facts: dict[str, Any]) -> str:
     """Return one line a fact."""
-    first, count = found["labels"]["first"], found["labels"]["count"]
-    more = " ..." if count > len(first) else ""
-    preprocess = {key: value for key, value in found["preprocess"].items() if value is not None}
+    first, count = facts["labels"]["first"], facts["labels"]["count"]
+    dots = " ..." if count > len(first) else ""
+    preprocess = {key: value for key, value in facts["preprocess"].items() if value is not None}
     lines = {
-        "model": f"{found['model']} (weights: {found['weights']})",
-        "layer": found["layer"],
-        "layout": f"{found['layout']}, {found['channels']} channels" if found["layout"] else None,
-        "grid": " x ".join(map(str, found["grid"])),
-        "head": found["head"],
+        "model": f"{facts['model']} (weights: {facts['weights']})",
+        "layer": facts["layer"],
+        "layout": f"{facts['layout']}, {facts['channels']} channels" if facts["layout"] else None,
+        "grid": " x ".join(map(str, facts["grid"])),
+        "head": facts["head"],
         "input": ", ".join(f"{key} {_short(value)}" for key, value in preprocess.items()),
-        "labels": f"{count}: {', '.join(repr(name) for name in first)}{more}" if count else "none; classes by index",
-        "outcome": f"{found['outcome']}, outputs {' x '.join(map(str, found['outputs']))}",
-        "same maps": "; ".join(" = ".join(group) for group in found["same"]) or "none of those compared",
-    } | {key.replace("_", " "): _short(value) for key, value in found["facts"].items()}
+        "labels": f"{count}: {', '.join(repr(name) for name in first)}{dots}" if count else "none; classes by index",
+        "outcome": f"{facts['outcome']}, outputs {' x '.join(map(str, facts['outputs']))}",
+        "same maps": "; ".join(" = ".join(group) for group in facts["same"]) or "none of those compared",
+    } | {key.replace("_", " "): _short(value) for key, value in facts["facts"].items()}
     lines = {key: value for key, value in lines.items() if value}
     width = max(map(len, lines))
     return "\n".join(f"{key:{width}}  {value}" for key, value in lines.items())

@@ -79,10 +79,10 @@ def steps(bar: Progress) -> Callable[[str, int, int], None]:
     """Return a function (what, done, total) that shows each step of some work as a line of its own."""
     tasks: dict[str, TaskID] = {}
 
-    def show(what: str, done: int, total: int) -> None:
+    def show(what: str, count: int, total: int) -> None:
         if what not in tasks:
             tasks[what] = bar.add_task(what, total=total)
-        bar.update(tasks[what], completed=done)
+        bar.update(tasks[what], completed=count)
 
     return show
 
@@ -93,16 +93,16 @@ def pairs(given: Iterable[str], option: str) -> dict[str, Any]:
     >>> pairs(["samples=8", "pad_type=same"], "--set")
     {'samples': 8, 'pad_type': 'same'}
     """
-    read: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for item in given:
         name, equals, value = item.partition("=")
         if not equals or not name:
             raise SettingError(f"{option} takes name=value, and {item!r} is not; write for example {option} samples=8")
         try:
-            read[name] = json.loads(value, parse_constant=_refuse_constant)
+            values[name] = json.loads(value, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
-            read[name] = value
-    return read
+            values[name] = value
+    return values
 
 
 def _refuse_constant(name: str) -> None:
@@ -118,12 +118,12 @@ def numbers(text: str | None, option: str) -> list[float] | None:
     if text is None:
         return None
     try:
-        read = [float(part) for part in text.split(",")]
+        values = [float(part) for part in text.split(",")]
     except ValueError:
-        read = []
-    if not read or not all(map(math.isfinite, read)):
+        values = []
+    if not values or not all(map(math.isfinite, values)):
         raise SettingError(f"{option} takes finite numbers separated by commas, and {shortened(text)} is not")
-    return read
+    return values
 
 
 def class_names(labels: str | None) -> Path | list[str] | None:

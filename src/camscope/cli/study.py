@@ -80,15 +80,15 @@ def study(
     from camscope.study.study import Study
 
     cluster = _cluster(engine, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
-    given = {"device": device, "batch_size": batch_size, "seed": seed, "cluster": cluster}
+    options = {"device": device, "batch_size": batch_size, "seed": seed, "cluster": cluster}
     try:
-        read = Study.read(file)
-        failed = _run(read, out, as_json=as_json, engine="auto" if cluster else engine, **given)
-        if read.file.audit is not None and read.file.audit.regions:
-            content = audited(read, out, device=device)
+        cohort_study = Study.read(file)
+        failed = _run(cohort_study, out, as_json=as_json, engine="auto" if cluster else engine, **options)
+        if cohort_study.file.audit is not None and cohort_study.file.audit.regions:
+            content = audited(cohort_study, out, device=device)
             if not as_json:
                 print(summary(content))
-        page = reported(out, study=read)
+        page = reported(out, study=cohort_study)
         if not as_json:
             print(page)
     except StudyError as error:
@@ -98,24 +98,24 @@ def study(
     raise typer.Exit(1 if failed else 0)
 
 
-def _cluster(engine: str, **given: Any) -> Cluster | None:
+def _cluster(engine: str, **options: Any) -> Cluster | None:
     """Return the Ray cluster, where that is the engine."""
     from camscope.study.cluster import Cluster
 
     if engine == "ray":
-        return Cluster(**given)
-    if unused := [name for name, value in given.items() if value is not None]:
+        return Cluster(**options)
+    if unused := [name for name, value in options.items() if value is not None]:
         raise SettingError(f"--{unused[0].replace('_', '-')} is for a cluster; give --engine ray with it")
     return None
 
 
-def _run(study: Study, out: str, *, as_json: bool, **given: Any) -> int:
+def _run(study: Study, out: str, *, as_json: bool, **options: Any) -> int:
     """Run it with a display; returns how many rows failed."""
     from camscope.cohort.store import FAILED
     from camscope.study.run import StudyProgress, run
 
     counts: Counter[str] = Counter()
-    said: tuple[int, str] | None = None
+    last_failure: tuple[int, str] | None = None
     with progress() as bar:
         task = bar.add_task("explaining", total=len(study.cohort))
 
@@ -127,15 +127,15 @@ def _run(study: Study, out: str, *, as_json: bool, **given: Any) -> int:
         def say(text: str) -> None:
             bar.console.print(f"camscope: {one_line(text)}", markup=False, highlight=False, soft_wrap=True)
 
-        for row in run(study, out, **given, progress=show, say=say):
+        for row in run(study, out, **options, progress=show, say=say):
             counts[row["status"]] += 1
-            if row["status"] == FAILED and said != (row["line"], row["message"]):
-                said = row["line"], row["message"]
+            if row["status"] == FAILED and last_failure != (row["line"], row["message"]):
+                last_failure = row["line"], row["message"]
                 text = one_line(f"camscope: {study.cohort.path}:{row['line']}: {row['label']}: {row['message']}")
                 bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
-    told = {"cases": len(study.cohort), "rows": dict(counts), "out": str(out)}
+    content = {"cases": len(study.cohort), "rows": dict(counts), "out": str(out)}
     words = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
-    print(json.dumps(told) if as_json else f"{len(study.cohort)} cases, {counts.total()} rows: {words}\n{out}")
+    print(json.dumps(content) if as_json else f"{len(study.cohort)} cases, {counts.total()} rows: {words}\n{out}")
     return counts[FAILED]
 
 
@@ -158,17 +158,17 @@ def _check(file: Path | None, device: str, *, as_json: bool) -> int:
         text = str(error) if isinstance(error, CamscopeError) else f"{type(error).__name__}: {reason(error)}"
         study, problems = None, [*problems, Problem(text, str(file or ""))]
     if as_json:
-        listed = [vars(problem) for problem in problems]
-        print(json.dumps({"problems": listed, "plan": None if planned is None else vars(planned)}))
+        items = [vars(problem) for problem in problems]
+        print(json.dumps({"problems": items, "plan": None if planned is None else vars(planned)}))
     else:
         for problem in problems:
             print(one_line(str(problem)))
         if planned is not None:
-            took = "unknown" if planned.seconds is None else f"about {planned.seconds / 60:.1f} minutes"
-            whose = f" of {planned.patients} patients" if planned.patients else ""
+            duration = "unknown" if planned.seconds is None else f"about {planned.seconds / 60:.1f} minutes"
+            people = f" of {planned.patients} patients" if planned.patients else ""
             print(
-                f"{planned.images} images{whose}, {planned.forwards} forwards, "
-                f"{planned.maps} maps, {planned.rows} rows; {took}; {len(problems)} problems"
+                f"{planned.images} images{people}, {planned.forwards} forwards, "
+                f"{planned.maps} maps, {planned.rows} rows; {duration}; {len(problems)} problems"
             )
     return 2 if study is None else 1 if problems else 0
 
@@ -176,12 +176,12 @@ def _check(file: Path | None, device: str, *, as_json: bool) -> int:
 def _status(folder: str, *, as_json: bool) -> None:
     from camscope.study.run import status
 
-    found = status(folder)
+    facts = status(folder)
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(facts))
         return
-    rows = ", ".join(f"{number} {name}" for name, number in sorted(found["rows"].items())) or "none yet"
-    stopped = "finished" if found["finished"] else "stopped; re-run the same command to resume"
-    state = "running" if found["running"] else stopped
-    damaged = f"; damaged, and computed again next time: {', '.join(found['damaged'])}" if found["damaged"] else ""
-    print(one_line(f"{found['cases']} cases; rows: {rows}; {state}{damaged}"))
+    rows = ", ".join(f"{number} {name}" for name, number in sorted(facts["rows"].items())) or "none yet"
+    stopped = "finished" if facts["finished"] else "stopped; re-run the same command to resume"
+    state = "running" if facts["running"] else stopped
+    damaged = f"; damaged, and computed again next time: {', '.join(facts['damaged'])}" if facts["damaged"] else ""
+    print(one_line(f"{facts['cases']} cases; rows: {rows}; {state}{damaged}"))

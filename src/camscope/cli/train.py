@@ -108,15 +108,17 @@ def train(
     options: dict[str, Any] = {"options": pairs(option or [], "--option")} if option else {}
     options |= {"input_size": (int(size[0]), int(size[-1]))} if size else {}
     options |= {"fit": fit} if fit else {}
-    read = read_dataset(data, labels=label or (), image=image, patient=patient)
-    wanted = {name: read.only(name) for name in read.labels} if each else {"": read}
+    all_data = read_dataset(data, labels=label or (), image=image, patient=patient)
+    datasets = {name: all_data.only(name) for name in all_data.labels} if each else {"": all_data}
     faults = 0
-    for name, dataset in wanted.items():
+    for name, dataset in datasets.items():
         place = out / unique_file_name(name) if name else out
         where: dict[str, Any] = {"device": device, "devices": devices}
-        trained, used = _trained(dataset, model, place, weights=weights, settings=settings, options=options, **where)
-        faults += len(used.problems)
-        _say(trained, place, as_json=as_json)
+        trained_model, split_dataset = _trained(
+            dataset, model, place, weights=weights, settings=settings, options=options, **where
+        )
+        faults += len(split_dataset.problems)
+        _say(trained_model, place, as_json=as_json)
     raise typer.Exit(1 if faults else 0)
 
 
@@ -139,9 +141,16 @@ def _trained(
         def say(text: str) -> None:
             bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-        begun = start(spec, dataset, weights=weights, seed=settings.seed, say=say, **options)
+        model_start = start(spec, dataset, weights=weights, seed=settings.seed, say=say, **options)
         return fit(
-            dataset, begun, out=out, settings=settings, device=device, devices=devices, progress=steps(bar), say=say
+            dataset,
+            model_start,
+            out=out,
+            settings=settings,
+            device=device,
+            devices=devices,
+            progress=steps(bar),
+            say=say,
         )
 
 
@@ -157,6 +166,6 @@ def _say(model: Model, out: Path, *, as_json: bool) -> None:
     print(
         f"{figures['pictures']} test pictures of {figures['patients']} patients: right {interval(figures['accuracy'])}"
     )
-    for label, one in figures["labels"].items():
-        print(f"  {label}: AUC {interval(one['auc'])}, F1 {interval(one['f1'])}")
+    for label, entry in figures["labels"].items():
+        print(f"  {label}: AUC {interval(entry['auc'])}, F1 {interval(entry['f1'])}")
     print(out / "report.html")

@@ -55,7 +55,7 @@ def tour(out: Path, *, seed: int = 7, patients: int = 70, progress: Progress = l
     """
     claim(out, "the demo")
     file = write_cohort(
-        out, seed=seed, patients=patients, progress=lambda done, of: progress("writing the cohort", done, of)
+        out, seed=seed, patients=patients, progress=lambda count, total: progress("writing the cohort", count, total)
     )
     study, results = Study.read(file), out / "results"
     for _ in run(study, results, progress=lambda state: progress("explaining", state.done, state.total)):
@@ -72,15 +72,15 @@ def _side_by_side(study: Study, out: Path) -> Path:
     columns = [list(explain_all(study.model(label)[0], pictures, targets=0)) for label in FINDINGS]
     table = []
     for number, case in enumerate(cases):
-        found = [label for label, there in case.truth.items() if there]
+        findings = [label for label, truth in case.truth.items() if truth]
         original = columns[0][number].picture
-        cells = [Cell(Image.fromarray(original.rgb), f"truth: {', '.join(found) or 'no finding'}")]
+        cells = [Cell(Image.fromarray(original.rgb), f"truth: {', '.join(findings) or 'no finding'}")]
         for label, column in zip(FINDINGS, columns, strict=True):
             e = column[number]
             cells.append(Cell(e.overlay(), f"{label}: p = {e.probability or 0:.2f}"))
         table.append(cells)
     headings = ["picture", *(f"model of {label}" for label in FINDINGS)]
     path = out / "models_side_by_side.png"
-    drawn = sheet(table, column_headings=headings, title="What each model looks at (Grad-CAM)")
-    write_atomically(path, lambda file: drawn.save(file, "PNG"))
+    image = sheet(table, column_headings=headings, title="What each model looks at (Grad-CAM)")
+    write_atomically(path, lambda file: image.save(file, "PNG"))
     return path

@@ -84,8 +84,8 @@ class AverageMasks:
         count = sum(self._counts.values()) - self._counts.get(patient, 0)
         if not count:
             return None
-        left = self._total - self._sums.get(patient, torch.zeros_like(self._total))
-        return (left / count).clamp_min(0).float()
+        remainder = self._total - self._sums.get(patient, torch.zeros_like(self._total))
+        return (remainder / count).clamp_min(0).float()
 
 
 def as_seen(grid: Tensor, window: Window) -> Tensor:
@@ -112,5 +112,5 @@ def null_maps(name: str, *, cases: list[Case], windows: list[Window], average: A
     if name != AVERAGE:
         grid = uniform() if name == UNIFORM else centre()
         return dict.fromkeys(range(len(cases)), grid)
-    found = {i: average.without(case.patient) for i, case in enumerate(cases)}
-    return {i: as_seen(grid, windows[i]) for i, grid in found.items() if grid is not None}
+    grids = {i: average.without(case.patient) for i, case in enumerate(cases)}
+    return {i: as_seen(grid, windows[i]) for i, grid in grids.items() if grid is not None}

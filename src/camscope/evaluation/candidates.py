@@ -115,19 +115,21 @@ def entered(
     if name in NULLS and name != RANDOM:
         return EvaluatedMethod(name)
     function = find_method(name)
-    own = known(function, settings)
+    method_settings = known(function, settings)
     try:
         run = BatchExplainer.over(model, [sample], functions=[function], layer=layer)
         count = partial(_counted, run, name, function, goal, most=most)
-        if run.seen is not None and "channels" not in own and _all_channels(function):
+        if run.seen is not None and "channels" not in method_settings and _all_channels(function):
             (trace, *_) = run.seen.traces(run.forward, [goal.target])
-            return _reduced(name, own, count, most=most, channels=trace.activations.shape[1])
-        passes = count(own)
+            return _reduced(name, method_settings, count, most=most, channels=trace.activations.shape[1])
+        passes = count(method_settings)
     except _Enough as enough:
-        return EvaluatedMethod(name, own, enough.passes, f"{enough.passes} passes per map: run on few pictures")
+        return EvaluatedMethod(
+            name, method_settings, enough.passes, f"{enough.passes} passes per map: run on few pictures"
+        )
     except CamscopeError as error:
-        return EvaluatedMethod(name, own, refused=" ".join(str(error).split()))
-    return EvaluatedMethod(name, own, passes)
+        return EvaluatedMethod(name, method_settings, refused=" ".join(str(error).split()))
+    return EvaluatedMethod(name, method_settings, passes)
 
 
 def _all_channels(function: Method | NetworkMethod) -> bool:
@@ -148,12 +150,12 @@ def _reduced(
         most: maximum number of forward passes per map.
         channels: number of channels of the layer.
     """
-    each = count({**settings, "channels": 1}) - 1
-    passes, fewer = 1 + each * channels, max(1, most // max(each, 1))
+    channel_passes = count({**settings, "channels": 1}) - 1
+    passes, limit = 1 + channel_passes * channels, max(1, most // max(channel_passes, 1))
     if passes <= most:
         return EvaluatedMethod(name, settings, passes)
-    said = f"{passes} passes per map: reduced to the {fewer} channels that vary most, and run on few pictures"
-    return EvaluatedMethod(name, {**settings, "channels": fewer}, 1 + each * fewer, said)
+    text = f"{passes} passes per map: reduced to the {limit} channels that vary most, and run on few pictures"
+    return EvaluatedMethod(name, {**settings, "channels": limit}, 1 + channel_passes * limit, text)
 
 
 def _counted(
@@ -229,10 +231,10 @@ def made(
     """
     start = time.perf_counter()
     with counting(run.model) as passes:
-        found = run.maps(contestant.name, contestant.function, goals=goals, settings=contestant.settings)
-        maps = found.raw.cpu()
+        method_maps = run.maps(contestant.name, contestant.function, goals=goals, settings=contestant.settings)
+        maps = method_maps.raw.cpu()
     seconds = shared + (time.perf_counter() - start) / len(goals)
-    return Made(maps, found.layer, found.notes, 1 + round(passes[0] / len(goals)), seconds)
+    return Made(maps, method_maps.layer, method_maps.notes, 1 + round(passes[0] / len(goals)), seconds)
 
 
 def drawn_again(
@@ -245,5 +247,5 @@ def drawn_again(
 ) -> Tensor:
     """Compute the maps (B, h, w) of a method for other images, other targets or another network."""
     run = BatchExplainer.over(model, samples, functions=[contestant.function], layer=layer)
-    found = run.maps(contestant.name, contestant.function, goals=dict(enumerate(goals)), settings=contestant.settings)
-    return torch.as_tensor(found.raw).cpu()
+    maps = run.maps(contestant.name, contestant.function, goals=dict(enumerate(goals)), settings=contestant.settings)
+    return torch.as_tensor(maps.raw).cpu()

@@ -107,23 +107,23 @@ def _defined(value: Values) -> bool:
     return value is not None and (isinstance(value, list) or math.isfinite(value))
 
 
-def _of_kind(names: Sequence[str], wanted: str) -> list[str]:
-    return [name for name in names if kind(METRICS[name]) == wanted]
+def _of_kind(names: Sequence[str], kind_name: str) -> list[str]:
+    return [name for name in names if kind(METRICS[name]) == kind_name]
 
 
 def _localisation(subject: MapBatch, names: Sequence[str], **_: int) -> Columns:
-    found: dict[str, list[Values]] = {name: [] for name in _of_kind(names, "localisation")}
-    if not found:
+    columns: dict[str, list[Values]] = {name: [] for name in _of_kind(names, "localisation")}
+    if not columns:
         return {}
     for sample, grid, mask in zip(subject.samples, subject.maps.cpu(), subject.masks, strict=True):
         heat = place(grid.relu(), sample.window)[None]  # 0 where the network did not look
-        for name, values in found.items():
+        for name, values in columns.items():
             if mask is None or not grid.isfinite().all():
                 values.append(None)
                 continue
             value = METRICS[name](heat, torch.from_numpy(mask)[None])[0]
             values.append(value.flatten().tolist() if FACTS[name].tuned else float(value))
-    return found
+    return columns
 
 
 def _complexity(subject: MapBatch, names: Sequence[str], **_: int) -> Columns:
@@ -131,8 +131,8 @@ def _complexity(subject: MapBatch, names: Sequence[str], **_: int) -> Columns:
 
 
 def _faithfulness(subject: MapBatch, names: Sequence[str], *, batch_size: int, seed: int) -> Columns:
-    asked = _of_kind(names, "faithfulness")
-    found: dict[str, Sequence[Values]] = {}
+    metrics = _of_kind(names, "faithfulness")
+    columns: dict[str, Sequence[Values]] = {}
     inputs, maps = subject.inputs, subject.maps
 
     def given(scale: str, engine: str = subject.engine) -> tuple[Score, dict[str, Tensor | int]] | None:
@@ -140,19 +140,19 @@ def _faithfulness(subject: MapBatch, names: Sequence[str], *, batch_size: int, s
         return None if scored is None else (scored[0], {"clean": scored[1], "batch_size": batch_size})
 
     plain = given("probability", "eager")  # as the clean score, so that rounding does not decide which is larger
-    if plain is not None and any(name in _KEPT for name in asked):
-        left = kept(maps, inputs, plain[0], **plain[1])  # type: ignore[arg-type]
-        found |= {name: getattr(left, what).tolist() for name, what in _KEPT.items() if name in asked}
+    if plain is not None and any(name in _KEPT for name in metrics):
+        kept_scores = kept(maps, inputs, plain[0], **plain[1])  # type: ignore[arg-type]
+        columns |= {name: getattr(kept_scores, what).tolist() for name, what in _KEPT.items() if name in metrics}
     probability = given("probability")
-    if probability is not None and any(name in _ROAD for name in asked):
+    if probability is not None and any(name in _ROAD for name in metrics):
         curves = road_curves(maps, inputs, probability[0], seed=seed, **probability[1])  # type: ignore[arg-type]
         three = (curves.morf.mean(1), curves.lerf.mean(1), curves.combined)
-        found |= {name: value.tolist() for name, value in zip(_ROAD, three, strict=True) if name in asked}
-    for name in asked:
+        columns |= {name: value.tolist() for name, value in zip(_ROAD, three, strict=True) if name in metrics}
+    for name in metrics:
         scored = given(FACTS[name].score)
         if scored is not None and name not in _KEPT and name not in _ROAD:
-            found[name] = METRICS[name](maps, inputs, scored[0], **scored[1]).tolist()
-    return found
+            columns[name] = METRICS[name](maps, inputs, scored[0], **scored[1]).tolist()
+    return columns
 
 
 def _scorer(subject: MapBatch, scale: str, *, engine: str = "eager") -> tuple[Score, Tensor] | None:
@@ -160,9 +160,9 @@ def _scorer(subject: MapBatch, scale: str, *, engine: str = "eager") -> tuple[Sc
     model = subject.model
     index = torch.tensor([-1 if goal.index is None else goal.index for goal in subject.goals])
 
-    def scaled(found: Tensor, rows: Tensor) -> Tensor:
-        found = found.detach().float()
-        values = model.probability(found) if scale == "probability" else found
+    def scaled(output: Tensor, rows: Tensor) -> Tensor:
+        output = output.detach().float()
+        values = model.probability(output) if scale == "probability" else output
         if values is None:
             raise CamscopeError(f"{model.name} returns values, no probabilities")
         return values.gather(1, index[rows].to(values.device)[:, None])[:, 0]
@@ -177,57 +177,57 @@ def _scorer(subject: MapBatch, scale: str, *, engine: str = "eager") -> tuple[Sc
 
 
 def _robustness(subject: MapBatch, names: Sequence[str], *, batch_size: int, seed: int) -> Columns:
-    asked = _of_kind(names, "robustness")
+    metrics = _of_kind(names, "robustness")
     inputs, maps = subject.inputs, subject.maps
 
     def explain(edited: Tensor) -> Tensor:
         samples = [sample._replace(tensor=x) for sample, x in zip(subject.samples, edited.detach().cpu(), strict=True)]
         return subject.draw(subject.model, samples, subject.goals)
 
-    found: dict[str, Sequence[Values]] = {}
-    if "max_sensitivity" in asked:
-        found["max_sensitivity"] = METRICS["max_sensitivity"](explain, inputs, seed=seed, maps=maps).tolist()
+    columns: dict[str, Sequence[Values]] = {}
+    if "max_sensitivity" in metrics:
+        columns["max_sensitivity"] = METRICS["max_sensitivity"](explain, inputs, seed=seed, maps=maps).tolist()
     scored = _scorer(subject, "probability")
-    if {"coherency", "adcc"} & set(asked):
+    if {"coherency", "adcc"} & set(metrics):
         coherent = METRICS["coherency"](explain, inputs, maps=maps).cpu()
-        found |= {"coherency": coherent.tolist()} if "coherency" in asked else {}
-        if "adcc" in asked and scored is not None:
+        columns |= {"coherency": coherent.tolist()} if "coherency" in metrics else {}
+        if "adcc" in metrics and scored is not None:
             drop = kept(maps, inputs, scored[0], clean=scored[1], batch_size=batch_size).drop.cpu()
             complex_ = METRICS["complexity"](maps).cpu()
-            found["adcc"] = adcc_of(coherency=coherent, complexity=complex_, drop=drop).tolist()
-    return found
+            columns["adcc"] = adcc_of(coherency=coherent, complexity=complex_, drop=drop).tolist()
+    return columns
 
 
 def _comparison(subject: MapBatch, names: Sequence[str], **_: int) -> Columns:
-    found: dict[str, Sequence[Values]] = {}
-    asked, maps = _of_kind(names, "comparison"), subject.maps
-    if "logit_randomisation" in asked and subject.outputs.shape[1] > 1:
+    columns: dict[str, Sequence[Values]] = {}
+    metrics, maps = _of_kind(names, "comparison"), subject.maps
+    if "logit_randomisation" in metrics and subject.outputs.shape[1] > 1:
         least = subject.outputs.argmin(1).tolist()
         goals = [ResolvedTarget(subject.model.label(index), index, category(index)) for index in least]
-        others = subject.draw(subject.model, subject.samples, goals)
-        found["logit_randomisation"] = METRICS["logit_randomisation"](maps, others).tolist()
-    if "image_swap" in asked and len(maps) > 1:
+        other_maps = subject.draw(subject.model, subject.samples, goals)
+        columns["logit_randomisation"] = METRICS["logit_randomisation"](maps, other_maps).tolist()
+    if "image_swap" in metrics and len(maps) > 1:
         swapped = [*subject.samples[-1:], *subject.samples[:-1]]
-        others = subject.draw(subject.model, swapped, subject.goals)
-        found["image_swap"] = METRICS["image_swap"](maps, others).tolist()
-    return found
+        other_maps = subject.draw(subject.model, swapped, subject.goals)
+        columns["image_swap"] = METRICS["image_swap"](maps, other_maps).tolist()
+    return columns
 
 
 def _randomisation(subject: MapBatch, names: Sequence[str], *, batch_size: int, seed: int) -> Columns:
-    asked, maps = _of_kind(names, "randomisation"), subject.maps
+    metrics, maps = _of_kind(names, "randomisation"), subject.maps
 
     def explain(net: nn.Module) -> Tensor:
         return subject.draw(dataclasses.replace(subject.model, net=net), subject.samples, subject.goals)
 
-    net, found = subject.model.net, {}
+    net, columns = subject.model.net, {}
     if next(net.parameters(), None) is None:  # a black box has no weights that could be random
         return {}
-    if "cascading_randomisation" in asked:
+    if "cascading_randomisation" in metrics:
         curves = cascade(explain, net, steps=_STEPS, seed=seed, maps=maps, inputs=subject.inputs).spearman
-        found["cascading_randomisation"] = curves[-1].tolist()
-        found[CURVE] = curves.T.tolist()
-    if "independent_randomisation" in asked:
-        found["independent_randomisation"] = METRICS["independent_randomisation"](
+        columns["cascading_randomisation"] = curves[-1].tolist()
+        columns[CURVE] = curves.T.tolist()
+    if "independent_randomisation" in metrics:
+        columns["independent_randomisation"] = METRICS["independent_randomisation"](
             explain, net, steps=_STEPS, seed=seed, maps=maps
         ).tolist()
-    return found
+    return columns

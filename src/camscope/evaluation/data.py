@@ -68,8 +68,8 @@ def read_data(
     """
     data = str(data)
     if os.path.isdir(data):  # noqa: PTH112  Path.is_dir() raises on names that are too long
-        for name, given in (("--boxes", boxes), ("--image", image), ("--patient", patient)):
-            if given is not None:
+        for name, value in (("--boxes", boxes), ("--image", image), ("--patient", patient)):
+            if value is not None:
                 raise SettingError(f"{name} names a column, and {data!r} is a folder: give a table, or leave it out")
         return _of_folder(Path(data), masks, target, exclude)
     return _of_table(data, masks, boxes, target, image, patient)
@@ -78,15 +78,15 @@ def read_data(
 def _of_folder(folder: Path, masks: str | None, target: str | None, exclude: Sequence[Path]) -> EvaluationData:
     if target and target.startswith(_COLUMN):
         raise SettingError(f"--target {target!r} names a column, and {str(folder)!r} is a folder: give a class")
-    own = [] if masks is None else [_mask_folder(masks)]
-    found = [path for path, _ in find_pictures([folder], exclude=[*exclude, *own])]
-    beside = _by_stem(own[0]) if own else {}
+    mask_folders = [] if masks is None else [_mask_folder(masks)]
+    paths = [path for path, _ in find_pictures([folder], exclude=[*exclude, *mask_folders])]
+    stem_masks = _by_stem(mask_folders[0]) if mask_folders else {}
     cases = []
-    for number, path in enumerate(found):
+    for number, path in enumerate(paths):
         name = path.relative_to(folder)
-        mask = beside.get(name.with_suffix("").as_posix()) or beside.get(name.stem)
+        mask = stem_masks.get(name.with_suffix("").as_posix()) or stem_masks.get(name.stem)
         annotation = {"mask": f"./{mask}"} if mask else {}
-        root, image = str(own[0]) if own else "", name.as_posix()
+        root, image = str(mask_folders[0]) if mask_folders else "", name.as_posix()
         cases.append(Case(number, 0, image, str(path), image, masks=annotation, root=root, target=target or ""))
     return EvaluationData(str(folder), cases, patients=False)
 
@@ -95,19 +95,19 @@ def _of_table(
     path: str, masks: str | None, boxes: str | None, target: str | None, image: str | None, patient: str | None
 ) -> EvaluationData:
     table, ragged = read_table(path)
-    known = [name for name in table.columns if name != LINE]
+    headers = [name for name in table.columns if name != LINE]
     root = path.rpartition("/")[0] if is_address(path) else str(Path(path).parent)
-    images = image_column(known, name=image, option="--image", table=path)
-    patients = patient_column(known, name=patient, option="--patient", table=path)
-    columns = {"boxes": named_column(known, boxes, option="--boxes")} if boxes else {}
+    images = image_column(headers, name=image, option="--image", table=path)
+    patients = patient_column(headers, name=patient, option="--patient", table=path)
+    columns = {"boxes": named_column(headers, boxes, option="--boxes")} if boxes else {}
     folder = None
-    if masks is not None and masks not in known and Path(masks).is_dir():
+    if masks is not None and masks not in headers and Path(masks).is_dir():
         folder = _mask_folder(masks)
     elif masks is not None:
-        columns["mask"] = named_column(known, masks, option="--masks")
-    beside = {} if folder is None else _by_stem(folder)
+        columns["mask"] = named_column(headers, masks, option="--masks")
+    stem_masks = {} if folder is None else _by_stem(folder)
     classes = (
-        named_column(known, target[len(_COLUMN) :], option="--target")
+        named_column(headers, target[len(_COLUMN) :], option="--target")
         if target and target.startswith(_COLUMN)
         else None
     )
@@ -115,18 +115,18 @@ def _of_table(
     for number, row in enumerate(table.iter_rows(named=True)):
         name = row[images].strip()
         cells = {kind: cell for kind, column in columns.items() if (cell := row[column].strip()) not in _NOTHING}
-        if folder is not None and (mask := beside.get(Path(name).stem)):
+        if folder is not None and (mask := stem_masks.get(Path(name).stem)):
             cells["mask"] = f"./{os.path.relpath(folder / mask, root)}"
-        whose = row[patients].strip() if patients else name
-        wanted = row[classes].strip() if classes else target or ""
+        person = row[patients].strip() if patients else name
+        class_name = row[classes].strip() if classes else target or ""
         problem = ragged.get(number, "") or ("" if name else f"{images} is blank: name the image file")
-        if patients and not whose:
+        if patients and not person:
             problem = problem or f"{patients} is blank: name the patient"
-        if classes and not wanted:
+        if classes and not class_name:
             problem = problem or f"{classes} is blank: name the class"
         problems = {"": problem} if problem else {}
-        where = {"source": located(name, root), "patient": whose, "root": root}
-        cases.append(Case(number, row[LINE], name, **where, masks=cells, target=wanted, problems=problems))
+        where = {"source": located(name, root), "patient": person, "root": root}
+        cases.append(Case(number, row[LINE], name, **where, masks=cells, target=class_name, problems=problems))
     return EvaluationData(path, cases, patients=patients is not None)
 
 
@@ -139,6 +139,6 @@ def _mask_folder(masks: str) -> Path:
 
 def _by_stem(folder: Path) -> dict[str, str]:
     """Return the masks of a folder by their relative path without suffix, and by their bare name."""
-    found = [path.relative_to(folder) for path, _ in find_pictures([folder])]
-    bare = {path.stem: path.as_posix() for path in found}
-    return bare | {path.with_suffix("").as_posix(): path.as_posix() for path in found}
+    paths = [path.relative_to(folder) for path, _ in find_pictures([folder])]
+    bare = {path.stem: path.as_posix() for path in paths}
+    return bare | {path.with_suffix("").as_posix(): path.as_posix() for path in paths}

@@ -50,32 +50,32 @@ def metric_figure(table: Table, metric: str, *, name: str) -> Drawn:
         for cell in cells
     ]
     text = "; ".join(f"{row[0]} {row[1]}" for row in rows)
-    other = "" if null is None else f" ({null['method']})"
-    columns = ("Method", "Mean (95 % interval)", "Pictures", f"Less the best null{other}", f"Less {table['reference']}")
+    label = "" if null is None else f" ({null['method']})"
+    columns = ("Method", "Mean (95 % interval)", "Pictures", f"Less the best null{label}", f"Less {table['reference']}")
     return Drawn(f"{metric} {arrow(metric)}".strip(), svg(figure, name, text=f"{metric}: {text}."), columns, rows)
 
 
-def _difference(found: Mapping[str, Any] | None) -> str:
-    if found is None or found["difference"] is None:
+def _difference(comparison: Mapping[str, Any] | None) -> str:
+    if comparison is None or comparison["difference"] is None:
         return _ABSENT
-    p = "" if found["p"] is None else " (p < .001)" if found["p"] < 0.001 else f" (p {found['p']:.3f})"
-    return f"{number(found['difference'], 3)}{p}"
+    p = "" if comparison["p"] is None else " (p < .001)" if comparison["p"] < 0.001 else f" (p {comparison['p']:.3f})"
+    return f"{number(comparison['difference'], 3)}{p}"
 
 
 def against_figure(table: Table, across: str, upwards: str, *, name: str) -> Drawn | None:
     """Plot two metrics against each other: one point per method, with crosses for nulls."""
     points = []
-    for one in table["methods"]:
-        pair = [cell_of(table, one["method"], metric) for metric in (across, upwards)]
+    for entry in table["methods"]:
+        pair = [cell_of(table, entry["method"], metric) for metric in (across, upwards)]
         if all(cell is not None and cell["estimate"] is not None for cell in pair):
-            points.append((one, pair[0]["estimate"], pair[1]["estimate"]))  # type: ignore[index]
+            points.append((entry, pair[0]["estimate"], pair[1]["estimate"]))  # type: ignore[index]
     if len(points) < 2:
         return None
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(_WIDE, _HIGH), layout="constrained")
         ax = figure.add_subplot()
-        for one, x, y in points:
-            null, restricted = one["method"] in NULLS, bool(one["restricted"])
+        for entry, x, y in points:
+            null, restricted = entry["method"] in NULLS, bool(entry["restricted"])
             marker = "X" if null else "o"
             face = "none" if restricted else ORANGE if null else BLUE
             ax.scatter([x], [y], s=38, marker=marker, facecolors=face, edgecolors=ORANGE if null else BLUE, zorder=3)
@@ -83,24 +83,24 @@ def against_figure(table: Table, across: str, upwards: str, *, name: str) -> Dra
         ax.margins(x=0.06, y=0.08)
         _labelled(ax, points)
         ax.set(xlabel=f"{across} {arrow(across)}", ylabel=f"{upwards} {arrow(upwards)}")
-    text = "; ".join(f"{one['method']} {number(x)}, {number(y)}" for one, x, y in points)
+    text = "; ".join(f"{entry['method']} {number(x)}, {number(y)}" for entry, x, y in points)
     return Drawn(f"{upwards} against {across}", svg(figure, name, text=f"{across}, {upwards}: {text}."))
 
 
 def _labelled(ax: Any, points: Sequence[tuple[Mapping[str, Any], float, float]]) -> None:
     """Add names beside the points, moved up or down until they cover no others; methods at one point share a line."""
     groups: dict[tuple[float, float], list[str]] = {}
-    for one, x, y in points:
-        groups.setdefault((round(x, 3), round(y, 3)), []).append(one["method"])
+    for entry, x, y in points:
+        groups.setdefault((round(x, 3), round(y, 3)), []).append(entry["method"])
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
     across, up = _WIDE * 72 / (right - left), _HIGH * 72 / (high - low)  # points of the page
-    taken: list[tuple[float, float, float]] = []
+    labels: list[tuple[float, float, float]] = []
     for (x, y), names in sorted(groups.items(), key=lambda item: (item[0][1], item[0][0])):
         text = ", ".join(names)
         width, at = 4.2 * len(text), x * across
         start = at - width - 6 if at + width > right * across else at + 6
-        shift = next(s for s in _shifts() if not _covers(taken, start, width, y * up + s))
-        taken.append((start, width, y * up + shift))
+        shift = next(s for s in _shifts() if not _covers(labels, start, width, y * up + s))
+        labels.append((start, width, y * up + shift))
         line = {"arrowstyle": "-", "lw": 0.5, "color": GREY} if abs(shift) > _LINE else None
         ax.annotate(
             text,
@@ -118,43 +118,43 @@ def _shifts() -> Iterator[float]:
     return (sign * k * _LINE for k in itertools.count() for sign in ((1, -1) if k else (1,)))
 
 
-def _covers(taken: Sequence[tuple[float, float, float]], start: float, width: float, y: float) -> bool:
+def _covers(labels: Sequence[tuple[float, float, float]], start: float, width: float, y: float) -> bool:
     """Return whether a label would cover one that is already placed."""
-    return any(abs(y - there) < _LINE and start < s + w and s < start + width for s, w, there in taken)
+    return any(abs(y - label_y) < _LINE and start < s + w and s < start + width for s, w, label_y in labels)
 
 
 def cascade_figure(table: Table, *, name: str) -> Drawn | None:
     """Plot how similar maps stay while weights become random: one row of cells per method, from trained to random."""
-    found = [one for one in table["methods"] if one["sanity"]]
-    if not found:
+    entries = [entry for entry in table["methods"] if entry["sanity"]]
+    if not entries:
         return None
-    found.sort(key=lambda one: (one["sanity"]["passed"], -(one["sanity"]["curve"][-1] or 0.0)))
-    curves = np.array([[np.nan if v is None else v for v in one["sanity"]["curve"]] for one in found], float)
+    entries.sort(key=lambda entry: (entry["sanity"]["passed"], -(entry["sanity"]["curve"][-1] or 0.0)))
+    curves = np.array([[np.nan if v is None else v for v in entry["sanity"]["curve"]] for entry in entries], float)
     with mpl.rc_context(SETTINGS):
-        figure, ax = lines(len(found), height=0.2)
+        figure, ax = lines(len(entries), height=0.2)
         colours = mpl.colormaps["viridis"]
         for y, curve in enumerate(curves):
             for x, value in enumerate(curve):
                 shade = "#e3e7ec" if np.isnan(value) else colours(float(np.clip(abs(value), 0, 1)))
                 ax.add_patch(mpl.patches.Rectangle((x, y - 0.42), 0.96, 0.84, facecolor=shade, lw=0))
-                shown = "" if np.isnan(value) else f"{value:.1f}".replace("-", "−")
+                digits = "" if np.isnan(value) else f"{value:.1f}".replace("-", "−")
                 colour = "white" if abs(np.nan_to_num(value)) < 0.6 else "#1b2330"
-                ax.text(x + 0.48, y, shown, ha="center", va="center", fontsize=7, color=colour)
+                ax.text(x + 0.48, y, digits, ha="center", va="center", fontsize=7, color=colour)
         steps = curves.shape[1]
         ax.set_xlim(0, steps)
         ax.grid(visible=False)
         ax.set_xticks(np.arange(steps) + 0.48, [f"{(k + 1) / steps:.0%}" for k in range(steps)])
-        labels = [f"{one['method']}: {'passed' if one['sanity']['passed'] else 'failed'}" for one in found]
-        ax.set_yticks(range(len(found)), labels)
+        labels = [f"{entry['method']}: {'passed' if entry['sanity']['passed'] else 'failed'}" for entry in entries]
+        ax.set_yticks(range(len(entries)), labels)
         ax.set_xlabel("share of the network that is random, from the last layer")
     rows = [
         (
-            one["method"],
-            "passed" if one["sanity"]["passed"] else "failed",
-            ", ".join(_ABSENT if v is None else number(v) for v in one["sanity"]["curve"]),
-            str(one["sanity"]["pictures"]),
+            entry["method"],
+            "passed" if entry["sanity"]["passed"] else "failed",
+            ", ".join(_ABSENT if v is None else number(v) for v in entry["sanity"]["curve"]),
+            str(entry["sanity"]["pictures"]),
         )
-        for one in found
+        for entry in entries
     ]
     text = "; ".join(f"{row[0]} {row[1]} ({row[2]})" for row in rows)
     columns = ("Method", "Sanity", "Rank correlation with the trained network's map", "Pictures")
@@ -163,19 +163,19 @@ def cascade_figure(table: Table, *, name: str) -> Drawn | None:
 
 def cost_figure(table: Table, *, name: str) -> Drawn:
     """Plot the seconds per map, on a logarithmic axis."""
-    found = sorted((one for one in table["methods"] if one["seconds"]), key=lambda one: one["seconds"])
+    entries = sorted((entry for entry in table["methods"] if entry["seconds"]), key=lambda entry: entry["seconds"])
     with mpl.rc_context(SETTINGS):
-        figure, ax = lines(len(found), height=0.19)
-        for y, one in enumerate(found):
-            ax.plot([one["seconds"]], [y], "o", color=BLUE, ms=5)
+        figure, ax = lines(len(entries), height=0.19)
+        for y, entry in enumerate(entries):
+            ax.plot([entry["seconds"]], [y], "o", color=BLUE, ms=5)
         ax.set_xscale("log")
-        seconds = [one["seconds"] for one in found] or [1.0]
+        seconds = [entry["seconds"] for entry in entries] or [1.0]
         ticks = [t for t in (0.001, 0.01, 0.1, 1, 10, 100, 1000) if min(seconds) / 5 <= t <= max(seconds) * 5]
         ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
         ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
-        ax.set_yticks(range(len(found)), [one["method"] for one in found])
+        ax.set_yticks(range(len(entries)), [entry["method"] for entry in entries])
         ax.set_xlabel("seconds per map")
-    rows = [(one["method"], f"{one['seconds']:.3g}", f"{one['passes']:.0f}") for one in found]
+    rows = [(entry["method"], f"{entry['seconds']:.3g}", f"{entry['passes']:.0f}") for entry in entries]
     text = "; ".join(f"{row[0]} {row[1]} s, {row[2]} passes" for row in rows)
     return Drawn("Cost", svg(figure, name, text=f"Cost: {text}."), ("Method", "Seconds", "Forward passes"), rows)
 

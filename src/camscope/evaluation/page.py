@@ -75,8 +75,8 @@ def _content(content: Mapping[str, Any], rows: pl.DataFrame) -> dict[str, Any]:
         "counts": {
             "pictures": content["data"]["pictures"],
             "annotated": content["data"]["annotated"],
-            "methods": sum(not one["null"] and bool(one["pictures"]) for one in methods),
-            "maps": sum(one["pictures"] for one in methods),
+            "methods": sum(not entry["null"] and bool(entry["pictures"]) for entry in methods),
+            "maps": sum(entry["pictures"] for entry in methods),
         },
         "patients": rows["patient"].n_unique() if content["data"]["patients"] else None,
         "kinds": [
@@ -91,9 +91,9 @@ def _content(content: Mapping[str, Any], rows: pl.DataFrame) -> dict[str, Any]:
         "nulls": NULLS,
         "null_words": WORDS,
         "drawn": _drawn(table),
-        "sheet": _sheet(rows, [one["method"] for one in ordered(table)]),
-        "refused": [one for one in methods if one["refused"]],
-        "restricted": [one for one in methods if one["restricted"] and not one["refused"]],
+        "sheet": _sheet(rows, [entry["method"] for entry in ordered(table)]),
+        "refused": [entry for entry in methods if entry["refused"]],
+        "restricted": [entry for entry in methods if entry["restricted"] and not entry["refused"]],
         "failures": _failures(rows),
         "area": _mean_area(rows),
     }
@@ -112,38 +112,38 @@ def _described(metric: str) -> str:
 def _order(table: Mapping[str, Any], what: str) -> list[Mapping[str, Any]]:
     """Return the methods of one table by their mean rank in its kind, and those without by that in localisation."""
     ranks = table["ranks"]
-    fallback = {one["method"]: place for place, one in enumerate(ordered(table))}
-    run = [one for one in table["methods"] if one["pictures"]]
-    return sorted(run, key=lambda one: (ranks.get(one["method"], {}).get(what, 1e9), fallback[one["method"]]))
+    fallback = {entry["method"]: place for place, entry in enumerate(ordered(table))}
+    run = [entry for entry in table["methods"] if entry["pictures"]]
+    return sorted(run, key=lambda entry: (ranks.get(entry["method"], {}).get(what, 1e9), fallback[entry["method"]]))
 
 
 def _drawn(table: Mapping[str, Any]) -> dict[str, list[Drawn]]:
     """Return the figures of each section."""
-    shown = [name for name in measured(table) if FACTS[name].best != "none"]
-    pair = next(((x, y) for x, y in _PAIRS if {x, y} <= set(shown)), None)
+    metrics = [name for name in measured(table) if FACTS[name].best != "none"]
+    pair = next(((x, y) for x, y in _PAIRS if {x, y} <= set(metrics)), None)
     against = None if pair is None else against_figure(table, *pair, name="against")
     cascade = cascade_figure(table, name="cascade")
-    made: dict[str, Sequence[Drawn | None]] = {
+    figures: dict[str, Sequence[Drawn | None]] = {
         "against": [against],
         "cascade": [cascade],
         "cost": [cost_figure(table, name="cost")],
-        "metrics": [metric_figure(table, name, name=f"m{n}") for n, name in enumerate(shown)],
+        "metrics": [metric_figure(table, name, name=f"m{n}") for n, name in enumerate(metrics)],
     }
     return {
-        section: [Drawn(d.title, Markup(d.svg), d.columns, d.rows) for d in drawn if d is not None]
-        for section, drawn in made.items()
+        section: [Drawn(d.title, Markup(d.svg), d.columns, d.rows) for d in panels if d is not None]
+        for section, panels in figures.items()
     }
 
 
 def _sheet(rows: pl.DataFrame, methods: Sequence[str]) -> dict[str, Any]:
     """Return the maps of the first images as data addresses: one line per method, "" where there is no map."""
-    made = rows.filter(pl.col("overlay").is_not_null())
-    cases = made["case"].unique().sort().to_list()[:_SHOWN]
+    subset = rows.filter(pl.col("overlay").is_not_null())
+    cases = subset["case"].unique().sort().to_list()[:_SHOWN]
     overlays = {
         (row["method"], row["case"]): "data:image/jpeg;base64," + base64.b64encode(row["overlay"]).decode()
-        for row in made.filter(pl.col("case").is_in(cases)).select("method", "case", "overlay").iter_rows(named=True)
+        for row in subset.filter(pl.col("case").is_in(cases)).select("method", "case", "overlay").iter_rows(named=True)
     }
-    classes = [made.filter(pl.col("case") == case)["class"][0] for case in cases]
+    classes = [subset.filter(pl.col("case") == case)["class"][0] for case in cases]
     lines = [
         {"method": method, "maps": [overlays.get((method, case), "") for case in cases]}
         for method in methods

@@ -73,5 +73,5 @@ def on_few(metric: str) -> bool:
 
 def schema(metrics: Iterable[str]) -> dict[str, Any]:
     """Return every column of an evaluation's rows, in order, with its type."""
-    measured = {name: pl.List(pl.Float64) if FACTS[name].tuned else pl.Float64 for name in metrics}
-    return CASE | MAP | measured | {CURVE: pl.List(pl.Float64)} | FILES
+    metric_types = {name: pl.List(pl.Float64) if FACTS[name].tuned else pl.Float64 for name in metrics}
+    return CASE | MAP | metric_types | {CURVE: pl.List(pl.Float64)} | FILES

@@ -50,29 +50,29 @@ def evaluate(
     store = Store(Path(out), record=EVALUATION)
     with store.locked():
         torch.manual_seed(plan.seed)
-        before = store.read_record()
-        if before.get("plan") == plan.fingerprint:
+        last_record = store.read_record()
+        if last_record.get("plan") == plan.fingerprint:
             with as_written(store.folder):
-                contestants = [EvaluatedMethod(**one) for one in before["contestants"]]
+                contestants = [EvaluatedMethod(**facts) for facts in last_record["contestants"]]
         else:
             contestants = _entered(plan, progress)
         store.begin(plan.fingerprint)
         content = recorded(plan, contestants)
         store.record(content | {"finished": False})
-        known = store.known()
-        for text in known.damaged:
+        cached_rows = store.known()
+        for text in cached_rows.damaged:
             say(f"{text}: its rows are computed again")
-        step = EvaluationStep(plan, contestants, known)
-        columns, total, done = schema(plan.metrics), len(plan.data.cases) * len(contestants), 0
+        step = EvaluationStep(plan, contestants, cached_rows)
+        columns, total, row_count = schema(plan.metrics), len(plan.data.cases) * len(contestants), 0
         numbers = itertools.count()
         for batch in _batches(plan):
             for contestant, rows in step.rows(batch):
-                progress(contestant.name, done, total)
-                made = list(rows())
-                store.write(plan.fingerprint, next(numbers), rows=made, columns=columns)
-                done += len(made)
-                yield from made
-        progress("", done, total)
+                progress(contestant.name, row_count, total)
+                new_rows = list(rows())
+                store.write(plan.fingerprint, next(numbers), rows=new_rows, columns=columns)
+                row_count += len(new_rows)
+                yield from new_rows
+        progress("", row_count, total)
         store.finish()
         store.record(content | {"finished": True})
 
@@ -104,7 +104,7 @@ def recorded(plan: EvaluationPlan, contestants: Sequence[EvaluatedMethod]) -> di
             "patients": plan.data.patients,
         },
         "metrics": list(plan.metrics),
-        "contestants": [one.to_dict() for one in contestants],
+        "contestants": [contestant.to_dict() for contestant in contestants],
         "run": {
             "device": str(next(model.net.parameters(), torch.empty(0)).device),
             "threads": torch.get_num_threads(),
@@ -131,10 +131,10 @@ def _entered(plan: EvaluationPlan, progress: Progress) -> list[EvaluatedMethod]:
         except CamscopeError as error:
             fault = fault or error
             continue
-        found = []
+        contestants = []
         for name in plan.methods:
             progress(f"{name}, once", 0, len(plan.methods) * len(plan.data.cases))
-            found.append(
+            contestants.append(
                 entered(
                     name,
                     model=plan.model,
@@ -145,5 +145,5 @@ def _entered(plan: EvaluationPlan, progress: Progress) -> list[EvaluatedMethod]:
                     most=plan.most_passes,
                 )
             )
-        return found
+        return contestants
     raise PictureError(f"none of the {len(plan.data.cases)} pictures can be used; of the first: {fault}")

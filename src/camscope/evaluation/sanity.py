@@ -119,8 +119,8 @@ def sanity(
     goals = _one_each(run, target)
 
     def explain(net: nn.Module) -> Tensor:
-        again = BatchExplainer.over(dataclasses.replace(model, net=net), samples, functions=[function], layer=layer)
-        return again.maps(name, function, goals=goals, settings=settings or {}).raw
+        rerun = BatchExplainer.over(dataclasses.replace(model, net=net), samples, functions=[function], layer=layer)
+        return rerun.maps(name, function, goals=goals, settings=settings or {}).raw
 
     trained = run.maps(name, function, goals=goals, settings=settings or {}).raw
     inputs = run.forward.pictures.detach()
@@ -139,9 +139,9 @@ def sanity(
 
 def _one_each(run: BatchExplainer, target: TargetSpec) -> dict[int, ResolvedTarget]:
     goals = run.goals([target])
-    if any(len(listed) != 1 for listed in goals):
+    if any(len(image_goals) != 1 for image_goals in goals):
         raise SettingError(f"a sanity check explains one target of each picture, and {target!r} asks for others")
-    return {i: listed[0] for i, listed in enumerate(goals)}
+    return {i: image_goals[0] for i, image_goals in enumerate(goals)}
 
 
 def _mean(curves: list[Tensor]) -> tuple[float, ...]:

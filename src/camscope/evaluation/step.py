@@ -89,11 +89,11 @@ class EvaluationStep:
     ) -> Iterator[Row]:
         """Yield the rows of one method."""
         contestant = self.contestants[number]
-        for one, members in passes:
+        for batch_pass, members in passes:
             tasks = [(work, work.tasks[number]) for work in members]
             lacking = [work for work, task in tasks if task.wanted and task.cached is None and not task.fault]
             for rows, measured in attempt(
-                partial(self._measure, contestant, one),
+                partial(self._measure, contestant, batch_pass),
                 lacking,
                 fail=lambda work, error: note([work.tasks[number]], error),
             ):
@@ -105,18 +105,22 @@ class EvaluationStep:
     def begin(self, case: Case) -> _ImageWork:
         """Return the rows of an image, before its file is read."""
         return _ImageWork(
-            case, [_MethodTask(one.name, wanted=self._is_wanted(one, case), contestant=one) for one in self.contestants]
+            case,
+            [
+                _MethodTask(contestant.name, wanted=self._is_wanted(contestant, case), contestant=contestant)
+                for contestant in self.contestants
+            ],
         )
 
     def reuse(self, work: _ImageWork) -> bool:
         """Look up the rows that earlier runs made of an image."""
         case = work.case
         annotations = [case.mask_content(name) for name in case.masks]
-        wanted = [task for task in work.tasks if task.wanted]
-        for task in wanted:
+        tasks = [task for task in work.tasks if task.wanted]
+        for task in tasks:
             task.key = self._key(task.contestant, work, annotations)
             task.cached = self.known.get(task.key, image=case.image)
-        return any(task.cached is None for task in wanted)
+        return any(task.cached is None for task in tasks)
 
     def prepare(self, work: _ImageWork, content: bytes) -> None:
         """Decode the image, and read its annotation."""
@@ -131,9 +135,9 @@ class EvaluationStep:
 
     def _key(self, contestant: EvaluatedMethod, work: _ImageWork, annotations: Sequence[str]) -> str:
         case = work.case
-        more = self._averaged + case.patient if contestant.name == AVERAGE else ""
+        extra = self._averaged + case.patient if contestant.name == AVERAGE else ""
         role = self._repeated(contestant, case.number)
-        made_with = (contestant.name, dict(contestant.settings), self._made_with, more, role)
+        made_with = (contestant.name, dict(contestant.settings), self._made_with, extra, role)
         return key_of(work.sha256, split(case.source)[1], annotations, case.target, made_with)
 
     def _repeated(self, contestant: EvaluatedMethod, number: int) -> bool:
@@ -142,15 +146,17 @@ class EvaluationStep:
 
     def _passes(self, works: Sequence[_ImageWork]) -> list[tuple[_Pass, Sequence[_ImageWork]]]:
         """Run one forward pass over the images with missing rows; where an image fails, over the others again."""
-        found = list(attempt(self._pass, works, fail=lambda work, error: work.fail(error)))
-        if len(found) > 1:
-            sound = [work for _, members in found for work in members]
-            found = list(attempt(self._pass, sound, fail=lambda work, error: work.fail(error)))
-        return found
+        passes = list(attempt(self._pass, works, fail=lambda work, error: work.fail(error)))
+        if len(passes) > 1:
+            sound = [work for _, members in passes for work in members]
+            passes = list(attempt(self._pass, sound, fail=lambda work, error: work.fail(error)))
+        return passes
 
     def _pass(self, works: Sequence[_ImageWork]) -> _Pass:
         """Run one forward pass, and settle what is explained in each image."""
-        functions = [one.function for one in self.contestants if not one.null and not one.refused]
+        functions = [
+            contestant.function for contestant in self.contestants if not contestant.null and not contestant.refused
+        ]
         samples = [work.samples[self.plan.model.name] for work in works]
         start = time.perf_counter()
         run = BatchExplainer.over(self.plan.model, samples, functions=functions, layer=self._layer)
@@ -164,21 +170,21 @@ class EvaluationStep:
                 work.fail(error)
         return _Pass(run, (time.perf_counter() - start) / len(works))
 
-    def _measure(self, contestant: EvaluatedMethod, one: _Pass, works: Sequence[_ImageWork]) -> list[Row]:
+    def _measure(self, contestant: EvaluatedMethod, batch_pass: _Pass, works: Sequence[_ImageWork]) -> list[Row]:
         """Return the columns of a method's rows beyond those of the image."""
-        run = one.run
+        run = batch_pass.run
         samples = [work.samples[self.plan.model.name] for work in works]
         places = [next(i for i, s in enumerate(run.samples) if s is sample) for sample in samples]
         goals = {i: work.goal for i, work in zip(places, works, strict=True) if work.goal is not None}
-        found = self._maps(contestant, run, goals, cases=[work.case for work in works], shared=one.seconds)
+        result = self._maps(contestant, run, goals, cases=[work.case for work in works], shared=batch_pass.seconds)
         subject = MapBatch(
             run.model,
             samples,
             list(goals.values()),
             run.outputs[places],
-            found.maps.float(),
+            result.maps.float(),
             [work.mask for work in works],
-            self._draw(contestant, found.maps.float(), samples),
+            self._draw(contestant, result.maps.float(), samples),
             [k for k, work in enumerate(works) if self._repeated(contestant, work.case.number)],
             self._layer,
             self.plan.engine,
@@ -187,19 +193,19 @@ class EvaluationStep:
         probabilities = run.model.probability(run.outputs.float())
         rows = []
         for k, (i, work) in enumerate(zip(places, works, strict=True)):
-            goal, grid = goals[i], found.maps[k]
+            goal, grid = goals[i], result.maps[k]
             values = {
                 "class": goal.label,
                 "index": goal.index,
                 "score": float(run.outputs[i, goal.index]),
                 "probability": None if probabilities is None else float(probabilities[i, goal.index]),
-                "layer": found.layer,
+                "layer": result.layer,
                 "grid_height": grid.shape[0],
                 "grid_width": grid.shape[1],
                 "empty": not bool((grid.nan_to_num(0.0, 0.0, 0.0) > 0).any()),
-                "notes": list(found.notes[k]),
-                "passes": found.passes,
-                "seconds": found.seconds,
+                "notes": list(result.notes[k]),
+                "passes": result.passes,
+                "seconds": result.seconds,
                 "area": None if work.mask is None else float(work.mask.mean()),
                 "overlay": thumbnail(samples[k], grid),
             }
@@ -224,10 +230,10 @@ class EvaluationStep:
     def _draw(self, contestant: EvaluatedMethod, maps: Tensor, samples: Sequence[Sample]) -> Draw:
         sources = [sample.picture for sample in samples]
 
-        def draw(model: Model, wanted: Sequence[Sample], goals: Sequence[ResolvedTarget]) -> Tensor:
+        def draw(model: Model, group: Sequence[Sample], goals: Sequence[ResolvedTarget]) -> Tensor:
             if contestant.null:
-                return torch.stack([maps[next(i for i, p in enumerate(sources) if p is s.picture)] for s in wanted])
-            return drawn_again(contestant, model, wanted, goals, layer=self._layer)
+                return torch.stack([maps[next(i for i, p in enumerate(sources) if p is s.picture)] for s in group])
+            return drawn_again(contestant, model, group, goals, layer=self._layer)
 
         return draw
 
@@ -261,7 +267,7 @@ def thumbnail(sample: Sample, grid: Tensor) -> bytes:
     image = Image.fromarray(sample.picture.rgb)
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     small = Picture(np.asarray(image, np.float32) / np.float32(255))
-    factors = [now / before for now, before in zip(small.size, sample.picture.size, strict=True)]
+    factors = [side / full_side for side, full_side in zip(small.size, sample.picture.size, strict=True)]
     start = tuple(s * f for s, f in zip(sample.window.start, factors, strict=True))
     extent = tuple(e * f for e, f in zip(sample.window.extent, factors, strict=True))
     window = Window(small.size, start, extent)

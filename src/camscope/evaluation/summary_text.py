@@ -42,23 +42,23 @@ def cell_of(table: Table, method: str, metric: str) -> Mapping[str, Any] | None:
 
 def measured(table: Table, what: str | None = None) -> list[str]:
     """Return the metrics that have cells, in the registry's order; only those of a kind if ``what`` is given."""
-    found = {cell["metric"] for cell in table["cells"]}
-    return [name for name in METRICS if name in found and what in (None, kind(METRICS[name]))]
+    names = {cell["metric"] for cell in table["cells"]}
+    return [name for name in METRICS if name in names and what in (None, kind(METRICS[name]))]
 
 
 def of_kind(table: Table, what: str) -> list[Mapping[str, Any]]:
     """Return the methods that were run, the best mean rank of a kind first, those without ranks last."""
     ranks = table["ranks"]
-    run = [one for one in table["methods"] if one["pictures"]]
-    return sorted(run, key=lambda one: ranks.get(one["method"], {}).get(what, float("inf")))
+    run = [entry for entry in table["methods"] if entry["pictures"]]
+    return sorted(run, key=lambda entry: ranks.get(entry["method"], {}).get(what, float("inf")))
 
 
 def sentences(table: Table) -> list[str]:
     """Return the main results in sentences, from the numbers alone."""
-    said = []
+    lines = []
     for what, words in (("localisation", "where the annotation is"), ("faithfulness", "what the score depends on")):
         metrics = [name for name in measured(table, what) if FACTS[name].best != "none" and name not in UNRANKED]
-        ranked = [one["method"] for one in of_kind(table, what) if what in table["ranks"].get(one["method"], {})]
+        ranked = [entry["method"] for entry in of_kind(table, what) if what in table["ranks"].get(entry["method"], {})]
         if not metrics or not ranked:
             continue
         proper = [name for name in ranked if name not in NULLS]
@@ -66,29 +66,29 @@ def sentences(table: Table) -> list[str]:
         ahead = [name for name in proper if first is None or ranked.index(name) < ranked.index(first)]
         if ahead:
             best = ", ".join(ahead[:3])
-            said.append(f"Best at showing {words}, by mean rank ({', '.join(metrics)}): {best}.")
+            lines.append(f"Best at showing {words}, by mean rank ({', '.join(metrics)}): {best}.")
         if first is not None and proper:
             verb = "ranks" if len(ahead) < 2 else "rank"
             beaten = f"{len(ahead) or 'none'} of {_counted(len(proper), 'method')} {verb}"
-            said.append(f"In showing {words}, {beaten} before the best baseline, {first}.")
-    said += _sanity(table)
+            lines.append(f"In showing {words}, {beaten} before the best baseline, {first}.")
+    lines += _sanity(table)
     groups: dict[str, list[str]] = {}
-    for one in table["methods"]:
-        if one["same_as"] and one["method"] not in NULLS and one["same_as"] not in NULLS:
-            groups.setdefault(one["same_as"], []).append(one["method"])
-    for first, more in groups.items():
-        said.append(f"These methods have the same values in all metrics: {_listed([first, *more])}.")
-    return said
+    for entry in table["methods"]:
+        if entry["same_as"] and entry["method"] not in NULLS and entry["same_as"] not in NULLS:
+            groups.setdefault(entry["same_as"], []).append(entry["method"])
+    for first, copies in groups.items():
+        lines.append(f"These methods have the same values in all metrics: {_listed([first, *copies])}.")
+    return lines
 
 
 def _sanity(table: Table) -> list[str]:
     """Return which methods fail the sanity check, and on how many images it was run."""
-    checked = [one for one in table["methods"] if one["sanity"] and one["method"] not in NULLS]
+    checked = [entry for entry in table["methods"] if entry["sanity"] and entry["method"] not in NULLS]
     if not checked:
         return []
-    least, most = (f(one["sanity"]["pictures"] for one in checked) for f in (min, max))
+    least, most = (f(entry["sanity"]["pictures"] for entry in checked) for f in (min, max))
     pictures = _counted(most, "picture") if least == most else f"{least} to {most} pictures"
-    failing = [one["method"] for one in checked if not one["sanity"]["passed"]]
+    failing = [entry["method"] for entry in checked if not entry["sanity"]["passed"]]
     if failing:
         why = "since their maps stay alike when the weights are random"
         return [f"Failed the sanity check on {pictures}, {why}: {_listed(failing)}."]
@@ -109,15 +109,15 @@ def headline_table(table: Table) -> list[str]:
     metrics = [name for name in HEADLINES if name in measured(table)]
     what = next((w for w in ("localisation", "faithfulness") if measured(table, w)), "complexity")
     rows = [["method", *(f"{name}{arrow(name)}" for name in metrics), "sanity", "passes", "s/map"]]
-    for one in of_kind(table, what):
-        sanity = "" if one["sanity"] is None else "passed" if one["sanity"]["passed"] else "failed"
-        name = (f"({one['method']})" if one["null"] else one["method"]) + ("†" if one["restricted"] else "")
-        values = [_short(cell_of(table, one["method"], metric)) for metric in metrics]
-        rows.append([name, *values, sanity, f"{one['passes']:.0f}", f"{one['seconds']:.2g}"])
+    for entry in of_kind(table, what):
+        sanity = "" if entry["sanity"] is None else "passed" if entry["sanity"]["passed"] else "failed"
+        name = (f"({entry['method']})" if entry["null"] else entry["method"]) + ("†" if entry["restricted"] else "")
+        values = [_short(cell_of(table, entry["method"], metric)) for metric in metrics]
+        rows.append([name, *values, sanity, f"{entry['passes']:.0f}", f"{entry['seconds']:.2g}"])
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     notes = ["rows in brackets are baselines; * significantly better than the best baseline (p < .05, Holm)"]
-    if any(one["restricted"] for one in table["methods"]):
+    if any(entry["restricted"] for entry in table["methods"]):
         notes.append("† run on few images, since it needs many passes; not ranked")
     return [*lines, *notes, *sentences(table)]
 

@@ -32,14 +32,14 @@ def agreement(explanations: Sequence[Explanation]) -> npt.NDArray[np.float64]:
 
     if not explanations:
         return np.empty((0, 0))
-    placed, seen = [], np.ones((_CELLS, _CELLS), bool)
+    maps, mask = [], np.ones((_CELLS, _CELLS), bool)
     for e in explanations:
         window = _coarse(e.window)
-        placed.append(place(torch.from_numpy(np.nan_to_num(e.cpu().grid)).double(), window).numpy())
-        inside = np.zeros_like(seen)
+        maps.append(place(torch.from_numpy(np.nan_to_num(e.cpu().grid)).double(), window).numpy())
+        inside = np.zeros_like(mask)
         inside[window.seen()] = True
-        seen &= inside
-    rows, number = torch.from_numpy(np.array([values[seen] for values in placed])), len(placed)
+        mask &= inside
+    rows, number = torch.from_numpy(np.array([values[mask] for values in maps])), len(maps)
     correlations: npt.NDArray[np.float64] = spearman(rows.repeat_interleave(number, 0), rows.repeat(number, 1)).numpy()
     return correlations.reshape(number, number)
 

@@ -89,21 +89,21 @@ def apply_method(
         traces = seen.traces(forward, targets, rows=rows)
         return Applied(joint_map(function, traces, **settings), traces[0].scores, seen.layer, forward, traces)
     forward = forward if rows is None else forward.only(rows)
-    given = _provided(function, forward, settings, layer=layer, layout=layout)
+    arguments = _provided(function, forward, settings, layer=layer, layout=layout)
     with torch.inference_mode(mode=False), torch.enable_grad(), without_autocast(forward.outputs):
-        raw = function(forward.net, forward.inputs, list(targets), **given).detach()
+        raw = function(forward.net, forward.inputs, list(targets), **arguments).detach()
     outputs = forward.outputs.detach()
     scores = torch.stack([target(output) for target, output in zip(targets, outputs, strict=True)])
-    return Applied(raw, scores, _place(function, given, chosen="layers" in settings), forward, ())
+    return Applied(raw, scores, _place(function, arguments, chosen="layers" in settings), forward, ())
 
 
 def _provided(
     function: NetworkMethod, forward: Forward, settings: Mapping[str, Any], *, layer: Layers, layout: Layout | None
 ) -> dict[str, Any]:
     """Return the settings of a method of the whole network, with the layers that its parameters ask for."""
-    takes = inspect.signature(function).parameters
-    given = dict(settings) | {"picture": forward.picture, "locate": locate_in(forward)}
-    if "layer" in takes:
+    parameters = inspect.signature(function).parameters
+    arguments = dict(settings) | {"picture": forward.picture, "locate": locate_in(forward)}
+    if "layer" in parameters:
         if layer is None:
             choice = choose_layer(forward.net, forward.inputs, picture=forward.picture, output=forward.output)
             names, layout = choice.layers, layout or choice.layouts[0]
@@ -111,23 +111,23 @@ def _provided(
             names = layer_names(forward.net, layer)
         if len(names) > 1:
             raise MethodError(f"{method_name(function)} takes one layer, and the score comes from {JOINT.join(names)}")
-        given["layer"] = names[0]
+        arguments["layer"] = names[0]
         if layout is not None:
-            given["locate"] = lambda *_: layout
-    if "layers" in takes and takes["layers"].default is inspect.Parameter.empty and "layers" not in given:
-        given["layers"] = stage_layers(forward.net, forward.inputs, picture=forward.picture, output=forward.output)
-    return {name: value for name, value in given.items() if name in takes or name in settings}
+            arguments["locate"] = lambda *_: layout
+    if "layers" in parameters and parameters["layers"].default is inspect.Parameter.empty and "layers" not in arguments:
+        arguments["layers"] = stage_layers(forward.net, forward.inputs, picture=forward.picture, output=forward.output)
+    return {name: value for name, value in arguments.items() if name in parameters or name in settings}
 
 
-def _place(function: NetworkMethod, given: Mapping[str, Any], *, chosen: bool) -> str:
+def _place(function: NetworkMethod, arguments: Mapping[str, Any], *, chosen: bool) -> str:
     """Return what a method of the whole network looked at; ``chosen``: its layers are those that the user named.
 
     >>> from camscope.methods import METHODS
     >>> _place(METHODS["occlusion"], {}, chosen=False), _place(METHODS["fullgrad"], {}, chosen=False)
     ('input', 'whole network')
     """
-    if "layer" in given:
-        return str(given["layer"])
-    if chosen and "layers" in given:
-        return ", ".join(given["layers"])
+    if "layer" in arguments:
+        return str(arguments["layer"])
+    if chosen and "layers" in arguments:
+        return ", ".join(arguments["layers"])
     return "input" if facts_of(function).at_input else "whole network"

@@ -103,8 +103,8 @@ class BatchExplainer:
         layer = layer or model.layer
         layout = model.layout if layer == model.layer else None
         with choosing_output(model.output):
-            forward, seen = run_pass(model.net, x, functions, layer=layer, layout=layout, engine=engine)
-        return cls(model.after(forward.bypassed), samples, forward, seen, layer, layout)
+            forward, recorded_layer = run_pass(model.net, x, functions, layer=layer, layout=layout, engine=engine)
+        return cls(model.after(forward.bypassed), samples, forward, recorded_layer, layer, layout)
 
     @property
     def outputs(self) -> Tensor:
@@ -136,44 +136,44 @@ class BatchExplainer:
             The index of the image and the explanation: by image, then by method, then by target.
         """
         columns = [
-            {i: listed[n] for i, listed in enumerate(goals) if len(listed) > n}
+            {i: image_goals[n] for i, image_goals in enumerate(goals) if len(image_goals) > n}
             for n in range(max(map(len, goals), default=0))
         ]
-        made: list[tuple[str, int, dict[int, _One]]] = []
+        map_sets: list[tuple[str, int, dict[int, _One]]] = []
         for name, function in functions:
             for n, column in enumerate(columns):
                 windows = [self.samples[i].window for i in column]
-                found = self.maps(name, function, goals=column, settings=settings)
-                made.append((name, n, found.placed(windows, to=to)))
-        _mark_same(made)
+                method_maps = self.maps(name, function, goals=column, settings=settings)
+                map_sets.append((name, n, method_maps.placed(windows, to=to)))
+        _mark_same(map_sets)
         outputs = self.outputs.float().cpu()
         probabilities = self.model.probability(outputs) if outputs.ndim == 2 else None
         repeat = _Repeat(self, settings)
         for i, sample in enumerate(self.samples):
             values = outputs[i] if probabilities is None else probabilities[i]
             top = _top(self.model, values)
-            for name, n, maps in made:
+            for name, n, maps in map_sets:
                 if i not in maps:
                     continue
-                goal, one = goals[i][n], maps[i]
+                goal, image_map = goals[i][n], maps[i]
                 yield (
                     i,
                     Explanation(
-                        heatmap=one.heatmap,
-                        grid=one.grid,
+                        heatmap=image_map.heatmap,
+                        grid=image_map.grid,
                         label=goal.label,
                         index=goal.index,
-                        score=one.score,
-                        probability=_probability(self.model, goal, one.score, probabilities, image=i),
+                        score=image_map.score,
+                        probability=_probability(self.model, goal, image_map.score, probabilities, image=i),
                         model=self.model.name,
                         method=name,
-                        layer=one.layer,
+                        layer=image_map.layer,
                         source=sample.source,
                         notes=(
                             *sample.notes,
                             *filter(None, [goal.note]),
-                            *one.notes,
-                            *filter(None, [_score_note(one.score)]),
+                            *image_map.notes,
+                            *filter(None, [_score_note(image_map.score)]),
                             *self.model.notes,
                         ),
                         picture=sample.picture,
@@ -203,38 +203,40 @@ class BatchExplainer:
             One map per target, in that order.
         """
         rows = list(goals)
-        chosen = None if rows == list(range(len(self.samples))) else rows
+        subset = None if rows == list(range(len(self.samples))) else rows
         targets = [goal.target for goal in goals.values()]
         facts = facts_of(function)
         with choosing_output(self.model.output):
-            found = apply_method(
+            result = apply_method(
                 function,
                 self.forward,
                 self.seen,
                 targets,
                 settings=known(function, settings),
-                rows=chosen,
+                rows=subset,
                 layer=self.layer,
                 layout=self.layout,
             )
-            raw = found.raw.float()
-            if found.traces:
-                said = notes(found.traces, raw, method=name, facts=facts)
-                said = [[*one, *more] for one, more in zip(said, self._shares(chosen, targets), strict=True)]
+            raw = result.raw.float()
+            if result.traces:
+                map_notes = notes(result.traces, raw, method=name, facts=facts)
+                map_notes = [
+                    [*texts, *shares] for texts, shares in zip(map_notes, self._shares(subset, targets), strict=True)
+                ]
             else:
-                said = network_notes(found.forward, raw, method=name, facts=facts)
-        return MethodMaps(rows, raw, found.scores.detach().tolist(), said, found.layer)
+                map_notes = network_notes(result.forward, raw, method=name, facts=facts)
+        return MethodMaps(rows, raw, result.scores.detach().tolist(), map_notes, result.layer)
 
     def _shares(self, rows: list[int] | None, targets: Sequence[Target]) -> list[list[str]]:
         """Return the notes on the layer: the engine, and the share of the score that passes through the layer."""
         if self.seen is None:
             raise AssertionError("only a pass that was recorded at a layer has a share")
-        said = [*([self.seen.engine.note] if self.seen.engine.note else []), *self.seen.place_notes]
+        layer_notes = [*([self.seen.engine.note] if self.seen.engine.note else []), *self.seen.place_notes]
         if self.seen.complete:
-            return [said for _ in targets]
+            return [layer_notes for _ in targets]
         forward = self.forward if rows is None else self.forward.only(rows)
         shares = carried_share(forward, self.seen, targets)
-        return [[f"{self.seen.paths_around}: it carries {share:.0%} of the score", *said] for share in shares]
+        return [[f"{self.seen.paths_around}: it carries {share:.0%} of the score", *layer_notes] for share in shares]
 
 
 class MethodMaps(NamedTuple):
@@ -268,27 +270,27 @@ class _One(NamedTuple):
     layer: str
 
 
-def _mark_same(made: list[tuple[str, int, dict[int, _One]]]) -> None:
+def _mark_same(map_sets: list[tuple[str, int, dict[int, _One]]]) -> None:
     """Note where several methods coincide on this model: their maps of a target differ only by a positive factor."""
-    for later, (name, column, maps) in enumerate(made):
-        for other, its_column, earlier in made[:later]:
-            if column != its_column or name == other:
+    for position, (name, column, maps) in enumerate(map_sets):
+        for earlier_name, earlier_column, earlier_maps in map_sets[:position]:
+            if column != earlier_column or name == earlier_name:
                 continue
-            for i, one in maps.items():
-                if same_map(one.cells, earlier[i].cells):
-                    one.notes.append(f"the same map as {other}: the two methods are one on this model")
+            for i, image_map in maps.items():
+                if same_map(image_map.cells, earlier_maps[i].cells):
+                    image_map.notes.append(f"the same map as {earlier_name}: the two methods are one on this model")
 
 
 def _placed(grids: Tensor, windows: list[Window], *, to: str) -> list[Any]:
     """Return the maps after the ReLU, placed on their images; images with the same window are placed together."""
     heat = grids.nan_to_num(0.0, 0.0, 0.0).relu()
-    placed: dict[int, Any] = {}
+    row_maps: dict[int, Any] = {}
     for window in dict.fromkeys(windows):
-        rows = [i for i, other in enumerate(windows) if other == window]
+        rows = [i for i, row_window in enumerate(windows) if row_window == window]
         with without_autocast(heat):
             maps = place(heat[rows], window)
-        placed |= dict(zip(rows, maps if to == "device" else maps.cpu().numpy(), strict=True))
-    return [placed[i] for i in range(len(windows))]
+        row_maps |= dict(zip(rows, maps if to == "device" else maps.cpu().numpy(), strict=True))
+    return [row_maps[i] for i in range(len(windows))]
 
 
 def _probability(

@@ -41,30 +41,30 @@ def notes(traces: Sequence[Trace], raw: Tensor, *, method: str, facts: MethodFac
     Returns:
         For each image the notes, most telling first; empty lists where nothing is to be said.
     """
-    said = _reading(traces[0].forward, method, facts)
+    method_notes = _reading(traces[0].forward, method, facts)
     empty = [_empty(traces, raw[i], i) for i in range(len(raw))]
     sums = _sums(traces[0], raw) if len(traces) == 1 and traces[0].used_gradients else [[] for _ in raw]
-    noted = [[text for trace in traces for text in trace.notes[i]] for i in range(len(raw))]
-    return [[*empty[i], *said, *noted[i], *sums[i]] for i in range(len(raw))]
+    trace_notes = [[text for trace in traces for text in trace.notes[i]] for i in range(len(raw))]
+    return [[*empty[i], *method_notes, *trace_notes[i], *sums[i]] for i in range(len(raw))]
 
 
 def network_notes(forward: Forward, raw: Tensor, *, method: str, facts: MethodFacts) -> list[list[str]]:
     """Return what has to be said about each map (B, ...) of a method that sees the whole network; see `notes`."""
-    said = _reading(forward, method, facts)
-    return [[*(_not_finite(forward, one) or _product(one, method) or _nothing_positive(one)), *said] for one in raw]
+    texts = _reading(forward, method, facts)
+    return [[*(_not_finite(forward, row) or _product(row, method) or _nothing_positive(row)), *texts] for row in raw]
 
 
 def _empty(traces: Sequence[Trace], raw: Tensor, image: int) -> list[str]:
     """Return why the map of one image shows nothing."""
     trace = traces[0]
-    if said := _not_finite(trace.forward, raw):
-        return said
+    if texts := _not_finite(trace.forward, raw):
+        return texts
     if not _nothing_positive(raw):
         return []
-    layers = " + ".join(repr(one.layer) for one in traces)
-    if not any(one.connected for one in traces):
+    layers = " + ".join(repr(layer_trace.layer) for layer_trace in traces)
+    if not any(layer_trace.connected for layer_trace in traces):
         return [f"the map is empty: the score does not depend on layer {layers}; name another layer or target"]
-    if trace.used_gradients and not any(bool(one.gradients[image].any()) for one in traces):
+    if trace.used_gradients and not any(bool(layer_trace.gradients[image].any()) for layer_trace in traces):
         score = float(trace.scores[image].detach())
         if has_boxes(trace.outputs.shape) and score < math.log(NEVER) + _ROUNDING:
             return ["the map is empty: no box was found that fits the target"]
@@ -115,15 +115,15 @@ def _nothing_positive(raw: Tensor) -> list[str]:
 
 
 def _reading(forward: Forward, method: str, facts: MethodFacts) -> list[str]:
-    said = []
+    texts = []
     if facts.class_agnostic:
-        said.append(f"{method} is class-agnostic: its map is the same for every class")
+        texts.append(f"{method} is class-agnostic: its map is the same for every class")
     if forward.note:
-        said.append(forward.note)
+        texts.append(forward.note)
     if forward.bypassed:
         text = _BYPASSED.get(forward.bypassed, "the logit before the final sigmoid is explained")
-        said.append(text)
-    return said
+        texts.append(text)
+    return texts
 
 
 def _sums(trace: Trace, raw: Tensor) -> list[list[str]]:
@@ -132,34 +132,34 @@ def _sums(trace: Trace, raw: Tensor) -> list[list[str]]:
     One linear layer: HiResCAM's map adds up to the score less the bias, and how nearly it does is said. A layer norm
     before it: Grad-CAM's map adds up to nearly 0, and that it has no level is said.
     """
-    said: list[list[str]] = [[] for _ in raw]
+    texts: list[list[str]] = [[] for _ in raw]
     with torch.inference_mode(mode=False):
         try:
             levels, frozen = linear_levels(trace), frozen_sums(trace)
         except RuntimeError:  # a network without a backward pass, explained by a method that needs none
-            return said
+            return texts
     if not bool((levels.isfinite() | frozen.isfinite()).any()):
-        return said
+        return texts
     gradcam = (trace.gradients * trace.activations).detach().sum(1)
     total = gradcam.flatten(1).sum(1)
-    off = (raw.to(gradcam) - gradcam).abs().flatten(1).amax(1) if raw.shape == gradcam.shape else torch.inf + total
-    is_gradcam = off <= _SAME * gradcam.abs().flatten(1).amax(1)
+    error = (raw.to(gradcam) - gradcam).abs().flatten(1).amax(1) if raw.shape == gradcam.shape else torch.inf + total
+    is_gradcam = error <= _SAME * gradcam.abs().flatten(1).amax(1)
     for image, values in enumerate(torch.stack([levels, frozen, total, is_gradcam.to(total)], 1).tolist()):
-        level, frozen_sum, sum_, same = values
+        level, frozen_sum, sum_, gradcam_flag = values
         if math.isfinite(level) and level:
             residual = abs(sum_ - level) / abs(level)
             # What is smaller is rounding, which differs from batch to batch.
             size = f"{residual:.1e}" if residual >= _ROUNDING else f"below {_ROUNDING:.0e}"
-            said[image].append(
+            texts[image].append(
                 f"completeness residual {size}: gradient times activation (HiResCAM) adds up to {sum_:.4g}, "
                 f"and the score minus the bias is {level:.4g}"
             )
-        if math.isfinite(frozen_sum) and same:
-            said[image].append(
+        if math.isfinite(frozen_sum) and gradcam_flag:
+            texts[image].append(
                 f"the map is a contrast without a level, since a layer norm follows the pooling: it adds up to "
                 f"{sum_:.2g}, nearly 0 whatever the score, and frozennormcam's to {frozen_sum:.4g}"
             )
-    return said
+    return texts
 
 
 def first_not_finite(forward: Forward) -> str:
@@ -174,11 +174,11 @@ def first_not_finite(forward: Forward) -> str:
     >>> first_not_finite(record(net, torch.zeros(1, 1, 2, 2), layers=["0"]))
     '1'
     """
-    net, found = forward.net, [""]
+    net, culprit = forward.net, [""]
 
     def check(name: str, output: object) -> None:
-        if not found[0] and not all(bool(t.isfinite().all()) for t in tensors(output) if t.dtype.is_floating_point):
-            found[0] = name
+        if not culprit[0] and not all(bool(t.isfinite().all()) for t in tensors(output) if t.dtype.is_floating_point):
+            culprit[0] = name
 
     handles = [
         m.register_forward_hook(lambda _, __, out, name=n: check(name, out)) for n, m in net.named_modules() if n
@@ -189,4 +189,4 @@ def first_not_finite(forward: Forward) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    return found[0]
+    return culprit[0]

@@ -90,15 +90,15 @@ def steps_sheet(
         MethodError: the method does not weight channels.
     """
     function = find_method(method)
-    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    records: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def watched(trace: Trace, **more: Any) -> torch.Tensor:
-        raw, weights = channel_weights(function, trace, **more)
-        seen.append((weights[0].cpu(), trace.activations[0].cpu()))
+    def watched(trace: Trace, **options: Any) -> torch.Tensor:
+        raw, weights = channel_weights(function, trace, **options)
+        records.append((weights[0].cpu(), trace.activations[0].cpu()))
         return raw
 
     e = explain(model, picture, method=watched, target=target, layer=layer, engine=engine, **settings)
-    weights, A = seen[0]
+    weights, A = records[0]
     shares = (weights[:, None] * A.flatten(1)).abs().sum(1)
     strongest = shares.topk(min(_CHANNELS, len(shares))).indices.tolist()
     placed = place(A[strongest], e.window).numpy()

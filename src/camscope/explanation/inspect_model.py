@@ -107,8 +107,8 @@ def axes(layout: Layout, count: int) -> str:
     >>> axes(Layout(), 4), axes(Layout(channel=2, grid=(14, 14), prefix=1), 3)
     ('(batch, channels, space, space)', '(batch, tokens, channels), tokens = 1 + 14 x 14')
     """
-    others = "space" if layout.grid is None else "tokens"
-    names = ["batch" if a == layout.batch else "channels" if a == layout.channel else others for a in range(count)]
+    default = "space" if layout.grid is None else "tokens"
+    names = ["batch" if a == layout.batch else "channels" if a == layout.channel else default for a in range(count)]
     text = f"({', '.join(names)})"
     if layout.grid is None:
         return text
@@ -130,11 +130,11 @@ def _same(run: BatchExplainer, goal: Any) -> list[list[str]]:
     groups: list[tuple[np.ndarray[Any, np.dtype[np.float32]], list[str]]] = []
     for name in _COMPARED:
         try:
-            made = run.maps(name, METHODS[name], goals={0: goal}, settings={})
+            method_maps = run.maps(name, METHODS[name], goals={0: goal}, settings={})
         except (CamscopeError, RuntimeError):
             continue  # a method that cannot be applied to this network
-        grid = made.raw[0].cpu().numpy()
-        group = next((names for other, names in groups if same_map(grid, other)), None)
+        grid = method_maps.raw[0].cpu().numpy()
+        group = next((names for group_grid, names in groups if same_map(grid, group_grid)), None)
         if group is None:
             groups.append((grid, [name]))
         else:

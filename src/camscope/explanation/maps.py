@@ -85,8 +85,8 @@ def cam(
     x = as_inputs(net, x, picture)
     targets = _listed(targets)
     columns: list[Any] = [targets if isinstance(targets, list) else [targets] * len(picture_of(x, picture))]
-    more: Any = {"method": method, "layer": layer, "layout": layout, "picture": picture, "output": output}
-    return _columns(net, x, columns, differentiable=differentiable, engine=engine, settings=settings, **more)[:, 0]
+    options: Any = {"method": method, "layer": layer, "layout": layout, "picture": picture, "output": output}
+    return _columns(net, x, columns, differentiable=differentiable, engine=engine, settings=settings, **options)[:, 0]
 
 
 def cams(
@@ -126,13 +126,13 @@ def cams(
     >>> cams(net, torch.randn(2, 3, 32, 32), targets=[[0, 1, 2], [2, 1, 0]]).shape
     torch.Size([2, 3, 15, 15])
     """
-    listed = targets.tolist() if isinstance(targets, (Tensor, np.ndarray)) else targets
-    rows = [_listed(row) for row in listed] if isinstance(listed, Sequence) else []
+    lists = targets.tolist() if isinstance(targets, (Tensor, np.ndarray)) else targets
+    rows = [_listed(row) for row in lists] if isinstance(lists, Sequence) else []
     if not rows or not all(isinstance(row, list) and len(row) == len(rows[0]) > 0 for row in rows):
         raise TargetError("targets must be one list per image, all of the same length: [[0, 1], [0, 1]]")
     columns = [list(column) for column in zip(*rows, strict=True)]
-    more: Any = {"method": method, "layer": layer, "layout": layout, "picture": picture, "output": output}
-    return _columns(net, as_inputs(net, x, picture), columns, engine=engine, settings=settings, **more)
+    options: Any = {"method": method, "layer": layer, "layout": layout, "picture": picture, "output": output}
+    return _columns(net, as_inputs(net, x, picture), columns, engine=engine, settings=settings, **options)
 
 
 def _columns(
@@ -161,11 +161,11 @@ def _columns(
             f"a differentiable map is made by engine='eager', and {engine!r} has no graph of the network"
         )
     if facts_of(function).whole_network:
-        named = [name for name, value in (("layer", layer), ("layout", layout)) if value is not None]
-        if named and "layer" not in inspect.signature(function).parameters:
-            raise MethodError(f"{method_name(method)} sees the whole network and takes no {named[0]}=")
+        names = [name for name, value in (("layer", layer), ("layout", layout)) if value is not None]
+        if names and "layer" not in inspect.signature(function).parameters:
+            raise MethodError(f"{method_name(method)} sees the whole network and takes no {names[0]}=")
     with choosing_output(output), torch.inference_mode(mode=False):
-        forward, seen = run_pass(
+        forward, recorded_layer = run_pass(
             net,
             x,
             [function],
@@ -175,24 +175,26 @@ def _columns(
             differentiable=differentiable,
             engine=engine,
         )
-        if seen is not None:
-            for text in seen.place_notes:
+        if recorded_layer is not None:
+            for text in recorded_layer.place_notes:
                 warnings.warn(text, stacklevel=3)
-            if not seen.complete:
-                warnings.warn(f"{seen.paths_around}; `explain` says which share it carries", stacklevel=3)
+            if not recorded_layer.complete:
+                warnings.warn(f"{recorded_layer.paths_around}; `explain` says which share it carries", stacklevel=3)
         maps = []
         for column in columns:
             targets = spread(column, forward)
-            found = apply_method(function, forward, seen, targets, settings=settings, layer=layer, layout=layout)
-            used = any(trace.used_gradients for trace in found.traces)
-            if used and not any(trace.connected for trace in found.traces):
+            result = apply_method(
+                function, forward, recorded_layer, targets, settings=settings, layer=layer, layout=layout
+            )
+            uses_gradients = any(trace.used_gradients for trace in result.traces)
+            if uses_gradients and not any(trace.connected for trace in result.traces):
                 raise LayerError(
-                    f"the scores have no gradient by layer {found.layer!r}: it is not on their way, or what follows "
+                    f"the scores have no gradient by layer {result.layer!r}: it is not on their way, or what follows "
                     "has none (quantised weights, argmax, detach); name another layer, or use a method such as "
                     "occlusion"
                 )
-            maps.append(found.raw)
-        like = forward.pictures if seen is None else forward.records[seen.layers[0]]
+            maps.append(result.raw)
+        like = forward.pictures if recorded_layer is None else forward.records[recorded_layer.layers[0]]
         return torch.stack(maps, 1).to(like.dtype)
 
 
@@ -230,24 +232,24 @@ def _listed(targets: Any) -> Any:
 
 def spread(targets: Asked | Sequence[Asked] | Tensor, forward: Forward) -> list[Target]:
     """Return one target function per image; predicted classes and indices are settled here, once and for all."""
-    listed = _listed(targets)
-    asked: list[Asked] = listed if isinstance(listed, list) else [listed] * forward.batch
-    if len(asked) != forward.batch:
+    target_value = _listed(targets)
+    requests: list[Asked] = target_value if isinstance(target_value, list) else [target_value] * forward.batch
+    if len(requests) != forward.batch:
         raise TargetError(
-            f"Expected targets to have one entry per image (batch of {forward.batch}), but got {len(asked)}"
+            f"Expected targets to have one entry per image (batch of {forward.batch}), but got {len(requests)}"
         )
-    return [_as_target(one, output) for one, output in zip(asked, forward.outputs.detach(), strict=True)]
+    return [_as_target(request, output) for request, output in zip(requests, forward.outputs.detach(), strict=True)]
 
 
-def _as_target(asked: Asked, output: Tensor) -> Target:
-    if asked is None:
+def _as_target(request: Asked, output: Tensor) -> Target:
+    if request is None:
         if output.ndim > 1:
             raise TargetError(
                 f"the output is a map {tuple(output.shape)} of scores; name what to explain of it as target"
             )
         return category(int(output.reshape(-1).argmax()))
-    if callable(asked):
-        return asked
-    target = category(class_index(asked))
+    if callable(request):
+        return request
+    target = category(class_index(request))
     target(output)
     return target

@@ -37,9 +37,9 @@ def find_method(method: str | Method | NetworkMethod) -> Method | NetworkMethod:
     if callable(method):
         return method
     name = method_spelling(method)
-    made = _MADE.fullmatch(name)
-    if made and made[1] in META:
-        return META[made[1]](find_method(made[2]))
+    match = _MADE.fullmatch(name)
+    if match and match[1] in META:
+        return META[match[1]](find_method(match[2]))
     if name not in METHODS:
         raise MethodError(nearest("method", method, [*METHODS, *(f"{name}(gradcam)" for name in META)]))
     return METHODS[name]
@@ -96,8 +96,8 @@ def settings_of(function: Callable[..., Any]) -> dict[str, Any]:
     >>> settings_of(METHODS["finercam"])
     {'alpha': 1.0, 'comparisons': 3}
     """
-    own = 3 if facts_of(function).whole_network else 1  # the trace, or net, inputs and targets
-    parameters = list(inspect.signature(function).parameters.values())[own:]
+    input_count = 3 if facts_of(function).whole_network else 1  # the trace, or net, inputs and targets
+    parameters = list(inspect.signature(function).parameters.values())[input_count:]
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return {p.name: p.default for p in parameters if p.kind not in variable and p.name not in _FOUND}
 
@@ -120,16 +120,16 @@ def check_settings(settings: Mapping[str, Any], methods: Iterable[str | Method |
     if not settings:
         return
     methods = list(methods)
-    known = {setting: default for method in methods for setting, default in settings_of(find_method(method)).items()}
+    defaults = {setting: default for method in methods for setting, default in settings_of(find_method(method)).items()}
     for name, value in settings.items():
-        if name not in known:
-            named = ", ".join(map(method_name, methods))
-            if not known:
-                raise SettingError(f"no setting called {name!r}: {named} has no settings")
-            taken = nearest("setting", str(name), known)
-            raise SettingError(f"{taken}; `camscope methods {method_name(methods[0])}` lists the settings")
-        if type(known[name]) in (int, float) and isinstance(value, str):
-            raise SettingError(f"the setting {name} must be a number, such as {known[name]!r}, but got {value!r}")
+        if name not in defaults:
+            method_names = ", ".join(map(method_name, methods))
+            if not defaults:
+                raise SettingError(f"no setting called {name!r}: {method_names} has no settings")
+            hint = nearest("setting", str(name), defaults)
+            raise SettingError(f"{hint}; `camscope methods {method_name(methods[0])}` lists the settings")
+        if type(defaults[name]) in (int, float) and isinstance(value, str):
+            raise SettingError(f"the setting {name} must be a number, such as {defaults[name]!r}, but got {value!r}")
         numbers = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise SettingError(f"the setting {name} must be finite, but got {value!r}")

@@ -21,10 +21,10 @@ def picture_notes(picture: Picture, tensor: Tensor, window: Window) -> tuple[str
         window: the part of the picture that the input shows.
     """
     notes: list[str] = []
-    seen = picture.pixels[window.seen()]
+    view = picture.pixels[window.seen()]
     flat = tensor.flatten(1)
-    if seen.size and bool((seen.max((0, 1)) == seen.min((0, 1))).all()):
-        values = ", ".join(f"{value:.3g}" for value in seen[0, 0][:3])
+    if view.size and bool((view.max((0, 1)) == view.min((0, 1))).all()):
+        values = ", ".join(f"{value:.3g}" for value in view[0, 0][:3])
         notes.append(f"every pixel that the network sees has the same value ({values}): there is nothing to look at")
     elif bool((flat.amax(1) == flat.amin(1)).all()):
         notes.append("the network's input has the same value everywhere: its preprocessing leaves nothing to look at")
@@ -41,6 +41,6 @@ def picture_notes(picture: Picture, tensor: Tensor, window: Window) -> tuple[str
             "nearly black: scale values of fewer bits to the whole range"
         )
     if picture.channels not in _SHOWN:
-        shown = "the first three are shown as red, green and blue" if picture.channels > 3 else "the first is shown"
-        notes.append(f"the picture has {picture.channels} channels, of which {shown}")
+        display = "the first three are shown as red, green and blue" if picture.channels > 3 else "the first is shown"
+        notes.append(f"the picture has {picture.channels} channels, of which {display}")
     return tuple(notes)

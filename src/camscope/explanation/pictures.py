@@ -107,9 +107,9 @@ def explain(
         engine=engine,
         **settings,
     )
-    first, *more = several
-    if more:
-        raise TargetError(f"explain() makes one map, and {target!r} asks for {1 + len(more)}; use explain_all()")
+    first, *remainder = several
+    if remainder:
+        raise TargetError(f"explain() makes one map, and {target!r} asks for {1 + len(remainder)}; use explain_all()")
     return first
 
 
@@ -165,7 +165,7 @@ def explain_all(
     functions = [(method_name(m), find_method(m)) for m in methods]
     check_settings(settings, methods)
     check_count("batch_size", batch_size)
-    wanted: list[TargetSpec] = list(targets) if isinstance(targets, (list, tuple)) else [targets]  # type: ignore[list-item]
+    specs: list[TargetSpec] = list(targets) if isinstance(targets, (list, tuple)) else [targets]  # type: ignore[list-item]
     if to not in ("cpu", "device"):
         raise SettingError(nearest("place for maps", to, ("cpu", "device")))
     long = any(facts_of(function).many_passes for _, function in functions)
@@ -176,7 +176,7 @@ def explain_all(
         for batch in _batches(samples, batch_size):
             with _speaking(model):
                 run = _pass_over(model, batch, functions=[f for _, f in functions], layer=layer, engine=engine)
-                explained = run.explain(functions, run.goals(wanted), settings=settings, to=to)
+                explained = run.explain(functions, run.goals(specs), settings=settings, to=to)
             while (e := _next(model, explained)) is not None:
                 yield e
 
@@ -189,13 +189,13 @@ def _as_model(
     """Return the model, with the caller's preprocessing and class names in place of its own."""
     if not isinstance(model, Model):
         return load(model, preprocess=preprocess, labels=labels)
-    given: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     if preprocess is not None:
-        given["preprocess"] = preprocess  # a callable becomes a Transform
-        given["facts"] = {key: fact for key, fact in model.facts.items() if key != "assumed"}
+        changes["preprocess"] = preprocess  # a callable becomes a Transform
+        changes["facts"] = {key: fact for key, fact in model.facts.items() if key != "assumed"}
     if labels is not None:
-        given["labels"] = tuple(read_labels(labels))
-    return replace(model, **given) if given else model
+        changes["labels"] = tuple(read_labels(labels))
+    return replace(model, **changes) if changes else model
 
 
 def _batches(samples: Iterator[Sample], batch_size: int) -> Iterator[list[Sample]]:
@@ -255,11 +255,11 @@ def _open(model: Model, source: Source) -> Sample | Unread:
         return name, error
 
 
-def _read(opened: Iterable[Sample | Unread], on_error: Callable[[str, CamscopeError], None] | None) -> Iterator[Sample]:
-    for one in opened:
-        if isinstance(one, Sample):
-            yield one
+def _read(items: Iterable[Sample | Unread], on_error: Callable[[str, CamscopeError], None] | None) -> Iterator[Sample]:
+    for item in items:
+        if isinstance(item, Sample):
+            yield item
         elif on_error is None:
-            raise one[1]
+            raise item[1]
         else:
-            on_error(*one)
+            on_error(*item)

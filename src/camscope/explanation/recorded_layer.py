@@ -97,7 +97,7 @@ def record_layer(
 def layer_names(net: nn.Module, layer: Any) -> tuple[str, ...]:
     """Return the names of the layers that are asked for."""
     if isinstance(layer, (list, tuple)):
-        return tuple(name for one in layer for name in layer_names(net, one))
+        return tuple(name for part in layer for name in layer_names(net, part))
     if isinstance(layer, nn.Module):
         return (name_of(net, layer),)
     if not isinstance(layer, str):
@@ -152,8 +152,10 @@ def carried_share(forward: Forward, seen: RecordedLayer, targets: Sequence[Targe
         )
         edits = {name: _replaced_by(blank.records[name].detach()) for name in seen.layers}
         mixed = record(forward.net, forward.inputs, layers=seen.layers, edits=edits, picture=forward.picture)
-        of = [torch.stack([t(o) for t, o in zip(targets, one.outputs, strict=True)]) for one in (blank, mixed)]
-    shares = (scores - of[1]) / (scores - of[0])
+        edited_scores = [
+            torch.stack([t(o) for t, o in zip(targets, run.outputs, strict=True)]) for run in (blank, mixed)
+        ]
+    shares = (scores - edited_scores[1]) / (scores - edited_scores[0])
     return [float(share) if share.isfinite() else float("nan") for share in shares]
 
 

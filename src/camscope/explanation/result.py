@@ -103,10 +103,10 @@ class Explanation:
         Returns:
             (H, W) in [0, 1], and the raw values that 0 and 1 stand for.
         """
-        seen = self.window.seen()
-        values, limits = render.scale(_array(self.heatmap[seen]), scale)
+        region = self.window.seen()
+        values, limits = render.scale(_array(self.heatmap[region]), scale)
         whole = np.zeros(self.heatmap.shape, np.float32)
-        whole[seen] = values
+        whole[region] = values
         return whole, limits
 
     def overlay(self, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Image.Image:
@@ -204,13 +204,13 @@ class Explanation:
 
     def _write(self, folder: Path, write: Sequence[str], *, scale: str, cmap: str, opacity: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        shown = functools.cache(functools.partial(self.scaled, scale))
+        scaled_map = functools.cache(functools.partial(self.scaled, scale))
         for kind in write:
             path = folder / FILES[kind]
             if kind == "npy":
                 np.save(path, _array(self.grid))
             elif kind == "json":
-                low, high = shown()[1]
+                low, high = scaled_map()[1]
                 display = {"scale": scale, "low": low, "high": high, "cmap": cmap, "opacity": opacity}
                 content = self.to_dict() | {"display": display, "picture_sha256": _file_hash(self.source)}
                 text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -220,13 +220,13 @@ class Explanation:
                 if kind == "original":
                     image = Image.fromarray(self.picture.rgb)
                 else:
-                    image = self._image(kind, shown(), cmap=cmap, opacity=opacity)
+                    image = self._image(kind, scaled_map(), cmap=cmap, opacity=opacity)
                 # Each format takes its own option and passes over the other's.
                 image.save(path, quality=_JPEG_QUALITY, compress_level=_PNG_LEVEL)
 
-    def _image(self, kind: str, shown: Shown, *, cmap: str, opacity: float) -> Image.Image:
+    def _image(self, kind: str, scaled_map: Shown, *, cmap: str, opacity: float) -> Image.Image:
         """Return a kind of picture of a scaled map."""
-        values, limits = shown
+        values, limits = scaled_map
         if kind == "grayscale":
             return render.grey(values)
         if kind == "heatmap":
@@ -259,12 +259,12 @@ def kinds(write: str | Sequence[str]) -> list[str]:
     >>> kinds("overlay,npy")
     ['overlay', 'npy']
     """
-    asked = [kind.strip() for kind in write.split(",")] if isinstance(write, str) else list(write)
-    asked = list(FILES) if asked == ["all"] else asked
-    for kind in asked:
+    names = [kind.strip() for kind in write.split(",")] if isinstance(write, str) else list(write)
+    names = list(FILES) if names == ["all"] else names
+    for kind in names:
         if kind not in FILES:
             raise SettingError(nearest("kind of file", kind, FILES))
-    return asked
+    return names
 
 
 def versions() -> dict[str, str]:
@@ -275,8 +275,8 @@ def versions() -> dict[str, str]:
 
 def _array(values: Any) -> npt.NDArray[np.float32]:
     """Return an array as it is, and a tensor on any device as an array."""
-    found: npt.NDArray[np.float32] = values if isinstance(values, np.ndarray) else values.cpu().numpy()
-    return found
+    array: npt.NDArray[np.float32] = values if isinstance(values, np.ndarray) else values.cpu().numpy()
+    return array
 
 
 def _file_hash(source: str) -> str | None:

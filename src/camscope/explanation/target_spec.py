@@ -57,8 +57,8 @@ def goals_of(
     for want in wanted:
         if callable(want):
             goals.append(ResolvedTarget(getattr(want, "__name__", "target"), None, want))
-        elif isinstance(want, str) and want not in model.labels and (found := _PLACE.fullmatch(want)):
-            goals.append(_at(model, found[1], output, place=tuple(map(float, found.groups()[1:])), window=window))
+        elif isinstance(want, str) and want not in model.labels and (match := _PLACE.fullmatch(want)):
+            goals.append(_at(model, match[1], output, place=tuple(map(float, match.groups()[1:])), window=window))
         elif model.outcome == "boxes":
             goals += _boxes(model, want, output, window)
         else:
@@ -69,11 +69,11 @@ def goals_of(
 
 def _at(model: Model, name: str, output: Tensor, *, place: Corners, window: Window) -> ResolvedTarget:
     """Return a class at a place of the picture."""
-    written = ",".join(f"{edge:g}" for edge in place)
+    place_text = ",".join(f"{edge:g}" for edge in place)
     if output.ndim != 3 and model.outcome != "boxes":
-        raise TargetError(f"{name}@{written} is a place, and {model.name} returns neither boxes nor a map of scores")
+        raise TargetError(f"{name}@{place_text} is a place, and {model.name} returns neither boxes nor a map of scores")
     if _rank(model, name) is not None or place[0] >= place[2] or place[1] >= place[3]:
-        raise TargetError(f"{name}@{written} must be a class and a place, CLASS@left,top,right,bottom")
+        raise TargetError(f"{name}@{place_text} must be a class and a place, CLASS@left,top,right,bottom")
     left, top, right, bottom = (
         (edge - window.start[axis]) / window.extent[axis] for edge, axis in zip(place, (1, 0, 1, 0), strict=True)
     )
@@ -90,7 +90,7 @@ def _at(model: Model, name: str, output: Tensor, *, place: Corners, window: Wind
         mask = inside & _predicted(model, index, output)
         target, absent = _region(model, index, output, mask), not bool(mask.any())
         note = f"nothing at that place is predicted to be {model.label(index)!r}"
-    return ResolvedTarget(f"{model.label(index)}@{written}", index, target, note if absent else "")
+    return ResolvedTarget(f"{model.label(index)}@{place_text}", index, target, note if absent else "")
 
 
 def _of_class(model: Model, index: int, output: Tensor) -> ResolvedTarget:
@@ -173,19 +173,19 @@ def _indices(model: Model, want: str | int | None, scores: Tensor) -> list[int]:
 
 def _boxes(model: Model, want: str | int | None, output: Tensor, window: Window) -> list[ResolvedTarget]:
     """Return the best boxes, or the best of a class; each stays the target where it is now, and says where."""
-    found = output[output[:, 5] >= 0].detach()
+    rows = output[output[:, 5] >= 0].detach()
     count = _rank(model, want)
     if count is None:
         index = _class_of_boxes(model, want, output)
-        found = found[found[:, 5] == index]
-        if not len(found):
+        rows = rows[rows[:, 5] == index]
+        if not len(rows):
             return [
                 ResolvedTarget(model.label(index), index, box(index), f"no box of {model.label(index)!r} was found")
             ]
-    elif not len(found):
+    elif not len(rows):
         return [ResolvedTarget("no box", None, box(-2), "no box was found")]
     goals: list[ResolvedTarget] = []
-    for row in found[found[:, 4].topk(min(count or 1, len(found))).indices]:
+    for row in rows[rows[:, 4].topk(min(count or 1, len(rows))).indices]:
         label = model.label(int(row[5]))
         number = 1 + sum(goal.label.partition(", box ")[0] == label for goal in goals)
         left, top, right, bottom = row[:4].tolist()
@@ -199,8 +199,8 @@ def _class_of_boxes(model: Model, want: str | int | None, output: Tensor) -> int
     """Return the class index that is meant; where nobody says how many classes there are, any index may be one."""
     classes = len(model.labels) or (model.recipe and model.recipe.classes) or 0
     if not classes:
-        named = int(want) if isinstance(want, int) or (isinstance(want, str) and _INDEX.fullmatch(want)) else 0
-        classes = 1 + max(named, int(output[:, 5].max()) if len(output) else 0)
+        index = int(want) if isinstance(want, int) or (isinstance(want, str) and _INDEX.fullmatch(want)) else 0
+        classes = 1 + max(index, int(output[:, 5].max()) if len(output) else 0)
     return _index(model, want, classes)
 
 

@@ -198,14 +198,14 @@ def concept_maps(trace: Trace, *, concepts: int = 4, seed: int = 0) -> tuple[Ten
     A = trace.activations.detach()
     maps = torch.zeros(len(A), concepts, A[0, 0].numel(), dtype=A.dtype, device=A.device)
     features = torch.zeros(len(A), concepts, A.shape[1], dtype=A.dtype, device=A.device)
-    found = min(concepts, *A.flatten(2).shape[1:])
+    count = min(concepts, *A.flatten(2).shape[1:])
     for image, positive in enumerate(A.relu().flatten(2)):
         if not positive.any():
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # It warns where it stops before it has converged: near enough.
             W, H, _ = non_negative_factorization(
-                positive.T.cpu().numpy(), n_components=found, init="nndsvda", random_state=seed
+                positive.T.cpu().numpy(), n_components=count, init="nndsvda", random_state=seed
             )
         W, H = torch.from_numpy(W).to(A), torch.from_numpy(H).to(A)
         length = H.norm(dim=1)

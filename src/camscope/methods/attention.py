@@ -62,8 +62,8 @@ def rollout(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) 
         attention = block.attention.detach()
         attention = attention.to(torch.promote_types(attention.dtype, torch.float32)).mean(1)
         flow = (attention + torch.eye(len(flow[-1])).to(attention)) / 2 @ flow.to(attention)
-    read = _tokens_read(trace, blocks[-1]).to(flow)
-    return _on_grid(torch.einsum("bn,bnm->bm", read / read.sum(1, keepdim=True), flow), trace, method="rollout")
+    mask = _tokens_read(trace, blocks[-1]).to(flow)
+    return _on_grid(torch.einsum("bn,bnm->bm", mask / mask.sum(1, keepdim=True), flow), trace, method="rollout")
 
 
 @method(
@@ -159,9 +159,9 @@ def _tokens_read(trace: Trace, last: _Block) -> Tensor:
     """(B, N) of 0 and 1: the tokens of the last block that the score depends on; all where it depends on none."""
     gradient: Tensor | None
     (gradient,) = torch.autograd.grad(trace.scores.sum(), last.tokens, retain_graph=True, allow_unused=True)
-    read = torch.zeros_like(last.tokens) if gradient is None else gradient
-    read = (last.layout.read(read) != 0).any(1)
-    return (read | ~read.any(1, keepdim=True)).float()
+    mask = torch.zeros_like(last.tokens) if gradient is None else gradient
+    mask = (last.layout.read(mask) != 0).any(1)
+    return (mask | ~mask.any(1, keepdim=True)).float()
 
 
 def _on_grid(tokens: Tensor, trace: Trace, *, method: str) -> Tensor:
@@ -273,17 +273,17 @@ class _Attention(TorchFunctionMode):
 
     def _multi_head(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """`F.multi_head_attention_forward`, asked for the weights of each head."""
-        given = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs)
-        given.apply_defaults()
-        wanted, averaged = given.arguments["need_weights"], given.arguments["average_attn_weights"]
-        given.arguments |= {"need_weights": True, "average_attn_weights": False}
-        if given.arguments["attn_mask"] is not None:
-            given.arguments["is_causal"] = False
-        output, weights = F.multi_head_attention_forward(*given.args, **given.kwargs)
+        binding = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs)
+        binding.apply_defaults()
+        need_weights, averaged = binding.arguments["need_weights"], binding.arguments["average_attn_weights"]
+        binding.arguments |= {"need_weights": True, "average_attn_weights": False}
+        if binding.arguments["attn_mask"] is not None:
+            binding.arguments["is_causal"] = False
+        output, weights = F.multi_head_attention_forward(*binding.args, **binding.kwargs)
         if weights is None:
             raise TypeError("multi_head_attention_forward returned no weights, which it was asked for")
         # The weights are handed out as a view of those that were used, which come right before it in the graph.
         self._note(weights, lambda view: GradientEdge(*view.grad_fn.next_functions[0]))  # type: ignore[union-attr]
-        if not wanted:
+        if not need_weights:
             return output, None
         return output, weights.mean(-3) if averaged else weights

@@ -124,15 +124,15 @@ def smoothgrad(
     with _scores(net, inputs, targets, picture) as scores:
         method = captum.NoiseTunnel(captum.Saliency(scores))
         seeds = content_seeds(scores.pictures, seed=seed)
-        for one, row, own in zip(scores.pictures.split(1), scores.rows.split(1), seeds, strict=True):
-            with torch.random.fork_rng(devices=[one.device] if one.is_cuda else []):
-                torch.manual_seed(own)
+        for image, row, image_seed in zip(scores.pictures.split(1), scores.rows.split(1), seeds, strict=True):
+            with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []):
+                torch.manual_seed(image_seed)
                 maps.append(
                     method.attribute(
-                        one,
+                        image,
                         nt_samples=_positive("samples", samples),
                         nt_samples_batch_size=scores.at_once(chunk),
-                        stdevs=noise * float(one.max() - one.min()),
+                        stdevs=noise * float(image.max() - image.min()),
                         additional_forward_args=row,
                         abs=False,
                     )
@@ -268,8 +268,11 @@ def rise(
                 f"{min(space)} cells for this picture, and a probability between 0 and 1"
             )
         seeds = content_seeds(scores.pictures, seed=seed)
-        drawn = [_RandomMasks(one, masks, cells, kept, tuple(space)) for one in seeds]
-        maps = [_seen(scores, row, one, baseline, scores.at_once(chunk)) for row, one in enumerate(drawn)]
+        mask_sets = [_RandomMasks(image_seed, masks, cells, kept, tuple(space)) for image_seed in seeds]
+        maps = [
+            _seen(scores, row, image_masks, baseline, scores.at_once(chunk))
+            for row, image_masks in enumerate(mask_sets)
+        ]
     return torch.stack(maps) / kept
 
 
@@ -277,12 +280,12 @@ def _seen(scores: _Scores, row: int, masks: _RandomMasks, baseline: float, at_on
     """Return the mean over the masks of score times mask, the mean score taken off: (*space)."""
     image = scores.pictures[row]
     kind = torch.promote_types(image.dtype, torch.float32)
-    found = torch.empty(masks.count, dtype=kind, device=image.device)
+    mask_scores = torch.empty(masks.count, dtype=kind, device=image.device)
     for chunk in in_chunks(masks.count, at_once, like=image):
         mask = masks.of(chunk).to(image)[:, None]
         rows = torch.full((len(chunk),), row, device=image.device)
-        found[chunk] = scores(image * mask + baseline * (1 - mask), rows).to(kind)
-    weights = (found - found.mean()) / masks.count
+        mask_scores[chunk] = scores(image * mask + baseline * (1 - mask), rows).to(kind)
+    weights = (mask_scores - mask_scores.mean()) / masks.count
     chunks = torch.arange(masks.count).split(at_once)
     return torch.stack([torch.tensordot(weights[c], masks.of(c).to(weights), 1) for c in chunks]).sum(0)
 
@@ -305,10 +308,14 @@ class _RandomMasks:
 
     def of(self, numbers: Tensor) -> Tensor:
         """Masks (n, *space) in [0, 1], 1 where the picture is seen."""
-        listed = numbers.tolist()
+        indices = numbers.tolist()
         modes = {1: "linear", 2: "bilinear", 3: "trilinear"}
-        large = nn.functional.interpolate(self._grids[listed][:, None], self._sizes, mode=modes[len(self._space)])[:, 0]
-        windows = [[slice(a, a + n) for a, n in zip(self._starts[one], self._space, strict=True)] for one in listed]
+        large = nn.functional.interpolate(self._grids[indices][:, None], self._sizes, mode=modes[len(self._space)])[
+            :, 0
+        ]
+        windows = [
+            [slice(a, a + n) for a, n in zip(self._starts[index], self._space, strict=True)] for index in indices
+        ]
         return torch.stack([mask[tuple(window)] for mask, window in zip(large, windows, strict=True)])
 
 
@@ -328,8 +335,8 @@ class _Scores:
 
     def __call__(self, pictures: Tensor, rows: Tensor) -> Tensor:
         # captum's noise and steps are float32 whatever the pictures are.
-        others = take_images(self.inputs, rows, batch=len(self.pictures))
-        inputs = with_picture(others, pictures.to(self.pictures.dtype, copy=True), picture=self.picture)
+        row_inputs = take_images(self.inputs, rows, batch=len(self.pictures))
+        inputs = with_picture(row_inputs, pictures.to(self.pictures.dtype, copy=True), picture=self.picture)
         forward = record(self.net, inputs, layers=[], picture=self.picture, differentiable=True)
         return forward.trace("input", [self.targets[row] for row in rows.tolist()]).scores
 

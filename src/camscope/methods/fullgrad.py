@@ -143,9 +143,9 @@ class _Biases(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        found = self._biases(func, name, args, kwargs)
+        call_biases = self._biases(func, name, args, kwargs)
         result = func(*args, **kwargs)
-        biases = iter(found)
+        biases = iter(call_biases)
 
         def watched(output: Tensor) -> Tensor:
             bias = next(biases, None)
@@ -155,7 +155,7 @@ class _Biases(TorchFunctionMode):
             # A view forgets its hooks when it is written into; what was written into must stay the same object.
             return output.clone() if output._is_view() and not name.endswith("_") else output
 
-        return map_tensors(result, watched) if found else result
+        return map_tensors(result, watched) if call_biases else result
 
     def _biases(self, func: Any, name: str, args: Any, kwargs: Any) -> list[Tensor | None]:
         """Return the bias of each result of a call; empty where there is none."""
@@ -189,9 +189,9 @@ def _at_zero(func: Any, args: Any, kwargs: Any) -> Tensor:
 
 def _explicit(name: str, args: Any, kwargs: Any) -> Tensor | None:
     """Return the bias parameter of a convolution or linear layer, in the shape of one image's result."""
-    given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
-    bias: Tensor | None = given.get("bias")
-    if bias is None or not given["input"].requires_grad:
+    arguments = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+    bias: Tensor | None = arguments.get("bias")
+    if bias is None or not arguments["input"].requires_grad:
         return None
     return bias.detach() if name == "linear" else bias.detach().reshape(-1, *[1] * int(name[-2]))
 
@@ -207,8 +207,8 @@ def _implicit(func: Any, name: str, args: Any, kwargs: Any) -> list[Tensor | Non
         if not (value.requires_grad and value.is_floating_point()):
             return value
         copy = value.detach().clone()
-        made: Tensor = forward_ad.make_dual(copy, copy.clone())
-        return made
+        dual_copy: Tensor = forward_ad.make_dual(copy, copy.clone())
+        return dual_copy
 
     try:
         with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):

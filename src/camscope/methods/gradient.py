@@ -282,9 +282,9 @@ def finercam(trace: Trace, *, alpha: float = 1.0, comparisons: int = 3) -> Tenso
     for image, output in enumerate(trace.outputs.detach()):
         index = _explained_class(trace, image)
         distance = (output - output[index]).abs().index_fill(0, torch.tensor([index], device=output.device), torch.inf)
-        others = distance.topk(min(comparisons, len(output) - 1), largest=False).indices
-        finer.append(_difference(index, others, alpha * output[others].softmax(0)))
-        text = f"class {index} is compared with {', '.join(map(str, others.tolist()))}"
+        rivals = distance.topk(min(comparisons, len(output) - 1), largest=False).indices
+        finer.append(_difference(index, rivals, alpha * output[rivals].softmax(0)))
+        text = f"class {index} is compared with {', '.join(map(str, rivals.tolist()))}"
         trace.note(text, where=torch.arange(len(trace.targets)) == image)
     return gradcam(trace.toward(finer))
 
@@ -346,14 +346,20 @@ def _explained_class(trace: Trace, image: int) -> int:
     Raises:
         MethodError: it is not the score of one class among several.
     """
-    found, output = slope(trace, image), trace.outputs[image]
-    if found is None or output.ndim != 1 or len(output) < 2 or found.count_nonzero() != 1 or float(found.sum()) != 1:
+    derivative, output = slope(trace, image), trace.outputs[image]
+    if (
+        derivative is None
+        or output.ndim != 1
+        or len(output) < 2
+        or derivative.count_nonzero() != 1
+        or float(derivative.sum()) != 1
+    ):
         raise MethodError(
             "Finer-CAM compares a class with those nearest to it, and what is explained here is not the score of one "
             "class among several; give a class index as target, or use gradcam"
         )
-    return int(found.argmax())
+    return int(derivative.argmax())
 
 
-def _difference(index: int, others: Tensor, weights: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda output: output[index] - (weights * output[others]).sum()
+def _difference(index: int, rivals: Tensor, weights: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda output: output[index] - (weights * output[rivals]).sum()

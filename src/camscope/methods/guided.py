@@ -129,18 +129,18 @@ def _graph(trace: Trace) -> Iterator[Node]:
     """
     if not trace.scores.requires_grad:
         return
-    waiting, seen = [get_gradient_edge(trace.scores).node], set()
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
+    queue, seen_nodes = [get_gradient_edge(trace.scores).node], set()
+    while queue:
+        node = queue.pop()
+        if node in seen_nodes:
             continue
-        seen.add(node)
+        seen_nodes.add(node)
         if name := _undefined(node):
             raise MethodError(
                 f"guided backpropagation is defined for ReLU alone, and {type(trace.forward.net).__name__} computes "
                 f"{name}; use smoothgrad or integratedgradients"
             )
-        waiting += [following for following, _ in node.next_functions if following is not None]
+        queue += [next_node for next_node, _ in node.next_functions if next_node is not None]
         yield node
 
 

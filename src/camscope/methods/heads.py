@@ -91,8 +91,8 @@ def slope(trace: Trace, image: int) -> Tensor | None:
     with torch.enable_grad():
         leaf = trace.outputs[image].detach().clone().requires_grad_()
         score = trace.targets[image](leaf)
-        (found,) = torch.autograd.grad(score, leaf, allow_unused=True) if score.requires_grad else (None,)
-    return found
+        (derivative,) = torch.autograd.grad(score, leaf, allow_unused=True) if score.requires_grad else (None,)
+    return derivative
 
 
 def _last_layers(trace: Trace, widths: Collection[int]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -124,12 +124,12 @@ def _slopes(trace: Trace) -> Tensor:
     outputs = trace.outputs.detach().to(trace.activations.dtype)
     slopes = torch.full_like(outputs, math.nan)
     for image, output in enumerate(outputs):
-        found = slope(trace, image)
-        if found is not None:
-            slopes[image] = found.to(outputs)
+        derivative = slope(trace, image)
+        if derivative is not None:
+            slopes[image] = derivative.to(outputs)
             linear = (slopes[image] * output).sum()
-            off = (linear - trace.scores[image].detach().to(linear)).abs()
-            slopes[image, off > tolerance(trace.scores) * (slopes[image] * output).abs().sum()] = math.nan
+            error = (linear - trace.scores[image].detach().to(linear)).abs()
+            slopes[image, error > tolerance(trace.scores) * (slopes[image] * output).abs().sum()] = math.nan
     return slopes
 
 

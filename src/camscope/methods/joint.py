@@ -57,13 +57,13 @@ def joint_map(function: Callable[..., Tensor], traces: Sequence[Trace], **settin
         without_autocast(traces[0].outputs),
     ):
         maps = [function(trace, **settings) for trace in traces]
-        if len({one.ndim for one in maps}) > 1:
+        if len({layer_map.ndim for layer_map in maps}) > 1:
             sizes = ", ".join(f"{t.layer!r} {tuple(m.shape[1:])}" for t, m in zip(traces, maps, strict=True))
             raise LayerError(f"Expected layers whose maps have as many axes, but got {sizes}")
-        finest = max((one.shape[1:] for one in maps), key=math.prod)
+        finest = max((layer_map.shape[1:] for layer_map in maps), key=math.prod)
         if len(maps) > 1 and facts_of(function).needs != "gradients":
-            return torch.stack([upsample(_scaled(one), finest) for one in maps]).mean(0)
-        return torch.stack([_spread_over(one, finest) for one in maps]).sum(0)
+            return torch.stack([upsample(_scaled(layer_map), finest) for layer_map in maps]).mean(0)
+        return torch.stack([_spread_over(layer_map, finest) for layer_map in maps]).sum(0)
 
 
 def _scaled(heat: Tensor) -> Tensor:

@@ -86,10 +86,10 @@ def frozennormcam(trace: Trace) -> Tensor:
     needs = f"frozen-norm CAM needs global average pooling, a layer norm and one linear layer after {trace.layer!r}"
     for name, norm, channel in _norms(trace, pooled):
         forward = trace.forward
-        again = record(
+        rerun = record(
             forward.net, forward.inputs, layers=[name], picture=forward.picture, differentiable=forward.differentiable
         )
-        after = again.trace(name, trace.targets, layout=Layout(channel=channel))
+        after = rerun.trace(name, trace.targets, layout=Layout(channel=channel))
         if not _is_affine(after):
             raise MethodError(f"{needs}, and here the score is not linear in the layer norm's output; use gradcam")
         W = after.gradients.flatten(1).to(A.dtype)
@@ -115,9 +115,9 @@ def _norms(trace: Trace, pooled: Tensor) -> Iterator[tuple[str, Any, int]]:
         for name, module in trace.forward.net.named_modules()
         if isinstance(getattr(module, "eps", None), float) and size(module, "weight") in (0, K)
     }
-    with tracing(trace.forward.net, list(candidates)) as seen:
+    with tracing(trace.forward.net, list(candidates)) as recording:
         call(trace.forward.net, trace.inputs)
-    for name, output in seen.tensors.items():
+    for name, output in recording.tensors.items():
         module = candidates[name]
         axes = [axis for axis in range(1, output.ndim) if output.shape[axis] == K]
         if len(output) != B or output.numel() != B * K or not axes:

@@ -62,15 +62,15 @@ def augmented(method: str | Method | NetworkMethod, *, scales: Sequence[float] =
     def over_trace(trace: Trace, *, scales: Sequence[float] = factors, **settings: Any) -> Tensor:
         batch = trace.forward.batch
         views = _views(trace.pictures.detach(), scales).split(batch)
-        known = 2 * scales.index(1.0) if 1.0 in scales else None  # this view is the pass that was made already
-        others = [view for place, view in enumerate(views) if place != known]
-        rows = torch.arange(batch).repeat(len(others))
-        inner = trace.again(torch.cat(others), rows=rows)
+        plain_index = 2 * scales.index(1.0) if 1.0 in scales else None  # this view is the pass that was made already
+        new_views = [view for place, view in enumerate(views) if place != plain_index]
+        rows = torch.arange(batch).repeat(len(new_views))
+        inner = trace.again(torch.cat(new_views), rows=rows)
         maps = [*function(inner, **settings).split(batch)]
-        if known is not None:
-            maps.insert(known, function(trace, **settings))
-        for row, said in zip(rows.tolist(), inner.notes, strict=True):
-            trace.notes[row] += [text for text in said if text not in trace.notes[row]]
+        if plain_index is not None:
+            maps.insert(plain_index, function(trace, **settings))
+        for row, texts in zip(rows.tolist(), inner.notes, strict=True):
+            trace.notes[row] += [text for text in texts if text not in trace.notes[row]]
         return _mean_of_views(torch.cat(maps), scales)
 
     def over_network(
@@ -84,16 +84,16 @@ def augmented(method: str | Method | NetworkMethod, *, scales: Sequence[float] =
     ) -> Tensor:
         pictures = picture_of(inputs, picture)
         rows = torch.arange(len(pictures)).repeat(2 * len(scales))
-        others = take_images(inputs, rows, batch=len(pictures))
-        several = with_picture(others, _views(pictures, scales), picture=picture)
+        row_inputs = take_images(inputs, rows, batch=len(pictures))
+        several = with_picture(row_inputs, _views(pictures, scales), picture=picture)
         maps = function(net, several, list(targets) * 2 * len(scales), picture=picture, **settings)
         return _mean_of_views(maps, scales)
 
-    made = _named(over_network if facts_of(function).whole_network else over_trace, "augmented", function)
-    own = inspect.Parameter("scales", inspect.Parameter.KEYWORD_ONLY, default=factors)
+    variant = _named(over_network if facts_of(function).whole_network else over_trace, "augmented", function)
+    parameter = inspect.Parameter("scales", inspect.Parameter.KEYWORD_ONLY, default=factors)
     signature = inspect.signature(function)
-    made.__signature__ = signature.replace(parameters=[*signature.parameters.values(), own])
-    return made
+    variant.__signature__ = signature.replace(parameters=[*signature.parameters.values(), parameter])
+    return variant
 
 
 def _views(pictures: Tensor, scales: Sequence[float]) -> Tensor:
@@ -171,7 +171,7 @@ def fused(method: str | Method, *, how: str = "mean", layers: Sequence[str] | No
         doi:10.1109/TIP.2021.3089943
     """
     function = trace_method(method)
-    way, chosen = how, layers
+    way, layer_names = how, layers
 
     def over_network(
         net: nn.Module,
@@ -188,15 +188,15 @@ def fused(method: str | Method, *, how: str = "mean", layers: Sequence[str] | No
         maps = maps_of_layers(at_layer, net, inputs, targets, layers=layers, picture=picture, locate=locate)
         return fuse(maps, how)
 
-    own = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    method_parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     base = [p for p in inspect.signature(over_network).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    if chosen is not None:
-        base = [p.replace(default=list(chosen)) if p.name == "layers" else p for p in base]
-    more: dict[str, Any] = {} if chosen is None else {"layers": chosen}
-    made = _named(functools.partial(over_network, **more), "fused", function)
-    declare(made, replace(facts_of(made), whole_network=True))
-    made.__signature__ = inspect.Signature([*base, *own])
-    return made
+    if layer_names is not None:
+        base = [p.replace(default=list(layer_names)) if p.name == "layers" else p for p in base]
+    preset: dict[str, Any] = {} if layer_names is None else {"layers": layer_names}
+    variant = _named(functools.partial(over_network, **preset), "fused", function)
+    declare(variant, replace(facts_of(variant), whole_network=True))
+    variant.__signature__ = inspect.Signature([*base, *method_parameters])
+    return variant
 
 
 def _found(method: str | Method | NetworkMethod) -> Method | NetworkMethod:
@@ -212,13 +212,13 @@ def _name(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def _named(made: Any, kind: str, function: Callable[..., Tensor]) -> Any:
+def _named(variant: Any, kind: str, function: Callable[..., Tensor]) -> Any:
     """Name a new method after the one it was made from; it has the same signature and, but for the cost, its facts."""
-    declare(made, replace(facts_of(function), passes=""))
-    made.__signature__ = inspect.signature(function)
-    made.__name__ = f"{kind}({_name(function)})"
-    made.__doc__ = f"{_name(function)}, {kind}: see `camscope.methods.meta.{kind}`.\n\n{inspect.getdoc(function)}"
-    return made
+    declare(variant, replace(facts_of(function), passes=""))
+    variant.__signature__ = inspect.signature(function)
+    variant.__name__ = f"{kind}({_name(function)})"
+    variant.__doc__ = f"{_name(function)}, {kind}: see `camscope.methods.meta.{kind}`.\n\n{inspect.getdoc(function)}"
+    return variant
 
 
 class _ChannelSums(TorchFunctionMode):

@@ -137,10 +137,10 @@ def at_input(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0)
         inputs = map_tensors(inputs, lambda tensor: tensor.detach().clone())
         pictures = picture_of(inputs, picture).requires_grad_()
         forward = record(net, inputs, layers=[], picture=picture, differentiable=True)
-        seen = dataclasses.replace(
+        input_pass = dataclasses.replace(
             forward, inputs=inputs, records={INPUT: pictures}, calls={INPUT: 1}, differentiable=False
         )
-        return seen.trace(INPUT, targets)
+        return input_pass.trace(INPUT, targets)
 
 
 def input_gradients(trace: Trace) -> Tensor:

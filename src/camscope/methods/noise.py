@@ -21,7 +21,7 @@ def content_seeds(pictures: Tensor, *, seed: int = 0) -> list[int]:
     (True, False)
     """
     key = str(seed).encode()
-    return [int.from_bytes(hashlib.blake2b(_bytes(one), key=key, digest_size=7).digest()) for one in pictures]
+    return [int.from_bytes(hashlib.blake2b(_bytes(picture), key=key, digest_size=7).digest()) for picture in pictures]
 
 
 def normal(seeds: Sequence[int], shape: Sequence[int], *, like: Tensor) -> Tensor:

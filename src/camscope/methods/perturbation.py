@@ -117,8 +117,8 @@ def fasterscorecam(trace: Trace, *, channels: int = 10, chunk: int | None = None
 
     Needs: no gradient.
     """
-    kept = most_varied(trace.activations, channels)
-    return weighted(masked_scores(trace, kept, chunk=chunk).softmax(1), kept)
+    activations = most_varied(trace.activations, channels)
+    return weighted(masked_scores(trace, activations, chunk=chunk).softmax(1), activations)
 
 
 @method(
@@ -148,18 +148,18 @@ def reciprocam(trace: Trace, *, chunk: int | None = None) -> Tensor:
     """
     A = trace.activations
     B, Z = len(A), A[0, 0].numel()
-    left = torch.empty(B, Z, dtype=A.dtype, device=A.device)
+    cell_scores = torch.empty(B, Z, dtype=A.dtype, device=A.device)
     for image in range(B):
         for cells in in_chunks(Z, chunk or _activations_at_once(A), like=A):
 
             def keep(activations: Tensor, cells: Tensor = cells) -> Tensor:
-                others = torch.ones(len(cells), Z, dtype=torch.bool, device=activations.device)
-                others[torch.arange(len(cells)), cells] = False
-                return activations.masked_fill(others.reshape(len(cells), 1, *activations.shape[2:]), 0)
+                mask = torch.ones(len(cells), Z, dtype=torch.bool, device=activations.device)
+                mask[torch.arange(len(cells)), cells] = False
+                return activations.masked_fill(mask.reshape(len(cells), 1, *activations.shape[2:]), 0)
 
             rows = torch.full((len(cells),), image)
-            left[image, cells] = trace.again(rows=rows, edit=keep).scores.detach().to(A.dtype)
-    return left.reshape(B, *A.shape[2:])
+            cell_scores[image, cells] = trace.again(rows=rows, edit=keep).scores.detach().to(A.dtype)
+    return cell_scores.reshape(B, *A.shape[2:])
 
 
 def most_varied(A: Tensor, channels: int) -> Tensor:
@@ -197,19 +197,19 @@ def masked_scores(
     B, M = masks.shape[:2]
     flat = masks.flatten(2).amax(2) == masks.flatten(2).amin(2)
     masks = masks.masked_fill(flat.view(B, M, *[1] * (masks.ndim - 2)), 0)
-    again = flat & (flat.cumsum(1) > 1) if change is None else torch.zeros_like(flat)
-    wanted = (~again).flatten().nonzero()[:, 0]
+    repeats = flat & (flat.cumsum(1) > 1) if change is None else torch.zeros_like(flat)
+    jobs = (~repeats).flatten().nonzero()[:, 0]
     scores = torch.empty(B * M, dtype=masks.dtype, device=masks.device)
-    for numbers in in_chunks(len(wanted), chunk or pictures_at_once(trace), like=scores):
-        pairs = wanted[numbers]
+    for numbers in in_chunks(len(jobs), chunk or pictures_at_once(trace), like=scores):
+        pairs = jobs[numbers]
         rows = pairs // M
-        seen = normalise(upsample(masks.flatten(0, 1)[pairs], size), len(size))
-        seen = (change(seen, pairs) if change else seen).to(pictures.dtype)
-        masked = pictures[rows.to(pictures.device)] * seen[:, None].to(pictures.device)
+        soft_masks = normalise(upsample(masks.flatten(0, 1)[pairs], size), len(size))
+        soft_masks = (change(soft_masks, pairs) if change else soft_masks).to(pictures.dtype)
+        masked = pictures[rows.to(pictures.device)] * soft_masks[:, None].to(pictures.device)
         scores[pairs] = trace.again(masked, rows=rows).scores.detach().to(scores)
     scores = scores.reshape(B, M)
     first = flat.int().argmax(1, keepdim=True)
-    return torch.where(again, scores.gather(1, first), scores)
+    return torch.where(repeats, scores.gather(1, first), scores)
 
 
 def pictures_at_once(trace: Trace) -> int:

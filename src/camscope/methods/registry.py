@@ -62,8 +62,8 @@ def method(facts: MethodFacts) -> Callable[[_Function], _Function]:
 
     def register(function: _Function) -> _Function:
         METHODS[function.__name__] = function
-        told = f"Cost: {facts.passes}.\n\nReference:\n{textwrap.indent(textwrap.fill(facts.reference, 112), '    ')}"
-        function.__doc__ = f"{inspect.getdoc(function)}\n\n{told}\n"
+        text = f"Cost: {facts.passes}.\n\nReference:\n{textwrap.indent(textwrap.fill(facts.reference, 112), '    ')}"
+        function.__doc__ = f"{inspect.getdoc(function)}\n\n{text}\n"
         return declare(function, facts)
 
     return register

@@ -62,8 +62,8 @@ def sscam(
 
     def score(sample: int) -> Tensor:
         def shake(masks: Tensor, pairs: Tensor) -> Tensor:
-            own = [seeds[pair // K] + sample * K + pair % K for pair in pairs.tolist()]
-            return masks + noise * normal(own, masks.shape[1:], like=masks)
+            mask_seeds = [seeds[pair // K] + sample * K + pair % K for pair in pairs.tolist()]
+            return masks + noise * normal(mask_seeds, masks.shape[1:], like=masks)
 
         return masked_scores(trace, A, chunk=chunk, change=shake)
 
@@ -170,8 +170,8 @@ def _mean_powers(
     sums = [torch.zeros_like(trace.gradients.flatten(2)) for _ in range(3)]
     for pairs in in_chunks(len(clean) * samples, chunk or pictures_at_once(trace), like=clean):
         rows = pairs // samples
-        own = [seeds[pair // samples] + pair % samples for pair in pairs.tolist()]
-        noisy = clean[rows.to(clean.device)] + noise * normal(own, clean.shape[1:], like=clean)
+        copy_seeds = [seeds[pair // samples] + pair % samples for pair in pairs.tolist()]
+        noisy = clean[rows.to(clean.device)] + noise * normal(copy_seeds, clean.shape[1:], like=clean)
         g = trace.again(noisy, rows=rows).gradients.flatten(2)
         rows = rows.to(g.device)
         for power, total in enumerate(sums, 1):

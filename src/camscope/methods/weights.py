@@ -21,9 +21,9 @@ def mean_over_cells(values: Tensor) -> Tensor:
 
 def weighted(weights: Tensor, activations: Tensor) -> Tensor:
     """sum_k w_k A_k: (B, K) and (B, K, *grid) -> (B, *grid)."""
-    seen = _seen.get()
-    if seen is not None:
-        seen.append(weights)
+    weight_log = _seen.get()
+    if weight_log is not None:
+        weight_log.append(weights)
     return torch.einsum("bk,bk...->b...", weights, activations)
 
 
@@ -45,15 +45,15 @@ def channel_weights(function: Callable[..., Tensor], *args: Any, **settings: Any
     >>> channel_weights(lambda A: weighted(torch.tensor([[1.0, 2.0]]), A), A)[1]
     tensor([[1., 2.]])
     """
-    seen: list[Tensor] = []
-    token = _seen.set(seen)
+    weight_log: list[Tensor] = []
+    token = _seen.set(weight_log)
     try:
         raw = function(*args, **settings)
     finally:
         _seen.reset(token)
-    if not seen:
+    if not weight_log:
         raise MethodError(
             f"{function.__name__} gives the channels no weights, so its steps cannot be shown; gradcam, gradcampp, "
             "xgradcam, scorecam and ablationcam do"
         )
-    return raw, seen[-1].detach()
+    return raw, weight_log[-1].detach()

@@ -50,20 +50,20 @@ def infidelity(
     >>> infidelity(x[0], x, lambda inputs, rows: inputs.sum((1, 2, 3))).item() < 1e-9
     True
     """
-    values, rest = at_size(maps.to(inputs.device), inputs.shape[2:]), substitute(inputs, substrate)
+    values, baseline = at_size(maps.to(inputs.device), inputs.shape[2:]), substitute(inputs, substrate)
     boxes = _rectangles(inputs.shape[2:], samples, seed).to(inputs.device)
-    known = clean_scores(inputs, score, clean, batch_size=batch_size)[:, None]
+    clean_score = clean_scores(inputs, score, clean, batch_size=batch_size)[:, None]
     edited = scores(
-        lambda rows, numbers: torch.where(boxes[numbers, None], rest[rows], inputs[rows]),
+        lambda rows, numbers: torch.where(boxes[numbers, None], baseline[rows], inputs[rows]),
         rows=len(inputs),
         edits=samples,
         score=score,
         batch_size=batch_size,
     )
-    lost, foretold = known - edited, values.flatten(1) @ boxes.flatten(1).double().T
-    squares = foretold.square().mean(1, keepdim=True)
-    factor = torch.where(squares > 0, (foretold * lost).mean(1, keepdim=True) / squares, 0.0)
-    return (factor * foretold - lost).square().mean(1)
+    losses, predictions = clean_score - edited, values.flatten(1) @ boxes.flatten(1).double().T
+    squares = predictions.square().mean(1, keepdim=True)
+    factor = torch.where(squares > 0, (predictions * losses).mean(1, keepdim=True) / squares, 0.0)
+    return (factor * predictions - losses).square().mean(1)
 
 
 def _rectangles(size: torch.Size, count: int, seed: int) -> Tensor:
@@ -111,8 +111,8 @@ def completeness(
     >>> completeness(x[0], x, lambda inputs, rows: inputs.sum((1, 2, 3))).item() < 1e-6
     True
     """
-    rest = substitute(inputs, substrate)
-    known = clean_scores(inputs, score, clean, batch_size=batch_size)
-    change = known - clean_scores(rest, score, None, batch_size=batch_size)
+    baseline = substitute(inputs, substrate)
+    clean_score = clean_scores(inputs, score, clean, batch_size=batch_size)
+    change = clean_score - clean_scores(baseline, score, None, batch_size=batch_size)
     total = maps.detach().double().flatten(1).sum(1).to(change.device)
     return undefined((total - change).abs() / change.abs(), change == 0)

@@ -31,8 +31,8 @@ def spearman(maps: Tensor, others: Tensor) -> Tensor:
     1.0
     """
     _same_shape(maps, others)
-    one, other = (m.detach().double().flatten(1) for m in (maps, others))
-    return undefined(pearson(_mean_ranks(one), _mean_ranks(other)), (one + other).isnan().any(1))
+    rows, other_rows = (m.detach().double().flatten(1) for m in (maps, others))
+    return undefined(pearson(_mean_ranks(rows), _mean_ranks(other_rows)), (rows + other_rows).isnan().any(1))
 
 
 def pearson(one: Tensor, other: Tensor) -> Tensor:
@@ -68,16 +68,16 @@ def ssim(maps: Tensor, others: Tensor) -> Tensor:
     tensor([True])
     """
     _same_shape(maps, others)
-    one, other = (normalise(m.detach().double())[:, None] for m in (maps, others))
+    x, y = (normalise(m.detach().double())[:, None] for m in (maps, others))
     window = [min(_WINDOW, side) for side in maps.shape[1:]]
     places = window[0] * window[1]
 
     def mean(values: Tensor) -> Tensor:
         return F.avg_pool2d(values, window, stride=1)
 
-    m, n = mean(one), mean(other)
+    m, n = mean(x), mean(y)
     sample = places / max(places - 1, 1)
-    var, var2, cov = (sample * (mean(a * b) - mean(a) * mean(b)) for a, b in ((one, one), (other, other), (one, other)))
+    var, var2, cov = (sample * (mean(a * b) - mean(a) * mean(b)) for a, b in ((x, x), (y, y), (x, y)))
     c, d = 0.01**2, 0.03**2
     return ((2 * m * n + c) * (2 * cov + d) / ((m**2 + n**2 + c) * (var + var2 + d))).flatten(1).mean(1)
 

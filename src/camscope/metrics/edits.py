@@ -30,8 +30,8 @@ def scores(edit: Callable[[Tensor, Tensor], Tensor], *, rows: int, edits: int, s
     """
     jobs = torch.arange(rows * edits)
     with torch.no_grad():
-        found = [score(edit(job // edits, job % edits), job // edits) for job in jobs.split(batch_size)]
-    return torch.cat(found).detach().double().view(rows, edits) if found else torch.empty(rows, edits).double()
+        batches = [score(edit(job // edits, job % edits), job // edits) for job in jobs.split(batch_size)]
+    return torch.cat(batches).detach().double().view(rows, edits) if batches else torch.empty(rows, edits).double()
 
 
 def clean_scores(inputs: Tensor, score: Score, clean: Tensor | None, *, batch_size: int) -> Tensor:

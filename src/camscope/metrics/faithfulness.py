@@ -99,21 +99,21 @@ def _curve(
     size, pixels = inputs.shape[2:], math.prod(inputs.shape[2:])
     if not 1 <= steps <= pixels:
         raise SettingError(f"{steps} steps are not possible on {pixels} pixels; give 1 to {pixels}")
-    rank, rest = ranks(maps.to(inputs.device), size), substitute(inputs, substrate)
+    rank, baseline = ranks(maps.to(inputs.device), size), substitute(inputs, substrate)
     width = -(-pixels // steps)
     counts = torch.tensor([*range(0, pixels, width), pixels], device=inputs.device)
     edited = counts[:-1] if backwards else counts[1:]
-    start, end = (rest, inputs) if backwards else (inputs, rest)
+    start, end = (baseline, inputs) if backwards else (inputs, baseline)
 
     def edit(rows: Tensor, numbers: Tensor) -> Tensor:
         rows, numbers = rows.to(inputs.device), numbers.to(inputs.device)
-        done = (rank[rows] < edited[numbers, None]).view(-1, 1, *size)
-        return torch.where(done, end[rows], start[rows])
+        mask = (rank[rows] < edited[numbers, None]).view(-1, 1, *size)
+        return torch.where(mask, end[rows], start[rows])
 
-    known = clean_scores(inputs, score, clean, batch_size=batch_size)[:, None]
-    found = scores(edit, rows=len(inputs), edits=len(edited), score=score, batch_size=batch_size)
-    whole = torch.cat([found, known] if backwards else [known, found], 1)
-    return Curve(counts.to(found) / pixels, undefined(whole, unsound(maps)))
+    clean_score = clean_scores(inputs, score, clean, batch_size=batch_size)[:, None]
+    edited_scores = scores(edit, rows=len(inputs), edits=len(edited), score=score, batch_size=batch_size)
+    whole = torch.cat([edited_scores, clean_score] if backwards else [clean_score, edited_scores], 1)
+    return Curve(counts.to(edited_scores) / pixels, undefined(whole, unsound(maps)))
 
 
 @metric(Facts("low", score="probability"))
@@ -231,11 +231,11 @@ def kept(maps: Tensor, inputs: Tensor, score: Score, *, clean: Tensor | None = N
         The scores; ``drop``, ``increase`` and ``gain`` are computed from them.
     """
     heat = unit(at_size(maps.to(inputs.device), inputs.shape[2:])).to(inputs.dtype)[:, None]
-    known = clean_scores(inputs, score, clean, batch_size=batch_size)
-    left = scores(
+    clean_score = clean_scores(inputs, score, clean, batch_size=batch_size)
+    masked_score = scores(
         lambda rows, _: inputs[rows] * heat[rows], rows=len(inputs), edits=1, score=score, batch_size=batch_size
     )
-    return Kept(known, left[:, 0])
+    return Kept(clean_score, masked_score[:, 0])
 
 
 @metric(Facts("low", score="probability"))

@@ -41,8 +41,8 @@ def unit(maps: Tensor) -> Tensor:
     """
     heat = maps.detach().double().relu()
     largest, least = heat.flatten(1).amax(1), heat.flatten(1).amin(1)
-    kept = ((largest == least) & (largest > 0)).view(-1, *[1] * (heat.ndim - 1))
-    return torch.where(kept, 1.0, normalise(heat, axes=heat.ndim - 1))
+    constant = ((largest == least) & (largest > 0)).view(-1, *[1] * (heat.ndim - 1))
+    return torch.where(constant, 1.0, normalise(heat, axes=heat.ndim - 1))
 
 
 def undefined(values: Tensor, where: Tensor) -> Tensor:

@@ -89,11 +89,11 @@ def near(masks: Tensor, tolerance: float) -> Tensor:
     masks = masks.bool()
     if tolerance == 0:
         return masks
-    found = masks.clone()
-    for grown, mask in zip(found, masks, strict=True):
+    areas = masks.clone()
+    for area, mask in zip(areas, masks, strict=True):
         if mask.any():
-            grown |= torch.from_numpy(ndimage.distance_transform_edt(~mask.cpu().numpy()) < tolerance).to(mask.device)
-    return found
+            area |= torch.from_numpy(ndimage.distance_transform_edt(~mask.cpu().numpy()) < tolerance).to(mask.device)
+    return areas
 
 
 @metric(Facts("high"))
@@ -193,10 +193,10 @@ def auprc(maps: Tensor, masks: Tensor) -> Tensor:
     heat, inside = against(maps, masks)
     order = heat.argsort(1, descending=True)
     value, hit = heat.gather(1, order), inside.gather(1, order)
-    found = hit.double().cumsum(1)
+    hits = hit.double().cumsum(1)
     last = torch.cat([value[:, 1:] != value[:, :-1], torch.ones_like(hit[:, :1])], 1)
-    before = torch.where(last, found, 0.0).cummax(1).values
-    gained = found - torch.cat([torch.zeros_like(before[:, :1]), before[:, :-1]], 1)
-    precision = found / torch.arange(1, found.shape[1] + 1, device=heat.device)
-    area = (last * gained * precision).sum(1) / found[:, -1]
+    before = torch.where(last, hits, 0.0).cummax(1).values
+    gained = hits - torch.cat([torch.zeros_like(before[:, :1]), before[:, :-1]], 1)
+    precision = hits / torch.arange(1, hits.shape[1] + 1, device=heat.device)
+    area = (last * gained * precision).sum(1) / hits[:, -1]
     return undefined(area, ~inside.any(1) | heat.isnan().any(1))

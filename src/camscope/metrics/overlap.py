@@ -89,9 +89,9 @@ def otsu(maps: Tensor) -> Tensor:
     sums = (count * torch.arange(_BINS, device=heat.device)).cumsum(1)
     total, mass = below[:, -1:], sums[:, -1:]
     between = (mass * below - total * sums).square() / (below * (total - below))
-    cut = between.nan_to_num(-1, posinf=-1).argmax(1)
+    best_bin = between.nan_to_num(-1, posinf=-1).argmax(1)
     flat = (count > 0).sum(1) <= 1
-    return torch.where(flat, -1.0, (cut + 1) / _BINS * top[:, 0])
+    return torch.where(flat, -1.0, (best_bin + 1) / _BINS * top[:, 0])
 
 
 @metric(Facts("high"))
@@ -111,8 +111,8 @@ def iou(maps: Tensor, masks: Tensor) -> Tensor:
     """
     values, inside = against(maps, masks)
     heat = values.relu()
-    shown = (heat >= otsu(heat)[:, None]) & (heat > 0)
-    overlap = (shown & inside).sum(1).double() / (shown | inside).sum(1)
+    foreground = (heat >= otsu(heat)[:, None]) & (heat > 0)
+    overlap = (foreground & inside).sum(1).double() / (foreground | inside).sum(1)
     return undefined(overlap, ~inside.any(1) | heat.isnan().any(1))
 
 
@@ -137,8 +137,8 @@ def tuned_iou(maps: Tensor, masks: Tensor) -> Tensor:
     counts = torch.zeros(2, len(heat), steps, dtype=heat.dtype, device=heat.device)
     counts[0].scatter_add_(1, level, torch.ones_like(heat))
     counts[1].scatter_add_(1, level, inside.double())
-    shown, both = counts.flip(2).cumsum(2).flip(2)
-    overlap = both / (shown + inside.sum(1, keepdim=True) - both)
+    sizes, hits = counts.flip(2).cumsum(2).flip(2)
+    overlap = hits / (sizes + inside.sum(1, keepdim=True) - hits)
     overlap = torch.where(top > 0, overlap, 0.0)
     return undefined(overlap, ~inside.any(1) | heat.isnan().any(1))
 
@@ -196,9 +196,9 @@ def maxboxaccv2(maps: Tensor, masks: Tensor, *, boxes: Sequence[Sequence[Box]] |
     >>> maxboxaccv2(maps, torch.tensor([[[True, False, False, False], [False] * 4]]))[0, :, 95]
     tensor([1., 1., 1.], dtype=torch.float64)
     """
-    overlaps = _box_overlaps(maps, masks, boxes, pick=lambda found, _: found)
-    wanted = torch.tensor([0.3, 0.5, 0.7], dtype=overlaps.dtype, device=overlaps.device)
-    enough = (overlaps[:, None] >= wanted[:, None]).double()
+    overlaps = _box_overlaps(maps, masks, boxes, pick=lambda pieces, _: pieces)
+    limits = torch.tensor([0.3, 0.5, 0.7], dtype=overlaps.dtype, device=overlaps.device)
+    enough = (overlaps[:, None] >= limits[:, None]).double()
     return undefined(enough, _boxless(masks, boxes) | unsound(maps).to(masks.device))
 
 
@@ -218,8 +218,8 @@ def boxes_of(heat: Tensor, threshold: float) -> list[Box]:
     values = heat.detach().double().cpu().numpy()
     if not values.max() > 0:
         return []
-    found, sizes = _pieces(values >= threshold * values.max())
-    return [_as_box(found[i]) for i in np.argsort(-sizes, kind="stable")]
+    pieces, sizes = _pieces(values >= threshold * values.max())
+    return [_as_box(pieces[i]) for i in np.argsort(-sizes, kind="stable")]
 
 
 def mask_boxes(masks: Tensor) -> list[list[Box]]:
@@ -245,7 +245,7 @@ def _box_overlaps(
         raise SettingError(f"boxes of {len(truths)} pictures do not fit {len(maps)} maps; give one list for each")
     heat = at_size(at_size(maps, masks.shape[1:]), (height, width)).relu().cpu().numpy()
     scale = np.array([width, height] * 2) / np.array([masks.shape[2], masks.shape[1]] * 2)
-    found = np.zeros((len(heat), len(THRESHOLDS)))
+    overlaps = np.zeros((len(heat), len(THRESHOLDS)))
     for row, (values, truth) in enumerate(zip(heat, truths, strict=True)):
         top = values.max()
         if not truth or not top > 0:
@@ -253,34 +253,34 @@ def _box_overlaps(
         true = np.array(truth) * scale
         for column, threshold in enumerate(THRESHOLDS.tolist()):
             pieces, sizes = _pieces(values >= threshold * top)
-            found[row, column] = _box_iou(pick(pieces, sizes), true).max(initial=0)
-    return torch.from_numpy(found).to(maps.device)
+            overlaps[row, column] = _box_iou(pick(pieces, sizes), true).max(initial=0)
+    return torch.from_numpy(overlaps).to(maps.device)
 
 
-def _largest(found: Edges, sizes: npt.NDArray[np.int64]) -> Edges:
-    return found[[int(sizes.argmax())]]
+def _largest(pieces: Edges, sizes: npt.NDArray[np.int64]) -> Edges:
+    return pieces[[int(sizes.argmax())]]
 
 
-def _pieces(shown: npt.NDArray[np.bool_]) -> tuple[Edges, npt.NDArray[np.int64]]:
+def _pieces(foreground: npt.NDArray[np.bool_]) -> tuple[Edges, npt.NDArray[np.int64]]:
     """Return the boxes (n, 4) and sizes (n,) of the connected components."""
-    labels, count = ndimage.label(shown, structure=_EIGHT)
-    found = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)]
-    return np.array(found, np.int64).reshape(count, 4), np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    labels, count = ndimage.label(foreground, structure=_EIGHT)
+    edges = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)]
+    return np.array(edges, np.int64).reshape(count, 4), np.bincount(labels.ravel(), minlength=count + 1)[1:]
 
 
-def _box_iou(some: Edges, others: Edges) -> npt.NDArray[np.float64]:
+def _box_iou(row_boxes: Edges, column_boxes: Edges) -> npt.NDArray[np.float64]:
     """Return the intersection over union (n, m) of n boxes with m others."""
-    low = np.maximum(some[:, None, :2], others[None, :, :2])
-    high = np.minimum(some[:, None, 2:], others[None, :, 2:])
-    both = (high - low).clip(0).prod(2)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (some, others)]
-    overlap: npt.NDArray[np.float64] = both / (areas[0][:, None] + areas[1][None] - both)
+    low = np.maximum(row_boxes[:, None, :2], column_boxes[None, :, :2])
+    high = np.minimum(row_boxes[:, None, 2:], column_boxes[None, :, 2:])
+    intersection = (high - low).clip(0).prod(2)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (row_boxes, column_boxes)]
+    overlap: npt.NDArray[np.float64] = intersection / (areas[0][:, None] + areas[1][None] - intersection)
     return overlap
 
 
 def _boxless(masks: Tensor, boxes: Sequence[Sequence[Box]] | None) -> Tensor:
     """Return (B,), true for images without a true box."""
-    missing = ~masks.flatten(1).any(1) if boxes is None else torch.tensor([not one for one in boxes], dtype=torch.bool)
+    missing = ~masks.flatten(1).any(1) if boxes is None else torch.tensor([not row for row in boxes], dtype=torch.bool)
     return missing.to(masks.device)
 
 

@@ -78,5 +78,5 @@ def kind(function: Metric) -> str:
         KeyError: the function is not a metric.
     """
     parameters = inspect.signature(function).parameters.values()
-    asked = (p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD)
-    return KINDS[tuple(asked)]
+    names = (p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD)
+    return KINDS[tuple(names)]

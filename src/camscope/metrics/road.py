@@ -63,8 +63,10 @@ def road_morf(
     >>> road_morf(x[0], x, total, noise=0).item(), road_morf(-x[0], x, total, noise=0, shares=[0.1]).item() >= 0
     (-1.0, True)
     """
-    known = clean_scores(inputs, score, clean, batch_size=batch_size)
-    changes = _changes(maps, inputs, score, known=known, shares=shares, noise=noise, seed=seed, batch_size=batch_size)
+    clean_score = clean_scores(inputs, score, clean, batch_size=batch_size)
+    changes = _changes(
+        maps, inputs, score, known=clean_score, shares=shares, noise=noise, seed=seed, batch_size=batch_size
+    )
     return changes.mean(1)
 
 
@@ -98,8 +100,8 @@ def road_lerf(
     Reference:
         Rong et al. ICML 2022. arXiv:2202.00449
     """
-    more = {"shares": shares, "noise": noise, "seed": seed, "clean": clean, "batch_size": batch_size}
-    return road_morf(-maps, inputs, score, **more)  # type: ignore[arg-type]
+    options = {"shares": shares, "noise": noise, "seed": seed, "clean": clean, "batch_size": batch_size}
+    return road_morf(-maps, inputs, score, **options)  # type: ignore[arg-type]
 
 
 @metric(Facts("high", low=-1.0, score="probability"))
@@ -181,12 +183,12 @@ def road_curves(
     Returns:
         The changes of the score (B, S) with the most and with the least relevant pixels removed first.
     """
-    known = clean_scores(inputs, score, clean, batch_size=batch_size)
+    clean_score = clean_scores(inputs, score, clean, batch_size=batch_size)
     morf, lerf = (
-        _changes(one, inputs, score, known=known, shares=shares, noise=noise, seed=seed, batch_size=batch_size)
-        for one in (maps, -maps)
+        _changes(values, inputs, score, known=clean_score, shares=shares, noise=noise, seed=seed, batch_size=batch_size)
+        for values in (maps, -maps)
     )
-    return RoadCurves(torch.tensor(shares, dtype=known.dtype), morf, lerf)
+    return RoadCurves(torch.tensor(shares, dtype=clean_score.dtype), morf, lerf)
 
 
 def _changes(
@@ -213,5 +215,5 @@ def _changes(
         removed = (rank[rows] < counts[numbers, None]).view(-1, *size)
         return impute(inputs[rows], removed) + grain * removed[:, None]
 
-    left = scores(edit, rows=len(inputs), edits=len(counts), score=score, batch_size=batch_size)
-    return undefined(left - known[:, None], unsound(maps))
+    edited_scores = scores(edit, rows=len(inputs), edits=len(counts), score=score, batch_size=batch_size)
+    return undefined(edited_scores - known[:, None], unsound(maps))

@@ -45,13 +45,13 @@ def max_sensitivity(
     >>> max_sensitivity(lambda x: x.sum(1), torch.ones(1, 3, 8, 8), radius=0.0).item()
     0.0
     """
-    here = _flat(explain(inputs) if maps is None else maps)
+    clean_map = _flat(explain(inputs) if maps is None else maps)
     generator = torch.Generator().manual_seed(seed)
-    length, largest = here.norm(dim=1), torch.zeros(len(here), dtype=here.dtype, device=here.device)
+    length, largest = clean_map.norm(dim=1), torch.zeros(len(clean_map), dtype=clean_map.dtype, device=clean_map.device)
     for _ in range(samples):
         noise = radius * (2 * torch.rand(inputs.shape[1:], generator=generator) - 1)
-        moved = _flat(explain(inputs + noise.to(inputs)))
-        largest = torch.maximum(largest, (moved - here).norm(dim=1))
+        noisy_map = _flat(explain(inputs + noise.to(inputs)))
+        largest = torch.maximum(largest, (noisy_map - clean_map).norm(dim=1))
     return undefined(largest / length, length == 0)
 
 
@@ -75,11 +75,11 @@ def coherency(explain: Explain, inputs: Tensor, *, maps: Tensor | None = None) -
     >>> coherency(lambda x: x.sum(1), torch.rand(2, 1, 8, 8)).gt(0.9)
     tensor([True, True])
     """
-    here = explain(inputs) if maps is None else maps
-    heat = unit(at_size(here.to(inputs.device), inputs.shape[2:])).to(inputs.dtype)[:, None]
-    there = explain(inputs * heat)
-    one, other = (_flat(m).relu() for m in (here, there))
-    return (1 + pearson(one, other)) / 2
+    clean_map = explain(inputs) if maps is None else maps
+    heat = unit(at_size(clean_map.to(inputs.device), inputs.shape[2:])).to(inputs.dtype)[:, None]
+    masked_map = explain(inputs * heat)
+    clean_rows, masked_rows = (_flat(m).relu() for m in (clean_map, masked_map))
+    return (1 + pearson(clean_rows, masked_rows)) / 2
 
 
 @metric(Facts("high", score="probability"))
@@ -111,10 +111,10 @@ def adcc(
     >>> adcc(lambda x: x.sum(1), torch.rand(2, 1, 8, 8), lambda x, rows: x.mean((1, 2, 3)).sigmoid()).gt(0.5)
     tensor([True, True])
     """
-    here = explain(inputs) if maps is None else maps
-    drop = kept(here, inputs, score, clean=clean, batch_size=batch_size).drop
-    parts = coherency(explain, inputs, maps=here), complexity(here), drop
-    coherent, dense, dropped = (part.to(here.device) for part in parts)
+    clean_map = explain(inputs) if maps is None else maps
+    drop = kept(clean_map, inputs, score, clean=clean, batch_size=batch_size).drop
+    parts = coherency(explain, inputs, maps=clean_map), complexity(clean_map), drop
+    coherent, dense, dropped = (part.to(clean_map.device) for part in parts)
     return adcc_of(coherency=coherent, complexity=dense, drop=dropped)
 
 

@@ -86,20 +86,20 @@ def cascade(
         arXiv:1810.03292
     """
     _parts(net, steps)  # a network without weights may not be one that can be copied
-    made, here = copy.deepcopy(net), explain(net) if maps is None else maps
-    parts, done, found = _parts(made, steps), 0, []
+    random_net, clean_map = copy.deepcopy(net), explain(net) if maps is None else maps
+    parts, count, similarities = _parts(random_net, steps), 0, []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for part in parts:
             _randomise(part)
-            done += len(part)
+            count += len(part)
             if inputs is not None:
-                _settle(made, [module for part in parts for module in part][:done], inputs)
-            now = explain(made)
-            found.append((spearman(here, now), ssim(here, now)))
+                _settle(random_net, [module for part in parts for module in part][:count], inputs)
+            random_map = explain(random_net)
+            similarities.append((spearman(clean_map, random_map), ssim(clean_map, random_map)))
     total = sum(map(len, parts))
     shares = torch.tensor([len(part) for part in parts]).cumsum(0) / total
-    return Randomisation(tuple(shares.tolist()), *(torch.stack(one) for one in zip(*found, strict=True)))
+    return Randomisation(tuple(shares.tolist()), *(torch.stack(values) for values in zip(*similarities, strict=True)))
 
 
 def independent(
@@ -122,18 +122,18 @@ def independent(
     Reference:
         Adebayo et al. NeurIPS 2018. arXiv:1810.03292
     """
-    here, found, sizes = explain(net) if maps is None else maps, [], []
+    clean_map, similarities, sizes = explain(net) if maps is None else maps, [], []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for step in range(len(_parts(net, steps))):
-            made = copy.deepcopy(net)
-            part = _parts(made, steps)[step]
+            random_net = copy.deepcopy(net)
+            part = _parts(random_net, steps)[step]
             _randomise(part)
-            now = explain(made)
-            found.append((spearman(here, now), ssim(here, now)))
+            random_map = explain(random_net)
+            similarities.append((spearman(clean_map, random_map), ssim(clean_map, random_map)))
             sizes.append(len(part))
     shares = tuple(size / sum(sizes) for size in sizes)
-    return Randomisation(shares, *(torch.stack(one) for one in zip(*found, strict=True)))
+    return Randomisation(shares, *(torch.stack(values) for values in zip(*similarities, strict=True)))
 
 
 @metric(Facts("low", low=-1.0))
@@ -204,12 +204,12 @@ def randomised(net: nn.Module, *, seed: int, inputs: Tensor) -> nn.Module:
     Returns:
         The copy, in eval mode.
     """
-    made = copy.deepcopy(net)
+    random_net = copy.deepcopy(net)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        _randomise(made.modules())
-    _settle(made, list(made.modules()), inputs)
-    return made.eval()
+        _randomise(random_net.modules())
+    _settle(random_net, list(random_net.modules()), inputs)
+    return random_net.eval()
 
 
 def _parts(net: nn.Module, steps: int) -> list[list[nn.Module]]:

@@ -88,10 +88,10 @@ def _presentation(element: ET.Element) -> None:
     for part in element.attrib.pop("style", "").split(";"):
         key, _, value = (text.strip() for text in part.partition(":"))
         if key == "font":
-            if found := _FONT.match(value):
-                element.set("font-size", found["size"])
-                if found["weight"]:
-                    element.set("font-weight", found["weight"])
+            if match := _FONT.match(value):
+                element.set("font-size", match["size"])
+                if match["weight"]:
+                    element.set("font-weight", match["weight"])
         elif key and not key.startswith(("-", "image-rendering")):
             element.set(key, value)
 

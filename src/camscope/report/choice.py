@@ -46,28 +46,28 @@ def chosen_cases(results: Results, *, most: int = MOST) -> Shown:
         rows = results.rows_of(results.cases["case"].to_list())
         return Shown(rows, one_a_case(rows), "")
     kinds: dict[str, list[int]] = {}
-    taken: set[int] = set()
+    selection: set[int] = set()
 
     def take(name: str, cases: Iterable[int], room: int) -> None:
-        new = [case for case in dict.fromkeys(cases) if case not in taken][: min(room, most - len(taken))]
+        new = [case for case in dict.fromkeys(cases) if case not in selection][: min(room, most - len(selection))]
         kinds[name] = new
-        taken.update(new)
+        selection.update(new)
 
     take("typical of clusters", _typical(results), most // 4)
     take("with a row that failed", results.rows.filter(pl.col("status") == FAILED)["case"], most // 4)
     take("among the most certain mistakes", _mistakes(results, most // 4), most // 4)
-    rest = results.first.filter(~pl.col("case").is_in(list(taken)))
-    drawn = drawn_cases(rest, by=["label", "outcome"], limit=most - len(taken), seed=0)
-    take("drawn by patient, from every label and outcome alike", drawn, most)
-    listed = [f"{len(cases):,} {name}" for name, cases in kinds.items() if cases]
-    rows = results.rows_of(sorted(taken))
-    return Shown(rows, one_a_case(rows), f"{len(taken):,} of {total:,} cases are shown: {', '.join(listed)}.")
+    remainder = results.first.filter(~pl.col("case").is_in(list(selection)))
+    sample = drawn_cases(remainder, by=["label", "outcome"], limit=most - len(selection), seed=0)
+    take("drawn by patient, from every label and outcome alike", sample, most)
+    parts = [f"{len(cases):,} {name}" for name, cases in kinds.items() if cases]
+    rows = results.rows_of(sorted(selection))
+    return Shown(rows, one_a_case(rows), f"{len(selection):,} of {total:,} cases are shown: {', '.join(parts)}.")
 
 
 def _typical(results: Results) -> list[int]:
     labels = {} if results.audit is None else results.audit["labels"]
-    found = [one["clusters"].get("typical", {}).values() for one in labels.values()]
-    return [case for clusters in found for cases in clusters for case in cases]
+    groups = [entry["clusters"].get("typical", {}).values() for entry in labels.values()]
+    return [case for clusters in groups for cases in clusters for case in cases]
 
 
 def _mistakes(results: Results, most: int) -> list[int]:

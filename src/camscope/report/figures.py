@@ -38,16 +38,16 @@ def auc_figure(label: str, slices: Sequence[Slice], *, name: str) -> Drawn:
     """AUC of all images, by group and by cue, with intervals."""
     with mpl.rc_context(SETTINGS):
         figure, ax = lines(len(slices))
-        for y, one in enumerate(slices):
-            colour = BLUE if one.name == "all images" else GREY
-            whisker(ax, y, one.auc.low, one.auc.high, one.auc.estimate, colour=colour)
+        for y, part in enumerate(slices):
+            colour = BLUE if part.name == "all images" else GREY
+            whisker(ax, y, part.auc.low, part.auc.high, part.auc.estimate, colour=colour)
         ax.axvline(0.5, color=VERMILLION, lw=1, ls=(0, (4, 3)))
         ax.set(xlim=(0, 1), xlabel="AUC (dashed: chance)")
-        ax.set_yticks(range(len(slices)), [short(one.name, 20) for one in slices])
-    shown = [f"{one.name} {interval(vars(one.auc))}" for one in slices]
+        ax.set_yticks(range(len(slices)), [short(part.name, 20) for part in slices])
+    texts = [f"{part.name} {interval(vars(part.auc))}" for part in slices]
     return Drawn(
         label,
-        svg(figure, name, text=f"AUC of {label}: {'; '.join(shown)}."),
+        svg(figure, name, text=f"AUC of {label}: {'; '.join(texts)}."),
         ("Cases", "Images", "Present", "Patients", "AUC (95 % interval)"),
         [(o.name, str(o.cases), str(o.positive), str(o.patients), interval(vars(o.auc))) for o in slices],
     )
@@ -55,7 +55,7 @@ def auc_figure(label: str, slices: Sequence[Slice], *, name: str) -> Drawn:
 
 def enrichment_figure(label: str, found: Content, *, name: str) -> Drawn | None:
     """Enrichment of each region with its interval, over the band of the nulls."""
-    regions = {region: one["heat"] for region, one in found["regions"].items() if one["heat"]}
+    regions = {region: entry["heat"] for region, entry in found["regions"].items() if entry["heat"]}
     if not regions:
         return None
     rows = []
@@ -83,7 +83,7 @@ def enrichment_figure(label: str, found: Content, *, name: str) -> Drawn | None:
 
 def effect_figure(label: str, found: Content, *, delta: float, name: str) -> Drawn | None:
     """Return the effect of each intervention with its interval, and that of each fill-in."""
-    effects = [(region, effect) for region, one in found["regions"].items() for effect in one["effects"]]
+    effects = [(region, effect) for region, entry in found["regions"].items() for effect in entry["effects"]]
     if not effects:
         return None
     rows = []
@@ -96,16 +96,16 @@ def effect_figure(label: str, found: Content, *, delta: float, name: str) -> Dra
             ax.axhline(y - 0.45, color="#e3e7ec", lw=0.8)
             ax.text(0, y - 0.26, words, transform=ax.get_yaxis_transform(), fontsize=8, color="#29323d", va="center")
             whisker(ax, y, *ends(effect["effect"]), colour=BLUE if effect["test"] != "insert" else PURPLE)
-            for k, (fill, one) in enumerate(effect["by_fill"].items()):
+            for k, (fill, estimate) in enumerate(effect["by_fill"].items()):
                 place = y + 0.17 + 0.13 * k
-                whisker(ax, place, *ends(one), colour=(ORANGE, GREEN, GREY)[k % 3], small=True)
-                rows.append((_tested(region, effect), fill, str(effect["patients"]), interval(one), ""))
+                whisker(ax, place, *ends(estimate), colour=(ORANGE, GREEN, GREY)[k % 3], small=True)
+                rows.append((_tested(region, effect), fill, str(effect["patients"]), interval(estimate), ""))
             p = effect["p_adjusted"]
-            said = "" if p is None else f"{p:.4f}"
-            rows.append((_tested(region, effect), "all", str(effect["patients"]), interval(effect["effect"]), said))
+            p_text = "" if p is None else f"{p:.4f}"
+            rows.append((_tested(region, effect), "all", str(effect["patients"]), interval(effect["effect"]), p_text))
         ax.set_xscale("symlog", linthresh=1, linscale=1.2)
-        shown = [e for _, effect in effects for e in (effect["effect"], *effect["by_fill"].values())]
-        widest = 1.3 * max(1.0, *(abs(v) for e in shown for v in ends(e) if v is not None))
+        estimates = [e for _, effect in effects for e in (effect["effect"], *effect["by_fill"].values())]
+        widest = 1.3 * max(1.0, *(abs(v) for e in estimates for v in ends(e) if v is not None))
         ax.set_xlim(-widest, widest)
         plain_ticks(ax, [t for t in (-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100) if abs(t) <= widest])
         ax.set_xlabel("change beyond the sham, SD (band: counts as none)")
@@ -127,9 +127,9 @@ def alignment_figure(cue: str, found: Mapping[str, Content], *, name: str) -> Dr
     rows = []
     with mpl.rc_context(SETTINGS):
         figure, ax = lines(len(found), height=0.5)
-        for y, (label, one) in enumerate(found.items()):
+        for y, (label, entry) in enumerate(found.items()):
             for k, (kind, colour) in enumerate(kinds.items()):
-                place, e = y + 0.24 * (k - 1), one[kind]
+                place, e = y + 0.24 * (k - 1), entry[kind]
                 if e["estimate"] is None:
                     continue
                 hatch = "////" if kind == "anti" else None
@@ -137,7 +137,7 @@ def alignment_figure(cue: str, found: Mapping[str, Content], *, name: str) -> Dr
                 if e["low"] is not None:
                     ax.plot([e["low"], e["high"]], [place, place], color="#1b2330", lw=1.1)
             rows.append(
-                (label, *(interval(one[kind]) for kind in (*kinds, "reliance")), "yes" if one["edited"] else "")
+                (label, *(interval(entry[kind]) for kind in (*kinds, "reliance")), "yes" if entry["edited"] else "")
             )
         ax.axvline(0.5, color=VERMILLION, lw=1, ls=(0, (4, 3)))
         ax.set(xlim=(0, 1), xlabel="AUC (dashed: chance)")
@@ -154,21 +154,21 @@ def alignment_figure(cue: str, found: Mapping[str, Content], *, name: str) -> Dr
 
 def mass_figure(label: str, rows: pl.DataFrame, regions: Sequence[str], *, name: str) -> Drawn | None:
     """Score against the mass of the map in each region; points of a large cohort are a picture."""
-    shown = [region for region in regions if rows[f"mass:{region}"].is_not_null().any()]
-    if not shown:
+    panel_regions = [region for region in regions if rows[f"mass:{region}"].is_not_null().any()]
+    if not panel_regions:
         return None
     with mpl.rc_context(SETTINGS):
-        across = min(len(shown), 2)
-        down = -(-len(shown) // across)
+        across = min(len(panel_regions), 2)
+        down = -(-len(panel_regions) // across)
         figure = Figure(figsize=(WIDTH, 1.75 * down + 0.3), layout="constrained", dpi=144)
-        said = []
-        for n, region in enumerate(shown):
+        table_rows = []
+        for n, region in enumerate(panel_regions):
             ax = figure.add_subplot(down, across, n + 1)
-            own = rows.filter(pl.col(f"mass:{region}").is_not_null())
-            if len(own) > _MOST_POINTS:
-                own = own.sample(_MOST_POINTS, seed=0)
+            region_rows = rows.filter(pl.col(f"mass:{region}").is_not_null())
+            if len(region_rows) > _MOST_POINTS:
+                region_rows = region_rows.sample(_MOST_POINTS, seed=0)
             for truth, colour, marker in ((True, BLUE, "o"), (False, ORANGE, "^")):
-                part = own.filter(pl.col("truth") == truth)
+                part = region_rows.filter(pl.col("truth") == truth)
                 ax.scatter(
                     part[f"mass:{region}"],
                     part["score"],
@@ -179,29 +179,34 @@ def mass_figure(label: str, rows: pl.DataFrame, regions: Sequence[str], *, name:
                     lw=0,
                     rasterized=True,
                 )
-            area = float(own[f"area:{region}"].to_numpy().mean())
+            area = float(region_rows[f"area:{region}"].to_numpy().mean())
             ax.axvline(area, color=GREY, lw=1, ls=(0, (2, 2)))
             ax.set_title(short(region_words(region), 22))
             ax.set(xlabel="share of the heat", ylabel="logit" if n % across == 0 else "")
             ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
             ax.yaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
-            rank = _rank_correlation(own["score"].to_numpy(), own[f"mass:{region}"].to_numpy())
-            said.append(
-                (region_words(region), str(len(own)), "not defined" if rank != rank else f"{rank:.2f}", f"{area:.3f}")
+            rank = _rank_correlation(region_rows["score"].to_numpy(), region_rows[f"mass:{region}"].to_numpy())
+            table_rows.append(
+                (
+                    region_words(region),
+                    str(len(region_rows)),
+                    "not defined" if rank != rank else f"{rank:.2f}",
+                    f"{area:.3f}",
+                )
             )
         marks = [mpl.lines.Line2D([], [], color=c, marker=m, ls="", ms=4) for c, m in ((BLUE, "o"), (ORANGE, "^"))]
         figure.legend(marks, ["label present", "label absent"], loc="outside upper left", ncols=2)
-    text = "; ".join(f"{row[0]}: rank correlation {row[2]} over {row[1]} maps" for row in said)
+    text = "; ".join(f"{row[0]}: rank correlation {row[2]} over {row[1]} maps" for row in table_rows)
     columns = ("Region", "Maps", "Rank correlation of score and mass", "Mean area")
-    return Drawn(label, svg(figure, name, text=f"Score against mass for {label}. {text}."), columns, said)
+    return Drawn(label, svg(figure, name, text=f"Score against mass for {label}. {text}."), columns, table_rows)
 
 
-def _rank_correlation(one: Any, other: Any) -> float:
+def _rank_correlation(scores: Any, masses: Any) -> float:
     from scipy.stats import spearmanr
 
-    if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
+    if len(scores) < 3 or np.ptp(scores) == 0 or np.ptp(masses) == 0:
         return float("nan")
-    return float(spearmanr(one, other).statistic)
+    return float(spearmanr(scores, masses).statistic)
 
 
 _FLOOR = 0.02

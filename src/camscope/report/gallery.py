@@ -57,31 +57,31 @@ def thumbnails(
     """
     folder = results.folder / FOLDER
     beside = len(shown.cases) > inside
-    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    owned = _owned(folder)
+    old_files = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    own_files = _owned(folder)
     if beside:
-        _own(folder, owned | {_file_of(sha256) for sha256 in shown.cases["image_sha256"].drop_nulls()})
+        _own(folder, own_files | {_file_of(sha256) for sha256 in shown.cases["image_sha256"].drop_nulls()})
     addresses, reasons = [], []
-    kept: set[str] = set()
+    new_files: set[str] = set()
     columns = ["case", "image", "image_sha256", "status", "height", "width"]
     cases = shown.cases.select(columns).iter_rows(named=True)
-    for done, (case, image, reason) in enumerate(_thumbnails(results, cases), 1):
+    for count, (case, image, reason) in enumerate(_thumbnails(results, cases), 1):
         address = ""
         if image is not None:
             if case["height"]:
                 means.add(case["case"], image, size=(case["height"], case["width"]))
             if beside:
                 name = _file_of(case["image_sha256"])
-                if name not in there and name not in kept:
+                if name not in old_files and name not in new_files:
                     write_atomically(folder / name, partial(image.save, format="JPEG", quality=_QUALITY))
-                kept.add(name)
+                new_files.add(name)
                 address = f"{FOLDER}/{name}"
             else:
                 address = data_address(image, quality=_QUALITY)
         addresses.append(address)
         reasons.append(reason)
-        progress("reading pictures", done, len(shown.cases))
-    _tidy(folder, there & owned, kept=kept)
+        progress("reading pictures", count, len(shown.cases))
+    _tidy(folder, old_files & own_files, kept=new_files)
     return addresses, reasons
 
 
@@ -136,10 +136,10 @@ def _own(folder: Path, names: set[str]) -> None:
     write_atomically(folder / MARKER, lambda file: file.write(text.encode()))
 
 
-def _tidy(folder: Path, owned: set[str], *, kept: set[str]) -> None:
+def _tidy(folder: Path, old_files: set[str], *, kept: set[str]) -> None:
     """Remove the thumbnails of earlier reports that no case has any more; nothing else."""
     with writing(folder):
-        for name in owned - kept:
+        for name in old_files - kept:
             (folder / name).unlink()
         if kept:
             _own(folder, kept)
@@ -160,9 +160,9 @@ def gallery_data(
         []
         if results.audit is None
         else [
-            {"label": label, "region": region, "words": region_words(region), "verdict": one["verdict"]}
-            for label, found in results.audit["labels"].items()
-            for region, one in found["regions"].items()
+            {"label": label, "region": region, "words": region_words(region), "verdict": entry["verdict"]}
+            for label, content in results.audit["labels"].items()
+            for region, entry in content["regions"].items()
         ]
     )
     return {
@@ -217,8 +217,8 @@ def _cases(cases: pl.DataFrame, names: Names, results: Results) -> dict[str, Any
 
 
 def _messages(rows: pl.DataFrame, names: Names) -> list[str]:
-    wanted = rows.select("image", "patient", "message", "status").iter_rows(named=True)
-    return [names.text(row["message"], row) if row["status"] == FAILED else row["message"] or "" for row in wanted]
+    records = rows.select("image", "patient", "message", "status").iter_rows(named=True)
+    return [names.text(row["message"], row) if row["status"] == FAILED else row["message"] or "" for row in records]
 
 
 def _windows(rows: pl.DataFrame) -> dict[str, Any]:
@@ -228,17 +228,17 @@ def _windows(rows: pl.DataFrame) -> dict[str, Any]:
     return {"window": index, "windows": [list(kind) for kind in kinds]}
 
 
-def _maps(results: Results, shown: Shown, *, names: Names) -> dict[str, Any]:
+def _maps(results: Results, selection: Shown, *, names: Names) -> dict[str, Any]:
     """Return maps as 16-bit whole numbers of a step of their own, and the rows' notes."""
     grids: list[str | None] = []
     steps: list[float | None] = []
     notes: list[int] = []
     texts: dict[tuple[str, ...], int] = {(): 0}
-    rows = shown.rows.select("image", "patient").iter_rows(named=True)
-    for shard in results.large(shown.cases["case"].to_list()):
-        for grid, said in shard.iter_rows():
+    rows = selection.rows.select("image", "patient").iter_rows(named=True)
+    for shard in results.large(selection.cases["case"].to_list()):
+        for grid, row_notes in shard.iter_rows():
             row = next(rows)
-            notes.append(texts.setdefault(tuple(names.text(text, row) for text in said or ()), len(texts)))
+            notes.append(texts.setdefault(tuple(names.text(text, row) for text in row_notes or ()), len(texts)))
             coded, step = (None, None) if grid is None else _coded(np.array(grid, np.float64))
             grids.append(coded)
             steps.append(step)

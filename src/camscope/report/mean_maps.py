@@ -62,8 +62,8 @@ class MeanMap:
 
     def at(self, size: tuple[int, int]) -> npt.NDArray[np.float32]:
         """Return the map at a size, interpolated as the overlays are."""
-        placed: npt.NDArray[np.float32] = upsample(torch.from_numpy(self.values).float(), size).numpy()
-        return placed
+        image: npt.NDArray[np.float32] = upsample(torch.from_numpy(self.values).float(), size).numpy()
+        return image
 
 
 def mean_maps(parts: Mapping[K, pl.DataFrame], maps: Iterable[pl.DataFrame]) -> dict[K, MeanMap]:
@@ -77,24 +77,24 @@ def mean_maps(parts: Mapping[K, pl.DataFrame], maps: Iterable[pl.DataFrame]) -> 
     Returns:
         The means, without those of sets in which no map has positive evidence.
     """
-    members = {key: found for key, rows in parts.items() if len(found := _weighed(rows))}
-    weights = {key: (found["case"].to_numpy(), found["weight"].to_numpy()) for key, found in members.items()}
+    members = {key: member for key, rows in parts.items() if len(member := _weighed(rows))}
+    weights = {key: (member["case"].to_numpy(), member["weight"].to_numpy()) for key, member in members.items()}
     sums: dict[K, Values] = {}
     aspects: dict[K, float] = {}
     for table in maps:
-        asked = table["case"].to_numpy()
+        table_cases = table["case"].to_numpy()
         for key, (cases, shares) in weights.items():
-            place = np.minimum(np.searchsorted(cases, asked), len(cases) - 1)
-            there = cases[place] == asked
-            if there.any():
-                own = table.filter(there)
-                _, _, tall, wide = own["window"][0]
+            place = np.minimum(np.searchsorted(cases, table_cases), len(cases) - 1)
+            mask = cases[place] == table_cases
+            if mask.any():
+                part = table.filter(mask)
+                _, _, tall, wide = part["window"][0]
                 aspects.setdefault(key, float(tall / wide))
-                sums[key] = sums.get(key, 0.0) + np.tensordot(shares[place[there]], unit(stacked(own)), 1)
-    counted = {key: found.filter(pl.col("weight") > 0) for key, found in members.items()}
+                sums[key] = sums.get(key, 0.0) + np.tensordot(shares[place[mask]], unit(stacked(part)), 1)
+    contributors = {key: member.filter(pl.col("weight") > 0) for key, member in members.items()}
     return {
-        key: MeanMap(sums[key] * sums[key].size, len(own), own["patient"].n_unique(), aspects[key])
-        for key, own in counted.items()
+        key: MeanMap(sums[key] * sums[key].size, len(part), part["patient"].n_unique(), aspects[key])
+        for key, part in contributors.items()
     }
 
 
@@ -102,14 +102,14 @@ def _weighed(rows: pl.DataFrame) -> pl.DataFrame:
     """Return the maps of one set by case, with their weights in its mean; none where no map has positive evidence."""
     sizes = rows.group_by("grid_height", "grid_width", maintain_order=True).len()
     usual = sizes.sort("len", descending=True, maintain_order=True).head(1)
-    own = rows.join(usual, on=["grid_height", "grid_width"], maintain_order="left")
-    own = own.select(
+    members = rows.join(usual, on=["grid_height", "grid_width"], maintain_order="left")
+    members = members.select(
         "case", pl.col("patient").fill_null(""), (pl.col("map_max") > 0).fill_null(value=False).alias("counts")
     )
-    patients = own.filter("counts")["patient"].n_unique()
+    patients = members.filter("counts")["patient"].n_unique()
     share = pl.col("counts") / (patients * pl.col("counts").sum().over("patient"))
-    weighed = own.select("case", "patient", pl.when("counts").then(share).otherwise(0.0).alias("weight"))
-    return weighed.sort("case") if patients else weighed.clear()
+    weights = members.select("case", "patient", pl.when("counts").then(share).otherwise(0.0).alias("weight"))
+    return weights.sort("case") if patients else weights.clear()
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ class LabelMaps:
 
 def label_maps(results: Results, label: str) -> LabelMaps:
     """Read the maps of a label and take their means."""
-    wanted = (pl.col("label") == label) & (pl.col("status") == OK) & pl.col("grid_height").is_not_null()
-    maps = results.first.filter(wanted).select(*_MEMBER, "group", "outcome")
+    condition = (pl.col("label") == label) & (pl.col("status") == OK) & pl.col("grid_height").is_not_null()
+    maps = results.first.filter(condition).select(*_MEMBER, "group", "outcome")
     hits = maps.filter(pl.col("outcome") == "TP")
     parts: dict[tuple[str, ...], pl.DataFrame] = {("whole",): hits if len(hits) else maps}
     for group in results.groups or ("",):
@@ -162,8 +162,8 @@ def label_maps(results: Results, label: str) -> LabelMaps:
 
 def top_of(labels: Sequence[LabelMaps]) -> float:
     """Return the upper end of the scale that all mean maps share; the lower end is 0."""
-    every = [m for one in labels for m in (*one.cells.values(), one.whole) if m is not None]
-    trusted = [m for m in every if m.patients >= _ON_SCALE] or every
+    means = [m for label_map in labels for m in (*label_map.cells.values(), label_map.whole) if m is not None]
+    trusted = [m for m in means if m.patients >= _ON_SCALE] or means
     return max([2.0, *(float(m.values.max()) for m in trusted)])
 
 
@@ -192,8 +192,8 @@ def outcome_figure(maps: LabelMaps, *, top: float, name: str) -> Drawn | None:
     ]
     text = "; ".join(f"{row[0]} {row[1]}: {row[2]} maps, highest {row[4]} at the {row[5]}" for row in rows)
     columns = ("Group", "Outcome", "Maps", "Patients", "Highest (1 = uniform)", "Where")
-    drawn = _panels(panels, top=top, name=name, text=f"Mean maps of {maps.label}. {text}.")
-    return Drawn(maps.label, drawn, columns, rows)
+    picture = _panels(panels, top=top, name=name, text=f"Mean maps of {maps.label}. {text}.")
+    return Drawn(maps.label, picture, columns, rows)
 
 
 def cluster_figure(maps: LabelMaps, *, top: float, name: str) -> Drawn | None:
@@ -207,8 +207,8 @@ def cluster_figure(maps: LabelMaps, *, top: float, name: str) -> Drawn | None:
     ]
     text = "; ".join(f"{row[0]}: {row[1]} maps, highest at the {row[4]}" for row in rows)
     columns = ("Cluster", "Maps", "Patients", "Highest (1 = uniform)", "Where")
-    drawn = _panels(panels, top=top, name=name, text=f"Clusters of {maps.label}. {text}.")
-    return Drawn(maps.label, drawn, columns, rows)
+    picture = _panels(panels, top=top, name=name, text=f"Clusters of {maps.label}. {text}.")
+    return Drawn(maps.label, picture, columns, rows)
 
 
 def _panels(panels: Sequence[Sequence[tuple[str, MeanMap | None]]], *, top: float, name: str, text: str) -> str:
@@ -218,26 +218,26 @@ def _panels(panels: Sequence[Sequence[tuple[str, MeanMap | None]]], *, top: floa
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(1.0 * across + 0.6, (aspect + 0.42) * down), layout="constrained")
         axes: Any = figure.subplots(down, across, squeeze=False)
-        shown = None
+        image = None
         for i, j in np.ndindex(down, across):
-            ax, found = axes[i, j], panels[i][j] if j < len(panels[i]) else ("", None)
+            ax, panel = axes[i, j], panels[i][j] if j < len(panels[i]) else ("", None)
             ax.set_axis_off()
-            title, m = found
+            title, m = panel
             if m is None:
                 if title:
                     ax.set_title(f"{title}\nno maps", fontsize=8, color="#55606f", fontweight="normal", loc="center")
                 continue
-            whose = f"({m.patients})" if m.maps < _WIDE else f"\n({m.patients:,})"
-            count = f"\n{m.maps:,} maps {whose}" if m.maps else ""
+            people = f"({m.patients})" if m.maps < _WIDE else f"\n({m.patients:,})"
+            count = f"\n{m.maps:,} maps {people}" if m.maps else ""
             ax.set_title(
                 (title if m.maps else title.replace(" ", "\n", 1)) + count,
                 fontsize=8,
                 fontweight="normal",
                 loc="center",
             )
-            shown = ax.imshow(m.at((96, 96)), cmap=colours, vmin=0, vmax=top, aspect=aspect, interpolation="nearest")
-        if shown is not None:
-            bar = figure.colorbar(shown, ax=axes, fraction=0.05, shrink=0.9, pad=0.03)
+            image = ax.imshow(m.at((96, 96)), cmap=colours, vmin=0, vmax=top, aspect=aspect, interpolation="nearest")
+        if image is not None:
+            bar = figure.colorbar(image, ax=axes, fraction=0.05, shrink=0.9, pad=0.03)
             bar.outline.set_visible(False)
             bar.ax.axhline(1, color="#1b2330", lw=1)
             bar.set_ticks(
@@ -270,8 +270,8 @@ class MeanPictures:
         first = pl.col("method") == results.methods[0]
         hits = shown.rows.filter(first & (pl.col("outcome") == "TP") & pl.col("window").is_not_null())
         for label in results.labels:
-            own = hits.filter(pl.col("label") == label).head(_PICTURES)
-            for case, window in own.select("case", "window").iter_rows():
+            label_hits = hits.filter(pl.col("label") == label).head(_PICTURES)
+            for case, window in label_hits.select("case", "window").iter_rows():
                 self._wanted.setdefault(case, []).append((label, window))
 
     def add(self, case: int, thumbnail: Image.Image, *, size: tuple[int, int]) -> None:
@@ -283,10 +283,10 @@ class MeanPictures:
             inside = (max(box[0], 0), max(box[1], 0), min(box[2], grey.width), min(box[3], grey.height))
             if inside != box:
                 grey_box = grey.crop(tuple(map(round, box)))  # type: ignore[arg-type]  # padding is black
-                seen = grey_box.resize((_SIDE, _SIDE))
+                crop = grey_box.resize((_SIDE, _SIDE))
             else:
-                seen = grey.resize((_SIDE, _SIDE), box=box)
-            self._sums[label] = self._sums.get(label, np.zeros((_SIDE, _SIDE))) + np.asarray(seen, np.float64) / 255
+                crop = grey.resize((_SIDE, _SIDE), box=box)
+            self._sums[label] = self._sums.get(label, np.zeros((_SIDE, _SIDE))) + np.asarray(crop, np.float64) / 255
             self._counts[label] += 1
 
     def count(self, label: str) -> int:

@@ -54,22 +54,22 @@ def agreement_of_methods(results: Results) -> list[Pair]:
 
     Of more than 500 cases, 500 are drawn.
     """
-    found = []
+    pairs = []
     for label in results.labels:
         maps = {method: _maps(results, label, method) for method in results.methods}
-        for one, other in combinations(results.methods, 2):
-            shared = sorted(maps[one].keys() & maps[other].keys())
+        for first, second in combinations(results.methods, 2):
+            shared = sorted(maps[first].keys() & maps[second].keys())
             if not shared:
                 continue
-            a, b = ([maps[method][case] for case in shared] for method in (one, other))
-            same = float(np.mean([same_map(x, y) for x, y in zip(a, b, strict=True)]))
-            found.append(Pair(label, one, other, len(shared), _correlation(a, b), same))
-    return found
+            a, b = ([maps[method][case] for case in shared] for method in (first, second))
+            share = float(np.mean([same_map(x, y) for x, y in zip(a, b, strict=True)]))
+            pairs.append(Pair(label, first, second, len(shared), _correlation(a, b), share))
+    return pairs
 
 
 def _maps(results: Results, label: str, method: str) -> Maps:
-    own = (pl.col("label") == label) & (pl.col("method") == method) & (pl.col("status") == OK)
-    cases = results.rows.filter(own)["case"]
+    condition = (pl.col("label") == label) & (pl.col("method") == method) & (pl.col("status") == OK)
+    cases = results.rows.filter(condition)["case"]
     if len(cases) > _MOST:
         cases = cases.gather(cases.hash(seed=0).arg_sort()).head(_MOST)
     shards = results.maps(label, method, cases=cases.to_list())
@@ -77,13 +77,13 @@ def _maps(results: Results, label: str, method: str) -> Maps:
     return {case: np.array(grid, np.float32).reshape(height, width) for case, grid, height, width in rows}
 
 
-def _correlation(one: list[npt.NDArray[np.float32]], other: list[npt.NDArray[np.float32]]) -> float:
-    found = []
-    for a, b in zip(one, other, strict=True):
+def _correlation(first_maps: list[npt.NDArray[np.float32]], second_maps: list[npt.NDArray[np.float32]]) -> float:
+    correlations = []
+    for a, b in zip(first_maps, second_maps, strict=True):
         ranks = np.stack([_ranks(a), _ranks(b)])
         if (np.ptp(ranks, axis=1) > 0).all():
-            found.append(float(pearsonr(*ranks).statistic))
-    return float(np.median(found)) if found else float("nan")
+            correlations.append(float(pearsonr(*ranks).statistic))
+    return float(np.median(correlations)) if correlations else float("nan")
 
 
 def _ranks(grid: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

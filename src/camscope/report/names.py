@@ -31,10 +31,10 @@ class Names:
 
     def __init__(self, cases: pl.DataFrame, *, pseudonyms: bool) -> None:
         self.pseudonyms = pseudonyms
-        known: list[str] = []
+        patients: list[str] = []
         if pseudonyms:
-            known = cases.sort("case")["patient"].fill_null("").unique(maintain_order=True).to_list()
-        self._patients = {name: f"P{number}" for number, name in enumerate((n for n in known if n), 1)} | {"": ""}
+            patients = cases.sort("case")["patient"].fill_null("").unique(maintain_order=True).to_list()
+        self._patients = {name: f"P{number}" for number, name in enumerate((n for n in patients if n), 1)} | {"": ""}
 
     def patient(self, name: str | None) -> str:
         """Return what a patient is called."""
@@ -54,6 +54,6 @@ class Names:
         """Return a message or note of a row."""
         if not self.pseudonyms or not text:
             return text or ""
-        for known in (row.get("image"), row.get("patient")):
-            text = text.replace(known, _HIDDEN) if known else text
+        for identifier in (row.get("image"), row.get("patient")):
+            text = text.replace(identifier, _HIDDEN) if identifier else text
         return _PATH.sub(_HIDDEN, _QUOTED.sub(_HIDDEN, text))

@@ -73,15 +73,15 @@ def report(
 def _report(results: Results, pseudonyms: bool, progress: Progress, *, inside: int, most: int) -> Path:  # noqa: FBT001
     names = Names(results.cases, pseudonyms=pseudonyms)
     results = replace(results, grouped=all(names.value(group) == group for group in results.groups))
-    shown = chosen_cases(results, most=most)
-    means = MeanPictures(results, shown)
-    addresses, reasons = thumbnails(results, shown, means=means, progress=progress, inside=inside)
+    selection = chosen_cases(results, most=most)
+    means = MeanPictures(results, selection)
+    addresses, reasons = thumbnails(results, selection, means=means, progress=progress, inside=inside)
     maps = []
-    for done, label in enumerate(results.labels, 1):
+    for count, label in enumerate(results.labels, 1):
         maps.append(label_maps(results, label))
-        progress("averaging maps", done, len(results.labels))
-    data = gallery_data(results, shown, names=names, addresses=addresses, reasons=reasons)
-    content = _content(results, shown, names=names, maps=maps, means=means) | {"data": Markup(script_json(data))}
+        progress("averaging maps", count, len(results.labels))
+    data = gallery_data(results, selection, names=names, addresses=addresses, reasons=reasons)
+    content = _content(results, selection, names=names, maps=maps, means=means) | {"data": Markup(script_json(data))}
     text = rendered("page.html.j2", content, package="camscope.report", script=_SCRIPT.read_text("utf-8"))
     path = results.folder / PAGE
     write_atomically(path, lambda file: file.write(text.encode("utf-8", "replace")))
@@ -89,23 +89,23 @@ def _report(results: Results, pseudonyms: bool, progress: Progress, *, inside: i
 
 
 def _content(
-    results: Results, shown: Shown, *, names: Names, maps: list[LabelMaps], means: MeanPictures
+    results: Results, selection: Shown, *, names: Names, maps: list[LabelMaps], means: MeanPictures
 ) -> dict[str, Any]:
     """Return what the templates show, drawn and counted."""
     top, slices = top_of(maps), areas(results)
-    said = {answer.label: answer for answer in answers(results)}
+    label_answers = {answer.label: answer for answer in answers(results)}
     firsts = [
         {
-            "label": one.label,
-            "answer": said.get(one.label),
-            "auc": interval(vars(slices[one.label][0].auc)),
-            "picture": Markup(means.shown(one, top=top)),
-            "mean": one.whole,
-            "of": one.of,
-            "pictures": means.count(one.label),
-            "outcomes": outcomes(results, one.label),
+            "label": label_map.label,
+            "answer": label_answers.get(label_map.label),
+            "auc": interval(vars(slices[label_map.label][0].auc)),
+            "picture": Markup(means.shown(label_map, top=top)),
+            "mean": label_map.whole,
+            "of": label_map.of,
+            "pictures": means.count(label_map.label),
+            "outcomes": outcomes(results, label_map.label),
         }
-        for one in maps
+        for label_map in maps
     ]
     paragraphs, references = methods_text(results)
     statuses = dict(results.rows.group_by("status").len().rows())
@@ -139,7 +139,7 @@ def _content(
         "record": record_rows(results, pseudonyms=names.pseudonyms),
         "pseudonyms": names.pseudonyms,
         "shown": names.value,
-        "part": shown.sentence,
+        "part": selection.sentence,
         "sampled": sampled(results),
     }
 
@@ -151,26 +151,29 @@ def _figures(
     audited: dict[str, Any] = {} if results.audit is None else results.audit["labels"]
     delta = 0.0 if results.audit is None else float(results.audit["settings"]["delta"])
     cues: dict[str, dict[str, Any]] = {}
-    for label, found in audited.items():
-        for cue, one in found["alignment"].items():
-            cues.setdefault(cue, {})[label] = one
-    made: dict[str, Iterable[Drawn | None]] = {
+    for label, content in audited.items():
+        for cue, alignment in content["alignment"].items():
+            cues.setdefault(cue, {})[label] = alignment
+    figures: dict[str, Iterable[Drawn | None]] = {
         "auc": [auc_figure(label, slices[label], name=f"auc{n}") for n, label in enumerate(results.labels)],
-        "maps": [outcome_figure(one, top=top, name=f"map{n}") for n, one in enumerate(maps)],
-        "clusters": [cluster_figure(one, top=top, name=f"cluster{n}") for n, one in enumerate(maps)],
+        "maps": [outcome_figure(label_map, top=top, name=f"map{n}") for n, label_map in enumerate(maps)],
+        "clusters": [cluster_figure(label_map, top=top, name=f"cluster{n}") for n, label_map in enumerate(maps)],
         "enrichment": [
-            enrichment_figure(label, one, name=f"heat{n}") for n, (label, one) in enumerate(audited.items())
+            enrichment_figure(label, entry, name=f"heat{n}") for n, (label, entry) in enumerate(audited.items())
         ],
         "effects": [
-            effect_figure(label, one, delta=delta, name=f"effect{n}") for n, (label, one) in enumerate(audited.items())
+            effect_figure(label, entry, delta=delta, name=f"effect{n}")
+            for n, (label, entry) in enumerate(audited.items())
         ],
-        "alignment": [alignment_figure(cue, found, name=f"cue{n}") for n, (cue, found) in enumerate(cues.items())],
+        "alignment": [
+            alignment_figure(cue, cue_entries, name=f"cue{n}") for n, (cue, cue_entries) in enumerate(cues.items())
+        ],
         "mass": [
             mass_figure(label, results.of(label), results.regions, name=f"mass{n}")
             for n, label in enumerate(results.labels)
         ],
     }
     return {
-        section: [Drawn(d.title, Markup(d.svg), d.columns, d.rows) for d in drawn if d is not None]
-        for section, drawn in made.items()
+        section: [Drawn(d.title, Markup(d.svg), d.columns, d.rows) for d in panels if d is not None]
+        for section, panels in figures.items()
     }

@@ -69,9 +69,9 @@ def _of_evidence(results: Results) -> Iterator[str]:
             "No verdict is based on heat maps alone: null maps can favour the border, and the map of a model that "
             "depends on a cue can show no heat there."
         )
-    asked = results.file.explain.when
-    if asked != "all":
-        which = "present" if asked == "present" else "predicted"
+    choice = results.file.explain.when
+    if choice != "all":
+        which = "present" if choice == "present" else "predicted"
         yield (
             f"Maps were made only where the label is {which}; what the models look at elsewhere is not on this page "
             '(when = "all" in the study file makes these maps too).'
@@ -100,40 +100,44 @@ def sampled(results: Results) -> list[str]:
     """Labels of whose cases not all were changed in the audit, with the numbers."""
     labels = {} if results.audit is None else results.audit["labels"]
     return [
-        f"{label} {found['drawn']:,} of {found['cases']:,}"
-        for label, found in labels.items()
-        if found.get("drawn", found["cases"]) < found["cases"]
+        f"{label} {entry['drawn']:,} of {entry['cases']:,}"
+        for label, entry in labels.items()
+        if entry.get("drawn", entry["cases"]) < entry["cases"]
     ]
 
 
 def _lost_level(results: Results) -> list[str]:
     labels = {} if results.audit is None else results.audit["labels"]
-    lost = {label: one["self_test"]["level_lost"] for label, one in labels.items()}
-    return [label for label, value in lost.items() if value is not None and value < 1e-2]
+    losses = {label: entry["self_test"]["level_lost"] for label, entry in labels.items()}
+    return [label for label, value in losses.items() if value is not None and value < 1e-2]
 
 
 def _of_audit(results: Results) -> Iterator[str]:
     labels = (results.audit or {})["labels"]
-    if some := sampled(results):
+    if samples := sampled(results):
         yield (
-            f"Not every case was changed, and clusters were looked for among those that were: {'; '.join(some)}. "
+            f"Not every case was changed, and clusters were looked for among those that were: {'; '.join(samples)}. "
             "A region that few cases have was tested on those of them that were drawn."
         )
-    regions = [(label, region, one) for label, found in labels.items() for region, one in found["regions"].items()]
-    open_ones = [one for _, _, one in regions if one["verdict"] == "NOT SHOWN"]
-    if open_ones:
-        deltas = [e["smallest_delta"] for one in open_ones for e in one["effects"] if e["test"] != "insert"]
+    regions = [
+        (label, region, entry) for label, content in labels.items() for region, entry in content["regions"].items()
+    ]
+    open_items = [entry for _, _, entry in regions if entry["verdict"] == "NOT SHOWN"]
+    if open_items:
+        deltas = [e["smallest_delta"] for entry in open_items for e in entry["effects"] if e["test"] != "insert"]
         worst = max((d for d in deltas if d is not None), default=None)
         yield (
-            f"{len(open_ones)} of {len(regions)} verdicts are NOT SHOWN. This does not mean that there is no effect: "
+            f"{len(open_items)} of {len(regions)} verdicts are NOT SHOWN. This does not mean that there is no effect: "
             f"in the least certain of them, effects up to {number(worst)} SD of the logit cannot be excluded."
         )
     untested = [
-        f"{label}, {region_words(region)}" for label, region, one in regions if one["verdict"] == "NOT TESTABLE"
+        f"{label}, {region_words(region)}" for label, region, entry in regions if entry["verdict"] == "NOT TESTABLE"
     ]
     if untested:
         yield f"Not testable in this cohort: {'; '.join(untested)}."
-    edited = sorted({cue for found in labels.values() for cue, one in found["alignment"].items() if one["edited"]})
+    edited = sorted(
+        {cue for content in labels.values() for cue, alignment in content["alignment"].items() if alignment["edited"]}
+    )
     if edited:
         yield f"The alignment of {', '.join(edited)} was completed with edited pictures."
     yield (
@@ -150,8 +154,8 @@ def methods_text(results: Results) -> tuple[list[str], list[str]]:
     if results.audit is not None:
         paragraphs.append(_on_audit(results, results.audit["settings"], cited))
     versions = results.record.get("versions", {})
-    made = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "camscope")
-    paragraphs.append(f"The analysis was made with camscope {versions.get('camscope', '')} ({made}).")
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "camscope")
+    paragraphs.append(f"The analysis was made with camscope {versions.get('camscope', '')} ({packages}).")
     return paragraphs, cited.listed
 
 
@@ -174,8 +178,8 @@ def _on_cohort(results: Results) -> str:
     by_group = f" ({', '.join(groups)})" if groups else ""
     positives = []
     for label in results.labels:
-        own = results.first.filter((pl.col("label") == label) & pl.col("truth"))
-        positives.append(f"{label} {len(own)} in {number_of(own, 'patient')} patients")
+        positive_rows = results.first.filter((pl.col("label") == label) & pl.col("truth"))
+        positives.append(f"{label} {len(positive_rows)} in {number_of(positive_rows, 'patient')} patients")
     return (
         f"The cohort had {number_of(cases, 'patient')} patients with {len(cases)} images{by_group}. "
         f"Images with the label: {'; '.join(positives)}. Each label had its own classification score."
@@ -191,14 +195,14 @@ def _on_maps(results: Results, cited: _Cited) -> str:
     layers = "; ".join(f"{', '.join(labels)}: {kind}" for kind, labels in kinds.items())
     if len(kinds) == 1:
         layers = next(iter(kinds))
-    named = " and ".join(f"{method} {cited(_reference(method))}" for method in explain.methods)
-    asked = {
+    names = " and ".join(f"{method} {cited(_reference(method))}" for method in explain.methods)
+    places = {
         "present": "where the label was present",
         "predicted": "where the label was predicted",
         "all": "for every image",
     }
     return (
-        f"Maps were made with {named} for the logit of each label {asked[explain.when]} ({len(rows)} maps; {layers}). "
+        f"Maps were made with {names} for the logit of each label {places[explain.when]} ({len(rows)} maps; {layers}). "
         "All statistics of maps were taken on the layer's own grid. Enrichment is the share of a map's positive sum "
         "inside a region divided by the region's share of the area that the network saw."
     )
@@ -214,8 +218,8 @@ def _on_scores(cited: _Cited) -> str:
 
 def _on_audit(results: Results, settings: dict[str, Any], cited: _Cited) -> str:
     section = results.file.audit
-    named = [] if section is None else [(section.disease, "where the disease is"), (section.shortcuts, "shortcuts")]
-    regions = " and ".join(f"{'; '.join(map(region_words, some))} ({role})" for some, role in named if some)
+    roles = [] if section is None else [(section.disease, "where the disease is"), (section.shortcuts, "shortcuts")]
+    regions = " and ".join(f"{'; '.join(map(region_words, names))} ({role})" for names, role in roles if names)
     sentences = [
         f"Reliance on {regions or 'regions'} was tested by intervention, because heat maps cannot show or exclude",
         f"reliance {cited(_REFERENCES['border'])}. A region was removed by two fill-ins, or, if too large for a sham",
@@ -268,18 +272,18 @@ def record_rows(results: Results, *, pseudonyms: bool) -> Sequence[tuple[str, st
         rows.insert(0, ("Study file", str(record.get("study_file"))))
     if results.audit is not None:
         settings = results.audit["settings"]
-        said = ", ".join(f"{name} {value}" for name, value in settings.items())
-        rows += [("Audit", said), ("Inputs through the models in the audit", str(results.audit["forwards"]))]
+        text = ", ".join(f"{name} {value}" for name, value in settings.items())
+        rows += [("Audit", text), ("Inputs through the models in the audit", str(results.audit["forwards"]))]
     rows += [(f"Version of {name}", str(version)) for name, version in record.get("versions", {}).items()]
     for label, model in record.get("models", {}).items():
-        prepared = model.get("preprocess") or {}
-        size = " × ".join(map(str, prepared.get("input_size") or ()))
+        preprocess = model.get("preprocess") or {}
+        size = " × ".join(map(str, preprocess.get("input_size") or ()))
         rows.append(
             (
                 f"Model of {label}",
                 (
                     f"{model.get('name')} ({model.get('spec')}), class {model.get('class')}, input {size}, "
-                    f"{prepared.get('fit')}; SHA-256 of the weights {model.get('weights_sha256')}"
+                    f"{preprocess.get('fit')}; SHA-256 of the weights {model.get('weights_sha256')}"
                 ),
             )
         )

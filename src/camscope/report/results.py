@@ -117,12 +117,12 @@ class Results:
 
     def maps(self, label: str, method: str, *, cases: Sequence[int] | None = None) -> Iterator[pl.DataFrame]:
         """Shard by shard the maps of a label and method, one per row; of all cases, or of some."""
-        wanted = (pl.col("label") == label) & (pl.col("method") == method) & (pl.col("status") == OK)
+        condition = (pl.col("label") == label) & (pl.col("method") == method) & (pl.col("status") == OK)
         if cases is not None:
-            wanted &= pl.col("case").is_in(cases)
+            condition &= pl.col("case").is_in(cases)
         columns = ["case", "grid", "grid_height", "grid_width", "window"]
         for path in self.shards:
-            yield pl.scan_parquet(path).filter(wanted & pl.col("grid").is_not_null()).select(columns).collect()
+            yield pl.scan_parquet(path).filter(condition & pl.col("grid").is_not_null()).select(columns).collect()
 
     def large(self, cases: Sequence[int]) -> Iterator[pl.DataFrame]:
         """Shard by shard the maps and notes of some cases, in the order of ``rows``."""

@@ -98,13 +98,13 @@ def _asked(results: Results) -> str:
 
 def _reasons(failed: pl.DataFrame, names: Names) -> list[tuple[str, int]]:
     """Return why rows failed, the commonest reasons first."""
-    counted: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for row in failed.select("image", "patient", "message").iter_rows(named=True):
         text = names.text(row["message"], row) or "no reason given"
-        counted[text] = counted.get(text, 0) + 1
-    ordered = sorted(counted.items(), key=lambda item: -item[1])
-    rest = sum(number for _, number in ordered[_REASONS:])
-    return [*ordered[:_REASONS], *([("other reasons", rest)] if rest else [])]
+        counts[text] = counts.get(text, 0) + 1
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    remainder = sum(number for _, number in ordered[_REASONS:])
+    return [*ordered[:_REASONS], *([("other reasons", remainder)] if remainder else [])]
 
 
 @dataclass(frozen=True)
@@ -117,16 +117,16 @@ class TableCell:
 
 def make_up(results: Results) -> Mapping[str, Mapping[str, Mapping[str, TableCell]]]:
     """Label -> group, and "all" -> "present", "absent", "unknown" -> images and patients."""
-    found: dict[str, dict[str, dict[str, TableCell]]] = {}
+    table: dict[str, dict[str, dict[str, TableCell]]] = {}
     for label in results.labels:
-        own = results.first.filter(pl.col("label") == label)
-        for name, part in _groups(results, own):
+        label_rows = results.first.filter(pl.col("label") == label)
+        for name, part in _groups(results, label_rows):
             kinds = {"present": pl.col("truth"), "absent": ~pl.col("truth"), "unknown": pl.col("truth").is_null()}
-            found.setdefault(label, {})[name] = {
-                kind: TableCell(len(some := part.filter(condition)), number_of(some, "patient"))
+            table.setdefault(label, {})[name] = {
+                kind: TableCell(len(subset := part.filter(condition)), number_of(subset, "patient"))
                 for kind, condition in kinds.items()
             }
-    return found
+    return table
 
 
 def _groups(results: Results, rows: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
@@ -137,16 +137,16 @@ def _groups(results: Results, rows: pl.DataFrame) -> Iterator[tuple[str, pl.Data
 
 def areas(results: Results) -> Mapping[str, Sequence[Slice]]:
     """Label -> AUC of all cases, of each group, and of cases with and without each cue."""
-    found = {}
+    slices = {}
     for label in results.labels:
-        own = results.of(label).filter(pl.col("truth").is_not_null())
-        parts: list[tuple[str, pl.DataFrame]] = [("all images", own)]
-        parts += [(group, part) for group, part in _groups(results, own) if group != "all"]
+        label_rows = results.of(label).filter(pl.col("truth").is_not_null())
+        parts: list[tuple[str, pl.DataFrame]] = [("all images", label_rows)]
+        parts += [(group, part) for group, part in _groups(results, label_rows) if group != "all"]
         for cue in results.file.cohort.cues:
             column = pl.col(f"cue:{cue}")
-            parts += [(f"{cue} present", own.filter(column)), (f"{cue} absent", own.filter(~column))]
-        found[label] = [_slice(name, part) for name, part in parts]
-    return found
+            parts += [(f"{cue} present", label_rows.filter(column)), (f"{cue} absent", label_rows.filter(~column))]
+        slices[label] = [_slice(name, part) for name, part in parts]
+    return slices
 
 
 def _slice(name: str, part: pl.DataFrame) -> Slice:
@@ -157,5 +157,5 @@ def _slice(name: str, part: pl.DataFrame) -> Slice:
 
 def outcomes(results: Results, label: str) -> dict[str, int]:
     """Return how many cases of a label are TP, FP, FN, TN."""
-    counted: dict[str, Any] = dict(results.of(label).group_by("outcome").len().rows())
-    return {name: int(counted.get(name, 0)) for name in ("TP", "FP", "FN", "TN")}
+    counts: dict[str, Any] = dict(results.of(label).group_by("outcome").len().rows())
+    return {name: int(counts.get(name, 0)) for name in ("TP", "FP", "FN", "TN")}

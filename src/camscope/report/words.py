@@ -37,8 +37,8 @@ def region_words(name: str) -> str:
             return f"border, outer {float(argument):.0%}".replace("%", " %")
         except ValueError:
             return f"border {argument}"
-    known = {"mask": "mask “{}”", "cue": "cue “{}”", "outside": "outside “{}”"}
-    return known.get(kind, f"{kind} {{}}" if argument else kind).format(argument)
+    templates = {"mask": "mask “{}”", "cue": "cue “{}”", "outside": "outside “{}”"}
+    return templates.get(kind, f"{kind} {{}}" if argument else kind).format(argument)
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,11 @@ class Answer:
 
 def answers(results: Results) -> list[Answer]:
     """Return the answer for each label that was audited."""
-    return [] if results.audit is None else [_answer(label, one) for label, one in results.audit["labels"].items()]
+    return [] if results.audit is None else [_answer(label, entry) for label, entry in results.audit["labels"].items()]
 
 
-def _answer(label: str, found: Mapping[str, Any]) -> Answer:
-    chips = [_chip(region, one) for region, one in found["regions"].items()]
+def _answer(label: str, content: Mapping[str, Any]) -> Answer:
+    chips = [_chip(region, entry) for region, entry in content["regions"].items()]
     headline, tone = _headline(chips)
     carrying = [chip for chip in chips if chip.verdict == "RELIES"]
     carrying.sort(key=lambda chip: chip.role == "disease")
@@ -108,18 +108,18 @@ def _headline(chips: Sequence[Chip]) -> tuple[str, Tone]:
     """Return the answer in a few words: shortcuts first, and never more than was shown."""
     shortcuts = [chip for chip in chips if chip.role == "shortcut"]
     disease = [chip for chip in chips if chip.role == "disease"]
-    used = [chip.words for chip in shortcuts if chip.verdict == "RELIES"]
+    culprits = [chip.words for chip in shortcuts if chip.verdict == "RELIES"]
     sees = any(chip.verdict == "RELIES" for chip in disease)
     ignores = bool(disease) and all(chip.verdict in _RULED_OUT for chip in disease)
-    if used:
+    if culprits:
         also = ", and on the disease region too" if sees else ", and not on the disease region" if ignores else ""
-        return f"Relies on a shortcut: {', '.join(used)}{also}", "bad"
+        return f"Relies on a shortcut: {', '.join(culprits)}{also}", "bad"
     if all(chip.verdict == "NOT TESTABLE" for chip in chips):
         return "Could not be tested", "none"
-    open_ones = [chip.words for chip in shortcuts if chip.verdict not in _RULED_OUT]
-    if sees and not open_ones:
-        rest = "every shortcut tested is ruled out" if shortcuts else "no shortcut was tested"
-        return f"Relies on the disease region; {rest}", "good"
+    open_shortcuts = [chip.words for chip in shortcuts if chip.verdict not in _RULED_OUT]
+    if sees and not open_shortcuts:
+        clause = "every shortcut tested is ruled out" if shortcuts else "no shortcut was tested"
+        return f"Relies on the disease region; {clause}", "good"
     if sees:
         return "Relies on the disease region; shortcuts are not shown, but not all are ruled out", "open"
     if ignores:
@@ -127,14 +127,14 @@ def _headline(chips: Sequence[Chip]) -> tuple[str, Tone]:
     return "Neither the disease region nor a shortcut is shown to drive the score", "open"
 
 
-def _chip(region: str, one: Mapping[str, Any]) -> Chip:
-    verdict, role, effect = one["verdict"], one["role"], one["effect"]
+def _chip(region: str, entry: Mapping[str, Any]) -> Chip:
+    verdict, role, effect = entry["verdict"], entry["role"], entry["effect"]
     tone: Tone = "open"
     if verdict == "RELIES":
         tone = "good" if role == "disease" else "bad"
     elif verdict in _RULED_OUT or verdict == "NOT TESTABLE":
         tone = "none"
-    removals = [e for e in one["effects"] if e["test"] != "insert" and e["smallest_delta"] is not None]
+    removals = [e for e in entry["effects"] if e["test"] != "insert" and e["smallest_delta"] is not None]
     beyond = ""
     if verdict in ("NOT SHOWN", "SENSITIVE, OUT OF DISTRIBUTION") and removals:
         beyond = f"up to {number(max(e['smallest_delta'] for e in removals))} SD"
@@ -147,7 +147,7 @@ def _chip(region: str, one: Mapping[str, Any]) -> Chip:
         tone=tone,
         effect="" if effect is None else interval(effect["effect"]),
         beyond=beyond,
-        reason=one["reason"],
+        reason=entry["reason"],
         p="" if p is None else "< .001" if p < 0.001 else f"{p:.3f}",
         patients="" if effect is None else str(effect["patients"]),
     )

@@ -49,8 +49,8 @@ class History(L.Callback):
         self.rows.append(row)
         if trainer.is_global_zero:
             self._write()
-            shown = ", ".join(f"{name.replace('_', ' ')} {row[name]:.3f}" for name in names[:3] if name in row)
-            self.say(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: {shown}")
+            figures = ", ".join(f"{name.replace('_', ' ')} {row[name]:.3f}" for name in names[:3] if name in row)
+            self.say(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: {figures}")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows so far, for the checkpoint."""
@@ -108,14 +108,14 @@ class LogMaps(L.Callback):
             if self.model.layer is None:
                 # Choosing the layer takes two passes, and its name stays the same.
                 self.model = replace(self.model, layer=e.layer)
-            said = f"p = {e.probability:.2f}" if e.probability is not None else f"score {e.score:.2g}"
-            cells.append(Cell(e.overlay(), f"{e.short_label}, {said}"))
-        drawn = sheet([cells], title=f"epoch {epoch + 1}: {self.method} at {self.model.layer}", cell_width=200)
-        self._write(drawn, epoch)
+            certainty = f"p = {e.probability:.2f}" if e.probability is not None else f"score {e.score:.2g}"
+            cells.append(Cell(e.overlay(), f"{e.short_label}, {certainty}"))
+        image = sheet([cells], title=f"epoch {epoch + 1}: {self.method} at {self.model.layer}", cell_width=200)
+        self._write(image, epoch)
         for board in (getattr(logger, "experiment", None) for logger in trainer.loggers):
             if board is not None and hasattr(board, "add_image"):
-                board.add_image("maps", np.asarray(drawn), epoch, dataformats="HWC")
+                board.add_image("maps", np.asarray(image), epoch, dataformats="HWC")
 
-    def _write(self, drawn: Image.Image, epoch: int) -> None:
+    def _write(self, image: Image.Image, epoch: int) -> None:
         path = self.folder / f"epoch_{epoch + 1:03d}.png"
-        write_atomically(path, lambda file: drawn.save(file, "PNG"))
+        write_atomically(path, lambda file: image.save(file, "PNG"))

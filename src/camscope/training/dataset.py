@@ -83,16 +83,16 @@ class Dataset:
         """
         if not model.labels:
             raise SettingError(f"{model.name} has no class names: make a bundle with --labels first")
-        wanted = {name.strip().lower(): name for name in model.labels}
-        have = {name.strip().lower(): name for name in self.labels}
-        one = model.outcome == "one"
-        unknown = [name for low, name in have.items() if low not in wanted]
-        missing = [name for low, name in wanted.items() if low not in have]
-        if (one and unknown) or len(missing) == len(wanted) or (not one and missing):
-            odd, known = (unknown[0], model.labels) if one and unknown else (missing[0], self.labels)
-            whose = model.name if one and unknown else str(self.path)
-            raise SettingError(f"{whose}: {nearest('class', odd, known)}")
-        return self._of_columns([have.get(low) for low in wanted], model.labels, "one" if one else "any")
+        model_names = {name.strip().lower(): name for name in model.labels}
+        data_names = {name.strip().lower(): name for name in self.labels}
+        single = model.outcome == "one"
+        unknown = [name for low, name in data_names.items() if low not in model_names]
+        missing = [name for low, name in model_names.items() if low not in data_names]
+        if (single and unknown) or len(missing) == len(model_names) or (not single and missing):
+            odd, choices = (unknown[0], model.labels) if single and unknown else (missing[0], self.labels)
+            owner = model.name if single and unknown else str(self.path)
+            raise SettingError(f"{owner}: {nearest('class', odd, choices)}")
+        return self._of_columns([data_names.get(low) for low in model_names], model.labels, "one" if single else "any")
 
     def _of_columns(
         self, columns: Sequence[str | None], labels: tuple[str, ...], outcome: Literal["one", "any"]
@@ -142,7 +142,7 @@ def read_dataset(
 
 
 def _class_folders(path: Path) -> Dataset:
-    parts = {found.name: split for found in sorted(path.iterdir()) if (split := _SPLIT_NAMES.get(found.name.lower()))}
+    parts = {child.name: split for child in sorted(path.iterdir()) if (split := _SPLIT_NAMES.get(child.name.lower()))}
     rows = []
     for name, split in (parts or {"": ""}).items():
         table, _ = read_table(str(path / name))
@@ -160,50 +160,52 @@ def _class_folders(path: Path) -> Dataset:
     return Dataset(path, labels, "one", tuple(cases), ("mask",))
 
 
-def _study(path: Path, wanted: Sequence[str]) -> Dataset:
+def _study(path: Path, label_names: Sequence[str]) -> Dataset:
     study = Study.read(path)
-    names = tuple(wanted) or tuple(study.file.labels)
+    names = tuple(label_names) or tuple(study.file.labels)
     for name in names:
         if name not in study.file.labels:
             raise SettingError(f"{nearest('label', name, study.file.labels)} in {path}")
-    own = f"label:{names[0]}" if len(names) == 1 else ""
+    mask_name = f"label:{names[0]}" if len(names) == 1 else ""
     cases = []
     for case in study.cohort.cases():
-        masks = {"label" if name == own else name.removeprefix("cue:"): cell for name, cell in case.masks.items()}
+        masks = {"label" if name == mask_name else name.removeprefix("cue:"): cell for name, cell in case.masks.items()}
         problem = next((case.problems[name] for name in ("", *names) if name in case.problems), "")
-        known = dataclasses.replace(
+        labelled_case = dataclasses.replace(
             case,
             patient=case.patient or case.image,
             truth={name: case.truth[name] for name in names},
             masks=masks,
             problems={"": problem} if problem else {},
         )
-        cases.append(_with_problem(known, "any"))
+        cases.append(_with_problem(labelled_case, "any"))
     cohort = study.file.cohort
     own_mask = ("label",) if len(names) == 1 and study.file.labels[names[0]].mask else ()
-    masks_known = (*cohort.masks, *(name for name, cue in cohort.cues.items() if cue.mask), *own_mask)
-    return Dataset(path, names, "any", tuple(cases), masks_known)
+    mask_names = (*cohort.masks, *(name for name, cue in cohort.cues.items() if cue.mask), *own_mask)
+    return Dataset(path, names, "any", tuple(cases), mask_names)
 
 
-def _table(path: Path, wanted: Sequence[str], image: str | None, patient: str | None) -> Dataset:
+def _table(path: Path, label_names: Sequence[str], image: str | None, patient: str | None) -> Dataset:
     table, ragged = read_table(str(path))
     columns = [name for name in table.columns if name != LINE]
-    for name in wanted:
+    for name in label_names:
         if name not in columns:
             raise SettingError(f"{nearest('column', name, columns)} in {path}")
     where = {"table": str(path)}
     image = image_column(columns, name=image, option="--image", **where)
     patient = patient_column(columns, name=patient, option="--patient", **where)
     split = find_column(columns, "split", option="another name", **where)
-    named = tuple(wanted) or _label_columns(table, [c for c in columns if c not in (image, patient, split)], path)
-    one = len(named) == 1 and not _is_truth(table[named[0]])
-    labels = tuple(sorted({cell.strip() for cell in table[named[0]]} - {""})) if one else named
-    if one and len(labels) < 2:
-        raise SettingError(f"{path} has one class in {named[0]!r}, {', '.join(labels) or 'none'}: it takes two")
-    others = [c for c in columns if c not in (image, patient, split, *named)]
+    label_columns = tuple(label_names) or _label_columns(
+        table, [c for c in columns if c not in (image, patient, split)], path
+    )
+    single = len(label_columns) == 1 and not _is_truth(table[label_columns[0]])
+    labels = tuple(sorted({cell.strip() for cell in table[label_columns[0]]} - {""})) if single else label_columns
+    if single and len(labels) < 2:
+        raise SettingError(f"{path} has one class in {label_columns[0]!r}, {', '.join(labels) or 'none'}: it takes two")
+    mask_columns = [c for c in columns if c not in (image, patient, split, *label_columns)]
     root, cases = str(path.parent), []
     for number, row in enumerate(table.iter_rows(named=True)):
-        truth, problem = _truth(row, named, labels, one=one)
+        truth, problem = _truth(row, label_columns, labels, one=single)
         problem = ragged.get(number, "") or _row_problem(row, image, patient) or problem
         name = row[image].strip()
         case = Case(
@@ -213,22 +215,22 @@ def _table(path: Path, wanted: Sequence[str], image: str | None, patient: str | 
             located(name, root),
             row[patient].strip() if patient else name,
             truth=truth,
-            masks={c: row[c].strip() for c in others if row[c].strip()},
+            masks={c: row[c].strip() for c in mask_columns if row[c].strip()},
             root=root,
             split=_split_of(row[split], path, row[LINE]) if split else "",
             problems={"": problem} if problem else {},
         )
-        cases.append(_with_problem(case, "one" if one else "any"))
-    return Dataset(path, labels, "one" if one else "any", tuple(cases), tuple(others))
+        cases.append(_with_problem(case, "one" if single else "any"))
+    return Dataset(path, labels, "one" if single else "any", tuple(cases), tuple(mask_columns))
 
 
 def _label_columns(table: pl.DataFrame, columns: Sequence[str], path: Path) -> tuple[str, ...]:
     """Return the columns that hold labels, if none was named."""
-    known = find_column(columns, "class", option="--label", table=str(path))
-    found = (known,) if known else tuple(c for c in columns if _is_truth(table[c]))
-    if not found:
+    class_column = find_column(columns, "class", option="--label", table=str(path))
+    label_columns = (class_column,) if class_column else tuple(c for c in columns if _is_truth(table[c]))
+    if not label_columns:
         raise SettingError(f"{path} has no column of labels: name it with --label; columns are {', '.join(columns)}")
-    return found
+    return label_columns
 
 
 def _is_truth(column: pl.Series) -> bool:
@@ -237,13 +239,13 @@ def _is_truth(column: pl.Series) -> bool:
     return bool(cells - {""}) and not any(read_truth(cell)[1] for cell in cells)
 
 
-def _truth(row: Row, named: Sequence[str], labels: Sequence[str], *, one: bool) -> tuple[dict[str, bool | None], str]:
+def _truth(row: Row, columns: Sequence[str], labels: Sequence[str], *, one: bool) -> tuple[dict[str, bool | None], str]:
     if one:
-        cell = row[named[0]].strip()
+        cell = row[columns[0]].strip()
         return {label: cell == label if cell else None for label in labels}, ""
-    read = {column: read_truth(row[column]) for column in named}
-    problems = [f"{column} = {text}" for column, (_, text) in read.items() if text]
-    return {column: value for column, (value, _) in read.items()}, "; ".join(problems)
+    answers = {column: read_truth(row[column]) for column in columns}
+    problems = [f"{column} = {text}" for column, (_, text) in answers.items() if text]
+    return {column: value for column, (value, _) in answers.items()}, "; ".join(problems)
 
 
 def _with_problem(case: Case, outcome: str) -> Case:
@@ -279,5 +281,5 @@ def truth_of(cases: Sequence[Case], labels: Sequence[str]) -> npt.NDArray[np.flo
     return np.array(rows, np.float64).reshape(len(cases), len(labels))
 
 
-def _number(there: bool | None) -> float:  # noqa: FBT001
-    return math.nan if there is None else float(there)
+def _number(truth: bool | None) -> float:  # noqa: FBT001
+    return math.nan if truth is None else float(truth)

@@ -90,7 +90,7 @@ def predict(
     check_count("batch_size", batch_size)
     if model.outcome == "value":
         raise SettingError(f"{model.name} gives values and not classes: it cannot be right or wrong about labels")
-    kept: list[Case] = []
+    usable_cases: list[Case] = []
     failed = {case.image: case.problem for case in cases if case.problem}
     probabilities: list[Floats] = []
 
@@ -103,18 +103,18 @@ def predict(
             except CamscopeError as error:
                 failed[case.image] = " ".join(str(error).split())
 
-    waiting = samples()
-    while batch := list(itertools.islice(waiting, batch_size)):
+    stream = samples()
+    while batch := list(itertools.islice(stream, batch_size)):
         run = BatchExplainer.over(model, [sample for _, sample in batch])
-        found = run.model.probability(run.outputs.double())
-        assert found is not None  # of a value, which was refused
-        probabilities.append(found.cpu().numpy())
-        kept += [case for case, _ in batch]
-        progress("judging", len(kept) + len(failed), len(cases))
-    if not kept:
+        batch_probabilities = run.model.probability(run.outputs.double())
+        assert batch_probabilities is not None  # of a value, which was refused
+        probabilities.append(batch_probabilities.cpu().numpy())
+        usable_cases += [case for case, _ in batch]
+        progress("judging", len(usable_cases) + len(failed), len(cases))
+    if not usable_cases:
         raise SettingError("none of the pictures can be read, so that there is nothing to judge")
-    truth = truth_of(kept, model.labels)
-    return Predictions(model, tuple(kept), np.concatenate(probabilities), truth, failed)
+    truth = truth_of(usable_cases, model.labels)
+    return Predictions(model, tuple(usable_cases), np.concatenate(probabilities), truth, failed)
 
 
 def sample_of(model: Model, case: Case) -> Sample:
@@ -139,32 +139,32 @@ def judge(found: Predictions, *, seed: int = 0) -> dict[str, Any]:
         for each label under "labels": "present", "absent", "auc", "f1", "sensitivity", "specificity". An interval is
         {"estimate", "low", "high"}, with None for values that are undefined.
     """
-    truth, said, patients = found.truth, found.said, found.patients
-    known = ~np.isnan(truth)
-    right = np.where(known, said == (truth == 1), np.nan)
+    truth, answers, patients = found.truth, found.said, found.patients
+    mask = ~np.isnan(truth)
+    right = np.where(mask, answers == (truth == 1), np.nan)
     correct = right.min(1) if found.model.outcome == "one" else np.nanmean(right, 1)
     labels = {}
     for n, label in enumerate(found.model.labels):
-        has, tells, p = truth[:, n] == 1, said[:, n], found.probabilities[:, n]
-        ok, who = known[:, n], [one for one, k in zip(patients, known[:, n], strict=True) if k]
-        counts = np.column_stack([has & tells, ~has & tells, has & ~tells])[ok].astype(np.float64)
+        present, positive, p = truth[:, n] == 1, answers[:, n], found.probabilities[:, n]
+        ok, label_patients = mask[:, n], [patient for patient, k in zip(patients, mask[:, n], strict=True) if k]
+        counts = np.column_stack([present & positive, ~present & positive, present & ~positive])[ok].astype(np.float64)
         labels[label] = {
-            "present": int((has & ok).sum()),
-            "absent": int((~has & ok).sum()),
-            "auc": _plain(auc_interval(p[ok], has[ok], patients=who)),
-            "f1": _f1_interval(counts, who, seed),
-            "sensitivity": _share(tells[ok & has], [patients[i] for i in np.flatnonzero(ok & has)], seed),
-            "specificity": _share(~tells[ok & ~has], [patients[i] for i in np.flatnonzero(ok & ~has)], seed),
+            "present": int((present & ok).sum()),
+            "absent": int((~present & ok).sum()),
+            "auc": _plain(auc_interval(p[ok], present[ok], patients=label_patients)),
+            "f1": _f1_interval(counts, label_patients, seed),
+            "sensitivity": _share(positive[ok & present], [patients[i] for i in np.flatnonzero(ok & present)], seed),
+            "specificity": _share(~positive[ok & ~present], [patients[i] for i in np.flatnonzero(ok & ~present)], seed),
         }
-    every = np.where(
-        known[:, :, None], np.stack([(truth == 1) & said, (truth == 0) & said, (truth == 1) & ~said], 2), 0
+    all_counts = np.where(
+        mask[:, :, None], np.stack([(truth == 1) & answers, (truth == 0) & answers, (truth == 1) & ~answers], 2), 0
     )
-    every = every.reshape(len(truth), -1).astype(np.float64)
+    all_counts = all_counts.reshape(len(truth), -1).astype(np.float64)
     return {
         "pictures": len(truth),
         "patients": len(set(patients)),
         "accuracy": _share(correct, patients, seed),
-        "f1": _f1_interval(every, patients, seed),
+        "f1": _f1_interval(all_counts, patients, seed),
         "ece": calibration_error(calibration(found)),
         "labels": labels,
     }
@@ -188,8 +188,8 @@ def calibration(found: Predictions) -> list[Bin]:
     if found.model.outcome == "one":
         p, hit = found.probabilities.max(1), (found.said & (found.truth == 1)).any(1)
     else:
-        known = ~np.isnan(found.truth)
-        p, hit = found.probabilities[known], found.truth[known] == 1
+        mask = ~np.isnan(found.truth)
+        p, hit = found.probabilities[mask], found.truth[mask] == 1
     place = np.minimum((p * _BINS).astype(int), _BINS - 1)
     bins = ((place == b) for b in range(_BINS))
     return [Bin(int(m.sum()), float(p[m].mean()), float(hit[m].mean())) for m in bins if m.any()]
@@ -210,14 +210,14 @@ def calibration_error(bins: Sequence[Bin]) -> float:
 
 def confusion(found: Predictions) -> npt.NDArray[np.int64]:
     """Count (truth, prediction) for one of several classes; for any number of labels (labels, 2, 2), absent first."""
-    truth, said = found.truth, found.said
+    truth, answers = found.truth, found.said
     if found.model.outcome == "one":
-        one: npt.NDArray[np.int64] = (truth == 1).T.astype(np.int64) @ said.astype(np.int64)
-        return one
+        counts: npt.NDArray[np.int64] = (truth == 1).T.astype(np.int64) @ answers.astype(np.int64)
+        return counts
     return np.stack(
         [
             [[int(((t == a) & (s == b)).sum()) for b in (0, 1)] for a in (0, 1)]
-            for t, s in zip(truth.T, said.T, strict=True)
+            for t, s in zip(truth.T, answers.T, strict=True)
         ]
     ).astype(np.int64)
 
@@ -228,10 +228,10 @@ def write_predictions(found: Predictions, folder: Path) -> Path:
     writer = csv.writer(text, lineterminator="\n")
     labels = found.model.labels
     writer.writerow(["path", "patient", "split", *labels, *(f"p:{label}" for label in labels), "predicted", "problem"])
-    for e, truth, p, said in zip(found.cases, found.truth, found.probabilities, found.said, strict=True):
-        names = "|".join(label for label, there in zip(labels, said, strict=True) if there)
-        known = ["" if value != value else f"{value:.0f}" for value in truth]
-        writer.writerow([e.source, e.patient, e.split, *known, *(f"{v:.6f}" for v in p), names, ""])
+    for e, truth, p, answers in zip(found.cases, found.truth, found.probabilities, found.said, strict=True):
+        names = "|".join(label for label, answer in zip(labels, answers, strict=True) if answer)
+        cells = ["" if value != value else f"{value:.0f}" for value in truth]
+        writer.writerow([e.source, e.patient, e.split, *cells, *(f"{v:.6f}" for v in p), names, ""])
     for name, problem in found.failed.items():
         writer.writerow([name, "", "", *[""] * (2 * len(labels)), "", problem])
     path = folder / PREDICTIONS
@@ -247,10 +247,10 @@ def of_split(dataset: Dataset, split: str) -> tuple[Case, ...]:
     """
     if not any(case.split for case in dataset.cases):
         return dataset.cases
-    chosen = tuple(e for e in dataset.cases if e.split == split)
-    if not chosen:
+    cases = tuple(e for e in dataset.cases if e.split == split)
+    if not cases:
         raise SettingError(f"{dataset.path} has no picture in the split {split!r}")
-    return chosen
+    return cases
 
 
 def _share(values: npt.ArrayLike, patients: Sequence[str], seed: int) -> dict[str, float | None]:
@@ -258,19 +258,19 @@ def _share(values: npt.ArrayLike, patients: Sequence[str], seed: int) -> dict[st
 
     If all images agree, resampling shows no variation: the interval is then the exact one of as many patients.
     """
-    known = np.asarray(values, np.float64)
-    if len(known) and known.min() == known.max() in (0, 1):
+    array = np.asarray(values, np.float64)
+    if len(array) and array.min() == array.max() in (0, 1):
         count = len(set(patients))
-        return _plain(exact_interval(count * int(known[0]), count))
-    return _plain(bootstrap(known, patients, statistic=mean, weigh="cases", seed=seed, replicates=REPLICATES))
+        return _plain(exact_interval(count * int(array[0]), count))
+    return _plain(bootstrap(array, patients, statistic=mean, weigh="cases", seed=seed, replicates=REPLICATES))
 
 
 def _f1_interval(counts: Floats, patients: Sequence[str], seed: int) -> dict[str, float | None]:
     """Return the macro F1 of (n, 3 labels) counts; without limits if it is 0 or 1, which resampling cannot change."""
-    found = bootstrap(counts, patients, statistic=_macro_f1, weigh="cases", seed=seed, replicates=REPLICATES)
-    if found.estimate in (0, 1):
-        return {"low": None, "high": None, "estimate": found.estimate}
-    return _plain(found)
+    result = bootstrap(counts, patients, statistic=_macro_f1, weigh="cases", seed=seed, replicates=REPLICATES)
+    if result.estimate in (0, 1):
+        return {"low": None, "high": None, "estimate": result.estimate}
+    return _plain(result)
 
 
 def _f1(counts: Floats, weights: Floats) -> Floats:
@@ -283,10 +283,10 @@ def _f1(counts: Floats, weights: Floats) -> Floats:
 
 def _macro_f1(counts: Floats, weights: Floats) -> Floats:
     """Compute the mean of the labels' F1 from three columns per label."""
-    each = [_f1(counts[:, k : k + 3], weights) for k in range(0, counts.shape[1], 3)]
-    result: Floats = np.mean(each, axis=0)
+    scores = [_f1(counts[:, k : k + 3], weights) for k in range(0, counts.shape[1], 3)]
+    result: Floats = np.mean(scores, axis=0)
     return result
 
 
-def _plain(found: Interval) -> dict[str, float | None]:
-    return {name: None if np.isnan(value) else float(value) for name, value in asdict(found).items()}
+def _plain(interval: Interval) -> dict[str, float | None]:
+    return {name: None if np.isnan(value) else float(value) for name, value in asdict(interval).items()}

@@ -60,14 +60,14 @@ class ExplainedFailure:
 
 def find_failures(found: Predictions) -> list[Failure]:
     """Return all mistakes of a model, the most certain first."""
-    model, said = found.model, found.said
-    one = model.outcome == "one"
+    model, answers = found.model, found.said
+    single = model.outcome == "one"
     failures = []
-    for i, n in np.argwhere(~np.isnan(found.truth) & (said != (found.truth == 1))):
+    for i, n in np.argwhere(~np.isnan(found.truth) & (answers != (found.truth == 1))):
         label, p = model.labels[n], float(found.probabilities[i, n])
-        positive = bool(said[i, n])
-        if one:
-            predicted, right = int(said[i].argmax()), int(found.truth[i].argmax())
+        positive = bool(answers[i, n])
+        if single:
+            predicted, right = int(answers[i].argmax()), int(found.truth[i].argmax())
             words = model.labels[predicted], model.labels[right]
             certainty = float(found.probabilities[i, predicted])
         else:
@@ -80,11 +80,11 @@ def find_failures(found: Predictions) -> list[Failure]:
 
 def worst(failures: Sequence[Failure], model: Model, *, most: int = MOST) -> list[Failure]:
     """Return the most certain false positives and false negatives of each class, up to ``most`` of each."""
-    chosen = []
+    selection = []
     for label in model.labels:
         for kind in ("false positive", "false negative"):
-            chosen += [failure for failure in failures if (failure.label, failure.kind) == (label, kind)][:most]
-    return chosen
+            selection += [failure for failure in failures if (failure.label, failure.kind) == (label, kind)][:most]
+    return selection
 
 
 def explain_failures(
@@ -118,11 +118,11 @@ def explain_failures(
         samples = [sample_of(found.model, found.cases[failure.number]) for failure in batch]
         run = BatchExplainer.over(found.model, samples, functions=[functions[0][1]], layer=layer)
         goals = [[_goal(found.model, failure.said), _goal(found.model, failure.true)] for failure in batch]
-        made: list[list[Explanation]] = [[] for _ in batch]
+        pairs: list[list[Explanation]] = [[] for _ in batch]
         for i, e in run.explain(functions, goals, settings={}):
-            made[i].append(e)
-        for failure, (said, true) in zip(batch, made, strict=True):
-            yield ExplainedFailure(failure, said, true)
+            pairs[i].append(e)
+        for failure, (answer, truth) in zip(batch, pairs, strict=True):
+            yield ExplainedFailure(failure, answer, truth)
         progress("explaining failures", start + len(batch), len(failures))
 
 

@@ -33,9 +33,9 @@ def curves_figure(history: Rows) -> Drawn:
     best = min(history, key=lambda row: row["val_loss"])
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(2 * WIDTH, 2.3), layout="constrained")
-        for n, (title, drawn) in enumerate(panels.items()):
+        for n, (title, curves) in enumerate(panels.items()):
             ax = figure.add_subplot(1, 2, n + 1)
-            for key, (words, colour, style) in drawn.items():
+            for key, (words, colour, style) in curves.items():
                 ax.plot(epochs, [row.get(key, np.nan) for row in history], style, color=colour, label=words, marker=".")
             ax.axvline(best["epoch"] + 1, color=GREY, lw=1, ls=(0, (2, 2)))
             ax.set(title=title, xlabel="epoch (dotted: the one that was kept)")
@@ -57,15 +57,15 @@ def auc_figure(figures: Mapping[str, Any]) -> Drawn:
     labels = figures["labels"]
     with mpl.rc_context(SETTINGS):
         figure, ax = lines(len(labels))
-        for y, one in enumerate(labels.values()):
-            whisker(ax, y, *ends(one["auc"]), colour=BLUE)
+        for y, entry in enumerate(labels.values()):
+            whisker(ax, y, *ends(entry["auc"]), colour=BLUE)
         ax.axvline(0.5, color=VERMILLION, lw=1, ls=(0, (4, 3)))
         ax.set(xlim=(0, 1), xlabel="AUC (dashed: chance)")
         ax.set_yticks(range(len(labels)), [short(label, 20) for label in labels])
     kinds = ("auc", "f1", "sensitivity", "specificity")
     rows = [
-        (label, str(one["present"]), str(one["absent"]), *(interval(one[kind]) for kind in kinds))
-        for label, one in labels.items()
+        (label, str(entry["present"]), str(entry["absent"]), *(interval(entry[kind]) for kind in kinds))
+        for label, entry in labels.items()
     ]
     text = "; ".join(f"{row[0]} {row[3]}" for row in rows)
     columns = ("Label", "Present", "Absent", "AUC (95 %)", "F1 (95 %)", "Sensitivity (95 %)", "Specificity (95 %)")
@@ -78,8 +78,8 @@ def confusion_figures(found: Predictions, counts: npt.NDArray[np.int64], *, most
     if found.model.outcome == "one":
         return [_confusion("Confusion matrix", counts, labels, name="confusion")]
     return [
-        _confusion(label, one, (f"no {short(label, 14)}", label), name=f"confusion{n}")
-        for n, (label, one) in enumerate(zip(labels[:most], counts, strict=False))
+        _confusion(label, matrix, (f"no {short(label, 14)}", label), name=f"confusion{n}")
+        for n, (label, matrix) in enumerate(zip(labels[:most], counts, strict=False))
     ]
 
 
@@ -113,11 +113,11 @@ def _confusion(title: str, counts: npt.NDArray[np.int64], labels: Sequence[str],
 
 def ranking_figures(found: Predictions, figures: Mapping[str, Any], *, most: int) -> list[Drawn]:
     """Plot the ROC and precision-recall curves of each label that has both present and absent cases."""
-    drawn = []
+    panels = []
     for n, label in enumerate(found.model.labels[:most]):
         truth, p = found.truth[:, n], found.probabilities[:, n]
-        known = ~np.isnan(truth)
-        truth, p = truth[known] == 1, p[known]
+        mask = ~np.isnan(truth)
+        truth, p = truth[mask] == 1, p[mask]
         if truth.all() or not truth.any():
             continue
         with mpl.rc_context(SETTINGS):
@@ -134,8 +134,8 @@ def ranking_figures(found: Predictions, figures: Mapping[str, Any], *, most: int
             for ax in (left, right):
                 _unit_square(ax)
         auc = interval(figures["labels"][label]["auc"])
-        drawn.append(Drawn(label, svg(figure, f"roc{n}", text=f"ROC and precision-recall of {label}: AUC {auc}.")))
-    return drawn
+        panels.append(Drawn(label, svg(figure, f"roc{n}", text=f"ROC and precision-recall of {label}: AUC {auc}.")))
+    return panels
 
 
 def calibration_figure(bins: Sequence[Bin], error: float, *, one: bool) -> Drawn:
@@ -149,18 +149,18 @@ def calibration_figure(bins: Sequence[Bin], error: float, *, one: bool) -> Drawn
         ax.scatter(
             [b.said for b in bins], [b.found for b in bins], s=[12 + 60 * b.pictures / most for b in bins], c=BLUE
         )
-        found = "how often it is right" if one else "how often the label is there"
-        ax.set(xlabel="probability that the model gives", ylabel=found)
+        y_label = "how often it is right" if one else "how often the label is there"
+        ax.set(xlabel="probability that the model gives", ylabel=y_label)
         _unit_square(ax)
     rows = [(f"{b.said:.2f}", f"{b.found:.2f}", str(b.pictures)) for b in bins]
     text = f"Calibration: expected error {error:.3f} over {sum(b.pictures for b in bins)} answers."
-    columns = ("Probability", found[0].upper() + found[1:], "Answers")
+    columns = ("Probability", y_label[0].upper() + y_label[1:], "Answers")
     return Drawn("Calibration", svg(figure, "calibration", text=text), columns, rows)
 
 
 def _thin(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    kept = np.unique(np.linspace(0, len(x) - 1, min(len(x), _MANY)).astype(int))
-    return x[kept], y[kept]
+    indices = np.unique(np.linspace(0, len(x) - 1, min(len(x), _MANY)).astype(int))
+    return x[indices], y[indices]
 
 
 def _unit_square(ax: Axes) -> None:

@@ -79,17 +79,22 @@ def train(
     identity = _identity(dataset, begun, settings)
     _same_training(out, identity)
     write_split(dataset, out)
-    more: dict[str, Any] = {"learnt": begun.learnt, "where": Where(device, devices), "progress": progress, "say": say}
-    ended = fitted(model, dataset, pictures, out=out, settings=settings, **more)
-    facts = {"training": identity | _facts(dataset, out) | {"lowest_val_loss": ended.val_loss}}
-    trained = dataclasses.replace(model, facts=facts)
-    if ended.leads:
-        on_device(trained, device)
-        found = predict(trained, dataset.of("test"), batch_size=settings.batch_size, progress=progress)
-        facts["test"] = report(found, out, dataset=dataset, seed=settings.seed, progress=progress)
-        trained.net.cpu()
-        trained.save(out)
-    return trained, dataset
+    options: dict[str, Any] = {
+        "learnt": begun.learnt,
+        "where": Where(device, devices),
+        "progress": progress,
+        "say": say,
+    }
+    result = fitted(model, dataset, pictures, out=out, settings=settings, **options)
+    facts = {"training": identity | _facts(dataset, out) | {"lowest_val_loss": result.val_loss}}
+    trained_model = dataclasses.replace(model, facts=facts)
+    if result.leads:
+        on_device(trained_model, device)
+        predictions = predict(trained_model, dataset.of("test"), batch_size=settings.batch_size, progress=progress)
+        facts["test"] = report(predictions, out, dataset=dataset, seed=settings.seed, progress=progress)
+        trained_model.net.cpu()
+        trained_model.save(out)
+    return trained_model, dataset
 
 
 def _required() -> None:
@@ -105,8 +110,8 @@ def _shelved(
     preparation = Preparation(model.preprocess, dataset.masks, settings.hide, settings.reasons)
     dataset, shelf = read_all(dataset, preparation, progress=progress)
     dataset = split(dataset, fractions=settings.fractions, seed=settings.seed)
-    given: dict[str, Any] = {"preparation": preparation, "shelf": shelf, "flip": settings.flip, "seed": settings.seed}
-    return dataset, {name: Pictures(dataset, name, varied=name == "train", **given) for name in SPLITS}
+    options: dict[str, Any] = {"preparation": preparation, "shelf": shelf, "flip": settings.flip, "seed": settings.seed}
+    return dataset, {name: Pictures(dataset, name, varied=name == "train", **options) for name in SPLITS}
 
 
 def _check_reasons(dataset: Dataset, settings: TrainingSettings) -> None:
@@ -145,16 +150,16 @@ def _same_training(out: Path, identity: dict[str, Any]) -> None:
     path = out / RECORD
     if path.is_file():
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
+            record = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
-            before = {}
-        changed = [key for key in identity if before.get(key) != identity[key]]
-        if "settings" in changed and isinstance(before.get("settings"), dict):
-            old, new = before["settings"], identity["settings"]
-            changed += [f"{key} was {old.get(key)}, is {new[key]}" for key in new if old.get(key) != new[key]]
-            changed.remove("settings")
-        if changed:
-            raise SettingError(f"{out} holds another training ({', '.join(changed)}): give another --out, or remove it")
+            record = {}
+        changes = [key for key in identity if record.get(key) != identity[key]]
+        if "settings" in changes and isinstance(record.get("settings"), dict):
+            old, new = record["settings"], identity["settings"]
+            changes += [f"{key} was {old.get(key)}, is {new[key]}" for key in new if old.get(key) != new[key]]
+            changes.remove("settings")
+        if changes:
+            raise SettingError(f"{out} holds another training ({', '.join(changes)}): give another --out, or remove it")
     text = json.dumps(identity, indent=1) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
 

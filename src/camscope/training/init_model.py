@@ -81,14 +81,16 @@ def start(
         except ModelError as error:
             if weights == "none":
                 raise
-            begun = made("none")  # an unknown name raises an error here too
+            model_start = made("none")  # an unknown name raises an error here too
             say(f"{error}; training starts from random weights, which takes more pictures and more epochs")
-            return begun
-    begun = made("none")
+            return model_start
+    model_start = made("none")
     path = Path(weights)
-    _fill_backbone(begun.model.net, path, classes=len(dataset.labels))
-    recipe = None if begun.model.recipe is None else dataclasses.replace(begun.model.recipe, weights=str(path))
-    model = dataclasses.replace(begun.model, recipe=recipe)
+    _fill_backbone(model_start.model.net, path, classes=len(dataset.labels))
+    recipe = (
+        None if model_start.model.recipe is None else dataclasses.replace(model_start.model.recipe, weights=str(path))
+    )
+    model = dataclasses.replace(model_start.model, recipe=recipe)
     return Start(model, learnt=True, origin=f"{path.name}, sha256 {file_sha256(path)}")
 
 
@@ -99,18 +101,18 @@ def _named(model: Model, dataset: Dataset, spec: str | Path) -> Model:
 
 
 def _fill_backbone(net: nn.Module, path: Path, *, classes: int) -> None:
-    own = net.state_dict()
+    net_state = net.state_dict()
     state = read_weights(path)
-    found = match(state, own, origin=str(path))
+    result = match(state, net_state, origin=str(path))
     heads = tuple(f"{name}." for name in head_of(net, classes))
-    kept = {k: v for k, v in found.state.items() if not (k.startswith(heads) and v.shape != own[k].shape)}
-    backbone = {k: v for k, v in own.items() if not k.startswith(heads)}
-    foreign = [name for name in found.foreign if not name.removeprefix(found.prefix).startswith(heads)]
-    missing = [k for k in found.missing if k in backbone]
-    rest = dataclasses.replace(found, state=kept, missing=missing, foreign=foreign)
-    if rest.problems(own):
-        raise ModelError(f"{path} does not fit the network: {describe(rest, state, own)}")
-    net.load_state_dict(kept, strict=False)
+    new_state = {k: v for k, v in result.state.items() if not (k.startswith(heads) and v.shape != net_state[k].shape)}
+    backbone = {k: v for k, v in net_state.items() if not k.startswith(heads)}
+    foreign = [name for name in result.foreign if not name.removeprefix(result.prefix).startswith(heads)]
+    missing = [k for k in result.missing if k in backbone]
+    remainder = dataclasses.replace(result, state=new_state, missing=missing, foreign=foreign)
+    if remainder.problems(net_state):
+        raise ModelError(f"{path} does not fit the network: {describe(remainder, state, net_state)}")
+    net.load_state_dict(new_state, strict=False)
 
 
 def head_of(net: nn.Module, classes: int) -> list[str]:
@@ -125,8 +127,8 @@ def head_of(net: nn.Module, classes: int) -> list[str]:
     ['2']
     """
     if hasattr(net, "get_classifier"):
-        found: Any = net.get_classifier()  # type: ignore[operator]
-        parts = found if isinstance(found, tuple) else (found,)
+        head: Any = net.get_classifier()  # type: ignore[operator]
+        parts = head if isinstance(head, tuple) else (head,)
         names = [name for name, module in net.named_modules() if name and any(module is part for part in parts)]
         if names:
             return names

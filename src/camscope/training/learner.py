@@ -62,8 +62,8 @@ class Learner(L.LightningModule):
         frozen = self.current_epoch < self.frozen
         self.net.train()
         for name, module in self.net.named_modules():
-            kept = frozen or (self.learnt and isinstance(module, nn.modules.batchnorm._BatchNorm))
-            if kept and not self._in_head(name):
+            fixed = frozen or (self.learnt and isinstance(module, nn.modules.batchnorm._BatchNorm))
+            if fixed and not self._in_head(name):
                 module.training = False
         for name, parameter in self.net.named_parameters():
             parameter.requires_grad_(not frozen or self._in_head(name))
@@ -94,10 +94,10 @@ class Learner(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return AdamW; its learning rate rises over the first tenth of the steps, then falls along a cosine."""
-        named = list(self.net.named_parameters())
+        parameters = list(self.net.named_parameters())
         groups = [
-            {"params": [p for n, p in named if not self._in_head(n)], "lr": self.rate * self.backbone_share},
-            {"params": [p for n, p in named if self._in_head(n)], "lr": self.rate},
+            {"params": [p for n, p in parameters if not self._in_head(n)], "lr": self.rate * self.backbone_share},
+            {"params": [p for n, p in parameters if self._in_head(n)], "lr": self.rate},
         ]
         optimiser = torch.optim.AdamW(groups, weight_decay=self.settings.decay)
         total = max(int(self.trainer.estimated_stepping_batches), 1)
@@ -117,11 +117,11 @@ class Learner(L.LightningModule):
     def _loss(self, scores: Tensor, truth: Tensor) -> Tensor:
         if self.outcome == "one":
             return F.cross_entropy(scores, truth.argmax(1), weight=self.weights)
-        known = ~truth.isnan()
-        each = F.binary_cross_entropy_with_logits(
+        mask = ~truth.isnan()
+        losses = F.binary_cross_entropy_with_logits(
             scores, truth.nan_to_num(0), pos_weight=self.weights, reduction="none"
         )
-        return (each * known).sum() / known.sum().clamp_min(1)
+        return (losses * mask).sum() / mask.sum().clamp_min(1)
 
     def _outside(self, x: Tensor, truth: Tensor, masks: Tensor, *, layer: str) -> Tensor:
         """Return the mean share of the maps outside the masks, over the images that have a mask and the label."""
@@ -155,8 +155,8 @@ class ImageDataModule(L.LightningDataModule):
         """Return a loader of the validation images."""
         return self._loader(self.pictures["val"])
 
-    def _loader(self, pictures: Pictures, **more: Any) -> DataLoader[Any]:
-        return DataLoader(pictures, batch_size=self.settings.batch_size, num_workers=self.workers, **more)
+    def _loader(self, pictures: Pictures, **options: Any) -> DataLoader[Any]:
+        return DataLoader(pictures, batch_size=self.settings.batch_size, num_workers=self.workers, **options)
 
 
 def label_weights(dataset: Dataset) -> Tensor:
@@ -178,16 +178,16 @@ def label_weights(dataset: Dataset) -> Tensor:
 
 
 def _figures(model: Model, prefix: str) -> tm.MetricCollection:
-    count, one = len(model.labels), model.outcome == "one"
-    given: dict[str, Any] = {
-        "task": "multiclass" if one else "binary" if count == 1 else "multilabel",
+    count, single = len(model.labels), model.outcome == "one"
+    options: dict[str, Any] = {
+        "task": "multiclass" if single else "binary" if count == 1 else "multilabel",
         "num_classes": count,
         "num_labels": count,
-        "ignore_index": None if one else UNKNOWN,
+        "ignore_index": None if single else UNKNOWN,
     }
-    made: dict[str, Any] = {
-        "auc": tm.AUROC(**given),
-        "f1": tm.F1Score(**given, average="macro"),
-        "accuracy": tm.Accuracy(**given, average="micro"),
+    metrics: dict[str, Any] = {
+        "auc": tm.AUROC(**options),
+        "f1": tm.F1Score(**options, average="macro"),
+        "accuracy": tm.Accuracy(**options, average="micro"),
     }
-    return tm.MetricCollection(made, prefix=prefix)
+    return tm.MetricCollection(metrics, prefix=prefix)

@@ -79,10 +79,10 @@ def fitted(
         The lowest validation loss, and whether this process leads those of several devices.
     """
     case = pictures["train"][0][0][None]
-    shown = dataclasses.replace(model, layer=model.layer or default_layer(model.net, case))
-    layer = shown.layer if settings.reasons is not None else None
+    map_model = dataclasses.replace(model, layer=model.layer or default_layer(model.net, case))
+    layer = map_model.layer if settings.reasons is not None else None
     learner = Learner(model, settings, learnt=learnt, weights=label_weights(dataset), layer=layer)
-    saved = ModelCheckpoint(
+    checkpoint = ModelCheckpoint(
         out / CHECKPOINTS,
         filename=Path(BEST).stem,
         monitor="val_loss",
@@ -94,25 +94,25 @@ def fitted(
     callbacks = [
         stopping,
         History(out, progress=progress, say=say),
-        LogMaps(shown, _shown(dataset), folder=out / MAPS),
+        LogMaps(map_model, _shown(dataset), folder=out / MAPS),
         EarlyStopping("val_loss", patience=settings.patience, check_on_train_epoch_end=True),
-        saved,
+        checkpoint,
     ]
     with _quiet():
         trainer = _trainer(settings, callbacks, out=out, where=where, frozen=learner.frozen > 0)
-        before = resumable(saved, say=say)
-        if before is not None:
-            say(f"going on after epoch {before['epoch'] + 1}")
-        if before is not None and _has_stopped(before, settings):
-            saved.load_state_dict(before["callbacks"][saved.state_key])
+        content = resumable(checkpoint, say=say)
+        if content is not None:
+            say(f"going on after epoch {content['epoch'] + 1}")
+        if content is not None and _has_stopped(content, settings):
+            checkpoint.load_state_dict(content["callbacks"][checkpoint.state_key])
         else:
             workers = 0 if _all_kept(pictures) else min(_MOST_WORKERS, os.cpu_count() or 1)
-            last = out / CHECKPOINTS / LAST if before else None
+            last = out / CHECKPOINTS / LAST if content else None
             with writing(out), stopping:
                 trainer.fit(learner, ImageDataModule(pictures, settings, workers=workers), ckpt_path=last)
     _take_best(learner, out / CHECKPOINTS / BEST)
-    assert saved.best_model_score is not None  # every epoch has a validation loss
-    return Ended(float(saved.best_model_score), trainer.is_global_zero)
+    assert checkpoint.best_model_score is not None  # every epoch has a validation loss
+    return Ended(float(checkpoint.best_model_score), trainer.is_global_zero)
 
 
 def _trainer(
@@ -165,9 +165,9 @@ def _where(device: str, devices: int) -> tuple[str, int | list[int]]:
     return ("gpu" if kind == "cuda" else kind), ([int(number)] if number else devices)
 
 
-def _precision(wanted: str, accelerator: str) -> str:
-    if wanted != "auto":
-        return wanted
+def _precision(precision: str, accelerator: str) -> str:
+    if precision != "auto":
+        return precision
     if accelerator != "gpu":
         return "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
@@ -179,13 +179,13 @@ def _all_kept(pictures: dict[str, Pictures]) -> bool:
 
 def _shown(dataset: Dataset) -> list[tuple[Any, int]]:
     """Return a few validation images to draw after each epoch, one per label, each with its label."""
-    chosen: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     cases = dataset.of("val")
     for number, label in enumerate(dataset.labels):
-        for case in (e for e in cases if e.truth[label] and e.source not in chosen):
-            chosen[case.source] = number
+        for case in (e for e in cases if e.truth[label] and e.source not in numbers):
+            numbers[case.source] = number
             break
-    return [(read(source), label) for source, label in list(chosen.items())[:_SHOWN]]
+    return [(read(source), label) for source, label in list(numbers.items())[:_SHOWN]]
 
 
 @contextmanager

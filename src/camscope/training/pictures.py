@@ -84,7 +84,7 @@ class Preparation:
         picture = decode(content, case.source)
         x, window = self.preprocess(picture)
         size = self.preprocess.input_size
-        seen = seen_shares(window, size) >= _HALF
+        view = seen_shares(window, size) >= _HALF
 
         def source(name: str) -> Source:
             return (lambda: case.mask(name, picture.size)) if name in case.masks else None
@@ -98,7 +98,7 @@ class Preparation:
 
         return PreparedImage(
             x,
-            seen,
+            view,
             # Resampling spreads what stands in a region by a pixel.
             tuple(placed(spec, 1) for spec in self.hide),
             None if self.reasons is None else placed(f"mask:{self.reasons}", 0),
@@ -134,30 +134,30 @@ def read_all(
     """
     cases: list[Case] = []
     inputs: dict[int, PreparedImage] = {}
-    having: list[set[int]] = [set() for _ in preparation.hide]
+    owners: list[set[int]] = [set() for _ in preparation.hide]
 
     def read(case: Case) -> tuple[Case, PreparedImage | None]:
         if case.problem:
             return case, None
         try:
             content = fetch(case.source)
-            known = dataclasses.replace(case, sha256=hashlib.sha256(content).hexdigest())
-            return known, preparation.of(case, content)
+            new_case = dataclasses.replace(case, sha256=hashlib.sha256(content).hexdigest())
+            return new_case, preparation.of(case, content)
         except CamscopeError as error:
             return dataclasses.replace(case, problems={"": " ".join(str(error).split())}), None
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for number, (case, one) in enumerate(pool.map(read, dataset.cases)):
+        for number, (case, image) in enumerate(pool.map(read, dataset.cases)):
             cases.append(case)
-            if one is not None:
-                memory -= one.x.numel() * one.x.element_size()
+            if image is not None:
+                memory -= image.x.numel() * image.x.element_size()
                 if memory >= 0:
-                    inputs[number] = one
-                for members, mask in zip(having, one.hidden, strict=True):
+                    inputs[number] = image
+                for members, mask in zip(owners, image.hidden, strict=True):
                     if mask is not None:
                         members.add(number)
             progress("reading pictures", number + 1, len(dataset.cases))
-    shelf = Shelf(inputs, tuple(frozenset(members) for members in having))
+    shelf = Shelf(inputs, tuple(frozenset(members) for members in owners))
     return dataclasses.replace(dataset, cases=tuple(cases)), shelf
 
 
@@ -205,9 +205,11 @@ class Pictures(data.Dataset[tuple[Tensor, Tensor, Tensor]]):
     def __getitem__(self, place: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return an input (C, h, w), its truth (labels,) and the mask of its evidence (h, w), false if unknown."""
         number = self.numbers[place]
-        one = self._prepared(number)
-        x = one.x
-        reason = torch.from_numpy(one.reason) if one.reason is not None else torch.zeros(x.shape[1:], dtype=torch.bool)
+        image = self._prepared(number)
+        x = image.x
+        reason = (
+            torch.from_numpy(image.reason) if image.reason is not None else torch.zeros(x.shape[1:], dtype=torch.bool)
+        )
         if self.vary is not None:
             draw = np.random.default_rng([self.seed, self.epoch, number])
             if self.preparation.hide:
@@ -218,23 +220,23 @@ class Pictures(data.Dataset[tuple[Tensor, Tensor, Tensor]]):
         return x, self.truth[number], reason
 
     def _prepared(self, number: int) -> PreparedImage:
-        found = self.shelf.inputs.get(number)
-        return self.preparation(self.cases[number]) if found is None else found
+        image = self.shelf.inputs.get(number)
+        return self.preparation(self.cases[number]) if image is None else image
 
     def _hidden(self, place: int, draw: np.random.Generator) -> Tensor:
         """Return the input with its regions hidden, or else those of another image, so that hiding is no cue."""
-        one = self._prepared(self.numbers[place])
+        image = self._prepared(self.numbers[place])
         masks = []
-        for k, (own, members) in enumerate(zip(one.hidden, self.having, strict=True)):
+        for k, (mask, members) in enumerate(zip(image.hidden, self.having, strict=True)):
             lender = members[int(draw.integers(len(members)))] if members else None
-            if own is not None:
-                masks.append(own)
+            if mask is not None:
+                masks.append(mask)
             elif lender is not None:
-                lent = self._prepared(lender).hidden[k]
-                masks += [] if lent is None else [lent]
-        other = (place + int(draw.integers(1, max(len(self), 2)))) % len(self)
-        donor = self._prepared(self.numbers[other])
-        x = hidden(one.x.numpy(), masks, seen=one.seen, donor=donor.x.numpy(), draw=draw)
+                lent_mask = self._prepared(lender).hidden[k]
+                masks += [] if lent_mask is None else [lent_mask]
+        donor_place = (place + int(draw.integers(1, max(len(self), 2)))) % len(self)
+        donor = self._prepared(self.numbers[donor_place])
+        x = hidden(image.x.numpy(), masks, seen=image.seen, donor=donor.x.numpy(), draw=draw)
         return torch.from_numpy(x)
 
 

@@ -34,9 +34,9 @@ def hidden(x: Array, masks: Sequence[Mask], *, seen: Mask, donor: Array, draw: n
         (C, h, w) input with the regions hidden.
     """
     for mask in masks:
-        rest = seen & ~mask
+        remainder = seen & ~mask
         fill = str(draw.choice(FILLS))
-        if not (mask & seen).any() or not rest.any():
+        if not (mask & seen).any() or not remainder.any():
             continue
-        x = FILL_INS[fill](x, mask, donor=donor, mean=x[:, rest].mean(1), seen=seen)
+        x = FILL_INS[fill](x, mask, donor=donor, mean=x[:, remainder].mean(1), seen=seen)
     return x

@@ -70,8 +70,8 @@ def report(
     folder = Path(folder)
     figures = judge(found, seed=seed)
     failures = find_failures(found)
-    shown = worst(failures, found.model)
-    explained = list(explain_failures(found, shown, method=method, layer=layer, progress=progress))
+    worst_failures = worst(failures, found.model)
+    explained = list(explain_failures(found, worst_failures, method=method, layer=layer, progress=progress))
     text = _page(found, figures, explained, folder=folder, dataset=dataset, mistakes=len({f.number for f in failures}))
     write_predictions(found, folder)
     write_failures(found, failures, folder)
@@ -82,7 +82,7 @@ def report(
 
 
 def _page(
-    found: Predictions,
+    predictions: Predictions,
     figures: Mapping[str, Any],
     explained: Sequence[ExplainedFailure],
     *,
@@ -90,31 +90,31 @@ def _page(
     dataset: Dataset | None,
     mistakes: int,
 ) -> str:
-    model = found.model
-    one = model.outcome == "one"
+    model = predictions.model
+    single = model.outcome == "one"
     history = [] if dataset is None else read_history(folder / HISTORY)
-    bins = calibration(found)
+    bins = calibration(predictions)
     content = {
         "model": model.name,
         "labels": model.labels,
-        "headline": _headline(figures, one=one),
+        "headline": _headline(figures, one=single),
         "lead": _lead(figures, held_out=dataset is not None),
         "warnings": _warnings(figures, model.facts),
         "figures": figures,
         "mistakes": mistakes,
-        "failed": found.faults | ({} if dataset is None else dataset.problems),
+        "failed": predictions.faults | ({} if dataset is None else dataset.problems),
         "auc": _safe(auc_figure(figures)),
-        "calibration": _safe(calibration_figure(bins, figures["ece"], one=one)),
+        "calibration": _safe(calibration_figure(bins, figures["ece"], one=single)),
         "history": history,
         "curves": _safe(curves_figure(history)) if history else None,
         "samples": _samples(dataset) if dataset is not None else "",
         "splits": model.facts.get("training", {}).get("splits", {}),
-        "confusion": [_safe(d) for d in confusion_figures(found, confusion(found), most=_MOST_LABELS)],
-        "ranking": [_safe(d) for d in ranking_figures(found, figures, most=_MOST_LABELS)],
-        "against": not one,
+        "confusion": [_safe(d) for d in confusion_figures(predictions, confusion(predictions), most=_MOST_LABELS)],
+        "ranking": [_safe(d) for d in ranking_figures(predictions, figures, most=_MOST_LABELS)],
+        "against": not single,
         "groups": _groups(explained),
-        **_worst_sheet(found, explained),
-        "record": _record(model.facts, found),
+        **_worst_sheet(predictions, explained),
+        "record": _record(model.facts, predictions),
     }
     return rendered("judged.html.j2", content, package="camscope.training")
 
@@ -125,38 +125,41 @@ def _headline(figures: Mapping[str, Any], *, one: bool) -> str:
 
 
 def _lead(figures: Mapping[str, Any], *, held_out: bool) -> str:
-    those = " that had no part in the training" if held_out else ""
-    pictures = f"{figures['pictures']} pictures of {figures['patients']} patients{those}"
+    clause = " that had no part in the training" if held_out else ""
+    pictures = f"{figures['pictures']} pictures of {figures['patients']} patients{clause}"
     return f"Macro F1 {interval(figures['f1'])}, on {pictures}."
 
 
 def _warnings(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
-    found = []
+    warnings = []
     if figures["patients"] < _SMALL:
-        found.append(
+        warnings.append(
             f"Small: {figures['patients']} patients were judged; the intervals are wide, and rare mistakes are unseen."
         )
-    begun = facts.get("training", {}).get("start", "")
-    if begun == "random weights":
-        found.append("Training started from random weights: the network has seen nothing but these pictures.")
-    return found
+    origin = facts.get("training", {}).get("start", "")
+    if origin == "random weights":
+        warnings.append("Training started from random weights: the network has seen nothing but these pictures.")
+    return warnings
 
 
 def _groups(explained: Sequence[ExplainedFailure]) -> list[dict[str, Any]]:
     groups: dict[str, list[dict[str, Any]]] = {}
-    for one in explained:
-        failure = one.failure
+    for mistake in explained:
+        failure = mistake.failure
         title = f"{failure.kind.capitalize()}s of {failure.label}"
         groups.setdefault(title, []).append(
             {
                 "said": failure.said,
                 "true": failure.true,
                 "certainty": f"{failure.certainty:.0%}",
-                "name": Path(one.said.source).name,
-                "said_map": _map(one.said),
-                "true_map": _map(one.true),
+                "name": Path(mistake.said.source).name,
+                "said_map": _map(mistake.said),
+                "true_map": _map(mistake.true),
                 "notes": [
-                    f"map for {e.label}: {text}" for e in (one.said, one.true) for text in e.notes if "empty" in text
+                    f"map for {e.label}: {text}"
+                    for e in (mistake.said, mistake.true)
+                    for text in e.notes
+                    if "empty" in text
                 ],
             }
         )
@@ -169,20 +172,20 @@ def _map(e: Explanation) -> str:
     return data_address(image)
 
 
-def _worst_sheet(found: Predictions, explained: Sequence[ExplainedFailure]) -> dict[str, str]:
+def _worst_sheet(predictions: Predictions, explained: Sequence[ExplainedFailure]) -> dict[str, str]:
     """Draw the most certain mistake at every stage of the network, for the prediction."""
     if not explained:
         return {"sheet": "", "worst": ""}
-    one = max(explained, key=lambda e: e.failure.certainty)
-    target = one.said.index
+    top = max(explained, key=lambda e: e.failure.certainty)
+    target = top.said.index
     if target is None:
         # The evidence against a label is drawn at the last layer above; stages show the label itself.
-        target = one.true.index
-    shown = found.model.label(target if target is not None else 0)
-    image = stages_sheet(found.model, read(one.said.source), target=target)
+        target = top.true.index
+    label = predictions.model.label(target if target is not None else 0)
+    image = stages_sheet(predictions.model, read(top.said.source), target=target)
     image.thumbnail((1200, 2400))
-    says = f"the model says {one.failure.said}, {one.failure.certainty:.0%}, and the truth is {one.failure.true}"
-    text = f"{Path(one.said.source).name}: {says}. The maps are for {shown}."
+    verdict = f"the model says {top.failure.said}, {top.failure.certainty:.0%}, and the truth is {top.failure.true}"
+    text = f"{Path(top.said.source).name}: {verdict}. The maps are for {label}."
     return {"sheet": data_address(image), "worst": text}
 
 
@@ -206,11 +209,11 @@ def _samples(dataset: Dataset) -> str:
     return data_address(sheet(rows, row_headings=names, cell_width=180)) if rows else ""
 
 
-def _record(facts: Mapping[str, Any], found: Predictions) -> list[tuple[str, str]]:
+def _record(facts: Mapping[str, Any], predictions: Predictions) -> list[tuple[str, str]]:
     training = facts.get("training", {})
     settings = {f"setting {key}": value for key, value in training.get("settings", {}).items()}
-    known = {key: training[key] for key in ("network", "start", "data_sha256", "split_sha256") if key in training}
-    content = {"model": found.model.name, "weights": found.model.digest} | known | settings
+    origins = {key: training[key] for key in ("network", "start", "data_sha256", "split_sha256") if key in training}
+    content = {"model": predictions.model.name, "weights": predictions.model.digest} | origins | settings
     content |= {"versions": ", ".join(f"{k} {v}" for k, v in training.get("versions", {}).items())}
     return [(key, str(value)) for key, value in content.items() if value not in ("", None)]
 
@@ -226,6 +229,6 @@ def read_history(path: Path) -> list[dict[str, float]]:
         raise StoreError(f"{path} is damaged ({reason(fault)}): remove it, and run the same command again") from None
 
 
-def _safe(drawn: Drawn) -> Drawn:
+def _safe(figure: Drawn) -> Drawn:
     """Return a figure whose SVG the template inserts without escaping."""
-    return Drawn(drawn.title, Markup(drawn.svg), drawn.columns, drawn.rows)
+    return Drawn(figure.title, Markup(figure.svg), figure.columns, figure.rows)

@@ -58,5 +58,5 @@ class TrainingSettings:
 
     def frozen_epochs(self, *, learnt: bool) -> int:
         """Return the number of epochs in which only the head is trained, less than the total."""
-        wanted = (_FROZEN if learnt else 0) if self.frozen is None else self.frozen
-        return min(wanted, self.epochs - 1)
+        epochs = (_FROZEN if learnt else 0) if self.frozen is None else self.frozen
+        return min(epochs, self.epochs - 1)

@@ -46,34 +46,34 @@ def split(dataset: Dataset, *, fractions: Sequence[float] = FRACTIONS, seed: int
     """
     if len(fractions) != 3 or not (min(fractions) > 0 and abs(sum(fractions) - 1) <= 1e-6):
         raise SettingError(f"fractions must be three shares above 0 that add up to 1; given: {tuple(fractions)}")
-    stated = {case.split for case in dataset.usable} - {""}
-    if not stated:
+    split_names = {case.split for case in dataset.usable} - {""}
+    if not split_names:
         shares = dict(zip(SPLITS, fractions, strict=True))
-        dealt = _dealt(dataset, dataset.usable, shares, seed)
-    elif stated == {"train", "test"}:
+        result = _dealt(dataset, dataset.usable, shares, seed)
+    elif split_names == {"train", "test"}:
         _refuse_leaks(dataset.usable)
         train, val = fractions[0], fractions[1]
         shares = {"train": train / (train + val), "val": val / (train + val)}
-        dealt = _dealt(dataset, dataset.of("train"), shares, seed)
+        result = _dealt(dataset, dataset.of("train"), shares, seed)
     else:
-        dealt = dataset
-    _refuse_leaks(dealt.usable)
-    empty = [name for name in SPLITS if not dealt.of(name)]
+        result = dataset
+    _refuse_leaks(result.usable)
+    empty = [name for name in SPLITS if not result.of(name)]
     if empty:
-        patients = len({case.patient for case in dealt.usable})
+        patients = len({case.patient for case in result.usable})
         raise SettingError(
-            f"nothing is left for {' and '.join(empty)}: {len(dealt.usable)} usable pictures of {patients} patients "
+            f"nothing is left for {' and '.join(empty)}: {len(result.usable)} usable pictures of {patients} patients "
             f"in {dataset.path}; give more, or a split column with all of {', '.join(SPLITS)}"
         )
-    return dealt
+    return result
 
 
 def _dealt(dataset: Dataset, cases: Sequence[Case], shares: Mapping[str, float], seed: int) -> Dataset:
     groups = _groups(cases)
-    found = _deal([_counts(dataset, group) for group in groups], shares, seed=seed)
-    names = {id(case): name for group, name in zip(groups, found, strict=True) for case in group}
-    changed = [dataclasses.replace(e, split=names[id(e)]) if id(e) in names else e for e in dataset.cases]
-    return dataclasses.replace(dataset, cases=tuple(changed))
+    split_names = _deal([_counts(dataset, group) for group in groups], shares, seed=seed)
+    names = {id(case): name for group, name in zip(groups, split_names, strict=True) for case in group}
+    new_cases = [dataclasses.replace(e, split=names[id(e)]) if id(e) in names else e for e in dataset.cases]
+    return dataclasses.replace(dataset, cases=tuple(new_cases))
 
 
 def _groups(cases: Sequence[Case]) -> list[list[Case]]:
@@ -105,27 +105,27 @@ def _deal(counts: Sequence[Floats], shares: Mapping[str, float], *, seed: int) -
     """Assign groups to splits: repeatedly, the rarest label left goes to the split that lacks it most."""
     names, table = list(shares), np.array(counts)
     draw = np.random.default_rng(seed)
-    wanted = np.outer(list(shares.values()), table.sum(0))
+    needs = np.outer(list(shares.values()), table.sum(0))
     room = np.array(list(shares.values())) * len(table)
-    found = np.full(len(table), -1)
+    choices = np.full(len(table), -1)
     order = draw.permutation(len(table))
-    while (left := order[found[order] < 0]).size:
-        totals = table[left].sum(0)
+    while (queue := order[choices[order] < 0]).size:
+        totals = table[queue].sum(0)
         label = int(np.where(totals > 0, totals, np.inf).argmin())
         # The groups with most of the label first, since the last ones can no longer be balanced out.
-        having = left[table[left, label] > 0]
-        group = int(having[table[having, label].argmax()]) if having.size else int(left[0])
+        members = queue[table[queue, label] > 0]
+        group = int(members[table[members, label].argmax()]) if members.size else int(queue[0])
         tie = draw.random(len(names))
-        best = max(range(len(names)), key=lambda s: (wanted[s, label], room[s], tie[s]))
-        found[group] = best
-        wanted[best] -= table[group]
+        best = max(range(len(names)), key=lambda s: (needs[s, label], room[s], tie[s]))
+        choices[group] = best
+        needs[best] -= table[group]
         room[best] -= 1
-    return [names[s] for s in found]
+    return [names[s] for s in choices]
 
 
 def _refuse_leaks(cases: Sequence[Case]) -> None:
     """Raise an error if a patient or an image is in two splits."""
-    found = []
+    leaks = []
     for kind in ("patient", "sha256"):
         first: dict[str, dict[str, str]] = defaultdict(dict)
         for case in cases:
@@ -135,23 +135,23 @@ def _refuse_leaks(cases: Sequence[Case]) -> None:
         for value, places in first.items():
             if len(places) > 1:
                 where = " and ".join(f"{name} ({split})" for split, name in places.items())
-                same = f"are of patient {value!r}" if kind == "patient" else "are the same bytes"
-                found.append(f"{where} {same}")
-    if found:
-        more = f" (and {len(found) - _LISTED} more)" if len(found) > _LISTED else ""
-        listed = "; ".join(found[:_LISTED])
-        raise SettingError(f"the splits leak: {listed}{more}; put each patient and each picture into one split")
+                overlap = f"are of patient {value!r}" if kind == "patient" else "are the same bytes"
+                leaks.append(f"{where} {overlap}")
+    if leaks:
+        remainder = f" (and {len(leaks) - _LISTED} more)" if len(leaks) > _LISTED else ""
+        text = "; ".join(leaks[:_LISTED])
+        raise SettingError(f"the splits leak: {text}{remainder}; put each patient and each picture into one split")
 
 
 def conflicts(dataset: Dataset) -> list[str]:
     """Return one sentence per image whose bytes equal another's with different labels."""
-    seen: dict[str, Case] = {}
-    found = []
+    first_cases: dict[str, Case] = {}
+    sentences = []
     for case in dataset.usable:
-        other = seen.setdefault(case.sha256, case)
-        if case.sha256 and other.truth != case.truth:
-            found.append(f"{other.image} and {case.image} are the same bytes with different labels")
-    return found
+        first_case = first_cases.setdefault(case.sha256, case)
+        if case.sha256 and first_case.truth != case.truth:
+            sentences.append(f"{first_case.image} and {case.image} are the same bytes with different labels")
+    return sentences
 
 
 def write_split(dataset: Dataset, folder: Path) -> Path:
@@ -160,7 +160,7 @@ def write_split(dataset: Dataset, folder: Path) -> Path:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "patient", "split", *dataset.labels, "sha256", "problem"])
     for e in dataset.cases:
-        truth = ["" if (there := e.truth[label]) is None else f"{there:d}" for label in dataset.labels]
+        truth = ["" if (value := e.truth[label]) is None else f"{value:d}" for label in dataset.labels]
         writer.writerow([_absolute(e.source), e.patient, e.split, *truth, e.sha256, e.problem])
     path = folder / FILE
     write_atomically(path, lambda file: file.write(text.getvalue().encode("utf-8", "replace")))
