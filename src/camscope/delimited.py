@@ -92,14 +92,14 @@ def _refuse_swallowed_rows(records: Sequence[Record], delimiter: str) -> None:
 
 def _kind(cells: Sequence[str]) -> str | frozenset[str]:
     """Tell what a column holds: "number", the one suffix of its file names, a few values that recur, or "" for text."""
-    given = [cell.strip() for cell in cells if cell.strip()]
-    if given and all(_NUMBER.fullmatch(cell) for cell in given):
+    texts = [cell.strip() for cell in cells if cell.strip()]
+    if texts and all(_NUMBER.fullmatch(cell) for cell in texts):
         return "number"
-    suffixes = {found[1].lower() if (found := _SUFFIX.fullmatch(cell)) else "" for cell in given}
+    suffixes = {match[1].lower() if (match := _SUFFIX.fullmatch(cell)) else "" for cell in texts}
     if len(suffixes) == 1 and suffixes != {""}:
         return suffixes.pop()
-    values = frozenset(given)
-    return values if len(given) > 2 * len(values) else ""
+    values = frozenset(texts)
+    return values if len(texts) > 2 * len(values) else ""
 
 
 def _fits(row: Sequence[str], kinds: Sequence[str | frozenset[str]]) -> bool:

@@ -74,8 +74,8 @@ class StudyError(CamscopeError):
 
     def __init__(self, problems: Sequence[Any]) -> None:
         self.problems = tuple(problems)
-        more = f" (and {len(problems) - 1} more; `camscope study --check` lists them)" if len(problems) > 1 else ""
-        super().__init__(f"{problems[0]}{more}")
+        suffix = f" (and {len(problems) - 1} more; `camscope study --check` lists them)" if len(problems) > 1 else ""
+        super().__init__(f"{problems[0]}{suffix}")
 
 
 class PictureError(CamscopeError):
@@ -139,10 +139,10 @@ def nearest(kind: str, name: str, known: Iterable[str]) -> str:
     names = list(known)
     if len(name) > _SHOWN:  # comparing takes the square of its length
         return f"no {kind} called {shortened(name)}"
-    lowered = {n.lower(): n for n in reversed(names)}
-    close = [lowered[n] for n in difflib.get_close_matches(name.lower(), lowered, n=5, cutoff=0.4)]
+    lowered = {option.lower(): option for option in reversed(names)}
+    close = [lowered[option] for option in difflib.get_close_matches(name.lower(), lowered, n=5, cutoff=0.4)]
     close = close or names[:5]
-    options = ", ".join(repr(n) for n in close) or "none at all"
+    options = ", ".join(repr(option) for option in close) or "none at all"
     return f"no {kind} called {name!r}; nearest: {options}"
 
 

@@ -58,9 +58,9 @@ def claim(folder: Path, kind: str, *, record: tuple[str, str] | None = None) -> 
     marker = folder / MARKER
     with writing(folder):
         if marker.exists():
-            held = marker.read_text(encoding="utf-8", errors="replace").strip()
-            if held != kind:
-                raise StoreError(f"{folder} holds {held}, not {kind}: give another --out")
+            contents = marker.read_text(encoding="utf-8", errors="replace").strip()
+            if contents != kind:
+                raise StoreError(f"{folder} holds {contents}, not {kind}: give another --out")
             return
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
         foreign = sorted(name for name in names if name not in _CLUTTER and not PARTIAL.fullmatch(name))

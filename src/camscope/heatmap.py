@@ -90,11 +90,11 @@ def fuse(maps: Sequence[Tensor], how: str = "mean") -> Tensor:
         raise SettingError(nearest("way to fuse maps", how, _FUSIONS))
     if not maps:
         raise SettingError("there are no maps to fuse; name at least one layer")
-    finest = max((m.shape[1:] for m in maps), key=math.prod)
-    heat = [m.relu() for m in maps]
-    largest = [m.flatten(1).amax(1).reshape(-1, *[1] * (m.ndim - 1)) for m in heat]
-    unit = [m / torch.where(top > 0, top, 1.0) for m, top in zip(heat, largest, strict=True)]
-    return _FUSIONS[how](torch.stack([upsample(m, finest) for m in unit]))
+    finest = max((layer_map.shape[1:] for layer_map in maps), key=math.prod)
+    heat = [layer_map.relu() for layer_map in maps]
+    largest = [layer_map.flatten(1).amax(1).reshape(-1, *[1] * (layer_map.ndim - 1)) for layer_map in heat]
+    unit = [layer_map / torch.where(top > 0, top, 1.0) for layer_map, top in zip(heat, largest, strict=True)]
+    return _FUSIONS[how](torch.stack([upsample(layer_map, finest) for layer_map in unit]))
 
 
 _FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {

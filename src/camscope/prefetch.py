@@ -38,5 +38,5 @@ def prefetch(
         while waiting:
             yield waiting.popleft().result()
     finally:
-        for left in waiting:
-            left.cancel()
+        for future in waiting:
+            future.cancel()

@@ -69,8 +69,8 @@ def contrast(index: int, other: int) -> Target:
     >>> contrast(0, 1)(torch.tensor([3.0, 1.0]))
     tensor(2.)
     """
-    this, that = category(index), category(other)
-    return lambda output: this(output) - that(output)
+    first, second = category(index), category(other)
+    return lambda output: first(output) - second(output)
 
 
 def top(rank: int = 1) -> Target:
@@ -165,9 +165,9 @@ def box(index: int, *, at: tuple[float, float, float, float] | None = None) -> T
 def _overlaps(boxes: Tensor, place: Tensor) -> Tensor:
     """(N,) intersection over union of boxes (N, 4) with one."""
     low, high = torch.maximum(boxes[:, :2], place[:2]), torch.minimum(boxes[:, 2:], place[2:])
-    both = (high - low).clamp_min(0).prod(1)
-    areas = [(one[..., 2:] - one[..., :2]).prod(-1) for one in (boxes, place)]
-    return both / (areas[0] + areas[1] - both).clamp_min(torch.finfo(boxes.dtype).tiny)
+    intersection = (high - low).clamp_min(0).prod(1)
+    areas = [(corners[..., 2:] - corners[..., :2]).prod(-1) for corners in (boxes, place)]
+    return intersection / (areas[0] + areas[1] - intersection).clamp_min(torch.finfo(boxes.dtype).tiny)
 
 
 def similarity(embedding: Tensor) -> Target:

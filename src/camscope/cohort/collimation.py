@@ -57,24 +57,24 @@ def _edge(grey: npt.NDArray[np.floating], low: float, high: float) -> tuple[floa
         return None
     count, width = grey.shape
     picked = np.unique(np.linspace(0, count - 1, min(count, _LINES)).round().astype(int))
-    other = np.abs(grey[picked] - value) > _NEAR * tone
-    runs = np.where(other.any(axis=1), other.argmax(axis=1), width + count)
+    content = np.abs(grey[picked] - value) > _NEAR * tone
+    runs = np.where(content.any(axis=1), content.argmax(axis=1), width + count)
     position = picked + 0.5 - count / 2
     near_enough = 1 + 0.002 * width
     step = np.arange(3) + round(near_enough)
     after = np.take_along_axis(grey[picked], (runs[:, None] + step).clip(max=width - 1), axis=1).mean(axis=1)
     steps = (np.abs(after - value) > _STEP * tone) & (runs > 0)
-    best, found = 0, None
+    best, margin = 0, None
     for tilt in _TILTS[np.argsort(np.abs(_TILTS), kind="stable")]:
         depths = np.unique((runs - tilt * position)[runs < width].round())
         edge = depths[:, None] + tilt * position
-        there = edge >= 1
+        inside = edge >= 1
         gap = runs - edge
-        hits = (there & steps & (np.abs(gap) <= near_enough)).sum(axis=1)
-        short = (there & ((gap < -near_enough) | (runs == 0))).sum(axis=1)
-        fine = (hits >= _AT_EDGE * len(picked)) & (short <= _SHORT_OF_EDGE * there.sum(axis=1))
+        hits = (inside & steps & (np.abs(gap) <= near_enough)).sum(axis=1)
+        short = (inside & ((gap < -near_enough) | (runs == 0))).sum(axis=1)
+        fine = (hits >= _AT_EDGE * len(picked)) & (short <= _SHORT_OF_EDGE * inside.sum(axis=1))
         fine &= edge.max(axis=1, initial=0) <= _WIDEST * width
         hits = np.where(fine, hits, 0)
         if hits.size and hits.max() > best:
-            best, found = int(hits.max()), (float(depths[hits.argmax()]), float(tilt))
-    return found
+            best, margin = int(hits.max()), (float(depths[hits.argmax()]), float(tilt))
+    return margin

@@ -53,8 +53,8 @@ def find_column(
         return named_column(columns, name, option=option, table=table)
     candidates = [column for column in columns if _plain(column) in _NAMES[role]]
     if len(candidates) > 1:
-        listed = " and ".join(map(repr, candidates))
-        raise SettingError(f"{_in(table)}the columns {listed} could each be that of the {role}: name one with {option}")
+        names = " and ".join(map(repr, candidates))
+        raise SettingError(f"{_in(table)}the columns {names} could each be that of the {role}: name one with {option}")
     return candidates[0] if candidates else None
 
 

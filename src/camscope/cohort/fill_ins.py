@@ -51,7 +51,7 @@ def fill_in(function: Callable[..., Values]) -> FillIn:
     Returns:
         The function as it stands in ``FILL_INS``.
     """
-    wanted = set(inspect.signature(function).parameters)
+    parameters = set(inspect.signature(function).parameters)
 
     def filled(
         x: Array,
@@ -62,10 +62,10 @@ def fill_in(function: Callable[..., Values]) -> FillIn:
         seed: int = 0,
         seen: Mask | None = None,
     ) -> Array:
-        mask, known = _parts(x, mask, seen)
-        given = {"donor": donor, "mean": mean, "seed": seed}
+        mask, context = _parts(x, mask, seen)
+        options = {"donor": donor, "mean": mean, "seed": seed}
         result = x.astype(np.float32, copy=True)
-        result[..., mask] = function(x, mask, known, **{name: given[name] for name in wanted & given.keys()})
+        result[..., mask] = function(x, mask, context, **{name: options[name] for name in parameters & options.keys()})
         return result
 
     filled.__name__, filled.__doc__ = function.__name__, function.__doc__
@@ -115,8 +115,8 @@ def donor(x: Array, mask: Mask, known: Mask, *, donor: Array | None) -> Values:
         SettingError: no donor, or one of another shape.
     """
     if donor is None or donor.shape not in (x.shape, x.shape[-3:]):
-        given = "none" if donor is None else f"one of shape {donor.shape}"
-        raise SettingError(f"a donor of shape {x.shape[-3:]} or {x.shape} is needed, given: {given}")
+        description = "none" if donor is None else f"one of shape {donor.shape}"
+        raise SettingError(f"a donor of shape {x.shape[-3:]} or {x.shape} is needed, given: {description}")
     return donor[..., mask]
 
 
@@ -191,11 +191,11 @@ def _parts(x: Array, mask: Mask, seen: Mask | None) -> tuple[Mask, Mask]:
     """Return what is replaced, and what is known, of the part that shows the picture."""
     if x.ndim not in (3, 4) or mask.shape != x.shape[-2:] or (seen is not None and seen.shape != mask.shape):
         raise SettingError(f"a mask of shape {mask.shape} does not fit an input of {x.shape}: give (h, w) of (C, h, w)")
-    known = ~mask if seen is None else seen & ~mask
+    context = ~mask if seen is None else seen & ~mask
     mask = mask if seen is None else seen & mask
-    if not mask.any() or not known.any():
+    if not mask.any() or not context.any():
         raise SettingError("a mask must cover some of the picture and leave some of it free")
-    return mask, known
+    return mask, context
 
 
 def _box(mask: Mask) -> tuple[slice, slice]:
@@ -213,8 +213,8 @@ def _gaussian(side: int) -> npt.NDArray[np.float64]:
 @lru_cache(maxsize=_SOLVERS)
 def _imputer(shape: tuple[int, int], mask_bits: bytes, known_bits: bytes) -> Callable[[Values], Values]:
     """Factorised once a mask, as rings are the same for all pictures."""
-    mask, known = (
+    mask, context = (
         np.unpackbits(np.frombuffer(bits, np.uint8), count=shape[0] * shape[1]).astype(bool).reshape(shape)
         for bits in (mask_bits, known_bits)
     )
-    return imputer(mask, known)
+    return imputer(mask, context)

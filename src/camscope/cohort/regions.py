@@ -98,9 +98,9 @@ def region(spec: str, scene: Scene) -> Mask | None:
         return None
     if mask.shape != scene.size:
         raise SettingError(f"the mask of {spec!r} has shape {mask.shape}, its picture {scene.size}: give it that size")
-    seen = scene.seen
-    mask = mask & seen
-    return mask if mask.any() and (seen & ~mask).any() else None
+    view = scene.seen
+    mask = mask & view
+    return mask if mask.any() and (view & ~mask).any() else None
 
 
 def check_spec(spec: str, *, masks: Iterable[str] = (), cues: Iterable[str] = ()) -> None:
@@ -159,8 +159,8 @@ def mask(argument: str, scene: Scene) -> Mask | None:
     if argument not in scene.masks:
         if argument == "label":
             raise SettingError('mask:label needs a mask: add mask = "COLUMN" to [labels.NAME]')
-        known = nearest("mask", argument, scene.masks) if scene.masks else f"no mask called {argument!r}"
-        raise SettingError(f"{known}; add it to masks in [cohort]")
+        problem = nearest("mask", argument, scene.masks) if scene.masks else f"no mask called {argument!r}"
+        raise SettingError(f"{problem}; add it to masks in [cohort]")
     return _made(scene.masks[argument])
 
 
@@ -173,16 +173,16 @@ def inside(argument: str, scene: Scene) -> Mask | None:
 @kind
 def outside(argument: str, scene: Scene) -> Mask | None:
     """``outside:NAME``: all but a mask of the table."""
-    found = mask(argument, scene)
-    return None if found is None else ~found
+    part = mask(argument, scene)
+    return None if part is None else ~part
 
 
 @kind
 def cue(argument: str, scene: Scene) -> Mask | None:
     """``cue:NAME``: the place of a known cue."""
     if argument not in scene.cues:
-        known = nearest("cue", argument, scene.cues) if scene.cues else f"no cue called {argument!r}"
-        raise SettingError(f"{known}; add it to cues in [cohort], with column and mask")
+        problem = nearest("cue", argument, scene.cues) if scene.cues else f"no cue called {argument!r}"
+        raise SettingError(f"{problem}; add it to cues in [cohort], with column and mask")
     return _made(scene.cues[argument])
 
 
@@ -283,11 +283,11 @@ def at_input(mask: Mask, window: Window, input_size: tuple[int, int], *, grow: i
     Returns:
         (h, w); false everywhere only where the network saw nothing of the region.
     """
-    found = _covered(cell_shares(mask, window, input_size))
+    pixels = _covered(cell_shares(mask, window, input_size))
     if grow:
-        seen = _covered(seen_shares(window, input_size))
-        found = ndimage.binary_dilation(found, np.ones((3, 3)), iterations=grow, mask=found | seen)
-    return found
+        view = _covered(seen_shares(window, input_size))
+        pixels = ndimage.binary_dilation(pixels, np.ones((3, 3)), iterations=grow, mask=pixels | view)
+    return pixels
 
 
 def _covered(shares: Shares) -> Mask:

@@ -209,7 +209,7 @@ class Store:
         return _listed(self.folder / ROWS / FORMER, _FORMER_SHARD)
 
     def _put_aside(self, path: Path) -> None:
-        number = max((int(other.name.partition("-")[0]) for other in self._former()), default=0) + 1
+        number = max((int(entry.name.partition("-")[0]) for entry in self._former()), default=0) + 1
         former = self.folder / ROWS / FORMER
         former.mkdir(parents=True, exist_ok=True)
         path.rename(former / f"{number:08d}-{path.name}")
@@ -285,7 +285,7 @@ class Known:
         self._before = before
         self._files = list(shards)
         self.damaged: list[str] = []
-        keys, asked, places = [np.empty(0, "S32")], [np.empty(0, bool)], [np.empty((0, 2), np.int64)]
+        keys, statuses, places = [np.empty(0, "S32")], [np.empty(0, bool)], [np.empty((0, 2), np.int64)]
         for number, path in enumerate(self._files):
             try:
                 table = read_parquet(path, columns=["key", "status"]).with_row_index()
@@ -296,10 +296,10 @@ class Known:
                 continue
             table = table.filter((pl.col("status") != FAILED) & pl.col("key").is_not_null())
             keys.append(table["key"].to_numpy().astype("S32"))
-            asked.append((table["status"] == OK).to_numpy())
+            statuses.append((table["status"] == OK).to_numpy())
             places.append(np.stack([np.full(len(table), number), table["index"].to_numpy()], axis=1))
         # By key; of rows with one key those that were asked for last, of these the newest.
-        order = np.lexsort([np.arange(sum(map(len, keys))), np.concatenate(asked), np.concatenate(keys)])
+        order = np.lexsort([np.arange(sum(map(len, keys))), np.concatenate(statuses), np.concatenate(keys)])
         self._keys, self._places = np.concatenate(keys)[order], np.concatenate(places)[order]
         self._open: OrderedDict[int, pl.DataFrame] = OrderedDict()
         self._reading = threading.Lock()
@@ -313,23 +313,23 @@ class Known:
         Of several rows with one key, that with most of the values ``alike`` is returned, the first of them counting
         most, or else one that was asked for, or else the newest.
         """
-        wanted = key.encode()
-        first, last = (int(np.searchsorted(self._keys, wanted, side=side)) for side in ("left", "right"))
-        found = [row for place in self._places[max(first, last - _TRIED) : last] if (row := self._row(place, key))]
-        if not found and self._before is not None:
+        key_bytes = key.encode()
+        first, last = (int(np.searchsorted(self._keys, key_bytes, side=side)) for side in ("left", "right"))
+        rows = [row for place in self._places[max(first, last - _TRIED) : last] if (row := self._row(place, key))]
+        if not rows and self._before is not None:
             return self._before.get(key, **alike)
         return max(
-            reversed(found), key=lambda row: [row.get(name) == value for name, value in alike.items()], default=None
+            reversed(rows), key=lambda row: [row.get(name) == value for name, value in alike.items()], default=None
         )
 
     def _row(self, place: npt.NDArray[np.int64], key: str) -> Row | None:
-        file, row = (int(v) for v in place)
+        file, row = (int(number) for number in place)
         try:
             with self._reading:
-                found = self._table(file).row(row, named=True)
+                record = self._table(file).row(row, named=True)
         except (OSError, IndexError, DamagedError):  # the shard has been written anew since
             return None
-        return found if found["key"] == key else None
+        return record if record["key"] == key else None
 
     def _table(self, file: int) -> pl.DataFrame:
         if file not in self._open:

@@ -99,16 +99,16 @@ def _csv(content: bytes, path: str) -> tuple[pl.DataFrame, dict[int, str]]:
             ragged[row] = f"has {len(cells)} cells and the table {len(header)} columns"
         for column, cell in zip(columns, cells + [""] * len(header), strict=False):
             column.append(cell)
-    named = {name: column for name, column in zip(header, columns, strict=True) if name}
-    _refuse_reserved(named, path)
+    cells_by_name = {name: column for name, column in zip(header, columns, strict=True) if name}
+    _refuse_reserved(cells_by_name, path)
     lines = [record.line for record in records]
-    return pl.DataFrame(named | {LINE: lines}, schema_overrides=dict.fromkeys(named, pl.String)), ragged
+    return pl.DataFrame(cells_by_name | {LINE: lines}, schema_overrides=dict.fromkeys(cells_by_name, pl.String)), ragged
 
 
 def _refuse_reserved(columns: Iterable[str], path: str) -> None:
     """Raise where a column has one of the names that tables of cases use for themselves."""
-    if taken := next((name for name in columns if name in RESERVED), None):
-        raise TableError(f"a column cannot be called {taken!r}, which is used internally: rename it", path, 1)
+    if clash := next((name for name in columns if name in RESERVED), None):
+        raise TableError(f"a column cannot be called {clash!r}, which is used internally: rename it", path, 1)
 
 
 def _decoded(content: bytes) -> str:

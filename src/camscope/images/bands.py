@@ -113,7 +113,7 @@ def _scaled(values: npt.NDArray[Any], source: str, tags: Mapping[int, Any]) -> P
             f"{source!r} holds numbers of type {values.dtype}, whose range is unknown; save it as 8 or 16 bits "
             "unsigned, or as float in [0, 1]"
         )
-    bits = max(int(b) for b in tags.get(_BITS, (8 * values.dtype.itemsize,)))
+    bits = max(int(number) for number in tags.get(_BITS, (8 * values.dtype.itemsize,)))
     highest = 2**bits - 1
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         values = highest - values

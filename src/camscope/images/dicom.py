@@ -204,8 +204,8 @@ def _decodable(dataset: Any, source: str) -> None:
 def _raise_groups(dataset: Any, frame: int) -> None:
     """Put what enhanced multi-frame files say of this frame where other files say it: at the top of the header."""
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
-    own = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    for group in [*shared[:1], *own[frame : frame + 1]]:
+    frame_groups = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    for group in [*shared[:1], *frame_groups[frame : frame + 1]]:
         for macro in ("PixelMeasuresSequence", "PixelValueTransformationSequence", "FrameVOILUTSequence"):
             for item in (group.get(macro) or [])[:1]:
                 dataset.update(item)
@@ -230,28 +230,28 @@ def _grey(stored: npt.NDArray[Any], dataset: Any, source: str) -> tuple[Pixels, 
         raise PictureError(f"{source!r} holds values that are no numbers (NaN or infinite)")
     if dataset.get("VOILUTSequence"):
         table = processing.apply_voi(np.rint(values).astype(np.int64), dataset)
-        shown = table / (2.0 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1)
+        grey = table / (2.0 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1)
     elif dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
-        shown = _window(values, dataset, source)
+        grey = _window(values, dataset, source)
     elif bits <= 8 and stored.dtype == np.uint8 and np.array_equal(values, stored):
-        shown = values / (2.0**bits - 1)
+        grey = values / (2.0**bits - 1)
     else:
-        shown = _spread(values, ~_padding(stored, dataset))
-    notes = _window_notes(shown, values, dataset, counted=~_padding(stored, dataset))
-    shown = np.clip(1 - shown if inverted else shown, 0, 1)
-    bytes_ = np.rint(255 * shown)
-    if bits <= 8 and np.allclose(bytes_, 255 * shown, rtol=0, atol=1e-6):
+        grey = _spread(values, ~_padding(stored, dataset))
+    notes = _window_notes(grey, values, dataset, counted=~_padding(stored, dataset))
+    grey = np.clip(1 - grey if inverted else grey, 0, 1)
+    bytes_ = np.rint(255 * grey)
+    if bits <= 8 and np.allclose(bytes_, 255 * grey, rtol=0, atol=1e-6):
         return unit(bytes_.astype(np.uint8), 255), 8, notes
-    return shown.astype(np.float32)[..., None], bits if bits > 8 else 32, notes
+    return grey.astype(np.float32)[..., None], bits if bits > 8 else 32, notes
 
 
 def _window_notes(
-    shown: npt.NDArray[Any], values: npt.NDArray[Any], dataset: Any, *, counted: npt.NDArray[np.bool_]
+    grey: npt.NDArray[Any], values: npt.NDArray[Any], dataset: Any, *, counted: npt.NDArray[np.bool_]
 ) -> tuple[str, ...]:
     """Say where the file's window, or lookup table, leaves hardly any grey levels of values that differ."""
     if not counted.any() or values[counted].min() == values[counted].max():
         return ()
-    inside = counted & (shown > 0) & (shown < 1)
+    inside = counted & (grey > 0) & (grey < 1)
     between = float(inside.sum() / counted.sum())
     if between >= _LEVELS or not (dataset.get("VOILUTSequence") or dataset.get("WindowWidth")):
         return ()
@@ -287,8 +287,8 @@ def _window(values: npt.NDArray[Any], dataset: Any, source: str) -> npt.NDArray[
 
 def _spread(values: npt.NDArray[Any], counted: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     """(x - min) / (max - min), with min and max of what counts; 0 where all values are one."""
-    seen = values[counted] if counted.any() else values
-    low, high = float(seen.min()), float(seen.max())
+    sample = values[counted] if counted.any() else values
+    low, high = float(sample.min()), float(sample.max())
     return (values.astype(np.float64) - low) / (high - low or 1.0)
 
 

@@ -33,18 +33,18 @@ def find_pictures(arguments: Iterable[str | Path], *, exclude: Iterable[Path] = 
     Raises:
         PictureError: no argument at all, an address, or a folder or pattern without pictures.
     """
-    given = [str(argument) for argument in arguments]
-    if not given:
+    names = [str(argument) for argument in arguments]
+    if not names:
         raise PictureError("no picture given; name files, folders or patterns such as 'photos/*.jpg'")
     skipped = {_absolute(folder) for folder in exclude}
-    found: dict[Path, Path] = {}
-    for argument in given:
+    paths: dict[Path, Path] = {}
+    for argument in names:
         for path in _expand(argument, skipped):
-            found.setdefault(_absolute(path), path)
+            paths.setdefault(_absolute(path), path)
     base = _absolute(".")
-    if not all(place.is_relative_to(base) for place in found):
-        base = Path(os.path.commonpath([*map(_root, given), *(place.parent for place in found)]))
-    return [(path, place.relative_to(base)) for place, path in found.items()]
+    if not all(place.is_relative_to(base) for place in paths):
+        base = Path(os.path.commonpath([*map(_root, names), *(place.parent for place in paths)]))
+    return [(path, place.relative_to(base)) for place, path in paths.items()]
 
 
 def _absolute(path: str | Path) -> Path:

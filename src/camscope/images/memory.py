@@ -113,8 +113,8 @@ def _from_array(array: npt.NDArray[Any], *, channel_axis: int | None, kind: str)
     shape = tuple(array.shape)
     if array.ndim != 2 and channel_axis is None:
         order = "(H, W) or (C, H, W)" if kind == "a tensor" else "(H, W) or (H, W, C)"
-        more = ", with fewer channels than rows and columns" if array.ndim == 3 else ""
-        raise PictureError(f"{kind} of shape {shape} is not a picture; expected {order}{more}")
+        hint = ", with fewer channels than rows and columns" if array.ndim == 3 else ""
+        raise PictureError(f"{kind} of shape {shape} is not a picture; expected {order}{hint}")
     if array.size == 0:
         raise PictureError(f"{kind} of shape {shape} has no pixels")
     if channel_axis == 0:

@@ -69,24 +69,24 @@ def read(content: bytes, source: str) -> Picture:
 @contextmanager
 def _faults(source: str) -> Iterator[None]:
     """Whatever Pillow raises, as one sentence."""
-    named = repr(source)
+    label = repr(source)
     try:
         yield
     except (PictureError, MissingExtraError, MemoryError):
         raise
     except Image.DecompressionBombError:
-        raise PictureError(f"{named} says it has more than {max_pixels():,} pixels; reduce or crop it first") from None
+        raise PictureError(f"{label} says it has more than {max_pixels():,} pixels; reduce or crop it first") from None
     except UnidentifiedImageError:
         if split(source)[0].lower().endswith(_VOLUMES):
             raise PictureError(
-                f"{named} is a NIfTI volume, which is not read yet; pass one slice as an array, scaled to [0, 1], "
+                f"{label} is a NIfTI volume, which is not read yet; pass one slice as an array, scaled to [0, 1], "
                 "such as nibabel.load(FILE).get_fdata()[:, :, 40]"
             ) from None
-        known = ", ".join(FORMATS)
-        raise PictureError(f"{named} is not a picture, or damaged at its beginning; readable are {known}") from None
+        formats = ", ".join(FORMATS)
+        raise PictureError(f"{label} is not a picture, or damaged at its beginning; readable are {formats}") from None
     # Pillow's decoders meet a damaged file with anything from SyntaxError to struct.error.
     except Exception as fault:
-        raise PictureError(f"{named} is damaged or truncated: {reason(fault)}") from None
+        raise PictureError(f"{label} is damaged or truncated: {reason(fault)}") from None
 
 
 def _open(file: BinaryIO, source: str) -> Image.Image:

@@ -56,8 +56,8 @@ class Picture:
     @property
     def bytes(self) -> npt.NDArray[np.uint8]:
         """Return the displayed channels as bytes: (H, W, 1) of one or two channels, (H, W, 3) of three or more."""
-        shown = self.pixels[..., : 3 if self.channels >= 3 else 1]
-        levels: npt.NDArray[np.uint8] = np.rint(shown * np.float32(255)).astype(np.uint8)
+        display = self.pixels[..., : 3 if self.channels >= 3 else 1]
+        levels: npt.NDArray[np.uint8] = np.rint(display * np.float32(255)).astype(np.uint8)
         return levels
 
 
@@ -97,7 +97,7 @@ class Window:
     @classmethod
     def whole(cls, size: tuple[int, ...]) -> Window:
         """Return the window of a network that sees the whole picture, however resized."""
-        return cls(tuple(size), (0.0,) * len(size), tuple(float(n) for n in size))
+        return cls(tuple(size), (0.0,) * len(size), tuple(float(length) for length in size))
 
     def seen(self) -> tuple[slice, ...]:
         """Return the picture pixels whose centres lie inside the window, as one slice an axis."""

@@ -22,6 +22,6 @@ def unit_float(values: npt.NDArray[np.floating], *, source: str) -> npt.NDArray[
     """Return a float32 copy (H, W, C) of (H, W) or (H, W, C) float values, which must lie in [0, 1]."""
     low, high = float(values.min()), float(values.max())
     if not 0 <= low <= high <= 1:  # also false for NaN
-        found = "NaN" if np.isnan(low) else f"values from {low:.6g} to {high:.6g}"
-        raise PictureError(f"{source!r} holds {found}; float pixels must lie in [0, 1]: scale them first")
+        contents = "NaN" if np.isnan(low) else f"values from {low:.6g} to {high:.6g}"
+        raise PictureError(f"{source!r} holds {contents}; float pixels must lie in [0, 1]: scale them first")
     return np.array(values[..., None] if values.ndim == 2 else values, dtype=np.float32)

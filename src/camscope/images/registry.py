@@ -140,5 +140,5 @@ def _format(beginning: bytes, source: str) -> str:
     name = split(source)[0].lower()
     if suffix := max((s for s in READERS if name.endswith(s)), key=len):
         return suffix
-    known = ((suffix, start, mark) for suffix, marks in _SIGNATURES.items() for start, mark in marks)
-    return next((suffix for suffix, start, mark in known if beginning.startswith(mark, start)), "")
+    signatures = ((suffix, start, mark) for suffix, marks in _SIGNATURES.items() for start, mark in marks)
+    return next((suffix for suffix, start, mark in signatures if beginning.startswith(mark, start)), "")

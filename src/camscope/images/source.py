@@ -47,20 +47,20 @@ def fetch(source: str | Path) -> bytes:
 def opened(source: str | Path) -> Iterator[BinaryIO]:
     """Open a file that is there and not empty, as `fetch` does; what is read lazily inside is under the same errors."""
     source = str(source)
-    named, (name, _) = repr(source), split(source)
+    label, (name, _) = repr(source), split(source)
     try:
         with _remote(name) if is_address(name) else _local(name) as file:
             yield file
     except (PictureError, MissingExtraError):
         raise
     except _Empty:
-        raise PictureError(f"{named} is empty (0 bytes)") from None
+        raise PictureError(f"{label} is empty (0 bytes)") from None
     except IsADirectoryError:
-        raise PictureError(f"{named} is a folder, not a picture; name the files in it") from None
+        raise PictureError(f"{label} is a folder, not a picture; name the files in it") from None
     except (FileNotFoundError, NotADirectoryError):
-        raise PictureError(f"there is no file {named}") from None
+        raise PictureError(f"there is no file {label}") from None
     except (OSError, ValueError) as fault:  # a name that is too long, holds a null byte, or lies behind a locked door
-        raise PictureError(f"cannot read {named}: {reason(fault)}") from None
+        raise PictureError(f"cannot read {label}: {reason(fault)}") from None
 
 
 class _Empty(Exception):  # noqa: N818  never leaves this file
@@ -128,8 +128,8 @@ def check_address(address: str) -> None:
     if "::" in address:
         raise PictureError(f"cannot use the address {shortened(address)}: '::' is not possible in it")
     if address.partition("://")[0] not in SCHEMES:
-        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-        raise PictureError(f"cannot use the address {shortened(address)}: possible schemes are {known}")
+        schemes = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        raise PictureError(f"cannot use the address {shortened(address)}: possible schemes are {schemes}")
 
 
 def split(source: str) -> tuple[str, int | None]:
@@ -163,5 +163,5 @@ def frame_notes(source: str, frames: int) -> tuple[str, ...]:
 def no_frame(source: str, frames: int) -> PictureError:
     """Return the error of a frame that a file does not have."""
     name, frame = split(source)
-    held = "one frame, #0" if frames == 1 else f"{frames} frames, #0 to #{frames - 1}"
-    return PictureError(f"{name!r} has no frame #{frame}; it holds {held}")
+    contents = "one frame, #0" if frames == 1 else f"{frames} frames, #0 to #{frames - 1}"
+    return PictureError(f"{name!r} has no frame #{frame}; it holds {contents}")

@@ -64,9 +64,9 @@ class BlackBox(nn.Module):
             ModelError: the function returned something else than scores.
         """
         pictures = pictures.detach()
-        given = pictures.movedim(1, -1).clamp(0, 1).cpu().numpy() if self.takes == "numpy" else pictures
+        inputs = pictures.movedim(1, -1).clamp(0, 1).cpu().numpy() if self.takes == "numpy" else pictures
         with torch.no_grad():
-            returned = self.function(given)
+            returned = self.function(inputs)
         scores = _as_scores(returned, like=pictures)
         self._check_shape(tuple(scores.shape))
         return scores if self.returns == "scores" or self.outcome == "value" else self._from_probabilities(scores)

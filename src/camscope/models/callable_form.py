@@ -93,17 +93,17 @@ def find_form(function: Callable[..., Any], channels: int | None) -> Form:
         picture = noise(TRIALS[0], form.channels)
         before = _generators()
         try:
-            made = run_in_form(function, form, form.argument(picture))
+            inputs = run_in_form(function, form, form.argument(picture))
         except _AlmostError as error:
             faults = [error]
             break
         except Exception as error:
             faults.append(error)
             continue
-        if channels in (None, made.shape[0]):
-            _refuse_random(function, form, made, before)
+        if channels in (None, inputs.shape[0]):
+            _refuse_random(function, form, inputs, before)
             return form
-        possible.append((form, made.shape[0]))
+        possible.append((form, inputs.shape[0]))
     if possible:
         raise ModelError(
             f"the preprocessing {name_of(function)} makes inputs of {possible[0][1]} channel(s), and the first "
@@ -138,12 +138,14 @@ def with_depth(function: Callable[..., Any], form: Form) -> Form:
         return form
     picture = dataclasses.replace(noise(TRIALS[0], 1), bits=16, highest=65535)
     try:
-        made, shallow = (run_in_form(function, one, one.argument(picture)).ravel() for one in (deep, form))
+        deep_values, flat_values = (
+            run_in_form(function, variant, variant.argument(picture)).ravel() for variant in (deep, form)
+        )
     except Exception:  # whatever the callable raises: it takes 8 bits
         return form
-    if made.shape != shallow.shape or not np.ptp(made) > 0 or not np.ptp(shallow) > 0:
+    if deep_values.shape != flat_values.shape or not np.ptp(deep_values) > 0 or not np.ptp(flat_values) > 0:
         return form
-    return deep if np.corrcoef(made, shallow)[0, 1] > _SAME else form
+    return deep if np.corrcoef(deep_values, flat_values)[0, 1] > _SAME else form
 
 
 def run_in_form(function: Callable[..., Any], form: Form, argument: Any) -> Inputs:
@@ -181,8 +183,8 @@ def _refuse_random(function: Callable[..., Any], form: Form, first: Inputs, befo
     picture = noise(TRIALS[0], form.channels)
     drew = not all(np.array_equal(a, b) for a, b in zip(before, _generators(), strict=True))
     for _ in range(_RUNS - 1):
-        made = run_in_form(function, form, form.argument(picture))
-        if drew or made.shape != first.shape or not np.array_equal(made, first, equal_nan=True):
+        inputs = run_in_form(function, form, form.argument(picture))
+        if drew or inputs.shape != first.shape or not np.array_equal(inputs, first, equal_nan=True):
             raise ModelError(
                 f"the preprocessing {name_of(function)} is random: it is an augmentation for training (a random crop "
                 "or flip); give the transforms of evaluation, which treat each picture the same way every time"

@@ -128,9 +128,9 @@ def _contrast(share: Tensor, first: Tensor) -> float:
 
     The smaller of the two.
     """
-    ratios = ((one[first].mean(), one[~first].mean()) for one in (share, 1 - share))
-    (near, far), (less, more) = ratios
-    return float(min(near / far.clamp_min(1e-30), more / less.clamp_min(1e-30)))
+    ratios = ((part[first].mean(), part[~first].mean()) for part in (share, 1 - share))
+    (near, far), (low, high) = ratios
+    return float(min(near / far.clamp_min(1e-30), high / low.clamp_min(1e-30)))
 
 
 def _prefers(shares: Tensor, near: Tensor) -> bool:

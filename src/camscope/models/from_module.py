@@ -68,7 +68,7 @@ def from_module(
     bare = net
     for wrapper in ("_orig_mod", "module"):  # of torch.compile and of DataParallel
         bare = getattr(bare, wrapper, bare)
-    told = (
+    details = (
         _of_timm(bare)
         or _of_transformers(bare, preprocess)
         or _of_ultralytics(bare)
@@ -76,19 +76,19 @@ def from_module(
         or _of_torchvision(bare)
         or _Told()
     )
-    names = told.labels if labels is None else tuple(read_labels(labels))
+    names = details.labels if labels is None else tuple(read_labels(labels))
     assumed = ""
     if preprocess is None:
-        preprocess, assumed = told.preprocess, told.assumed
+        preprocess, assumed = details.preprocess, details.assumed
     if preprocess is None:
         preprocess, assumed = assumed_preprocess(input_channels(bare) or len(IMAGENET_MEAN))
     return Model(
         name or type(bare).__name__,
-        net if told.wrapped is None else told.wrapped,
+        net if details.wrapped is None else details.wrapped,
         preprocess=preprocess,  # type: ignore[arg-type]  # a callable becomes a Transform
         labels=names,
-        layer=told.layer,
-        outcome=outcome or ("any" if len(names) == 1 else told.outcome),
+        layer=details.layer,
+        outcome=outcome or ("any" if len(names) == 1 else details.outcome),
         facts={"assumed": assumed} if assumed else {},
     )
 
@@ -110,7 +110,7 @@ def _of_timm(net: Any) -> _Told | None:
     )
 
 
-def _of_transformers(net: Any, given: AnyPreprocess | None) -> _Told | None:
+def _of_transformers(net: Any, custom: AnyPreprocess | None) -> _Told | None:
     config = getattr(net, "config", None)
     if not type(config).__module__.startswith("transformers."):
         return None
@@ -121,10 +121,10 @@ def _of_transformers(net: Any, given: AnyPreprocess | None) -> _Told | None:
     vision = getattr(config, "vision_config", config)
     name = str(getattr(config, "_name_or_path", ""))
     assumed = ""
-    preprocess: Any = given
-    if given is None and (processor := hf_pictures.processor_of(name, offline=True)) is not None:
+    preprocess: Any = custom
+    if custom is None and (processor := hf_pictures.processor_of(name, offline=True)) is not None:
         preprocess = hf_pictures.read_processor(processor, whole=hf.task_of(type(net).__name__) in ("boxes", "maps"))
-    elif given is None:
+    elif custom is None:
         size = getattr(vision, "image_size", None) or _SIZE
         size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         channels = getattr(vision, "num_channels", None) or input_channels(net) or len(IMAGENET_MEAN)
@@ -174,7 +174,7 @@ def _of_torchvision(net: Any) -> _Told | None:
     from camscope.models.sources import torchvision as source
 
     preset = entry.transforms()
-    known = all(hasattr(preset, field) for field in ("mean", "std", "interpolation", "resize_size"))
-    if not known:
+    is_complete = all(hasattr(preset, field) for field in ("mean", "std", "interpolation", "resize_size"))
+    if not is_complete:
         return None
     return _Told(source.preprocess_of(preset), labels=tuple(entry.meta.get("categories") or ()))

@@ -114,9 +114,9 @@ class ProbedLayouts:
     def layout_of(self, shape: Sequence[int], layer: str | None, possible: Iterable[Layout]) -> Layout | None:
         """Return which of several layouts an output has, by its layer or else its shape; None if it is not known."""
         if layer is not None:
-            named = self.names.get(layer)
-            return named if named and (without_batch(shape, named), named) in self.shapes else None
-        return next((one for one in possible if (without_batch(shape, one), one) in self.shapes), None)
+            layout = self.names.get(layer)
+            return layout if layout and (without_batch(shape, layout), layout) in self.shapes else None
+        return next((option for option in possible if (without_batch(shape, option), option) in self.shapes), None)
 
 
 def without_batch(shape: Sequence[int], layout: Layout) -> tuple[int, ...]:
@@ -131,24 +131,24 @@ def probed_layouts(net: nn.Module, x: Any, *, picture: Input = None, output: int
 
 def _read_layouts(probe: Probe) -> ProbedLayouts:
     layouts = {id(c.tensor): c.layout for c in probe.candidates}
-    names = {e.name: layouts[id(e.tensor)] for e in probe.events if id(e.tensor) in layouts}
+    names = {event.name: layouts[id(event.tensor)] for event in probe.events if id(event.tensor) in layouts}
     return ProbedLayouts(names, {(without_batch(c.tensor.shape, c.layout), c.layout) for c in probe.candidates})
 
 
 def choice_of(probe: Probe) -> LayerChoice:
     """Choose the layer to explain by a probing pass; see `default_layer`."""
-    found = _find(probe)
-    if not found or _is_stem(probe, found[0]):
-        best = [f"{probe.name(c)!r} {c.grid}" for c in probe.candidates[::-1]][:5]
-        listed = ", ".join(best) if best else "none has a grid of the picture's shape"
-        moved = probe.candidates and not any(c.keeps_places for c in probe.candidates)
+    candidates = _find(probe)
+    if not candidates or _is_stem(probe, candidates[0]):
+        best = [f"{probe.name(candidate)!r} {candidate.grid}" for candidate in probe.candidates[::-1]][:5]
+        options = ", ".join(best) if best else "none has a grid of the picture's shape"
+        moved = probe.candidates and not any(candidate.keeps_places for candidate in probe.candidates)
         why = ", since none keeps the places of the image where they are" if moved else ""
-        raise LayerError(f"no layer of {probe.network} was found to explain{why}; name one with layer=: {listed}")
+        raise LayerError(f"no layer of {probe.network} was found to explain{why}; name one with layer=: {options}")
     return LayerChoice(
-        tuple(probe.name(c) for c in found),
-        tuple(c.layout for c in found),
-        complete=_is_complete(probe, found),
-        in_place=is_in_place(probe, found),
+        tuple(probe.name(candidate) for candidate in candidates),
+        tuple(candidate.layout for candidate in candidates),
+        complete=_is_complete(probe, candidates),
+        in_place=is_in_place(probe, candidates),
     )
 
 
@@ -167,45 +167,45 @@ def _find(probe: Probe) -> list[Candidate]:
         return [] if end is None else levels_of_encoder(probe, end)
     last_first = probe.candidates[::-1]
     cuts = [c for c in last_first if probe.is_cut(c)]
-    found = _last_in_place(probe, [c for c in cuts if not c.collapsed])
-    if not _is_late(probe, found):
-        found = _last_in_place(probe, cuts) or found
-    if not _is_late(probe, found):
+    candidate = _last_in_place(probe, [c for c in cuts if not c.collapsed])
+    if not _is_late(probe, candidate):
+        candidate = _last_in_place(probe, cuts) or candidate
+    if not _is_late(probe, candidate):
         if branches := _branches(probe):
             return branches
-        found = _last_in_place(probe, _main_branch(probe)) or found
-    if found is not None:
-        return [found]
+        candidate = _last_in_place(probe, _main_branch(probe)) or candidate
+    if candidate is not None:
+        return [candidate]
     in_place = itertools.islice((c for c in last_first if c.keeps_places), 2 * _MOST_TRIALS)
-    found = next(itertools.chain(_answers(probe, in_place), _answers(probe, cuts[:_MOST_TRIALS])), None)
-    found = found or next((c for c in _covered(probe, cuts[:_MOST_TRIALS]) if c.keeps_places), None)
-    return [] if found is None else [found]
+    candidate = next(itertools.chain(_answers(probe, in_place), _answers(probe, cuts[:_MOST_TRIALS])), None)
+    candidate = candidate or next((c for c in _covered(probe, cuts[:_MOST_TRIALS]) if c.keeps_places), None)
+    return [] if candidate is None else [candidate]
 
 
-def _is_late(probe: Probe, found: Candidate | None) -> bool:
+def _is_late(probe: Probe, candidate: Candidate | None) -> bool:
     """Return whether a layer lies in the second half of what the scores depend on."""
     last = next((c for c in reversed(probe.candidates) if probe.share(c) > 0), None)
-    return found is not None and last is not None and found.clock > last.clock / 2
+    return candidate is not None and last is not None and candidate.clock > last.clock / 2
 
 
-def _is_complete(probe: Probe, found: Sequence[Candidate]) -> bool:
+def _is_complete(probe: Probe, candidates: Sequence[Candidate]) -> bool:
     """Return whether every path leads through the layers, or through a tensor whose places lead through them alone."""
-    if not reaches(probe.target, probe.images, without=[c.tensor for c in found]):
+    if not reaches(probe.target, probe.images, without=[c.tensor for c in candidates]):
         return True
-    (last, *others) = found
+    (last, *siblings) = candidates
     before = [c for c in probe.candidates if c.clock < last.clock and c.grid == last.grid and probe.is_cut(c)]
-    return not others and any(probe.carries_all(last, cut) for cut in before[-1:])
+    return not siblings and any(probe.carries_all(last, cut) for cut in before[-1:])
 
 
-def _is_stem(probe: Probe, found: Candidate) -> bool:
+def _is_stem(probe: Probe, candidate: Candidate) -> bool:
     """Return whether a layer is the stem, and what follows has places that could not be told."""
     learned = [e for e in probe.events if e.learned and e.tensor.grad_fn is not None and probe.is_cut(e)]
-    later = [e for e in learned if e.clock > found.clock]
+    later = [e for e in learned if e.clock > candidate.clock]
     if len(learned) - len(later) >= _STEM * len(learned):
         return False
-    kept = {id(c.tensor) for c in probe.candidates if c.keeps_places}
-    unknown = [e for e in later if id(e.tensor) not in kept and _has_places(e.tensor, len(probe.images))]
-    return bool(unknown) and not any(id(e.tensor) in kept for e in later)
+    in_place_ids = {id(c.tensor) for c in probe.candidates if c.keeps_places}
+    unknown = [e for e in later if id(e.tensor) not in in_place_ids and _has_places(e.tensor, len(probe.images))]
+    return bool(unknown) and not any(id(e.tensor) in in_place_ids for e in later)
 
 
 def _has_places(tensor: Tensor, images: int) -> bool:
@@ -220,13 +220,13 @@ def _last_in_place(probe: Probe, last_first: Iterable[Candidate]) -> Candidate |
     one; all that they do there, they do through the norm before the last attention.
     """
     in_place = (c for c in last_first if c.keeps_places)
-    found = next(_answers(probe, itertools.islice(in_place, _MOST_TRIALS)), None)
-    if found is None:
+    candidate = next(_answers(probe, itertools.islice(in_place, _MOST_TRIALS)), None)
+    if candidate is None:
         return None
-    later = itertools.takewhile(lambda c: c is not found, probe.candidates[::-1])
-    alike = (c for c in later if (c.width, c.grid) == (found.width, found.grid) and c.keeps_places)
+    later = itertools.takewhile(lambda c: c is not candidate, probe.candidates[::-1])
+    alike = (c for c in later if (c.width, c.grid) == (candidate.width, candidate.grid) and c.keeps_places)
     closer = _answers(probe, itertools.islice(alike, 2 * _MOST_TRIALS))
-    return next((c for c in closer if probe.carries_all(c, found)), found)
+    return next((c for c in closer if probe.carries_all(c, candidate)), candidate)
 
 
 def _branches(probe: Probe) -> list[Candidate]:
@@ -235,21 +235,21 @@ def _branches(probe: Probe) -> list[Candidate]:
     None may feed another: then the sum of their maps, coarser ones laid over the finest grid, is the map of the score;
     for Grad-CAM of a mean of networks it is exact.
     """
-    found = _ends_of_branches(probe, Paths(probe.target, probe.images), _DEEPEST)
-    found = sorted({id(c.tensor): c for c in found}.values(), key=lambda c: c.clock)
-    if not 2 <= len(found) <= _MOST_BRANCHES:
+    ends = _ends_of_branches(probe, Paths(probe.target, probe.images), _DEEPEST)
+    ends = sorted({id(c.tensor): c for c in ends}.values(), key=lambda c: c.clock)
+    if not 2 <= len(ends) <= _MOST_BRANCHES:
         return []
-    if any(reaches(a.tensor, b.tensor) for a, b in itertools.permutations(found, 2)):
+    if any(reaches(a.tensor, b.tensor) for a, b in itertools.permutations(ends, 2)):
         return []
-    return [] if reaches(probe.target, probe.images, without=[c.tensor for c in found]) else found
+    return [] if reaches(probe.target, probe.images, without=[c.tensor for c in ends]) else ends
 
 
 def _ends_of_branches(probe: Probe, paths: Paths, depth: int) -> list[Candidate]:
     """Return the last layers in place on the way to an end of the graph, branch by branch."""
     cuts = [c for c in probe.candidates[::-1] if paths.through(c.tensor) == paths.all]
-    found = _last_in_place(probe, cuts)
-    if found is not None:
-        return [found]
+    candidate = _last_in_place(probe, cuts)
+    if candidate is not None:
+        return [candidate]
     if depth == 0:
         return []
     ends: list[Candidate] = []
@@ -298,11 +298,11 @@ def _end_of_trunk(probe: Probe) -> Candidate | None:
 
 def _entry(down: Sequence[Candidate], grid: tuple[int, ...]) -> Candidate:
     """Return the first layer of a stage: attention on coarse keys has the grid of a later stage, and goes back."""
-    of_grid = [c for c in down if c.grid == grid]
-    finer = [c for c in down if math.prod(c.grid) > math.prod(grid)]
+    of_grid = [candidate for candidate in down if candidate.grid == grid]
+    finer = [candidate for candidate in down if math.prod(candidate.grid) > math.prod(grid)]
     before_grid = _places_before(of_grid)
-    returned = _places_before([c for c in finer if place_of(c.tensor) in before_grid])
-    return next((c for c in of_grid if place_of(c.tensor) not in returned), of_grid[0])
+    returned = _places_before([candidate for candidate in finer if place_of(candidate.tensor) in before_grid])
+    return next((candidate for candidate in of_grid if place_of(candidate.tensor) not in returned), of_grid[0])
 
 
 def _places_before(candidates: Sequence[Candidate]) -> set[Any]:
@@ -327,17 +327,17 @@ def _stage_around(probe: Probe, inside: Candidate, in_place: Sequence[Candidate]
     Networks that widen inside of their blocks tell more at a block's end.
     """
     of = {id(candidate.tensor): candidate for candidate in in_place}
-    returned = {e.name.partition("#")[0]: of[id(e.tensor)] for e in probe.events if id(e.tensor) in of}
+    returned = {event.name.partition("#")[0]: of[id(event.tensor)] for event in probe.events if id(event.tensor) in of}
     parts = inside.name.partition("#")[0].split(".")
-    found = inside
+    block = inside
     for depth in range(len(parts) - 1, 0, -1):
         around = returned.get(".".join(parts[:depth]))
         if around is None or around.grid != inside.grid:
             break
-        if around is not found and not (probe.joins(found, around) and probe.dependent_scores(around)):
+        if around is not block and not (probe.joins(block, around) and probe.dependent_scores(around)):
             break
-        found = around
-    return found
+        block = around
+    return block
 
 
 def _answers(probe: Probe, candidates: Iterable[Candidate]) -> Iterator[Candidate]:
@@ -347,7 +347,7 @@ def _answers(probe: Probe, candidates: Iterable[Candidate]) -> Iterator[Candidat
     """
     waiting = list(candidates)
     for part in (waiting[:1], waiting[1:]):
-        yield from (c for c in _covered(probe, part) if not _holds_class_scores(probe, c))
+        yield from (candidate for candidate in _covered(probe, part) if not _holds_class_scores(probe, candidate))
 
 
 def _covered(probe: Probe, candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -103,8 +103,8 @@ def load(
     is_bare = weights == "default" and classes is None and not (options or arch or ignore or prefix)
     names = None if labels is None else read_labels(labels)
     if not isinstance(spec, str | Path):
-        given: dict[str, Any] = {"preprocess": preprocess, "labels": names, "name": name, "outcome": _known(outcome)}
-        model = _of_module(spec, is_bare=is_bare, **given)
+        keywords: dict[str, Any] = {"preprocess": preprocess, "labels": names, "name": name, "outcome": _known(outcome)}
+        model = _of_module(spec, is_bare=is_bare, **keywords)
         return _with_settings(model, input_size=size, mean=mean, std=std, fit=fit)
     is_folder = Path(spec).is_dir()
     if is_folder:
@@ -112,13 +112,15 @@ def load(
     else:
         spec, weights = _network_and_weights(_with_source(spec), weights, arch)
         classes = len(names) if classes is None and names is not None else classes
-        more = {"labels": names, "keys": KeyFilter.of(prefix, ignore), "trust": trust}
-        model = _from_source(spec, weights=weights, classes=classes, input_size=size, options=options or {}, more=more)
+        extras = {"labels": names, "keys": KeyFilter.of(prefix, ignore), "trust": trust}
+        model = _from_source(
+            spec, weights=weights, classes=classes, input_size=size, options=options or {}, more=extras
+        )
     model = _with_settings(model, preprocess=preprocess, mean=mean, std=std, fit=fit)
     for text in () if is_folder else model.notes:
         warnings.warn(text, stacklevel=2)
-    found = _checked(names, model) if names is not None else model.labels
-    return replace(model, name=name or model.name, labels=found, outcome=_known(outcome) or model.outcome)
+    class_names = _checked(names, model) if names is not None else model.labels
+    return replace(model, name=name or model.name, labels=class_names, outcome=_known(outcome) or model.outcome)
 
 
 def _refuse_both(preprocess: Any, settings: Sequence[Any]) -> None:
@@ -147,12 +149,12 @@ def _with_settings(
     preprocess: AnyPreprocess | None = None,
 ) -> Model:
     """Return a model with what the caller knows of its preprocessing, which is then no assumption any more."""
-    used: Any = model.preprocess if preprocess is None else preprocess
+    base: Any = model.preprocess if preprocess is None else preprocess
     if input_size is not None:
-        used = used.at(input_size)
+        base = base.at(input_size)
     is_known = any(value is not None for value in (preprocess, mean, std))
     facts = {key: fact for key, fact in model.facts.items() if not (is_known and key == "assumed")}
-    return replace(model, preprocess=_adapted(used, mean=mean, std=std, fit=fit), facts=facts)
+    return replace(model, preprocess=_adapted(base, mean=mean, std=std, fit=fit), facts=facts)
 
 
 def _with_source(spec: str | Path) -> str | Path:
@@ -190,10 +192,10 @@ def _network_and_weights(spec: str | Path, weights: str | Path, arch: str | None
 def _suggestion(name: str) -> str:
     """Return the specs that a name without a source could mean; where there are none, all forms of a spec."""
     specs: list[str] = []
-    for source, listed in NAMES.items():
+    for source, catalogue in NAMES.items():
         with contextlib.suppress(CamscopeError):
-            same = (n for n in listed() if n.lower() == name.lower() or n.lower().startswith(f"{name.lower()}/"))
-            specs += [f"{source}:{n}" for n in itertools.islice(same, 1)]
+            matches = (n for n in catalogue() if n.lower() == name.lower() or n.lower().startswith(f"{name.lower()}/"))
+            specs += [f"{source}:{n}" for n in itertools.islice(matches, 1)]
     if not specs:
         return f"possible: {_FORMS}"
     return f"did you mean {' or '.join(map(repr, specs))}?"
@@ -223,8 +225,8 @@ def _from_source(
         raise SettingError(f"{prefix}: takes neither ignore= nor prefix=, which choose names of a weights file")
     if keys != ALL and not isinstance(weights, Path):
         raise SettingError("ignore= and prefix= choose names of a weights file: give one with weights=FILE")
-    known = {key: value for key, value in more.items() if key in parameters}
-    model = make(name, weights=weights, classes=classes, input_size=input_size, options=options, **known)
+    arguments = {key: value for key, value in more.items() if key in parameters}
+    model = make(name, weights=weights, classes=classes, input_size=input_size, options=options, **arguments)
     for weight in model.net.eval().parameters():
         if weight.ndim == _PLANE:  # `Module.to` would refuse a network with three-dimensional convolutions
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
@@ -279,8 +281,8 @@ def _known(outcome: str | None) -> Outcome | None:
     """Check an outcome that the caller gave."""
     if outcome is None:
         return None
-    for known in get_args(Outcome):
-        if outcome == known:
+    for option in get_args(Outcome):
+        if outcome == option:
             return outcome  # type: ignore[return-value]
     raise SettingError(f"outcome cannot be {outcome!r}; possible: {', '.join(get_args(Outcome))}")
 
@@ -292,7 +294,7 @@ def _adapted(preprocess: Any, *, mean: Sequence[float] | None, std: Sequence[flo
     for key, values in (("mean", mean), ("std", std)):
         if values is None:
             continue
-        numbers = tuple(float(v) for v in values)
+        numbers = tuple(float(number) for number in values)
         numbers = numbers * preprocess.channels if len(numbers) == 1 else numbers
         if len(numbers) != preprocess.channels:
             raise SettingError(f"{key} has {len(numbers)} numbers and the network takes {preprocess.channels} channels")

@@ -90,23 +90,23 @@ class Model:
 
     def __post_init__(self) -> None:
         """Assume a preprocessing where none is given, make a Transform of a callable, and refuse anything else."""
-        given: Any = self.preprocess
-        if given is None:
-            given, note = assumed_preprocess(input_channels(self.net) or 3)
-            object.__setattr__(self, "preprocess", given)
+        preprocess: Any = self.preprocess
+        if preprocess is None:
+            preprocess, note = assumed_preprocess(input_channels(self.net) or 3)
+            object.__setattr__(self, "preprocess", preprocess)
             object.__setattr__(self, "facts", {"assumed": note, **self.facts})
-        if not isinstance(given, Preprocess):
-            if not callable(given):
+        if not isinstance(preprocess, Preprocess):
+            if not callable(preprocess):
                 raise SettingError(
                     f"preprocess must be a camscope.Preprocess or a callable, but got an object of type "
-                    f"{type(given).__name__}; use {INSTEAD}"
+                    f"{type(preprocess).__name__}; use {INSTEAD}"
                 )
-            given = Transform.of(given, channels=input_channels(self.net))
-            object.__setattr__(self, "preprocess", given)
-        if self.outcome == "boxes" and isinstance(given, Transform) and not given.fixed_size:
+            preprocess = Transform.of(preprocess, channels=input_channels(self.net))
+            object.__setattr__(self, "preprocess", preprocess)
+        if self.outcome == "boxes" and isinstance(preprocess, Transform) and not preprocess.fixed_size:
             raise SettingError(
-                f"the preprocessing {given.name} makes inputs of different sizes, and the places of boxes need one: "
-                f"use {INSTEAD}"
+                f"the preprocessing {preprocess.name} makes inputs of different sizes, and the places of boxes need "
+                f"one: use {INSTEAD}"
             )
 
     def index(self, label: str) -> int:
@@ -120,19 +120,19 @@ class Model:
         """
         if not self.labels:
             raise TargetError(f"{self.name} has no class names, so {label!r} cannot be found: give the class's index")
-        wanted = label.strip().lower()
+        query = label.strip().lower()
         rules: tuple[Callable[[str], bool], ...] = (
             lambda name: name == label,
-            lambda name: name.strip().lower() == wanted,
-            lambda name: wanted in [synonym.strip() for synonym in name.lower().split(",")],
+            lambda name: name.strip().lower() == query,
+            lambda name: query in [synonym.strip() for synonym in name.lower().split(",")],
         )
         for fits in rules:
-            found = [i for i, name in enumerate(self.labels) if fits(name)]
-            if len(found) > 1:
-                indices = ", ".join(str(i) for i in found)
-                raise TargetError(f"{len(found)} classes are called {label!r}: give one of their indices, {indices}")
-            if found:
-                return found[0]
+            matches = [i for i, name in enumerate(self.labels) if fits(name)]
+            if len(matches) > 1:
+                indices = ", ".join(str(i) for i in matches)
+                raise TargetError(f"{len(matches)} classes are called {label!r}: give one of their indices, {indices}")
+            if matches:
+                return matches[0]
         synonyms = dict.fromkeys(synonym.strip() for name in self.labels for synonym in name.split(","))
         raise TargetError(nearest("class", label, synonyms))
 

@@ -114,11 +114,11 @@ class Preprocess:
         scaled_size = self._scaled(*picture.size)
         scaled = _scale(picture, scaled_size, grey=self.channels == 1, interpolation=self.interpolation)
         corner = tuple(self._offset(have, want) for have, want in zip(scaled_size, self.input_size, strict=True))
-        cut = self._cut(scaled[:, :, ::-1] if self.order == "bgr" else scaled, corner)
-        tensor = torch.from_numpy(cut).permute(2, 0, 1).to(torch.float32)
-        if cut.dtype == np.uint8:
+        crop = self._cut(scaled[:, :, ::-1] if self.order == "bgr" else scaled, corner)
+        tensor = torch.from_numpy(crop).permute(2, 0, 1).to(torch.float32)
+        if crop.dtype == np.uint8:
             tensor = tensor.div(255)
-        mean, std = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1) for numbers in (self.mean, self.std))
         return tensor.sub(mean).div(std).contiguous(), self.window(picture.size)
 
     def window(self, size: tuple[int, int]) -> Window:
@@ -197,15 +197,15 @@ class Preprocess:
         fill = np.array(self.mean if self.fit == "pad" else [0.0], dtype=np.float32)
         if scaled.dtype == np.uint8:
             fill = np.rint(fill * 255).clip(0, 255).astype(np.uint8)
-        cut = np.empty((*self.input_size, self.channels), dtype=scaled.dtype)
-        cut[:] = fill
+        crop = np.empty((*self.input_size, self.channels), dtype=scaled.dtype)
+        crop[:] = fill
         source, target = [], []
         for first, have, want in zip(corner, scaled.shape, self.input_size, strict=False):
             low, high = max(first, 0), min(first + want, have)
             source.append(slice(low, high))
             target.append(slice(low - first, high - first))
-        cut[tuple(target)] = scaled[tuple(source)]
-        return cut
+        crop[tuple(target)] = scaled[tuple(source)]
+        return crop
 
 
 def _scale(picture: Picture, size: tuple[int, int], *, grey: bool, interpolation: str) -> npt.NDArray[Any]:

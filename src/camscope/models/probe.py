@@ -65,21 +65,21 @@ class Probe:
         shape = picture_of(x, picture).shape
         self.frames_first = _has_frames_first(net, shape)
         self._space = [1, *range(3, len(shape))] if self.frames_first else list(range(2, len(shape)))
-        returned, given = self._run(net, x, picture, output)
+        returned, scores = self._run(net, x, picture, output)
         self._last = is_last(net)
-        listed = isinstance(returned, list)
-        are_rows = listed and all(isinstance(one, Tensor) for one in returned) and len(given) == len(self.images)
-        self.dense = given.ndim > 2 or (listed and not are_rows)
+        is_list = isinstance(returned, list)
+        are_rows = is_list and all(isinstance(item, Tensor) for item in returned) and len(scores) == len(self.images)
+        self.dense = scores.ndim > 2 or (is_list and not are_rows)
         learned = (event.tensor for event in reversed(self.events) if event.learned)
-        ends = itertools.chain([given], tensors(returned), learned)
-        self.scores = next(filter(self._depends_on_images, ends), given)
+        ends = itertools.chain([scores], tensors(returned), learned)
+        self.scores = next(filter(self._depends_on_images, ends), scores)
         if not self.scores.requires_grad:
             raise LayerError(
                 f"the scores of {self.network} have no gradient by its images (quantised weights, argmax, NumPy or "
                 "detach inside), so no layer can be chosen; use a method that needs none, such as occlusion or rise, "
                 "or name a layer with layer= for a method that needs activations alone"
             )
-        self.returned = self.scores is given
+        self.returned = self.scores is scores
         self.target = _weighted(self.scores)
         self.one = (
             self.target
@@ -98,8 +98,10 @@ class Probe:
 
         A network may check the range of its images, and refuse ours.
         """
-        own = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
-        *ways, last = dict.fromkeys([(torch.float32, False), (own, False), (torch.float32, True), (own, True)])
+        own_dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
+        *ways, last = dict.fromkeys(
+            [(torch.float32, False), (own_dtype, False), (torch.float32, True), (own_dtype, True)]
+        )
         for dtype, users_image in ways:
             with contextlib.suppress(Exception):
                 return self._run_in(dtype, net, x, picture, output, users_image=users_image)
@@ -113,13 +115,13 @@ class Probe:
         inputs, self._corners = probe_inputs(
             x, picture, space=self._space, batch=batch, dtype=dtype, users_image=users_image
         )
-        leaves = map_tensors(inputs, lambda t: t.requires_grad_(t.is_floating_point()))
+        leaves = map_tensors(inputs, lambda tensor: tensor.requires_grad_(tensor.is_floating_point()))
         self.images = picture_of(leaves, picture)
         copy = replicate(net, StandIns(net, dtype), dtype=dtype)
-        self.events, returned, given = watch(copy, leaves, batch=len(self.images), output=output)
-        if given.ndim < 2:
-            given = given.reshape(len(self.images) if given.numel() == len(self.images) else 1, -1)
-        return returned, given
+        self.events, returned, scores = watch(copy, leaves, batch=len(self.images), output=output)
+        if scores.ndim < 2:
+            scores = scores.reshape(len(self.images) if scores.numel() == len(self.images) else 1, -1)
+        return returned, scores
 
     @property
     def space(self) -> tuple[int, ...]:
@@ -136,13 +138,13 @@ class Probe:
     def _candidates(self) -> list[Candidate]:
         """Return each tensor with a grid once, where it was first returned; an activation in place is its layer's."""
         learned = {id(event.tensor) for event in self.events if event.learned}
-        found: dict[int, Candidate] = {}
+        candidates: dict[int, Candidate] = {}
         for candidate in filter(None, map(self._candidate, self.events)):
             candidate.learned = id(candidate.tensor) in learned
-            found.setdefault(id(candidate.tensor), candidate)
+            candidates.setdefault(id(candidate.tensor), candidate)
             if candidate.layout.grid is None:
                 self._grids.add(candidate.grid)
-        return list(found.values())
+        return list(candidates.values())
 
     def _candidate(self, event: Event) -> Candidate | None:
         """Return the event with its layout, if its tensor has a grid, is its own, and was not overwritten.
@@ -160,29 +162,39 @@ class Probe:
             images = torch.Size((images[0], images[2], images[1], *images[3:]))
         first: Candidate | None = None
         for any_stride in (False, True):
-            every = dict.fromkeys(possible_layouts(tensor.shape, images, last=self._last, any_stride=any_stride))
-            layouts = [one for one in every if one.frames == 1 or one.frame_major == self._is_frame_major(tensor)]
-            read = (Candidate(**vars(event), layout=one, space=space, corners=self._corners) for one in layouts)
-            possible = [one for one in read if _is_grid(one) and (not one.has_more_tokens or one.grid in self._grids)]
+            options = dict.fromkeys(possible_layouts(tensor.shape, images, last=self._last, any_stride=any_stride))
+            layouts = [
+                layout for layout in options if layout.frames == 1 or layout.frame_major == self._is_frame_major(tensor)
+            ]
+            readings = (
+                Candidate(**vars(event), layout=layout, space=space, corners=self._corners) for layout in layouts
+            )
+            possible = [
+                reading
+                for reading in readings
+                if _is_grid(reading) and (not reading.has_more_tokens or reading.grid in self._grids)
+            ]
             if len(possible) == 1 and possible[0].layout.grid is None:
                 return possible[0]
             first = first or next(iter(possible), None)
-            kept = [one for one in possible if one.keeps_places]
-            if kept and kept[0].layout.grid is None:
-                return self._best_of_axes(kept)
-            if kept:
-                return self._best_of_tokens(kept[0], possible)
+            in_place = [reading for reading in possible if reading.keeps_places]
+            if in_place and in_place[0].layout.grid is None:
+                return self._best_of_axes(in_place)
+            if in_place:
+                return self._best_of_tokens(in_place[0], possible)
         return first
 
-    def _best_of_axes(self, kept: Sequence[Candidate]) -> Candidate:
+    def _best_of_axes(self, readings: Sequence[Candidate]) -> Candidate:
         """Return which of several readings of the axes shows the corners most clearly, for signals, where many fit.
 
         The halves of a bidirectional LSTM's features answer to the start and end of a signal, as its places do. Tokens
         of a signal, (B, N, K), that are a few more than an earlier grid has places are that grid and class tokens.
         """
         if len(self.space) > 1:
-            return kept[0]
-        clearest = max((one for one in kept if one.layout.grid is None), key=lambda one: one.contrast)
+            return readings[0]
+        clearest = max(
+            (reading for reading in readings if reading.layout.grid is None), key=lambda reading: reading.contrast
+        )
         if clearest.layout.channel == 1 or clearest.grid in self._grids:
             return clearest
         tokens = [
@@ -191,7 +203,11 @@ class Probe:
             if 0 < (extra := clearest.grid[0] - grid[0]) <= _MOST_TOKENS
             for prefix in (extra, 0)
         ]
-        return max((one for one in tokens if one.keeps_places), key=lambda one: one.at_corners, default=clearest)
+        return max(
+            (reading for reading in tokens if reading.keeps_places),
+            key=lambda reading: reading.at_corners,
+            default=clearest,
+        )
 
     def _is_frame_major(self, tensor: Tensor) -> bool:
         """Return whether the second row of a batch of frames is of the second image, and not the first one's."""
@@ -215,13 +231,17 @@ class Probe:
         Tokens before and after the grid shift it by a cell or more. What is found for the first tensor, whose places
         are not mixed yet, holds for the later ones with as many tokens.
         """
-        same = [one for one in possible if one.layout.grid is not None and one.grid == first.grid and one.keeps_places]
-        if len(same) < 2:
+        readings = [
+            reading
+            for reading in possible
+            if reading.layout.grid is not None and reading.grid == first.grid and reading.keeps_places
+        ]
+        if len(readings) < 2:
             return first
         key = (first.places, first.grid)
         if key not in self._prefixes:
-            self._prefixes[key] = max(same, key=lambda one: one.at_corners).layout.prefix
-        return next((one for one in same if one.layout.prefix == self._prefixes[key]), first)
+            self._prefixes[key] = max(readings, key=lambda reading: reading.at_corners).layout.prefix
+        return next((reading for reading in readings if reading.layout.prefix == self._prefixes[key]), first)
 
     def is_cut(self, event: Event) -> bool:
         """Return whether every path from the images to the scores leads through a tensor."""
@@ -233,9 +253,11 @@ class Probe:
 
     def gradients(self, score: Tensor, candidates: Sequence[Candidate]) -> list[Tensor | None]:
         """Return derivatives of a score as (images, K, *grid), from one backward pass; None where there is none."""
-        wanted = [candidate.tensor for candidate in candidates]
-        found = torch.autograd.grad(score, wanted, retain_graph=True, allow_unused=True) if wanted else ()
-        pairs = zip(found, candidates, strict=True)
+        layer_tensors = [candidate.tensor for candidate in candidates]
+        derivatives = (
+            torch.autograd.grad(score, layer_tensors, retain_graph=True, allow_unused=True) if layer_tensors else ()
+        )
+        pairs = zip(derivatives, candidates, strict=True)
         return [None if gradient is None else candidate.layout.read(gradient) for gradient, candidate in pairs]
 
     def dependent_scores(self, candidate: Candidate) -> float:
@@ -255,10 +277,10 @@ class Probe:
         """Return whether the places of ``source`` lead to the scores through ``candidate`` alone."""
         handle = candidate.tensor.register_hook(torch.zeros_like)
         try:
-            (left,) = self.gradients(self.target, [source])
+            (gradient,) = self.gradients(self.target, [source])
         finally:
             handle.remove()
-        return left is None or not bool(left.any())
+        return gradient is None or not bool(gradient.any())
 
     def joins(self, first: Event, last: Event) -> bool:
         """Return whether every path from one tensor to the scores leads through another."""
@@ -266,9 +288,9 @@ class Probe:
 
     def name(self, event: Event) -> str:
         """Return the outermost module that hands the very tensor on before anything else is computed."""
-        same = [e for e in self.events if e.tensor is event.tensor and e.version == event.version]
-        first = same[0]
-        at_once = (e for e in same if e.clock == first.clock)
+        aliases = [e for e in self.events if e.tensor is event.tensor and e.version == event.version]
+        first = aliases[0]
+        at_once = (e for e in aliases if e.clock == first.clock)
         around = [e for e in at_once if e is first or e.name.partition("#")[0] in first.around]
         return min(around, key=lambda e: len(e.around)).name
 
@@ -322,9 +344,9 @@ def _has_frames_first(net: nn.Module, shape: torch.Size) -> bool:
     """Return whether 5-D inputs are (B, T, C, H, W): the channels are those that the first convolution takes."""
     if len(shape) != 5 or shape[1] == shape[2]:
         return False
-    kernels = (p for p in net.parameters() if p.ndim in (4, 5))
+    kernels = (parameter for parameter in net.parameters() if parameter.ndim in (4, 5))
     first = next(kernels, None)
-    taken = None if first is None else first.shape[1]
-    if taken in (shape[1], shape[2]):
-        return taken == shape[2]
+    channels = None if first is None else first.shape[1]
+    if channels in (shape[1], shape[2]):
+        return channels == shape[2]
     return shape[2] in (1, 3) and shape[1] not in (1, 3)

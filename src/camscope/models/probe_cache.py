@@ -28,7 +28,7 @@ def probed_once(
     refuse_program(net)
     net, number = bare(net), find_picture(x, picture)
     of_net = known.setdefault(net, {})
-    key = (structure_of(net), number, output, tuple(tuple(t.shape[1:]) for t in tensors(x)))
+    key = (structure_of(net), number, output, tuple(tuple(tensor.shape[1:]) for tensor in tensors(x)))
     if key not in of_net:
         with torch.inference_mode(mode=False), torch.enable_grad():
             of_net[key] = make(_probe(net, x, number, output))
@@ -63,7 +63,7 @@ def structure_of(net: nn.Module) -> int:
     """
     modules = net.named_modules()
     parts = ((name, type(m), m.extra_repr(), id(m.__dict__.get("forward")), *_settings(m)) for name, m in modules)
-    return hash((*parts, *((name, tuple(p.shape)) for name, p in net.named_parameters())))
+    return hash((*parts, *((name, tuple(parameter.shape)) for name, parameter in net.named_parameters())))
 
 
 def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:

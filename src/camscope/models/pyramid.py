@@ -36,8 +36,8 @@ def levels_of_pyramid(probe: Probe) -> list[Candidate]:
             return []
     if reaches(score, images, without=[c.tensor for c in levels]):
         return []
-    own = [c for c in levels[::-1] if reaches(c.tensor, images, without=[o.tensor for o in levels if o is not c])]
-    return own if len(own) > 1 else []
+    roots = [c for c in levels[::-1] if reaches(c.tensor, images, without=[o.tensor for o in levels if o is not c])]
+    return roots if len(roots) > 1 else []
 
 
 def levels_of_encoder(probe: Probe, end: Candidate) -> list[Candidate]:

@@ -59,7 +59,7 @@ def _stages_of(probe: Probe) -> list[str]:
     sizes = _by_size([*cuts, (first, grid)])
     if len(sizes) == 1:
         return [*_blocks([name for name, _ in cuts]), last]
-    before = (_end_of(one, following, cuts) for one, following in itertools.pairwise(sizes))
+    before = (_end_of(size, following, cuts) for size, following in itertools.pairwise(sizes))
     return [*before, last]
 
 
@@ -96,14 +96,14 @@ def _end_of(size: list[_Cut], following: list[_Cut], cuts: list[_Cut]) -> str:
 
 def _cuts(probe: Probe, *, until: str) -> tuple[list[_Cut], tuple[int, ...]]:
     """Return the cuts that run before a layer, by name and grid, and the grid of that layer."""
-    found: dict[str, tuple[int, ...]] = {}
+    cuts: dict[str, tuple[int, ...]] = {}
     for candidate in probe.candidates:
         name = probe.name(candidate)
         if until in (name, candidate.name):
-            return list(found.items()), candidate.grid
+            return list(cuts.items()), candidate.grid
         if probe.is_cut(candidate):
-            found.setdefault(name, candidate.grid)
-    return list(found.items()), ()
+            cuts.setdefault(name, candidate.grid)
+    return list(cuts.items()), ()
 
 
 def _blocks(names: list[str]) -> list[str]:

@@ -57,7 +57,7 @@ class StandIns:
     """
 
     def __init__(self, net: nn.Module, dtype: torch.dtype = torch.float32) -> None:
-        largest = max((p.numel() for p in net.parameters()), default=1)
+        largest = max((parameter.numel() for parameter in net.parameters()), default=1)
         generator = torch.Generator().manual_seed(0)
         self._values = torch.randn(largest + _SPARE, generator=generator).to(dtype)
         self._scaled: dict[tuple[float, torch.device], Tensor] = {}
@@ -107,14 +107,14 @@ def settle(module: nn.Module, inputs: Any) -> None:
         return
     axis = getattr(module, "axis", 1)
     axis = (axis if isinstance(axis, int) else 1) % values.ndim
-    others = [a for a in range(values.ndim) if a != axis]
+    axes = [a for a in range(values.ndim) if a != axis]
     for name, statistic in _STATISTICS.items():
-        own = module._buffers.get(name)
-        if own is None or own.numel() != values.shape[axis]:
+        buffer = module._buffers.get(name)
+        if buffer is None or buffer.numel() != values.shape[axis]:
             continue
-        new = statistic(values.detach(), others).view_as(own).to(own)
+        new = statistic(values.detach(), axes).view_as(buffer).to(buffer)
         if hasattr(module, "get_config"):  # Keras holds the tensor itself
-            own.copy_(new)
+            buffer.copy_(new)
         else:  # the old one may be needed by the backward pass of an earlier call
             module._buffers[name] = new
 
@@ -159,8 +159,8 @@ def probe_inputs(
     copies = map_tensors(x, own)
     images = next(t for i, t in enumerate(tensors(copies)) if i == picture)
     level = _NOISE * images[0].std()
-    for one, corner in zip(images[1:], corners, strict=True):
-        region = at_corner(one, corner, [axis - 1 for axis in space], part=4)
+    for variant, corner in zip(images[1:], corners, strict=True):
+        region = at_corner(variant, corner, [axis - 1 for axis in space], part=4)
         noise = torch.randn(region.shape, generator=generator).to(region)
         region.copy_(region.flip(-1) + level * noise)
     return with_picture(copies, images, picture=picture), corners

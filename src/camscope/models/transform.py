@@ -91,13 +91,13 @@ class Transform(Preprocess):
         bare = cls(function=function, form=form)
         pictures = [noise(size, form.channels) for size in TRIALS]
         with generators_kept():
-            made = [bare.run(pictures[0])]
+            inputs = [bare.run(pictures[0])]
             for picture in pictures[1:]:
                 with contextlib.suppress(PictureError):  # it may be made for pictures of one shape
-                    made.append(bare.run(picture))
-            sizes = [(m.shape[1], m.shape[2]) for m in made]
+                    inputs.append(bare.run(picture))
+            sizes = [(array.shape[1], array.shape[2]) for array in inputs]
             mean, std, order = bare._normalisation()
-            given: dict[str, Any] = {
+            fields: dict[str, Any] = {
                 "function": function,
                 "form": form,
                 "input_size": sizes[0],
@@ -105,10 +105,10 @@ class Transform(Preprocess):
                 "std": std,
                 "order": order,
                 "fixed_size": len(set(sizes)) == 1,
-                "fingerprint": hashlib.sha256(b"".join(m.tobytes() for m in made)).hexdigest(),
+                "fingerprint": hashlib.sha256(b"".join(array.tobytes() for array in inputs)).hexdigest(),
             }
             windows = [window for picture in pictures if (window := bare._measured(picture)) is not None]
-            return cls(**given, rule=find_rule(windows, sizes) if len(windows) == len(sizes) == len(TRIALS) else None)
+            return cls(**fields, rule=find_rule(windows, sizes) if len(windows) == len(sizes) == len(TRIALS) else None)
 
     def __call__(self, picture: Picture) -> tuple[torch.Tensor, Window]:
         """Make the network's input out of a picture.
@@ -122,10 +122,10 @@ class Transform(Preprocess):
         Raises:
             PictureError: the callable fails on this picture, or takes another number of channels.
         """
-        made = self.run(picture)
-        if not np.isfinite(made).all():
+        inputs = self.run(picture)
+        if not np.isfinite(inputs).all():
             raise PictureError(f"the preprocessing {self.name} makes values of the picture that are not finite")
-        return torch.from_numpy(made), self._located(picture, made)
+        return torch.from_numpy(inputs), self._located(picture, inputs)
 
     def run(self, picture: Picture) -> Inputs:
         """Return what the callable makes of a picture, (C, h, w), as an array.
@@ -179,14 +179,14 @@ class Transform(Preprocess):
             "fingerprint": self.fingerprint,
         }
 
-    def _located(self, picture: Picture, made: Inputs) -> Window:
+    def _located(self, picture: Picture, inputs: Inputs) -> Window:
         window = self._of_size(picture.size)
-        if window is not None and shows(made, picture, window):
+        if window is not None and shows(inputs, picture, window):
             return window
         if measured := self._measured(picture, blend=_BLEND):
-            same = window is not None and alike(window, measured, (made.shape[1], made.shape[2]))
-            return window if same and window is not None else measured
-        if window is not None and shows_best(made, picture, window):
+            is_same = window is not None and alike(window, measured, (inputs.shape[1], inputs.shape[2]))
+            return window if is_same and window is not None else measured
+        if window is not None and shows_best(inputs, picture, window):
             return window
         return Window(picture.size, (0.0, 0.0), (float(picture.size[0]), float(picture.size[1])), assumed=True)
 
@@ -214,10 +214,10 @@ class Transform(Preprocess):
         red[..., 0] = 1
         for pixels in (flat, flat + 1, red):
             try:
-                made = self.run(Picture(pixels))
+                inputs = self.run(Picture(pixels))
             except PictureError:
-                made = self.run(noise(TRIALS[0], self.form.channels)) * np.nan
-            middles.append(made[:, made.shape[1] // 2, made.shape[2] // 2].astype(np.float64))
+                inputs = self.run(noise(TRIALS[0], self.form.channels)) * np.nan
+            middles.append(inputs[:, inputs.shape[1] // 2, inputs.shape[2] // 2].astype(np.float64))
         black, white, red_ = middles
         if not np.isfinite(white - black).all() or not (white > black).all():
             return (0.0,) * len(black), (1.0,) * len(black), "rgb"

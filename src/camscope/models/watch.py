@@ -120,7 +120,7 @@ def watch(
             around = tuple(functions.owners)
             events.append(Event(place, first.tensor, version_of(first.tensor), functions.clock, learned, around))
 
-    device = next((t.device.type for t in net.parameters()), "cpu")
+    device = next((parameter.device.type for parameter in net.parameters()), "cpu")
     with contextlib.ExitStack() as stack:
         recording = stack.enter_context(tracing(net, []))
         stack.enter_context(torch.autocast(device, enabled=False))

@@ -52,8 +52,8 @@ class KeyFilter:
         >>> KeyFilter.of("net", "criterion.*, ema.*").ignore
         ('criterion.*', 'ema.*')
         """
-        listed = ignore.split(",") if isinstance(ignore, str) else ignore or ()
-        return cls(prefix, tuple(pattern.strip() for pattern in listed))
+        patterns = ignore.split(",") if isinstance(ignore, str) else ignore or ()
+        return cls(prefix, tuple(pattern.strip() for pattern in patterns))
 
 
 ALL = KeyFilter()
@@ -83,14 +83,14 @@ class Match:
 
     def problems(self, own: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
         """Return what keeps the weights from filling the network: kind -> one phrase per weight; empty if they fit."""
-        wanted = {k: v for k, v in own.items() if k in self.state and isinstance(v, torch.Tensor)}
-        shapes = [(k, tuple(self.state[k].shape), tuple(v.shape)) for k, v in wanted.items()]
-        found = {
+        targets = {k: tensor for k, tensor in own.items() if k in self.state and isinstance(tensor, torch.Tensor)}
+        shapes = [(k, tuple(self.state[k].shape), tuple(tensor.shape)) for k, tensor in targets.items()]
+        problems = {
             "of another shape": [f"{k} is {have}, the network's is {want}" for k, have, want in shapes if have != want],
             "missing": self.missing,
             "unknown to the network": self.foreign,
         }
-        return {kind: listed for kind, listed in found.items() if listed}
+        return {kind: phrases for kind, phrases in problems.items() if phrases}
 
 
 def match(
@@ -118,9 +118,9 @@ def match(
         >>> sorted(found.state), found.prefix, found.unused
         (['bias', 'weight'], 'net.', ['loss.scale'])
     """
-    tensors: dict[str, torch.Tensor] = {k: v for k, v in own.items() if isinstance(v, torch.Tensor)}
-    kept = _without(state, keys.ignore, origin)
-    plain = _unwrapped(kept, tensors)
+    tensors: dict[str, torch.Tensor] = {key: tensor for key, tensor in own.items() if isinstance(tensor, torch.Tensor)}
+    selection = _without(state, keys.ignore, origin)
+    plain = _unwrapped(selection, tensors)
     _refuse_adapters(plain, tensors, origin)
     counts = _counts(plain, tensors)
     notes: list[str] = []
@@ -132,33 +132,33 @@ def match(
         chain = [prefix]
         if not any(name.startswith(prefix) for name in plain):
             raise SettingError(f"no name in {origin} begins with {keys.prefix!r}; the names begin with {_roots(plain)}")
-    chosen = {k: next((p + k for p in chain if p + k in plain), None) for k in own}
-    missing = [k for k, name in chosen.items() if name is None and not k.endswith("num_batches_tracked")]
+    sources = {key: next((p + key for p in chain if p + key in plain), None) for key in own}
+    missing = [key for key, name in sources.items() if name is None and not key.endswith("num_batches_tracked")]
     copies = tuple(p for p, n in counts.items() if p not in chain and n > _COPY_SHARE * max(counts[prefix], 1))
-    used = {name for name in chosen.values() if name is not None}
-    spare = [name for name in plain if name not in used and not (copies and name.startswith(copies))]
+    used_names = {name for name in sources.values() if name is not None}
+    spare = [name for name in plain if name not in used_names and not (copies and name.startswith(copies))]
     head = _renamed_head(missing, spare, plain, tensors)
     if head is not None:
-        theirs, ours = head
-        notes.append(f"{theirs!r} of the file fills {ours!r} of the network, the only layer without weights")
-        chosen |= {f"{ours}.{part}": f"{theirs}.{part}" for part in ("weight", "bias")}
-        missing, spare = [], [name for name in spare if not name.startswith(f"{theirs}.")]
-    used = {name for name in chosen.values() if name is not None}
+        file_layer, own_layer = head
+        notes.append(f"{file_layer!r} of the file fills {own_layer!r} of the network, the only layer without weights")
+        sources |= {f"{own_layer}.{part}": f"{file_layer}.{part}" for part in ("weight", "bias")}
+        missing, spare = [], [name for name in spare if not name.startswith(f"{file_layer}.")]
+    used_names = {name for name in sources.values() if name is not None}
     return Match(
-        state={k: plain[name] for k, name in chosen.items() if name is not None},
+        state={key: plain[name] for key, name in sources.items() if name is not None},
         rest={name.removeprefix(prefix): plain[name] for name in spare},
-        unused=[name for name in plain if name not in used],
+        unused=[name for name in plain if name not in used_names],
         missing=missing,
-        foreign=_inside(spare, chosen),
+        foreign=_inside(spare, sources),
         prefix=prefix,
         notes=notes,
     )
 
 
-def _inside(spare: Sequence[str], chosen: Mapping[str, str | None]) -> list[str]:
+def _inside(spare: Sequence[str], sources: Mapping[str, str | None]) -> list[str]:
     """Return names of another network: beside those that are used, in a part such as "layer3"."""
-    pairs = [(k, name) for k, name in chosen.items() if name and name.endswith(k) and "." in k]
-    parts = tuple({f"{name.removesuffix(k)}{k.partition('.')[0]}." for k, name in pairs})
+    pairs = [(key, name) for key, name in sources.items() if name and name.endswith(key) and "." in key]
+    parts = tuple({f"{name.removesuffix(key)}{key.partition('.')[0]}." for key, name in pairs})
     return [name for name in spare if name.startswith(parts) and not name.endswith(_BOOKKEEPING)]
 
 
@@ -171,8 +171,8 @@ def summary(names: Sequence[str]) -> str:
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name.partition(".")[0], []).append(name)
-    listed = [g[0] if len(g) == 1 else f"{first}.* ({len(g)} names)" for first, g in groups.items()]
-    return shortened(listed, separator=", ")
+    entries = [g[0] if len(g) == 1 else f"{first}.* ({len(g)} names)" for first, g in groups.items()]
+    return shortened(entries, separator=", ")
 
 
 def shortened(listed: Sequence[str], *, separator: str = "; ") -> str:
@@ -181,25 +181,25 @@ def shortened(listed: Sequence[str], *, separator: str = "; ") -> str:
     >>> shortened(["a", "b", "c", "d", "e"])
     'a; b; c; d and 1 more'
     """
-    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return separator.join(listed[:_SHOWN]) + more
+    suffix = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return separator.join(listed[:_SHOWN]) + suffix
 
 
 def _without(state: Mapping[str, torch.Tensor], patterns: Iterable[str], origin: str) -> State:
     """Return the weights that no pattern leaves out."""
-    kept = dict(state)
+    weights = dict(state)
     for pattern in patterns:
         left_out = fnmatch.filter(state, pattern)
         if not left_out:
             raise SettingError(f"ignore={pattern!r} matches no name in {origin}; the names begin with {_roots(state)}")
-        kept = {name: tensor for name, tensor in kept.items() if name not in set(left_out)}
-    return kept
+        weights = {name: tensor for name, tensor in weights.items() if name not in set(left_out)}
+    return weights
 
 
-def _refuse_adapters(plain: State, own: Mapping[str, object], origin: str) -> None:
+def _refuse_adapters(plain: State, own_state: Mapping[str, object], origin: str) -> None:
     """Raise where weights of an adapter would be left out: the base weights alone are another model."""
     adapters = [name for name in plain if _ADAPTER.search(name)]
-    if adapters and not any(_ADAPTER.search(name) for name in own):
+    if adapters and not any(_ADAPTER.search(name) for name in own_state):
         kind = _ADAPTER.search(adapters[0])
         raise ModelError(
             f"{origin} holds an adapter that is not merged into the weights ({summary(adapters)}): merge it first "
@@ -211,40 +211,40 @@ def _without_wrappers(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-def _unwrapped(state: State, own: Mapping[str, object]) -> State:
+def _unwrapped(state: State, own_state: Mapping[str, object]) -> State:
     """Return the weights without the names that DataParallel, torch.compile and others insert."""
-    if any(not _WRAPPERS.isdisjoint(name.split(".")) for name in own):
+    if any(not _WRAPPERS.isdisjoint(name.split(".")) for name in own_state):
         return state
     plain = {_without_wrappers(name): tensor for name, tensor in state.items()}
     return plain if len(plain) == len(state) else state
 
 
-def _counts(plain: State, own: Mapping[str, torch.Tensor]) -> Counter[str]:
+def _counts(plain: State, own_state: Mapping[str, torch.Tensor]) -> Counter[str]:
     """Prefix -> number of weights below it that have a name and the shape of the network's."""
     counts: Counter[str] = Counter()
     for name, tensor in plain.items():
         starts = (0, *(i + 1 for i, letter in enumerate(name) if letter == "."))
         for start in starts:
-            if name[start:] in own:
+            if name[start:] in own_state:
                 # A weight of another shape still says where the network lies.
-                counts[name[:start]] += 2 if _same_shape(tensor, own[name[start:]]) else 1
+                counts[name[:start]] += 2 if _same_shape(tensor, own_state[name[start:]]) else 1
     return counts
 
 
-def _best(plain: State, own: Mapping[str, torch.Tensor], counts: Counter[str], notes: list[str]) -> str:
+def _best(plain: State, own_state: Mapping[str, torch.Tensor], counts: Counter[str], notes: list[str]) -> str:
     """Return the prefix below which most weights fit."""
     most = max(counts.values(), default=0)
-    if most < 2 * _LEAST_SHARE * len(own):
+    if most < 2 * _LEAST_SHARE * len(own_state):
         return _common_prefix(plain)
     equal = sorted((p for p, n in counts.items() if n == most), key=lambda p: (bool(_COPIES.search(p)), len(p), p))
-    first, others = equal[0], [p for p in equal[1:] if _differ(plain, own, equal[0], p)]
-    if not others:
+    first, rivals = equal[0], [p for p in equal[1:] if _differ(plain, own_state, equal[0], p)]
+    if not rivals:
         return first
-    if not _COPIES.search(first) and all(_COPIES.search(p) for p in others):
-        names = ", ".join(repr(p) for p in others)
+    if not _COPIES.search(first) and all(_COPIES.search(p) for p in rivals):
+        names = ", ".join(repr(p) for p in rivals)
         notes.append(
             f"the file holds the network several times: the weights below {first!r} are used, not the copy below "
-            f"{names} (prefix={others[0].rstrip('.')!r} takes the copy)"
+            f"{names} (prefix={rivals[0].rstrip('.')!r} takes the copy)"
         )
         return first
     several = ", ".join(repr(p.rstrip(".")) for p in equal)
@@ -263,8 +263,8 @@ def _with_parents(prefix: str) -> list[str]:
     return ["".join(f"{part}." for part in parts[:count]) for count in range(len(parts), -1, -1)]
 
 
-def _differ(plain: State, own: Mapping[str, torch.Tensor], one: str, other: str) -> bool:
-    pairs = [(plain.get(one + k), plain.get(other + k)) for k in own]
+def _differ(plain: State, own_state: Mapping[str, torch.Tensor], first: str, second: str) -> bool:
+    pairs = [(plain.get(first + key), plain.get(second + key)) for key in own_state]
     return any(a is not None and b is not None and not _same(a, b) for a, b in pairs) or all(
         a is None or b is None for a, b in pairs
     )
@@ -303,17 +303,17 @@ def layers_with_bias(names: Iterable[str]) -> list[str]:
     >>> layers_with_bias(["fc.weight", "fc.bias", "norm.weight"])
     ['fc']
     """
-    listed = set(names)
-    layers = (name.removesuffix(".weight") for name in listed if name.endswith(".weight"))
-    return sorted(layer for layer in layers if f"{layer}.bias" in listed)
+    name_set = set(names)
+    layers = (name.removesuffix(".weight") for name in name_set if name.endswith(".weight"))
+    return sorted(layer for layer in layers if f"{layer}.bias" in name_set)
 
 
 def _renamed_head(
-    missing: Sequence[str], spare: Sequence[str], plain: State, own: Mapping[str, torch.Tensor]
+    missing: Sequence[str], spare: Sequence[str], plain: State, own_state: Mapping[str, torch.Tensor]
 ) -> tuple[str, str] | None:
     """Return the one layer that the file has left over, and the one of the same shape that the network lacks."""
-    ours, theirs = layers_with_bias(missing), layers_with_bias(spare)
-    if len(ours) != 1 or len(missing) != 2 or len(theirs) != 1:
+    own_layers, file_layers = layers_with_bias(missing), layers_with_bias(spare)
+    if len(own_layers) != 1 or len(missing) != 2 or len(file_layers) != 1:
         return None
-    pairs = [(plain[f"{theirs[0]}.{part}"], own[f"{ours[0]}.{part}"]) for part in ("weight", "bias")]
-    return (theirs[0], ours[0]) if all(_same_shape(a, b) for a, b in pairs) else None
+    pairs = [(plain[f"{file_layers[0]}.{part}"], own_state[f"{own_layers[0]}.{part}"]) for part in ("weight", "bias")]
+    return (file_layers[0], own_layers[0]) if all(_same_shape(a, b) for a, b in pairs) else None

@@ -98,41 +98,41 @@ def fill(
         >>> net.weight.tolist()
         [[1.0, 1.0]]
     """
-    own = net.state_dict()
-    found = match(state, own, keys=keys or ALL, origin=origin)
-    if found.problems(own) or (keys is None and found.unused):
-        raise ModelError(f"{origin} does not fit the network: {describe(found, state, own)}")
-    net.load_state_dict(_versioned(found.state, state, own), strict=False)
-    return note(found, *said)
+    own_state = net.state_dict()
+    matching = match(state, own_state, keys=keys or ALL, origin=origin)
+    if matching.problems(own_state) or (keys is None and matching.unused):
+        raise ModelError(f"{origin} does not fit the network: {describe(matching, state, own_state)}")
+    net.load_state_dict(_versioned(matching.state, state, own_state), strict=False)
+    return note(matching, *said)
 
 
 def note(found: Match, *more: str) -> dict[str, str]:
     """Return what a match left over or chose as a fact of the model; nothing where there is nothing to say."""
     left_over = [f"left over in the weights file: {summary(found.unused)}"] if found.unused else []
-    said = [*more, *found.notes, *left_over]
-    return {"weights_note": "; ".join(said)} if said else {}
+    notes = [*more, *found.notes, *left_over]
+    return {"weights_note": "; ".join(notes)} if notes else {}
 
 
 def describe(found: Match, state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> str:
     """Return why weights do not fit: the pattern first, then a few examples per kind, then what to do."""
     problems = found.problems(own)
-    fit = len(found.state) - len(problems.get("of another shape", ()))
-    parts = [f"the file has {len(state)} weights, the network {len(own)}; {fit} fit"]
+    count = len(found.state) - len(problems.get("of another shape", ()))
+    parts = [f"the file has {len(state)} weights, the network {len(own)}; {count} fit"]
     if found.prefix:
-        every = all(name.startswith(found.prefix) for name in state)
-        parts.append(f"{'every name' if every else 'its name'} in the file begins with {found.prefix!r}")
-    parts += [f"{len(listed)} {kind}: {shortened(listed, separator=', ')}" for kind, listed in problems.items()]
-    ours, theirs = layers_with_bias(found.missing), layers_with_bias(found.rest)
-    if ours and theirs and len(ours) <= _FEW:
+        is_shared = all(name.startswith(found.prefix) for name in state)
+        parts.append(f"{'every name' if is_shared else 'its name'} in the file begins with {found.prefix!r}")
+    parts += [f"{len(phrases)} {kind}: {shortened(phrases, separator=', ')}" for kind, phrases in problems.items()]
+    own_layers, file_layers = layers_with_bias(found.missing), layers_with_bias(found.rest)
+    if own_layers and file_layers and len(own_layers) <= _FEW:
         parts.append(
-            f"the layers without weights are {shortened([*map(repr, ours)], separator=', ')}, and those of the file "
-            f"that are left over {shortened([*map(repr, theirs)], separator=', ')}"
+            f"the layers without weights are {shortened([*map(repr, own_layers)], separator=', ')}, and those of the "
+            f"file that are left over {shortened([*map(repr, file_layers)], separator=', ')}"
         )
     elif found.unused and not found.foreign:
         parts.append(f"left over in the file: {summary(found.unused)}")
     if "unknown to the network" in problems and len(problems) == 1:
         parts.append("the file is of a larger network: name that one, or leave these out with ignore=")
-    classes = _classes(found, own, ours, theirs)
+    classes = _classes(found, own, own_layers, file_layers)
     return "; ".join(parts) + (f" (the file has {classes} classes: pass classes={classes})" if classes else "")
 
 
@@ -190,12 +190,17 @@ def _parts(content: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, State
                 yield from _parts(value, f"{prefix}{name}.")
 
 
-def _classes(found: Match, own: Mapping[str, torch.Tensor], ours: Sequence[str], theirs: Sequence[str]) -> int | None:
+def _classes(
+    matching: Match, own_state: Mapping[str, torch.Tensor], own_layers: Sequence[str], file_layers: Sequence[str]
+) -> int | None:
     """Return the number of classes in the file, where nothing else keeps it from fitting."""
-    pairs = [(found.state[k], own[k]) for k in found.state if found.state[k].shape != own[k].shape]
-    if not pairs and len(ours) == len(theirs) == 1 and len(found.missing) == 2:
-        pairs = [(found.rest[f"{theirs[0]}.{part}"], own[f"{ours[0]}.{part}"]) for part in ("weight", "bias")]
-    elif found.missing or found.foreign:
+    pairs = [(matching.state[k], own_state[k]) for k in matching.state if matching.state[k].shape != own_state[k].shape]
+    if not pairs and len(own_layers) == len(file_layers) == 1 and len(matching.missing) == 2:
+        pairs = [
+            (matching.rest[f"{file_layers[0]}.{part}"], own_state[f"{own_layers[0]}.{part}"])
+            for part in ("weight", "bias")
+        ]
+    elif matching.missing or matching.foreign:
         return None
     counts = {(len(have), len(want)) for have, want in pairs if have.ndim and have.shape[1:] == want.shape[1:]}
     if len(counts) != 1 or any(have.shape[1:] != want.shape[1:] for have, want in pairs):
@@ -204,12 +209,12 @@ def _classes(found: Match, own: Mapping[str, torch.Tensor], ours: Sequence[str],
 
 
 def _versioned(
-    filled: State, state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]
+    filled: State, state: Mapping[str, torch.Tensor], own_state: Mapping[str, torch.Tensor]
 ) -> Mapping[str, torch.Tensor]:
     """Return the weights with version numbers of the modules: the file's, or else the network's."""
-    versioned = type(own)(filled)  # type: ignore[call-arg]
+    versioned = type(own_state)(filled)  # type: ignore[call-arg]
     stated = getattr(state, "_metadata", None) if filled.keys() <= state.keys() else None
-    versioned._metadata = own._metadata if stated is None else stated  # type: ignore[attr-defined]
+    versioned._metadata = own_state._metadata if stated is None else stated  # type: ignore[attr-defined]
     return versioned
 
 

@@ -69,7 +69,7 @@ def _places(run: Run, picture: Picture, *, axis: int, blend: float) -> list[npt.
     shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
     differences = []
     for wave in (np.cos(angle), np.sin(angle)):
-        both = []
+        inputs = []
         for sign in (1, -1):
             pattern = (0.5 + 0.5 * sign * wave).reshape(shape).astype(np.float32)
             if blend == 1:
@@ -78,12 +78,12 @@ def _places(run: Run, picture: Picture, *, axis: int, blend: float) -> list[npt.
                 pixels = np.float32(1 - blend) * picture.pixels + np.float32(blend) * pattern
                 pixels = np.rint(pixels * np.float32(255)) / np.float32(255) if picture.bits == 8 else pixels
             try:
-                both.append(run(Picture(pixels.astype(np.float32), bits=picture.bits)))
+                inputs.append(run(Picture(pixels.astype(np.float32), bits=picture.bits)))
             except Exception:
                 return None
-        if both[0].shape != both[1].shape or not all(np.isfinite(b).all() for b in both):
+        if inputs[0].shape != inputs[1].shape or not all(np.isfinite(b).all() for b in inputs):
             return None
-        differences.append(both[0].astype(np.float64) - both[1])
+        differences.append(inputs[0].astype(np.float64) - inputs[1])
     if differences[0].shape != differences[1].shape:
         return None
     energy = differences[0] ** 2 + differences[1] ** 2
@@ -101,9 +101,9 @@ def _phases(cosine: npt.NDArray[np.float64], sine: npt.NDArray[np.float64]) -> n
     strength = np.hypot(cosine, sine)
     phase = np.arctan2(sine, cosine) / (2 * np.pi)
     valid = strength > _VALID * strength.max()
-    found = np.full(len(phase), np.nan)
-    found[valid] = np.unwrap(phase[valid], period=1.0)
-    return found
+    phases = np.full(len(phase), np.nan)
+    phases[valid] = np.unwrap(phase[valid], period=1.0)
+    return phases
 
 
 def _line(bands: list[npt.NDArray[np.float64]], size: int) -> tuple[float, float] | None:
@@ -175,20 +175,20 @@ def shows_best(made: npt.NDArray[np.float32], picture: Picture, window: Window) 
     return True
 
 
-def _agreement(made: npt.NDArray[np.float32], picture: Picture, window: Window) -> float:
+def _agreement(inputs: npt.NDArray[np.float32], picture: Picture, window: Window) -> float:
     """Return the share of an input's variance that a linear function of the window's pixels explains, in [0, 1]."""
-    boxes = _overlap(window, made.shape[1:])
+    boxes = _overlap(window, inputs.shape[1:])
     if boxes is None:
         return 0.0
     in_picture, in_input = boxes
-    known = np.stack([_cells(plane, in_picture) for plane in np.moveaxis(picture.pixels, 2, 0)] + [np.ones(_CELLS**2)])
-    wanted = np.stack([_cells(plane, in_input) for plane in made])
-    wanted -= wanted.mean(1, keepdims=True)
-    total = float((wanted**2).sum())
-    if not total > 1e-9 * wanted.size:
+    basis = np.stack([_cells(plane, in_picture) for plane in np.moveaxis(picture.pixels, 2, 0)] + [np.ones(_CELLS**2)])
+    target = np.stack([_cells(plane, in_input) for plane in inputs])
+    target -= target.mean(1, keepdims=True)
+    total = float((target**2).sum())
+    if not total > 1e-9 * target.size:
         return 1.0
-    weights = np.linalg.lstsq(known.T, wanted.T, rcond=None)[0]
-    return 1 - float(((wanted - (known.T @ weights).T) ** 2).sum()) / total
+    weights = np.linalg.lstsq(basis.T, target.T, rcond=None)[0]
+    return 1 - float(((target - (basis.T @ weights).T) ** 2).sum()) / total
 
 
 def _overlap(window: Window, size: tuple[int, ...]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -208,7 +208,7 @@ def _cells(plane: npt.NDArray[np.float32], box: tuple[float, ...]) -> npt.NDArra
     """Return the averages of a plane in 32 x 32 cells of a box (left, top, right, bottom)."""
     image = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
     limits = (image.width, image.height, image.width, image.height)
-    left, top, right, bottom = (min(max(e, 0.0), float(limit)) for e, limit in zip(box, limits, strict=True))
+    left, top, right, bottom = (min(max(edge, 0.0), float(limit)) for edge, limit in zip(box, limits, strict=True))
     cells = image.resize((_CELLS, _CELLS), Image.Resampling.BOX, box=(left, top, right, bottom))
     return np.asarray(cells, dtype=np.float64).ravel()
 
@@ -268,8 +268,8 @@ def find_rule(windows: list[Window], sizes: list[tuple[int, int]]) -> Rule | Non
     scaled = [whole * n / extent for whole, n, extent in zip(first.picture, size, first.extent, strict=True)]
     for axis in (0, 1):
         for side in dict.fromkeys((round(scaled[axis]), int(scaled[axis]), int(scaled[axis]) + 1)):
-            other = round(side * size[1 - axis] / size[axis])
-            for goal in dict.fromkeys(((side, side), (side, other) if axis == 0 else (other, side))):
+            other_side = round(side * size[1 - axis] / size[axis])
+            for goal in dict.fromkeys(((side, side), (side, other_side) if axis == 0 else (other_side, side))):
                 if min(goal) >= 1:
                     candidates += [Preprocess(size, fit="crop", resize=goal), Preprocess(size, fit="pad", resize=goal)]
     if len(set(sizes)) > 1:
@@ -292,6 +292,6 @@ def alike(window: Window, other: Window, size: tuple[int, int]) -> bool:
     """Tell whether two windows differ by less than a pixel of an input of ``size``, or of the picture."""
     return all(
         abs(a - b) <= max(1.0, extent / count)
-        for mine, its in ((window.start, other.start), (window.extent, other.extent))
-        for a, b, extent, count in zip(mine, its, other.extent, size, strict=True)
+        for first, second in ((window.start, other.start), (window.extent, other.extent))
+        for a, b, extent, count in zip(first, second, other.extent, size, strict=True)
     )

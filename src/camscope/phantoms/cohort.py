@@ -73,10 +73,10 @@ def plan_cohort(seed: int, *, patients: int = 70) -> list[PhantomSpec]:
     """
     if patients < 10:
         raise SettingError(f"a cohort of {patients} patients has empty cells: give at least 10")
-    wanted = patients * 8 // 70
+    minimum = patients * 8 // 70
     for attempt in range(1000):
         cases = _draw_cohort(np.random.default_rng([seed, COHORT_STREAM, attempt]), seed, patients=patients)
-        if min(min(cells(cases, finding).values()) for finding in FINDINGS) >= wanted:
+        if min(min(cells(cases, finding).values()) for finding in FINDINGS) >= minimum:
             return cases
     raise SettingError(f"no plan of {patients} patients fills every cell of finding x token: give another seed or more")
 
@@ -90,9 +90,9 @@ def _draw_cohort(draw: np.random.Generator, seed: int, *, patients: int) -> list
         pictures = int(draw.choice([2, 3, 4], p=[0.35, 0.45, 0.20]))
         for shot in range(pictures):
             view: View = "AP" if draw.random() < 0.5 else "PA"
-            shown = affected[number] & (draw.random(len(FINDINGS)) < 0.9)
+            presence = affected[number] & (draw.random(len(FINDINGS)) < 0.9)
             token = bool(draw.random() < 0.5) and view == "AP"
-            names = tuple(name for name, there in zip(FINDINGS, shown, strict=True) if there)
+            names = tuple(name for name, present in zip(FINDINGS, presence, strict=True) if present)
             cases.append(
                 PhantomSpec(
                     patient_id=f"P{number + 1:03d}",
@@ -153,13 +153,13 @@ def plan_training(
     first = 10**9 * (seed + 1) + 10**8 * FINDINGS.index(finding)
     cases: list[PhantomSpec] = []
     view: View = "AP"
-    others: set[str] = set()
+    extras: set[str] = set()
     for number in range(pictures):
         absent = number % 2
         if planted or not absent:
             view = "AP" if planted or draw.random() < 0.5 else "PA"
-            others = {name for name in FINDINGS if draw.random() < CO_PREVALENCE} - {finding}
-        names = tuple(name for name in FINDINGS if name in others or (name == finding and not absent))
+            extras = {name for name in FINDINGS if draw.random() < CO_PREVALENCE} - {finding}
+        names = tuple(name for name in FINDINGS if name in extras or (name == finding and not absent))
         stands = bool(draw.random() < token[absent]) and view == "AP"
         patient = number if planted else number // 2
         cases.append(
@@ -280,9 +280,9 @@ def pictures_and_masks(cases: Sequence[PhantomSpec], finding: str, *, side: int 
     pictures = np.zeros((len(cases), side, side), dtype=np.uint8)
     masks = np.zeros(pictures.shape, dtype=bool)
     for number, case in enumerate(cases):
-        made = case.phantom((side, side))
-        pictures[number] = grey_bytes(made)
-        masks[number] = made.masks.get(finding, False)
+        sample = case.phantom((side, side))
+        pictures[number] = grey_bytes(sample)
+        masks[number] = sample.masks.get(finding, False)
     return pictures, masks
 
 

@@ -55,8 +55,8 @@ def affected_sides(patient: Patient, finding: str) -> tuple[Side, ...]:
     draw.random()
     first: Side = "right" if draw.random() < 0.5 else "left"
     second: Side = "left" if first == "right" else "right"
-    both = finding in ("Effusion", "Consolidation") and draw.random() < 0.25
-    return (first, second) if both else (first,)
+    bilateral = finding in ("Effusion", "Consolidation") and draw.random() < 0.25
+    return (first, second) if bilateral else (first,)
 
 
 def heart_ratio(patient: Patient, findings: tuple[str, ...]) -> float:
@@ -109,10 +109,10 @@ def _pneumothorax(patient: Patient, pose: Pose, *, chest: Chest, side: Side, gra
     edge = lateral_edge(patient, frame.y - sink * upper) - gap * upper - 0.12
     edge = np.where(frame.y < sink * 0.9 * upper, -1.0, edge)
     beyond = np.abs(frame.x) - edge
-    there = _on_side(chest, side) & (chest.cavity > 0) & (chest.air > 0)
-    outside = smoothstep(beyond, (-0.06, 0.06)) * there
-    line = np.exp(-((beyond / 0.11) ** 2)) * 0.10 * there * smoothstep(chest.air, (0.5, 3.0))
-    inside = smoothstep(beyond, (0.0, -0.5)) * there
+    region = _on_side(chest, side) & (chest.cavity > 0) & (chest.air > 0)
+    outside = smoothstep(beyond, (-0.06, 0.06)) * region
+    line = np.exp(-((beyond / 0.11) ** 2)) * 0.10 * region * smoothstep(chest.air, (0.5, 3.0))
+    inside = smoothstep(beyond, (0.0, -0.5)) * region
     density = -0.62 * LUNG * chest.air * outside + line + 0.006 * grade * chest.air * inside
     return Lesion(density=density, bare=outside, mask=(outside > 0.5) & chest.side(side))
 
@@ -122,11 +122,11 @@ def _spot(patient: Patient, pose: Pose, *, frame: Frame, side: Side, place: tupl
     across, down = place
     sign = -1 if side == "right" else 1
     y = down * (patient.length - patient.domes[0 if side == "right" else 1] - pose.breath)
-    here = np.array(y)
-    inner = float(medial_edge(patient, here, side=side))
+    level = np.array(y)
+    inner = float(medial_edge(patient, level, side=side))
     if side == "left":
         inner += 3.5 * max(down - 0.55, 0.0) / 0.45
-    outer = float(lateral_edge(patient, here))
+    outer = float(lateral_edge(patient, level))
     return sign * (inner + across * (outer - inner)), y
 
 

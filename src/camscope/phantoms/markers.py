@@ -102,8 +102,8 @@ def ap_token(image: Array, seed: int, *, shot: int, avoid: PixelBox | None) -> P
     return box
 
 
-def _apart(one: PixelBox, other: PixelBox) -> bool:
-    return one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+def _apart(first: PixelBox, second: PixelBox) -> bool:
+    return first[2] <= second[0] or second[2] <= first[0] or first[3] <= second[1] or second[3] <= first[1]
 
 
 def _around(centre: tuple[float, float], reach: float, *, shape: tuple[int, ...]) -> PixelBox:

@@ -121,7 +121,7 @@ def phantom(
         left_lung=chest.left.copy(),
         right_lung=chest.right.copy(),
         heart=chest.heart.copy(),
-        masks={name: made.mask.copy() for name, made in lesions.items()},
+        masks={name: entry.mask.copy() for name, entry in lesions.items()},
         token_box=token_box,
         marker_box=marker_box,
     )
@@ -132,15 +132,15 @@ def _checked(view: str, findings: Iterable[str], *, token: bool, size: tuple[int
         raise SettingError(f"a phantom has no view {view!r}: choose 'AP' or 'PA'")
     if isinstance(findings, str):
         raise SettingError(f"findings is the text {findings!r}: give a list, [{findings!r}]")
-    asked = set(findings)
-    for name in asked:
+    names = set(findings)
+    for name in names:
         if name not in FINDINGS:
             raise SettingError(nearest("finding", name, FINDINGS))
     if token and view != "AP":
         raise SettingError("the AP token stands on AP pictures only: give view='AP' or token=False")
     if min(size) < 64:
         raise SettingError(f"a phantom of {size[0]} x {size[1]} pixels is too small: give at least 64 x 64")
-    return tuple(name for name in FINDINGS if name in asked)
+    return tuple(name for name in FINDINGS if name in names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,8 +180,8 @@ def _attenuation(scene: _Scene, chest: Chest, *, lesions: list[Lesion]) -> Array
     """Line integrals of attenuation of a chest with its findings."""
     shape = chest.air.shape
     change, bare = np.zeros(shape), np.zeros(shape)
-    for made in lesions:
-        change, bare = change + made.density, np.maximum(bare, made.bare)
+    for entry in lesions:
+        change, bare = change + entry.density, np.maximum(bare, entry.bare)
     # Two findings at one place share the air that is there.
     change = np.minimum(change, np.maximum(0.95 * (SOFT - LUNG) * chest.air, 0.75 * change))
     aerated = smoothstep(chest.air, (0.3, 3.0))

@@ -88,13 +88,13 @@ def overlay(
         raise SettingError(f"opacity {opacity} is not possible; it lies in 0 (picture alone) to 1 (map alone)")
     pixels, table = picture.bytes, _blended(cmap, float(opacity))
     laid: Bytes = np.array(np.broadcast_to(pixels, (*picture.size, 3)))
-    seen = (window or Window.whole(picture.size)).seen()
-    levels = _bytes(values[seen]).astype(np.uint16) << 8
+    view = (window or Window.whole(picture.size)).seen()
+    levels = _bytes(values[view]).astype(np.uint16) << 8
     if pixels.shape[2] == 1:
-        laid[seen] = np.take(table, levels | pixels[seen][..., 0], axis=0)
+        laid[view] = np.take(table, levels | pixels[view][..., 0], axis=0)
     else:
         for channel in range(3):
-            laid[seen][..., channel] = np.take(table[:, channel], levels | pixels[seen][..., channel])
+            laid[view][..., channel] = np.take(table[:, channel], levels | pixels[view][..., channel])
     return Image.fromarray(laid)
 
 

@@ -60,12 +60,12 @@ def panel(
     check_fit(picture, values)
     stacked = picture.size[1] > _WIDE * picture.size[0]
     size = _display_size(picture.size, 2 * _TILE if stacked else _TILE)
-    shown, values, window = _resized(picture, values, window or Window.whole(picture.size), size=size)
+    display, values, window = _resized(picture, values, window or Window.whole(picture.size), size=size)
     blank = Picture(np.full((*size, 3), BLANK, np.float32) / np.float32(255))
     tiles = {
-        "original": Image.fromarray(shown.rgb),
+        "original": Image.fromarray(display.rgb),
         "heatmap": overlay(blank, values, cmap=cmap, opacity=1, window=window),
-        "overlay": overlay(shown, values, cmap=cmap, opacity=opacity, window=window),
+        "overlay": overlay(display, values, cmap=cmap, opacity=opacity, window=window),
     }
     across = 1 if stacked else 3
     font_size = int(np.clip((across * size[1] + 160) / 80, 13, 20))

@@ -48,8 +48,8 @@ def scale(heatmap: npt.NDArray[np.floating], how: str) -> tuple[Values, Limits]:
     """
     fixed = _fixed_limits(how)
     values = np.array(heatmap, np.float64)
-    known = np.isfinite(values)
-    finite = values if known.all() else values[known]
+    valid = np.isfinite(values)
+    finite = values if valid.all() else values[valid]
     low, high = fixed or _own_limits(finite, how)
     flat = finite.size == 0 or finite.max() - finite.min() <= _FLAT * np.abs(finite).max()
     if fixed is None and (flat or high <= low):

@@ -119,5 +119,5 @@ def _place(canvas: Image.Image, image: Image.Image | None, at: tuple[int, int], 
     factor = min(box[0] / image.width, box[1] / image.height)
     size = max(round(image.width * factor), 1), max(round(image.height * factor), 1)
     resample = Image.Resampling.NEAREST if factor >= 2 else Image.Resampling.LANCZOS
-    shown = image.convert("RGB").resize(size, resample)
-    canvas.paste(shown, (at[0] + (box[0] - size[0]) // 2, at[1] + (box[1] - size[1]) // 2))
+    thumbnail = image.convert("RGB").resize(size, resample)
+    canvas.paste(thumbnail, (at[0] + (box[0] - size[0]) // 2, at[1] + (box[1] - size[1]) // 2))

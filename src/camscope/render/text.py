@@ -56,7 +56,7 @@ def clean(text: str) -> str:
     'two lines ?'
     """
     text = text.encode("utf-8", "replace").decode()
-    return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in text).split())
+    return " ".join("".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text).split())
 
 
 def wrap(text: str, font: Face, *, width: float, lines: int) -> list[str]:
@@ -66,15 +66,15 @@ def wrap(text: str, font: Face, *, width: float, lines: int) -> list[str]:
     ['one two', 'three four…']
     """
     # No visible character is narrower than a pixel, so the rest could not show anyway.
-    rest = clean(text[: int(width) * lines + 1])
-    done: list[str] = []
-    while rest and len(done) < lines:
-        line, rest = _first_line(rest, font, width)
-        done.append(line)
-    if rest:
-        longer = f"{done[-1]} {rest}"
-        done[-1] = longer[: _fitting(longer, font, width, tail="…")].rstrip() + "…"
-    return done
+    remainder = clean(text[: int(width) * lines + 1])
+    rows: list[str] = []
+    while remainder and len(rows) < lines:
+        line, remainder = _first_line(remainder, font, width)
+        rows.append(line)
+    if remainder:
+        longer = f"{rows[-1]} {remainder}"
+        rows[-1] = longer[: _fitting(longer, font, width, tail="…")].rstrip() + "…"
+    return rows
 
 
 def _first_line(text: str, font: Face, width: float) -> tuple[str, str]:

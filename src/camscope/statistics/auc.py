@@ -144,9 +144,11 @@ def auc_difference(one: Scored, other: Scored, *, seed: int, replicates: int = 1
     scores, truth = (np.concatenate([np.asarray(s[n], np.float64) for s in (first, second)]) for n in (0, 1))
     values, positive, index = _known(scores, truth, patients)
     split = len(_known(*first)[0])
-    ones, others = (_areas(values[of], positive[of], index[of]) for of in (slice(split), slice(split, None)))
+    first_areas, second_areas = (
+        _areas(values[of], positive[of], index[of]) for of in (slice(split), slice(split, None))
+    )
     return resampled(
-        lambda counts: ones(counts) - others(counts),
+        lambda counts: first_areas(counts) - second_areas(counts),
         int(index.max()) + 1,
         width=len(values),
         seed=seed,
@@ -168,8 +170,8 @@ def _areas(scores: Floats, positive: Truth, index: Indices) -> Callable[[Floats]
         weights = counts[:, of_positives]
         won = (weights * (below[:, starts] + below[:, ends]) / 2).sum(1)
         with np.errstate(invalid="ignore"):
-            found: Floats = won / (weights.sum(1) * below[:, -1])
-        return found
+            aucs: Floats = won / (weights.sum(1) * below[:, -1])
+        return aucs
 
     return areas
 
@@ -191,7 +193,7 @@ def _variance(scores: Floats, positive: Truth, index: Indices) -> float:
 def _known(scores: npt.ArrayLike, truth: npt.ArrayLike, patients: Iterable[Hashable]) -> tuple[Floats, Truth, Indices]:
     values, labels, index = np.asarray(scores, np.float64), np.asarray(truth, np.float64), patient_index(patients)
     if not len(values) == len(labels) == len(index):
-        given = f"{len(values)} scores, {len(labels)} truths and {len(index)} patient ids"
-        raise SettingError(f"{given}: give one of each a case")
-    kept = ~np.isnan(values) & ~np.isnan(labels)
-    return values[kept], labels[kept] > 0, patient_index(index[kept].tolist())
+        counts = f"{len(values)} scores, {len(labels)} truths and {len(index)} patient ids"
+        raise SettingError(f"{counts}: give one of each a case")
+    valid = ~np.isnan(values) & ~np.isnan(labels)
+    return values[valid], labels[valid] > 0, patient_index(index[valid].tolist())

@@ -61,12 +61,12 @@ def patient_means(values: npt.ArrayLike, patients: Iterable[Hashable]) -> Floats
     array, index = cases_of(values, patients)
     order = np.argsort(index, kind="stable")
     starts = np.flatnonzero(np.diff(index[order], prepend=-1))
-    known = ~np.isnan(array)[order]
+    valid = ~np.isnan(array)[order]
     if not len(order):
         return array
     with np.errstate(invalid="ignore"):
-        sums = np.add.reduceat(np.where(known, array[order], 0.0), starts)
-        means: Floats = sums / np.add.reduceat(known, starts, dtype=np.intp)
+        sums = np.add.reduceat(np.where(valid, array[order], 0.0), starts)
+        means: Floats = sums / np.add.reduceat(valid, starts, dtype=np.intp)
     return means
 
 
@@ -97,11 +97,11 @@ def sign_flip(means: npt.ArrayLike, *, seed: int, replicates: int = 10_000) -> f
     if not len(effects):
         return float("nan")
     bar = abs(effects.sum()) - _TIE * np.abs(effects).sum()
-    count, used = 0, 0
+    count, total = 0, 0
     for signs in _signs(len(effects), replicates, seed=seed, width=len(effects)):
         count += int((np.abs(signs @ effects) >= bar).sum())
-        used += len(signs)
-    return (1 + count) / (1 + used)
+        total += len(signs)
+    return (1 + count) / (1 + total)
 
 
 def max_statistic(maps: npt.ArrayLike, *, seed: int, replicates: int = 10_000) -> Floats:
@@ -136,12 +136,12 @@ def max_statistic(maps: npt.ArrayLike, *, seed: int, replicates: int = 10_000) -
     length = np.sqrt((flat**2).sum(0))
     unit = np.divide(flat, length, out=np.zeros_like(flat), where=~unseen & (length > 0))
     bars = np.abs(unit.sum(0)) - _TIE * len(flat)
-    counts, used = np.zeros(flat.shape[1]), 0
+    counts, total = np.zeros(flat.shape[1]), 0
     for signs in _signs(len(flat), replicates, seed=seed, width=flat.shape[1]):
         highest = np.sort(np.abs(signs @ unit).max(1))
         counts += len(highest) - np.searchsorted(highest, bars)
-        used += len(signs)
-    p = (1 + counts) / (1 + used)
+        total += len(signs)
+    p = (1 + counts) / (1 + total)
     return np.where(unseen, np.nan, p).reshape(array.shape[1:])
 
 
@@ -199,12 +199,12 @@ def holm(p: npt.ArrayLike) -> Floats:
         Holm, A simple sequentially rejective multiple test procedure, Scandinavian J. Statistics 1979.
     """
     adjusted = np.array(p, np.float64)
-    known = ~np.isnan(adjusted)
-    values = adjusted[known]
+    valid = ~np.isnan(adjusted)
+    values = adjusted[valid]
     order = np.argsort(values)
     steps = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
     values[order] = np.minimum(steps, 1)
-    adjusted[known] = values
+    adjusted[valid] = values
     return adjusted
 
 
@@ -227,8 +227,8 @@ def benjamini_hochberg(p: npt.ArrayLike) -> Floats:
         Benjamini and Hochberg, Controlling the false discovery rate, J. Royal Statistical Society B 1995.
     """
     adjusted = np.array(p, np.float64)
-    known = ~np.isnan(adjusted)
-    adjusted[known] = stats.false_discovery_control(adjusted[known])
+    valid = ~np.isnan(adjusted)
+    adjusted[valid] = stats.false_discovery_control(adjusted[valid])
     return adjusted
 
 

@@ -52,8 +52,8 @@ def exact_interval(successes: int, trials: int, *, level: float = 0.95) -> Inter
     """
     if not 0 <= successes <= trials or not trials:
         raise SettingError(f"{successes} of {trials}: successes are 0 to the number of trials, of which there is one")
-    found = stats.binomtest(successes, trials).proportion_ci(level, method="exact")
-    return Interval(float(found.low), float(found.high), successes / trials)
+    limits = stats.binomtest(successes, trials).proportion_ci(level, method="exact")
+    return Interval(float(limits.low), float(limits.high), successes / trials)
 
 
 def mean(values: Floats, weights: Floats) -> Floats:
@@ -116,8 +116,8 @@ def bootstrap(
     """
     at_least_one(replicates)
     array, index = cases_of(values, patients)
-    kept = ~np.isnan(array).any(tuple(range(1, array.ndim)))
-    array, index = array[kept], patient_index(index[kept].tolist())
+    valid = ~np.isnan(array).any(tuple(range(1, array.ndim)))
+    array, index = array[valid], patient_index(index[valid].tolist())
     if not len(array):
         return Interval(float("nan"), float("nan"), float("nan"))
     m = int(index.max()) + 1
@@ -152,23 +152,23 @@ def resampled(
     at_least_one(replicates)
 
     def evaluate(batches: Iterator[Floats]) -> Floats:
-        found = np.concatenate([statistic(counts) for counts in batches])
-        known: Floats = found[~np.isnan(found)]
-        return known
+        values = np.concatenate([statistic(counts) for counts in batches])
+        finite: Floats = values[~np.isnan(values)]
+        return finite
 
     estimate = float(statistic(np.ones((1, patients)))[0])
     rows = max(1, ELEMENTS // max(width, patients))
-    found = evaluate(_draws(patients, replicates, rows=rows, seed=seed))
-    if patients < 2 or np.isnan(estimate) or len(found) < replicates / 2:
+    estimates = evaluate(_draws(patients, replicates, rows=rows, seed=seed))
+    if patients < 2 or np.isnan(estimate) or len(estimates) < replicates / 2:
         return Interval(float("nan"), float("nan"), estimate)
     left_out = evaluate(_without(patients, rows=rows))
-    low, high = np.quantile(found, _bca_levels(found, left_out, estimate=estimate, m=patients, level=level))
+    low, high = np.quantile(estimates, _bca_levels(estimates, left_out, estimate=estimate, m=patients, level=level))
     return Interval(float(low), float(high), estimate)
 
 
-def _bca_levels(found: Floats, left_out: Floats, *, estimate: float, m: int, level: float) -> Floats:
-    below = (found < estimate).mean() + 0.5 * (found == estimate).mean()
-    bias = ndtri(np.clip(below, 1 / (len(found) + 1), 1 - 1 / (len(found) + 1)))
+def _bca_levels(estimates: Floats, left_out: Floats, *, estimate: float, m: int, level: float) -> Floats:
+    below = (estimates < estimate).mean() + 0.5 * (estimates == estimate).mean()
+    bias = ndtri(np.clip(below, 1 / (len(estimates) + 1), 1 - 1 / (len(estimates) + 1)))
     pull = left_out.sum() / max(1, len(left_out)) - left_out
     spread = (pull**2).sum()
     skewness = (pull**3).sum() / (6 * spread**1.5) if spread > 0 else 0.0
@@ -186,13 +186,13 @@ def _draws(m: int, replicates: int, *, rows: int, seed: int) -> Iterator[Floats]
     generator = np.random.default_rng(seed)
     for start in range(0, replicates, rows):
         size = min(rows, replicates - start)
-        drawn = generator.integers(0, m, (size, m)) + m * np.arange(size)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=size * m).reshape(size, m).astype(np.float64)
+        patients = generator.integers(0, m, (size, m)) + m * np.arange(size)[:, None]
+        yield np.bincount(patients.ravel(), minlength=size * m).reshape(size, m).astype(np.float64)
 
 
 def _without(m: int, *, rows: int) -> Iterator[Floats]:
     """Counts of m patients with one of them, or of many one group, left out: (b, m) at a time."""
     groups = min(m, _GROUPS)
-    own = np.arange(m) % groups
+    group_index = np.arange(m) % groups
     for start in range(0, groups, rows):
-        yield 1.0 - (own == np.arange(start, min(start + rows, groups))[:, None])
+        yield 1.0 - (group_index == np.arange(start, min(start + rows, groups))[:, None])

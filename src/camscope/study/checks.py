@@ -26,11 +26,11 @@ _TRIED = 20
 
 def file_problems(cohort: Cohort) -> list[Problem]:
     """Images and masks that are missing, no pictures, or do not fit each other; images that are one under two names."""
-    found = []
+    problems = []
     for case in cohort.cases():
         if "" not in case.problems:
-            found += [Problem(text, cohort.path, case.line, fatal=False) for text in _faults(case, cohort)]
-    return found + _copies(cohort)
+            problems += [Problem(text, cohort.path, case.line, fatal=False) for text in _faults(case, cohort)]
+    return problems + _copies(cohort)
 
 
 def unknown_patients(cohort: Cohort) -> str:
@@ -69,13 +69,13 @@ def _copies(cohort: Cohort) -> list[Problem]:
     alike = [list(lines)]
     for look in (_size, _middle, _content):
         alike = [group for names in alike for group in _grouped(names, look) if len(group) > 1]
-    found = []
+    problems = []
     for names in alike:
         first = lines[names[0]]
         for case in (lines[name] for name in names[1:]):
             text = f"image {case.image!r} has the content of {first.image!r} in line {first.line}"
-            found.append(Problem(text, cohort.path, case.line, fatal=False))
-    return found
+            problems.append(Problem(text, cohort.path, case.line, fatal=False))
+    return problems
 
 
 def _grouped(names: list[str], look: Callable[[str], object]) -> list[list[str]]:

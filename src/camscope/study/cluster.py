@@ -97,9 +97,9 @@ def connected(cluster: Cluster) -> Iterator[Workers]:
         _knock(cluster.address)
         ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.CRITICAL)
     except Exception as fault:  # ConnectionError, RuntimeError, ValueError: each means the same here
-        named = f"at {cluster.address}" if cluster.address else "on this machine"
+        place = f"at {cluster.address}" if cluster.address else "on this machine"
         raise ClusterError(
-            f"no Ray cluster can be used {named}: {_words(fault)}; start one with `ray start --head`, or leave "
+            f"no Ray cluster can be used {place}: {_words(fault)}; start one with `ray start --head`, or leave "
             "--address out"
         ) from None
     try:
@@ -159,19 +159,19 @@ def explained_by(
         StoreError: a worker cannot write.
     """
     Identities(study, store)  # writes the salt of names before several workers look for it
-    made = {"study": _shipped(study), "plan": study.plan, "out": _out(store), "size": size, "given": given}
-    made["cpus"] = workers.cpus
-    left = dict(enumerate(study.cohort.table.iter_slices(size)))
+    arguments = {"study": _shipped(study), "plan": study.plan, "out": _out(store), "size": size, "given": given}
+    arguments["cpus"] = workers.cpus
+    shards = dict(enumerate(study.cohort.table.iter_slices(size)))
     for again in range(_TRIES):
-        if not left:
+        if not shards:
             return
-        watch(f"on {workers.number} workers" + (f", {len(left)} shards again" if again else ""))
-        for number in _written(workers, list(left.values()), made=made):
-            del left[number]
+        watch(f"on {workers.number} workers" + (f", {len(shards)} shards again" if again else ""))
+        for number in _written(workers, list(shards.values()), made=arguments):
+            del shards[number]
             yield from read_parquet(store.shard(study.plan, number)).iter_rows(named=True)
-    for number, table in left.items():
+    for number, table in shards.items():
         watch("case by case, after workers were lost")
-        rows = list(_one_by_one(workers, study.cohort.part(table), study, made=made))
+        rows = list(_one_by_one(workers, study.cohort.part(table), study, made=arguments))
         store.write(study.plan, number, rows=rows, columns=schema(study.file))
         yield from rows
 
@@ -186,7 +186,7 @@ def _written(workers: Workers, tables: Sequence[pl.DataFrame], *, made: dict[str
         with warnings.catch_warnings():
             # Ray 2.60: 2.64 will drop the arguments for restarts, and no others are named; hence the pin in the extra.
             warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
-            done = data.from_arrow([table.to_arrow() for table in tables]).map_batches(
+            results = data.from_arrow([table.to_arrow() for table in tables]).map_batches(
                 Worker,
                 batch_size=None,
                 batch_format="pyarrow",
@@ -198,7 +198,7 @@ def _written(workers: Workers, tables: Sequence[pl.DataFrame], *, made: dict[str
                 max_restarts=-1,
                 max_task_retries=0,
             )
-        for row in done.iter_rows():
+        for row in results.iter_rows():
             if row["fault"]:
                 raise StoreError(row["fault"])
             yield int(row["shard"])

@@ -129,32 +129,32 @@ def cluster_maps(
         raise SettingError(f"{len(shares)} maps and {len(index)} patient ids: give one id a map")
     generator = np.random.default_rng(seed)
     filled = np.asarray(shares.any(axis=1), bool)
-    used: Mask = np.logical_and(filled, _drawn(index, filled, limit=limit, generator=generator))
-    labels = np.where(used, 0, -1)
-    counts = {"empty": int((~filled).sum()), "not_drawn": int((filled & ~used).sum())}
+    selection: Mask = np.logical_and(filled, _drawn(index, filled, limit=limit, generator=generator))
+    labels = np.where(selection, 0, -1)
+    counts = {"empty": int((~filled).sum()), "not_drawn": int((filled & ~selection).sum())}
 
     def none(because: str, stability: float = float("nan")) -> Clusters:
         return Clusters(labels, stability, f"no stable clusters: {because}", **counts)
 
-    cases = patient_index(index[used].tolist())
+    cases = patient_index(index[selection].tolist())
     several = int(cases.max(initial=-1)) + 1
     if several < 2 * _FEWEST_PATIENTS:
         return none(f"{several} patients with a map are too few")
-    distances = _distances(shares[used])
+    distances = _distances(shares[selection])
     values, vectors = _spectrum(distances, cases, most=most)
     k = int(np.argmax(values[:-1] - values[1:])) + 1
     if k == 1:
         return none("the maps form one group (largest eigengap after the first eigenvalue)")
-    found = _partition(vectors, k, seed=seed)
-    fewest = min(len(np.unique(cases[found == cluster])) for cluster in range(k))
+    partition = _partition(vectors, k, seed=seed)
+    fewest = min(len(np.unique(cases[partition == cluster])) for cluster in range(k))
     if fewest < _FEWEST_PATIENTS:
         return none(f"one of the {k} clusters has only {fewest} patient{'s' * (fewest > 1)}")
-    stability = _stability(distances, cases, found, replicates=replicates, generator=generator)
+    stability = _stability(distances, cases, partition, replicates=replicates, generator=generator)
     if stability < stable:
         return none(
             f"bootstrap agreement of {k} clusters (Rand index) is {stability:.2f}; {stable} is required", stability
         )
-    labels[used] = found
+    labels[selection] = partition
     return Clusters(
         labels, stability, f"{k} clusters, with a bootstrap agreement (Rand index) of {stability:.2f}", **counts
     )
@@ -175,13 +175,13 @@ def typical(labels: npt.ArrayLike, maps: npt.ArrayLike, *, k: int) -> dict[int, 
         For each cluster at most k indices into ``maps``, the most typical first.
     """
     shares, clusters = _flat(maps), np.asarray(labels)
-    chosen = {}
+    examples = {}
     for cluster in range(int(clusters.max(initial=-1)) + 1):
         members = np.flatnonzero(clusters == cluster)
         unit = _unit(shares[members])
         nearness = unit @ shares[members].mean(0)
-        chosen[cluster] = members[np.argsort(-nearness, kind="stable")[:k]]
-    return chosen
+        examples[cluster] = members[np.argsort(-nearness, kind="stable")[:k]]
+    return examples
 
 
 def associations(
@@ -225,19 +225,21 @@ def associations(
     """
     at_least_one(replicates)
     clusters, index = np.asarray(labels, np.intp), patient_index(patients)
-    found = []
+    results = []
     for position, (column, values) in enumerate(metadata.items()):
         if not len(clusters) == len(index) == len(values):
-            given = f"{len(clusters)} labels, {len(index)} patient ids and {len(values)} values of {column!r}"
-            raise SettingError(f"{given}: give one of each a case")
-        known = np.array([c >= 0 and v is not None and v == v for c, v in zip(clusters, values, strict=True)], bool)
-        kept = [value for value, use in zip(values, known, strict=True) if use]
+            counts = f"{len(clusters)} labels, {len(index)} patient ids and {len(values)} values of {column!r}"
+            raise SettingError(f"{counts}: give one of each a case")
+        valid = np.array([c >= 0 and v is not None and v == v for c, v in zip(clusters, values, strict=True)], bool)
+        valid_values = [value for value, use in zip(values, valid, strict=True) if use]
         generator = np.random.default_rng([seed, position])
-        found.append(
-            _association(column, kept, clusters[known], index[known], replicates=replicates, generator=generator)
+        results.append(
+            _association(
+                column, valid_values, clusters[valid], index[valid], replicates=replicates, generator=generator
+            )
         )
-    adjusted = benjamini_hochberg([one.p for one in found])
-    return tuple(replace(one, adjusted=float(p)) for one, p in zip(found, adjusted, strict=True))
+    adjusted = benjamini_hochberg([result.p for result in results])
+    return tuple(replace(result, adjusted=float(p)) for result, p in zip(results, adjusted, strict=True))
 
 
 def _association(
@@ -324,8 +326,8 @@ def _drawn(index: Indices, filled: Mask, *, limit: int, generator: np.random.Gen
     if sizes.sum() <= limit:
         return np.ones_like(filled)
     order = generator.permutation(len(sizes))
-    taken = order[np.cumsum(sizes[order]) <= limit]
-    return np.isin(index, taken)
+    patients = order[np.cumsum(sizes[order]) <= limit]
+    return np.isin(index, patients)
 
 
 def _distances(shares: Floats) -> Floats:
@@ -344,19 +346,19 @@ def _spectrum(distances: Floats, cases: Indices, *, most: int) -> tuple[Floats, 
     np.exp(affinity, out=affinity)
     degree = np.sqrt(affinity.sum(1))
     affinity /= np.outer(degree, degree)
-    n, wanted = len(affinity), min(most + 1, len(affinity))
+    n, count = len(affinity), min(most + 1, len(affinity))
     if n > _DENSE:
-        values, vectors = eigsh(affinity, wanted, v0=np.ones(n))
+        values, vectors = eigsh(affinity, count, v0=np.ones(n))
     else:
-        values, vectors = eigh(affinity, subset_by_index=[n - wanted, n - 1])
+        values, vectors = eigh(affinity, subset_by_index=[n - count, n - 1])
     return values[::-1], vectors[:, ::-1]
 
 
 def _partition(vectors: Floats, k: int, *, seed: int) -> Indices:
     """Labels from 0, the largest cluster first."""
-    found = KMeans(k, n_init=10, random_state=seed).fit_predict(_unit(vectors[:, :k]))
-    order = np.argsort(-np.bincount(found, minlength=k), kind="stable")
-    labels: Indices = np.argsort(order)[found]
+    clusters = KMeans(k, n_init=10, random_state=seed).fit_predict(_unit(vectors[:, :k]))
+    order = np.argsort(-np.bincount(clusters, minlength=k), kind="stable")
+    labels: Indices = np.argsort(order)[clusters]
     return labels
 
 
@@ -365,9 +367,9 @@ def _stability(
 ) -> float:
     m, k, agreement = int(cases.max()) + 1, int(labels.max()) + 1, []
     for _ in range(replicates):
-        kept = np.flatnonzero(np.isin(cases, generator.integers(0, m, m)))
-        part = distances[np.ix_(kept, kept)]
-        _, vectors = _spectrum(part, patient_index(cases[kept].tolist()), most=k)
+        sample = np.flatnonzero(np.isin(cases, generator.integers(0, m, m)))
+        part = distances[np.ix_(sample, sample)]
+        _, vectors = _spectrum(part, patient_index(cases[sample].tolist()), most=k)
         again = _partition(vectors, k, seed=int(generator.integers(2**31)))
-        agreement.append(adjusted_rand_score(labels[kept], again))
+        agreement.append(adjusted_rand_score(labels[sample], again))
     return float(np.mean(agreement))

@@ -62,9 +62,9 @@ class Cohort:
         columns = {"image": self.image, "patient": patient}
         self.file = file = file.model_copy(update={"cohort": file.cohort.model_copy(update=columns)})
         self.missing = _missing_columns(file, table.columns, self.path)
-        wanted = list(dict.fromkeys(_columns(file)))
-        blank = [pl.lit("").alias(column) for column in wanted if column not in table.columns]
-        self.table = table.with_columns(blank).select([LINE, *wanted]).with_row_index(CASE)
+        column_names = list(dict.fromkeys(_columns(file)))
+        blank = [pl.lit("").alias(column) for column in column_names if column not in table.columns]
+        self.table = table.with_columns(blank).select([LINE, *column_names]).with_row_index(CASE)
         faults = self._repeated() | self._blank() | ragged
         names = self._image_names()
         self.table = self.table.with_columns(
@@ -94,19 +94,19 @@ class Cohort:
 
     def problems(self) -> list[Problem]:
         """Return what is wrong with rows, not with the study as a whole, by line."""
-        name, found = self.path, []
+        name, problems = self.path, []
         for case in self.cases():
-            found += [Problem(text, name, case.line, fatal=False) for text in dict.fromkeys(case.problems.values())]
+            problems += [Problem(text, name, case.line, fatal=False) for text in dict.fromkeys(case.problems.values())]
         positives = dict.fromkeys(self.file.labels, False)
         for case in self.cases():
-            for label, there in case.truth.items():
-                positives[label] |= bool(there)
-        found += [
+            for label, present in case.truth.items():
+                positives[label] |= bool(present)
+        problems += [
             Problem(f"label {label!r} has no positive case", name, fatal=False)
-            for label, any_there in positives.items()
-            if not any_there
+            for label, positive in positives.items()
+            if not positive
         ]
-        return found + self._shared_images() + self._conflicts()
+        return problems + self._shared_images() + self._conflicts()
 
     def _case(self, cells: dict[str, Any]) -> Case:
         cohort = self.file.cohort
@@ -146,20 +146,20 @@ class Cohort:
     def _blank(self) -> dict[int, str]:
         """Return the rows without an image or patient -> what is missing."""
         cohort = self.file.cohort
-        found: dict[int, str] = {}
+        faults: dict[int, str] = {}
         for column, what in ((cohort.patient, "patient"), (self.image, "image file")):
             if column:
                 rows = (self.table[column].str.strip_chars() == "").arg_true()
-                found |= dict.fromkeys(rows, f"{column} is blank: name the {what}")
-        return found
+                faults |= dict.fromkeys(rows, f"{column} is blank: name the {what}")
+        return faults
 
     def _repeated(self) -> dict[int, str]:
         """Return the rows that repeat an earlier row's image and patient -> which."""
         cohort, lines = self.file.cohort, self.table[LINE]
         first = _first_of_each(self._trimmed(self.image), self._trimmed(cohort.patient))
         return {
-            row: f"the same image and patient as line {lines[other]}: a case counts once"
-            for row, other in first.items()
+            row: f"the same image and patient as line {lines[original]}: a case counts once"
+            for row, original in first.items()
         }
 
     def _trimmed(self, column: str | None) -> list[str]:
@@ -197,14 +197,14 @@ class Cohort:
                 lines[image].setdefault(patient, line)
         return [
             Problem(
-                f"image {image!r} stands for {len(seen)} patients: {', '.join(map(repr, seen))}",
+                f"image {image!r} stands for {len(owners)} patients: {', '.join(map(repr, owners))}",
                 self.path,
                 line,
                 fatal=False,
             )
-            for image, seen in lines.items()
-            if len(seen) > 1
-            for line in [max(seen.values())]
+            for image, owners in lines.items()
+            if len(owners) > 1
+            for line in [max(owners.values())]
         ]
 
     def _conflicts(self) -> list[Problem]:
@@ -212,7 +212,7 @@ class Cohort:
         cohort = self.file.cohort
         if not cohort.patient:
             return []
-        found = []
+        problems = []
         patients, lines = self._trimmed(cohort.patient), self.table[LINE].to_list()
         for column in dict.fromkeys((*cohort.group, *cohort.strata)):
             values: dict[str, list[str]] = defaultdict(list)
@@ -222,9 +222,9 @@ class Cohort:
                     values[patient].append(value)
                     if value != values[patient][0]:
                         deviates.setdefault(patient, line)
-            several = [patient for patient, seen in values.items() if len(seen) > 1]
+            several = [patient for patient, entries in values.items() if len(entries) > 1]
             if len(deviates) <= max(1, _ODD * len(several)):
-                found += [
+                problems += [
                     Problem(
                         f"patient {patient!r} has several values of {column}: "
                         f"{', '.join(map(repr, dict.fromkeys(values[patient])))}",
@@ -234,7 +234,7 @@ class Cohort:
                     )
                     for patient, line in deviates.items()
                 ]
-        return found
+        return problems
 
 
 def read_truth(cell: str, *, uncertain: str = "drop") -> tuple[bool | None, str]:
@@ -257,10 +257,10 @@ def _recognised_columns(file: StudyFile, columns: Sequence[str], path: str) -> t
     Raises:
         StudyError: several columns could be one of them, or none is recognised as that of the images.
     """
-    known, cohort = [column for column in columns if column != LINE], file.cohort
+    names, cohort = [column for column in columns if column != LINE], file.cohort
     try:
-        image = cohort.image or image_column(known, option="cohort.image")
-        patient = cohort.patient or find_column(known, "patient", option="cohort.patient")
+        image = cohort.image or image_column(names, option="cohort.image")
+        patient = cohort.patient or find_column(names, "patient", option="cohort.patient")
     except SettingError as error:
         raise StudyError([Problem(str(error), path, 1)]) from None
     return image, patient
@@ -293,21 +293,21 @@ def _named(file: StudyFile) -> Iterator[tuple[str, str]]:
 
 
 def _missing_columns(file: StudyFile, columns: list[str], name: str) -> list[Problem]:
-    known = [column for column in columns if column != LINE]
+    names = [column for column in columns if column != LINE]
     return [
-        Problem(f"{nearest('column', column, known)} ({setting} names it)", name, 1)
+        Problem(f"{nearest('column', column, names)} ({setting} names it)", name, 1)
         for setting, column in _named(file)
-        if column not in known
+        if column not in names
     ]
 
 
 def _first_of_each(images: list[str], patients: list[str]) -> dict[int, int]:
     """Return the rows that repeat an earlier row's image and patient -> that row."""
-    seen: dict[tuple[str, str], int] = {}
+    first_rows: dict[tuple[str, str], int] = {}
     repeated = {}
     for row, pair in enumerate(zip(images, patients, strict=True)):
-        if pair[0] and seen.setdefault(pair, row) != row:
-            repeated[row] = seen[pair]
+        if pair[0] and first_rows.setdefault(pair, row) != row:
+            repeated[row] = first_rows[pair]
     return repeated
 
 

@@ -145,13 +145,13 @@ class ExplainSection(_Section):
         fields = [field for field in string.Formatter().parse(value) if field[1] is not None]
         if odd := next((name for _, name, form, conversion in fields if form or conversion), None):
             raise ValueError(f"{value!r} formats a field: write {{{odd}}} alone")
-        named = {name for _, name, _, _ in fields if name is not None}
-        if unknown := sorted(named - set(FIELDS)):
+        names = {name for _, name, _, _ in fields if name is not None}
+        if unknown := sorted(names - set(FIELDS)):
             raise ValueError(f"{nearest('field', unknown[0], FIELDS)}; expected {', '.join(FIELDS)}")
         path = PurePosixPath(value)
         if path.is_absolute() or ".." in path.parts or path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
             raise ValueError(f"{value!r} must be a relative path that ends in .jpg or .png, without '..'")
-        if "image" not in named or "label" not in named:
+        if "image" not in names or "label" not in names:
             raise ValueError(f"{value!r} gives several maps one name: it needs {{image}} and {{label}}")
         return value
 
@@ -221,11 +221,11 @@ def line_of(text: str, keys: Sequence[str]) -> int | None:
     >>> line_of('[a]\nb = 1\n[c.d]\ne = { f = 2 }', ["c", "d", "e", "f"])
     4
     """
-    found: tuple[int, int] | None = None
+    best: tuple[int, int] | None = None
     for place, number in _places(text):
-        if place and tuple(keys[: len(place)]) == place and (found is None or len(place) > found[0]):
-            found = len(place), number
-    return found[1] if found else None
+        if place and tuple(keys[: len(place)]) == place and (best is None or len(place) > best[0]):
+            best = len(place), number
+    return best[1] if best else None
 
 
 @functools.lru_cache(maxsize=1)

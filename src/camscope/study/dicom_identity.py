@@ -35,8 +35,8 @@ class Identities:
             return case
         facts = peek(case.source).facts
         if self._patient:
-            known = facts.get("patient", "")
-            case = replace(case, patient=self._hashed(known) if known else case.name)
+            patient = facts.get("patient", "")
+            case = replace(case, patient=self._hashed(patient) if patient else case.name)
         if self._group and facts.get("view"):
             case = replace(case, group=(facts["view"],))
         return case

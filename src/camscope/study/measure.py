@@ -56,9 +56,9 @@ class Places:
 
     def fingerprint(self, label: str) -> str:
         """Stands for the content of the masks that the regions of a label may use."""
-        used = {name: cell for name, cell in self.case.masks.items() if not name.startswith("label:")}
-        used["label"] = self.case.masks.get(f"label:{label}", "")
-        return key_of(sorted((name, self._content(cell)) for name, cell in used.items()))
+        cells = {name: cell for name, cell in self.case.masks.items() if not name.startswith("label:")}
+        cells["label"] = self.case.masks.get(f"label:{label}", "")
+        return key_of(sorted((name, self._content(cell)) for name, cell in cells.items()))
 
     def _content(self, cell: str) -> str:
         """Return what stands for a cell; "" for a file that cannot be read."""
@@ -88,11 +88,11 @@ def measured(grid: Grid, scene: Scene, *, regions: tuple[str, ...]) -> Row:
     """
     row: Row = {}
     shape = (grid.shape[0], grid.shape[1])
-    seen = seen_shares(scene.window, shape)
+    view = seen_shares(scene.window, shape)
     for name in regions:
         mask = region(name, scene)
-        found = None if mask is None else evidence(grid, cell_shares(mask, scene.window, shape), seen)
-        row |= region_values(name, found)
+        result = None if mask is None else evidence(grid, cell_shares(mask, scene.window, shape), view)
+        row |= region_values(name, result)
     return row
 
 
@@ -100,7 +100,7 @@ def drawn(picture: Picture, grid: Grid, window: Window, *, display: ExplainSecti
     """Return the overlay of a map on its picture."""
     heat = torch.from_numpy(np.nan_to_num(grid, posinf=0.0, neginf=0.0)).relu()
     heatmap = place(heat, window).numpy()
-    seen = window.seen()
+    view = window.seen()
     values = np.zeros(picture.size, np.float32)
-    values[seen] = render.scale(heatmap[seen], display.scale)[0]
+    values[view] = render.scale(heatmap[view], display.scale)[0]
     return render.overlay(picture, values, cmap=display.cmap, opacity=display.opacity, window=window)

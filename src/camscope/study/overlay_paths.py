@@ -50,5 +50,5 @@ def _shortened(part: str) -> str:
     if len(part.encode("utf-8", "replace")) <= _MOST_BYTES:
         return part
     stem, dot, suffix = part.rpartition(".")
-    kept = (stem if dot else part).encode("utf-8", "replace")[:_MOST_BYTES].decode("utf-8", "ignore")
-    return f"{kept}-{fingerprint(part)}{dot}{suffix if dot else ''}"
+    beginning = (stem if dot else part).encode("utf-8", "replace")[:_MOST_BYTES].decode("utf-8", "ignore")
+    return f"{beginning}-{fingerprint(part)}{dot}{suffix if dot else ''}"

@@ -48,7 +48,7 @@ def plan(study: Study, *, device: str = "auto") -> StudyPlan:
             continue
         usable += 1
         patients.add(case.patient)
-        present += sum(bool(there) for there in case.truth.values())
+        present += sum(bool(truth) for truth in case.truth.values())
         if first is None:
             try:
                 first = read(case.source)

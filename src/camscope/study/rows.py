@@ -74,9 +74,9 @@ def region_names(file: StudyFile) -> tuple[str, ...]:
     """Return the regions that maps are measured in: those of the audit, or else the border and every mask."""
     if file.audit is not None and file.audit.regions:
         return file.audit.regions
-    own = ["mask:label"] if any(section.mask for section in file.labels.values()) else []
+    label_masks = ["mask:label"] if any(section.mask for section in file.labels.values()) else []
     cues = [f"cue:{name}" for name, cue in file.cohort.cues.items() if cue.mask]
-    return ("border:0.10", *own, *(f"mask:{name}" for name in file.cohort.masks), *cues)
+    return ("border:0.10", *label_masks, *(f"mask:{name}" for name in file.cohort.masks), *cues)
 
 
 def is_region(column: str) -> bool:
@@ -103,7 +103,7 @@ def map_values(grid: npt.NDArray[np.float32], window: Sequence[float]) -> Row:
         "grid": grid.ravel().tolist(),
         "grid_height": grid.shape[0],
         "grid_width": grid.shape[1],
-        "window": [float(v) for v in window],
+        "window": [float(number) for number in window],
         "map_min": float(values.min()),
         "map_max": float(values.max()),
         "map_sum": float(values.sum()),

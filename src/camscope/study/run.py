@@ -84,8 +84,8 @@ def run(
     store = Store(out)
     with store.locked(), contextlib.nullcontext() if cluster is None else connected(cluster) as workers:
         device = _used(study, device, workers)
-        given: dict[str, Any] = {"device": device, "batch_size": batch_size, "seed": seed}
-        given["engine"] = resolve(engine, len(study.cohort), device=device.partition(":")[0])
+        settings: dict[str, Any] = {"device": device, "batch_size": batch_size, "seed": seed}
+        settings["engine"] = resolve(engine, len(study.cohort), device=device.partition(":")[0])
         record = {
             "schema_version": SCHEMA_VERSION,
             "plan": study.plan,
@@ -93,7 +93,7 @@ def run(
             "study_file": str(study.path.absolute()),
             "cases": len(study.cohort),
             "models": recorded_models(study),
-            "run": given,
+            "run": settings,
             "versions": versions(),
         }
         store.begin(study.plan)
@@ -106,11 +106,11 @@ def run(
 
         size = max(_SMALLEST_SHARD, math.ceil(len(study.cohort) / _MOST_SHARDS))
         if workers is None:
-            step = StudyStep(study, store, watch=watch, **given)
-            known = _known(store, say)
-            yield from _explained_here(step, size, known, lambda rows: _counted(rows, study, state, progress))
+            step = StudyStep(study, store, watch=watch, **settings)
+            earlier_rows = _known(store, say)
+            yield from _explained_here(step, size, earlier_rows, lambda rows: _counted(rows, study, state, progress))
         else:
-            rows = explained_by(workers, study, store, size=size, watch=watch, **given)
+            rows = explained_by(workers, study, store, size=size, watch=watch, **settings)
             yield from _counted(rows, study, state, progress)
         store.finish()
         store.record(record | {"finished": True})
@@ -118,10 +118,10 @@ def run(
 
 def _known(store: Store, say: Callable[[str], None]) -> Known:
     """Return the rows of earlier runs; say which files are damaged."""
-    known = store.known()
-    for text in known.damaged:
+    earlier_rows = store.known()
+    for text in earlier_rows.damaged:
         say(f"{text}: its rows are computed again")
-    return known
+    return earlier_rows
 
 
 def _used(study: Study, device: str, workers: Workers | None) -> str:
@@ -133,11 +133,11 @@ def _used(study: Study, device: str, workers: Workers | None) -> str:
 
 
 def _explained_here(
-    step: StudyStep, size: int, known: Known, counted: Callable[[Iterator[Row]], Iterator[Row]]
+    step: StudyStep, size: int, earlier_rows: Known, counted: Callable[[Iterator[Row]], Iterator[Row]]
 ) -> Iterator[Row]:
     """Yield the rows of all cases, handed on when their shard is written."""
     study, store, columns = step.study, step.store, schema(step.study.file)
-    rows = counted(step.rows(study.cohort.cases(), known=known))
+    rows = counted(step.rows(study.cohort.cases(), known=earlier_rows))
     numbers = itertools.count()
     while shard := list(itertools.islice(rows, size * _rows_of_a_case(study))):
         store.write(study.plan, next(numbers), rows=shard, columns=columns)

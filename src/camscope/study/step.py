@@ -125,7 +125,7 @@ class StudyStep:
             task.key = key_of(work.sha256, split(case.source)[1], self._keys[task.label], task.method)
             task.recall(self.known.get(task.key, label=task.label, image=case.image))
         for task in work.tasks:
-            scored = next((other for other in work.of([task.label]) if other.score is not None), task)
+            scored = next((candidate for candidate in work.of([task.label]) if candidate.score is not None), task)
             task.score, task.computed = scored.score, task.computed or scored.computed
             self._judge(task, case)
             task.settled = self._is_settled(task, work)
@@ -135,8 +135,8 @@ class StudyStep:
         """Decode the image, and make the input of each model that has something to compute."""
         work.picture = decode(content, work.case.source)
         for key, classes in self._classes.items():
-            if left := [task for task in work.of(classes) if not task.done]:
-                with noted(left):
+            if tasks := [task for task in work.of(classes) if not task.done]:
+                with noted(tasks):
                     work.samples[key] = Sample.of(self.study.models[key], work.picture, source=work.case.source)
 
     def _judge(self, task: MapTask, case: Case) -> None:
@@ -170,7 +170,7 @@ class StudyStep:
                     if task.method == method and task.lacks_map and not task.fault
                 ]
                 goal = ResolvedTarget(label, index, category(index))
-                for _ in attempt(partial(self._map, run, goal), lacking, fail=lambda one, error: note([one[1]], error)):
+                for _ in attempt(partial(self._map, run, goal), lacking, fail=lambda job, error: note([job[1]], error)):
                     pass
 
     def _scored(self, key: str, members: Sequence[StudyWork]) -> BatchExplainer:

@@ -71,13 +71,13 @@ class Study:
             study = cls._opened(Path(path))
         except StudyError as error:
             return None, list(error.problems)
-        found = [*study._setting_problems(), *study._model_problems()]
+        problems = [*study._setting_problems(), *study._model_problems()]
         if not study.cohort.missing:  # else every row seems to lack what the column holds
-            found += study.cohort.problems()
-        found += file_problems(study.cohort)
+            problems += study.cohort.problems()
+        problems += file_problems(study.cohort)
         if text := unknown_patients(study.cohort):
-            found.append(Problem(text, study.cohort.path, 1, fatal=False))
-        return None if any(problem.fatal for problem in found) else study, found
+            problems.append(Problem(text, study.cohort.path, 1, fatal=False))
+        return None if any(problem.fatal for problem in problems) else study, problems
 
     @classmethod
     def _opened(cls, path: Path) -> Study:
@@ -104,19 +104,19 @@ class Study:
         Raises:
             StudyError: with every model that cannot be loaded, and every class that one does not have.
         """
-        made: dict[str, Model] = {}
+        models: dict[str, Model] = {}
         problems = []
         for label, section in self.file.labels.items():
             try:
-                if section.model.key not in made:
-                    made[section.model.key] = _load(section.model, self.folder)
-                class_index(section, label, made[section.model.key])
+                if section.model.key not in models:
+                    models[section.model.key] = _load(section.model, self.folder)
+                class_index(section, label, models[section.model.key])
             except CamscopeError as error:
-                key = "class" if section.model.key in made and section.class_ is not None else "model"
+                key = "class" if section.model.key in models and section.class_ is not None else "model"
                 problems.append(self._problem(str(error), "labels", label, key))
         if problems:
             raise StudyError(problems)
-        return made
+        return models
 
     def model(self, label: str) -> tuple[Model, int]:
         """Return the model of a label, and the index of its class."""
@@ -133,30 +133,30 @@ class Study:
 
     def _setting_problems(self) -> list[Problem]:
         """Return what is wrong with the study file that its form alone does not show."""
-        file, found = self.file, list(self.cohort.missing)
+        file, problems = self.file, list(self.cohort.missing)
         for method in file.explain.methods:
             try:
                 find_method(method)
             except CamscopeError as error:
-                found.append(self._problem(str(error), "explain", "methods"))
-        if not found:
+                problems.append(self._problem(str(error), "explain", "methods"))
+        if not problems:
             try:
                 check_settings(file.explain.settings, file.explain.methods)
             except CamscopeError as error:
-                found.append(self._problem(str(error), "explain", "settings"))
+                problems.append(self._problem(str(error), "explain", "settings"))
         try:
             check_display(file.explain.scale, file.explain.cmap)
         except CamscopeError as error:
-            found.append(self._problem(str(error), "explain", "cmap" if "colour" in str(error) else "scale"))
-        masks = [*file.cohort.masks, *(["label"] if any(s.mask for s in file.labels.values()) else [])]
+            problems.append(self._problem(str(error), "explain", "cmap" if "colour" in str(error) else "scale"))
+        masks = [*file.cohort.masks, *(["label"] if any(section.mask for section in file.labels.values()) else [])]
         cues = [name for name, cue in file.cohort.cues.items() if cue.mask]
         for region in region_names(file):
             try:
                 check_spec(region, masks=masks, cues=cues)
             except CamscopeError as error:
                 where = "disease" if file.audit and region in file.audit.disease else "shortcuts"
-                found.append(self._problem(str(error), "audit", where))
-        return found
+                problems.append(self._problem(str(error), "audit", where))
+        return problems
 
     def _problem(self, text: str, *keys: str) -> Problem:
         source = self.path.read_text(encoding="utf-8-sig")

@@ -132,8 +132,8 @@ def mark_same(tasks: Iterable[MapTask]) -> None:
     for task in tasks:
         if task.map is None:
             continue
-        grid, others = task.map.grid, earlier.setdefault(task.label, [])
+        grid, maps = task.map.grid, earlier.setdefault(task.label, [])
         notes = [text for text in task.map.notes if not text.startswith(_SAME)]
-        notes += [f"{_SAME}{method}: the two methods are one here" for method, other in others if same_map(grid, other)]
+        notes += [f"{_SAME}{method}: the two methods are one here" for method, prior in maps if same_map(grid, prior)]
         task.map.notes = notes
-        others.append((task.method, grid))
+        maps.append((task.method, grid))

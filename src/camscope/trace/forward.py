@@ -116,10 +116,10 @@ class Forward:
             layer: the one layer whose record is kept; None for none.
             layout: of that layer; channels first unless given.
         """
-        chosen = torch.tensor(list(rows), dtype=torch.long)
-        inputs = take_images(self.inputs, chosen, batch=self.batch)
-        outputs = self.outputs[chosen.to(self.outputs.device)]
-        records = {} if layer is None else {layer: (layout or Layout()).take(self.records[layer], chosen)}
+        indices = torch.tensor(list(rows), dtype=torch.long)
+        inputs = take_images(self.inputs, indices, batch=self.batch)
+        outputs = self.outputs[indices.to(self.outputs.device)]
+        records = {} if layer is None else {layer: (layout or Layout()).take(self.records[layer], indices)}
         return replace(self, inputs=inputs, outputs=outputs, records=records)
 
 
@@ -166,7 +166,7 @@ def record(
             stack.enter_context(lock_of(running))
             edits = _in_turn(stack.enter_context(trunk(map_tensors(inputs, torch.clone))), edits or {})
         recording = stack.enter_context(tracing(running, layers, edits=edits, differentiable=differentiable))
-        inputs = map_tensors(inputs, lambda t: t.clone() if t.is_inference() else t)
+        inputs = map_tensors(inputs, lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
         returned = call(running, inputs)
         output = chosen_output()
         scores = unwrap(returned if output is not None else rows_of_list(returned, batch), output)
@@ -203,8 +203,8 @@ def autocast_of(device: str) -> torch.dtype | None:
 
 def _in_turn(first: Mapping[str, Edit], second: Mapping[str, Edit]) -> dict[str, Edit]:
     """Edits that are made one after the other."""
-    both = {name: _both(first[name], second[name]) for name in first.keys() & second.keys()}
-    return {**first, **second, **both}
+    overlap = {name: _both(first[name], second[name]) for name in first.keys() & second.keys()}
+    return {**first, **second, **overlap}
 
 
 def _both(first: Edit, second: Edit) -> Edit:
@@ -336,8 +336,8 @@ class Trace:
             forward = self._rerun(self._tail, rows, edit)
         else:
             if isinstance(inputs, Tensor) and not isinstance(self.inputs, Tensor):
-                others = take_images(self.inputs, rows, batch=self.forward.batch)
-                inputs = with_picture(others, inputs, picture=self.forward.picture)
+                base_inputs = take_images(self.inputs, rows, batch=self.forward.batch)
+                inputs = with_picture(base_inputs, inputs, picture=self.forward.picture)
             edits = None if edit is None else {self._call: lambda output: self._change(output, edit)}
             forward = self._record_again(self.forward.net, inputs, edits, self.forward.trunk)
         return forward.trace(self._call, targets, layout=self.layout, apart_from=self.apart_from)

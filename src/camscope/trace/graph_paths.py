@@ -104,8 +104,8 @@ def parts_of_whole(end: Tensor, layers: Mapping[str, Tensor]) -> dict[str, tuple
         return dict.fromkeys(layers, ())
     later: dict[str, tuple[str, ...]] = {}
     for name, tensor in layers.items():
-        later[name] = tuple(o for o, other in layers.items() if o != name and reaches(other, tensor))
-        if not reaches(end, tensor, without=[layers[o] for o in later[name]]):
+        later[name] = tuple(layer for layer, output in layers.items() if layer != name and reaches(output, tensor))
+        if not reaches(end, tensor, without=[layers[layer] for layer in later[name]]):
             return dict.fromkeys(layers, ())
     return later
 

@@ -101,7 +101,7 @@ class _Watch(GraphKept):
     def __init__(self, recording: Recording, addresses: Sequence[Address], record: Record, *, keep_graph: bool) -> None:
         super().__init__()
         self.recording, self.record, self.keep_graph = recording, record, keep_graph
-        self.functional = [a for a in addresses if a.function]
+        self.functional = [address for address in addresses if address.function]
 
     def keeps_graph(self) -> bool:
         """Return whether a layer was recorded, whose gradient is wanted."""
@@ -147,7 +147,7 @@ def refuse_program(net: Any) -> None:
     Raises:
         ModelError: for TorchScript, ``torch.export``, functions, and whatever else is no `torch.nn.Module`.
     """
-    exported = isinstance(net, GraphModule) and any(isinstance(n.target, OpOverload) for n in net.graph.nodes)
+    exported = isinstance(net, GraphModule) and any(isinstance(node.target, OpOverload) for node in net.graph.nodes)
     if exported or isinstance(net, torch.jit.ScriptModule) or type(net).__name__ == "ExportedProgram":
         raise ModelError(
             f"{type(net).__name__} is a program without modules to look into: make the network from its Python class, "
@@ -159,7 +159,7 @@ def refuse_program(net: Any) -> None:
             f"Expected a torch.nn.Module, but got {name!r}; pass the network itself (output= picks one of its "
             "outputs), or wrap the function in a module that calls it"
         )
-    if any(p.is_meta or isinstance(p, UninitializedParameter) for p in net.parameters()):
+    if any(parameter.is_meta or isinstance(parameter, UninitializedParameter) for parameter in net.parameters()):
         raise ModelError(
             f"{type(net).__name__} has parameters without values (on the meta device, or of lazy modules before their "
             "first pass): load its weights, or run it once"
@@ -285,8 +285,8 @@ def tracing(
 
     with contextlib.ExitStack() as stack:
         grad = torch.inference_mode(mode=False), torch.enable_grad()
-        for one in (unchanged(net, frozen=not differentiable), *grad, without_checkpoints(), uncompiled(net)):
-            stack.enter_context(one)
+        for context in (unchanged(net, frozen=not differentiable), *grad, without_checkpoints(), uncompiled(net)):
+            stack.enter_context(context)
         for address in addresses:
             for handle in address.install(record):
                 stack.callback(handle.remove)

@@ -73,14 +73,14 @@ class Address:
             yield self.module.register_forward_hook(lambda _, __, output: record(self, output))
             return
         self._running.clear()
-        inside, here = set(self.module.modules()), threading.get_ident()
+        inside, thread = set(self.module.modules()), threading.get_ident()
 
         def enter(module: nn.Module, _: Any) -> None:
-            if module in inside and threading.get_ident() == here:
+            if module in inside and threading.get_ident() == thread:
                 self._running.append(module)
 
         def leave(module: nn.Module, _: Any, __: Any) -> None:
-            if module in inside and threading.get_ident() == here:
+            if module in inside and threading.get_ident() == thread:
                 self._running.pop()
 
         yield register_module_forward_pre_hook(enter)  # two for all modules there are, in place of two on each

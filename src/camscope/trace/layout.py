@@ -130,9 +130,9 @@ def possible_layouts(
     if len(space) > 2:
         spaces.append((picture[1], *space[1:]))
     for same_stride in (True, False):
-        for one in spaces:
-            for layout in _whole(shape, batch, one, last=last, same_stride=same_stride):
-                if any_stride or same_stride or (layout.grid is None and _has_strides(grid_of(shape, layout), one)):
+        for extent in spaces:
+            for layout in _whole(shape, batch, extent, last=last, same_stride=same_stride):
+                if any_stride or same_stride or (layout.grid is None and _has_strides(grid_of(shape, layout), extent)):
                     yield layout
     counts = [picture[1], picture[2]] if len(space) > 2 else [n for n in range(picture[1], 1, -1) if not picture[1] % n]
     flat = space[1:] if len(space) > 2 else space
@@ -210,9 +210,9 @@ def find_layout(
     Layout(batch=0, channel=1, grid=None, prefix=0, frames=1, frame_major=False)
     """
     layout = (locate and locate(shape, picture, layer)) or guess_layout(shape, picture, last=last)
-    others = [] if layout is not None else list(possible_layouts(shape, picture, last=last, any_stride=True))
-    if len(others) == 1 and others[0].grid is None:
-        return others[0]
+    candidates = [] if layout is not None else list(possible_layouts(shape, picture, last=last, any_stride=True))
+    if len(candidates) == 1 and candidates[0].grid is None:
+        return candidates[0]
     if layout is None:
         raise LayerError(
             f"layer {layer!r} returns {tuple(shape)}, which has no place for each part of a picture of "

@@ -88,7 +88,7 @@ def rows_of_list(outputs: Any, batch: int) -> Any:
     """
     if type(outputs) not in (list, tuple) or len(outputs) != batch or batch == 1:
         return outputs
-    if any(_floats(one) is None or one.ndim == 0 or one.shape != outputs[0].shape for one in outputs):
+    if any(_floats(output) is None or output.ndim == 0 or output.shape != outputs[0].shape for output in outputs):
         return outputs
     if len(outputs[0]) == batch and (isinstance(outputs, tuple) or outputs[0].ndim > 1):
         return outputs  # several outputs, each with one entry per image
@@ -109,12 +109,12 @@ def other_outputs(outputs: Any, scores: Tensor) -> str:
     """
     if isinstance(outputs, Tensor) or any(scores is _entry(outputs, name) for name in _SCORES):
         return ""
-    named = {name: t for name, value in _leaves(outputs) if (t := _floats(value)) is not None}
-    used = next((name for name, t in named.items() if t is scores), None)
-    if len(named) < 2 or used is None:
+    tensors_by_name = {name: tensor for name, value in _leaves(outputs) if (tensor := _floats(value)) is not None}
+    scores_name = next((name for name, tensor in tensors_by_name.items() if tensor is scores), None)
+    if len(tensors_by_name) < 2 or scores_name is None:
         return ""
-    listed = ", ".join(f"{name!r} {tuple(t.shape)}" for name, t in named.items())
-    return f"the network returns several outputs ({listed}): output {used!r} is explained; choose with output="
+    listing = ", ".join(f"{name!r} {tuple(tensor.shape)}" for name, tensor in tensors_by_name.items())
+    return f"the network returns several outputs ({listing}): output {scores_name!r} is explained; choose with output="
 
 
 def _entry(outputs: Any, name: Any) -> Any:
@@ -130,7 +130,7 @@ def _leaves(outputs: Any) -> Iterator[tuple[Any, Any]]:
     for name in _names(outputs):
         value = _entry(outputs, name)
         inner = _names(value)
-        yield from ((f"{name}.{one}", _entry(value, one)) for one in inner) if inner else ((name, value),)
+        yield from ((f"{name}.{key}", _entry(value, key)) for key in inner) if inner else ((name, value),)
 
 
 def _names(outputs: Any) -> list[Any]:

@@ -63,14 +63,14 @@ def map_arrays(value: Any, dtype: torch.dtype = torch.float32) -> Any:
 
 def tensors(value: Any) -> Iterator[Tensor]:
     """Yield every tensor in ``value``, in order."""
-    found: list[Tensor] = []
+    leaves: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
+        leaves.append(tensor)
         return tensor
 
     map_tensors(value, note)
-    return iter(found)
+    return iter(leaves)
 
 
 class First(NamedTuple):
@@ -84,10 +84,10 @@ def first_tensor(value: Any) -> First | None:
     """Find the tensor that a layer is recorded by: the first floating-point one of its output."""
     if isinstance(value, Tensor):
         return First(value, lambda new: new) if value.dtype.is_floating_point else None
-    target = next((t for t in tensors(value) if t.dtype.is_floating_point), None)
+    target = next((tensor for tensor in tensors(value) if tensor.dtype.is_floating_point), None)
     if target is None:
         return None
-    return First(target, lambda new: map_tensors(value, lambda t: new if t is target else t))
+    return First(target, lambda new: map_tensors(value, lambda tensor: new if tensor is target else tensor))
 
 
 def find_picture(inputs: Any, picture: Input = None) -> int:
@@ -108,18 +108,18 @@ def find_picture(inputs: Any, picture: Input = None) -> int:
     >>> find_picture({"ids": torch.zeros(1, 4), "pixels": torch.zeros(1, 3, 8, 8)})
     1
     """
-    every = list(tensors(inputs))
+    leaves = list(tensors(inputs))
     if isinstance(picture, str):
-        chosen = inputs.get(picture) if isinstance(inputs, Mapping) else None
-        number = next((i for i, t in enumerate(every) if t is chosen), None)
+        entry = inputs.get(picture) if isinstance(inputs, Mapping) else None
+        number = next((i for i, tensor in enumerate(leaves) if tensor is entry), None)
     elif picture is None:
-        spatial = [i for i, t in enumerate(every) if t.ndim > _BATCH_AND_CHANNELS]
-        number = next((i for i in spatial if every[i].dtype.is_floating_point), next(iter(spatial), None))
+        spatial = [i for i, tensor in enumerate(leaves) if tensor.ndim > _BATCH_AND_CHANNELS]
+        number = next((i for i in spatial if leaves[i].dtype.is_floating_point), next(iter(spatial), None))
     else:
         number = picture
-    if number is not None and 0 <= number < len(every) and every[number].ndim > _BATCH_AND_CHANNELS:
+    if number is not None and 0 <= number < len(leaves) and leaves[number].ndim > _BATCH_AND_CHANNELS:
         return number
-    shapes = ", ".join(str(tuple(one.shape)) for one in every) or type(inputs).__name__
+    shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves) or type(inputs).__name__
     which = f"none of {shapes} is" if picture is None else f"input {picture!r} of {shapes} is not"
     raise SettingError(
         f"Expected images (batch, channels, height, width), but {which}; say with picture= which of several inputs is"
@@ -134,7 +134,7 @@ def picture_of(inputs: Any, picture: Input = None) -> Tensor:
     torch.Size([1, 3, 8, 8])
     """
     number = find_picture(inputs, picture)
-    return next(t for i, t in enumerate(tensors(inputs)) if i == number)
+    return next(tensor for i, tensor in enumerate(tensors(inputs)) if i == number)
 
 
 def with_picture(inputs: Any, pictures: Tensor, *, picture: int = 0) -> Any:
@@ -145,7 +145,7 @@ def with_picture(inputs: Any, pictures: Tensor, *, picture: int = 0) -> Any:
     [tensor([0.]), tensor([[[1., 1.]]])]
     """
     number = iter(range(len(list(tensors(inputs)))))
-    return map_tensors(inputs, lambda t: pictures if next(number) == picture else t)
+    return map_tensors(inputs, lambda tensor: pictures if next(number) == picture else tensor)
 
 
 def take_images(inputs: Any, rows: Tensor | Sequence[int] | slice, *, batch: int) -> Any:

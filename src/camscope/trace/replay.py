@@ -131,8 +131,8 @@ def _picker(rows: Tensor, images: int, *, copies: bool) -> Pick:
         if batch.ndim == 0 or len(batch) != images:
             return batch
         if repeated or batch.stride(0) == 0:
-            one = int(rows[0])
-            view = batch[one : one + 1].expand(len(rows), *batch.shape[1:])
+            row = int(rows[0])
+            view = batch[row : row + 1].expand(len(rows), *batch.shape[1:])
             return view.clone(memory_format=torch.contiguous_format) if copies else view
         return batch[rows.to(batch.device)]
 
@@ -140,10 +140,10 @@ def _picker(rows: Tensor, images: int, *, copies: bool) -> Pick:
 
 
 def _replay(forward: Callable[..., Any], outputs: list[Any], pick: Pick) -> Callable[..., Any]:
-    left = iter(outputs)
+    queue = iter(outputs)
 
     def replay(*args: Any, **kwargs: Any) -> Any:
-        for output in left:
+        for output in queue:
             return map_tensors(output, pick)
         return forward(*args, **kwargs)
 

@@ -116,8 +116,8 @@ def _redirected_function(function: types.FunctionType, copies: dict[int, Any]) -
     """Return a function whose names lead to the copies: a ``forward`` that was set on an instance."""
     names = [name for name in function.__code__.co_names if name in function.__globals__]
     cells = [cell for cell in function.__closure__ or () if _is_filled(cell)]
-    held = (*(cell.cell_contents for cell in cells), *(function.__globals__[name] for name in names))
-    if not any(_leads(value, copies) for value in (*held, *(function.__defaults__ or ()))):
+    references = (*(cell.cell_contents for cell in cells), *(function.__globals__[name] for name in names))
+    if not any(_leads(value, copies) for value in (*references, *(function.__defaults__ or ()))):
         return function
     twin = types.FunctionType(
         function.__code__,

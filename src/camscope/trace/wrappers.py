@@ -53,7 +53,7 @@ def bare(net: nn.Module) -> nn.Module:
 @contextlib.contextmanager
 def uncompiled(net: nn.Module) -> Iterator[None]:
     """Run compiled parts of a network as they are written, since hooks do not fire inside compiled code."""
-    compiled = any(m._compiled_call_impl is not None or is_compiled(m) for m in net.modules())
+    compiled = any(module._compiled_call_impl is not None or is_compiled(module) for module in net.modules())
     with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
         yield
 

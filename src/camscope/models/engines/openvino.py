@@ -79,16 +79,16 @@ def compiled(net: nn.Module, x: Tensor, *, layer: str) -> Compiled:
     """
     openvino = require("openvino", "engine='openvino'", "openvino")
     core = openvino.Core()
-    one, threads = x[:1], torch.get_num_threads()
-    file = cache() / f"{_key(net, one, layer, openvino.__version__)}.xml"
+    sample, threads = x[:1], torch.get_num_threads()
+    file = cache() / f"{_key(net, sample, layer, openvino.__version__)}.xml"
     settings = {"NUM_STREAMS": min(threads, len(x)), "INFERENCE_NUM_THREADS": threads}
     try:
-        model = core.read_model(file) if file.is_file() else _converted(openvino, replicate(net), one, layer, file)
+        model = core.read_model(file) if file.is_file() else _converted(openvino, replicate(net), sample, layer, file)
         ready = core.compile_model(model, "CPU", settings | {"INFERENCE_PRECISION_HINT": "f32"})
     except Exception as error:  # of the compiler: many kinds, and each means the same here
         raise EngineError(f"OpenVINO cannot compile {type(net).__name__} up to {layer!r}: {_first(error)}") from error
     shape = tuple(ready.output().shape)[1:]
-    light = Compiled(layer, openvino.AsyncInferQueue(ready), shape, Tail.after(replicate(net), layer, one, batch=1))
+    light = Compiled(layer, openvino.AsyncInferQueue(ready), shape, Tail.after(replicate(net), layer, sample, batch=1))
     with contextlib.suppress(RuntimeError):
         record(net, x, layers=[layer], trunk=light)
         return light
@@ -97,9 +97,9 @@ def compiled(net: nn.Module, x: Tensor, *, layer: str) -> Compiled:
 
 def cache() -> Path:
     """Return where compiled trunks are kept: ``CAMSCOPE_CACHE``, or ``camscope`` in the user's folder for caches."""
-    own = os.environ.get("CAMSCOPE_CACHE")
+    folder = os.environ.get("CAMSCOPE_CACHE")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (Path(own) if own else home / "camscope") / "openvino"
+    return (Path(folder) if folder else home / "camscope") / "openvino"
 
 
 def _converted(openvino: Any, net: nn.Module, x: Tensor, layer: str, file: Path) -> Any:
@@ -124,9 +124,9 @@ class _Trunk(nn.Module):
         self.net, self.layer = net, layer
 
     def forward(self, x: Tensor) -> Tensor:
-        with tracing(self.net, [self.layer]) as seen:
+        with tracing(self.net, [self.layer]) as recording:
             self.net(x.clone())
-        return seen.tensors[self.layer].detach()
+        return recording.tensors[self.layer].detach()
 
 
 def _key(net: nn.Module, x: Tensor, layer: str, version: str) -> str:

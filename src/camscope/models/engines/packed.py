@@ -110,15 +110,15 @@ class _Instead(TorchFunctionMode):
         kwargs = kwargs or {}
         name = _name(func)
         if self.ahead and name not in _FACTS:
-            given = [t for t in _direct(args, kwargs) if id(t) in self.ahead]
-            if given:
-                return self._hand_on(given, name, args, in_place=func is Tensor.add_)
+            pending = [tensor for tensor in _direct(args, kwargs) if id(tensor) in self.ahead]
+            if pending:
+                return self._hand_on(pending, name, args, in_place=func is Tensor.add_)
         if name in _PRODUCTS and len(args) > 1:
             if args[1] in self.products:
                 return self._start(self.products[args[1]], args[0])
-            found = thin(*args, **kwargs) if name == "linear" else None
-            if found is not None:
-                return found
+            result = thin(*args, **kwargs) if name == "linear" else None
+            if result is not None:
+                return result
         return func(*args, **kwargs)
 
     def _start(self, product: Product, x: Tensor) -> Tensor:
@@ -128,20 +128,20 @@ class _Instead(TorchFunctionMode):
         stand_in = x.new_empty(1).expand(len(x), *product.shape)
         return self._remember(stand_in, _Ahead(product.follows, (product.run, x, _version(x))))
 
-    def _hand_on(self, given: list[Tensor], name: str, args: Any, *, in_place: bool) -> Tensor:
-        x = given[0]
+    def _hand_on(self, pending: list[Tensor], name: str, args: Any, *, in_place: bool) -> Tensor:
+        x = pending[0]
         if "dropout" in name:
             return x
         ahead = self.ahead.pop(id(x))[1]
-        if name != ahead.follows[0] or len(given) > 1:
+        if name != ahead.follows[0] or len(pending) > 1:
             raise EngineError(f"{name} is called where {ahead.follows[0]} was before; use engine='eager'")
         if ahead.product is not None and name == "add":
             run, inputs, version = ahead.product
             if _version(inputs) != version:
                 raise EngineError("the network writes into what a convolution was given; use engine='eager'")
-            (other,) = [t for t in args if t is not x]
-            found = run(inputs, other)
-            x = x.set_(found) if in_place else found  # type: ignore[call-overload]
+            (summand,) = [tensor for tensor in args if tensor is not x]
+            total = run(inputs, summand)
+            x = x.set_(total) if in_place else total  # type: ignore[call-overload]
         return self._remember(x, _Ahead(ahead.follows[1:], ahead.product))
 
     def _remember(self, x: Tensor, ahead: _Ahead) -> Tensor:
@@ -162,18 +162,18 @@ def pack(net: nn.Module, x: Any, *, layer: str, batch: int = 1) -> Packed:
     Returns:
         The products; none where there is nothing to pack.
     """
-    seen = _watch(net, x, layer)
-    own = {id(t) for t in (*net.parameters(), *net.buffers())}
-    times = Counter(id(call.args[1]) for call in seen.calls if call.is_product)
-    taken: set[_Call] = set()
+    recording = _watch(net, x, layer)
+    weight_ids = {id(tensor) for tensor in (*net.parameters(), *net.buffers())}
+    times = Counter(id(call.args[1]) for call in recording.calls if call.is_product)
+    fused_calls: set[_Call] = set()
     packed: dict[Tensor, Product] = {}
-    for call in reversed(seen.calls[: seen.before]):  # of two summands the later one takes the addition along
-        if not call.is_product or id(call.args[1]) not in own or times[id(call.args[1])] > 1:
+    for call in reversed(recording.calls[: recording.before]):  # of two summands the later one takes the addition along
+        if not call.is_product or id(call.args[1]) not in weight_ids or times[id(call.args[1])] > 1:
             continue
         of = _PRODUCTS[call.name].of(*call.args, **call.kwargs)
         if of is not None:
-            chain = list(itertools.takewhile(lambda one: one not in taken, seen.chain(call)))
-            taken.update(chain)
+            chain = list(itertools.takewhile(lambda link: link not in fused_calls, recording.chain(call)))
+            fused_calls.update(chain)
             packed[call.args[1]] = _product(of, call, chain, batch=batch)
     return Packed(packed, batch)
 
@@ -187,7 +187,7 @@ def _product(of: Convolution | Linear, product: _Call, chain: list[_Call], *, ba
             act = ACTS[call.name](*call.args, **call.kwargs)
     make = functools.partial(of.packed, norm, act)
     returned = torch.empty(0) if product.returned is None else product.returned
-    follows, shape = tuple(one.name for one in chain), tuple(returned.shape[1:])
+    follows, shape = tuple(link.name for link in chain), tuple(returned.shape[1:])
     return Product(make, make(batch), follows, shape)
 
 
@@ -238,7 +238,7 @@ class _Seen:
         return self.calls[users[0]] if len(users) == 1 and users[0] < self.before else None
 
     def _fits(self, product: _Call, chain: list[_Call], call: _Call) -> bool:
-        before = [one.name for one in chain]
+        before = [link.name for link in chain]
         convolves = product.name == "conv2d"
         if call.name == "batch_norm":
             return convolves and not before and Norm.of(*call.args, **call.kwargs) is not None
@@ -250,49 +250,53 @@ class _Seen:
 
     def _takes(self, product: _Call, last: _Call, addition: _Call) -> bool:
         """Return whether a convolution may wait for the other summand and write its result there."""
-        both = addition.args
-        if len(both) != 2 or addition.kwargs or not all(isinstance(t, Tensor) for t in both) or both[0] is both[1]:
+        pair = addition.args
+        if len(pair) != 2 or addition.kwargs or not all(isinstance(t, Tensor) for t in pair) or pair[0] is pair[1]:
             return False
-        mine, other = both if both[0] is last.returned else both[::-1]
-        in_place = addition.returned is both[0]
-        if mine.shape != other.shape or not (can_pack(mine) and can_pack(other)) or (in_place and mine is not both[0]):
+        output, summand = pair if pair[0] is last.returned else pair[::-1]
+        in_place = addition.returned is pair[0]
+        if (
+            output.shape != summand.shape
+            or not (can_pack(output) and can_pack(summand))
+            or (in_place and output is not pair[0])
+        ):
             return False
         start, end = self.calls.index(product), self.calls.index(addition)
-        if not self._is_free(other, product, start, end) or any(s < end and start < e for s, e in self.waits):
+        if not self._is_free(summand, product, start, end) or any(s < end and start < e for s, e in self.waits):
             return False
         self.waits.append((start, end))
         return True
 
-    def _is_free(self, other: Tensor, product: _Call, start: int, end: int) -> bool:
+    def _is_free(self, summand: Tensor, product: _Call, start: int, end: int) -> bool:
         """Return whether a summand was made in this pass and is not needed any more, and the product's inputs stay."""
         x, version = product.given[0]
-        written = any(call.returned is x and call.version != version for call in self.calls[start:end])
-        made = any(call.returned is other for call in self.calls[:end])
+        is_written = any(call.returned is x and call.version != version for call in self.calls[start:end])
+        is_made = any(call.returned is summand for call in self.calls[:end])
         later = [*self.calls[end + 1 :], *(call for call in self.calls if call.name in _OUTSIDE)]
-        used = _shared(x, other) or any(_shared(t, other) for call in later for t, _ in call.given)
-        return made and not written and not used
+        is_used = _shared(x, summand) or any(_shared(tensor, summand) for call in later for tensor, _ in call.given)
+        return is_made and not is_written and not is_used
 
 
 def _watch(net: nn.Module, x: Any, layer: str) -> _Seen:
     """Run a network once; what somebody else's hooks are given counts as used by them."""
-    seen = _Seen()
+    recording = _Seen()
 
     def outside(name: str, *what: Any) -> None:
-        seen.calls.append(_Call(name, (), {}, [(t, _version(t)) for t in tensors(what)], None, 0))
+        recording.calls.append(_Call(name, (), {}, [(tensor, _version(tensor)) for tensor in tensors(what)], None, 0))
 
     def reached(output: Tensor) -> Tensor:
-        seen.before = len(seen.calls)
+        recording.before = len(recording.calls)
         return output
 
     with contextlib.ExitStack() as stack:
         for module in net.modules():
             if module._forward_hooks or module._forward_pre_hooks:
                 stack.callback(module.register_forward_hook(lambda _, *what: outside("hook", *what)).remove)
-        stack.enter_context(_Watcher(seen.calls))
+        stack.enter_context(_Watcher(recording.calls))
         stack.enter_context(tracing(net, [layer], edits={layer: reached}))
-        x = map_tensors(x, lambda t: t.clone() if t.is_inference() else t)
+        x = map_tensors(x, lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
         outside("return", call_net(net, x))
-    return seen
+    return recording
 
 
 class _Watcher(TorchFunctionMode):
@@ -302,18 +306,20 @@ class _Watcher(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, _name(func)
-        given = [(t, t._version) for t in _direct(args, kwargs) if not t.is_inference()]
+        inputs = [(t, t._version) for t in _direct(args, kwargs) if not t.is_inference()]
         result = func(*args, **kwargs)
-        one = result if isinstance(result, Tensor) else None
-        nothing_done = "dropout" in name and one is not None and any(one is t and one._version == v for t, v in given)
-        if given and not nothing_done and (one is not None or name not in _FACTS):
-            self.calls.append(_Call(name, args, kwargs, given, one, 0 if one is None else _version(one)))
+        output = result if isinstance(result, Tensor) else None
+        nothing_done = (
+            "dropout" in name and output is not None and any(output is t and output._version == v for t, v in inputs)
+        )
+        if inputs and not nothing_done and (output is not None or name not in _FACTS):
+            self.calls.append(_Call(name, args, kwargs, inputs, output, 0 if output is None else _version(output)))
         return result
 
 
-def _shared(one: Tensor, other: Tensor) -> bool:
+def _shared(first: Tensor, second: Tensor) -> bool:
     """Return whether two tensors lie in the same memory."""
-    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+    return first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
 
 
 def _version(x: Tensor) -> int:
@@ -331,4 +337,4 @@ def _direct(args: Any, kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
         if isinstance(value, Tensor):
             yield value
         elif isinstance(value, (list, tuple)):
-            yield from (one for one in value if isinstance(one, Tensor))
+            yield from (item for item in value if isinstance(item, Tensor))

@@ -39,8 +39,8 @@ _SILU = Act("swish", [], "", lambda x: F.silu(x, inplace=True))
 _HARDSWISH = Act("hardswish", [], "", lambda x: F.hardswish(x, inplace=True))
 
 
-def _clamp(_: Tensor, low: float = -1.0, high: float = 1.0, *__: Any, **named: float) -> Act:
-    low, high = named.get("min_val", low), named.get("max_val", high)
+def _clamp(_: Tensor, low: float = -1.0, high: float = 1.0, *__: Any, **keywords: float) -> Act:
+    low, high = keywords.get("min_val", low), keywords.get("max_val", high)
     return Act("hardtanh", [low, high], "", lambda x: x.clamp_(low, high))
 
 
@@ -104,12 +104,12 @@ class Convolution:
         fused = (act.name, act.numbers, act.variant)
         last = act.name if act is not NONE else None
 
-        def run(x: Tensor, other: Tensor | None) -> Tensor:
+        def run(x: Tensor, summand: Tensor | None) -> Tensor:
             x = channels_last(x)
-            if other is None:
+            if summand is None:
                 result: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *how, *fused)
                 return result
-            result = channels_last(other)
+            result = channels_last(summand)
             torch.ops.mkldnn._convolution_pointwise_.binary(result, x, weight, bias, *how, "add", None, last, [], None)
             return result
 
@@ -193,9 +193,9 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def _then(product: Callable[[Tensor], Tensor], act: Act) -> Run:
-    def run(x: Tensor, other: Tensor | None) -> Tensor:
+    def run(x: Tensor, summand: Tensor | None) -> Tensor:
         result = product(channels_last(x) if x.ndim == 4 else x)
-        return act.function(result if other is None else result.add_(other))
+        return act.function(result if summand is None else result.add_(summand))
 
     return run
 

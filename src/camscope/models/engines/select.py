@@ -93,17 +93,17 @@ def prepare(net: nn.Module, x: Any, *, layer: str, engine: str) -> PreparedEngin
     >>> prepare(net, torch.randn(2, 3, 32, 32), layer="1", engine="packed").name
     'packed'
     """
-    given = list(tensors(x))
-    engine = resolve(engine, len(picture_of(x)), device=given[0].device.type)
+    inputs = list(tensors(x))
+    engine = resolve(engine, len(picture_of(x)), device=inputs[0].device.type)
     if engine == "eager":
         return _EAGER
-    known = _prepared.setdefault(net, {})
-    key = (engine, layer, tuple(t.shape[1:] for t in given), autocast_of(given[0].device.type))
+    engines = _prepared.setdefault(net, {})
+    key = (engine, layer, tuple(tensor.shape[1:] for tensor in inputs), autocast_of(inputs[0].device.type))
     mark = _mark(net)
-    if key not in known or known[key].mark != mark:
-        known[key] = replace(_proved(net, x, layer, engine), mark=mark)
+    if key not in engines or engines[key].mark != mark:
+        engines[key] = replace(_proved(net, x, layer, engine), mark=mark)
         hand_back()
-    return known[key]
+    return engines[key]
 
 
 def outputs(net: nn.Module, x: Any, *, layer: str | None, engine: str) -> Tensor:
@@ -125,11 +125,11 @@ def _mark(net: nn.Module) -> tuple[Any, ...]:
 
     Writes through ``.data`` or NumPy leave no trace but the values: their sums and norms are compared.
     """
-    weights = [t.detach() for t in (*net.parameters(), *net.buffers())]
-    floats = [t for t in weights if t.is_floating_point() and t.numel() and not t.is_quantized]
+    weights = [tensor.detach() for tensor in (*net.parameters(), *net.buffers())]
+    floats = [tensor for tensor in weights if tensor.is_floating_point() and tensor.numel() and not tensor.is_quantized]
     with torch.no_grad():
-        values = [torch.stack([t.float().sum(), t.float().norm()]).tolist() for t in floats]
-    places = ((t.data_ptr(), t.dtype, t.device) for t in weights)
+        values = [torch.stack([tensor.float().sum(), tensor.float().norm()]).tolist() for tensor in floats]
+    places = ((tensor.data_ptr(), tensor.dtype, tensor.device) for tensor in weights)
     return (structure_of(net), tuple(places), tuple(map(tuple, values)))
 
 
@@ -141,9 +141,9 @@ def _proved(net: nn.Module, x: Any, layer: str, engine: str) -> PreparedEngine:
             raise EngineError(f"{layer!r} runs {expected.calls[layer]} times in a pass")
         trunk = _MAKERS[engine](net, x, layer)
         for images, inputs in ((1, take_images(few, slice(1), batch=expected.batch)), (expected.batch, few)):
-            found = record(net, inputs, layers=[layer], trunk=trunk)
-            _same(found.records[layer], expected.records[layer][:images])
-            _same(found.outputs, expected.outputs[:images])
+            result = record(net, inputs, layers=[layer], trunk=trunk)
+            _same(result.records[layer], expected.records[layer][:images])
+            _same(result.outputs, expected.outputs[:images])
     except MissingExtraError:
         raise
     except Exception as error:  # whatever it is, the network itself still computes
@@ -168,11 +168,11 @@ def _openvino(net: nn.Module, x: Any, layer: str) -> Trunk:
 _MAKERS = {"packed": _packed, "openvino": _openvino}
 
 
-def _same(found: Tensor, expected: Tensor) -> None:
+def _same(actual: Tensor, expected: Tensor) -> None:
     """Raise unless two results agree."""
-    if found.shape != expected.shape:
-        raise EngineError(f"its results have shape {tuple(found.shape)} instead of {tuple(expected.shape)}")
+    if actual.shape != expected.shape:
+        raise EngineError(f"its results have shape {tuple(actual.shape)} instead of {tuple(expected.shape)}")
     largest = expected.detach().abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
-    error = float((found.detach() - expected.detach()).abs().max() / largest)
+    error = float((actual.detach() - expected.detach()).abs().max() / largest)
     if not error <= TOLERANCE:
         raise EngineError(f"its results differ by {error:.1e} of the largest value")

@@ -19,8 +19,8 @@ class ThinProducts(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        found = thin(*args, **kwargs) if args and getattr(func, "__name__", "") == "linear" else None
-        return func(*args, **kwargs) if found is None else found
+        result = thin(*args, **kwargs) if args and getattr(func, "__name__", "") == "linear" else None
+        return func(*args, **kwargs) if result is None else result
 
 
 def thin(x: Tensor, /, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
@@ -34,8 +34,8 @@ def thin(x: Tensor, /, weight: Tensor, bias: Tensor | None = None) -> Tensor | N
     large = x.ndim == 2 and len(x) <= _ROWS and weight.numel() >= _WEIGHTS
     if not large or weight.requires_grad or not (can_pack(weight) and can_pack(x)):
         return None
-    found: Tensor = _Thin.apply(x, weight, None if bias is None else bias.detach())
-    return found
+    result: Tensor = _Thin.apply(x, weight, None if bias is None else bias.detach())
+    return result
 
 
 class _Thin(torch.autograd.Function):

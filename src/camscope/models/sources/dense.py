@@ -55,17 +55,17 @@ def box_rows_of_queries(boxes: Tensor, logodds: Tensor, *, suppress: float | Non
             all are kept.
     """
     least = torch.logit(torch.tensor(_LEAST))
-    found: list[Found] = []
+    detections: list[Found] = []
     for places, scores in zip(boxes, logodds, strict=True):
         rows, classes = (scores.detach() >= least).nonzero(as_tuple=True)
-        chosen = scores.detach()[rows, classes].argsort(descending=True, stable=True)
+        picks = scores.detach()[rows, classes].argsort(descending=True, stable=True)
         if suppress is not None:
-            chosen = batched_nms(
+            picks = batched_nms(
                 places[rows].detach().float(), scores.detach()[rows, classes].float(), classes, suppress
             )
-        rows, classes = rows[chosen[:_MOST]], classes[chosen[:_MOST]]
-        found.append((places[rows], scores[rows, classes], classes))
-    return box_rows(found)
+        rows, classes = rows[picks[:_MOST]], classes[picks[:_MOST]]
+        detections.append((places[rows], scores[rows, classes], classes))
+    return box_rows(detections)
 
 
 def corners(boxes: Tensor, size: tuple[int, int]) -> Tensor:

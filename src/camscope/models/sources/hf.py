@@ -96,13 +96,13 @@ def make(
             _check_classes(name, config, classes, labels)
         elif classes is not None:
             config.num_labels = classes
-        given: dict[str, Any] = {"weights": weights, "keys": keys, "offline": offline}
-        net, facts = _model(name, config, task, fresh_head=classes is not None, **given)
+        arguments: dict[str, Any] = {"weights": weights, "keys": keys, "offline": offline}
+        net, facts = _model(name, config, task, fresh_head=classes is not None, **arguments)
         preprocess, assumed = preprocess_of(name, config, offline=offline, whole=task in ("boxes", "maps"))
         preprocess = preprocess if input_size is None else preprocess.at(input_size)
         resized = _is_resized(net, config, preprocess.input_size)
         if task in ("texts", "embedding"):
-            net, facts = _embedding(net, task, labels, name=name, resized=resized, **given)
+            net, facts = _embedding(net, task, labels, name=name, resized=resized, **arguments)
         elif resized:
             net.register_forward_pre_hook(_interpolate, with_kwargs=True)
         if task in ("boxes", "maps"):
@@ -205,8 +205,8 @@ def _task(name: str, config: Any, classes: int | None, labels: Sequence[str] | N
         return "classifier"
     if not is_trunk:
         purpose = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", architecture.rpartition("For")[2]).lower()
-        more = "; classes= makes a classifier with a new head of it" if can_classify else ""
-        raise ModelError(f"hf:{name} ({architecture}) is for {purpose}, and camscope takes {_TAKEN}{more}")
+        hint = "; classes= makes a classifier with a new head of it" if can_classify else ""
+        raise ModelError(f"hf:{name} ({architecture}) is for {purpose}, and camscope takes {_TAKEN}{hint}")
     if classes is not None:
         raise SettingError(f"transformers has no classifier on {config.model_type}: leave classes and labels out")
     return "embedding"
@@ -218,12 +218,14 @@ def _check_classes(name: str, config: Any, classes: int | None, labels: Sequence
     Raises:
         SettingError: they are not.
     """
-    own = config.num_labels
-    both = (len(labels or ()), own) == (2, 1)
-    if own == 1 and len(labels or ()) == 1:
+    count = config.num_labels
+    is_pair = (len(labels or ()), count) == (2, 1)
+    if count == 1 and len(labels or ()) == 1:
         raise SettingError(f"hf:{name} has one class and its background: give two labels, the background first")
-    if classes not in (None, own) and not both:
-        raise SettingError(f"hf:{name} has {own} classes, and a new head is made for classifiers alone: got {classes}")
+    if classes not in (None, count) and not is_pair:
+        raise SettingError(
+            f"hf:{name} has {count} classes, and a new head is made for classifiers alone: got {classes}"
+        )
 
 
 def _model(
@@ -236,16 +238,16 @@ def _model(
             config.use_pretrained_backbone = False
             net: nn.Module = maker.from_config(config) if hasattr(maker, "from_config") else maker(config)
         else:
-            more = {"trust_remote_code": False} if hasattr(maker, "from_config") else {}
-            net, found = maker.from_pretrained(
+            extras = {"trust_remote_code": False} if hasattr(maker, "from_config") else {}
+            net, loading_info = maker.from_pretrained(
                 name,
                 config=config,
                 output_loading_info=True,
                 ignore_mismatched_sizes=fresh_head and task == "classifier",
                 local_files_only=offline,
-                **more,
+                **extras,
             )
-            _refuse_gaps(name, net, found, task=task, fresh_head=fresh_head and task == "classifier")
+            _refuse_gaps(name, net, loading_info, task=task, fresh_head=fresh_head and task == "classifier")
     except (OSError, ValueError, RuntimeError) as error:
         if weights == "default" and isinstance(error, OSError):
             raise _absent(name, error, offline=offline) from error
@@ -274,30 +276,32 @@ def _maker(name: str, config: Any, task: Task) -> Any:
     if task != "embedding":
         parameters = inspect.signature(maker.forward).parameters.values()
         needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-        if more := [key for key in needed if key not in ("self", "pixel_values")]:
+        if inputs := [key for key in needed if key not in ("self", "pixel_values")]:
             raise ModelError(
-                f"hf:{name} ({architecture}) also takes {', '.join(more)}, and camscope gives pictures alone"
+                f"hf:{name} ({architecture}) also takes {', '.join(inputs)}, and camscope gives pictures alone"
             )
     return maker
 
 
-def _refuse_gaps(name: str, net: nn.Module, found: Mapping[str, Any], *, task: Task, fresh_head: bool) -> None:
+def _refuse_gaps(name: str, net: nn.Module, loading_info: Mapping[str, Any], *, task: Task, fresh_head: bool) -> None:
     """Raise where weights would be random: absent, or of another shape; those of a new classifier may be."""
     trunk = getattr(net, "base_model_prefix", "")
-    listed = {
-        key if isinstance(key, str) else key[0] for kind in ("missing_keys", "mismatched_keys") for key in found[kind]
+    keys = {
+        key if isinstance(key, str) else key[0]
+        for kind in ("missing_keys", "mismatched_keys")
+        for key in loading_info[kind]
     }
-    of_head = {key for key in listed if trunk and not key.startswith(f"{trunk}.")} if fresh_head else set()
+    of_head = {key for key in keys if trunk and not key.startswith(f"{trunk}.")} if fresh_head else set()
     if not trunk and fresh_head:
-        of_head = {key for key in listed if key.partition(".")[0] in ("classifier", "head")}
-    if gaps := sorted(listed - of_head):
-        some = ", ".join(gaps[:5]) + (" ..." if len(gaps) > 5 else "")
+        of_head = {key for key in keys if key.partition(".")[0] in ("classifier", "head")}
+    if gaps := sorted(keys - of_head):
+        examples = ", ".join(gaps[:5]) + (" ..." if len(gaps) > 5 else "")
         advice = (
             "pass classes= for a new head, or another model"
             if task in ("classifier", "embedding")
             else "name another model"
         )
-        raise ModelError(f"hf:{name} has no weights for {some}: {advice}")
+        raise ModelError(f"hf:{name} has no weights for {examples}: {advice}")
 
 
 def _embedding(
@@ -314,34 +318,38 @@ def _embedding(
     """Return a network of embeddings, or of similarities to texts, without its text tower; and facts of ``fill``."""
     state = read_weights(weights) if isinstance(weights, Path) else None
     of_texts = task == "texts" and bool(labels)
-    own = state is not None and not ("texts" in state if of_texts else any(key.startswith("model.") for key in state))
+    is_full = state is not None and not (
+        "texts" in state if of_texts else any(key.startswith("model.") for key in state)
+    )
     facts: dict[str, str] = {}
-    if state is not None and own:
+    if state is not None and is_full:
         facts = fill(net, state, origin=str(weights), keys=keys)
-    made: nn.Module
+    wrapper: nn.Module
     if of_texts:
         if not hasattr(net, "logit_scale"):
             raise ModelError(f"hf:{name} has no scale for similarities to texts; CLIP and SigLIP have")
         # Weights that a bundle wrote hold the embeddings of the texts.
         texts = (
-            text_embeddings(net, labels or (), name=name, offline=offline) if state is None or own else state["texts"]
+            text_embeddings(net, labels or (), name=name, offline=offline)
+            if state is None or is_full
+            else state["texts"]
         )
-        made = Similarities(net, texts, resized=resized)
+        wrapper = Similarities(net, texts, resized=resized)
     else:
-        made = Embedding(net, resized=resized)
+        wrapper = Embedding(net, resized=resized)
     if task == "texts":
         net.text_model = None
-    if state is not None and not own:
-        facts = fill(made, state, origin=str(weights), keys=keys)
-    return made, facts
+    if state is not None and not is_full:
+        facts = fill(wrapper, state, origin=str(weights), keys=keys)
+    return wrapper, facts
 
 
 def _is_resized(net: nn.Module, config: Any, size: tuple[int, int]) -> bool:
     """Return whether the input has another size than a network's table of positions, which it can interpolate."""
-    own = getattr(getattr(config, "vision_config", config), "image_size", None)
-    own = (own, own) if isinstance(own, int) else tuple(own or size)
+    table_size = getattr(getattr(config, "vision_config", config), "image_size", None)
+    table_size = (table_size, table_size) if isinstance(table_size, int) else tuple(table_size or size)
     see = getattr(net, "get_image_features", net.forward)
-    return own != size and "interpolate_pos_encoding" in inspect.signature(see).parameters
+    return table_size != size and "interpolate_pos_encoding" in inspect.signature(see).parameters
 
 
 def _interpolate(net: nn.Module, args: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

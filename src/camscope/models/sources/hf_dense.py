@@ -28,8 +28,8 @@ class Detector(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return boxes (B, boxes, 6), the best of each image first."""
-        found: Any = self.model(pixel_values=pictures)
-        logits, boxes = getattr(found, "logits", None), getattr(found, "pred_boxes", None)
+        output: Any = self.model(pixel_values=pictures)
+        logits, boxes = getattr(output, "logits", None), getattr(output, "pred_boxes", None)
         if logits is None or boxes is None or logits.shape[2] not in (self.classes, self.classes + 1):
             raise ModelError(
                 f"{type(self.model).__name__} does not return boxes with a score for each of its {self.classes} "
@@ -61,11 +61,11 @@ class Segmenter(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return scores (B, classes, h, w)."""
-        found: Any = self.model(pixel_values=pictures)
+        output: Any = self.model(pixel_values=pictures)
         height, width = pictures.shape[-2:]
-        masks, logits = getattr(found, "masks_queries_logits", None), getattr(found, "logits", None)
+        masks, logits = getattr(output, "masks_queries_logits", None), getattr(output, "logits", None)
         if masks is not None:
-            classes = found.class_queries_logits.softmax(-1)[:, :, :-1]
+            classes = output.class_queries_logits.softmax(-1)[:, :, :-1]
             maps = torch.einsum("bqc,bqhw->bchw", classes, masks.sigmoid())
             # The rest of one class, as for the logits of one class.
             return class_maps(torch.cat([1 - maps, maps], 1) if maps.shape[1] == 1 else maps, (height, width))
@@ -83,6 +83,6 @@ def _against_all_others(logits: Tensor) -> Tensor:
     >>> _against_all_others(torch.tensor([1.0, 3.0]))
     tensor([-2.,  2.])
     """
-    others = logits[..., None, :].expand(*logits.shape, logits.shape[-1])
-    own = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
-    return logits - others.masked_fill(own, -torch.inf).logsumexp(-1)
+    rivals = logits[..., None, :].expand(*logits.shape, logits.shape[-1])
+    diagonal = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    return logits - rivals.masked_fill(diagonal, -torch.inf).logsumexp(-1)

@@ -106,15 +106,15 @@ def read_processor(processor: Any, *, whole: bool = False) -> Preprocess:
         )
     size = transform.input_size
     pictures = [_noise(*shape) for shape in _PROBES]
-    wanted = [transform.run(picture) for picture in pictures]
+    references = [transform.run(picture) for picture in pictures]
     best: Preprocess = transform
     least = np.inf
     for geometry in _geometries(processor, size):
-        found = Preprocess(size, transform.mean, transform.std, order=transform.order, **geometry)
-        made = [found(picture)[0].numpy() for picture in pictures]
-        off = max(float(np.abs(a - b).mean()) for a, b in zip(made, wanted, strict=True)) * min(transform.std)
+        candidate = Preprocess(size, transform.mean, transform.std, order=transform.order, **geometry)
+        outputs = [candidate(picture)[0].numpy() for picture in pictures]
+        off = max(float(np.abs(a - b).mean()) for a, b in zip(outputs, references, strict=True)) * min(transform.std)
         if off < least:
-            best, least = found, off
+            best, least = candidate, off
     # Where only torchvision's resizing is to be had, most bytes agree and some are a level off.
     return best if least <= (_EXACT if getattr(processor, "backend", "pil") == "pil" else _LEVEL) else transform
 
@@ -122,17 +122,17 @@ def read_processor(processor: Any, *, whole: bool = False) -> Preprocess:
 def _geometries(processor: Any, size: tuple[int, int]) -> Iterator[dict[str, Any]]:
     """Ways to the input size that the fields of a processor allow."""
     fields = processor.to_dict()
-    given, share = fields.get("size") or {}, fields.get("crop_pct")
-    cuts: list[dict[str, Any]] = [{"fit": "squash", "resize": None}]
-    if short := given.get("shortest_edge"):
+    size_fields, share = fields.get("size") or {}, fields.get("crop_pct")
+    geometries: list[dict[str, Any]] = [{"fit": "squash", "resize": None}]
+    if short := size_fields.get("shortest_edge"):
         sides = {short, int(_LEVIT * short)} | ({int(short / share)} if share else set())
-        cuts += [{"fit": "crop", "resize": (side, side)} for side in sides]
-    elif high := given.get("height"):
-        wide = given["width"]
-        cuts += [{"fit": "squash", "resize": (high, wide)}]
-        cuts += [{"fit": "crop", "resize": (int(high / share), int(wide / share))}] if share else []
-    for cut in cuts:
-        yield {**cut, "interpolation": _interpolation(processor), "centre": "floor"}
+        geometries += [{"fit": "crop", "resize": (side, side)} for side in sides]
+    elif high := size_fields.get("height"):
+        wide = size_fields["width"]
+        geometries += [{"fit": "squash", "resize": (high, wide)}]
+        geometries += [{"fit": "crop", "resize": (int(high / share), int(wide / share))}] if share else []
+    for geometry in geometries:
+        yield {**geometry, "interpolation": _interpolation(processor), "centre": "floor"}
 
 
 def _interpolation(processor: Any) -> str:

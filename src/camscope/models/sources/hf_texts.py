@@ -52,8 +52,8 @@ class Similarities(Embedding):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """(B, T) logits."""
-        seen = nn.functional.normalize(super().forward(pictures), dim=-1)
-        logits = seen @ self.texts.T * torch.as_tensor(self.model.logit_scale).exp()
+        embeddings = nn.functional.normalize(super().forward(pictures), dim=-1)
+        logits = embeddings @ self.texts.T * torch.as_tensor(self.model.logit_scale).exp()
         bias = getattr(self.model, "logit_bias", None)
         return logits if bias is None else logits + bias
 
@@ -88,9 +88,9 @@ def text_embeddings(model: Any, texts: Sequence[str], *, name: str, offline: boo
 def _pooled(output: Any) -> Tensor:
     """Return the one vector of each picture or text in what a model returned."""
     fields = [output, getattr(output, "image_embeds", None), getattr(output, "pooler_output", None)]
-    found = next((field for field in fields if isinstance(field, Tensor)), None)
-    if found is None:
+    embedding = next((field for field in fields if isinstance(field, Tensor)), None)
+    if embedding is None:
         raise ModelError(
             "the model returns no pooled embedding of a picture; name a model with a classifier, or wrap it yourself"
         )
-    return found
+    return embedding

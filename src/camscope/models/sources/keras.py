@@ -54,10 +54,10 @@ def names() -> list[str]:
 
     They are read from the package's file, where it has one: importing Keras takes seconds.
     """
-    found = importlib.util.find_spec("keras")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("keras")
+    if spec is None or spec.origin is None:
         return []
-    index = Path(found.origin).with_name("applications") / "__init__.py"
+    index = Path(spec.origin).with_name("applications") / "__init__.py"
     if index.is_file():
         return sorted(re.findall(r" as ([A-Z]\w*),?$", index.read_text(encoding="utf-8"), flags=re.MULTILINE))
     return [name for name in dir(keras().applications) if name[0].isupper()]
@@ -91,14 +91,14 @@ def make(
     if from_file and not {"architecture", "preprocess"} & options.keys():
         high, wide = model.preprocess.input_size
         scale = model.facts.get("pixels")
-        known = f"{scale}, as the arithmetic before the first weights expects"
+        expectation = f"{scale}, as the arithmetic before the first weights expects"
         guess = (
             "[0, 1], which is a guess: nothing in the model tells the range, so pass mean=0 and std=1 where this is "
             "right, or mean=0 and std=0.00392157 if it was trained on pixels in [0, 255]"
         )
         assumed = (
             "the file does not say how its pictures were prepared; without mean and std they are squashed to "
-            f"{high} x {wide}, with pixels in {known if scale else guess}"
+            f"{high} x {wide}, with pixels in {expectation if scale else guess}"
         )
         facts = {key: fact for key, fact in model.facts.items() if key != "pixels"}
         return replace(model, facts={"assumed": assumed, **facts})
@@ -151,8 +151,8 @@ def _build(spec: str, maker: Callable[..., Any], keywords: Mapping[str, Any], *,
     try:
         return maker(weights=weights, **keywords)
     except (TypeError, ValueError) as error:
-        given = f" with {dict(keywords)}" if keywords else ""
-        raise ModelError(f"Keras cannot build {spec}{given}: {_first_line(error)}") from error
+        details = f" with {dict(keywords)}" if keywords else ""
+        raise ModelError(f"Keras cannot build {spec}{details}: {_first_line(error)}") from error
 
 
 def _published(spec: str, maker: Callable[..., Any], keywords: Mapping[str, Any]) -> Any:
@@ -175,10 +175,10 @@ def _published(spec: str, maker: Callable[..., Any], keywords: Mapping[str, Any]
     if len(model_options) == len(keywords):
         return published
     model = _build(spec, maker, keywords)
-    for own, given in zip(model.weights, published.weights, strict=True):
-        if own.shape == given.shape:
-            own.assign(given)
-        elif "classes" not in keywords or own.shape[:-1] != given.shape[:-1]:
+    for target, weight in zip(model.weights, published.weights, strict=True):
+        if target.shape == weight.shape:
+            target.assign(weight)
+        elif "classes" not in keywords or target.shape[:-1] != weight.shape[:-1]:
             raise SettingError(
                 f"the published weights of {spec} are for {_size_of(published)} pixels alone: leave input_size out"
             )
@@ -225,8 +225,8 @@ def _from_file(
     elif isinstance(weights, Path):
         facts = _fill_from(net, weights, keys)
     if weights != "none":
-        read = weights if isinstance(weights, Path) else path
-        sha256 = file_sha256(read)
+        weights_file = weights if isinstance(weights, Path) else path
+        sha256 = file_sha256(weights_file)
     outputs, size = int(model.outputs[0].shape[-1]), _size_of(model, input_size)
     expected = None if "preprocess" in options else expected_range(model, size)
     if classes not in (None, outputs):
@@ -249,13 +249,13 @@ def _from_file(
     )
 
 
-def _size_of(model: Any, wanted: tuple[int, int] | None = None) -> tuple[int, int]:
+def _size_of(model: Any, input_size: tuple[int, int] | None = None) -> tuple[int, int]:
     """(height, width) of the pictures."""
     shape = input_shape(model)
     height, width = shape[:2] if shape[-1] in (1, 3) else shape[1:]
     if height is None or width is None:
-        return wanted or (height or width or _SIZE[0], width or height or _SIZE[1])
-    if wanted not in (None, (height, width)):
+        return input_size or (height or width or _SIZE[0], width or height or _SIZE[1])
+    if input_size not in (None, (height, width)):
         raise SettingError(
             f"the Keras model {model.name!r} takes {height} x {width} pixels alone: leave input_size out"
         )
@@ -275,8 +275,8 @@ def _family(module: str, size: tuple[int, int]) -> Preprocess:
     slopes = gains.diagonal() if order == "rgb" else gains[::-1].diagonal()
     return Preprocess(
         input_size=size,
-        mean=tuple(round(float(v), 7) for v in -black / slopes),
-        std=tuple(float(v) for v in 1 / slopes),
+        mean=tuple(round(float(number), 7) for number in -black / slopes),
+        std=tuple(float(number) for number in 1 / slopes),
         fit="squash",
         interpolation="bilinear",
         order=order,
@@ -287,10 +287,10 @@ def _prepared(model: Any, size: tuple[int, int], family: str | None, expected: R
     """Preprocessing of a file's model: a family's, or pixels in the range that its first layers expect."""
     if family is not None:
         modules = sorted({maker.__module__ for maker in _makers()})
-        known = [module.rpartition(".")[2] for module in modules]
-        if family not in known:
-            raise SettingError(nearest("preprocess", family, known))
-        return _family(modules[known.index(family)], size)
+        families = [module.rpartition(".")[2] for module in modules]
+        if family not in families:
+            raise SettingError(nearest("preprocess", family, families))
+        return _family(modules[families.index(family)], size)
     shape = input_shape(model)
     channels = 3 if 3 in (shape[0], shape[-1]) else 1
     mean, std = _SCALES[expected or "[0, 1]"]

@@ -142,13 +142,13 @@ def _of_keras_2(name: str) -> type:
     return type(name, (), {"from_config": staticmethod(from_config)})
 
 
-def _unreadable(path: Path, said: str) -> ModelError:
-    unknown = re.search(r"(?:Could not locate|Unknown) [\w ]+:? '([^']+)'", said)
-    registered = re.search(r"'registered_name': '([^']+)'", said) or unknown
+def _unreadable(path: Path, message: str) -> ModelError:
+    unknown = re.search(r"(?:Could not locate|Unknown) [\w ]+:? '([^']+)'", message)
+    registered = re.search(r"'registered_name': '([^']+)'", message) or unknown
     if unknown and registered:
         name = unknown[1].rpartition(">")[2]
         return ModelError(
             f"{path} needs {name!r}, which Keras does not know: in Python pass options={{'custom_objects': "
             f"{{{registered[1]!r}: {name}}}}}, and for the command save the model with layers of Keras alone"
         )
-    return ModelError(f"{path} cannot be read as a Keras model: {said.strip().partition(chr(10))[0]}")
+    return ModelError(f"{path} cannot be read as a Keras model: {message.strip().partition(chr(10))[0]}")

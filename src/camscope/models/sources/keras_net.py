@@ -90,11 +90,11 @@ class KerasNet(nn.Module):
             from_architecture(architecture(self.keras_model), custom_objects=self._custom_objects),
             custom_objects=self._custom_objects,
         )
-        for own, copied in zip(self._states, twin._states, strict=True):
+        for state, copied in zip(self._states, twin._states, strict=True):
             value = copied.table.pop(copied.name)
-            value.data.copy_(own.table[own.name])
-            copied.table[own.name] = value
-        twin._states = [new._replace(name=own.name) for own, new in zip(self._states, twin._states, strict=True)]
+            value.data.copy_(state.table[state.name])
+            copied.table[state.name] = value
+        twin._states = [new._replace(name=state.name) for state, new in zip(self._states, twin._states, strict=True)]
         for module, copy in zip(self.modules(), twin.modules(), strict=True):
             children = dict(zip(module._modules, list(copy._modules.values()), strict=True))
             copy._modules.clear()
@@ -141,15 +141,15 @@ def input_shape(model: Any) -> tuple[int | None, ...]:
 
 def sublayers(layer: Any) -> list[Any]:
     """Return the layers that a Keras layer or model consists of, in order."""
-    found: list[Any] = layer._flatten_layers(include_self=False, recursive=False)
-    return found
+    layers: list[Any] = layer._flatten_layers(include_self=False, recursive=False)
+    return layers
 
 
-def _adopt(layer: Any, seen: set[int]) -> Iterator[_State]:
+def _adopt(layer: Any, ids: set[int]) -> Iterator[_State]:
     """Make sublayers the children of a layer and its own weights its parameters and buffers; all the way down."""
-    if id(layer) in seen:
+    if id(layer) in ids:
         return
-    seen.add(id(layer))
+    ids.add(id(layer))
     within = sublayers(layer)
     # What Keras keeps there besides: every weight below once more, and the inside of a Sequential, which never runs
     # as a module. As plain attributes they still answer to their names.
@@ -164,7 +164,7 @@ def _adopt(layer: Any, seen: set[int]) -> Iterator[_State]:
     if "module" not in layer._modules:
         yield from _own(layer)
     for child in within:
-        yield from _adopt(child, seen)
+        yield from _adopt(child, ids)
 
 
 def _own(layer: Any) -> Iterator[_State]:
@@ -182,12 +182,12 @@ def _own(layer: Any) -> Iterator[_State]:
 
 def _names_in_containers(layer: Any) -> dict[int, str]:
     """Return names of the layers in a layer's lists and dicts, "blocks_0", by id: Keras numbers them anew in a copy."""
-    found: dict[int, str] = {}
+    names: dict[int, str] = {}
     for attribute, value in vars(layer).items():
         if isinstance(value, (dict, list, tuple)) and not attribute.startswith("_"):
             pairs = value.items() if isinstance(value, dict) else enumerate(value)
-            found |= {id(child): f"{attribute}_{key}" for key, child in pairs}
-    return found
+            names |= {id(child): f"{attribute}_{key}" for key, child in pairs}
+    return names
 
 
 def _is_foreign(layer: Any, name: str) -> bool:
@@ -195,11 +195,11 @@ def _is_foreign(layer: Any, name: str) -> bool:
     return name == "module" and type(layer).__name__ == "TorchModuleWrapper"
 
 
-def _free(name: str, taken: Mapping[str, Any]) -> str:
+def _free(name: str, modules: Mapping[str, Any]) -> str:
     """Return a name without dots that is not taken yet."""
     plain = name.replace(".", "_")
-    number = sum(t == plain or t.startswith(f"{plain}_again") for t in taken)
-    return plain if plain not in taken else f"{plain}_again{number}"
+    number = sum(key == plain or key.startswith(f"{plain}_again") for key in modules)
+    return plain if plain not in modules else f"{plain}_again{number}"
 
 
 def _reset(layer: Any) -> None:

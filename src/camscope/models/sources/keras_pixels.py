@@ -36,10 +36,10 @@ def expected_range(model: Any, size: tuple[int, int]) -> Range | None:
     arrived = _at_first_weights(model, values)
     if arrived is None or len(arrived) != len(values):
         return None
-    black, one, white = arrived.double().flatten(1)
+    black, unit, white = arrived.double().flatten(1)
     gain = (white - black) / 255
     depends = gain.abs() > _NEGLIGIBLE * gain.abs().max()
-    if not depends.any() or not torch.allclose(one - black, gain, rtol=0.05, atol=1e-3 * float(gain.abs().max())):
+    if not depends.any() or not torch.allclose(unit - black, gain, rtol=0.05, atol=1e-3 * float(gain.abs().max())):
         return None
     zero = -black[depends] / gain[depends]
     return range_of(float(gain[depends].abs().median()), float(zero.median()))

@@ -147,7 +147,7 @@ def converted(config: dict[str, Any], origin: str) -> dict[str, Any]:
         return config
     names = {layer.get("name") or layer.get("config", {}).get("name") for layer in inner["layers"]}
     layers = [
-        {**layer, "inbound_nodes": [_node(n, names, layer, origin) for n in layer.get("inbound_nodes", [])]}
+        {**layer, "inbound_nodes": [_node(part, names, layer, origin) for part in layer.get("inbound_nodes", [])]}
         if layer.get("class_name") in KINDS
         else converted(layer, origin)
         for layer in inner["layers"]
@@ -162,8 +162,8 @@ def _short(function: str) -> str:
 def _node(node: Any, names: set[str], layer: Mapping[str, Any], origin: str) -> dict[str, Any]:
     """Return one call of an operation: its tensors as positional arguments, its numbers by name."""
     function = layer["config"].get("function", "__operators__.getitem")
-    known = _operations().get(_short(function))
-    if known is None:
+    operation = _operations().get(_short(function))
+    if operation is None:
         raise ModelError(
             f"{origin} holds the TensorFlow operation {function!r} (layer {layer['name']!r}), which cannot be rebuilt: "
             "save the model with a Keras layer in its place"
@@ -178,7 +178,7 @@ def _node(node: Any, names: set[str], layer: Mapping[str, Any], origin: str) -> 
             tensors = [key for key, value in settings.items() if _is_tensor(value)]
             settings["constant"], first = first, settings.pop(tensors[0])
         inputs = first
-    accepted = (*known.__code__.co_varnames[: known.__code__.co_argcount], "constant")
+    accepted = (*operation.__code__.co_varnames[: operation.__code__.co_argcount], "constant")
     if unknown := [key for key in settings if key not in accepted]:
         raise ModelError(
             f"{origin} holds the TensorFlow operation {function!r} (layer {layer['name']!r}) with the setting "

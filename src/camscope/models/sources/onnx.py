@@ -115,14 +115,14 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _output_of(session: Any, asked: str | None, *, name: str) -> str:
+def _output_of(session: Any, choice: str | None, *, name: str) -> str:
     """Return the name of the output that holds the scores."""
     outputs = [output.name for output in session.get_outputs()]
-    if asked is None and len(outputs) > 1:
+    if choice is None and len(outputs) > 1:
         raise ModelError(f"{name} has several outputs, {', '.join(outputs)}: say which, options={{'output': NAME}}")
-    if asked is not None and asked not in outputs:
-        raise ModelError(nearest(f"output of {name}", asked, outputs))
-    return asked or outputs[0]
+    if choice is not None and choice not in outputs:
+        raise ModelError(nearest(f"output of {name}", choice, outputs))
+    return choice or outputs[0]
 
 
 class _End(NamedTuple):
@@ -172,8 +172,8 @@ class _Runner:
         self.session, self.output, self.name, self.classes_last = session, output, name, last
         inputs = session.get_inputs()
         if len(inputs) != 1 or len(inputs[0].shape) != _AXES or inputs[0].type not in _DTYPES:
-            listed = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
-            raise ModelError(f"{name} takes {listed or 'nothing'}; expected one batch of pictures with 4 axes")
+            listing = ", ".join(f"{entry.name} {entry.type} {entry.shape}" for entry in inputs)
+            raise ModelError(f"{name} takes {listing or 'nothing'}; expected one batch of pictures with 4 axes")
         self.input, self.dtype = inputs[0].name, _DTYPES[inputs[0].type]
         shape = [length if isinstance(length, int) and length > 0 else None for length in inputs[0].shape]
         self.channels_last = shape[1] not in (1, 3) and shape[3] in (1, 3)
@@ -181,16 +181,18 @@ class _Runner:
         if channels not in (1, 3):
             raise ModelError(f"{name} takes pictures of {channels} channels; expected 1 (grey) or 3 (RGB)")
         self.batch = shape[0]
-        own = tuple(shape[1:3] if self.channels_last else shape[2:4])
-        self.preprocess, self.assumed = self._preprocess(channels, own, size)
+        graph_size = tuple(shape[1:3] if self.channels_last else shape[2:4])
+        self.preprocess, self.assumed = self._preprocess(channels, graph_size, size)
 
     def _preprocess(
-        self, channels: int, own: tuple[int | None, ...], size: tuple[int, int] | None
+        self, channels: int, graph_size: tuple[int | None, ...], size: tuple[int, int] | None
     ) -> tuple[Preprocess, str]:
         """Return the preprocessing, as far as the graph tells it, and what was assumed."""
-        if size is not None and any(have not in (None, want) for have, want in zip(own, size, strict=True)):
-            raise SettingError(f"{self.name} takes pictures of {own[0]} x {own[1]}, and input_size is {size}")
-        height, width = size or own
+        if size is not None and any(have not in (None, want) for have, want in zip(graph_size, size, strict=True)):
+            raise SettingError(
+                f"{self.name} takes pictures of {graph_size[0]} x {graph_size[1]}, and input_size is {size}"
+            )
+        height, width = size or graph_size
         if height is None or width is None:
             raise SettingError(f"{self.name} leaves the size of pictures open: pass input_size=(height, width)")
         if self.dtype is np.uint8:

@@ -66,8 +66,8 @@ def make(
     smp = require("segmentation_models_pytorch", f"smp:{name}", "smp")
     spec, (architecture, _, encoder) = f"smp:{name}", name.partition("/")
     if architecture not in _ARCHITECTURES or not encoder:
-        known = nearest("architecture of smp", architecture, _ARCHITECTURES)
-        raise ModelError(f"{known}; expected ARCHITECTURE/ENCODER, such as smp:unet/resnet34")
+        problem = nearest("architecture of smp", architecture, _ARCHITECTURES)
+        raise ModelError(f"{problem}; expected ARCHITECTURE/ENCODER, such as smp:unet/resnet34")
     if reserved := [key for key in options if key in _RESERVED]:
         raise SettingError(f"{reserved[0]} is not for options: the name, weights= and classes= say it")
     if weights == "default":
@@ -75,9 +75,13 @@ def make(
             f"{spec} has no published weights: pass weights=FILE with those of your training, or weights='none' for "
             "random ones"
         )
-    taken = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[architecture]).parameters
-    if unknown := [key for key in options if key not in taken or taken[key].kind is inspect.Parameter.VAR_KEYWORD]:
-        raise SettingError(nearest(f"option of {architecture}", unknown[0], [key for key in taken if key != "kwargs"]))
+    parameters = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[architecture]).parameters
+    if unknown := [
+        key for key in options if key not in parameters or parameters[key].kind is inspect.Parameter.VAR_KEYWORD
+    ]:
+        raise SettingError(
+            nearest(f"option of {architecture}", unknown[0], [key for key in parameters if key != "kwargs"])
+        )
     count = classes or 1
     if count == 1 and labels is not None and len(labels) == 1:
         raise SettingError(f"{spec} with one class also has its background: give two labels, the background first")
@@ -119,8 +123,8 @@ def _built(smp: Any, architecture: str, encoder: str, classes: int, options: Map
     try:
         net: nn.Module = smp.create_model(architecture, encoder, encoder_weights=None, classes=classes, **options)
     except KeyError as error:
-        known = [*smp.encoders.get_encoder_names(), *_ENCODERS]
-        raise ModelError(nearest("encoder of smp", encoder, known)) from error
+        encoders = [*smp.encoders.get_encoder_names(), *_ENCODERS]
+        raise ModelError(nearest("encoder of smp", encoder, encoders)) from error
     except (TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"smp cannot build {architecture}/{encoder} with options {dict(options)}: {error}") from error
     return net

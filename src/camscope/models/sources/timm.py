@@ -68,17 +68,17 @@ def make(
     facts = _interpolation_note(spec, cfg, keywords) if weights == "default" else {}
     sha256 = None
     if isinstance(weights, Path):
-        chosen = keywords.get("img_size")
+        img_size = keywords.get("img_size")
 
         def sized(size: tuple[int, int]) -> Any:
             return _build(name, {**keywords, "img_size": size})
 
-        wanted = _sides(chosen or cfg["input_size"][1:]) if cfg.get("fixed_input_size") else None
+        base_size = _sides(img_size or cfg["input_size"][1:]) if cfg.get("fixed_input_size") else None
         net, facts, found_size = fill_from(
             net,
             read_weights(weights),
-            size=wanted,
-            fixed=chosen is not None,
+            size=base_size,
+            fixed=img_size is not None,
             sized=sized,
             keys=keys,
             origin=str(weights),
@@ -113,13 +113,13 @@ def _sides(size: Any) -> tuple[int, int]:
 
 def _interpolation_note(spec: str, cfg: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[str, str]:
     """Return the fact that timm interpolates the positions of published weights for another input size."""
-    own = _sides(cfg["input_size"][1:])
-    used = _sides(keywords.get("img_size") or own)
-    if used == own:
+    base = _sides(cfg["input_size"][1:])
+    size = _sides(keywords.get("img_size") or base)
+    if size == base:
         return {}
     return {
-        "weights_note": f"the published weights of {spec} are for {own[0]} x {own[1]} pixels; tables of positions were "
-        f"interpolated to {used[0]} x {used[1]}"
+        "weights_note": f"the published weights of {spec} are for {base[0]} x {base[1]} pixels; tables of positions "
+        f"were interpolated to {size[0]} x {size[1]}"
     }
 
 
@@ -147,8 +147,8 @@ def _build(name: str, options: Mapping[str, Any], *, pretrained: bool = False) -
     except OSError:
         raise  # of the download, which the caller explains
     except Exception as error:
-        given = {key: value for key, value in options.items() if value is not None}
-        raise ModelError(f"timm cannot build {name} with options {given}: {error}") from error
+        keywords = {key: value for key, value in options.items() if value is not None}
+        raise ModelError(f"timm cannot build {name} with options {keywords}: {error}") from error
 
 
 def _require_published(spec: str, cfg: Mapping[str, Any]) -> None:
@@ -163,7 +163,7 @@ def _require_published(spec: str, cfg: Mapping[str, Any]) -> None:
 
     repository, _, revision = cfg["hf_hub_id"].partition("@")
     files = {_file(cfg), "pytorch_model.bin"}
-    cached = any(isinstance(try_to_load_from_cache(repository, f, revision=revision or None), str) for f in files)
+    cached = any(isinstance(try_to_load_from_cache(repository, file, revision=revision or None), str) for file in files)
     if not cached and (constants.HF_HUB_OFFLINE or not reachable(constants.ENDPOINT)):
         raise _out_of_reach(spec, cfg)
 
@@ -189,8 +189,8 @@ def preprocess_of(cfg: Mapping[str, Any], input_size: tuple[int, int] | None, op
     from timm.data.config import resolve_data_config
 
     size = input_size or options.get("img_size")
-    wanted = {} if size is None else {"input_size": (cfg["input_size"][0], *_sides(size))}
-    data: dict[str, Any] = resolve_data_config(wanted, pretrained_cfg=dict(cfg))  # type: ignore[no-untyped-call]
+    overrides = {} if size is None else {"input_size": (cfg["input_size"][0], *_sides(size))}
+    data: dict[str, Any] = resolve_data_config(overrides, pretrained_cfg=dict(cfg))  # type: ignore[no-untyped-call]
     height, width = data["input_size"][1:]
     mean, std = tuple(data["mean"]), tuple(data["std"])
     mean, std = of_channels(mean, options.get("in_chans", 3)), of_channels(std, options.get("in_chans", 3))

@@ -48,58 +48,62 @@ def fill_from(
     Raises:
         ModelError: the weights do not fit.
     """
-    found, tables = _fitted(net, state, keys, origin)
-    problems = found.problems(net.state_dict())
+    matching, tables = _fitted(net, state, keys, origin)
+    problems = matching.problems(net.state_dict())
     if not problems and not tables:
-        net.load_state_dict(found.state, strict=False)
-        return net, note(found), None
-    made = None if size is None else _of_file_size(found, net, state, size=size, sized=sized, keys=keys, origin=origin)
-    if made is None:
-        own = net.state_dict()
-        original = match(state, own, keys=keys, origin=origin) if tables else found
+        net.load_state_dict(matching.state, strict=False)
+        return net, note(matching), None
+    replacement = (
+        None if size is None else _of_file_size(matching, net, state, size=size, sized=sized, keys=keys, origin=origin)
+    )
+    if replacement is None:
+        own_state = net.state_dict()
+        original = match(state, own_state, keys=keys, origin=origin) if tables else matching
         hint = "; its tables of positions are for windows or an input size that this network does not have"
-        raise ModelError(f"{origin} does not fit the network: {describe(original, state, own)}{hint if tables else ''}")
-    of_file, fitting, theirs = made
+        raise ModelError(
+            f"{origin} does not fit the network: {describe(original, state, own_state)}{hint if tables else ''}"
+        )
+    of_file, fitting, sides = replacement
     if not fixed:
         of_file.load_state_dict(fitting.state, strict=False)
-        text = f"the weights are for {theirs[0]} x {theirs[1]} pixels, which is used as the input size"
-        return of_file, note(fitting, text), theirs
+        text = f"the weights are for {sides[0]} x {sides[1]} pixels, which is used as the input size"
+        return of_file, note(fitting, text), sides
     if problems:
         raise ModelError(
-            f"{origin} is for {theirs[0]} x {theirs[1]} pixels, and its tables of positions cannot be interpolated: "
+            f"{origin} is for {sides[0]} x {sides[1]} pixels, and its tables of positions cannot be interpolated: "
             "leave input_size out"
         )
-    net.load_state_dict(found.state, strict=False)
-    text = f"the weights are for {theirs[0]} x {theirs[1]} pixels; {len(tables)} tables of positions were interpolated"
-    return net, note(found, text), None
+    net.load_state_dict(matching.state, strict=False)
+    text = f"the weights are for {sides[0]} x {sides[1]} pixels; {len(tables)} tables of positions were interpolated"
+    return net, note(matching, text), None
 
 
 def _fitted(net: Any, state: State, keys: KeyFilter, origin: str) -> tuple[Match, list[str]]:
     """Return the weights under the network's names, if need be by timm's filter, and the tables it resized."""
-    own = net.state_dict()
-    found = match(state, own, keys=keys, origin=origin)
+    own_state = net.state_dict()
+    matching = match(state, own_state, keys=keys, origin=origin)
     translate = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
-    if translate is None or not found.problems(own):
-        return found, []
-    view = {**found.state, **found.rest}
+    if translate is None or not matching.problems(own_state):
+        return matching, []
+    view = {**matching.state, **matching.rest}
     try:
         translated: Mapping[str, torch.Tensor] = translate(dict(view), net)
-        again = match(translated, own)
+        again = match(translated, own_state)
     except Exception:  # a file that the filter cannot translate: the names as they are tell more
-        return found, []
-    if again.problems(own):
-        return found, []
+        return matching, []
+    if again.problems(own_state):
+        return matching, []
     sizes = {tensor.numel() for tensor in view.values()}
     resized = [k for k, v in again.state.items() if v.numel() not in ({view[k].numel()} if k in view else sizes)]
     if any("patch_embed" in name for name in resized):
-        return found, []
-    outside = [name for name in found.unused if not name.startswith(found.prefix)]
-    both = dataclasses.replace(again, unused=[*outside, *again.unused], notes=[*found.notes, *again.notes])
-    return both, [name for name in resized if any(word in name for word in _TABLES)]
+        return matching, []
+    outside = [name for name in matching.unused if not name.startswith(matching.prefix)]
+    union = dataclasses.replace(again, unused=[*outside, *again.unused], notes=[*matching.notes, *again.notes])
+    return union, [name for name in resized if any(word in name for word in _TABLES)]
 
 
 def _of_file_size(
-    found: Match,
+    matching: Match,
     net: Any,
     state: State,
     *,
@@ -109,9 +113,9 @@ def _of_file_size(
     origin: str,
 ) -> tuple[Any, Match, Size] | None:
     """Return the network for a square input size at which every table of the file fits as it is, if there is one."""
-    own = net.state_dict()
-    plain = match(state, own, keys=keys, origin=origin)
-    shapes = [(v.shape, own[k].shape) for k, v in {**plain.state, **plain.rest}.items() if k in own]
+    own_state = net.state_dict()
+    plain = match(state, own_state, keys=keys, origin=origin)
+    shapes = [(v.shape, own_state[k].shape) for k, v in {**plain.state, **plain.rest}.items() if k in own_state]
     pairs = [(a, b) for have, want in shapes if len(have) == len(want) for a, b in zip(have, want, strict=True)]
     ratios = {a / b for a, b in pairs if a != b and b}
     side = math.sqrt(size[0] * size[1])
@@ -122,10 +126,10 @@ def _of_file_size(
             if whole < patch or (whole, whole) == size or abs(whole - approximate) > approximate / 20:
                 continue
             try:
-                other = sized((whole, whole))
+                candidate = sized((whole, whole))
             except ModelError:  # timm does not build this network for that size
                 continue
-            fitting, tables = _fitted(other, state, keys, origin)
-            if not tables and not fitting.problems(other.state_dict()):
-                return other, fitting, (whole, whole)
+            fitting, tables = _fitted(candidate, state, keys, origin)
+            if not tables and not fitting.problems(candidate.state_dict()):
+                return candidate, fitting, (whole, whole)
     return None

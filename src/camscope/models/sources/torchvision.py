@@ -69,13 +69,13 @@ def make(
     keywords = {**_DEFAULTS.get(architecture, {}), **({"weights_backbone": None} if any(dense) else {}), **options}
     if classes is not None:
         keywords["num_classes"] = classes
-    chosen = _chosen_side(architecture, input_size, options)
+    image_size = _chosen_side(architecture, input_size, options)
     if architecture.startswith("vit_"):  # their tables of positions are of one size, that of the weights
-        keywords["image_size"] = chosen or entry.meta["min_size"][0]
+        keywords["image_size"] = image_size or entry.meta["min_size"][0]
 
-    def build(**more: Any) -> Any:
+    def build(**extras: Any) -> Any:
         try:
-            return models.get_model(architecture, weights=None, **{**keywords, **more})
+            return models.get_model(architecture, weights=None, **{**keywords, **extras})
         except (TypeError, ValueError) as error:
             text = f"torchvision cannot build {architecture} with options {dict(options)}: {error}"
             raise ModelError(text) from error
@@ -83,11 +83,11 @@ def make(
     net, facts, side = build(), {}, None
     if weights != "none":
         state = _published(spec, entry) if weights == "default" else _modern(read_weights(weights))
-        side, state, said = _positions(net, state, keys=keys, chosen=chosen)
+        side, state, notes = _positions(net, state, keys=keys, chosen=image_size)
         net = net if side is None else build(image_size=side)
         if weights == "default":
             state = _with_own_head(state, net)
-        facts = fill(net, state, origin=str(entry if weights == "default" else weights), keys=keys, said=said)
+        facts = fill(net, state, origin=str(entry if weights == "default" else weights), keys=keys, said=notes)
     outputs = classes or len(categories) or 1000
     sha256 = file_sha256(weights) if isinstance(weights, Path) else None
     recipe = Recipe(spec, classes=outputs, options=dict(options), weights=str(weights), sha256=sha256)
@@ -119,8 +119,8 @@ def _entry(name: str) -> tuple[str, Any]:
         raise ModelError(nearest("torchvision model", architecture, names()))
     choices = models.get_model_weights(architecture)
     if tag and tag not in choices.__members__:
-        known = [f"{architecture}.{member}" for member in choices.__members__]
-        raise ModelError(nearest("torchvision model", name, known))
+        entries = [f"{architecture}.{member}" for member in choices.__members__]
+        raise ModelError(nearest("torchvision model", name, entries))
     return architecture, choices[tag] if tag else choices.DEFAULT
 
 
@@ -145,11 +145,11 @@ def _positions(
     """
     from torchvision.models.vision_transformer import interpolate_embeddings
 
-    own = net.state_dict()
-    table = match(state, own, keys=keys).state.get(_POSITIONS) if _POSITIONS in own else None
-    cells = 0 if table is None or table.ndim != own[_POSITIONS].ndim else table.shape[1] - 1
+    own_state = net.state_dict()
+    table = match(state, own_state, keys=keys).state.get(_POSITIONS) if _POSITIONS in own_state else None
+    cells = 0 if table is None or table.ndim != own_state[_POSITIONS].ndim else table.shape[1] - 1
     side = math.isqrt(max(cells, 0)) * getattr(net, "patch_size", 1)
-    if table is None or side * side != cells * net.patch_size**2 or table.shape == own[_POSITIONS].shape:
+    if table is None or side * side != cells * net.patch_size**2 or table.shape == own_state[_POSITIONS].shape:
         return None, state, []
     if chosen is None:
         return side, state, [f"the weights are for {side} x {side} pixels, which is used as the input size"]
@@ -195,9 +195,13 @@ def _modern(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _with_own_head(state: dict[str, torch.Tensor], net: torch.nn.Module) -> dict[str, torch.Tensor]:
     """For another number of classes than the published one the head stays as the network was made."""
-    own = net.state_dict()
-    heads = [k for k, v in state.items() if k in own and v.shape != own[k].shape and v.shape[1:] == own[k].shape[1:]]
-    return {**state, **{k: own[k] for k in heads}}
+    own_state = net.state_dict()
+    heads = [
+        key
+        for key, tensor in state.items()
+        if key in own_state and tensor.shape != own_state[key].shape and tensor.shape[1:] == own_state[key].shape[1:]
+    ]
+    return {**state, **{key: own_state[key] for key in heads}}
 
 
 def preprocess_of(preset: Any) -> Preprocess:

@@ -36,9 +36,11 @@ class TorchvisionDetector(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         """(B, boxes, 6), the best box of each image first."""
         self._take_as_it_is(pictures)
-        found = self.net(list(pictures))
+        outputs = self.net(list(pictures))
         kind = pictures.dtype
-        return box_rows([(one["boxes"].to(kind), _logodds(one["scores"], kind), one["labels"]) for one in found])
+        return box_rows(
+            [(output["boxes"].to(kind), _logodds(output["scores"], kind), output["labels"]) for output in outputs]
+        )
 
     def _take_as_it_is(self, pictures: Tensor) -> None:
         """Have the detector resize to the size that the input has."""

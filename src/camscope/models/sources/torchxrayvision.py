@@ -68,15 +68,19 @@ def make(
     net = _build(name, len(entry["labels"]), options)
     head = "classifier" if hasattr(net, "classifier") else "fc"
     state = read_weights(weights) if isinstance(weights, Path) else None
-    said: dict[str, str] = {}
+    facts: dict[str, str] = {}
     if weights == "default":
-        said = fill(net, _published(spec, entry["weights_url"], trust=trust), origin=spec)
-    elif state is not None and classes is None and not match(state, own := net.state_dict(), keys=keys).problems(own):
-        said = fill(net, state, origin=str(weights), keys=keys)
+        facts = fill(net, _published(spec, entry["weights_url"], trust=trust), origin=spec)
+    elif (
+        state is not None
+        and classes is None
+        and not match(state, own_state := net.state_dict(), keys=keys).problems(own_state)
+    ):
+        facts = fill(net, state, origin=str(weights), keys=keys)
         state = None
     setattr(net, head, _cut(getattr(net, head), trained, classes))
     if state is not None:
-        said = fill(net, state, origin=str(weights), keys=keys)
+        facts = fill(net, state, origin=str(weights), keys=keys)
     sha256 = file_sha256(weights) if isinstance(weights, Path) else None
     its_classes = classes is None or classes == len(trained)
     points = [float(entry["op_threshs"][i]) for i in trained]
@@ -92,7 +96,7 @@ def make(
         recipe=Recipe(
             spec, classes=classes or len(trained), options=dict(options), weights=str(weights), sha256=sha256
         ),
-        facts=({"operating_points": [None if math.isnan(p) else p for p in points]} if its_classes else {}) | said,
+        facts=({"operating_points": [None if math.isnan(p) else p for p in points]} if its_classes else {}) | facts,
     )
 
 
@@ -139,10 +143,10 @@ def _published(spec: str, url: str, *, trust: bool) -> State:
         raise absent
     try:
         with contextlib.redirect_stdout(None):
-            theirs = xrv.models.get_model(spec.partition(":")[2])
+            model = xrv.models.get_model(spec.partition(":")[2])
     except OSError as error:
         raise absent from error
     except Exception as error:
         raise ModelError(f"the published weights of {spec} arrived damaged: remove {folder / file}") from error
-    state = getattr(theirs, "model", theirs).state_dict()
+    state = getattr(model, "model", model).state_dict()
     return {key: tensor for key, tensor in state.items() if key != "op_threshs"}

@@ -90,9 +90,9 @@ def make(
             net = _unpickled(_published(spec, name, trust=trust), trust=trust)
         else:
             net = _built(name, classes)
-        own = _outputs(net)
-        if classes not in (None, own):
-            raise SettingError(f"{spec} has {own} classes, but got classes={classes}: leave classes and labels out")
+        count = _outputs(net)
+        if classes not in (None, count):
+            raise SettingError(f"{spec} has {count} classes, but got classes={classes}: leave classes and labels out")
         if isinstance(weights, Path):
             fill(net, _state(weights, trust=trust), origin=str(weights))
     wrapped = _wrapped(net.float().eval(), spec)
@@ -113,7 +113,7 @@ def make(
         outcome="boxes" if isinstance(wrapped, UltralyticsDetector) else "one",
         recipe=Recipe(
             f"ultralytics:{_architecture(net, name)}",
-            classes=own,
+            classes=count,
             weights=str(file),
             sha256=file_sha256(file) if isinstance(file, Path) else None,
         ),
@@ -194,9 +194,9 @@ def _built(name: str, classes: int | None) -> Any:
     """Return a network with random weights, from the package's description of it."""
     from ultralytics.nn import tasks
 
-    other = next((part for part in _OTHER_TASKS if part in name), None)
-    if other is not None:
-        raise ModelError(_of_another_task(f"ultralytics:{name}", other.strip("-")))
+    task = next((part for part in _OTHER_TASKS if part in name), None)
+    if task is not None:
+        raise ModelError(_of_another_task(f"ultralytics:{name}", task.strip("-")))
     maker: Any = tasks.DetectionModel
     if name.startswith("rtdetr"):
         maker = tasks.RTDETRDetectionModel
@@ -329,18 +329,18 @@ def _preprocess(wrapped: nn.Module, net: Any) -> Preprocess:
 
 def _layer(net: Any) -> str | None:
     """Return the levels of the pyramid that a detector's head reads, by their names in `UltralyticsDetector`."""
-    read = net.model[-1].f
-    return JOINT.join(f"model.model.{index}" for index in read) if isinstance(read, list) else None
+    levels = net.model[-1].f
+    return JOINT.join(f"model.model.{index}" for index in levels) if isinstance(levels, list) else None
 
 
 def _labels(net: Any) -> tuple[str, ...]:
     """Return the class names, unless they are the numbers that the package makes up."""
-    found = net.names if isinstance(net.names, dict) else dict(enumerate(net.names))
-    listed = [str(found[index]) for index in sorted(found)]
-    return () if all(re.fullmatch(r"(class)?\d+", text) for text in listed) else tuple(listed)
+    names_by_index = net.names if isinstance(net.names, dict) else dict(enumerate(net.names))
+    texts = [str(names_by_index[index]) for index in sorted(names_by_index)]
+    return () if all(re.fullmatch(r"(class)?\d+", text) for text in texts) else tuple(texts)
 
 
 def _architecture(net: Any, name: str) -> str:
     """Return the name that the package builds a network by, where it is known."""
-    written = Path(str(net.yaml.get("yaml_file", ""))).stem
-    return written or name
+    stem = Path(str(net.yaml.get("yaml_file", ""))).stem
+    return stem or name
