@@ -34,6 +34,10 @@ from camscope.trace import Forward, Layout
 from camscope.trace.outputs import choosing_output
 
 _SHOWN = 5
+_UNCLEAR = (
+    "the network has one output, and nothing tells whether it is a value or the logit of a class, so it has no "
+    "probability; pass labels= or outcome="
+)
 
 
 class Sample(NamedTuple):
@@ -102,8 +106,10 @@ class BatchExplainer:
         x = stacked([sample.tensor for sample in samples], like=parameter)
         layer = layer or model.layer
         layout = model.layout if layer == model.layer else None
-        with choosing_output(model.output):
+        with choosing_output(model.output, columns=len(model.labels)):
             forward, recorded_layer = run_pass(model.net, x, functions, layer=layer, layout=layout, engine=engine)
+        outputs = forward.outputs
+        model.check_labels(outputs.shape[1] if outputs.ndim > 1 else 1)
         return cls(model.after(forward.bypassed), samples, forward, recorded_layer, layer, layout)
 
     @property
@@ -147,7 +153,9 @@ class BatchExplainer:
                 map_sets.append((name, n, method_maps.placed(windows, to=to)))
         _mark_same(map_sets)
         outputs = self.outputs.float().cpu()
+        outputs = outputs[:, None] if outputs.ndim == 1 else outputs
         probabilities = self.model.probability(outputs) if outputs.ndim == 2 else None
+        unclear = (_UNCLEAR,) if outputs.ndim == 2 and self.model.is_unclear(outputs.shape[1]) else ()
         repeat = _Repeat(self, settings)
         for i, sample in enumerate(self.samples):
             values = outputs[i] if probabilities is None else probabilities[i]
@@ -174,6 +182,7 @@ class BatchExplainer:
                             *filter(None, [goal.note]),
                             *image_map.notes,
                             *filter(None, [_score_note(image_map.score)]),
+                            *unclear,
                             *self.model.notes,
                         ),
                         picture=sample.picture,
@@ -206,7 +215,7 @@ class BatchExplainer:
         subset = None if rows == list(range(len(self.samples))) else rows
         targets = [goal.target for goal in goals.values()]
         facts = facts_of(function)
-        with choosing_output(self.model.output):
+        with choosing_output(self.model.output, columns=len(self.model.labels)):
             result = apply_method(
                 function,
                 self.forward,

@@ -8,6 +8,8 @@ from camscope.images import Picture, Window
 
 _SHOWN = (1, 3)
 _BYTE = 255
+_PART = 0.6
+"""Share of the image below which it is said how much of it the network sees."""
 _DARK = 1 / 8
 """Share of the range of 16 bits that values of 13 bits and fewer do not exceed."""
 
@@ -33,6 +35,9 @@ def picture_notes(picture: Picture, tensor: Tensor, window: Window) -> tuple[str
             "which part of the picture the preprocessing shows to the network could not be measured: the map is laid "
             "over the whole picture, and may be displaced"
         )
+    shown = view.shape[0] * view.shape[1] / max(1, picture.pixels.shape[0] * picture.pixels.shape[1])
+    if not window.assumed and 0 < shown < _PART:
+        notes.append(f"the preprocessing cuts the image: the network sees {shown:.0%} of it")
     notes += picture.notes
     brightest = float(picture.pixels.max())
     if picture.highest > _BYTE and 0 < brightest <= _DARK:

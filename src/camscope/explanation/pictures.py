@@ -35,7 +35,7 @@ from camscope.methods import Method, facts_of
 from camscope.models.device import device_of
 from camscope.models.engines import resolve
 from camscope.models.from_module import AnyPreprocess
-from camscope.models.labels import read_labels
+from camscope.models.labels import Labels, read_labels
 from camscope.models.loading import load
 from camscope.models.model import Model, input_channels
 from camscope.prefetch import prefetch
@@ -53,10 +53,11 @@ def explain(
     picture: Source,
     *,
     preprocess: AnyPreprocess | None = None,
-    labels: Sequence[str] | str | Path | None = None,
+    labels: Labels | None = None,
     method: str | Method | None = None,
     target: TargetSpec = None,
     layer: str | None = None,
+    output: int | str | None = None,
     engine: str = "auto",
     **settings: Any,
 ) -> Explanation:
@@ -69,13 +70,15 @@ def explain(
             tensor (C, H, W) or (1, C, H, W) of pixels (uint8 or float in [0, 1]).
         preprocess: makes the input of the network from an image, a `Preprocess` or any callable that returns a tensor;
             None: the model's, or what the network tells of itself, or else ImageNet's, with a note that says so.
-        labels: class names in the order of the outputs, or the path of a file with them; None: the model's.
+        labels: class names in the order of the outputs, a dict of them, or the path of a file; None: the model's.
         method: a name in `METHODS`, alone or in "augmented(...)", "eigensmoothed(...)" or "fused(...)"; or a function
             of a `Trace`, or of (net, inputs, targets). None: Grad-CAM, or occlusion for a black box.
         target: a class name or index, a target function, or None for the predicted class; for detectors and
             segmentation networks also a class at a place of the image, "dog@left,top,right,bottom" in pixels.
         layer: name of the target layer; None for the model's own, or else `default_layer`. Methods that see the whole
             network ignore it.
+        output: which of several outputs of the network holds the scores: its index, key or attribute; None: the
+            model's, or the one with as many columns as there are labels, or else the first.
         engine: backend for the part of the network before the layer: "eager" (PyTorch), "packed" or "openvino"; "auto"
             for "packed" with methods of many passes, such as Score-CAM, and "eager" with all others.
         **settings: the method's own keyword arguments, such as ``window=32`` of occlusion.
@@ -99,7 +102,7 @@ def explain(
     'Sequential'
     """
     several = explain_all(
-        _as_model(model, preprocess, labels),
+        _as_model(model, preprocess, labels, output),
         [picture],
         methods=None if method is None else [method],
         targets=target,
@@ -118,10 +121,11 @@ def explain_all(
     pictures: Iterable[Source],
     *,
     preprocess: AnyPreprocess | None = None,
-    labels: Sequence[str] | str | Path | None = None,
+    labels: Labels | None = None,
     methods: Sequence[str | Method] | None = None,
     targets: TargetSpec | Sequence[TargetSpec] = None,
     layer: str | None = None,
+    output: int | str | None = None,
     batch_size: int = 16,
     engine: str = "auto",
     to: str = "cpu",
@@ -140,12 +144,13 @@ def explain_all(
             (C, H, W) or (1, C, H, W) of pixels (uint8 or float in [0, 1]).
         preprocess: makes the input of the network from an image, a `Preprocess` or any callable that returns a tensor;
             None: the model's, or what the network tells of itself, or else ImageNet's, with a note that says so.
-        labels: class names in the order of the outputs, or the path of a file with them; None: the model's.
+        labels: class names in the order of the outputs, a dict of them, or the path of a file; None: the model's.
         methods: names in `METHODS`, alone or in "augmented(...)", "eigensmoothed(...)" or "fused(...)"; or functions
             of a `Trace`, or of (net, inputs, targets). None: Grad-CAM, or occlusion for a black box.
         targets: one target for all images, or a list of them: class names or indices, "top3" for the three highest of
             each image, target functions, None for the highest.
         layer: name of the target layer; None for the model's own, or else `default_layer`.
+        output: which of several outputs of the network holds the scores, as in `explain`.
         batch_size: images per forward pass.
         engine: backend for the part of the network before the layer: "eager" (PyTorch), "packed", "openvino", or "auto"
             for "packed" with many images or with methods of many passes, such as Score-CAM, and "eager" otherwise.
@@ -160,7 +165,7 @@ def explain_all(
     Raises:
         CamscopeError: an image, class, layer, method or setting that cannot be used.
     """
-    model = _as_model(model, preprocess, labels)
+    model = _as_model(model, preprocess, labels, output)
     methods = [default_method(model.net)] if methods is None else methods
     functions = [(method_name(m), find_method(m)) for m in methods]
     check_settings(settings, methods)
@@ -184,12 +189,13 @@ def explain_all(
 def _as_model(
     model: Model | nn.Module | str | Path,
     preprocess: AnyPreprocess | None,
-    labels: Sequence[str] | str | Path | None,
+    labels: Labels | None,
+    output: int | str | None,
 ) -> Model:
-    """Return the model, with the caller's preprocessing and class names in place of its own."""
+    """Return the model, with the caller's preprocessing, class names and output in place of its own."""
     if not isinstance(model, Model):
-        return load(model, preprocess=preprocess, labels=labels)
-    changes: dict[str, Any] = {}
+        return load(model, preprocess=preprocess, labels=labels, output=output)
+    changes: dict[str, Any] = {} if output is None else {"output": output}
     if preprocess is not None:
         changes["preprocess"] = preprocess  # a callable becomes a Transform
         changes["facts"] = {key: fact for key, fact in model.facts.items() if key != "assumed"}
@@ -231,7 +237,8 @@ def _pass_over(model: Model, batch: list[Sample], **options: Any) -> BatchExplai
 def _speaking(model: Model) -> Iterator[None]:
     """Turn any exception of a network or a method, such as for integer weights, into a one-sentence error."""
     try:
-        yield
+        with torch.inference_mode(mode=False):
+            yield
     except CamscopeError:
         raise
     except Exception as fault:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from camscope.models.labels import read_labels
+from camscope.models.labels import Labels, read_labels
 from camscope.models.model import Model, Outcome, input_channels
 from camscope.models.preprocess import IMAGENET_MEAN, Preprocess, assumed_preprocess
 
@@ -35,7 +35,7 @@ def from_module(
     net: nn.Module,
     *,
     preprocess: AnyPreprocess | None = None,
-    labels: Sequence[str] | str | Path | None = None,
+    labels: Labels | None = None,
     name: str | None = None,
     outcome: Outcome | None = None,
 ) -> Model:
@@ -65,6 +65,8 @@ def from_module(
     >>> model.name, model.preprocess.channels, model.facts["assumed"][:26]
     ('Sequential', 1, 'no preprocessing was given')
     """
+    if hasattr(net, "get_config") and _is_of("keras.", net):
+        return _of_keras(net, preprocess, names=labels, name=name, outcome=outcome)
     bare = net
     for wrapper in ("_orig_mod", "module"):  # of torch.compile and of DataParallel
         bare = getattr(bare, wrapper, bare)
@@ -90,6 +92,29 @@ def from_module(
         layer=details.layer,
         outcome=outcome or ("any" if len(names) == 1 else details.outcome),
         facts={"assumed": assumed} if assumed else {},
+    )
+
+
+def _of_keras(
+    net: Any,
+    preprocess: AnyPreprocess | None,
+    *,
+    names: Labels | None,
+    name: str | None,
+    outcome: Outcome | None,
+) -> Model:
+    """Make a Model of a Keras model in memory."""
+    from camscope.models.sources.keras import of_model
+
+    model = of_model(net)
+    facts = model.facts if preprocess is None else {}
+    return replace(
+        model,
+        name=name or model.name,
+        preprocess=model.preprocess if preprocess is None else preprocess,  # type: ignore[arg-type]
+        labels=model.labels if names is None else read_labels(names),
+        outcome=outcome or model.outcome,
+        facts=facts,
     )
 
 

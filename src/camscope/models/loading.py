@@ -17,9 +17,9 @@ from torch import nn
 from camscope.errors import CamscopeError, ModelError, SettingError, nearest
 from camscope.models import bundle
 from camscope.models.from_module import AnyPreprocess, from_module
-from camscope.models.labels import read_labels
+from camscope.models.labels import Labels, read_labels
 from camscope.models.model import Model, Outcome
-from camscope.models.preprocess import Fit, Preprocess
+from camscope.models.preprocess import NOTHING_GIVEN, Fit, Preprocess, assumed_note
 from camscope.models.sources import NAMES, SOURCES
 from camscope.models.sources.keras import FILES as KERAS_FILES
 from camscope.models.sources.onnx import SUFFIX as ONNX_FILE
@@ -45,10 +45,10 @@ def load(
     *,
     weights: str | Path = "default",
     classes: int | None = None,
-    labels: Sequence[str] | str | Path | None = None,
+    labels: Labels | None = None,
     outcome: Outcome | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
     input_size: int | tuple[int, int] | None = None,
     fit: Fit | None = None,
     options: Mapping[str, Any] | None = None,
@@ -58,6 +58,7 @@ def load(
     trust: bool = False,
     preprocess: AnyPreprocess | None = None,
     name: str | None = None,
+    output: int | str | None = None,
 ) -> Model:
     """Make a model ready for pictures, on the CPU, in eval mode and in channels-last memory format.
 
@@ -68,8 +69,8 @@ def load(
             ``nn.Module``, which is used as it is (see `from_module`).
         weights: "default" for the published ones, "none" for random ones, or a file (see ``read_weights``).
         classes: number of outputs; None: as many as there are labels, else the source's own number.
-        labels: class names, or the path of a file with them (see ``read_labels``); None: those of the source. With
-            ``classes=1`` two names are those of 0 and 1; a model of pictures and texts (CLIP) takes them for texts.
+        labels: class names, a dict of them, or the path of a file (see ``read_labels``); None: those of the source.
+            With ``classes=1`` two names are those of 0 and 1; CLIP takes them for its texts.
         outcome: "one" class is right (softmax), "any" number of them (sigmoid), "value" or "boxes" (see ``Model``);
             None: the source's, or "any" for a single class, "value" for a network without a classifier, else "one".
         mean: subtracted from pixels in [0, 1], one number for all channels or one each; None: the source's.
@@ -86,6 +87,8 @@ def load(
         preprocess: a Preprocess or a callable such as a Compose of torchvision (see `Transform`), in place of mean,
             std, input_size and fit; None: the source's, or what a module tells of itself.
         name: what the model is called in results; None: the spec, or the name of the module's class.
+        output: which of several outputs of the network holds the scores: its index, key or attribute; None: the one
+            with as many columns as there are labels, or else ``logits``, ``out``, or the first.
 
     A warning and ``Model.facts["weights_note"]`` name what is left over in a weights file, such as a loss.
 
@@ -105,7 +108,7 @@ def load(
     if not isinstance(spec, str | Path):
         keywords: dict[str, Any] = {"preprocess": preprocess, "labels": names, "name": name, "outcome": _known(outcome)}
         model = _of_module(spec, is_bare=is_bare, **keywords)
-        return _with_settings(model, input_size=size, mean=mean, std=std, fit=fit)
+        return replace(_with_settings(model, input_size=size, mean=mean, std=std, fit=fit), output=output)
     is_folder = Path(spec).is_dir()
     if is_folder:
         model = _from_bundle(Path(spec), size, is_bare=is_bare)
@@ -120,7 +123,8 @@ def load(
     for text in () if is_folder else model.notes:
         warnings.warn(text, stacklevel=2)
     class_names = _checked(names, model) if names is not None else model.labels
-    return replace(model, name=name or model.name, labels=class_names, outcome=_known(outcome) or model.outcome)
+    outcome = _known(outcome) or model.outcome
+    return replace(model, name=name or model.name, labels=class_names, outcome=outcome, output=output)
 
 
 def _refuse_both(preprocess: Any, settings: Sequence[Any]) -> None:
@@ -142,8 +146,8 @@ def _of_module(net: Any, *, is_bare: bool, **settings: Any) -> Model:
 def _with_settings(
     model: Model,
     *,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
+    mean: Sequence[float] | float | None,
+    std: Sequence[float] | float | None,
     fit: Fit | None,
     input_size: tuple[int, int] | None = None,
     preprocess: AnyPreprocess | None = None,
@@ -152,9 +156,15 @@ def _with_settings(
     base: Any = model.preprocess if preprocess is None else preprocess
     if input_size is not None:
         base = base.at(input_size)
-    is_known = any(value is not None for value in (preprocess, mean, std))
-    facts = {key: fact for key, fact in model.facts.items() if not (is_known and key == "assumed")}
-    return replace(model, preprocess=_adapted(base, mean=mean, std=std, fit=fit), facts=facts)
+    adapted = _adapted(base, mean=mean, std=std, fit=fit)
+    facts = dict(model.facts)
+    if preprocess is not None or (mean is not None and std is not None):
+        facts.pop("assumed", None)
+    elif str(facts.get("assumed", "")).startswith(NOTHING_GIVEN):
+        facts["assumed"] = assumed_note(
+            adapted.input_size, mean="mean" if mean is None else "", std="std" if std is None else ""
+        )
+    return replace(model, preprocess=adapted, facts=facts)
 
 
 def _with_source(spec: str | Path) -> str | Path:
@@ -287,14 +297,16 @@ def _known(outcome: str | None) -> Outcome | None:
     raise SettingError(f"outcome cannot be {outcome!r}; possible: {', '.join(get_args(Outcome))}")
 
 
-def _adapted(preprocess: Any, *, mean: Sequence[float] | None, std: Sequence[float] | None, fit: Fit | None) -> Any:
+def _adapted(
+    preprocess: Any, *, mean: Sequence[float] | float | None, std: Sequence[float] | float | None, fit: Fit | None
+) -> Any:
     """Return the source's preprocessing, or the caller's callable, with what the caller knows better."""
     if isinstance(preprocess, Transform) and any(value is not None for value in (mean, std, fit)):
         preprocess.refuse("mean, std and fit")
     for key, values in (("mean", mean), ("std", std)):
         if values is None:
             continue
-        numbers = tuple(float(number) for number in values)
+        numbers = tuple(float(number) for number in ([values] if isinstance(values, (int, float)) else values))
         numbers = numbers * preprocess.channels if len(numbers) == 1 else numbers
         if len(numbers) != preprocess.channels:
             raise SettingError(f"{key} has {len(numbers)} numbers and the network takes {preprocess.channels} channels")

@@ -84,7 +84,7 @@ class Model:
     layer: str | None = None
     layout: Layout | None = None
     outcome: Outcome = "one"
-    recipe: Recipe | None = None
+    recipe: Recipe | None = field(default=None, repr=False)
     facts: Mapping[str, Any] = field(default_factory=dict)
     output: int | str | None = None
 
@@ -141,12 +141,37 @@ class Model:
         return self.labels[index] if 0 <= index < len(self.labels) else f"class {index}"
 
     def probability(self, logits: torch.Tensor) -> torch.Tensor | None:
-        """Probabilities in [0, 1] of logits (..., classes); None where the outputs are values or boxes."""
-        if self.outcome in ("value", "boxes"):
+        """Probabilities in [0, 1] of logits (..., classes); None where the outputs are values or boxes.
+
+        One output of a network that the caller brought may be a value as well as a logit: without labels or an outcome
+        it has no probability.
+        """
+        if self.outcome in ("value", "boxes") or self.is_unclear(logits.shape[-1]):
             return None
         if self.has_opposite(logits.shape[-1]):
             return torch.cat([-logits, logits], -1).sigmoid()
         return logits.softmax(-1) if self.outcome == "one" and logits.shape[-1] > 1 else logits.sigmoid()
+
+    def log_odds(self, logits: torch.Tensor, index: int) -> torch.Tensor:
+        """Return log p / (1 - p) of a class, p its probability; where there is none, the output itself.
+
+        Of a softmax this is the logit minus the log-sum-exp of all others: unlike the logit alone, it does not change
+        when a constant is added to all logits, and neither do the probabilities.
+
+        Args:
+            logits: (..., classes).
+            index: of the class.
+
+        >>> model = Model("mine", nn.Flatten(), labels=("a", "b"), preprocess=Preprocess())
+        >>> model.log_odds(torch.tensor([[1.0, 3.0]]), 1), model.log_odds(torch.tensor([[8.0, 10.0]]), 1)
+        (tensor([2.]), tensor([2.]))
+        """
+        if self.has_opposite(logits.shape[-1]):
+            return logits[..., 0] if index else -logits[..., 0]
+        if self.outcome != "one" or logits.shape[-1] < 2:
+            return logits[..., index]
+        others = logits.index_fill(-1, torch.tensor([index], device=logits.device), -torch.inf)
+        return logits[..., index] - others.logsumexp(-1)
 
     def after(self, bypassed: str) -> Model:
         """Return the model with the outcome that the end of its network tells: a final sigmoid allows any number.
@@ -159,6 +184,23 @@ class Model:
     @cached_property
     def _any(self) -> Model:
         return replace(self, outcome="any")
+
+    def is_unclear(self, outputs: int) -> bool:
+        """Return whether nothing tells if the one output is a logit or a value."""
+        return outputs == 1 and self.outcome == "one" and not self.labels and self.recipe is None
+
+    def check_labels(self, outputs: int) -> None:
+        """Refuse another number of labels than of outputs.
+
+        Raises:
+            SettingError: they differ, and are not two names for one output.
+        """
+        if self.outcome == "boxes" or self.has_opposite(outputs) or not self.labels:
+            return
+        if outputs not in (len(self.labels), 0):
+            raise SettingError(
+                f"{self.name} has {outputs} outputs, but got {len(self.labels)} labels: pass one label per output"
+            )
 
     def has_opposite(self, outputs: int) -> bool:
         """Return whether of a number of outputs the one is the second class against the first: two names, one logit."""

@@ -27,6 +27,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 # A crop out of a longer strip than this would fill the memory with pixels that the network never sees.
 _MAX_ASPECT = 100
+_MAX_STD = 4.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Preprocess:
     centre: Centre = "round"
 
     def __post_init__(self) -> None:
-        """Refuse values that no network can be fed with."""
+        """Make tuples of single numbers, and refuse values that no network can be fed with."""
+        self._make_tuples()
         for key, value, possible in (
             ("fit", self.fit, get_args(Fit)),
             ("order", self.order, get_args(Order)),
@@ -83,11 +85,25 @@ class Preprocess:
             raise SettingError(
                 f"mean {self.mean} and std {self.std} must have one number per channel each, std above 0"
             )
+        if max(self.mean) > 1 or max(self.std) > _MAX_STD:
+            raise SettingError(
+                f"expected mean and std for pixels in [0, 1], but got mean {self.mean} and std {self.std}: divide "
+                "them by 255"
+            )
         if self.order == "bgr" and len(self.mean) not in (1, 3):
             raise SettingError(f"order 'bgr' is of 3 channels, and mean has {len(self.mean)} numbers")
         for size in (self.input_size, self.resize or self.input_size):
             if len(size) != 2 or min(size) < 1:
                 raise SettingError(f"a size is (height, width), each at least 1; given: {size}")
+
+    def _make_tuples(self) -> None:
+        """Replace one number for all channels, or for both sides, by as many as there are."""
+        values: tuple[Any, ...] = (self.mean, self.std)
+        channels = next((len(v) for v in values if not isinstance(v, (int, float))), len(IMAGENET_MEAN))
+        for key, count in (("mean", channels), ("std", channels), ("input_size", 2), ("resize", 2)):
+            value: Any = getattr(self, key)
+            if isinstance(value, (int, float)):
+                object.__setattr__(self, key, (value,) * count)
 
     @property
     def channels(self) -> int:
@@ -241,6 +257,9 @@ def of_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     return tuple(values[i % len(values)] for i in range(channels))
 
 
+NOTHING_GIVEN = "no preprocessing was given"
+
+
 def assumed_preprocess(channels: int = 3, size: tuple[int, int] = (224, 224)) -> tuple[Preprocess, str]:
     """Return ImageNet's preprocessing for a network that nothing is known of, and a note that says so.
 
@@ -248,9 +267,14 @@ def assumed_preprocess(channels: int = 3, size: tuple[int, int] = (224, 224)) ->
     >>> preprocess.channels, note[:26]
     (1, 'no preprocessing was given')
     """
-    note = (
-        f"no preprocessing was given and the network tells of none: pictures are scaled and cropped to {size[0]} x "
-        f"{size[1]} with ImageNet's mean and std, which is an assumption; pass preprocess= with the transforms that "
-        "the network was trained with"
+    preprocess = Preprocess(size, of_channels(IMAGENET_MEAN, channels), of_channels(IMAGENET_STD, channels))
+    return preprocess, assumed_note(size)
+
+
+def assumed_note(size: tuple[int, int], *, mean: str = "mean", std: str = "std") -> str:
+    """Return the note on an assumed preprocessing; "" for the mean or std if the caller gave it."""
+    names = " and ".join(filter(None, (mean, std)))
+    return (
+        f"{NOTHING_GIVEN} and the network has none of its own: images are scaled and cropped to {size[0]} x {size[1]} "
+        f"with ImageNet's {names}, which is an assumption; pass preprocess= with the transforms of the training"
     )
-    return Preprocess(size, of_channels(IMAGENET_MEAN, channels), of_channels(IMAGENET_STD, channels)), note

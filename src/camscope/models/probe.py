@@ -28,8 +28,8 @@ from camscope.trace.layout import fits, is_last, possible_layouts
 from camscope.trace.pytree import map_tensors, picture_of
 from camscope.trace.replica import replicate
 
-_MOVES = re.compile("Pool|PadNd")
-"""Steps of the graph that compute nothing of their own: pools and padding."""
+_MOVES = re.compile("Pool|PadNd|Pow|Exp(?!and)|Log(?!Sigmoid)|Sqrt")
+"""Steps of the graph that compute nothing of their own: pools, with the powers of generalised means, and padding."""
 _MOST_TOKENS = 16
 """Class and register tokens beside those of a signal."""
 _REDUCES = re.compile("Pool|Mean|Sum|Max|Min|Median|Amax|Amin|Logsumexp")
@@ -155,7 +155,12 @@ class Probe:
         tensor = event.tensor
         if version_of(tensor) != event.version or tensor.grad_fn is None or (tensor._is_view() and not event.learned):
             return None
-        if _MOVES.search(_made_by(tensor)) or place_of(tensor)[0] not in self._with_places or _is_leaf_copy(tensor):
+        if (
+            _MOVES.search(_made_by(tensor))
+            or _is_floor(tensor)
+            or place_of(tensor)[0] not in self._with_places
+            or _is_leaf_copy(tensor)
+        ):
             return None
         images, space = self.images.shape, self.space
         if self.frames_first:
@@ -306,6 +311,11 @@ def _made_by(tensor: Tensor) -> str:
     """Return the name of the step that computed a tensor; of a view, that of the tensor which it views."""
     step = (tensor if tensor._base is None else tensor._base).grad_fn
     return "" if step is None else step.name()
+
+
+def _is_floor(tensor: Tensor) -> bool:
+    """Return whether a tensor was only kept above a small number, as before the power of a generalised mean."""
+    return "Clamp" in _made_by(tensor) and (getattr(tensor.grad_fn, "_saved_min", None) or 0) > 0
 
 
 def _is_collapsed(tensor: Tensor, *, axes: int) -> bool:

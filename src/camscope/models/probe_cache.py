@@ -14,6 +14,7 @@ from camscope.models.device import hand_back
 from camscope.models.probe import Probe
 from camscope.trace import record
 from camscope.trace.hooks import refuse_program
+from camscope.trace.outputs import expected_columns
 from camscope.trace.pytree import Input, find_picture, tensors
 from camscope.trace.wrappers import bare
 
@@ -28,7 +29,8 @@ def probed_once(
     refuse_program(net)
     net, number = bare(net), find_picture(x, picture)
     of_net = known.setdefault(net, {})
-    key = (structure_of(net), number, output, tuple(tuple(tensor.shape[1:]) for tensor in tensors(x)))
+    shapes = tuple(tuple(tensor.shape[1:]) for tensor in tensors(x))
+    key = (structure_of(net), number, output, expected_columns(), shapes)
     if key not in of_net:
         with torch.inference_mode(mode=False), torch.enable_grad():
             of_net[key] = make(_probe(net, x, number, output))

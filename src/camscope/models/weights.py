@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import hashlib
+import importlib
+import pathlib
 import re
 import warnings
 import zipfile
@@ -12,6 +15,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -30,6 +34,22 @@ from camscope.models.weight_names import (
 )
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+# What training scripts keep beside the weights; all of it holds values, and runs nothing when it is built again.
+_PLAIN: list[Any] = [
+    argparse.Namespace,
+    datetime.date,
+    datetime.datetime,
+    datetime.timedelta,
+    pathlib.PosixPath,
+    np.ndarray,
+    np.dtype,
+    *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
+    *(
+        (getattr(importlib.import_module("numpy._core.multiarray"), name), f"numpy.{package}.multiarray.{name}")
+        for package in ("core", "_core")
+        for name in ("scalar", "_reconstruct")
+    ),
+]
 _FEW = 3
 _DEEPEST = 4
 """Levels of dictionaries in a checkpoint that are searched for weights."""
@@ -54,8 +74,7 @@ def read_weights(path: str | Path) -> State:
     try:
         if path.suffix.lower() == ".safetensors":
             return safetensors.torch.load_file(path)
-        # A Namespace holds attributes and runs nothing; training scripts keep their arguments in one.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals(_PLAIN), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*TorchScript archive")  # an error says it
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, SafetensorError, EOFError, LookupError, ValueError, OSError) as error:

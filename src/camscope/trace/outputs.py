@@ -18,6 +18,7 @@ _SCORES = ("logits", "out", "logits_per_image")
 """Names under which networks return their scores."""
 
 _output: ContextVar[int | str | None] = ContextVar("output", default=None)
+_columns: ContextVar[int] = ContextVar("columns", default=0)
 
 
 def chosen_output() -> int | str | None:
@@ -25,18 +26,26 @@ def chosen_output() -> int | str | None:
     return _output.get()
 
 
+def expected_columns() -> int:
+    """Return the number of columns that `choosing_output` expects of the scores; 0 for any."""
+    return _columns.get()
+
+
 @contextlib.contextmanager
-def choosing_output(output: int | str | None) -> Iterator[None]:
+def choosing_output(output: int | str | None, *, columns: int | None = None) -> Iterator[None]:
     """Use one of several outputs of a network as its scores, in every pass that is recorded inside.
 
     Args:
         output: the index, key or attribute of the output; None leaves the choice as it is.
+        columns: where no output is chosen, prefer one with this number of columns; 0 for any, None leaves it as it is.
     """
-    token = _output.set(_output.get() if output is None else output)
+    chosen = _output.set(_output.get() if output is None else output)
+    expected = _columns.set(_columns.get() if columns is None else columns)
     try:
         yield
     finally:
-        _output.reset(token)
+        _output.reset(chosen)
+        _columns.reset(expected)
 
 
 def unwrap(outputs: Any, output: int | str | None = None) -> Tensor:
@@ -46,7 +55,8 @@ def unwrap(outputs: Any, output: int | str | None = None) -> Tensor:
         outputs: a tensor, tuple, dict, dataclass or Hugging Face output.
         output: the index, key or attribute of the output to use, of nested ones with dots ("heads.sex"); None for
             ``logits``, ``out`` or ``logits_per_image``, or else the first floating-point tensor that is no single
-            number, such as a loss, if there are others.
+            number, such as a loss, if there are others; one with the number of columns that `choosing_output` expects
+            comes first.
 
     Returns:
         The scores, (B, ...).
@@ -67,6 +77,9 @@ def unwrap(outputs: Any, output: int | str | None = None) -> Tensor:
             if isinstance(getattr(outputs, name, None), Tensor):
                 return getattr(outputs, name)  # type: ignore[no-any-return]
     floats = [tensor for tensor in tensors(outputs) if tensor.is_floating_point()]
+    columns = expected_columns()
+    if output is None and columns:
+        floats.sort(key=lambda tensor: (tensor.ndim < 2 or tensor.shape[1] != columns, tensor.ndim > 2))
     scores = next((tensor for tensor in floats if tensor.ndim > 0), next(iter(floats), None))
     if scores is None:
         raise TargetError(

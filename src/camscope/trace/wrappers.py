@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from camscope.errors import ModelError
+
 _plain = threading.local()
 _installing = threading.Lock()
 _installed: dict[str, Any] = {}
@@ -37,6 +39,9 @@ def is_compiled(module: nn.Module) -> bool:
 def bare(net: nn.Module) -> nn.Module:
     """Return the network inside DataParallel, DistributedDataParallel and `torch.compile`.
 
+    Raises:
+        ModelError: it is a Keras model, whose images have their channels last.
+
     >>> inside = nn.Conv2d(1, 1, 1)
     >>> bare(nn.DataParallel(inside)) is inside
     True
@@ -46,6 +51,10 @@ def bare(net: nn.Module) -> nn.Module:
             net = net.module
         elif isinstance(net, nn.Module) and is_compiled(net):
             net = net._modules["_orig_mod"]  # type: ignore[assignment]
+        elif hasattr(net, "get_config") and any(kind.__module__.startswith("keras.") for kind in type(net).__mro__):
+            raise ModelError(
+                "a Keras model takes images with channels last: use cs.load(model).net, with channels first"
+            )
         else:
             return net
 

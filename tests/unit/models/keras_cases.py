@@ -335,7 +335,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
             cs.load(tmp_path / file)
     for settings, text in (
         ({"input_size": 64}, "takes 32 x 32 pixels alone"),
-        ({"labels": ["a", "b"]}, "has 4 classes, not 2"),
+        ({"labels": ["a", "b"]}, "has 4 outputs, not 2"),
         ({"options": {"custom": 1}}, "no option for a Keras file called 'custom'"),
     ):
         with pytest.raises(SettingError, match=text):

@@ -174,7 +174,7 @@ def test_survives_json():
     assert Preprocess.from_dict(Preprocess().to_dict()) == Preprocess()
 
 
-@pytest.mark.parametrize("values", [{"colour": 1}, {"fit": "stretch"}, {"input_size": 224}, {"std": [0, 1, 1]}])
+@pytest.mark.parametrize("values", [{"colour": 1}, {"fit": "stretch"}, {"input_size": [224]}, {"std": [0, 1, 1]}])
 def test_unusable_json_is_an_error(values):
     with pytest.raises(ModelError, match="preprocess cannot be read"):
         Preprocess.from_dict(values)

@@ -88,21 +88,56 @@ def make(
         warnings.simplefilter("ignore")  # Keras' own concern how a model was built
         build = _from_file if from_file else _application
         model = build(name, weights=weights, classes=classes, input_size=input_size, options=options, keys=keys)
-    if from_file and not {"architecture", "preprocess"} & options.keys():
-        high, wide = model.preprocess.input_size
-        scale = model.facts.get("pixels")
-        expectation = f"{scale}, as the arithmetic before the first weights expects"
-        guess = (
-            "[0, 1], which is a guess: nothing in the model tells the range, so pass mean=0 and std=1 where this is "
-            "right, or mean=0 and std=0.00392157 if it was trained on pixels in [0, 255]"
+    return (
+        _with_assumption(model, "the file")
+        if from_file and not {"architecture", "preprocess"} & options.keys()
+        else model
+    )
+
+
+def of_model(keras_model: Any) -> Model:
+    """Return a copy of a Keras model in memory, with pixels prepared as for a file.
+
+    Raises:
+        ModelError: it is not built, takes or returns several tensors, or has layers that Keras cannot copy.
+    """
+    keras(), operation_layer()
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        size = _size_of(keras_model)
+        try:
+            copy = from_architecture(architecture(keras_model), custom_objects={})
+            copy.set_weights(keras_model.get_weights())
+        except Exception as error:  # of Keras, of every class
+            raise ModelError(
+                f"the Keras model {keras_model.name!r} cannot be copied ({_first_line(error)}): save it as a .keras "
+                "file and load that, with options={'custom_objects': ...} for layers of your own"
+            ) from error
+        expected = expected_range(copy, size)
+        model = Model(
+            str(keras_model.name),
+            KerasNet(copy),
+            preprocess=_prepared(copy, size, None, expected),
+            outcome="any" if _ends_in(copy, "sigmoid") else "one",
+            facts={} if expected is None else {"pixels": expected},
         )
-        assumed = (
-            "the file does not say how its pictures were prepared; without mean and std they are squashed to "
-            f"{high} x {wide}, with pixels in {expectation if scale else guess}"
-        )
-        facts = {key: fact for key, fact in model.facts.items() if key != "pixels"}
-        return replace(model, facts={"assumed": assumed, **facts})
-    return model
+    return _with_assumption(model, "the model")
+
+
+def _with_assumption(model: Model, whole: str) -> Model:
+    """Return a model with the fact of what was assumed of its images."""
+    high, wide = model.preprocess.input_size
+    scale = model.facts.get("pixels")
+    expectation = f"{scale}, as the arithmetic before the first weights expects"
+    guess = (
+        "[0, 1], which is a guess: nothing in the model tells the range, so pass mean=0 and std=1 where this is "
+        "right, or mean=0 and std=0.00392157 if it was trained on pixels in [0, 255]"
+    )
+    assumed = (
+        f"{whole} does not say how its pictures were prepared; without mean and std they are squashed to "
+        f"{high} x {wide}, with pixels in {expectation if scale else guess}"
+    )
+    return replace(model, facts={"assumed": assumed} | {k: fact for k, fact in model.facts.items() if k != "pixels"})
 
 
 def _application(
@@ -229,9 +264,9 @@ def _from_file(
         sha256 = file_sha256(weights_file)
     outputs, size = int(model.outputs[0].shape[-1]), _size_of(model, input_size)
     expected = None if "preprocess" in options else expected_range(model, size)
-    if classes not in (None, outputs):
+    if classes not in (None, outputs) and (classes, outputs) != (2, 1):
         raise SettingError(
-            f"{path.name} has {outputs} classes, not {classes}: give as many labels, and leave classes out"
+            f"{path.name} has {outputs} outputs, not {classes}: pass one label per output, and leave classes out"
         )
     return Model(
         path.name,
