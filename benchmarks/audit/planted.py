@@ -26,9 +26,12 @@ from scipy import ndimage
 from torch import nn
 
 import camscope as cs
+from camscope.audit.alignment import cue_alignment
+from camscope.audit.audit import alignments_of
 from camscope.audit.interventions import LARGE, measured_changes
-from camscope.audit.measures import AuditSettings, adjusted, alignment, effects
+from camscope.audit.measures import adjusted, effects
 from camscope.audit.samples import AuditSample, PatchDonors
+from camscope.audit.settings import AuditSettings
 from camscope.audit.verdicts import judge
 from camscope.cohort.case import Case
 from camscope.cohort.regions import Scene, cell_shares, evidence, region, seen_shares
@@ -158,7 +161,7 @@ def audited(net, cue, patients, seed):
             "case": [s.case.number for s in subjects],
             "patient": [s.case.patient for s in subjects],
             "truth": [s.truth for s in subjects],
-            "score": logits,
+            "log_odds": logits,
             "cue:token": [s.case.cues["token"] for s in subjects],
         }
     )
@@ -175,16 +178,13 @@ def audited(net, cue, patients, seed):
     )
     found = adjusted({"disease": effects(rows, changes, settings=SETTINGS)})["disease"]
     verdicts = {}
+    cues = {"token": cue_alignment(rows, "token", settings=SETTINGS)} if cue else {}
     for name in regions:
-        aligned = None
-        if name == "cue:token":
-            removals = [c for c in changes if (c.region, c.test) == (name, "remove")]
-            aligned, _ = alignment(rows, "token", removals, settings=SETTINGS)
         judged = judge(
             *("disease", name, "shortcut"),
             effects=found.get(name, ()),
             heat=None,
-            alignment=aligned,
+            alignments=alignments_of(rows, name, changes, cues=cues, threshold=0.0, settings=SETTINGS),
             untestable="too few",
             delta=SETTINGS.delta,
         )

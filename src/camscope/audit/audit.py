@@ -12,19 +12,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from camscope.audit.alignment import association, counterfactual, cue_alignment
+from camscope.audit.interventions import Change
 from camscope.audit.label import Measured, measure
-from camscope.audit.measures import (
-    FEWEST,
-    AuditSettings,
-    adjusted,
-    alignment,
-    effects,
-    group_maps,
-    heat,
-    hidden_and_alone,
-    metadata,
-)
-from camscope.audit.verdicts import LEVEL, Alignment, Effect, Heat, Role, judge
+from camscope.audit.measures import adjusted, effects, group_maps, heat, hidden_and_alone, metadata
+from camscope.audit.settings import FEWEST, LEVEL, AuditSettings
+from camscope.audit.verdicts import Alignment, Alignments, Effect, Heat, Role, judge
 from camscope.cohort.sampling import drawn_cases
 from camscope.cohort.store import FAILED, OK, Store
 from camscope.errors import StoreError, check_count
@@ -41,7 +34,7 @@ AUDIT_VERSION = 1
 JSON, TABLE, CHANGES = "audit.json", "audit.parquet", "audit_changes.parquet"
 
 _TYPICAL = 3
-_ROWS = ("case", "patient", "group", "truth", "model", "score", "outcome", "status")
+_ROWS = ("case", "patient", "group", "truth", "model", "log_odds", "outcome", "status")
 _MAPS = ("case", "grid", "grid_height", "grid_width")
 
 
@@ -54,6 +47,7 @@ class _Found:
         effects: by region.
         heat: by region.
         untestable: region -> why nothing of it could be tested.
+        alignments: by region.
         hidden: region -> AUC with it hidden and alone.
         content: what is said of the label, without its regions.
     """
@@ -62,6 +56,7 @@ class _Found:
     effects: Mapping[str, Sequence[Effect]]
     heat: Mapping[str, Heat | None]
     untestable: Mapping[str, str]
+    alignments: Mapping[str, Alignments]
     hidden: Mapping[str, Any]
     content: dict[str, Any]
 
@@ -155,37 +150,69 @@ def _looked_at(
     """Return what the numbers of all rows say of a label, and the maps of those that were drawn."""
     patients = patient_index(rows["patient"])
     columns = [name for name in rows.columns if name.startswith("stratum:")]
-    aligned: dict[str, Alignment] = {}
-    not_aligned: dict[str, str] = {}
-    for cue in study.file.cohort.cues:
-        removals = [c for c in one.changes if (c.region, c.test) == (f"cue:{cue}", "remove")]
-        result, why = alignment(rows, cue, removals, settings=settings)
-        if result is None:
-            not_aligned[cue] = why
-        else:
-            aligned[cue] = result
+    cues = {cue: cue_alignment(rows, cue, settings=settings) for cue in study.file.cohort.cues}
+    alignments = {
+        region: alignments_of(rows, region, one.changes, cues=cues, threshold=one.threshold, settings=settings)
+        for region in section.regions
+    }
+    aligned = {}
+    for cue, (unedited, _) in cues.items():
+        edited = alignments[f"cue:{cue}"].edited.get(("remove", "")) if f"cue:{cue}" in alignments else None
+        if unedited or edited:
+            aligned[cue] = unedited or edited
     return _Found(
         measured=one,
         effects=effects(rows, one.changes, settings=settings),
         heat={region: heat(rows, region, one.nulls.get(region), settings=settings) for region in section.regions},
         untestable={region: _untestable(region, one, drawn) for region in section.regions},
+        alignments=alignments,
         hidden=hidden_and_alone(drawn, one.changes),
         content={
             "model": rows["model"][0],
             "cases": len(rows),
             "patients": int(patients.max()) + 1,
             "drawn": len(drawn),
-            "auc": auc_interval(rows["score"].to_numpy(), rows["truth"].to_numpy(), patients=patients),
+            "auc": auc_interval(rows["log_odds"].to_numpy(), rows["truth"].to_numpy(), patients=patients),
             "self_test": dataclasses.asdict(one.test) | {"sentence": one.test.sentence},
             "forwards": one.forwards,
             "null_maps": one.null_maps,
             "alignment": aligned,
-            "alignment_not_possible": not_aligned,
+            "alignment_not_possible": {cue: why for cue, (_, why) in cues.items() if cue not in aligned},
             "metadata": metadata(rows, columns),
             "group_maps": group_maps(drawn, settings=settings),
             "clusters": _clusters(drawn, columns, seed=settings.seed),
         },
     )
+
+
+def alignments_of(
+    rows: pl.DataFrame,
+    region: str,
+    changes: Sequence[Change],
+    *,
+    cues: Mapping[str, tuple[Alignment | None, str]],
+    threshold: float,
+    settings: AuditSettings,
+) -> Alignments:
+    """Compute whether a region helps to tell the label, by each test that changed it."""
+    of_region = [change for change in changes if change.region == region and change.test != "only"]
+    edited, missing = {}, {}
+    goes_with: dict[str, int] = {}
+    for test, by in dict.fromkeys((change.test, change.by) for change in of_region if change.test != "insert"):
+        cue = (by or region).removeprefix("cue:")
+        if cue in cues and cue not in goes_with:
+            excess = association(rows, cue, settings=settings)
+            goes_with[cue] = int(excess.low > 0) - int(excess.high < 0)
+        group = [c for c in of_region if (c.test, c.by) == (test, by) or (test == "remove" and c.test == "insert")]
+        direction = -1 if goes_with.get(cue) == -1 else 1
+        found, why = counterfactual(rows, group, direction=direction, threshold=threshold, settings=settings)
+        if found is None:
+            missing[test, by] = why
+        else:
+            edited[test, by] = found
+    own_cue = region.removeprefix("cue:")
+    unedited = cues[own_cue][0] if own_cue in cues and goes_with.get(own_cue) != -1 else None
+    return Alignments(edited, missing, unedited)
 
 
 def _judged(label: str, section: AuditSection, one: _Found, found: Mapping[str, Sequence[Effect]]) -> dict[str, Any]:
@@ -200,7 +227,7 @@ def _judged(label: str, section: AuditSection, one: _Found, found: Mapping[str, 
             role,
             effects=listed,
             heat=shown,
-            alignment=one.content["alignment"].get(region.removeprefix("cue:")),
+            alignments=one.alignments[region],
             untestable=one.untestable[region],
             delta=section.delta,
         )
@@ -212,6 +239,9 @@ def _judged(label: str, section: AuditSection, one: _Found, found: Mapping[str, 
             "effect": _strongest(listed),
             "heat": shown,
             "effects": listed,
+            "counterfactual": {
+                " ".join(filter(None, key)): alignment for key, alignment in one.alignments[region].edited.items()
+            },
             "auc": one.hidden.get(region, {}),
         }
     return regions
@@ -223,6 +253,7 @@ def _nothing(study: Study, label: str) -> dict[str, Any]:
     reason = f"Nothing can be said of {label}: no case has both a known truth and a score."
     regions = () if section is None else section.regions
     blank: dict[str, Any] = {"enrichment": None, "effect": None, "heat": None, "effects": [], "auc": {}}
+    blank["counterfactual"] = {}
     found = {
         region: {
             "role": "disease" if section and region in section.disease else "shortcut",
@@ -331,6 +362,7 @@ def _write_tables(store: Store, content: Mapping[str, Any], measured: Mapping[st
 _EFFECT = (
     "stratum",
     "test",
+    "by",
     "cases",
     "patients",
     "sd",

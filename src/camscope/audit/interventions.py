@@ -1,13 +1,16 @@
-"""Interventions: a part of the input is changed, and the logit answers.
+"""Interventions: change a part of the input, and measure the change of the log-odds.
 
 T1 and T2 remove a region or a cue, T3 does the same to a place that should not matter, and the effect is the
-difference of the two changes. Inserting a cue, and showing a region alone, are further questions to the model.
+difference of the two changes. A region that lies in the same place of every image is also exchanged between patients:
+for that of a donor with the other label, and for that of a donor with the other value of a cue. Inserting a cue, and
+showing a region alone, are further tests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +21,7 @@ from camscope.audit.samples import Array, AuditSample, PatchDonors, is_drawn
 from camscope.cohort.fill_ins import FILL_INS, sham
 
 Score = Callable[[Array], npt.NDArray[np.float64]]
-"""(n, C, h, w) inputs -> (n,) logits of one label."""
+"""(n, C, h, w) inputs -> (n,) log-odds of one label."""
 
 LARGE = 0.15
 """Above this share of the picture a region has no place of its size beside it."""
@@ -31,23 +34,26 @@ class Change:
     Attributes:
         case: its number.
         region: that was changed.
-        test: "remove", "exchange" (with another patient's, for large regions), "insert" (a cue) or "only" (all but
-            the region hidden).
+        test: "remove", "exchange" (for that of a donor), "insert" (a cue) or "only" (all but the region hidden).
+        by: what differs between the donors of an exchange: "label", or a cue such as "cue:token"; "" for other tests.
         fill_in: what took its place.
-        region_logit: the logit with the region changed.
-        sham_logit: the logit with the sham changed instead; NaN for "only".
+        region_log_odds: the log-odds with the region changed.
+        sham_log_odds: the log-odds with the sham instead: the same change elsewhere, or for an exchange the region of a
+            donor who does not differ; NaN for "only".
     """
 
     case: int
     region: str
     test: str
+    by: str
     fill_in: str
-    region_logit: float
-    sham_logit: float
+    region_log_odds: float
+    sham_log_odds: float
 
 
 class _Edit(NamedTuple):
     test: str
+    by: str
     fill_in: str
     region: Array
     sham: Array | None
@@ -70,7 +76,8 @@ def changes(
         regions: that are asked about.
         donors: who lends pixels.
         mean: (C, h, w), the cohort's mean input, for what is hidden.
-        large: those of the regions that are exchanged rather than removed, with as many donors as there are fill-ins.
+        large: those of the regions that are too large to be removed. Exchanges have as many donors as there are
+            fill-ins.
         fill_ins: what takes the place of a region.
         seed: of shams and noise.
 
@@ -87,14 +94,16 @@ def changes(
         rest = subject.seen & ~mask
         if not mask.any() or not rest.any():
             continue
-        if name in large:
-            edits = _exchanged(subject, mask, donors=donors, turns=len(fill_ins))
-        else:
-            given = {"mean": mean, "seed": seed + number, "seen": subject.seen}
-            edits = _removed(subject, name, mask=mask, donors=donors, fill_ins=fill_ins, given=given)
-        yield from ((name, edit) for edit in edits)
+        if name in large or not is_drawn(name):
+            cues = [] if is_drawn(name) else [cue for cue, value in subject.case.cues.items() if value is not None]
+            edits = _exchanged(subject, mask, cues=cues, donors=donors, turns=len(fill_ins))
+            yield from ((name, edit) for edit in edits)
+        if name not in large:
+            settings = {"mean": mean, "seed": seed + number, "seen": subject.seen}
+            edits = _removed(subject, name, mask=mask, donors=donors, fill_ins=fill_ins, settings=settings)
+            yield from ((name, edit) for edit in edits)
         alone = FILL_INS["mean"](subject.x, rest, mean=mean, seen=subject.seen)
-        yield name, _Edit("only", "mean", alone, None)
+        yield name, _Edit("only", "", "mean", alone, None)
 
 
 def _removed(
@@ -104,10 +113,10 @@ def _removed(
     mask: Mask,
     donors: PatchDonors,
     fill_ins: Sequence[str],
-    given: Mapping[str, Any],
+    settings: Mapping[str, Any],
 ) -> Iterator[_Edit]:
     """Yield the region filled in, and a sham of its shape filled in alike."""
-    place = sham(mask, subject.forbidden, seed=given["seed"] + 1000 * subject.case.number)
+    place = sham(mask, subject.forbidden, seed=settings["seed"] + 1000 * subject.case.number)
     if place is None:
         return
     lender = donors.pick(
@@ -116,23 +125,39 @@ def _removed(
     for fill in fill_ins:
         fill = fill if fill != "donor" or lender is not None else "blur"
         region, other = (
-            FILL_INS[fill](subject.x, where, donor=None if lender is None else lender.x, **given)
+            FILL_INS[fill](subject.x, where, donor=None if lender is None else lender.x, **settings)
             for where in (mask, place)
         )
-        yield _Edit("remove", fill, region, other)
+        yield _Edit("remove", "", fill, region, other)
 
 
-def _exchanged(subject: AuditSample, mask: Mask, *, donors: PatchDonors, turns: int) -> Iterator[_Edit]:
-    """Yield the region of another patient of the other truth, and as a sham that of one of the same truth."""
-    for turn in range(turns):
-        other = donors.pick(subject, lambda one: one.truth != subject.truth, role=("other", subject.truth), turn=turn)
-        same = donors.pick(subject, lambda one: one.truth == subject.truth, role=("same", subject.truth), turn=turn)
-        if other is None or same is None:
-            return
-        region, sham_ = (
-            FILL_INS["donor"](subject.x, mask, donor=lender.x, seen=subject.seen) for lender in (other, same)
-        )
-        yield _Edit("exchange", f"donor {turn + 1}", region, sham_)
+def _exchanged(
+    subject: AuditSample, mask: Mask, *, cues: Sequence[str], donors: PatchDonors, turns: int
+) -> Iterator[_Edit]:
+    """Yield the region of a donor who differs in the label or in a cue, and as a sham that of one who does not.
+
+    The donors of an exchange by a cue have the subject's label: only the cue differs.
+    """
+    truth, values = subject.truth, subject.case.cues
+    for by in ("label", *(f"cue:{cue}" for cue in cues)):
+        cue = by.removeprefix("cue:")
+        for turn in range(turns):
+
+            def lends(donor: AuditSample, *, differs: bool, by: str = by, cue: str = cue) -> bool:
+                if by == "label":
+                    return (donor.truth != truth) == differs
+                value = donor.case.cues.get(cue)
+                return donor.truth == truth and value is not None and (value != values[cue]) == differs
+
+            role = (by, truth, values.get(cue))
+            other = donors.pick(subject, partial(lends, differs=True), role=("other", *role), turn=turn)
+            same = donors.pick(subject, partial(lends, differs=False), role=("same", *role), turn=turn)
+            if other is None or same is None:
+                break
+            region, sham_ = (
+                FILL_INS["donor"](subject.x, mask, donor=lender.x, seen=subject.seen) for lender in (other, same)
+            )
+            yield _Edit("exchange", by, f"donor {turn + 1}", region, sham_)
 
 
 def _inserted(subject: AuditSample, name: str, donors: PatchDonors) -> Iterator[_Edit]:
@@ -147,7 +172,7 @@ def _inserted(subject: AuditSample, name: str, donors: PatchDonors) -> Iterator[
     region, other = (
         FILL_INS["donor"](subject.x, mask, donor=lender.x, seen=subject.seen) for lender in (carrier, free)
     )
-    yield _Edit("insert", "donor", region, other)
+    yield _Edit("insert", "", "donor", region, other)
 
 
 def measured_changes(
@@ -170,7 +195,7 @@ def measured_changes(
         score: the model.
         donors: who lends pixels.
         mean: (C, h, w), the cohort's mean input.
-        large: regions that are exchanged.
+        large: regions that are too large to be removed.
         seed: of everything random.
         fill_ins: what takes the place of a region, names of ``FILL_INS``.
         batch_size: inputs in one forward pass.
@@ -192,7 +217,7 @@ def measured_changes(
         for case, name, edit in waiting:
             region = next(logits)
             other = float("nan") if edit.sham is None else next(logits)
-            found.append(Change(case, name, edit.test, edit.fill_in, region, other))
+            found.append(Change(case, name, edit.test, edit.by, edit.fill_in, region, other))
         waiting.clear()
 
     given: dict[str, Any] = {"donors": donors, "mean": mean, "large": large, "fill_ins": fill_ins, "seed": seed}

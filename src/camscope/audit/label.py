@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
+from scipy.special import logit
 
 from camscope.audit.interventions import LARGE, Change, Score, measured_changes
 from camscope.audit.null_maps import MapRecipe, Nulls, nulls
@@ -47,6 +48,7 @@ class Measured:
         null_maps: name of a null -> its mean map (h, w), 1 being a uniform map.
         large: regions that were exchanged rather than removed.
         forwards: inputs that went through a network.
+        threshold: log-odds from which on the label is predicted.
     """
 
     test: SelfTest
@@ -55,6 +57,7 @@ class Measured:
     null_maps: dict[str, Grids]
     large: tuple[str, ...]
     forwards: int
+    threshold: float
 
 
 def measure(
@@ -110,7 +113,11 @@ def measure(
     )
     explained = MapRecipe(index, test.layer, explain.methods[0], explain.settings)
     known, null_maps, more = _nulls(model, explained, mapped, pool, section=section)
-    return Measured(test, changes, known, null_maps, large, test.forwards + forwards + more)
+    forwards += test.forwards + more
+    threshold = study.file.labels[label].threshold
+    if model.outcome != "value":
+        threshold = float(logit(threshold))
+    return Measured(test, changes, known, null_maps, large, forwards, threshold)
 
 
 def _room(model: Model) -> int:
@@ -149,9 +156,9 @@ def _large(pool: Sequence[AuditSample], regions: Sequence[str]) -> tuple[str, ..
 
 def _score(model: Model, index: int, *, layer: str, engine: str) -> Score:
     def score(inputs: Array) -> npt.NDArray[np.float64]:
-        found = outputs(model.net, _on_its_device(model, inputs), layer=layer, engine=engine)
-        logits: npt.NDArray[np.float64] = found[:, index].double().cpu().numpy()
-        return logits
+        logits = outputs(model.net, _on_its_device(model, inputs), layer=layer, engine=engine)
+        log_odds: npt.NDArray[np.float64] = model.log_odds(logits.double(), index).cpu().numpy()
+        return log_odds
 
     return score
 

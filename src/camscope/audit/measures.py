@@ -3,127 +3,132 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from camscope.array_types import Floats
 from camscope.audit.interventions import Change
 from camscope.audit.null_maps import Nulls
-from camscope.audit.verdicts import Alignment, Effect, Heat
-from camscope.statistics.auc import Scored, auc_difference, auc_interval
+from camscope.audit.settings import FEWEST, AuditSettings
+from camscope.audit.verdicts import Effect, Heat
+from camscope.statistics.auc import auc_interval
 from camscope.statistics.hypotheses import holm, max_statistic, patient_means, sign_flip, tost
 from camscope.statistics.intervals import Interval, bootstrap, ratio
 from camscope.study.grids import stacked, unit
 
-FEWEST = 8
-"""Patients below which nothing is tested: 7 of them cannot reach p = .01 by sign flips."""
-
-
 _CHECKS = ("frame", "content", "norm_map", "frozen_norm")
 
 
-@dataclass(frozen=True)
-class AuditSettings:
-    """How the statistics are made."""
-
-    delta: float = 0.10
-    replicates: int = 10_000
-    seed: int = 0
-
-
 def effects(rows: pl.DataFrame, changes: Sequence[Change], *, settings: AuditSettings) -> dict[str, list[Effect]]:
-    """Return the effects of one label's interventions, by region.
+    """Compute the effects of one label's interventions, by region.
 
     Args:
-        rows: of the label, one per case: case, patient, truth, score.
+        rows: of the label, one per case: case, patient, truth, log_odds, and a column per cue.
         changes: of its cases.
         settings: of the statistics.
 
     Returns:
-        For each region an effect a stratum and test; strata of too few patients are left out.
+        For each region one effect per stratum, test and kind of donor; strata of too few patients are left out.
     """
-    known = _changed(rows, changes)
-    found: dict[str, list[Effect]] = {}
-    for region in dict.fromkeys(change.region for change in changes):
-        for stratum, truth in (("present", True), ("absent", False)):
-            sd = spread(rows.filter(pl.col("truth") == truth))
-            for test in ("remove", "exchange", "insert"):
-                own = [c for c in changes if (c.region, c.test) == (region, test) and known[c.case]["truth"] == truth]
-                effect = _effect(own, known, sd=sd, stratum=stratum, test=test, settings=settings)
-                if effect is not None:
-                    found.setdefault(region, []).append(effect)
-    return found
+    cases = _changed(rows, changes)
+    by_region: dict[str, list[Effect]] = {}
+    groups: dict[tuple[str, str, str], list[Change]] = {}
+    for change in changes:
+        if change.test != "only":
+            groups.setdefault((change.region, change.test, change.by), []).append(change)
+    for stratum, truth in (("present", True), ("absent", False)):
+        sd = spread(rows.filter(pl.col("truth") == truth))
+        for (region, test, by), group in groups.items():
+            members = [change for change in group if cases[change.case]["truth"] == truth]
+            effect = _effect(members, cases, sd=sd, test=(stratum, test, by), settings=settings)
+            if effect is not None:
+                by_region.setdefault(region, []).append(effect)
+    return by_region
 
 
 def _changed(rows: pl.DataFrame, changes: Sequence[Change]) -> dict[int, dict[str, Any]]:
-    """Return what is known of the cases that were changed, few of the rows of a large cohort."""
-    own = rows.filter(pl.col("case").is_in(list({change.case for change in changes})))
-    return {row["case"]: row for row in own.select("case", "patient", "truth", "score").iter_rows(named=True)}
+    """Return the rows of the cases that were changed, few of those of a large cohort."""
+    chosen = rows.filter(pl.col("case").is_in(list({change.case for change in changes})))
+    columns = chosen.select("case", "patient", "truth", "log_odds", pl.col("^cue:.*$"))
+    return {row["case"]: row for row in columns.iter_rows(named=True)}
 
 
 def spread(rows: pl.DataFrame) -> float:
-    """Standard deviation of the clean logit over patient means."""
-    means = patient_means(rows["score"].to_numpy(), rows["patient"].to_list())
+    """Compute the standard deviation of the clean log-odds over patient means."""
+    means = patient_means(rows["log_odds"].to_numpy(), rows["patient"].to_list())
     return float(means.std(ddof=1)) if len(means) > 1 else float("nan")
 
 
 def _effect(
     changes: Sequence[Change],
-    known: Mapping[int, Mapping[str, Any]],
+    cases: Mapping[int, Mapping[str, Any]],
     *,
     sd: float,
-    stratum: str,
-    test: str,
+    test: tuple[str, str, str],
     settings: AuditSettings,
 ) -> Effect | None:
-    by_case: dict[int, dict[str, tuple[float, float]]] = {}
-    for change in changes:
-        clean = known[change.case]["score"]
-        moved = (change.region_logit - change.sham_logit) / sd
-        by_case.setdefault(change.case, {})[change.fill_in] = (moved, (change.sham_logit - clean) / sd)
-    patients = [known[case]["patient"] for case in by_case]
-    if len(set(patients)) < FEWEST or not sd > 0:
+    """Compute the effect of one test, in SD; by a cue it is that of taking the cue away."""
+    if len({cases[change.case]["patient"] for change in changes}) < FEWEST or not sd > 0:
         return None
-    values = np.array([np.mean([moved for moved, _ in fills.values()]) for fills in by_case.values()])
-    shams = np.array([np.mean([sham for _, sham in fills.values()]) for fills in by_case.values()])
-    means = patient_means(values, patients)
-    given: dict[str, Any] = {"seed": settings.seed, "replicates": settings.replicates}
-    fills, listed = {}, list(by_case.values())
-    for name in dict.fromkeys(name for one in listed for name in one):
-        own = [
-            (patient, fills_[name][0])
-            for patient, fills_ in zip(patients, by_case.values(), strict=True)
-            if name in fills_
-        ]
-        if len({patient for patient, _ in own}) >= FEWEST:
-            fills[name] = bootstrap(np.array([v for _, v in own]), [p for p, _ in own], **given)
+    stratum, kind, by = test
+    numbers = np.array([change.case for change in changes])
+    clean = np.array([cases[change.case]["log_odds"] for change in changes])
+    region = (np.array([change.region_log_odds for change in changes]) - clean) / sd
+    sham = (np.array([change.sham_log_odds for change in changes]) - clean) / sd
+    adds_cue = np.array([by.startswith("cue:") and not cases[change.case][by] for change in changes])
+    moved, wider = np.where(adds_cue, sham - region, region - sham), np.abs(region) - np.abs(sham)
+    order, index = np.unique(numbers, return_inverse=True)
+    patients = [cases[number]["patient"] for number in order.tolist()]
+
+    def per_case(values: Floats) -> Floats:
+        return np.asarray(np.bincount(index, values) / np.bincount(index))
+
+    sampling: dict[str, Any] = {"seed": settings.seed, "replicates": settings.replicates}
+    means, wider_means = (patient_means(per_case(values), patients) for values in (moved, wider))
+    by_fill = {}
+    for fill in dict.fromkeys(change.fill_in for change in changes):
+        of_fill = np.array([change.fill_in == fill for change in changes])
+        owners = [cases[number]["patient"] for number in numbers[of_fill].tolist()]
+        if len(set(owners)) >= FEWEST:
+            by_fill[fill] = bootstrap(moved[of_fill], owners, **sampling)
     equivalence = tost(means, delta=settings.delta)
     return Effect(
         stratum=stratum,
-        test=test,
-        cases=len(by_case),
+        test=kind,
+        by=by,
+        cases=len(order),
         patients=len(means),
         sd=sd,
-        effect=bootstrap(values, patients, **given),
-        sham=float(patient_means(shams, patients).mean()),
-        by_fill=fills,
-        p=sign_flip(means, **given),
+        effect=bootstrap(per_case(moved), patients, **sampling),
+        sham=float(patient_means(per_case(sham), patients).mean()),
+        by_fill=by_fill,
+        p=sign_flip(means, **sampling),
         p_equivalence=equivalence.p,
         smallest_delta=equivalence.smallest_delta,
+        spread=bootstrap(per_case(wider), patients, **sampling),
+        p_spread=sign_flip(wider_means, **sampling),
     )
 
 
 def adjusted(found: Mapping[str, Mapping[str, Sequence[Effect]]]) -> dict[str, dict[str, list[Effect]]]:
-    """Holm's adjustment over the confirmatory family: every label, region and stratum; insertions are not in it."""
+    """Adjust p-values by Holm's method over every label, region, stratum and test; insertions are not in the family.
+
+    The tests of means are one family, those of the spread another.
+    """
     family = [e for regions in found.values() for listed in regions.values() for e in listed if e.test != "insert"]
-    adjusted_p = dict(zip(map(id, family), holm([e.p for e in family]).tolist(), strict=True))
+    means, spreads = (holm([getattr(e, name) for e in family]).tolist() for name in ("p", "p_spread"))
+    adjusted_p = {id(e): pair for e, *pair in zip(family, means, spreads, strict=True)}
+    unknown = [float("nan")] * 2
+
+    def with_p(effect: Effect) -> Effect:
+        mean, spread = adjusted_p.get(id(effect), unknown)
+        return replace(effect, p_adjusted=mean, p_spread=spread)
+
     return {
-        label: {
-            region: [replace(e, p_adjusted=adjusted_p.get(id(e), float("nan"))) for e in listed]
-            for region, listed in regions.items()
-        }
+        label: {region: [with_p(effect) for effect in listed] for region, listed in regions.items()}
         for label, regions in found.items()
     }
 
@@ -158,56 +163,6 @@ def heat(rows: pl.DataFrame, region: str, nulls: Nulls | None, *, settings: Audi
     )
 
 
-def alignment(
-    rows: pl.DataFrame, cue: str, removals: Sequence[Change], *, settings: AuditSettings
-) -> tuple[Alignment | None, str]:
-    """AUC where a cue agrees with the label, is absent, and disagrees (T4).
-
-    From unedited pictures where each cell of cue and label has enough patients; otherwise, where there are enough with
-    the cue on either side, with the logits of the pictures that it was removed from.
-
-    Args:
-        rows: of the label, one per case, with the cue's column.
-        cue: its name.
-        removals: of the cue, of this label's cases.
-        settings: of the statistics.
-
-    Returns:
-        The alignment and ""; or None and why it cannot be had.
-    """
-    known = rows.filter(pl.col(f"cue:{cue}").is_not_null() & pl.col("truth").is_not_null())
-    there, truth = known[f"cue:{cue}"].to_numpy().astype(bool), known["truth"].to_numpy().astype(bool)
-    scores, patients = known["score"].to_numpy(), known["patient"].to_numpy()
-
-    def cell(*, cue: bool, label: bool) -> int:
-        return len(set(patients[(there == cue) & (truth == label)]))
-
-    absent = auc_interval(scores[~there], truth[~there], patients=patients[~there])
-    if min(cell(cue=c, label=t) for c in (True, False) for t in (True, False)) >= FEWEST:
-        agree = there == truth
-        aligned = Scored(scores[agree], truth[agree], patients[agree])
-        anti = Scored(scores[~agree], truth[~agree], patients[~agree])
-        return _alignment(aligned, anti, absent, edited=False, settings=settings), ""
-    if (few := min(cell(cue=True, label=True), cell(cue=True, label=False))) < FEWEST:
-        return None, f"only {few} patients carry the cue on one side of the label, and {FEWEST} are needed"
-    removed: dict[int, list[float]] = {}
-    for change in removals:
-        removed.setdefault(change.case, []).append(change.region_logit)
-    carriers = known.filter(pl.col(f"cue:{cue}") & pl.col("case").is_in(list(removed)))
-    logits = carriers["score"].to_numpy()
-    without = np.array([np.mean(removed[case]) for case in carriers["case"]])
-    side, whose = carriers["truth"].to_numpy().astype(bool), carriers["patient"].to_list()
-    aligned = Scored(np.where(side, logits, without), side, whose)
-    anti = Scored(np.where(side, without, logits), side, whose)
-    return _alignment(aligned, anti, absent, edited=True, settings=settings), ""
-
-
-def _alignment(aligned: Scored, anti: Scored, absent: Interval, *, edited: bool, settings: AuditSettings) -> Alignment:
-    one, other = (auc_interval(s.scores, s.truth, patients=s.patients) for s in (aligned, anti))
-    difference = auc_difference(aligned, anti, seed=settings.seed, replicates=settings.replicates)
-    return Alignment(one, absent, other, difference, edited)
-
-
 def metadata(rows: pl.DataFrame, columns: Sequence[str]) -> dict[str, dict[str, dict[str, Interval]]]:
     """Return how well the score tells a piece of metadata within each stratum of the label (T6).
 
@@ -227,7 +182,7 @@ def metadata(rows: pl.DataFrame, columns: Sequence[str]) -> dict[str, dict[str, 
             for stratum, truth in (("present", True), ("absent", False)):
                 own = rows.filter((pl.col("truth") == truth) & pl.col(column).is_not_null())
                 is_value = (own[column] == value).to_numpy()
-                interval = auc_interval(own["score"].to_numpy(), is_value, patients=own["patient"].to_list())
+                interval = auc_interval(own["log_odds"].to_numpy(), is_value, patients=own["patient"].to_list())
                 found.setdefault(column, {}).setdefault(str(value), {})[stratum] = interval
     return found
 
@@ -274,7 +229,7 @@ def hidden_and_alone(rows: pl.DataFrame, changes: Sequence[Change]) -> dict[str,
             logits: dict[int, list[float]] = {}
             for change in changes:
                 if (change.region, change.test) == (region, test):
-                    logits.setdefault(change.case, []).append(change.region_logit)
+                    logits.setdefault(change.case, []).append(change.region_log_odds)
             truth = [known[case]["truth"] for case in logits]
             if len(set(truth)) == 2:
                 means = [float(np.mean(values)) for values in logits.values()]

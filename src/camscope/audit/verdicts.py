@@ -8,40 +8,45 @@ from typing import Literal
 
 import numpy as np
 
+from camscope.audit.settings import ALIGNED, CEILING, LEVEL
 from camscope.statistics.intervals import Interval
 
 Verdict = Literal[
     "RELIES",
+    "RESPONDS",
+    "ARTEFACT-CONSISTENT",
     "EQUIVALENT TO NONE",
     "NOT SHOWN",
-    "SENSITIVE, OUT OF DISTRIBUTION",
-    "ARTEFACT-CONSISTENT",
     "NOT TESTABLE",
 ]
 Role = Literal["disease", "shortcut"]
 
-LEVEL = 0.05
-ALIGNED = 0.05
-"""What the interval of the reliance index must lie above."""
+
+_UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What changing a region does to the logit, in one stratum of one label.
+    """What changing a region does to the log-odds, in one stratum of one label.
 
     Attributes:
         stratum: "present" or "absent" cases of the label.
         test: "remove", "exchange" or "insert".
         cases: that were changed.
         patients: whose they are.
-        sd: standard deviation of the clean logit over patient means in the stratum, the unit of what follows.
-        effect: mean over patients of (change - sham change), with its interval.
+        sd: standard deviation of the clean log-odds over patient means in the stratum, the unit of what follows.
+        effect: mean over patients of (change - sham change), with its interval; of an exchange by a cue, of the region
+            without the cue minus with it.
         sham: mean change by the sham alone.
-        by_fill: the effect of each fill-in.
+        by_fill: the effect of each fill-in or donor.
         p: of the sign-flip test.
-        p_adjusted: by Holm over all labels, regions and strata of the study.
+        p_adjusted: by Holm over all labels, regions, strata and tests of the study.
         p_equivalence: of the two one-sided tests against delta.
         smallest_delta: at which these would pass.
+        by: what differs between the donors of an exchange: "label", or a cue such as "cue:token".
+        spread: mean over patients of (absolute change - absolute sham change): it sees opposite changes, which cancel
+            in the effect.
+        p_spread: of its sign-flip test, adjusted by Holm over all of them.
     """
 
     stratum: str
@@ -56,10 +61,25 @@ class Effect:
     p_equivalence: float
     smallest_delta: float
     p_adjusted: float = float("nan")
+    by: str = ""
+    spread: Interval = _UNKNOWN
+    p_spread: float = float("nan")
 
     def beyond(self, delta: float) -> bool:
         """Return whether the whole interval lies outside -delta to delta."""
         return self.effect.low > delta or self.effect.high < -delta
+
+    def is_strong(self, delta: float) -> bool:
+        """Return whether the mean effect is beyond delta, significant, and the same for every fill-in."""
+        return self.beyond(delta) and self.p_adjusted < LEVEL and self.agree
+
+    def spreads(self, delta: float) -> bool:
+        """Return whether single changes are larger than those by the sham, whatever their mean."""
+        return self.spread.low > delta and self.p_spread < LEVEL
+
+    def is_none(self, delta: float) -> bool:
+        """Return whether neither the mean nor the single changes can be as large as delta."""
+        return self.p_equivalence < LEVEL and not self.spread.high >= delta
 
     @property
     def agree(self) -> bool:
@@ -72,21 +92,36 @@ class Effect:
 
 @dataclass(frozen=True)
 class Alignment:
-    """How well the score tells the label where a cue agrees with it, is absent, or disagrees (T4).
+    """How well the score tells the label where a region agrees with it, is absent, or disagrees (T4).
 
     Attributes:
-        aligned: AUC where the cue is there exactly when the label is.
-        absent: AUC where the cue is not there.
-        anti: AUC where the cue is there exactly when the label is not.
-        reliance: aligned less anti.
-        edited: whether cues were removed from pictures to fill the cells.
+        aligned: AUC where the region is as the label would have it: the cue is there exactly when the label is.
+        absent: AUC without the cue; NaN for a region that is no cue.
+        anti: AUC where the region is as the label would not have it.
+        reliance: aligned minus anti, the reliance index.
+        share: (S_aligned - S_anti) / (S_aligned + S_anti), S the difference of the mean log-odds of the classes: the
+            share of their separation that the region carries; NaN for sets of different cases.
+        flips: share of the cases whose prediction differs between the two sets.
+        how: "" for unedited pictures; "remove" or what differs between the donors for sets of edited ones.
     """
 
     aligned: Interval
     absent: Interval
     anti: Interval
     reliance: Interval
-    edited: bool
+    share: Interval = _UNKNOWN
+    flips: float = float("nan")
+    how: str = ""
+
+    @property
+    def at_ceiling(self) -> bool:
+        """Return whether both AUC are so high that their difference says nothing."""
+        return self.aligned.estimate > CEILING and self.anti.estimate > CEILING
+
+    @property
+    def is_reliance(self) -> bool:
+        """Return whether the region helps to tell the label; never by a NaN."""
+        return (self.share if self.at_ceiling else self.reliance).low > ALIGNED
 
 
 @dataclass(frozen=True)
@@ -144,6 +179,35 @@ class Judgement:
     reason: str
 
 
+@dataclass(frozen=True)
+class Alignments:
+    """What is known of the use of one region for the decision.
+
+    Attributes:
+        edited: (test, by) -> the counterfactual alignment.
+        missing: (test, by) -> why there is none.
+        unedited: of a cue, from unedited pictures, where its cells have enough patients.
+    """
+
+    edited: Mapping[tuple[str, str], Alignment] = field(default_factory=dict)
+    missing: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    unedited: Alignment | None = None
+
+    def of(self, effect: Effect) -> Alignment | None:
+        """Return the alignment by the same intervention as an effect."""
+        return self.edited.get((effect.test, effect.by))
+
+    def confirm(self, effect: Effect) -> bool:
+        """Return whether what changes the log-odds also helps to tell the label."""
+        edited = self.of(effect)
+        return edited is not None and edited.is_reliance and not self.unedited_denies
+
+    @property
+    def unedited_denies(self) -> bool:
+        """Return whether the unedited pictures can show reliance, and do not."""
+        return self.unedited is not None and not self.unedited.at_ceiling and not self.unedited.is_reliance
+
+
 def judge(
     label: str,
     region: str,
@@ -151,13 +215,13 @@ def judge(
     *,
     effects: Sequence[Effect],
     heat: Heat | None,
-    alignment: Alignment | None,
+    alignments: Alignments,
     untestable: str,
     delta: float,
 ) -> Judgement:
     """Decide what may be said about a region. Heat alone never yields RELIES.
 
-    The order of the tests is: not testable, relies, artefact-consistent, equivalent to none, sensitive, not shown.
+    The order of the tests is: not testable, relies, responds, artefact-consistent, equivalent to none, not shown.
 
     Args:
         label: the label.
@@ -165,44 +229,84 @@ def judge(
         role: whether looking there is right ("disease") or a shortcut.
         effects: of the strata that could be tested, adjusted.
         heat: what the maps show there.
-        alignment: of a cue, where it could be had.
+        alignments: whether the region helps to tell the label.
         untestable: why nothing could be tested; "" where something could.
-        delta: what counts as no effect, in SD of the logit.
+        delta: what counts as no effect, in SD of the log-odds.
 
     Returns:
         The verdict with one plain sentence.
     """
     removals = [effect for effect in effects if effect.test != "insert"]
-    inserts = [effect for effect in effects if effect.test == "insert"]
     if not removals:
         return Judgement("NOT TESTABLE", f"Whether the {label} model uses {region} cannot be tested: {untestable}.")
-    strong = [e for e in removals if e.beyond(delta) and e.p_adjusted < LEVEL and e.agree]
-    if strong and (alignment is None or not alignment.reliance.low <= ALIGNED):
-        best = max(strong, key=lambda effect: abs(effect.effect.estimate))
-        return Judgement("RELIES", _relies(label, region, role, best, alignment))
-    none = all(effect.p_equivalence < LEVEL for effect in removals)
+    strong = sorted((e for e in removals if e.is_strong(delta)), key=lambda e: -abs(e.effect.estimate))
+    confirmed = next(filter(alignments.confirm, strong), None)
+    if confirmed is not None:
+        return Judgement("RELIES", _relies(label, region, role, confirmed, alignments))
+    spread = max((e for e in removals if e.spreads(delta)), key=lambda e: e.spread.estimate, default=None)
+    if strong or spread is not None:
+        return Judgement("RESPONDS", _responds(label, region, strong, spread, alignments))
+    none = all(effect.is_none(delta) for effect in removals)
     if none and heat is not None and heat.looks and (not heat.beyond_nulls or heat.stays_at_the_frame):
         return Judgement("ARTEFACT-CONSISTENT", _artefact(label, region, heat, removals))
     if none:
         return Judgement("EQUIVALENT TO NONE", _none(label, region, removals, delta))
-    moved = [e for e in inserts if e.beyond(delta) and e.p < LEVEL]
-    if moved and not strong:
-        return Judgement("SENSITIVE, OUT OF DISTRIBUTION", _sensitive(label, region, moved[0]))
-    return Judgement("NOT SHOWN", _not_shown(label, region, removals, strong, alignment))
+    inserted = [e for e in effects if e.test == "insert" and e.beyond(delta) and e.p < LEVEL]
+    return Judgement("NOT SHOWN", _not_shown(label, region, removals, inserted))
 
 
-def _relies(label: str, region: str, role: Role, effect: Effect, alignment: Alignment | None) -> str:
+def _relies(label: str, region: str, role: Role, effect: Effect, alignments: Alignments) -> str:
     news = ", where the disease is" if role == "disease" else ", a shortcut"
     text = f"The {label} model relies on {region}{news}: {_effect(effect)}"
-    if alignment is not None:
-        aligned, anti = alignment.aligned.estimate, alignment.anti.estimate
-        how = " (with cues removed from pictures)" if alignment.edited else ""
-        text += f"; its AUC is {aligned:.2f} where the cue agrees with the label and {anti:.2f} where it disagrees{how}"
-    return text + "."
+    if alignments.unedited is not None and not alignments.unedited.at_ceiling:
+        return f"{text}; {_aligned(alignments.unedited)}."
+    edited = alignments.of(effect)
+    return f"{text}; {_aligned(edited)}." if edited is not None else f"{text}."
+
+
+def _responds(label: str, region: str, strong: Sequence[Effect], spread: Effect | None, alignments: Alignments) -> str:
+    if strong:
+        text, edited = _effect(strong[0]), alignments.of(strong[0])
+        if edited is None:
+            missing = alignments.missing.get((strong[0].test, strong[0].by), "it was not computed")
+            why = f"whether this serves to tell the label could not be tested ({missing})"
+        elif not edited.is_reliance:
+            why = f"this is not shown to serve to tell the label: {_aligned(edited)}"
+        elif alignments.unedited is not None:
+            why = f"unedited pictures do not show that this serves to tell the label: {_aligned(alignments.unedited)}"
+        else:
+            why = "whether this serves to tell the label is not shown"
+        return f"The {label} model responds to {region}: {text}, but {why}."
+    assert spread is not None
+    size = f"{spread.spread.estimate:.2f} SD ({_interval(spread.spread)}"
+    return (
+        f"The {label} model responds to {region}: {_DONE[spread.test]} changes the log-odds of single cases by {size}; "
+        f"label {spread.stratum}, adjusted p {_p(spread.p_spread)}) more than a sham does, but the changes cancel on "
+        "average, and whether this serves to tell the label is not shown."
+    )
+
+
+def _aligned(alignment: Alignment) -> str:
+    """Return the alignment in words."""
+    where = {
+        "": "where the cue agrees with the label",
+        "label": "with the region of patients with the same label",
+    }.get(alignment.how, "where the region is as the label would have it")
+    where_not = {"": "where it disagrees", "label": "with that of patients with the other label"}.get(
+        alignment.how, "where it is not"
+    )
+    text = f"the AUC is {alignment.aligned.estimate:.2f} {where} and {alignment.anti.estimate:.2f} {where_not}"
+    if alignment.at_ceiling and not np.isnan(alignment.share.estimate):
+        text += (
+            f"; the region carries {alignment.share.estimate:.0%} of the separation of the classes "
+            f"(95 % confidence interval {alignment.share.low:.0%} to {alignment.share.high:.0%}) and flips "
+            f"{alignment.flips:.0%} of the predictions"
+        )
+    return text
 
 
 def _artefact(label: str, region: str, heat: Heat, removals: Sequence[Effect]) -> str:
-    largest = max(abs(effect.effect.estimate) for effect in removals)
+    largest = max(removals, key=lambda effect: abs(effect.effect.estimate))
     why = (
         "stays at the frame of the input when the picture moves inwards"
         if heat.stays_at_the_frame
@@ -210,51 +314,45 @@ def _artefact(label: str, region: str, heat: Heat, removals: Sequence[Effect]) -
     )
     return (
         f"The {label} model's maps favour {region} ({heat.enrichment.estimate:.2f} times its share of the picture), "
-        f"but that {why}, and changing the region changes the logit by at most {largest:.2f} SD: it is an artefact."
+        f"but that {why}, and {_effect(largest)}: the heat is an artefact."
     )
 
 
 def _none(label: str, region: str, removals: Sequence[Effect], delta: float) -> str:
     largest = max(removals, key=lambda effect: abs(effect.effect.estimate))
     return (
-        f"The {label} model does not use {region}: {_effect(largest)}, which is shown to be smaller than {delta:g} SD."
+        f"The {label} model does not use {region}: {_effect(largest)}, and in every stratum tested a mean effect of "
+        f"{delta:g} SD is excluded."
     )
 
 
-def _sensitive(label: str, region: str, effect: Effect) -> str:
-    return (
-        f"The score of the {label} model changes when {region} is inserted into images without it ({_effect(effect)}), "
-        "but removing it where it occurs shows no reliance."
-    )
-
-
-def _not_shown(
-    label: str, region: str, removals: Sequence[Effect], strong: Sequence[Effect], alignment: Alignment | None
-) -> str:
+def _not_shown(label: str, region: str, removals: Sequence[Effect], inserted: Sequence[Effect]) -> str:
     largest = max(removals, key=lambda effect: abs(effect.effect.estimate))
     limit = max(effect.smallest_delta for effect in removals)
-    if strong and alignment is not None:
-        why = f"but the reliance index ({_interval(alignment.reliance)}) does not confirm it"
-    elif largest.p_adjusted >= LEVEL or np.isnan(largest.p_adjusted):
-        why = f"and an effect of up to {limit:.2f} SD cannot be excluded"
-    elif not largest.agree:
+    remark = f" Inserting it where it is absent changes the log-odds ({_effect(inserted[0])})." if inserted else ""
+    if largest.p_adjusted < LEVEL and not largest.agree:
         why = "but the fill-ins do not agree"
     else:
-        why = f"too small for reliance, and effects of up to {limit:.2f} SD cannot be excluded"
-    return f"Whether the {label} model relies on {region} is not shown: {_effect(largest)}, {why}."
+        why = f"and a mean effect of up to {limit:.2f} SD cannot be excluded"
+    return f"Whether the {label} model relies on {region} is not shown: {_effect(largest)}, {why}.{remark}"
+
+
+_DONE = {"remove": "removing it", "exchange": "replacing it by that of another patient", "insert": "inserting it"}
 
 
 def _effect(effect: Effect) -> str:
-    what = {
-        "remove": "removing it",
-        "exchange": "replacing it by that of a patient with the other label",
-        "insert": "inserting it",
-    }[effect.test]
+    what = _DONE[effect.test]
+    if effect.test == "exchange":
+        what = (
+            "replacing it by that of a patient with the other label"
+            if effect.by == "label"
+            else f"replacing it by that of a patient without {effect.by}, instead of with it,"
+        )
     size = effect.effect.estimate
     p = "" if np.isnan(effect.p_adjusted) else f", adjusted p {_p(effect.p_adjusted)}"
     return (
-        f"{what} changes the logit by {size:.2f} SD ({_interval(effect.effect)}; {effect.patients} patients, label "
-        f"{effect.stratum}{p})"
+        f"{what} changes the log-odds by {size:.2f} SD on average ({_interval(effect.effect)}; {effect.patients} "
+        f"patients, label {effect.stratum}{p})"
     )
 
 

@@ -25,8 +25,8 @@ def audit(
     """Test, for each label and region, whether the model relies on the region.
 
     The regions are those in the section audit of the study file. Each region is removed or exchanged in every image,
-    and the change of the logit is compared with that of a sham edit. Heat alone is never enough for a verdict. Writes
-    DIR/audit.json, audit.parquet and audit_changes.parquet.
+    and the change of the log-odds is compared with that of a sham edit. Heat alone is never enough for a verdict.
+    Writes DIR/audit.json, audit.parquet and audit_changes.parquet.
 
     Example: camscope audit results
     """
@@ -51,7 +51,7 @@ def summary(content: dict[str, Any]) -> str:
         auc = result["auc"]
         lines.append(f"{label} ({result['model']}): AUC {_number(auc['estimate'])} on {result['patients']} patients")
         lines.append(f"  model: {result['self_test']['sentence']}")
-        lines += [f"  {r['verdict']:<20} {region}: {r['reason']}" for region, r in result["regions"].items()]
+        lines += [f"  {r['verdict']:<19} {region}: {r['reason']}" for region, r in result["regions"].items()]
     lines.append(f"{content['forwards']} inputs went through the models")
     return "\n".join(lines)
 

@@ -72,8 +72,8 @@ def _typical(results: Results) -> list[int]:
 
 def _mistakes(results: Results, most: int) -> list[int]:
     """Return the false alarms of the highest scores and the misses of the lowest, label by label in turn."""
-    wrong = results.first.filter(pl.col("outcome").is_in(["FP", "FN"]) & pl.col("score").is_not_nan())
-    sure = pl.when(pl.col("truth")).then(-pl.col("score")).otherwise(pl.col("score"))
+    wrong = results.first.filter(pl.col("outcome").is_in(["FP", "FN"]) & pl.col("log_odds").is_not_nan())
+    sure = pl.when(pl.col("truth")).then(-pl.col("log_odds")).otherwise(pl.col("log_odds"))
     ordered = wrong.select("case", "label", sure.alias("sure")).sort("sure", "case", descending=[True, False])
     turns = ordered.with_columns(pl.int_range(pl.len()).over("label").alias("turn")).filter(pl.col("turn") < most)
     return turns.sort("turn", "label")["case"].to_list()

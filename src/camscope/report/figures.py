@@ -117,7 +117,8 @@ def effect_figure(label: str, found: Content, *, delta: float, name: str) -> Dra
 
 
 def _tested(region: str, effect: Content) -> str:
-    return f"{region_words(region)}: {effect['test']}, {effect['stratum']}"
+    by = f" by {region_words(effect['by'])}" if effect["by"] else ""
+    return f"{region_words(region)}: {effect['test']}{by}, {effect['stratum']}"
 
 
 def alignment_figure(cue: str, found: Mapping[str, Content], *, name: str) -> Drawn:
@@ -137,7 +138,7 @@ def alignment_figure(cue: str, found: Mapping[str, Content], *, name: str) -> Dr
                 if e["low"] is not None:
                     ax.plot([e["low"], e["high"]], [place, place], color="#1b2330", lw=1.1)
             rows.append(
-                (label, *(interval(entry[kind]) for kind in (*kinds, "reliance")), "yes" if entry["edited"] else "")
+                (label, *(interval(entry[kind]) for kind in (*kinds, "reliance")), "yes" if entry["how"] else "")
             )
         ax.axvline(0.5, color=VERMILLION, lw=1, ls=(0, (4, 3)))
         ax.set(xlim=(0, 1), xlabel="AUC (dashed: chance)")
@@ -171,7 +172,7 @@ def mass_figure(label: str, rows: pl.DataFrame, regions: Sequence[str], *, name:
                 part = region_rows.filter(pl.col("truth") == truth)
                 ax.scatter(
                     part[f"mass:{region}"],
-                    part["score"],
+                    part["log_odds"],
                     s=14,
                     c=colour,
                     marker=marker,
@@ -182,10 +183,10 @@ def mass_figure(label: str, rows: pl.DataFrame, regions: Sequence[str], *, name:
             area = float(region_rows[f"area:{region}"].to_numpy().mean())
             ax.axvline(area, color=GREY, lw=1, ls=(0, (2, 2)))
             ax.set_title(short(region_words(region), 22))
-            ax.set(xlabel="share of the heat", ylabel="logit" if n % across == 0 else "")
+            ax.set(xlabel="share of the heat", ylabel="log-odds" if n % across == 0 else "")
             ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
             ax.yaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
-            rank = _rank_correlation(region_rows["score"].to_numpy(), region_rows[f"mass:{region}"].to_numpy())
+            rank = _rank_correlation(region_rows["log_odds"].to_numpy(), region_rows[f"mass:{region}"].to_numpy())
             table_rows.append(
                 (
                     region_words(region),

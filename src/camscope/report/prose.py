@@ -128,7 +128,7 @@ def _of_audit(results: Results) -> Iterator[str]:
         worst = max((d for d in deltas if d is not None), default=None)
         yield (
             f"{len(open_items)} of {len(regions)} verdicts are NOT SHOWN. This does not mean that there is no effect: "
-            f"in the least certain of them, effects up to {number(worst)} SD of the logit cannot be excluded."
+            f"in the least certain of them, effects up to {number(worst)} SD of the log-odds cannot be excluded."
         )
     untested = [
         f"{label}, {region_words(region)}" for label, region, entry in regions if entry["verdict"] == "NOT TESTABLE"
@@ -136,7 +136,7 @@ def _of_audit(results: Results) -> Iterator[str]:
     if untested:
         yield f"Not testable in this cohort: {'; '.join(untested)}."
     edited = sorted(
-        {cue for content in labels.values() for cue, alignment in content["alignment"].items() if alignment["edited"]}
+        {cue for content in labels.values() for cue, alignment in content["alignment"].items() if alignment["how"]}
     )
     if edited:
         yield f"The alignment of {', '.join(edited)} was completed with edited pictures."
@@ -223,16 +223,18 @@ def _on_audit(results: Results, settings: dict[str, Any], cited: _Cited) -> str:
     sentences = [
         f"Reliance on {regions or 'regions'} was tested by intervention, because heat maps cannot show or exclude",
         f"reliance {cited(_REFERENCES['border'])}. A region was removed by two fill-ins, or, if too large for a sham",
-        "of equal area, exchanged for that of other patients of the same group, and the change of the logit was",
-        "compared with that of a sham; effects are in standard deviations of the logit over patient means within the",
-        "stratum of the label. Intervals are expanded BCa bootstrap intervals over patients",
+        "of equal area, exchanged for that of other patients of the same group, and the change of the log-odds was",
+        "compared with that of a sham; effects are in standard deviations (SD) of the log-odds over patient means",
+        "within the stratum of the label. Intervals are expanded BCa bootstrap intervals over patients",
         f"({settings['replicates']} replicates, seed {settings['seed']})",
         f"{cited(_REFERENCES['bca'], _REFERENCES['bootstrap'])}; p-values are from sign-flip permutations of patient",
-        f"means {cited(_REFERENCES['flip'])}, adjusted by Holm's method over all labels, regions and strata",
+        f"means {cited(_REFERENCES['flip'])}, adjusted by Holm's method over all labels, regions, strata and tests",
         f"{cited(_REFERENCES['holm'])}. A model was said to rely on a region when the whole interval lay beyond",
-        f"±{settings['delta']:g} SD, the adjusted p was below {settings['level']:g}, the fill-ins agreed, and, for a",
-        "cue, the reliance index (AUC where it agrees with the label less AUC where it disagrees) was above 0.05 with",
-        "its whole interval; absence of an effect was shown by two one-sided tests against the same",
+        f"±{settings['delta']:g} SD, the adjusted p was below {settings['level']:g}, the fill-ins agreed, and the",
+        "reliance index (AUC with the region as the label would have it minus AUC with the region as it would not,",
+        "from the same interventions, and for a cue from unedited pictures too) was above 0.05 with its whole",
+        "interval, or, where both AUC were above 0.97, the region carried more than 5 % of the separation of the",
+        "classes; absence of an effect was shown by two one-sided tests against the same",
         f"±{settings['delta']:g} SD {cited(_REFERENCES['tost'])}. Strata of fewer than {settings['fewest_patients']}",
         "patients were not tested. Heat was compared with that of the same architecture with random weights",
         f"{cited(_REFERENCES['reset'])} and with random combinations of the trained network's channels.",

@@ -23,7 +23,7 @@ from camscope.study.run import study_record
 from camscope.study.study import Study
 
 _COUNTED = (
-    *("case", "patient", "group", "label", "method", "truth", "score", "outcome", "status", "layer"),
+    *("case", "patient", "group", "label", "method", "truth", "score", "log_odds", "outcome", "status", "layer"),
     *("grid_height", "grid_width", "map_max", "height", "image_sha256"),
 )
 """What is held of every row; more is read where it is asked for."""

@@ -151,7 +151,7 @@ def areas(results: Results) -> Mapping[str, Sequence[Slice]]:
 
 def _slice(name: str, part: pl.DataFrame) -> Slice:
     truth, patients = part["truth"].to_numpy().astype(bool), part["patient"].to_list()
-    interval = auc_interval(part["score"].to_numpy(), truth, patients=patients)
+    interval = auc_interval(part["log_odds"].to_numpy(), truth, patients=patients)
     return Slice(name, len(part), int(truth.sum()), len(set(patients)), interval)
 
 

@@ -13,10 +13,11 @@ Tone = Literal["bad", "good", "open", "none"]
 
 _RULED_OUT = ("EQUIVALENT TO NONE", "ARTEFACT-CONSISTENT")
 MEANINGS = {
-    "RELIES": "Changing the region changes the score significantly more than a sham, the same change elsewhere.",
+    "RELIES": "Changing the region changes the score significantly more than a sham (the same change elsewhere), and "
+    "the score tells the label worse where the region speaks against it.",
+    "RESPONDS": "Changing the region changes the score, but it is not shown that this serves to tell the label.",
     "EQUIVALENT TO NONE": "The effect of the region is shown to be smaller than delta, the least that matters.",
     "NOT SHOWN": "Neither reliance nor its absence could be shown. This does not mean that there is no effect.",
-    "SENSITIVE, OUT OF DISTRIBUTION": "The score changes when the cue is inserted, but not when it is removed.",
     "ARTEFACT-CONSISTENT": "The heat is no more than in null maps, and changing the region has no effect on the score.",
     "NOT TESTABLE": "The data do not allow a test; the sentence says why.",
 }
@@ -114,6 +115,10 @@ def _headline(chips: Sequence[Chip]) -> tuple[str, Tone]:
     if culprits:
         also = ", and on the disease region too" if sees else ", and not on the disease region" if ignores else ""
         return f"Relies on a shortcut: {', '.join(culprits)}{also}", "bad"
+    responds = [chip.words for chip in shortcuts if chip.verdict == "RESPONDS"]
+    if responds:
+        also = "relies on the disease region, and responds" if sees else "responds"
+        return f"{also.capitalize()} to a shortcut, whose use is not shown: {', '.join(responds)}", "open"
     if all(chip.verdict == "NOT TESTABLE" for chip in chips):
         return "Could not be tested", "none"
     open_shortcuts = [chip.words for chip in shortcuts if chip.verdict not in _RULED_OUT]
@@ -136,7 +141,7 @@ def _chip(region: str, entry: Mapping[str, Any]) -> Chip:
         tone = "none"
     removals = [e for e in entry["effects"] if e["test"] != "insert" and e["smallest_delta"] is not None]
     beyond = ""
-    if verdict in ("NOT SHOWN", "SENSITIVE, OUT OF DISTRIBUTION") and removals:
+    if verdict == "NOT SHOWN" and removals:
         beyond = f"up to {number(max(e['smallest_delta'] for e in removals))} SD"
     p = None if effect is None else effect["p_adjusted"]
     return Chip(

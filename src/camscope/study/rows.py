@@ -13,7 +13,7 @@ from camscope.cohort.regions import Evidence
 from camscope.cohort.store import Row
 from camscope.study.config import StudyFile
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 CASE: dict[str, Any] = {
     "case": pl.Int64,
@@ -30,6 +30,7 @@ SCORE: dict[str, Any] = {
     "class": pl.String,
     "score": pl.Float64,
     "probability": pl.Float64,
+    "log_odds": pl.Float64,
     "prediction": pl.Boolean,
     "outcome": pl.String,
     "computed": pl.String,

@@ -199,7 +199,9 @@ class StudyStep:
                 index = self._classes[key][task.label]
                 if task.score is None:
                     probability = None if probabilities is None else float(probabilities[i, index])
-                    task.score, task.computed = Score(float(outputs[i, index]), probability), self._computed[task.label]
+                    log_odds = float(run.model.log_odds(outputs[i], index))
+                    task.score = Score(float(outputs[i, index]), probability, log_odds)
+                    task.computed = self._computed[task.label]
                 self._judge(task, work.case)
         return run
 
@@ -244,6 +246,7 @@ class StudyStep:
             "class": model.label(index),
             "score": None if task.score is None else task.score.value,
             "probability": None if task.score is None else task.score.probability,
+            "log_odds": None if task.score is None else task.score.log_odds,
             "prediction": task.prediction,
             "outcome": task.outcome,
             "computed": task.computed,

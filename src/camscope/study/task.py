@@ -19,10 +19,11 @@ _SAME = "the same map as "
 
 
 class Score(NamedTuple):
-    """The score of a label, and its probability; None for a model without probabilities."""
+    """The score of a label, its probability (None for a model without probabilities), and its log-odds."""
 
     value: float
     probability: float | None
+    log_odds: float
 
 
 @dataclass
@@ -86,7 +87,7 @@ class MapTask(Task):
             return
         self.computed = row["computed"]
         if row["score"] is not None:
-            self.score = Score(row["score"], row["probability"])
+            self.score = Score(row["score"], row["probability"], row["log_odds"])
         if row["grid"] is not None:
             grid = np.array(row["grid"], np.float32).reshape(row["grid_height"], row["grid_width"])
             top, left, height, width = row["window"]

@@ -73,7 +73,7 @@ def rows_of(subjects, score):
             "case": [s.case.number for s in subjects],
             "patient": [s.case.patient for s in subjects],
             "truth": [s.truth for s in subjects],
-            "score": score(np.stack([s.x for s in subjects])),
+            "log_odds": score(np.stack([s.x for s in subjects])),
             "cue:token": [s.case.cues["token"] for s in subjects],
         }
     )

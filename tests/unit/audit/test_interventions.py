@@ -6,9 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from camscope.audit.alignment import cue_alignment
+from camscope.audit.audit import alignments_of
 from camscope.audit.interventions import changes, measured_changes
-from camscope.audit.measures import AuditSettings, adjusted, alignment, effects, group_maps, hidden_and_alone, metadata
+from camscope.audit.measures import adjusted, effects, group_maps, hidden_and_alone, metadata
 from camscope.audit.samples import PatchDonors
+from camscope.audit.settings import AuditSettings
 from camscope.audit.verdicts import judge
 
 spec = importlib.util.spec_from_file_location("audit_conftest", Path(__file__).with_name("conftest.py"))
@@ -28,8 +31,7 @@ def verdicts(subjects, score, regions=ASKED, large=()):
     rows = known.rows_of(subjects, score)
     found, _ = intervene(subjects, score, regions, large)
     effects_ = adjusted({"L": effects(rows, found, settings=SETTINGS)})["L"]
-    removals = [c for c in found if (c.region, c.test) == ("cue:token", "remove")]
-    aligned, _ = alignment(rows, "token", removals, settings=SETTINGS)
+    cues = {"token": cue_alignment(rows, "token", settings=SETTINGS)}
     return {
         name: judge(
             "L",
@@ -37,7 +39,7 @@ def verdicts(subjects, score, regions=ASKED, large=()):
             "disease" if name == "mask:label" else "shortcut",
             effects=effects_.get(name, ()),
             heat=None,
-            alignment=aligned if name == "cue:token" else None,
+            alignments=alignments_of(rows, name, found, cues=cues, threshold=0.5, settings=SETTINGS),
             untestable="nothing",
             delta=0.1,
         )
@@ -107,7 +109,7 @@ def test_a_cue_is_inserted_where_it_is_not(subjects):
     carriers = {s.case.number for s in subjects if "cue:token" in s.masks}
     assert inserted
     assert not {c.case for c in inserted} & carriers
-    assert np.mean([c.region_logit - c.sham_logit for c in inserted]) == pytest.approx(1, abs=0.1)
+    assert np.mean([c.region_log_odds - c.sham_log_odds for c in inserted]) == pytest.approx(1, abs=0.1)
 
 
 def test_forwards_are_as_many_as_the_budget_says(subjects):
@@ -143,29 +145,6 @@ def test_a_donor_patient_lends_to_one_patient_of_the_same_view(subjects):
         assert len({(pair[0], pair[place]) for pair in pairs}) == len(pairs), "one lends to one"
     assert len(pairs) == 2 * 20, "as many as there are patients with the label, in each view"
     assert donors.pick(viewed[0], lambda other: False, role="b") is None
-
-
-def test_alignment_by_removal_where_cells_are_empty():
-    subjects = known.make_subjects(carries=lambda truth, draw: True)
-    score = known.mean_of("cue:token", "mask:label", weights=[2.0, 0.1])
-    rows = known.rows_of(subjects, score)
-    found, _ = intervene(subjects, score)
-    removals = [c for c in found if (c.region, c.test) == ("cue:token", "remove")]
-    assert {c.fill_in for c in removals} == {"impute", "blur"}, "nobody can lend a place without the token"
-    aligned, why = alignment(rows, "token", removals, settings=SETTINGS)
-    assert why == ""
-    assert aligned.edited
-    assert aligned.aligned.estimate == 1
-    assert aligned.anti.estimate == 0
-    assert aligned.reliance.low > 0.5
-
-
-def test_alignment_without_cells_says_what_is_missing():
-    subjects = known.make_subjects(carries=lambda truth, draw: False)
-    rows = known.rows_of(subjects, known.mean_of("mask:label"))
-    found, why = alignment(rows, "token", [], settings=SETTINGS)
-    assert found is None
-    assert why == "only 0 patients carry the cue on one side of the label, and 8 are needed"
 
 
 def test_a_hidden_lesion_leaves_nothing_to_tell_by(subjects):

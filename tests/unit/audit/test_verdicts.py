@@ -1,16 +1,17 @@
 """The order of the tests, and that heat alone never convicts."""
 
+import dataclasses
 import math
 
 import pytest
 
-from camscope.audit.verdicts import Alignment, Effect, Heat, judge
+from camscope.audit.verdicts import Alignment, Alignments, Effect, Heat, judge
 from camscope.statistics.intervals import Interval
 
 STRONG, NONE, WIDE = Interval(-1.2, -0.8, -1.0), Interval(-0.03, 0.03, 0.0), Interval(-0.5, 0.5, 0.0)
 
 
-def effect(size, *, test="remove", fills=None, p=0.001, equivalence=0.9, stratum="present"):
+def effect(size, *, test="remove", by="", fills=None, p=0.001, equivalence=0.9, stratum="present", spread=NONE):
     return Effect(
         stratum=stratum,
         test=test,
@@ -24,6 +25,9 @@ def effect(size, *, test="remove", fills=None, p=0.001, equivalence=0.9, stratum
         p_equivalence=equivalence,
         smallest_delta=0.3,
         p_adjusted=p,
+        by=by,
+        spread=spread,
+        p_spread=p,
     )
 
 
@@ -41,13 +45,14 @@ def heat(enrichment, nulls, frame=math.nan, content=math.nan):
     )
 
 
-def judged(effects=(), *, role="shortcut", heat=None, alignment=None):
-    return judge("L", "border:0.10", role, effects=effects, heat=heat, alignment=alignment, untestable="why", delta=0.1)
+GOOD, BAD = Interval(0.9, 0.96, 0.95), Interval(0.0, 0.2, 0.1)
+USED = Alignment(GOOD, GOOD, BAD, Interval(0.5, 0.9, 0.7), how="remove")
+UNUSED = Alignment(GOOD, GOOD, GOOD, Interval(-0.1, 0.2, 0.05), how="remove")
 
 
-def aligned(reliance):
-    good, bad = Interval(0.9, 1, 0.95), Interval(0.0, 0.2, 0.1)
-    return Alignment(good, good, bad, reliance, edited=False)
+def judged(effects=(), *, role="shortcut", heat=None, edited=USED, **alignments):
+    known = Alignments({} if edited is None else {("remove", ""): edited}, **alignments)
+    return judge("L", "border:0.10", role, effects=effects, heat=heat, alignments=known, untestable="why", delta=0.1)
 
 
 HOT = heat(Interval(1.4, 1.8, 1.6), {"random weights": [1.0, 1.1]})
@@ -65,7 +70,7 @@ def test_relies(role, words):
     assert found.verdict == "RELIES"
     assert words in found.reason
     assert (
-        "changes the logit by -1.00 SD (95 % confidence interval -1.20 to -0.80; 30 patients, label present"
+        "changes the log-odds by -1.00 SD on average (95 % confidence interval -1.20 to -0.80; 30 patients, label "
         in found.reason
     )
 
@@ -85,11 +90,58 @@ def test_what_is_missing_for_reliance(one):
     assert judged([one, effect(WIDE, p=0.9)]).verdict != "RELIES"
 
 
-def test_alignment_has_a_say_where_it_can_be_had():
-    assert judged([effect(STRONG)], alignment=aligned(Interval(0.5, 0.9, 0.7))).verdict == "RELIES"
-    denied = judged([effect(STRONG)], alignment=aligned(Interval(-0.1, 0.2, 0.05)))
-    assert denied.verdict == "NOT SHOWN"
-    assert "reliance index" in denied.reason
+@pytest.mark.parametrize(
+    ("alignments", "verdict", "words"),
+    [
+        ({}, "RELIES", "the AUC is 0.95 where the region is as the label would have it and 0.10 where it is not"),
+        ({"edited": UNUSED}, "RESPONDS", "this is not shown to serve to tell the label"),
+        (
+            {"edited": None, "missing": {("remove", ""): "only 4 patients"}},
+            "RESPONDS",
+            "not be tested (only 4 patients)",
+        ),
+        ({"unedited": dataclasses.replace(UNUSED, how="")}, "RESPONDS", "unedited pictures do not show"),
+        ({"unedited": dataclasses.replace(USED, how="")}, "RELIES", "where the cue agrees with the label"),
+    ],
+)
+def test_a_response_is_reliance_only_where_it_serves_to_tell_the_label(alignments, verdict, words):
+    found = judged([effect(STRONG)], **alignments)
+    assert found.verdict == verdict
+    assert words in found.reason
+    assert "nan" not in found.reason
+
+
+def test_nan_passes_no_gate():
+    unknown = Interval(math.nan, math.nan, math.nan)
+    for reliance in (unknown, Interval(math.nan, math.nan, 0.7)):
+        found = judged([effect(STRONG)], edited=dataclasses.replace(USED, reliance=reliance))
+        assert found.verdict == "RESPONDS"
+        assert judged([effect(Interval(math.nan, math.nan, -1.0))]).verdict != "RELIES"
+
+
+def test_the_alignment_must_be_that_of_the_same_intervention():
+    exchanged = effect(STRONG, test="exchange", by="label")
+    assert judged([exchanged]).verdict == "RESPONDS"
+
+
+def test_at_the_ceiling_the_share_of_the_separation_decides():
+    top = Interval(0.98, 1.0, 0.99)
+    near = Alignment(top, top, top, Interval(-0.01, 0.01, 0.0), share=Interval(0.2, 0.4, 0.3), flips=0.05, how="remove")
+    found = judged(
+        [effect(STRONG)], edited=near, unedited=dataclasses.replace(near, share=Interval(*[math.nan] * 3), how="")
+    )
+    assert found.verdict == "RELIES"
+    assert "carries 30% of the separation of the classes" in found.reason
+    small = dataclasses.replace(near, share=Interval(0.02, 0.2, 0.1))
+    assert judged([effect(STRONG)], edited=small).verdict == "RESPONDS"
+
+
+def test_opposite_changes_are_a_response_and_never_no_effect():
+    opposite = effect(NONE, p=0.001, equivalence=0.01, spread=Interval(0.8, 1.2, 1.0))
+    found = judged([opposite])
+    assert found.verdict == "RESPONDS"
+    assert "of single cases by 1.00 SD" in found.reason
+    assert judged([effect(NONE, p=0.9, equivalence=0.01, spread=Interval(-0.1, 0.5, 0.2))]).verdict == "NOT SHOWN"
 
 
 def test_heat_alone_never_convicts():
@@ -112,9 +164,15 @@ def test_equivalence_needs_every_stratum():
     assert judged([nothing, effect(NONE, p=0.9, equivalence=0.01, stratum="absent")]).verdict == "EQUIVALENT TO NONE"
 
 
-def test_a_cue_that_only_acts_when_put_in():
+def test_a_cue_that_only_acts_when_put_in_is_a_remark():
     found = judged([effect(WIDE, p=0.9), effect(Interval(0.8, 1.2, 1.0), test="insert")])
-    assert found.verdict == "SENSITIVE, OUT OF DISTRIBUTION"
+    assert found.verdict == "NOT SHOWN"
+    assert "Inserting it where it is absent changes the log-odds" in found.reason
+
+
+def test_the_limit_is_that_of_every_stratum():
+    wide = dataclasses.replace(effect(WIDE, p=0.9, stratum="absent"), smallest_delta=0.57)
+    assert "up to 0.57 SD" in judged([effect(Interval(-0.6, 0.1, -0.2), p=0.9), wide]).reason
 
 
 def test_nulls_that_are_not_known_do_not_count():

@@ -1,0 +1,227 @@
+"""Alignment: does the score tell the label worse where a region speaks against the label (T4)?
+
+The unedited pictures answer where each cell of cue and label has enough patients. The interventions always answer: per
+case they give the log-odds with the region as the label would have it (aligned), and as it would not (anti).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from camscope.array_types import Floats
+from camscope.audit.interventions import Change
+from camscope.audit.settings import FEWEST, AuditSettings
+from camscope.audit.verdicts import Alignment
+from camscope.statistics.auc import Scored, auc_difference, auc_interval
+from camscope.statistics.intervals import Interval, bootstrap
+
+Sides = npt.NDArray[np.bool_]
+_UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
+
+
+def cue_alignment(rows: pl.DataFrame, cue: str, *, settings: AuditSettings) -> tuple[Alignment | None, str]:
+    """Compare unedited pictures where a cue agrees with the label, is absent, and disagrees.
+
+    Args:
+        rows: of the label, one per case, with ``truth``, ``patient``, ``log_odds`` and the column of the cue.
+        cue: its name.
+        settings: of the statistics.
+
+    Returns:
+        The alignment and ""; or None and why it cannot be computed: a cell of cue and label has too few patients.
+    """
+    rows = rows.filter(pl.col(f"cue:{cue}").is_not_null() & pl.col("truth").is_not_null())
+    has_cue, truth = rows[f"cue:{cue}"].to_numpy().astype(bool), rows["truth"].to_numpy().astype(bool)
+    log_odds, patients = rows["log_odds"].to_numpy(), rows["patient"].to_numpy()
+    fewest = min(
+        len(set(patients[(has_cue == cue_side) & (truth == label_side)].tolist()))
+        for cue_side in (True, False)
+        for label_side in (True, False)
+    )
+    if fewest < FEWEST:
+        return None, f"a combination of cue and label has {fewest} patients, and {FEWEST} are needed"
+    agrees = has_cue == truth
+    aligned = Scored(log_odds[agrees], truth[agrees], patients[agrees])
+    anti = Scored(log_odds[~agrees], truth[~agrees], patients[~agrees])
+    absent = auc_interval(log_odds[~has_cue], truth[~has_cue], patients=patients[~has_cue])
+    # The two sets are of different cases, so neither share nor flips are known.
+    return _alignment(aligned, anti, absent=absent, share=_UNKNOWN, flips=float("nan"), how="", settings=settings), ""
+
+
+def association(rows: pl.DataFrame, cue: str, *, settings: AuditSettings) -> Interval:
+    """Compute how much more frequent the label is with a cue than without it, in the cohort.
+
+    Returns:
+        Share of images with the label among those with the cue minus that among those without, in [-1, 1], with its
+        interval over patients; NaN where all or no images have the cue.
+    """
+    rows = rows.filter(pl.col(f"cue:{cue}").is_not_null() & pl.col("truth").is_not_null())
+    values = np.stack([rows[f"cue:{cue}"].to_numpy(), rows["truth"].to_numpy()], 1).astype(float)
+    return bootstrap(
+        values, rows["patient"].to_list(), statistic=_excess, seed=settings.seed, replicates=settings.replicates
+    )
+
+
+def _excess(values: Floats, weights: Floats) -> Floats:
+    has_cue, truth = values[:, 0], values[:, 1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        with_cue: Floats = weights @ (has_cue * truth) / (weights @ has_cue)
+        return with_cue - weights @ ((1 - has_cue) * truth) / (weights @ (1 - has_cue))
+
+
+def counterfactual(
+    rows: pl.DataFrame,
+    changes: Sequence[Change],
+    *,
+    direction: int = 1,
+    threshold: float = 0.0,
+    settings: AuditSettings,
+) -> tuple[Alignment | None, str]:
+    """Compare the same cases with a region as the label would have it, and as it would not.
+
+    * A cue that was removed: the log-odds with it are those of the picture, those without it those of the picture plus
+      the effect of the removal (change minus sham). Where too few patients on one side of the label carry the cue,
+      cases into which it was inserted join.
+    * A region exchanged by a cue: both come from donors of the same label, with and without the cue.
+    * A region exchanged by the label: from a donor of the same label (aligned) and of the other label (anti).
+    * Any other region that was removed: the picture as it is (aligned), and without the region (anti). Cases of a label
+      side on which no case has the region count as they are.
+
+    Args:
+        rows: of the label, one per case.
+        changes: of one region; of one test and ``by``, and for a cue its insertions too.
+        direction: 1 where the cue goes with the label, -1 where it goes with its absence.
+        threshold: log-odds from which on the label is predicted.
+        settings: of the statistics.
+
+    Returns:
+        The alignment and ""; or None and why it cannot be computed.
+    """
+    first = next((change for change in changes if change.test != "insert"), None)
+    if first is None:
+        return None, "no case was changed"
+    cases = _by_case(rows, changes)
+    if first.test == "exchange" or not first.region.startswith("cue:"):
+        sets = _exchanged(cases, first.by, direction) if first.test == "exchange" else _hidden(cases, rows)
+    else:
+        sets = _with_and_without(cases, direction)
+    truth, aligned, anti, absent, patients = (list(values) for values in zip(*sets, strict=True)) if sets else [[]] * 5
+    sides: Sides = np.array(truth, bool)
+    fewest = min(
+        len({patient for patient, side in zip(patients, truth, strict=True) if side == s}) for s in (True, False)
+    )
+    if fewest < FEWEST:
+        return None, f"only {fewest} patients on one side of the label could be edited, and {FEWEST} are needed"
+    values = np.array([aligned, anti, sides], float).T
+    share = bootstrap(values, patients, statistic=_paired_share, seed=settings.seed, replicates=settings.replicates)
+    flips = float(np.mean((values[:, 0] > threshold) != (values[:, 1] > threshold)))
+    known = ~np.isnan(np.array(absent, float))
+    absent_auc = auc_interval(
+        np.array(absent)[known], sides[known], patients=[p for p, k in zip(patients, known, strict=True) if k]
+    )
+    return _alignment(
+        Scored(values[:, 0], sides, patients),
+        Scored(values[:, 1], sides, patients),
+        absent=absent_auc if known.any() else _UNKNOWN,
+        share=share,
+        flips=flips,
+        how=first.by if first.test == "exchange" else first.test,
+        settings=settings,
+    ), ""
+
+
+Set = tuple[bool, float, float, float, str]
+"""Of one case: truth, log-odds aligned, anti and without the cue (NaN for what is no cue), patient."""
+
+
+def _by_case(rows: pl.DataFrame, changes: Sequence[Change]) -> list[dict[str, Any]]:
+    """Return the row of each changed case with ``region`` and ``sham``, means over the fill-ins, and ``test``."""
+    by_case: dict[int, list[Change]] = {}
+    for change in changes:
+        by_case.setdefault(change.case, []).append(change)
+    chosen = rows.filter(pl.col("case").is_in(list(by_case)) & pl.col("truth").is_not_null())
+    return [
+        row
+        | {
+            "region": float(np.mean([change.region_log_odds for change in by_case[row["case"]]])),
+            "sham": float(np.mean([change.sham_log_odds for change in by_case[row["case"]]])),
+            "test": by_case[row["case"]][0].test,
+        }
+        for row in chosen.iter_rows(named=True)
+    ]
+
+
+def _with_and_without(cases: Sequence[Mapping[str, Any]], direction: int) -> list[Set]:
+    """Return the sets of a cue that was removed; with insertions where a side of the label lacks carriers."""
+    carriers = {
+        side: {row["patient"] for row in cases if row["test"] == "remove" and row["truth"] == side}
+        for side in (True, False)
+    }
+    sets = []
+    for row in cases:
+        inserted = row["test"] == "insert"
+        if inserted and len(carriers[row["truth"]]) >= FEWEST:
+            continue
+        effect = row["region"] - row["sham"]
+        with_cue, without = (
+            (row["log_odds"] + effect, row["log_odds"]) if inserted else (row["log_odds"], row["log_odds"] + effect)
+        )
+        agrees = row["truth"] == (direction > 0)
+        aligned, anti = (with_cue, without) if agrees else (without, with_cue)
+        sets.append((row["truth"], aligned, anti, without, row["patient"]))
+    return sets
+
+
+def _exchanged(cases: Sequence[Mapping[str, Any]], by: str, direction: int) -> list[Set]:
+    sets = []
+    for row in cases:
+        if by == "label":
+            sets.append((row["truth"], row["sham"], row["region"], float("nan"), row["patient"]))
+            continue
+        with_cue, without = (row["sham"], row["region"]) if row[by] else (row["region"], row["sham"])
+        aligned, anti = (with_cue, without) if row["truth"] == (direction > 0) else (without, with_cue)
+        sets.append((row["truth"], aligned, anti, without, row["patient"]))
+    return sets
+
+
+def _hidden(cases: Sequence[Mapping[str, Any]], rows: pl.DataFrame) -> list[Set]:
+    sets: list[Set] = [
+        (row["truth"], row["log_odds"], row["log_odds"] + row["region"] - row["sham"], float("nan"), row["patient"])
+        for row in cases
+    ]
+    for side in {True, False} - {row["truth"] for row in cases}:
+        others = rows.filter((pl.col("truth") == side) & pl.col("log_odds").is_not_null())
+        sets += [(side, row["log_odds"], row["log_odds"], float("nan"), row["patient"]) for row in others.to_dicts()]
+    return sets
+
+
+def _paired_share(values: Floats, weights: Floats) -> Floats:
+    """Return (S_aligned - S_anti) / (S_aligned + S_anti), S the separation of the classes in log-odds."""
+    aligned, anti, truth = values.T
+    present, absent = weights @ truth, weights @ (1 - truth)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        first, second = (
+            weights @ (x * truth) / present - weights @ (x * (1 - truth)) / absent for x in (aligned, anti)
+        )
+        share: Floats = (first - second) / (first + second)
+    return share
+
+
+def _alignment(
+    aligned: Scored,
+    anti: Scored,
+    *,
+    absent: Interval,
+    share: Interval,
+    flips: float,
+    how: str,
+    settings: AuditSettings,
+) -> Alignment:
+    first, second = (auc_interval(s.scores, s.truth, patients=s.patients) for s in (aligned, anti))
+    difference = auc_difference(aligned, anti, seed=settings.seed, replicates=settings.replicates)
+    return Alignment(first, absent, second, difference, share=share, flips=flips, how=how)

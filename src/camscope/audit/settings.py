@@ -1,0 +1,29 @@
+"""Settings of the statistics of an audit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FEWEST = 8
+"""Patients below which nothing is tested: 7 of them cannot reach p = .01 by sign flips."""
+LEVEL = 0.05
+"""Of every adjusted p-value."""
+ALIGNED = 0.05
+"""What the interval of the reliance index, or of the share of the separation, must lie above."""
+CEILING = 0.97
+"""AUC, aligned and anti, above which the reliance index has no room, and the share of the separation is used."""
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """How the statistics are computed.
+
+    Attributes:
+        delta: the smallest effect that matters, in SD of the log-odds.
+        replicates: of bootstrap and permutations.
+        seed: of both.
+    """
+
+    delta: float = 0.10
+    replicates: int = 10_000
+    seed: int = 0
