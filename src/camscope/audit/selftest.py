@@ -12,7 +12,7 @@ from camscope.explanation.recorded_layer import record_layer
 from camscope.methods import METHODS
 from camscope.methods.heads import frozen_sums, linear_levels
 from camscope.methods.joint import joint_map
-from camscope.metrics.sanity import SANE, cascade
+from camscope.metrics.sanity import SANE, cascade, looks_untrained
 from camscope.models.model import Model
 from camscope.targets import category
 
@@ -35,6 +35,7 @@ class SelfTest:
             modules have random weights; near 0 where the maps depend on what was learned (Adebayo et al., Sanity
             Checks for Saliency Maps, NeurIPS 2018).
         forwards: inputs that went through the network for all of this.
+        untrained: whether the weights look random, as before training.
     """
 
     layer: str
@@ -45,6 +46,7 @@ class SelfTest:
     empty: float
     cascade: tuple[float, ...]
     forwards: int
+    untrained: bool = False
 
     @property
     def sentence(self) -> str:
@@ -59,7 +61,9 @@ class SelfTest:
                 "the sum of the map is near 0 for every logit, so that it shows only differences between places: "
                 "compare it with frozennormcam"
             )
-        if self.cascade and abs(self.cascade[-1]) < SANE:
+        if self.untrained:
+            said.append("the weights look random, as before training")
+        elif self.cascade and abs(self.cascade[-1]) < SANE:
             said.append(f"with random weights the maps are others (rank correlation {self.cascade[-1]:.2f})")
         elif self.cascade:
             said.append(f"maps of random weights look alike (rank correlation {self.cascade[-1]:.2f}): beware")
@@ -87,6 +91,7 @@ def self_test(model: Model, index: int, x: Tensor) -> SelfTest:
         empty=float((gradcam.flatten(1).amax(1) <= 0).double().mean()),
         cascade=_cascade(model, index, x, seen.layer, gradcam),
         forwards=len(x) * (1 + _STEPS),
+        untrained=looks_untrained(model.net),
     )
 
 

@@ -20,7 +20,7 @@ from camscope.explanation.target_spec import TargetSpec
 from camscope.images import Picture
 from camscope.images.memory import as_picture
 from camscope.methods import Method, facts_of
-from camscope.metrics.sanity import SANE, cascade, passes
+from camscope.metrics.sanity import SANE, cascade, looks_untrained, passes
 from camscope.models.layer_choice import default_layer
 from camscope.models.model import Model
 
@@ -37,6 +37,7 @@ class Sanity:
         spearman: mean rank correlation with the maps of the trained network after each step, on the native grid; NaN
             where all maps are flat.
         ssim: mean structural similarity to the maps of the trained network after each step.
+        untrained: whether the network's own weights look random (`looks_untrained`), so that the check cannot tell.
     """
 
     method: str
@@ -45,11 +46,15 @@ class Sanity:
     shares: tuple[float, ...]
     spearman: tuple[float, ...]
     ssim: tuple[float, ...]
+    untrained: bool = False
 
     @property
     def passed(self) -> bool:
-        """Return whether the maps change once half of the network is random, and stay changed (`passes`)."""
-        return passes(self.spearman)
+        """Return whether the maps change once half of the network is random, and stay changed (`passes`).
+
+        False for a network that looks untrained: its maps change too, but there is nothing learned to depend on.
+        """
+        return not self.untrained and passes(self.spearman)
 
     @property
     def sentence(self) -> str:
@@ -57,6 +62,8 @@ class Sanity:
         at = f" at {self.layer}" if self.layer else ""
         curve = ", ".join(f"{r:.2f} at {s:.0%}" for s, r in zip(self.shares, self.spearman, strict=True))
         verdict = "passed: maps depend on what was learned" if self.passed else "failed: maps depend little on learning"
+        if self.untrained:
+            verdict = "cannot tell: the network's own weights look random, as before training"
         return (
             f"{self.method}{at} {verdict}; rank correlation with the trained network's maps, by the share of random "
             f"weights: {curve}; from half of them on it must stay below {SANE}"
@@ -134,6 +141,7 @@ def sanity(
         shares=tuple(round(share, 3) for share in curves[0].shares),
         spearman=_mean([curve.spearman for curve in curves]),
         ssim=_mean([curve.ssim for curve in curves]),
+        untrained=looks_untrained(model.net),
     )
 
 

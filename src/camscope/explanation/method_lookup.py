@@ -102,6 +102,19 @@ def settings_of(function: Callable[..., Any]) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind not in variable and p.name not in _FOUND}
 
 
+_ELSEWHERE = {
+    "target": "use targets= for several images or targets",
+    "targets": "use target= for one image, or explain_all() for several",
+    "methods": "use method= for one method, or explain_all() for several",
+    "input_size": "use cs.load(model, input_size=...)",
+    "mean": "use cs.load(model, mean=...)",
+    "std": "use cs.load(model, std=...)",
+    "weights": "use cs.load(model, weights=...)",
+    "device": "move the network, net.to(device)",
+    "outcome": "use cs.load(model, outcome=...)",
+}
+
+
 def check_settings(settings: Mapping[str, Any], methods: Iterable[str | Method | NetworkMethod]) -> None:
     """Raise unless each setting is one of at least one of the methods, and its numbers are finite.
 
@@ -123,6 +136,8 @@ def check_settings(settings: Mapping[str, Any], methods: Iterable[str | Method |
     defaults = {setting: default for method in methods for setting, default in settings_of(find_method(method)).items()}
     for name, value in settings.items():
         if name not in defaults:
+            if name in _ELSEWHERE:
+                raise SettingError(f"{name!r} is no setting of a method: {_ELSEWHERE[name]}")
             method_names = ", ".join(map(method_name, methods))
             if not defaults:
                 raise SettingError(f"no setting called {name!r}: {method_names} has no settings")

@@ -85,7 +85,9 @@ class Preprocess:
             raise SettingError(
                 f"mean {self.mean} and std {self.std} must have one number per channel each, std above 0"
             )
-        if max(self.mean) > 1 or max(self.std) > _MAX_STD:
+        if type(self) is Preprocess and (
+            max(self.mean) > 1 or max(self.std) > _MAX_STD
+        ):  # a callable has its own scale
             raise SettingError(
                 f"expected mean and std for pixels in [0, 1], but got mean {self.mean} and std {self.std}: divide "
                 "them by 255"

@@ -15,6 +15,9 @@ def model():
     torch.manual_seed(0)
     body = [nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.ReLU()]
     net = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 3)).eval()
+    with torch.no_grad():  # directions beyond those of random weights, as training adds them
+        net[0].weight += 0.3 * torch.randn(8, 1, 1, 1) * torch.randn(1, 3, 3, 3)
+        net[3].weight += 0.3 * torch.randn(12, 1, 1, 1) * torch.randn(1, 8, 3, 3)
     return Model("tiny", net, preprocess=Preprocess(input_size=(48, 48)), layer="4")
 
 
@@ -89,3 +92,11 @@ def test_verdicts_follow_the_rule():
     assert found(1.0, 0.8, 0.4, 0.2, 0.0).passed
     assert not found(1.0, 0.8, 0.6, 0.2, 0.0).passed
     assert "must stay below 0.5" in found(1.0, 0.8, 0.6, 0.2, 0.0).sentence
+
+
+def test_an_untrained_network_cannot_tell(pictures):
+    model = cs.load("timm:test_resnet", weights="none")
+    found = cs.sanity(model, pictures, networks=1)
+    assert found.untrained
+    assert not found.passed
+    assert "cannot tell: the network's own weights look random, as before training" in found.sentence

@@ -144,3 +144,17 @@ def test_the_powers_of_generalised_means_are_not_the_layer(pool):
             return self.head(pooled)
 
     assert cs.default_layer(Pooled(), torch.rand(1, 3, 64, 64)) == "features"
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "advice"),
+    [
+        (cs.explain_all, "target", "use targets="),
+        (cs.explain, "targets", "use target="),
+        (cs.explain, "methods", "use method="),
+        (cs.explain, "input_size", "use cs.load"),
+    ],
+)
+def test_arguments_that_belong_elsewhere_say_where(function, name, advice):
+    with pytest.raises(SettingError, match=f"'{name}' is no setting of a method: {advice}"):
+        list(function(Net().eval(), IMAGE if function is cs.explain else [IMAGE], preprocess=PLAIN, **{name: 1}))

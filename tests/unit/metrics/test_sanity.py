@@ -6,6 +6,7 @@ from torch import nn
 
 from camscope.errors import SettingError
 from camscope.metrics import METRICS, cascade, independent, passes, randomised
+from camscope.metrics.sanity import looks_untrained
 
 
 def network():
@@ -133,3 +134,19 @@ def test_errors_say_what_is_possible():
         cascade(lambda net: torch.zeros(1, 2, 2), network(), steps=0)
     with pytest.raises(SettingError, match="ReLU has no weights that could be random"):
         cascade(lambda net: torch.zeros(1, 2, 2), nn.ReLU())
+
+
+def test_random_weights_look_untrained_and_trained_ones_do_not():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.Flatten(), nn.LazyLinear(10))
+    net(torch.zeros(1, 3, 12, 12))
+    assert looks_untrained(net)
+    optimiser = torch.optim.Adam(net.parameters(), 0.01)
+    for _ in range(30):
+        x = torch.randn(32, 3, 12, 12)
+        loss = nn.functional.cross_entropy(net(x + (y := torch.arange(32) % 2)[:, None, None, None]), y)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert not looks_untrained(net)
+    assert not looks_untrained(nn.Linear(4, 4))
