@@ -115,6 +115,17 @@ _ELSEWHERE = {
 }
 
 
+def refuse_misplaced(names: Iterable[str]) -> None:
+    """Raise for a keyword argument that belongs to another function, and say to which.
+
+    Raises:
+        SettingError: there is one.
+    """
+    for name in names:
+        if name in _ELSEWHERE:
+            raise SettingError(f"{name!r} is no setting of a method: {_ELSEWHERE[name]}")
+
+
 def check_settings(settings: Mapping[str, Any], methods: Iterable[str | Method | NetworkMethod]) -> None:
     """Raise unless each setting is one of at least one of the methods, and its numbers are finite.
 
@@ -136,8 +147,7 @@ def check_settings(settings: Mapping[str, Any], methods: Iterable[str | Method |
     defaults = {setting: default for method in methods for setting, default in settings_of(find_method(method)).items()}
     for name, value in settings.items():
         if name not in defaults:
-            if name in _ELSEWHERE:
-                raise SettingError(f"{name!r} is no setting of a method: {_ELSEWHERE[name]}")
+            refuse_misplaced([name])
             method_names = ", ".join(map(method_name, methods))
             if not defaults:
                 raise SettingError(f"no setting called {name!r}: {method_names} has no settings")

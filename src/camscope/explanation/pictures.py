@@ -27,7 +27,13 @@ from camscope.errors import (
     reason,
 )
 from camscope.explanation.batch import BatchExplainer, Sample
-from camscope.explanation.method_lookup import check_settings, default_method, find_method, method_name
+from camscope.explanation.method_lookup import (
+    check_settings,
+    default_method,
+    find_method,
+    method_name,
+    refuse_misplaced,
+)
 from camscope.explanation.result import Explanation
 from camscope.explanation.target_spec import TargetSpec
 from camscope.images import Picture, as_picture
@@ -101,6 +107,7 @@ def explain(
     >>> explain(net, np.zeros((48, 64, 3), np.uint8), labels=["normal", "effusion"], target="effusion").model
     'Sequential'
     """
+    refuse_misplaced(settings.keys() & {"targets", "methods"})
     several = explain_all(
         _as_model(model, preprocess, labels, output),
         [picture],
