@@ -67,8 +67,8 @@ def looks_untrained(net: nn.Module) -> bool:
     The largest singular value of an (m, n) matrix of independent numbers of root mean square s is near
     s (sqrt(m) + sqrt(n)), the edge of the Marchenko-Pastur law. Training adds directions beyond it. A matrix stands out
     if its largest singular value is more than 1.15 times the edge; a network looks untrained if less than a tenth of
-    its matrices do. Measured: 0 to 3 % of the matrices of 16 untrained architectures, 30 to 100 % of those of 20 trained
-    networks.
+    its matrices do. Measured: 0 to 3 % of the matrices of 16 untrained architectures, 30 to 100 % of those of 20
+    trained networks.
 
     Args:
         net: any network; convolutions are (out, in * kernel) matrices. Matrices with a side below 8 say little, and are
