@@ -98,7 +98,8 @@ def write_study(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
                     rows.append(row | {"status": "failed", "message": message, "file": None})
                     continue
                 probability = float(draw.uniform(0.01, 0.99))
-                row |= {"score": float(np.log(probability / (1 - probability))), "probability": probability}
+                log_odds = float(np.log(probability / (1 - probability)))
+                row |= {"score": log_odds, "probability": probability, "log_odds": log_odds}
                 row["prediction"] = probability >= 0.5
                 row["outcome"] = ("T" if row["prediction"] == row["truth"] else "F") + "NP"[int(row["prediction"])]
                 row |= {"height": SIZE[0], "width": SIZE[1], "image_sha256": digests[n if pictures else 0]}
@@ -136,7 +137,15 @@ def interval(low: float, estimate: float, high: float) -> dict[str, float]:
 
 def audit(labels: tuple[str, ...], table: pl.DataFrame, reason: str) -> dict[str, Any]:
     """An audit in which the first label relies on the border, and nothing is shown of the others."""
-    effect = {"stratum": "present", "test": "exchange", "cases": 9, "patients": 9, "sd": 1.0, "sham": 0.0}
+    effect = {
+        "stratum": "present",
+        "test": "exchange",
+        "by": "label",
+        "cases": 9,
+        "patients": 9,
+        "sd": 1.0,
+        "sham": 0.0,
+    }
     effect |= {"effect": interval(0.4, 0.6, 0.8), "by_fill": {"donor 1": interval(0.3, 0.6, 0.9)}}
     effect |= {"p": 0.001, "p_adjusted": 0.004, "p_equivalence": 0.9, "smallest_delta": 0.77}
     heat = {"cases": 9, "patients": 9, "area": 0.36, "mass": 0.5, "enrichment": interval(0.8, 1.2, 1.9), "peak": 0.5}
@@ -150,7 +159,7 @@ def audit(labels: tuple[str, ...], table: pl.DataFrame, reason: str) -> dict[str
             regions[region] = {"role": role, "verdict": verdict, "reason": reason, "enrichment": heat["enrichment"]}
             regions[region] |= {"effect": effect, "heat": heat, "effects": [effect], "auc": {}}
         aligned = {"aligned": interval(0.8, 0.9, 1), "absent": interval(0.5, 0.6, 0.7), "anti": interval(0, 0.1, 0.2)}
-        aligned |= {"reliance": interval(0.6, 0.8, 0.9), "edited": False}
+        aligned |= {"reliance": interval(0.6, 0.8, 0.9), "how": ""}
         found[label] = {"model": "none", "cases": 24, "patients": 12, "auc": interval(0.4, 0.5, 0.6), "forwards": 1}
         found[label] |= {
             "self_test": test | {"empty": 0.0, "cascade": [0.4, 0.1], "sentence": "maps of 5 x 7 cells"},

@@ -259,9 +259,9 @@ def _relies(label: str, region: str, role: Role, effect: Effect, alignments: Ali
     news = ", where the disease is" if role == "disease" else ", a shortcut"
     text = f"The {label} model relies on {region}{news}: {_effect(effect)}"
     if alignments.unedited is not None and not alignments.unedited.at_ceiling:
-        return f"{text}; {_aligned(alignments.unedited)}."
+        return f"{text}; {_aligned(alignments.unedited, region)}."
     edited = alignments.of(effect)
-    return f"{text}; {_aligned(edited)}." if edited is not None else f"{text}."
+    return f"{text}; {_aligned(edited, region)}." if edited is not None else f"{text}."
 
 
 def _responds(label: str, region: str, strong: Sequence[Effect], spread: Effect | None, alignments: Alignments) -> str:
@@ -271,9 +271,10 @@ def _responds(label: str, region: str, strong: Sequence[Effect], spread: Effect 
             missing = alignments.missing.get((strong[0].test, strong[0].by), "it was not computed")
             why = f"whether this serves to tell the label could not be tested ({missing})"
         elif not edited.is_reliance:
-            why = f"this is not shown to serve to tell the label: {_aligned(edited)}"
+            why = f"this is not shown to serve to tell the label: {_aligned(edited, region)}"
         elif alignments.unedited is not None:
-            why = f"unedited pictures do not show that this serves to tell the label: {_aligned(alignments.unedited)}"
+            known = _aligned(alignments.unedited, region)
+            why = f"unedited images do not show that this serves to tell the label: {known}"
         else:
             why = "whether this serves to tell the label is not shown"
         return f"The {label} model responds to {region}: {text}, but {why}."
@@ -286,16 +287,18 @@ def _responds(label: str, region: str, strong: Sequence[Effect], spread: Effect 
     )
 
 
-def _aligned(alignment: Alignment) -> str:
+def _aligned(alignment: Alignment, region: str) -> str:
     """Return the alignment in words."""
-    where = {
-        "": "where the cue agrees with the label",
-        "label": "with the region of patients with the same label",
-    }.get(alignment.how, "where the region is as the label would have it")
-    where_not = {"": "where it disagrees", "label": "with that of patients with the other label"}.get(
-        alignment.how, "where it is not"
-    )
-    text = f"the AUC is {alignment.aligned.estimate:.2f} {where} and {alignment.anti.estimate:.2f} {where_not}"
+    if alignment.how == "label":
+        sets = "with the region of patients with the same label", "with that of patients with the other label"
+    elif alignment.how.startswith("cue:"):
+        sets = f"with the region of patients whose {alignment.how} agrees with the label", "with that of the others"
+    elif alignment.how == "remove" and not region.startswith("cue:"):
+        sets = "with the region", "without it"
+    else:
+        edited = " (cues were removed from images or inserted)" if alignment.how else ""
+        sets = "where the cue agrees with the label", f"where it disagrees{edited}"
+    text = f"the AUC is {alignment.aligned.estimate:.2f} {sets[0]} and {alignment.anti.estimate:.2f} {sets[1]}"
     if alignment.at_ceiling and not np.isnan(alignment.share.estimate):
         text += (
             f"; the region carries {alignment.share.estimate:.0%} of the separation of the classes "

@@ -93,14 +93,14 @@ def test_what_is_missing_for_reliance(one):
 @pytest.mark.parametrize(
     ("alignments", "verdict", "words"),
     [
-        ({}, "RELIES", "the AUC is 0.95 where the region is as the label would have it and 0.10 where it is not"),
+        ({}, "RELIES", "the AUC is 0.95 with the region and 0.10 without it"),
         ({"edited": UNUSED}, "RESPONDS", "this is not shown to serve to tell the label"),
         (
             {"edited": None, "missing": {("remove", ""): "only 4 patients"}},
             "RESPONDS",
             "not be tested (only 4 patients)",
         ),
-        ({"unedited": dataclasses.replace(UNUSED, how="")}, "RESPONDS", "unedited pictures do not show"),
+        ({"unedited": dataclasses.replace(UNUSED, how="")}, "RESPONDS", "unedited images do not show"),
         ({"unedited": dataclasses.replace(USED, how="")}, "RELIES", "where the cue agrees with the label"),
     ],
 )

@@ -192,7 +192,7 @@ def test_a_large_cohort_is_shown_in_part_and_counted_whole(make_study, tmp_path)
         if grid is not None:
             assert np.abs(np.frombuffer(base64.b64decode(coded), "<i2") * step - grid).max() <= step
     wrong = all_.filter(pl.col("outcome").is_in(["FP", "FN"])).with_columns(
-        sure=pl.when("truth").then(-pl.col("score")).otherwise("score")
+        sure=pl.when("truth").then(-pl.col("log_odds")).otherwise("log_odds")
     )
     for label in ("Effusion", "Nodule"):
         (surest,) = wrong.filter(pl.col("label") == label).sort("sure", descending=True)["case"].head(1)

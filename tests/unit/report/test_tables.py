@@ -38,7 +38,7 @@ def test_areas_are_those_of_the_rows(results):
     own = results.rows.filter((pl.col("label") == "Nodule") & pl.col("score").is_not_null() & (pl.col("group") == "PA"))
     (found,) = [part for part in areas(results)["Nodule"] if part.name == "PA"]
     assert (found.cases, found.positive) == (len(own), own["truth"].sum())
-    assert found.auc == auc_interval(own["score"], own["truth"], patients=own["patient"])
+    assert found.auc == auc_interval(own["log_odds"], own["truth"], patients=own["patient"])
     assert sum(outcomes(results, "Nodule").values()) == 7
 
 
