@@ -11,7 +11,7 @@ LEVEL = 0.05
 ALIGNED = 0.05
 """What the interval of the reliance index, or of the share of the separation, must lie above."""
 CEILING = 0.97
-"""AUC, aligned and anti, above which the reliance index has no room, and the share of the separation is used."""
+"""Aligned AUC above which the reliance index has little room, and the share of the separation counts too."""
 
 
 @dataclass(frozen=True)

@@ -115,13 +115,13 @@ class Alignment:
 
     @property
     def at_ceiling(self) -> bool:
-        """Return whether both AUC are so high that their difference says nothing."""
-        return self.aligned.estimate > CEILING and self.anti.estimate > CEILING
+        """Return whether the aligned AUC is so high that a difference of AUC says little."""
+        return self.aligned.estimate > CEILING
 
     @property
     def is_reliance(self) -> bool:
-        """Return whether the region helps to tell the label; never by a NaN."""
-        return (self.share if self.at_ceiling else self.reliance).low > ALIGNED
+        """Return whether the region helps to tell the label, by the index or, at the ceiling, by the share."""
+        return self.reliance.low > ALIGNED or (self.at_ceiling and self.share.low > ALIGNED)
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def judge(
 def _relies(label: str, region: str, role: Role, effect: Effect, alignments: Alignments) -> str:
     news = ", where the disease is" if role == "disease" else ", a shortcut"
     text = f"The {label} model relies on {region}{news}: {_effect(effect)}"
-    if alignments.unedited is not None and not alignments.unedited.at_ceiling:
+    if alignments.unedited is not None and alignments.unedited.is_reliance:
         return f"{text}; {_aligned(alignments.unedited, region)}."
     edited = alignments.of(effect)
     return f"{text}; {_aligned(edited, region)}." if edited is not None else f"{text}."
@@ -299,7 +299,7 @@ def _aligned(alignment: Alignment, region: str) -> str:
         edited = " (cues were removed from images or inserted)" if alignment.how else ""
         sets = "where the cue agrees with the label", f"where it disagrees{edited}"
     text = f"the AUC is {alignment.aligned.estimate:.2f} {sets[0]} and {alignment.anti.estimate:.2f} {sets[1]}"
-    if alignment.at_ceiling and not np.isnan(alignment.share.estimate):
+    if alignment.at_ceiling and not np.isnan(alignment.share.estimate) and not alignment.reliance.low > ALIGNED:
         text += (
             f"; the region carries {alignment.share.estimate:.0%} of the separation of the classes "
             f"(95 % confidence interval {alignment.share.low:.0%} to {alignment.share.high:.0%}) and flips "

@@ -233,7 +233,7 @@ def _on_audit(results: Results, settings: dict[str, Any], cited: _Cited) -> str:
         f"±{settings['delta']:g} SD, the adjusted p was below {settings['level']:g}, the fill-ins agreed, and the",
         "reliance index (AUC with the region as the label would have it minus AUC with the region as it would not,",
         "from the same interventions, and for a cue from unedited pictures too) was above 0.05 with its whole",
-        "interval, or, where both AUC were above 0.97, the region carried more than 5 % of the separation of the",
+        "interval, or, where the first was above 0.97, the region carried more than 5 % of the separation of the",
         "classes; absence of an effect was shown by two one-sided tests against the same",
         f"±{settings['delta']:g} SD {cited(_REFERENCES['tost'])}. Strata of fewer than {settings['fewest_patients']}",
         "patients were not tested. Heat was compared with that of the same architecture with random weights",

@@ -132,6 +132,8 @@ def test_at_the_ceiling_the_share_of_the_separation_decides():
     )
     assert found.verdict == "RELIES"
     assert "carries 30% of the separation of the classes" in found.reason
+    less = dataclasses.replace(near, anti=Interval(0.8, 0.95, 0.9), reliance=Interval(0.03, 0.2, 0.09))
+    assert judged([effect(STRONG)], edited=less).verdict == "RELIES"
     small = dataclasses.replace(near, share=Interval(0.02, 0.2, 0.1))
     assert judged([effect(STRONG)], edited=small).verdict == "RESPONDS"
 
