@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,11 +14,13 @@ from camscope.explanation.recorded_layer import record_layer
 from camscope.methods import METHODS
 from camscope.methods.heads import frozen_sums, linear_levels
 from camscope.methods.joint import joint_map
+from camscope.metrics.comparison import spearman
 from camscope.metrics.sanity import SANE, cascade, looks_untrained
 from camscope.models.model import Model
-from camscope.targets import category
+from camscope.targets import Target, category
 
 _STEPS = 5
+_AGREE = 0.95
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class SelfTest:
             Checks for Saliency Maps, NeurIPS 2018).
         forwards: inputs that went through the network for all of this.
         untrained: whether the weights look random, as before training.
+        log_odds_map: median Spearman correlation of the Grad-CAM maps of the logit with those of the log-odds, which
+            the audit judges; NaN where the two are the same score.
     """
 
     layer: str
@@ -47,6 +53,7 @@ class SelfTest:
     cascade: tuple[float, ...]
     forwards: int
     untrained: bool = False
+    log_odds_map: float = float("nan")
 
     @property
     def sentence(self) -> str:
@@ -67,6 +74,12 @@ class SelfTest:
             said.append(f"with random weights the maps are others (rank correlation {self.cascade[-1]:.2f})")
         elif self.cascade:
             said.append(f"maps of random weights look alike (rank correlation {self.cascade[-1]:.2f}): beware")
+        if not math.isnan(self.log_odds_map):
+            agree = "agree with" if self.log_odds_map > _AGREE else "differ from"
+            said.append(
+                f"the maps of the logit {agree} those of the log-odds, which the audit judges (rank correlation "
+                f"{self.log_odds_map:.2f})"
+            )
         if self.empty:
             said.append(f"{self.empty:.0%} of the maps have no positive evidence")
         return "; ".join(said)
@@ -81,6 +94,12 @@ def self_test(model: Model, index: int, x: Tensor) -> SelfTest:
         levels, frozen = (of(traces[0]).double() for of in (linear_levels, frozen_sums))
     if len(traces) > 1:  # the score of one branch is not the sum of its map
         levels, frozen = torch.full_like(levels, torch.nan), torch.full_like(frozen, torch.nan)
+    is_softmax = model.outcome == "one" and forward.outputs.shape[-1] > 1
+    log_odds_map = float("nan")
+    if is_softmax:
+        targets: list[Target] = [partial(model.log_odds, index=index)] * len(x)
+        of_log_odds = joint_map(METHODS["gradcam"], seen.traces(forward, targets)).double()
+        log_odds_map = float(spearman(gradcam, of_log_odds).nanmedian())
     largest = hirescam.flatten(1).abs().amax(1).clamp_min(1e-30)
     return SelfTest(
         layer=seen.layer,
@@ -92,6 +111,7 @@ def self_test(model: Model, index: int, x: Tensor) -> SelfTest:
         cascade=_cascade(model, index, x, seen.layer, gradcam),
         forwards=len(x) * (1 + _STEPS),
         untrained=looks_untrained(model.net),
+        log_odds_map=log_odds_map,
     )
 
 

@@ -1,3 +1,8 @@
+import copy
+import dataclasses
+import math
+
+import pytest
 import torch
 from torch import nn
 
@@ -63,3 +68,17 @@ def test_self_tests_of_heads():
     assert normed.level_lost < 1e-3
     assert normed.completeness != normed.completeness
     assert "only differences between places" in normed.sentence
+
+
+def test_maps_of_the_logit_and_of_the_log_odds_are_compared():
+    x = torch.randn(4, 1, 24, 24)
+    softmax = self_test(model(), 1, x)
+    assert -1 <= softmax.log_odds_map <= 1
+    assert "the log-odds, which the audit judges" in softmax.sentence
+    sigmoids = self_test(dataclasses.replace(model(), outcome="any"), 1, x)
+    assert math.isnan(sigmoids.log_odds_map)
+    assert "log-odds" not in sigmoids.sentence
+    net = copy.deepcopy(model().net)
+    with torch.no_grad():  # an opposite logit for the other class: the log-odds are twice the logit
+        net[-1].weight[0], net[-1].bias[0] = -net[-1].weight[1], -net[-1].bias[1]
+    assert self_test(dataclasses.replace(model(), net=net), 1, x).log_odds_map == pytest.approx(1)
