@@ -87,5 +87,5 @@ def test_an_engine_scores_the_edited_pictures_and_agrees(write, tmp_path, monkey
         assert {one.name for one in used} == (set() if engine == "eager" else {"packed"})
         tables[engine] = pl.read_parquet(tmp_path / "out/audit_changes.parquet").sort("label", *CHANGES)
     assert tables["packed"].equals(tables["auto"])
-    for name in ("region_logit", "sham_logit"):
+    for name in ("region_log_odds", "sham_log_odds"):
         assert (tables["eager"][name] - tables["packed"][name]).drop_nans().abs().max() < 1e-4
