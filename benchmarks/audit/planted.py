@@ -184,7 +184,7 @@ def audited(net, cue, patients, seed):
             *("disease", name, "shortcut"),
             effects=found.get(name, ()),
             heat=None,
-            alignments=alignments_of(rows, name, changes, cues=cues, threshold=0.0, settings=SETTINGS),
+            alignments=alignments_of(rows, name, changes, drawn=rows, cues=cues, threshold=0.0, settings=SETTINGS),
             untestable="too few",
             delta=SETTINGS.delta,
         )

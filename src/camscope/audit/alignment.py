@@ -93,7 +93,7 @@ def counterfactual(
       side on which no case has the region count as they are.
 
     Args:
-        rows: of the label, one per case.
+        rows: of the label, one per case that could be changed.
         changes: of one region; of one test and ``by``, and for a cue its insertions too.
         direction: 1 where the cue goes with the label, -1 where it goes with its absence.
         threshold: log-odds from which on the label is predicted.
@@ -196,7 +196,8 @@ def _hidden(cases: Sequence[Mapping[str, Any]], rows: pl.DataFrame) -> list[Set]
     ]
     for side in {True, False} - {row["truth"] for row in cases}:
         others = rows.filter((pl.col("truth") == side) & pl.col("log_odds").is_not_null())
-        sets += [(side, row["log_odds"], row["log_odds"], float("nan"), row["patient"]) for row in others.to_dicts()]
+        pairs = others.select("log_odds", "patient").iter_rows()
+        sets += [(side, log_odds, log_odds, float("nan"), patient) for log_odds, patient in pairs]
     return sets
 
 

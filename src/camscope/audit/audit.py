@@ -152,7 +152,9 @@ def _looked_at(
     columns = [name for name in rows.columns if name.startswith("stratum:")]
     cues = {cue: cue_alignment(rows, cue, settings=settings) for cue in study.file.cohort.cues}
     alignments = {
-        region: alignments_of(rows, region, one.changes, cues=cues, threshold=one.threshold, settings=settings)
+        region: alignments_of(
+            rows, region, one.changes, drawn=drawn, cues=cues, threshold=one.threshold, settings=settings
+        )
         for region in section.regions
     }
     aligned = {}
@@ -190,11 +192,22 @@ def alignments_of(
     region: str,
     changes: Sequence[Change],
     *,
+    drawn: pl.DataFrame,
     cues: Mapping[str, tuple[Alignment | None, str]],
     threshold: float,
     settings: AuditSettings,
 ) -> Alignments:
-    """Compute whether a region helps to tell the label, by each test that changed it."""
+    """Compute whether a region helps to tell the label, by each test that changed it.
+
+    Args:
+        rows: of the label, one per case: they tell whether a cue goes with the label.
+        region: the region.
+        changes: of all regions.
+        drawn: the rows of the cases that could be changed.
+        cues: name of a cue -> its alignment in unedited images, or why there is none.
+        threshold: log-odds from which on the label is predicted.
+        settings: of the statistics.
+    """
     of_region = [change for change in changes if change.region == region and change.test != "only"]
     edited, missing = {}, {}
     goes_with: dict[str, int] = {}
@@ -205,7 +218,7 @@ def alignments_of(
             goes_with[cue] = int(excess.low > 0) - int(excess.high < 0)
         group = [c for c in of_region if (c.test, c.by) == (test, by) or (test == "remove" and c.test == "insert")]
         direction = -1 if goes_with.get(cue) == -1 else 1
-        found, why = counterfactual(rows, group, direction=direction, threshold=threshold, settings=settings)
+        found, why = counterfactual(drawn, group, direction=direction, threshold=threshold, settings=settings)
         if found is None:
             missing[test, by] = why
         else:

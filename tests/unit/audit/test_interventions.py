@@ -39,7 +39,7 @@ def verdicts(subjects, score, regions=ASKED, large=()):
             "disease" if name == "mask:label" else "shortcut",
             effects=effects_.get(name, ()),
             heat=None,
-            alignments=alignments_of(rows, name, found, cues=cues, threshold=0.5, settings=SETTINGS),
+            alignments=alignments_of(rows, name, found, drawn=rows, cues=cues, threshold=0.5, settings=SETTINGS),
             untestable="nothing",
             delta=0.1,
         )
