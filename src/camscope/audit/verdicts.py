@@ -349,7 +349,7 @@ def _effect(effect: Effect) -> str:
         what = (
             "replacing it by that of a patient with the other label"
             if effect.by == "label"
-            else f"replacing it by that of a patient without {effect.by}, instead of with it,"
+            else f"replacing it by that of a patient without {effect.by} rather than of one with it"
         )
     size = effect.effect.estimate
     p = "" if np.isnan(effect.p_adjusted) else f", adjusted p {_p(effect.p_adjusted)}"
