@@ -59,7 +59,8 @@ def association(rows: pl.DataFrame, cue: str, *, settings: AuditSettings) -> Int
 
     Returns:
         Share of images with the label among those with the cue minus that among those without, in [-1, 1], with its
-        99.9 % interval over patients, since in one of 40 balanced cohorts a 95 % interval lies below 0; NaN where all or no images have the cue.
+        99.9 % interval over patients, since in one of 40 balanced cohorts a 95 % interval lies below 0; NaN where all
+        or no images have the cue.
     """
     rows = rows.filter(pl.col(f"cue:{cue}").is_not_null() & pl.col("truth").is_not_null())
     values = np.stack([rows[f"cue:{cue}"].to_numpy(), rows["truth"].to_numpy()], 1).astype(float)
