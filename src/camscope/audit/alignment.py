@@ -96,8 +96,9 @@ def counterfactual(
       cases into which it was inserted join.
     * A region exchanged by a cue: both come from donors of the same label, with and without the cue.
     * A region exchanged by the label: from a donor of the same label (aligned) and of the other label (anti).
-    * Any other region that was removed: the picture as it is (aligned), and without the region (anti). Cases of a label
-      side on which no case has the region count as they are.
+    * Any other region that was removed: the picture as it is (aligned), and without the region (anti).
+
+    Cases of a label side on which no case has the region, such as a lesion, count as they are.
 
     Args:
         rows: of the label, one per case that could be changed.
@@ -113,10 +114,14 @@ def counterfactual(
     if first is None:
         return None, "no case was changed"
     cases = _by_case(rows, changes)
-    if first.test == "exchange" or not first.region.startswith("cue:"):
-        sets = _exchanged(cases, first.by, direction) if first.test == "exchange" else _hidden(cases, rows)
-    else:
+    if first.test == "exchange":
+        sets = _exchanged(cases, first.by, direction)
+    elif first.region.startswith("cue:"):
         sets = _with_and_without(cases, direction)
+    else:
+        sets = _hidden(cases)
+    if not first.by.startswith("cue:") and not first.region.startswith("cue:"):
+        sets += _other_side(cases, rows)
     truth, aligned, anti, absent, patients = (list(values) for values in zip(*sets, strict=True)) if sets else [[]] * 5
     sides: Sides = np.array(truth, bool)
     fewest = min(
@@ -196,11 +201,16 @@ def _exchanged(cases: Sequence[Mapping[str, Any]], by: str, direction: int) -> l
     return sets
 
 
-def _hidden(cases: Sequence[Mapping[str, Any]], rows: pl.DataFrame) -> list[Set]:
-    sets: list[Set] = [
+def _hidden(cases: Sequence[Mapping[str, Any]]) -> list[Set]:
+    return [
         (row["truth"], row["log_odds"], row["log_odds"] + row["region"] - row["sham"], float("nan"), row["patient"])
         for row in cases
     ]
+
+
+def _other_side(cases: Sequence[Mapping[str, Any]], rows: pl.DataFrame) -> list[Set]:
+    """Return the cases of a label side on which none has the region, such as a lesion, as they are."""
+    sets: list[Set] = []
     for side in {True, False} - {row["truth"] for row in cases}:
         others = rows.filter((pl.col("truth") == side) & pl.col("log_odds").is_not_null())
         pairs = others.select("log_odds", "patient").iter_rows()

@@ -335,6 +335,9 @@ def _not_shown(label: str, region: str, removals: Sequence[Effect], inserted: Se
     remark = f" Inserting it where it is absent changes the log-odds ({_effect(inserted[0])})." if inserted else ""
     if largest.p_adjusted < LEVEL and not largest.agree:
         why = "but the fill-ins do not agree"
+    elif all(effect.p_equivalence < LEVEL for effect in removals):
+        single = max(effect.spread.high for effect in removals)
+        why = f"a mean that is shown to be small, but changes of single cases by {single:.2f} SD cannot be excluded"
     else:
         why = f"and a mean effect of up to {limit:.2f} SD cannot be excluded"
     return f"Whether the {label} model relies on {region} is not shown: {_effect(largest)}, {why}.{remark}"

@@ -134,3 +134,14 @@ def test_an_association_is_the_difference_of_two_rates():
     assert association(rows, "token", settings=SETTINGS).estimate == pytest.approx(
         truth[cue].mean() - truth[~cue].mean()
     )
+
+
+def test_a_large_lesion_is_exchanged_on_its_side_alone():
+    rows = make_rows(effect=0.0, lesion=3.0)
+    changes = [
+        Change(row["case"], "mask:label", "exchange", "label", "donor 1", row["log_odds"] - 3.0, row["log_odds"])
+        for row in rows.filter("truth").iter_rows(named=True)
+    ]
+    found, why = counterfactual(rows, changes, settings=SETTINGS)
+    assert why == ""
+    assert found.is_reliance

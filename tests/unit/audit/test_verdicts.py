@@ -143,7 +143,9 @@ def test_opposite_changes_are_a_response_and_never_no_effect():
     found = judged([opposite])
     assert found.verdict == "RESPONDS"
     assert "of single cases by 1.00 SD" in found.reason
-    assert judged([effect(NONE, p=0.9, equivalence=0.01, spread=Interval(-0.1, 0.5, 0.2))]).verdict == "NOT SHOWN"
+    wide = judged([effect(NONE, p=0.9, equivalence=0.01, spread=Interval(-0.1, 0.5, 0.2))])
+    assert wide.verdict == "NOT SHOWN"
+    assert "changes of single cases by 0.50 SD cannot be excluded" in wide.reason
 
 
 def test_heat_alone_never_convicts():
