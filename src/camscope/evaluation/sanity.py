@@ -92,7 +92,7 @@ def sanity(
         model: from `load`, or a `Model` around a network of your own; it is not changed.
         pictures: images, all in one batch; eight or more for a steady curve.
         method: a name in `METHODS`, or a function of a `Trace` or of (net, inputs, targets).
-        target: a class name or index, a target function, or None for the class that the trained network predicts.
+        target: a class name or index, a target function, or None for the predicted class.
         layer: name of the target layer; None for the model's own, or else `default_layer`.
         settings: keyword arguments of the method; a mapping, since some methods have ``steps`` and a ``seed`` too.
         steps: number of steps of the cascade.
@@ -129,8 +129,7 @@ def sanity(
         rerun = BatchExplainer.over(dataclasses.replace(model, net=net), samples, functions=[function], layer=layer)
         return rerun.maps(name, function, goals=goals, settings=settings or {}).raw
 
-    trained = run.maps(name, function, goals=goals, settings=settings or {}).raw
-    inputs = run.forward.pictures.detach()
+    trained, inputs = run.maps(name, function, goals=goals, settings=settings or {}).raw, run.forward.pictures.detach()
     curves = [
         cascade(explain, model.net, steps=steps, seed=seed + n, maps=trained, inputs=inputs) for n in range(networks)
     ]

@@ -117,6 +117,13 @@ class BatchExplainer:
         """Return the scores (B, ...) before a final softmax or sigmoid."""
         return self.forward.outputs.detach()
 
+    @property
+    def _model_notes(self) -> tuple[str, ...]:
+        outputs = self.forward.outputs
+        columns = outputs.shape[1] if outputs.ndim == 2 else 1
+        is_unclear = outputs.ndim < 3 and self.model.is_unclear(columns)
+        return (*((_UNCLEAR,) if is_unclear else ()), *self.model.notes)
+
     def goals(self, wanted: Sequence[TargetSpec]) -> list[list[ResolvedTarget]]:
         """Return the targets that are wanted of each image; places are in pixels of the image."""
         pairs = zip(self.outputs, self.samples, strict=True)
@@ -155,7 +162,6 @@ class BatchExplainer:
         outputs = self.outputs.float().cpu()
         outputs = outputs[:, None] if outputs.ndim == 1 else outputs
         probabilities = self.model.probability(outputs) if outputs.ndim == 2 else None
-        unclear = (_UNCLEAR,) if outputs.ndim == 2 and self.model.is_unclear(outputs.shape[1]) else ()
         repeat = _Repeat(self, settings)
         for i, sample in enumerate(self.samples):
             values = outputs[i] if probabilities is None else probabilities[i]
@@ -182,8 +188,7 @@ class BatchExplainer:
                             *filter(None, [goal.note]),
                             *image_map.notes,
                             *filter(None, [_score_note(image_map.score)]),
-                            *unclear,
-                            *self.model.notes,
+                            *self._model_notes,
                         ),
                         picture=sample.picture,
                         window=sample.window,

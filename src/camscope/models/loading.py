@@ -65,30 +65,26 @@ def load(
     Args:
         spec: "timm:NAME", "torchvision:NAME", "hf:NAME" or "hf:FOLDER" (Hugging Face), "torchxrayvision:NAME",
             "keras:NAME", "ultralytics:NAME" or "ultralytics:FILE.pt", "smp:ARCHITECTURE/ENCODER", a bundle folder, a
-            ``.keras``, ``.h5`` or ``.onnx`` file, or a weights file (then ``arch`` names the network); or an
-            ``nn.Module``, which is used as it is (see `from_module`).
+            ``.keras``, ``.h5`` or ``.onnx`` file, or a weights file (``arch`` names its network); or an ``nn.Module``.
         weights: "default" for the published ones, "none" for random ones, or a file (see ``read_weights``).
         classes: number of outputs; None: as many as there are labels, else the source's own number.
         labels: class names, a dict of them, or the path of a file (see ``read_labels``); None: those of the source.
             With ``classes=1`` two names are those of 0 and 1; CLIP takes them for its texts.
         outcome: "one" class is right (softmax), "any" number of them (sigmoid), "value" or "boxes" (see ``Model``);
             None: the source's, or "any" for a single class, "value" for a network without a classifier, else "one".
-        mean: subtracted from pixels in [0, 1], one number for all channels or one each; None: the source's.
+        mean: subtracted from pixels in [0, 1], one number or one per channel; None: the source's.
         std: divides them, as mean.
         input_size: (height, width), or one number for both; None: the source's.
-        fit: "crop", "squash" or "pad" (see ``Preprocess``); None: the source's. Another than the source's uses as
-            much of the picture as it can.
+        fit: "crop", "squash" or "pad" (see ``Preprocess``); None: the source's. Another uses the most of the image.
         options: further keywords for the maker, such as ``{"pad_type": "same"}`` or ``{"in_chans": 1}``.
         arch: the source and name of the network that a weights file fills.
         ignore: patterns of names in the weights file to leave out, such as ``["criterion.*"]`` or ``"ema.*,loss.*"``.
         prefix: the beginning of the names of the network's weights in the file, such as "encoder"; None: detected.
-        trust: allow files that can run code when they are read: published weights of ``torchxrayvision:``, and files
-            of ``ultralytics:``.
-        preprocess: a Preprocess or a callable such as a Compose of torchvision (see `Transform`), in place of mean,
-            std, input_size and fit; None: the source's, or what a module tells of itself.
+        trust: read files that can run code: weights of ``torchxrayvision:``, files of ``ultralytics:``.
+        preprocess: a Preprocess or a callable (see `Transform`), in place of mean, std, input_size and fit; None: the
+            source's, or what a module tells of itself.
         name: what the model is called in results; None: the spec, or the name of the module's class.
-        output: which of several outputs of the network holds the scores: its index, key or attribute; None: the one
-            with as many columns as there are labels, or else ``logits``, ``out``, or the first.
+        output: index, key or attribute of the output with the scores; None: see `Model`.
 
     A warning and ``Model.facts["weights_note"]`` name what is left over in a weights file, such as a loss.
 
@@ -96,10 +92,9 @@ def load(
         ModelError: for a model that cannot be found, built, or filled with its weights.
         SettingError: for settings that do not go together.
 
-    Examples:
-        >>> model = load("timm:resnet18", weights="none", labels=["Effusion"])
-        >>> model.outcome, model.label(0), model.preprocess.resize
-        ('any', 'Effusion', (235, 235))
+    >>> model = load("timm:resnet18", weights="none", labels=["Effusion"])
+    >>> model.outcome, model.label(0), model.preprocess.resize
+    ('any', 'Effusion', (235, 235))
     """
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
     _refuse_both(preprocess, (mean, std, size, fit))

@@ -66,7 +66,7 @@ class Model:
         facts: whatever else is known and belongs to the model, such as a test AUC; plain JSON values. "assumed" and
             "weights_note" are repeated in the notes of each explanation.
         output: which of several outputs of the network holds the scores: its index, key or attribute; None for
-            ``logits``, ``out``, or else the first.
+            ``logits``, ``out``, the one with as many columns as there are labels, or else the first.
 
     Examples:
         >>> model = Model("mine", nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten()), labels=("cat", "tabby, tabby cat"))
