@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from camscope.audit.settings import LEVEL
 from camscope.page.words import interval, number
 from camscope.report.results import Results
 
@@ -142,7 +143,10 @@ def _chip(region: str, entry: Mapping[str, Any]) -> Chip:
     removals = [e for e in entry["effects"] if e["test"] != "insert" and e["smallest_delta"] is not None]
     beyond = ""
     if verdict == "NOT SHOWN" and removals:
-        beyond = f"up to {number(max(e['smallest_delta'] for e in removals))} SD"
+        # Where every mean is shown to be small, it is the changes of single cases that are not.
+        is_small = all(e["p_equivalence"] is not None and e["p_equivalence"] < LEVEL for e in removals)
+        limits = [(e["spread"]["high"] or 0.0) if is_small else e["smallest_delta"] for e in removals]
+        beyond = f"up to {number(max(limits))} SD"
     p = None if effect is None else effect["p_adjusted"]
     return Chip(
         region=region,
