@@ -15,14 +15,14 @@ import polars as pl
 
 from camscope.array_types import Floats
 from camscope.audit.interventions import Change
+from camscope.audit.measures import changed_cases
 from camscope.audit.settings import FEWEST, AuditSettings
 from camscope.audit.verdicts import Alignment
 from camscope.statistics.auc import Scored, auc_difference, auc_interval
-from camscope.statistics.intervals import Interval, bootstrap
+from camscope.statistics.intervals import UNKNOWN, Interval, bootstrap
 
 Sides = npt.NDArray[np.bool_]
 _CERTAIN = 0.999
-_UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 
 def cue_alignment(rows: pl.DataFrame, cue: str, *, settings: AuditSettings) -> tuple[Alignment | None, str]:
@@ -36,7 +36,7 @@ def cue_alignment(rows: pl.DataFrame, cue: str, *, settings: AuditSettings) -> t
     Returns:
         The alignment and ""; or None and why it cannot be computed: a cell of cue and label has too few patients.
     """
-    rows = rows.filter(pl.col(f"cue:{cue}").is_not_null() & pl.col("truth").is_not_null())
+    rows = _with_cue(rows, cue)
     has_cue, truth = rows[f"cue:{cue}"].to_numpy().astype(bool), rows["truth"].to_numpy().astype(bool)
     log_odds, patients = rows["log_odds"].to_numpy(), rows["patient"].to_numpy()
     fewest = min(
@@ -51,7 +51,7 @@ def cue_alignment(rows: pl.DataFrame, cue: str, *, settings: AuditSettings) -> t
     anti = Scored(log_odds[~agrees], truth[~agrees], patients[~agrees])
     absent = auc_interval(log_odds[~has_cue], truth[~has_cue], patients=patients[~has_cue])
     # The two sets are of different cases, so neither share nor flips are known.
-    return _alignment(aligned, anti, absent=absent, share=_UNKNOWN, flips=float("nan"), how="", settings=settings), ""
+    return _alignment(aligned, anti, absent=absent, share=UNKNOWN, flips=float("nan"), how="", settings=settings), ""
 
 
 def association(rows: pl.DataFrame, cue: str, *, settings: AuditSettings) -> Interval:
@@ -62,7 +62,7 @@ def association(rows: pl.DataFrame, cue: str, *, settings: AuditSettings) -> Int
         99.9 % interval over patients, since in one of 40 balanced cohorts a 95 % interval lies below 0; NaN where all
         or no images have the cue.
     """
-    rows = rows.filter(pl.col(f"cue:{cue}").is_not_null() & pl.col("truth").is_not_null())
+    rows = _with_cue(rows, cue)
     values = np.stack([rows[f"cue:{cue}"].to_numpy(), rows["truth"].to_numpy()], 1).astype(float)
     return bootstrap(
         values,
@@ -72,6 +72,15 @@ def association(rows: pl.DataFrame, cue: str, *, settings: AuditSettings) -> Int
         replicates=settings.replicates,
         level=_CERTAIN,
     )
+
+
+def direction_of(rows: pl.DataFrame, cue: str, *, settings: AuditSettings) -> int:
+    """Return -1 for a cue that goes with the absence of the label in the cohort, else 1; see `association`."""
+    return -1 if association(rows, cue, settings=settings).high < 0 else 1
+
+
+def _with_cue(rows: pl.DataFrame, cue: str) -> pl.DataFrame:
+    return rows.filter(pl.col(f"cue:{cue}").is_not_null() & pl.col("truth").is_not_null())
 
 
 def _excess(values: Floats, weights: Floats) -> Floats:
@@ -132,14 +141,10 @@ def counterfactual(
     values = np.array([aligned, anti, sides], float).T
     share = bootstrap(values, patients, statistic=_paired_share, seed=settings.seed, replicates=settings.replicates)
     flips = float(np.mean((values[:, 0] > threshold) != (values[:, 1] > threshold)))
-    known = ~np.isnan(np.array(absent, float))
-    absent_auc = auc_interval(
-        np.array(absent)[known], sides[known], patients=[p for p, k in zip(patients, known, strict=True) if k]
-    )
     return _alignment(
         Scored(values[:, 0], sides, patients),
         Scored(values[:, 1], sides, patients),
-        absent=absent_auc if known.any() else _UNKNOWN,
+        absent=auc_interval(np.array(absent, float), sides, patients=patients),
         share=share,
         flips=flips,
         how=first.by if first.test == "exchange" else first.test,
@@ -156,15 +161,14 @@ def _by_case(rows: pl.DataFrame, changes: Sequence[Change]) -> list[dict[str, An
     by_case: dict[int, list[Change]] = {}
     for change in changes:
         by_case.setdefault(change.case, []).append(change)
-    chosen = rows.filter(pl.col("case").is_in(list(by_case)) & pl.col("truth").is_not_null())
     return [
         row
         | {
-            "region": float(np.mean([change.region_log_odds for change in by_case[row["case"]]])),
-            "sham": float(np.mean([change.sham_log_odds for change in by_case[row["case"]]])),
-            "test": by_case[row["case"]][0].test,
+            "region": float(np.mean([change.region_log_odds for change in by_case[case]])),
+            "sham": float(np.mean([change.sham_log_odds for change in by_case[case]])),
+            "test": by_case[case][0].test,
         }
-        for row in chosen.iter_rows(named=True)
+        for case, row in changed_cases(rows, changes).items()
     ]
 
 
@@ -176,29 +180,24 @@ def _with_and_without(cases: Sequence[Mapping[str, Any]], direction: int) -> lis
     }
     sets = []
     for row in cases:
-        inserted = row["test"] == "insert"
-        if inserted and len(carriers[row["truth"]]) >= FEWEST:
-            continue
-        effect = row["region"] - row["sham"]
-        with_cue, without = (
-            (row["log_odds"] + effect, row["log_odds"]) if inserted else (row["log_odds"], row["log_odds"] + effect)
-        )
-        agrees = row["truth"] == (direction > 0)
-        aligned, anti = (with_cue, without) if agrees else (without, with_cue)
-        sets.append((row["truth"], aligned, anti, without, row["patient"]))
+        edited = row["log_odds"] + row["region"] - row["sham"]
+        if row["test"] == "remove":
+            sets.append(_of_cue(row, row["log_odds"], edited, direction))
+        elif len(carriers[row["truth"]]) < FEWEST:
+            sets.append(_of_cue(row, edited, row["log_odds"], direction))
     return sets
 
 
 def _exchanged(cases: Sequence[Mapping[str, Any]], by: str, direction: int) -> list[Set]:
-    sets = []
-    for row in cases:
-        if by == "label":
-            sets.append((row["truth"], row["sham"], row["region"], float("nan"), row["patient"]))
-            continue
-        with_cue, without = (row["sham"], row["region"]) if row[by] else (row["region"], row["sham"])
-        aligned, anti = (with_cue, without) if row["truth"] == (direction > 0) else (without, with_cue)
-        sets.append((row["truth"], aligned, anti, without, row["patient"]))
-    return sets
+    if by == "label":
+        return [(row["truth"], row["sham"], row["region"], float("nan"), row["patient"]) for row in cases]
+    pairs = ((row["sham"], row["region"]) if row[by] else (row["region"], row["sham"]) for row in cases)
+    return [_of_cue(row, *pair, direction) for row, pair in zip(cases, pairs, strict=True)]
+
+
+def _of_cue(row: Mapping[str, Any], with_cue: float, without: float, direction: int) -> Set:
+    aligned, anti = (with_cue, without) if row["truth"] == (direction > 0) else (without, with_cue)
+    return row["truth"], aligned, anti, without, row["patient"]
 
 
 def _hidden(cases: Sequence[Mapping[str, Any]]) -> list[Set]:

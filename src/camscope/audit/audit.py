@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from camscope.audit.alignment import association, counterfactual, cue_alignment
+from camscope.audit.alignment import counterfactual, cue_alignment, direction_of
 from camscope.audit.interventions import Change
 from camscope.audit.label import Measured, measure
 from camscope.audit.measures import adjusted, effects, group_maps, heat, hidden_and_alone, metadata
@@ -151,11 +151,10 @@ def _looked_at(
     patients = patient_index(rows["patient"])
     columns = [name for name in rows.columns if name.startswith("stratum:")]
     cues = {cue: cue_alignment(rows, cue, settings=settings) for cue in study.file.cohort.cues}
+    directions = {cue: direction_of(rows, cue, settings=settings) for cue in cues}
+    on_cues: dict[str, Any] = {"cues": cues, "directions": directions, "threshold": one.threshold}
     alignments = {
-        region: alignments_of(
-            rows, region, one.changes, drawn=drawn, cues=cues, threshold=one.threshold, settings=settings
-        )
-        for region in section.regions
+        region: alignments_of(drawn, region, one.changes, **on_cues, settings=settings) for region in section.regions
     }
     aligned = {}
     for cue, (unedited, _) in cues.items():
@@ -192,39 +191,34 @@ def alignments_of(
     region: str,
     changes: Sequence[Change],
     *,
-    drawn: pl.DataFrame,
     cues: Mapping[str, tuple[Alignment | None, str]],
+    directions: Mapping[str, int],
     threshold: float,
     settings: AuditSettings,
 ) -> Alignments:
     """Compute whether a region helps to tell the label, by each test that changed it.
 
     Args:
-        rows: of the label, one per case: they tell whether a cue goes with the label.
+        rows: of the label, one per case that could be changed.
         region: the region.
         changes: of all regions.
-        drawn: the rows of the cases that could be changed.
         cues: name of a cue -> its alignment in unedited images, or why there is none.
+        directions: name of a cue -> its `direction_of`.
         threshold: log-odds from which on the label is predicted.
         settings: of the statistics.
     """
     of_region = [change for change in changes if change.region == region and change.test != "only"]
     edited, missing = {}, {}
-    goes_with: dict[str, int] = {}
     for test, by in dict.fromkeys((change.test, change.by) for change in of_region if change.test != "insert"):
-        cue = (by or region).removeprefix("cue:")
-        if cue in cues and cue not in goes_with:
-            excess = association(rows, cue, settings=settings)
-            goes_with[cue] = int(excess.low > 0) - int(excess.high < 0)
         group = [c for c in of_region if (c.test, c.by) == (test, by) or (test == "remove" and c.test == "insert")]
-        direction = -1 if goes_with.get(cue) == -1 else 1
-        found, why = counterfactual(drawn, group, direction=direction, threshold=threshold, settings=settings)
+        direction = directions.get((by or region).removeprefix("cue:"), 1)
+        found, why = counterfactual(rows, group, direction=direction, threshold=threshold, settings=settings)
         if found is None:
             missing[test, by] = why
         else:
             edited[test, by] = found
-    own_cue = region.removeprefix("cue:")
-    unedited = cues[own_cue][0] if own_cue in cues and goes_with.get(own_cue) != -1 else None
+    cue = region.removeprefix("cue:")
+    unedited = cues[cue][0] if directions.get(cue) == 1 else None
     return Alignments(edited, missing, unedited)
 
 

@@ -33,7 +33,7 @@ def effects(rows: pl.DataFrame, changes: Sequence[Change], *, settings: AuditSet
     Returns:
         For each region one effect per stratum, test and kind of donor; strata of too few patients are left out.
     """
-    cases = _changed(rows, changes)
+    cases = changed_cases(rows, changes)
     by_region: dict[str, list[Effect]] = {}
     groups: dict[tuple[str, str, str], list[Change]] = {}
     for change in changes:
@@ -49,7 +49,7 @@ def effects(rows: pl.DataFrame, changes: Sequence[Change], *, settings: AuditSet
     return by_region
 
 
-def _changed(rows: pl.DataFrame, changes: Sequence[Change]) -> dict[int, dict[str, Any]]:
+def changed_cases(rows: pl.DataFrame, changes: Sequence[Change]) -> dict[int, dict[str, Any]]:
     """Return the rows of the cases that were changed, few of those of a large cohort."""
     chosen = rows.filter(pl.col("case").is_in(list({change.case for change in changes})))
     columns = chosen.select("case", "patient", "truth", "log_odds", pl.col("^cue:.*$"))
@@ -222,7 +222,7 @@ def hidden_and_alone(rows: pl.DataFrame, changes: Sequence[Change]) -> dict[str,
     Returns:
         Region -> "hidden" and "alone" -> AUC. Large regions are not hidden, since nothing of their size can fill them.
     """
-    known = _changed(rows, changes)
+    known = changed_cases(rows, changes)
     found: dict[str, dict[str, Interval]] = {}
     for region in dict.fromkeys(change.region for change in changes):
         for name, test in (("hidden", "remove"), ("alone", "only")):

@@ -94,9 +94,8 @@ def self_test(model: Model, index: int, x: Tensor) -> SelfTest:
         levels, frozen = (of(traces[0]).double() for of in (linear_levels, frozen_sums))
     if len(traces) > 1:  # the score of one branch is not the sum of its map
         levels, frozen = torch.full_like(levels, torch.nan), torch.full_like(frozen, torch.nan)
-    is_softmax = model.outcome == "one" and forward.outputs.shape[-1] > 1
     log_odds_map = float("nan")
-    if is_softmax:
+    if model.outcome == "one" and forward.outputs.shape[-1] > 1:
         targets: list[Target] = [partial(model.log_odds, index=index)] * len(x)
         of_log_odds = joint_map(METHODS["gradcam"], seen.traces(forward, targets)).double()
         log_odds_map = float(spearman(gradcam, of_log_odds).nanmedian())

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 FEWEST = 8
 """Patients below which nothing is tested: 7 of them cannot reach p = .01 by sign flips."""
 LEVEL = 0.05
-"""Of every adjusted p-value."""
+"""Significance level of the adjusted p-values."""
 ALIGNED = 0.05
-"""What the interval of the reliance index, or of the share of the separation, must lie above."""
+"""Threshold of the lower confidence limit of the reliance index, or of the share of the separation."""
 CEILING = 0.97
 """Aligned AUC above which the reliance index has little room, and the share of the separation counts too."""
 
 
 @dataclass(frozen=True)
 class AuditSettings:
-    """How the statistics are computed.
+    """Settings of the statistics.
 
     Attributes:
         delta: the smallest effect that matters, in SD of the log-odds.

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from camscope.audit.settings import ALIGNED, CEILING, LEVEL
-from camscope.statistics.intervals import Interval
+from camscope.statistics.intervals import UNKNOWN, Interval
 
 Verdict = Literal[
     "RELIES",
@@ -22,12 +22,9 @@ Verdict = Literal[
 Role = Literal["disease", "shortcut"]
 
 
-_UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
-
-
 @dataclass(frozen=True)
 class Effect:
-    """What changing a region does to the log-odds, in one stratum of one label.
+    """The effect of changing a region on the log-odds, in one stratum of one label.
 
     Attributes:
         stratum: "present" or "absent" cases of the label.
@@ -62,7 +59,7 @@ class Effect:
     smallest_delta: float
     p_adjusted: float = float("nan")
     by: str = ""
-    spread: Interval = _UNKNOWN
+    spread: Interval = UNKNOWN
     p_spread: float = float("nan")
 
     def beyond(self, delta: float) -> bool:
@@ -79,7 +76,7 @@ class Effect:
 
     def is_none(self, delta: float) -> bool:
         """Return whether neither the mean nor the single changes can be as large as delta."""
-        return self.p_equivalence < LEVEL and not self.spread.high >= delta
+        return self.p_equivalence < LEVEL and self.spread.high < delta
 
     @property
     def agree(self) -> bool:
@@ -92,7 +89,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Alignment:
-    """How well the score tells the label where a region agrees with it, is absent, or disagrees (T4).
+    """AUC of the score where a region agrees with the label, is absent, or disagrees (T4).
 
     Attributes:
         aligned: AUC where the region is as the label would have it: the cue is there exactly when the label is.
@@ -109,7 +106,7 @@ class Alignment:
     absent: Interval
     anti: Interval
     reliance: Interval
-    share: Interval = _UNKNOWN
+    share: Interval = UNKNOWN
     flips: float = float("nan")
     how: str = ""
 
@@ -181,7 +178,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Alignments:
-    """What is known of the use of one region for the decision.
+    """The evidence that one region is used to tell the label.
 
     Attributes:
         edited: (test, by) -> the counterfactual alignment.
@@ -272,11 +269,10 @@ def _responds(label: str, region: str, strong: Sequence[Effect], spread: Effect 
             why = f"whether this serves to tell the label could not be tested ({missing})"
         elif not edited.is_reliance:
             why = f"this is not shown to serve to tell the label: {_aligned(edited, region)}"
-        elif alignments.unedited is not None:
+        else:  # the unedited images deny it
+            assert alignments.unedited is not None
             known = _aligned(alignments.unedited, region)
             why = f"unedited images do not show that this serves to tell the label: {known}"
-        else:
-            why = "whether this serves to tell the label is not shown"
         return f"The {label} model responds to {region}: {text}, but {why}."
     assert spread is not None
     size = f"{spread.spread.estimate:.2f} SD ({_interval(spread.spread)}"

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from camscope.explanation import Explanation
 
 _PASSED = "completeness residual below"
-"""How a note begins that says that all is well; explanation.json has it."""
+"""Beginning of the note on a check that passed, which explanation.json has."""
 
 
 def printed_notes(e: Explanation) -> list[str]:

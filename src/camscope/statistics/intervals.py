@@ -30,6 +30,10 @@ class Interval:
     estimate: float
 
 
+UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
+"""What is not defined; it passes no test, since comparisons with NaN are false."""
+
+
 def exact_interval(successes: int, trials: int, *, level: float = 0.95) -> Interval:
     """Exact interval of a share of independent trials.
 
@@ -119,7 +123,7 @@ def bootstrap(
     valid = ~np.isnan(array).any(tuple(range(1, array.ndim)))
     array, index = array[valid], patient_index(index[valid].tolist())
     if not len(array):
-        return Interval(float("nan"), float("nan"), float("nan"))
+        return UNKNOWN
     m = int(index.max()) + 1
     share = 1.0 / np.bincount(index)[index] if weigh == "patients" else np.ones(len(index))
 

@@ -40,6 +40,14 @@ def removals(rows, effect, *, region="cue:token", insert=False, sham=0.1):
     return made
 
 
+def without_lesion(rows, test, by, fill):
+    """Changes of the lesions of the cases that have one, which take 3 away."""
+    return [
+        Change(row["case"], "mask:label", test, by, fill, row["log_odds"] - 3.0, row["log_odds"])
+        for row in rows.filter("truth").iter_rows(named=True)
+    ]
+
+
 def by_hand(aligned, anti, truth):
     def area(values):
         present, absent = values[truth], values[~truth]
@@ -111,11 +119,7 @@ def test_an_exchange_by_a_cue_uses_both_donors():
 
 def test_a_lesion_that_is_hidden_leaves_the_other_side_as_it_is():
     rows = make_rows(effect=0.0, lesion=3.0)
-    changes = [
-        Change(row["case"], "mask:label", "remove", "", "impute", row["log_odds"] - 3.0, row["log_odds"])
-        for row in rows.filter("truth").iter_rows(named=True)
-    ]
-    found, _ = counterfactual(rows, changes, settings=SETTINGS)
+    found, _ = counterfactual(rows, without_lesion(rows, "remove", "", "impute"), settings=SETTINGS)
     assert found.aligned.estimate > 0.95
     assert 0.3 < found.anti.estimate < 0.7
     assert found.is_reliance
@@ -138,10 +142,6 @@ def test_an_association_is_the_difference_of_two_rates():
 
 def test_a_large_lesion_is_exchanged_on_its_side_alone():
     rows = make_rows(effect=0.0, lesion=3.0)
-    changes = [
-        Change(row["case"], "mask:label", "exchange", "label", "donor 1", row["log_odds"] - 3.0, row["log_odds"])
-        for row in rows.filter("truth").iter_rows(named=True)
-    ]
-    found, why = counterfactual(rows, changes, settings=SETTINGS)
+    found, why = counterfactual(rows, without_lesion(rows, "exchange", "label", "donor 1"), settings=SETTINGS)
     assert why == ""
     assert found.is_reliance

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from camscope.audit.alignment import cue_alignment
+from camscope.audit.alignment import cue_alignment, direction_of
 from camscope.audit.audit import alignments_of
 from camscope.audit.interventions import changes, measured_changes
 from camscope.audit.measures import adjusted, effects, group_maps, hidden_and_alone, metadata
@@ -32,6 +32,8 @@ def verdicts(subjects, score, regions=ASKED, large=()):
     found, _ = intervene(subjects, score, regions, large)
     effects_ = adjusted({"L": effects(rows, found, settings=SETTINGS)})["L"]
     cues = {"token": cue_alignment(rows, "token", settings=SETTINGS)}
+    directions = {"token": direction_of(rows, "token", settings=SETTINGS)}
+    on_cues = {"cues": cues, "directions": directions, "threshold": 0.5}
     return {
         name: judge(
             "L",
@@ -39,7 +41,7 @@ def verdicts(subjects, score, regions=ASKED, large=()):
             "disease" if name == "mask:label" else "shortcut",
             effects=effects_.get(name, ()),
             heat=None,
-            alignments=alignments_of(rows, name, found, drawn=rows, cues=cues, threshold=0.5, settings=SETTINGS),
+            alignments=alignments_of(rows, name, found, **on_cues, settings=SETTINGS),
             untestable="nothing",
             delta=0.1,
         )
