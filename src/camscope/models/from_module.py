@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -21,7 +20,7 @@ _SIZE = 224
 
 
 class _Told(NamedTuple):
-    """The preprocessing, labels and outcome that a network carries, its layer, and itself with one tensor returned."""
+    """The preprocessing, labels and outcome that a network carries, its layer and name, and itself with one output."""
 
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] = ()
@@ -29,6 +28,7 @@ class _Told(NamedTuple):
     assumed: str = ""
     wrapped: nn.Module | None = None
     layer: str | None = None
+    name: str = ""
 
 
 def from_module(
@@ -44,7 +44,8 @@ def from_module(
     Where preprocessing or class names are not given, those are used that the network carries: timm's
     ``pretrained_cfg``, the configuration of a Hugging Face model and its processor on this machine, or a torchvision
     weights entry in ``net.weights``. Detectors of torchvision, Ultralytics and transformers, and segmentation networks
-    of transformers, return one tensor of boxes or maps of scores, as those that `camscope.load` makes by name.
+    of transformers, return one tensor of boxes or maps of scores, as those that `camscope.load` makes by name. A Keras
+    model is copied.
     Otherwise ImageNet's normalisation at 224 x 224 is assumed, with the number of channels of the first convolution,
     and every explanation has a note of it (``facts["assumed"]``).
 
@@ -65,8 +66,6 @@ def from_module(
     >>> model.name, model.preprocess.channels, model.facts["assumed"][:26]
     ('Sequential', 1, 'no preprocessing was given')
     """
-    if hasattr(net, "get_config") and _is_of("keras.", net):
-        return _of_keras(net, preprocess, names=labels, name=name, outcome=outcome)
     bare = net
     for wrapper in ("_orig_mod", "module"):  # of torch.compile and of DataParallel
         bare = getattr(bare, wrapper, bare)
@@ -76,6 +75,7 @@ def from_module(
         or _of_ultralytics(bare)
         or _of_torchvision_detector(bare)
         or _of_torchvision(bare)
+        or _of_keras(bare)
         or _Told()
     )
     names = details.labels if labels is None else tuple(read_labels(labels))
@@ -85,36 +85,13 @@ def from_module(
     if preprocess is None:
         preprocess, assumed = assumed_preprocess(input_channels(bare) or len(IMAGENET_MEAN))
     return Model(
-        name or type(bare).__name__,
+        name or details.name or type(bare).__name__,
         net if details.wrapped is None else details.wrapped,
         preprocess=preprocess,  # type: ignore[arg-type]  # a callable becomes a Transform
         labels=names,
         layer=details.layer,
         outcome=outcome or ("any" if len(names) == 1 else details.outcome),
         facts={"assumed": assumed} if assumed else {},
-    )
-
-
-def _of_keras(
-    net: Any,
-    preprocess: AnyPreprocess | None,
-    *,
-    names: Labels | None,
-    name: str | None,
-    outcome: Outcome | None,
-) -> Model:
-    """Make a Model of a Keras model in memory."""
-    from camscope.models.sources.keras import of_model
-
-    model = of_model(net)
-    facts = model.facts if preprocess is None else {}
-    return replace(
-        model,
-        name=name or model.name,
-        preprocess=model.preprocess if preprocess is None else preprocess,  # type: ignore[arg-type]
-        labels=model.labels if names is None else read_labels(names),
-        outcome=outcome or model.outcome,
-        facts=facts,
     )
 
 
@@ -203,3 +180,13 @@ def _of_torchvision(net: Any) -> _Told | None:
     if not is_complete:
         return None
     return _Told(source.preprocess_of(preset), labels=tuple(entry.meta.get("categories") or ()))
+
+
+def _of_keras(net: Any) -> _Told | None:
+    """Of a Keras model in memory, which is copied."""
+    if not (_is_of("keras.", net) and hasattr(net, "get_config")):
+        return None
+    from camscope.models.sources.keras import of_model
+
+    model = of_model(net)
+    return _Told(model.preprocess, (), model.outcome, model.facts["assumed"], model.net, name=model.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,10 @@ def _from_json(content: object) -> list[str]:
 
 
 def _is_index(value: object) -> bool:
-    return (isinstance(value, int) and not isinstance(value, bool)) or (
-        isinstance(value, str) and value.strip().isdecimal()
-    )
+    """Return whether a value is a whole number, of Python, of NumPy, or as text."""
+    if isinstance(value, str):
+        return value.strip().isdecimal()
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _in_order(pairs: list[tuple[Any, Any]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -158,3 +159,12 @@ def test_the_powers_of_generalised_means_are_not_the_layer(pool):
 def test_arguments_that_belong_elsewhere_say_where(function, name, advice):
     with pytest.raises(SettingError, match=f"'{name}' is no setting of a method: {advice}"):
         list(function(Net().eval(), IMAGE if function is cs.explain else [IMAGE], preprocess=PLAIN, **{name: 1}))
+
+
+def test_a_classifier_that_was_replaced_by_hand_has_no_names_of_the_old_one():
+    net = timm.create_model("resnet18").eval()
+    assert cs.load(net).labels[0].startswith("tench")
+    net.fc = nn.Linear(512, 2)
+    e = cs.explain(net, IMAGE)
+    assert e.label in ("class 0", "class 1")
+    assert cs.explain(net, IMAGE, labels=["normal", "effusion"]).label in ("normal", "effusion")

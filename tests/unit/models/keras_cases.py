@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -303,6 +304,20 @@ def test_layers_and_weights_without_names_are_copied() -> None:
     assert list(twin.state_dict()) == list(net.state_dict())
     assert {"block.variable", "block.many_0.kernel", "block.named_last.bias"} <= set(net.state_dict())
     assert cs.default_layer(net, x) == "block"
+
+
+def test_a_model_in_memory_is_that_of_its_file(tmp_path: Path) -> None:
+    model = small()
+    x = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    kept, names = model.get_weights(), list(model._modules)
+    in_memory, from_file = cs.explain(model, x), cs.explain(load(saved(model, tmp_path)), x)
+    assert (in_memory.layer, in_memory.index, in_memory.model) == (from_file.layer, from_file.index, model.name)
+    assert np.array_equal(in_memory.grid, from_file.grid)
+    assert any("the model does not say how its pictures were prepared" in note for note in in_memory.notes)
+    assert all(map(np.array_equal, model.get_weights(), kept))
+    assert list(model._modules) == names
+    with pytest.raises(ModelError, match=r"channels last: use cs\.load"):
+        cs.cam(model, torch.rand(1, 32, 32, 3))
 
 
 def test_the_layer_does_not_depend_on_the_statistics_of_norms() -> None:

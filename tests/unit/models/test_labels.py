@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from camscope.errors import SettingError
@@ -58,8 +59,16 @@ def test_no_file_and_no_names():
 
 @pytest.mark.parametrize(
     "labels",
-    [{0: "a", 1: "b"}, {"1": "b", "0": "a"}, {"b": 1, "a": 0}, {"a": "0", "b": "1"}, ("a", "b")],
-    ids=["id2label", "id2label of JSON", "class_to_idx", "texts", "tuple"],
+    [
+        {0: "a", 1: "b"},
+        {"1": "b", "0": "a"},
+        {"b": 1, "a": 0},
+        {"a": "0", "b": "1"},
+        ("a", "b"),
+        {"b": np.int64(1), "a": np.int64(0)},
+        np.array(["a", "b"]),
+    ],
+    ids=["id2label", "id2label of JSON", "class_to_idx", "texts", "tuple", "NumPy numbers", "array"],
 )
 def test_dicts_are_read_by_their_indices(labels):
     assert read_labels(labels) == ("a", "b")

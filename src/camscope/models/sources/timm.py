@@ -205,12 +205,13 @@ def preprocess_of(cfg: Mapping[str, Any], input_size: tuple[int, int] | None, op
 
 
 def labels_of(net: Any) -> tuple[str, ...]:
-    """ImageNet's class names, for an architecture that is published with just as many classes."""
+    """Return ImageNet's class names, for a published architecture whose classifier still has as many outputs."""
     from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
     cfg = net.pretrained_cfg
     published = any(cfg.get(key) for key in ("hf_hub_id", "url", "file"))
     subset = infer_imagenet_subset(dict(cfg))
-    if not published or subset is None or net.num_classes != cfg.get("num_classes"):
+    outputs = getattr(net.get_classifier(), "out_features", net.num_classes)  # also of one that was replaced by hand
+    if not published or subset is None or {outputs, net.num_classes} != {cfg.get("num_classes")}:
         return ()
     return tuple(ImageNetInfo(subset).label_descriptions())
