@@ -26,8 +26,7 @@ from scipy import ndimage
 from torch import nn
 
 import camscope as cs
-from camscope.audit.alignment import cue_alignment, direction_of
-from camscope.audit.audit import alignments_of
+from camscope.audit.alignment import alignments_of, cue_alignment, direction_of
 from camscope.audit.interventions import LARGE, measured_changes
 from camscope.audit.measures import adjusted, effects
 from camscope.audit.samples import AuditSample, PatchDonors
@@ -178,9 +177,9 @@ def audited(net, cue, patients, seed):
     )
     found = adjusted({"disease": effects(rows, changes, settings=SETTINGS)})["disease"]
     verdicts = {}
-    cues = {"token": cue_alignment(rows, "token", settings=SETTINGS)} if cue else {}
+    cues = {"cue:token": cue_alignment(rows, "cue:token", settings=SETTINGS)} if cue else {}
     directions = {name: direction_of(rows, name, settings=SETTINGS) for name in cues}
-    on_cues = {"cues": cues, "directions": directions, "threshold": 0.0}
+    on_cues = {"unedited": cues, "directions": directions, "threshold": 0.0}
     for name in regions:
         judged = judge(
             *("disease", name, "shortcut"),

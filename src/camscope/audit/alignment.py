@@ -17,7 +17,7 @@ from camscope.array_types import Floats
 from camscope.audit.interventions import Change
 from camscope.audit.measures import changed_cases
 from camscope.audit.settings import FEWEST, AuditSettings
-from camscope.audit.verdicts import Alignment
+from camscope.audit.verdicts import Alignment, Alignments
 from camscope.statistics.auc import Scored, auc_difference, auc_interval
 from camscope.statistics.intervals import UNKNOWN, Interval, bootstrap
 
@@ -25,19 +25,22 @@ Sides = npt.NDArray[np.bool_]
 _CERTAIN = 0.999
 
 
-def cue_alignment(rows: pl.DataFrame, cue: str, *, settings: AuditSettings) -> tuple[Alignment | None, str]:
+def cue_alignment(
+    rows: pl.DataFrame, column: str, *, direction: int = 1, settings: AuditSettings
+) -> tuple[Alignment | None, str]:
     """Compare unedited pictures where a cue agrees with the label, is absent, and disagrees.
 
     Args:
         rows: of the label, one per case, with ``truth``, ``patient``, ``log_odds`` and the column of the cue.
-        cue: its name.
+        column: "cue:NAME", or "property:NAME" for the upper side of a property.
+        direction: 1 where the cue goes with the label, -1 where it goes with its absence.
         settings: of the statistics.
 
     Returns:
         The alignment and ""; or None and why it cannot be computed: a cell of cue and label has too few patients.
     """
-    rows = _with_cue(rows, cue)
-    has_cue, truth = rows[f"cue:{cue}"].to_numpy().astype(bool), rows["truth"].to_numpy().astype(bool)
+    rows = _with_cue(rows, column)
+    has_cue, truth = rows[column].to_numpy().astype(bool), rows["truth"].to_numpy().astype(bool)
     log_odds, patients = rows["log_odds"].to_numpy(), rows["patient"].to_numpy()
     fewest = min(
         len(set(patients[(has_cue == cue_side) & (truth == label_side)].tolist()))
@@ -46,7 +49,7 @@ def cue_alignment(rows: pl.DataFrame, cue: str, *, settings: AuditSettings) -> t
     )
     if fewest < FEWEST:
         return None, f"a combination of cue and label has {fewest} patients, and {FEWEST} are needed"
-    agrees = has_cue == truth
+    agrees = has_cue == (truth if direction > 0 else ~truth)
     aligned = Scored(log_odds[agrees], truth[agrees], patients[agrees])
     anti = Scored(log_odds[~agrees], truth[~agrees], patients[~agrees])
     absent = auc_interval(log_odds[~has_cue], truth[~has_cue], patients=patients[~has_cue])
@@ -54,7 +57,7 @@ def cue_alignment(rows: pl.DataFrame, cue: str, *, settings: AuditSettings) -> t
     return _alignment(aligned, anti, absent=absent, share=UNKNOWN, flips=float("nan"), how="", settings=settings), ""
 
 
-def association(rows: pl.DataFrame, cue: str, *, settings: AuditSettings) -> Interval:
+def association(rows: pl.DataFrame, column: str, *, settings: AuditSettings) -> Interval:
     """Compute how much more frequent the label is with a cue than without it, in the cohort.
 
     Returns:
@@ -62,8 +65,8 @@ def association(rows: pl.DataFrame, cue: str, *, settings: AuditSettings) -> Int
         99.9 % interval over patients, since in one of 40 balanced cohorts a 95 % interval lies below 0; NaN where all
         or no images have the cue.
     """
-    rows = _with_cue(rows, cue)
-    values = np.stack([rows[f"cue:{cue}"].to_numpy(), rows["truth"].to_numpy()], 1).astype(float)
+    rows = _with_cue(rows, column)
+    values = np.stack([rows[column].to_numpy(), rows["truth"].to_numpy()], 1).astype(float)
     return bootstrap(
         values,
         rows["patient"].to_list(),
@@ -74,13 +77,21 @@ def association(rows: pl.DataFrame, cue: str, *, settings: AuditSettings) -> Int
     )
 
 
-def direction_of(rows: pl.DataFrame, cue: str, *, settings: AuditSettings) -> int:
-    """Return -1 for a cue that goes with the absence of the label in the cohort, else 1; see `association`."""
-    return -1 if association(rows, cue, settings=settings).high < 0 else 1
+def direction_of(rows: pl.DataFrame, column: str, *, otherwise: int = 1, settings: AuditSettings) -> int:
+    """Return 1 for a cue that goes with the label in the cohort and -1 for its absence; see `association`.
+
+    Args:
+        rows: of the label, one per case.
+        column: "cue:NAME" or "property:NAME".
+        otherwise: returned if the cohort does not tell. A cue is assumed to go with the label; a property has no side.
+        settings: of the statistics.
+    """
+    excess = association(rows, column, settings=settings)
+    return 1 if excess.low > 0 else -1 if excess.high < 0 else otherwise
 
 
-def _with_cue(rows: pl.DataFrame, cue: str) -> pl.DataFrame:
-    return rows.filter(pl.col(f"cue:{cue}").is_not_null() & pl.col("truth").is_not_null())
+def _with_cue(rows: pl.DataFrame, column: str) -> pl.DataFrame:
+    return rows.filter(pl.col(column).is_not_null() & pl.col("truth").is_not_null())
 
 
 def _excess(values: Floats, weights: Floats) -> Floats:
@@ -112,7 +123,7 @@ def counterfactual(
     Args:
         rows: of the label, one per case that could be changed.
         changes: of one region; of one test and ``by``, and for a cue its insertions too.
-        direction: 1 where the cue goes with the label, -1 where it goes with its absence.
+        direction: 1 where the cue goes with the label, -1 where it goes with its absence, 0 if that is not known.
         threshold: log-odds from which on the label is predicted.
         settings: of the statistics.
 
@@ -122,6 +133,8 @@ def counterfactual(
     first = next((change for change in changes if change.test != "insert"), None)
     if first is None:
         return None, "no case was changed"
+    if direction == 0 and first.by not in ("", "label"):
+        return None, "in this cohort it is not associated with the label"
     cases = _by_case(rows, changes)
     if first.test == "exchange":
         sets = _exchanged(cases, first.by, direction)
@@ -129,7 +142,7 @@ def counterfactual(
         sets = _with_and_without(cases, direction)
     else:
         sets = _hidden(cases)
-    if not first.by.startswith("cue:") and not first.region.startswith("cue:"):
+    if first.by in ("", "label") and not first.region.startswith("cue:"):
         sets += _other_side(cases, rows)
     truth, aligned, anti, absent, patients = (list(values) for values in zip(*sets, strict=True)) if sets else [[]] * 5
     sides: Sides = np.array(truth, bool)
@@ -150,6 +163,40 @@ def counterfactual(
         how=first.by if first.test == "exchange" else first.test,
         settings=settings,
     ), ""
+
+
+def alignments_of(
+    rows: pl.DataFrame,
+    region: str,
+    changes: Sequence[Change],
+    *,
+    unedited: Mapping[str, tuple[Alignment | None, str]],
+    directions: Mapping[str, int],
+    threshold: float,
+    settings: AuditSettings,
+) -> Alignments:
+    """Compute whether a region helps to tell the label, by each test that changed it.
+
+    Args:
+        rows: of the label, one per case that could be changed.
+        region: the region, or "property:NAME".
+        changes: of all regions.
+        unedited: "cue:NAME" or "property:NAME" -> its alignment in unedited images, or why there is none.
+        directions: the same names -> their `direction_of`.
+        threshold: log-odds from which on the label is predicted.
+        settings: of the statistics.
+    """
+    of_region = [change for change in changes if change.region == region and change.test != "only"]
+    edited, missing = {}, {}
+    for test, by in dict.fromkeys((change.test, change.by) for change in of_region if change.test != "insert"):
+        group = [c for c in of_region if (c.test, c.by) == (test, by) or (test == "remove" and c.test == "insert")]
+        direction = directions.get(by or region, 1)
+        alignment, why = counterfactual(rows, group, direction=direction, threshold=threshold, settings=settings)
+        if alignment is None:
+            missing[test, by] = why
+        else:
+            edited[test, by] = alignment
+    return Alignments(edited, missing, unedited[region][0] if directions.get(region) else None)
 
 
 Set = tuple[bool, float, float, float, str]

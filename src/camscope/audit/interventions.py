@@ -8,6 +8,7 @@ showing a region alone, are further tests.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +36,8 @@ class Change:
         case: its number.
         region: that was changed.
         test: "remove", "exchange" (for that of a donor), "insert" (a cue) or "only" (all but the region hidden).
-        by: what differs between the donors of an exchange: "label", or a cue such as "cue:token"; "" for other tests.
+        by: what differs between the donors of an exchange: "label", or a column such as "cue:token" or
+            "property:contrast"; "" for other tests.
         fill_in: what took its place.
         region_log_odds: the log-odds with the region changed.
         sham_log_odds: the log-odds with the sham instead: the same change elsewhere, or for an exchange the region of a
@@ -51,7 +53,9 @@ class Change:
     sham_log_odds: float
 
 
-class _Edit(NamedTuple):
+class Edit(NamedTuple):
+    """One edit of an input, with ``test``, ``by`` and ``fill_in`` of its `Change`; ``sham`` is None for "only"."""
+
     test: str
     by: str
     fill_in: str
@@ -63,12 +67,12 @@ def changes(
     subject: AuditSample,
     regions: Sequence[str],
     *,
-    donors: PatchDonors,
+    donors: PatchDonors[AuditSample],
     mean: Array,
     large: Sequence[str],
     fill_ins: Sequence[str],
     seed: int,
-) -> Iterator[tuple[str, _Edit]]:
+) -> Iterator[tuple[str, Edit]]:
     """Yield every edited input of one subject.
 
     Args:
@@ -103,7 +107,7 @@ def changes(
             edits = _removed(subject, name, mask=mask, donors=donors, fill_ins=fill_ins, settings=settings)
             yield from ((name, edit) for edit in edits)
         alone = FILL_INS["mean"](subject.x, rest, mean=mean, seen=subject.seen)
-        yield name, _Edit("only", "", "mean", alone, None)
+        yield name, Edit("only", "", "mean", alone, None)
 
 
 def _removed(
@@ -111,10 +115,10 @@ def _removed(
     name: str,
     *,
     mask: Mask,
-    donors: PatchDonors,
+    donors: PatchDonors[AuditSample],
     fill_ins: Sequence[str],
     settings: Mapping[str, Any],
-) -> Iterator[_Edit]:
+) -> Iterator[Edit]:
     """Yield the region filled in, and a sham of its shape filled in alike."""
     place = sham(mask, subject.forbidden, seed=settings["seed"] + 1000 * subject.case.number)
     if place is None:
@@ -128,12 +132,12 @@ def _removed(
             FILL_INS[fill](subject.x, where, donor=None if lender is None else lender.x, **settings)
             for where in (mask, place)
         )
-        yield _Edit("remove", "", fill, region, other)
+        yield Edit("remove", "", fill, region, other)
 
 
 def _exchanged(
-    subject: AuditSample, mask: Mask, *, cues: Sequence[str], donors: PatchDonors, turns: int
-) -> Iterator[_Edit]:
+    subject: AuditSample, mask: Mask, *, cues: Sequence[str], donors: PatchDonors[AuditSample], turns: int
+) -> Iterator[Edit]:
     """Yield the region of a donor who differs in the label or in a cue, and as a sham that of one who does not.
 
     The donors of an exchange by a cue have the subject's label: only the cue differs.
@@ -157,10 +161,10 @@ def _exchanged(
             region, sham_ = (
                 FILL_INS["donor"](subject.x, mask, donor=lender.x, seen=subject.seen) for lender in (other, same)
             )
-            yield _Edit("exchange", by, f"donor {turn + 1}", region, sham_)
+            yield Edit("exchange", by, f"donor {turn + 1}", region, sham_)
 
 
-def _inserted(subject: AuditSample, name: str, donors: PatchDonors) -> Iterator[_Edit]:
+def _inserted(subject: AuditSample, name: str, donors: PatchDonors[AuditSample]) -> Iterator[Edit]:
     """Yield the cue of another patient put in, and as a sham the same place of one without it."""
     carrier = donors.pick(subject, lambda other: name in other.masks, role=("insert", name, subject.truth))
     free = donors.pick(subject, lambda other: name not in other.masks, role=("insert nothing", name, subject.truth))
@@ -172,7 +176,7 @@ def _inserted(subject: AuditSample, name: str, donors: PatchDonors) -> Iterator[
     region, other = (
         FILL_INS["donor"](subject.x, mask, donor=lender.x, seen=subject.seen) for lender in (carrier, free)
     )
-    yield _Edit("insert", "", "donor", region, other)
+    yield Edit("insert", "", "donor", region, other)
 
 
 def measured_changes(
@@ -180,7 +184,7 @@ def measured_changes(
     regions: Sequence[str],
     *,
     score: Score,
-    donors: PatchDonors,
+    donors: PatchDonors[AuditSample],
     mean: Array,
     large: Sequence[str],
     seed: int,
@@ -203,28 +207,35 @@ def measured_changes(
     Returns:
         The changes, and the number of inputs that went through the model.
     """
-    found: list[Change] = []
-    waiting: list[tuple[int, str, _Edit]] = []
+    settings: dict[str, Any] = {"donors": donors, "mean": mean, "large": large, "fill_ins": fill_ins, "seed": seed}
+    edits = (
+        (subject.case.number, name, edit)
+        for subject in subjects
+        for name, edit in changes(subject, regions, **settings)
+    )
+    return scored(edits, score=score, batch_size=batch_size)
+
+
+def scored(edits: Iterable[tuple[int, str, Edit]], *, score: Score, batch_size: int = 64) -> tuple[list[Change], int]:
+    """Compute the log-odds of edited inputs.
+
+    Args:
+        edits: number of the case, region, and edit.
+        score: the model.
+        batch_size: inputs in one forward pass.
+
+    Returns:
+        The changes, and the number of inputs that went through the model.
+    """
+    measured: list[Change] = []
     forwards = 0
-
-    def flush() -> None:
-        nonlocal forwards
-        inputs = [x for _, _, edit in waiting for x in (edit.region, edit.sham) if x is not None]
-        if not inputs:
-            return
+    remaining = iter(edits)
+    while batch := list(itertools.islice(remaining, max(1, batch_size // 2))):
+        inputs = [x for _, _, edit in batch for x in (edit.region, edit.sham) if x is not None]
         forwards += len(inputs)
-        logits = iter(score(np.stack(inputs)).tolist())
-        for case, name, edit in waiting:
-            region = next(logits)
-            other = float("nan") if edit.sham is None else next(logits)
-            found.append(Change(case, name, edit.test, edit.by, edit.fill_in, region, other))
-        waiting.clear()
-
-    given: dict[str, Any] = {"donors": donors, "mean": mean, "large": large, "fill_ins": fill_ins, "seed": seed}
-    for subject in subjects:
-        for name, edit in changes(subject, regions, **given):
-            waiting.append((subject.case.number, name, edit))
-            if len(waiting) * 2 >= batch_size:
-                flush()
-    flush()
-    return found, forwards
+        log_odds = iter(score(np.stack(inputs)).tolist())
+        for case, name, edit in batch:
+            region = next(log_odds)
+            other = float("nan") if edit.sham is None else next(log_odds)
+            measured.append(Change(case, name, edit.test, edit.by, edit.fill_in, region, other))
+    return measured, forwards

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,14 @@ import polars as pl
 import torch
 from scipy.special import logit
 
-from camscope.audit.interventions import LARGE, Change, Score, measured_changes
+from camscope.audit.interventions import LARGE, Change, Score, measured_changes, scored
 from camscope.audit.null_maps import MapRecipe, Nulls, nulls
+from camscope.audit.properties import CASES, PropertyValues, TraitReader, property_cases, property_edits
 from camscope.audit.samples import Array, AuditSample, PatchDonors, subjects
 from camscope.audit.selftest import SelfTest, self_test
 from camscope.cohort.case import Case
 from camscope.cohort.fill_ins import sham
+from camscope.cohort.sampling import drawn_cases
 from camscope.cohort.store import OK
 from camscope.images import read
 from camscope.models.device import device_of, on_device
@@ -28,6 +30,8 @@ from camscope.progress import Progress
 from camscope.study.config import AuditSection
 from camscope.study.grids import Grids, stacked
 from camscope.study.study import Study
+
+Item = TypeVar("Item")
 
 _POOL, _POOL_BYTES = 256, 2**30
 """Cases that are kept in memory, to lend their pixels and to be explained by networks that know nothing."""
@@ -58,6 +62,21 @@ class Measured:
     large: tuple[str, ...]
     forwards: int
     threshold: float
+
+
+@dataclass(frozen=True)
+class MeasuredProperties:
+    """What was measured of the properties of one label.
+
+    Attributes:
+        values: name of a property -> its values.
+        changes: by the exchanges.
+        forwards: inputs that went through the network.
+    """
+
+    values: dict[str, PropertyValues]
+    changes: list[Change]
+    forwards: int
 
 
 def measure(
@@ -91,15 +110,15 @@ def measure(
     numbers, regions = rows["case"].to_list(), section.regions
     draw = np.random.default_rng([section.seed, len(numbers)])
     pooled = sorted(draw.permutation(numbers)[: _room(model)].tolist())
-    inputs = [model.preprocess(read(case.source))[0] for case in _cases(study, rows, pooled[:_TESTED])]
+    inputs = [model.preprocess(read(case.source))[0] for case in cases_of(study, rows, pooled[:_TESTED])]
     test = self_test(model, index, _on_its_device(model, np.stack([x.numpy() for x in inputs])))
     mapped = rows.filter(pl.col("status") == OK)
     grid = (mapped["grid_height"][0], mapped["grid_width"][0]) if len(mapped) else test.grid
     given: dict[str, Any] = {"preprocess": model.preprocess, "regions": regions, "grid": grid}
-    reading = subjects(study, label, _cases(study, rows, pooled), **given)
+    reading = subjects(study, label, cases_of(study, rows, pooled), **given)
     pool = list(_counted(reading, len(pooled), f"reading for {label}", progress))
     large = _large(pool, regions)
-    everyone = pool if len(pool) == len(numbers) else subjects(study, label, _cases(study, rows, numbers), **given)
+    everyone = pool if len(pool) == len(numbers) else subjects(study, label, cases_of(study, rows, numbers), **given)
     changes, forwards = measured_changes(
         _counted(everyone, len(numbers), f"intervening on {label}", progress),
         regions,
@@ -120,6 +139,57 @@ def measure(
     return Measured(test, changes, known, null_maps, large, forwards, threshold)
 
 
+def measure_properties(
+    study: Study,
+    label: str,
+    section: AuditSection,
+    *,
+    rows: pl.DataFrame,
+    layer: str,
+    readers: dict[int, TraitReader],
+    device: str = "auto",
+    batch_size: int = 64,
+    engine: str = "auto",
+    progress: Progress = lambda *_: None,
+) -> MeasuredProperties:
+    """Exchange the properties of the acquisition between cases.
+
+    Args:
+        study: the study.
+        label: one of its labels.
+        section: its audit.
+        rows: of the drawn cases.
+        layer: of the model's maps, up to which the engine computes.
+        readers: by the longest side of a model's input; kept for other labels.
+        device: as for ``run``.
+        batch_size: inputs in one forward pass.
+        engine: what scores edited inputs.
+        progress: called as cases are done.
+    """
+    if not section.properties:
+        return MeasuredProperties({}, [], 0)
+    model, index = study.model(label)
+    on_device(model, device)
+    side = max(model.preprocess.input_size)
+    reader = readers.setdefault(side, TraitReader(section.properties, side))
+    numbers = drawn_cases(rows, by=["truth"], limit=CASES, seed=section.seed)
+    cases = list(cases_of(study, rows, sorted(numbers)))
+    values = reader.values(cases, progress=lambda done: progress(f"properties for {label}", done, len(cases)))
+    known = property_cases(cases, label)
+    changes, forwards = scored(
+        property_edits(
+            _counted(known, len(known), f"exchanging properties for {label}", progress),
+            values,
+            donors=PatchDonors(known, seed=section.seed),
+            reader=reader,
+            preprocess=model.preprocess,
+        ),
+        score=_score(model, index, layer=layer, engine=resolve(engine, None, device=device_of(model))),
+        batch_size=batch_size,
+    )
+    return MeasuredProperties(values, changes, forwards)
+
+
 def _room(model: Model) -> int:
     """Return how many inputs of a model are kept in memory."""
     height, width = model.preprocess.input_size
@@ -134,7 +204,7 @@ def _mean(pool: Sequence[AuditSample]) -> Array:
     return total / np.float32(len(pool))
 
 
-def _cases(study: Study, rows: pl.DataFrame, numbers: Sequence[int]) -> Iterator[Case]:
+def cases_of(study: Study, rows: pl.DataFrame, numbers: Sequence[int]) -> Iterator[Case]:
     """Cases with the patients and groups of their rows, which a header may have told."""
     known = {row["case"]: row for row in rows.select("case", "patient", "group").iter_rows(named=True)}
     for case in study.cohort.cases(numbers):
@@ -187,7 +257,7 @@ def _nulls(
     )
 
 
-def _counted(subjects: Iterable[AuditSample], total: int, what: str, progress: Progress) -> Iterator[AuditSample]:
-    for done, subject in enumerate(subjects, 1):
-        yield subject
+def _counted(items: Iterable[Item], total: int, what: str, progress: Progress) -> Iterator[Item]:
+    for done, item in enumerate(items, 1):
+        yield item
         progress(what, done, total)

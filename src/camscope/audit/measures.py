@@ -52,7 +52,7 @@ def effects(rows: pl.DataFrame, changes: Sequence[Change], *, settings: AuditSet
 def changed_cases(rows: pl.DataFrame, changes: Sequence[Change]) -> dict[int, dict[str, Any]]:
     """Return the rows of the cases that were changed, few of those of a large cohort."""
     chosen = rows.filter(pl.col("case").is_in(list({change.case for change in changes})))
-    columns = chosen.select("case", "patient", "truth", "log_odds", pl.col("^cue:.*$"))
+    columns = chosen.select("case", "patient", "truth", "log_odds", pl.col("^(cue|property):.*$"))
     return {row["case"]: row for row in columns.iter_rows(named=True)}
 
 
@@ -78,7 +78,7 @@ def _effect(
     clean = np.array([cases[change.case]["log_odds"] for change in changes])
     region = (np.array([change.region_log_odds for change in changes]) - clean) / sd
     sham = (np.array([change.sham_log_odds for change in changes]) - clean) / sd
-    adds_cue = np.array([by.startswith("cue:") and not cases[change.case][by] for change in changes])
+    adds_cue = np.array([by not in ("", "label") and not cases[change.case][by] for change in changes])
     moved, wider = np.where(adds_cue, sham - region, region - sham), np.abs(region) - np.abs(sham)
     order, index = np.unique(numbers, return_inverse=True)
     patients = [cases[number]["patient"] for number in order.tolist()]

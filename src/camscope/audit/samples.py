@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -104,27 +105,42 @@ def is_drawn(name: str) -> bool:
     return name.partition(":")[0] in _DRAWN
 
 
-class PatchDonors:
-    """Subjects that lend their pixels: in each role a patient lends to one other patient at most.
+class Lender(Protocol):
+    """A case that can lend to another."""
+
+    @property
+    def case(self) -> Case:
+        """Return the case."""
+
+    @property
+    def truth(self) -> bool:
+        """Return whether the label is there."""
+
+
+AnyLender = TypeVar("AnyLender", bound=Lender)
+
+
+class PatchDonors(Generic[AnyLender]):
+    """Cases that lend their pixels or properties: in each role a patient lends to one other patient at most.
 
     Donors are a sample as much as recipients are. If each recipient drew its donors freely, all effects would share
     what the few donors happen to look like, and intervals over recipients would be too narrow. With one donor for one
     recipient the effects of patients are independent of each other.
 
     Args:
-        pool: they are kept in memory.
+        pool: the cases; they are kept in memory.
         seed: of the choice.
     """
 
-    def __init__(self, pool: Sequence[AuditSample], *, seed: int) -> None:
+    def __init__(self, pool: Sequence[AnyLender], *, seed: int) -> None:
         order = np.random.default_rng([seed, len(pool)]).permutation(len(pool))
         self._pool = [pool[i] for i in order]
         self._lent: dict[tuple[Hashable, tuple[str, ...], str], str] = {}
         self._borrowed: dict[tuple[Hashable, tuple[str, ...], str], str] = {}
 
     def pick(
-        self, subject: AuditSample, wanted: Callable[[AuditSample], bool], *, role: Hashable, turn: int = 0
-    ) -> AuditSample | None:
+        self, subject: AnyLender, wanted: Callable[[AnyLender], bool], *, role: Hashable, turn: int = 0
+    ) -> AnyLender | None:
         """Return a donor for a subject: of its own donor patient in this role, in the same groups, and as wanted.
 
         Args:
@@ -137,13 +153,17 @@ class PatchDonors:
             The donor; None where every fitting patient lends to somebody else.
         """
         patient, group = subject.case.patient, subject.case.group
-        fitting = [one for one in self._pool if one.case.group == group and one.case.patient != patient and wanted(one)]
+        fitting = [
+            lender
+            for lender in self._pool
+            if lender.case.group == group and lender.case.patient != patient and wanted(lender)
+        ]
         mine = (role, group, patient)
         if mine not in self._borrowed:
-            free = (one.case.patient for one in fitting if (role, group, one.case.patient) not in self._lent)
-            lender = next(free, None)
-            if lender is None:
+            patients = (lender.case.patient for lender in fitting)
+            free = next((name for name in patients if (role, group, name) not in self._lent), None)
+            if free is None:
                 return None
-            self._borrowed[mine], self._lent[role, group, lender] = lender, patient
-        own = [one for one in fitting if one.case.patient == self._borrowed[mine]]
+            self._borrowed[mine], self._lent[role, group, free] = free, patient
+        own = [lender for lender in fitting if lender.case.patient == self._borrowed[mine]]
         return own[turn % len(own)] if own else None

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from camscope.acquisition import PROPERTIES
 from camscope.audit.settings import ALIGNED, CEILING, LEVEL
 from camscope.statistics.intervals import UNKNOWN, Interval
 
@@ -19,7 +20,7 @@ Verdict = Literal[
     "NOT SHOWN",
     "NOT TESTABLE",
 ]
-Role = Literal["disease", "shortcut"]
+Role = Literal["disease", "shortcut", "property"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Effect:
         p_adjusted: by Holm over all labels, regions, strata and tests of the study.
         p_equivalence: of the two one-sided tests against delta.
         smallest_delta: at which these would pass.
-        by: what differs between the donors of an exchange: "label", or a cue such as "cue:token".
+        by: what differs between the donors of an exchange: "label", or a column such as "cue:token" or
+            "property:contrast".
         spread: mean over patients of (absolute change - absolute sham change): it sees opposite changes, which cancel
             in the effect.
         p_spread: of its sign-flip test, adjusted by Holm over all of them.
@@ -82,8 +84,8 @@ class Effect:
     def agree(self) -> bool:
         """Return whether every fill-in has an effect of the same sign, with an interval that excludes 0."""
         return all(
-            np.sign(one.estimate) == np.sign(self.effect.estimate) and (one.low > 0 or one.high < 0)
-            for one in self.by_fill.values()
+            np.sign(effect.estimate) == np.sign(self.effect.estimate) and (effect.low > 0 or effect.high < 0)
+            for effect in self.by_fill.values()
         )
 
 
@@ -222,8 +224,8 @@ def judge(
 
     Args:
         label: the label.
-        region: the region.
-        role: whether looking there is right ("disease") or a shortcut.
+        region: the region, or "property:NAME".
+        role: "disease" where the model should look, "shortcut" where it should not, or "property" of the acquisition.
         effects: of the strata that could be tested, adjusted.
         heat: what the maps show there.
         alignments: whether the region helps to tell the label.
@@ -234,6 +236,8 @@ def judge(
         The verdict with one plain sentence.
     """
     removals = [effect for effect in effects if effect.test != "insert"]
+    if role == "property":
+        region = PROPERTIES[region.partition(":")[2]].noun
     if not removals:
         return Judgement("NOT TESTABLE", f"Whether the {label} model uses {region} cannot be tested: {untestable}.")
     strong = sorted((e for e in removals if e.is_strong(delta)), key=lambda e: -abs(e.effect.estimate))
@@ -252,13 +256,15 @@ def judge(
     return Judgement("NOT SHOWN", _not_shown(label, region, removals, inserted))
 
 
+_NEWS = {"disease": ", where the disease is", "shortcut": ", a shortcut", "property": ""}
+
+
 def _relies(label: str, region: str, role: Role, effect: Effect, alignments: Alignments) -> str:
-    news = ", where the disease is" if role == "disease" else ", a shortcut"
-    text = f"The {label} model relies on {region}{news}: {_effect(effect)}"
-    if alignments.unedited is not None and alignments.unedited.is_reliance:
-        return f"{text}; {_aligned(alignments.unedited, region)}."
-    edited = alignments.of(effect)
-    return f"{text}; {_aligned(edited, region)}." if edited is not None else f"{text}."
+    text = f"The {label} model relies on {region}{_NEWS[role]}: {_effect(effect)}"
+    unedited, edited = alignments.unedited, alignments.of(effect)
+    shown = unedited if unedited is not None and unedited.is_reliance and role != "property" else edited
+    text += f"; {_aligned(shown, region)}." if shown is not None else "."
+    return f"{text} Both the acquisition and the disease can change it." if role == "property" else text
 
 
 def _responds(label: str, region: str, strong: Sequence[Effect], spread: Effect | None, alignments: Alignments) -> str:
@@ -286,7 +292,9 @@ def _responds(label: str, region: str, strong: Sequence[Effect], spread: Effect 
 def _aligned(alignment: Alignment, region: str) -> str:
     """Return the alignment in words."""
     if alignment.how == "label":
-        sets = "with the region of patients with the same label", "with that of patients with the other label"
+        sets = "with that of patients with the same label", "with that of patients with the other label"
+    elif alignment.how.startswith("property:"):
+        sets = "with that of patients in the half that goes with the label", "with that of the other half"
     elif alignment.how.startswith("cue:"):
         sets = f"with the region of patients whose {alignment.how} agrees with the label", "with that of the others"
     elif alignment.how == "remove" and not region.startswith("cue:"):
@@ -344,12 +352,12 @@ _DONE = {"remove": "removing it", "exchange": "replacing it by that of another p
 
 def _effect(effect: Effect) -> str:
     what = _DONE[effect.test]
-    if effect.test == "exchange":
-        what = (
-            "replacing it by that of a patient with the other label"
-            if effect.by == "label"
-            else f"replacing it by that of a patient without {effect.by} rather than of one with it"
-        )
+    if effect.by.startswith("property:"):
+        what = "replacing it by that of a patient in the lower rather than the upper half"
+    elif effect.by == "label":
+        what = "replacing it by that of a patient with the other label"
+    elif effect.by:
+        what = f"replacing it by that of a patient without {effect.by} rather than of one with it"
     size = effect.effect.estimate
     p = "" if np.isnan(effect.p_adjusted) else f", adjusted p {_p(effect.p_adjusted)}"
     return (

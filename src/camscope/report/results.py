@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 from pydantic import ValidationError
 
-from camscope.audit.audit import JSON
+from camscope.audit.output import JSON
 from camscope.cohort.store import FAILED, OK, Store
 from camscope.cohort.tables import located
 from camscope.errors import StoreError, reason

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from camscope.acquisition import PROPERTIES
 from camscope.errors import StudyError, nearest, reason, shortened
 from camscope.naming import method_spelling
 
@@ -167,6 +168,7 @@ class AuditSection(_Section):
 
     disease: tuple[str, ...] = ()
     shortcuts: tuple[str, ...] = ()
+    properties: tuple[str, ...] = tuple(PROPERTIES)
     delta: Annotated[float, Field(gt=0)] = 0.10
     fill_ins: Annotated[tuple[Literal["impute", "blur", "donor", "mean"], ...], Field(min_length=2)] = (
         "impute",
@@ -175,6 +177,13 @@ class AuditSection(_Section):
     cases: Annotated[int, Field(ge=1)] = 5000
     replicates: Annotated[int, Field(ge=99, le=1_000_000)] = 10_000
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @field_validator("properties")
+    @classmethod
+    def _known_properties(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := next((name for name in value if name not in PROPERTIES), None):
+            raise ValueError(f"{nearest('property', unknown, PROPERTIES)}; expected {', '.join(PROPERTIES)}")
+        return tuple(dict.fromkeys(value))
 
     @property
     def regions(self) -> tuple[str, ...]:

@@ -75,7 +75,7 @@ def test_a_removed_cue_against_numbers_by_hand():
 def test_a_cue_that_goes_with_the_absence_of_the_label():
     rows = make_rows(effect=-2.0, cue_of=lambda truth, draw: draw.random() < (0.1 if truth else 0.9))
     changes = removals(rows, -2.0, insert=True)
-    assert association(rows, "token", settings=SETTINGS).high < 0
+    assert association(rows, "cue:token", settings=SETTINGS).high < 0
     against, _ = counterfactual(rows, changes, direction=-1, settings=SETTINGS)
     assert against.is_reliance
     wrong, _ = counterfactual(rows, changes, direction=1, settings=SETTINGS)
@@ -98,7 +98,7 @@ def test_few_positives_leave_it_open():
     found, why = counterfactual(rows, removals(rows, 0.3, insert=True), settings=SETTINGS)
     assert found is None
     assert "6 patients" in why
-    assert cue_alignment(rows, "token", settings=SETTINGS)[0] is None
+    assert cue_alignment(rows, "cue:token", settings=SETTINGS)[0] is None
 
 
 def test_an_exchange_by_a_cue_uses_both_donors():
@@ -127,7 +127,7 @@ def test_a_lesion_that_is_hidden_leaves_the_other_side_as_it_is():
 
 
 def test_without_the_cells_unedited_pictures_say_nothing():
-    found, why = cue_alignment(make_rows(cue_of=lambda truth, draw: False), "token", settings=SETTINGS)
+    found, why = cue_alignment(make_rows(cue_of=lambda truth, draw: False), "cue:token", settings=SETTINGS)
     assert found is None
     assert why == "a combination of cue and label has 0 patients, and 8 are needed"
 
@@ -135,7 +135,7 @@ def test_without_the_cells_unedited_pictures_say_nothing():
 def test_an_association_is_the_difference_of_two_rates():
     rows = make_rows()
     cue, truth = (rows[name].to_numpy() for name in ("cue:token", "truth"))
-    assert association(rows, "token", settings=SETTINGS).estimate == pytest.approx(
+    assert association(rows, "cue:token", settings=SETTINGS).estimate == pytest.approx(
         truth[cue].mean() - truth[~cue].mean()
     )
 

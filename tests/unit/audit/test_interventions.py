@@ -6,8 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from camscope.audit.alignment import cue_alignment, direction_of
-from camscope.audit.audit import alignments_of
+from camscope.audit.alignment import alignments_of, cue_alignment, direction_of
 from camscope.audit.interventions import changes, measured_changes
 from camscope.audit.measures import adjusted, effects, group_maps, hidden_and_alone, metadata
 from camscope.audit.samples import PatchDonors
@@ -31,9 +30,9 @@ def verdicts(subjects, score, regions=ASKED, large=()):
     rows = known.rows_of(subjects, score)
     found, _ = intervene(subjects, score, regions, large)
     effects_ = adjusted({"L": effects(rows, found, settings=SETTINGS)})["L"]
-    cues = {"token": cue_alignment(rows, "token", settings=SETTINGS)}
-    directions = {"token": direction_of(rows, "token", settings=SETTINGS)}
-    on_cues = {"cues": cues, "directions": directions, "threshold": 0.5}
+    cues = {"cue:token": cue_alignment(rows, "cue:token", settings=SETTINGS)}
+    directions = {"cue:token": direction_of(rows, "cue:token", settings=SETTINGS)}
+    on_cues = {"unedited": cues, "directions": directions, "threshold": 0.5}
     return {
         name: judge(
             "L",

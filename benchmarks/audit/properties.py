@@ -1,0 +1,250 @@
+"""The planted benchmark for properties of the acquisition: does the audit find the models that rely on one?
+
+Small networks are trained on generated pictures with a disease (a faint blob) and one property that is set, such as the
+contrast, in two arms: A, the property is independent of the label; B, it goes with the label in 95 % of the pictures.
+Each network is audited on a cohort in which the property goes with the label in 75 % of the pictures, by the package's
+own functions; every property is tested, not only the planted one.
+
+    python benchmarks/audit/properties.py --runs 5 --workers 2 --out benchmarks/audit/properties.json
+    python benchmarks/audit/properties.py --table benchmarks/audit/properties.json > benchmarks/audit/properties.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import tempfile
+from collections import Counter, defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from scipy import ndimage
+from torch import nn
+
+from camscope.acquisition import PROPERTIES
+from camscope.acquisition.detail import _compressed as compressed
+from camscope.audit.alignment import alignments_of, cue_alignment, direction_of
+from camscope.audit.interventions import scored
+from camscope.audit.measures import adjusted, effects
+from camscope.audit.properties import (
+    PREFIX,
+    TraitReader,
+    property_cases,
+    property_edits,
+    untestable_property,
+    with_properties,
+)
+from camscope.audit.samples import PatchDonors
+from camscope.audit.settings import AuditSettings
+from camscope.audit.verdicts import judge
+from camscope.cohort.case import Case
+from camscope.models.preprocess import Preprocess
+from camscope.statistics.auc import auc
+from camscope.statistics.intervals import exact_interval
+
+SIDE, IMAGES, PATIENTS, TRAINED, EPOCHS, BLOB = 96, 3, 70, 480, 10, 0.16
+PLANTED = {
+    "brightness": lambda x, on, draw: x + (0.06 if on else -0.06),
+    "contrast": lambda x, on, draw: x.mean() + (x - x.mean()) * (1.3 if on else 0.8),
+    "inversion": lambda x, on, draw: 1 - x if on else x,
+    "sharpness": lambda x, on, draw: ndimage.gaussian_filter(x, 1.2) if on else x,
+    "noise": lambda x, on, draw: x + (0.05 if on else 0.0) * draw.standard_normal(x.shape),
+    "jpeg": lambda x, on, draw: compressed(np.rint(x.clip(0, 1) * 255).astype(np.uint8), 12 if on else 98) / 255,
+    "frame": lambda x, on, draw: framed(x, int(draw.integers(6, 12)) if on else 0),
+    "marks": lambda x, on, draw: marked(x, draw) if on else x,
+    "style": lambda x, on, draw: x + 0.08 * np.cos(np.arange(SIDE) / SIDE * 4 * np.pi) * (1 if on else -1),
+}
+SETTINGS = AuditSettings(replicates=1999)
+
+
+def framed(x, width):
+    result = np.zeros_like(x)
+    if not width:
+        return x
+    result[width:-width, width:-width] = x[width:-width, width:-width]
+    return result
+
+
+def marked(x, draw):
+    result = x.copy()
+    y, left = int(draw.integers(3, 9)), int(draw.integers(3, 9))
+    result[y : y + 9, left : left + 3] = result[y + 7 : y + 9, left : left + 8] = 1.0
+    return result
+
+
+def picture(draw, *, disease, planted, on):
+    """One picture (96, 96) in [0, 1]: a common outline, individual structure, a blob, and the property."""
+    rows, columns = np.mgrid[:SIDE, :SIDE] / SIDE - 0.5
+    pixels = 0.45 - 0.5 * (rows**2 + columns**2) + 0.08 * ndimage.gaussian_filter(draw.standard_normal(rows.shape), 8) * 8
+    pixels += 0.03 * ndimage.gaussian_filter(draw.standard_normal(rows.shape), 1) * 2
+    if disease:
+        y, x = draw.uniform(-0.2, 0.2, 2)
+        pixels += BLOB * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 0.008)
+    return PLANTED[planted](pixels, on, draw).clip(0, 1)
+
+
+def network():
+    return nn.Sequential(
+        *[nn.Conv2d(1, 12, 3, 2, 1), nn.ReLU(), nn.Conv2d(12, 24, 3, 2, 1), nn.ReLU(), nn.Conv2d(24, 32, 3, 2, 1)],
+        *[nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 1)],
+    )
+
+
+def trained(planted, strength, seed):
+    draw = np.random.default_rng([seed, 1])
+    truth = np.arange(TRAINED) % 2 == 1
+    made = [picture(draw, disease=t, planted=planted, on=(draw.random() < strength) == t) for t in truth]
+    x = (torch.from_numpy(np.stack(made)).float()[:, None] - 0.5) / 0.25
+    y = torch.from_numpy(truth).float()
+    torch.manual_seed(seed)
+    net = network()
+    optimiser = torch.optim.AdamW(net.parameters(), lr=4e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=EPOCHS * (TRAINED // 24))
+    for _ in range(EPOCHS):
+        for batch in torch.randperm(TRAINED).split(24):
+            loss = F.binary_cross_entropy_with_logits(net(x[batch])[:, 0], y[batch])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    return net.eval()
+
+
+def cohort(planted, agreement, seed, folder):
+    """Cases of a cohort, three pictures per patient, with files; the property agrees with the label that often."""
+    draw = np.random.default_rng([seed, 2])
+    cases, on = [], []
+    for number in range(PATIENTS * IMAGES):
+        truth = bool(number // IMAGES % 2)
+        on.append((draw.random() < agreement) == truth)
+        pixels = picture(draw, disease=truth, planted=planted, on=on[-1])
+        path = Path(folder) / f"{number}.png"
+        Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(path)
+        patient = f"P{number // IMAGES}"
+        cases.append(Case(number, number, path.name, str(path), patient, (), "", {"disease": truth}))
+    return cases, np.array(on)
+
+
+def audited(net, planted, agreement, seed):
+    """The verdict on each property, and the AUC where the planted one agrees with the label and where it does not."""
+    preprocess = Preprocess(input_size=(SIDE, SIDE), mean=(0.5,), std=(0.25,))
+
+    def score(inputs):
+        with torch.no_grad():
+            return net(torch.from_numpy(inputs))[:, 0].double().numpy()
+
+    with tempfile.TemporaryDirectory() as folder:
+        cases, on = cohort(planted, agreement, seed, folder)
+        reader = TraitReader(tuple(PROPERTIES), SIDE)
+        values = reader.values(cases, progress=lambda done: None)
+        known = property_cases(cases, "disease")
+        inputs = np.stack([preprocess(reader.pictures(case)("jpeg"))[0].numpy() for case in cases])
+        donors = PatchDonors(known, seed=seed)
+        edits = property_edits(known, values, donors=donors, reader=reader, preprocess=preprocess)
+        changes, _ = scored(edits, score=score)
+    truth = np.array([case.truth["disease"] for case in cases])
+    rows = pl.DataFrame(
+        {
+            "case": [case.number for case in cases],
+            "patient": [case.patient for case in cases],
+            "truth": truth,
+            "log_odds": score(inputs),
+        }
+    )
+    rows = with_properties(rows, values)
+    adjusted_effects = adjusted({"disease": effects(rows, changes, settings=SETTINGS)})["disease"]
+    verdicts = {}
+    for name, of_name in values.items():
+        column = PREFIX + name
+        unedited, directions = {}, {}
+        if of_name.high:
+            directions[column] = direction_of(rows, column, otherwise=0, settings=SETTINGS)
+            unedited[column] = cue_alignment(rows, column, direction=directions[column] or 1, settings=SETTINGS)
+        judged = judge(
+            *("disease", column, "property"),
+            effects=adjusted_effects.get(column, ()),
+            heat=None,
+            alignments=alignments_of(
+                rows, column, changes, unedited=unedited, directions=directions, threshold=0.0, settings=SETTINGS
+            ),
+            untestable=untestable_property(of_name),
+            delta=SETTINGS.delta,
+        )
+        verdicts[name] = judged.verdict
+        verdicts[f"{name} reason"] = judged.reason
+    scores = rows["log_odds"].to_numpy()
+    agrees = on == truth
+    return verdicts, [auc(scores[s], truth[s]) for s in (agrees, ~agrees)]
+
+
+def run(job):
+    planted, arm, seed, agreement = job
+    torch.set_num_threads(1)
+    net = trained(planted, {"A": 0.5, "B": 0.95}[arm], seed)
+    verdicts, aucs = audited(net, planted, agreement, seed)
+    return {"planted": planted, "arm": arm, "seed": seed, "agreement": agreement, "aucs": aucs, "verdicts": verdicts}
+
+
+def table(results):
+    """Print the table of the benchmark."""
+    print("# Planted properties: the audit's verdicts\n")
+    print(
+        f"Small networks, {PATIENTS} patients with {IMAGES} images each; arm B was trained with the property on 95 % of "
+        "the images with the label, arm A on half of them.\n"
+    )
+    print("| property | association in the cohort | RELIES in B | RESPONDS in B | RELIES in A | RESPONDS in A |")
+    print("|---|---|---|---|---|---|")
+    groups = defaultdict(list)
+    for result in results:
+        groups[result["planted"], result["agreement"]].append(result)
+    for (planted, agreement), group in groups.items():
+        cells = []
+        for arm, verdict in itertools.product("BA", ("RELIES", "RESPONDS")):
+            own = [result["verdicts"][planted] for result in group if result["arm"] == arm]
+            cells.append(f"{own.count(verdict)} of {len(own)}")
+        print(f"| {planted} | {agreement:.0%} | {' | '.join(cells)} |")
+    counts = Counter()
+    for result in results:
+        for name in PROPERTIES:
+            if name != result["planted"]:
+                counts[result["arm"], result["verdicts"][name]] += 1
+    print("\nVerdicts on the properties that were not planted:\n")
+    for arm in "AB":
+        total = sum(count for (a, _), count in counts.items() if a == arm)
+        if total:
+            relies = counts[arm, "RELIES"]
+            low, high = exact_interval(relies, total)
+            print(f"* arm {arm}: RELIES in {relies} of {total} ({relies / total:.1%}, {low:.1%} to {high:.1%})")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--properties", nargs="*", default=list(PLANTED))
+    parser.add_argument("--agreements", nargs="*", type=float, default=[0.75])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path)
+    arguments = parser.parse_args()
+    if arguments.table:
+        table(json.loads(arguments.table.read_text()))
+        return
+    jobs = list(itertools.product(arguments.properties, "AB", range(arguments.runs), arguments.agreements))
+    with ProcessPoolExecutor(arguments.workers) as pool:
+        results = []
+        for result in pool.map(run, jobs):
+            results.append(result)
+            print({k: v for k, v in result.items() if k != "verdicts"}, flush=True)
+            print("   ", {k: v for k, v in result["verdicts"].items() if " " not in k}, flush=True)
+            if arguments.out:
+                arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Properties of the outline: aspect ratio, frame, and bright marks such as letters near the edges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy import ndimage
+
+from camscope.acquisition.property import Trait, grey, margins, resized
+from camscope.array_types import Floats
+from camscope.images.picture import Picture, Pixels
+
+_SIDE = 256
+_OUTER = 0.25  # of the side: marks stand near the edges
+_STEP, _BRIGHT = 0.25, 0.75  # of the range of tones: above the surroundings, and above the darkest
+_SURROUNDINGS = 8.0
+_SMALLEST, _LARGEST = 8, 1000  # pixels of 256 x 256
+
+
+def measure_aspect(picture: Picture) -> Trait:
+    """Return height / width."""
+    height, width = picture.size
+    return np.array([height / width])
+
+
+def transfer_aspect(picture: Picture, own: Trait, other: Trait) -> Pixels:
+    """Return the central part of the picture with the aspect ratio of the other."""
+    height, width = picture.size
+    ratio = float(other[0])
+    rows = min(height, max(1, round(width * ratio)))
+    columns = min(width, max(1, round(height / ratio)))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return picture.pixels[top : top + rows, left : left + columns]
+
+
+def measure_frame(picture: Picture) -> Trait:
+    """Return the share of the picture in a frame of one tone, its widths (top, bottom, left, right) and its tone."""
+    values = grey(picture)
+    height, width = values.shape
+    top, bottom, left, right = margins(values)
+    area = 1 - (height - top - bottom) * (width - left - right) / (height * width)
+    depth = {"top": values[0], "bottom": values[-1], "left": values[:, 0], "right": values[:, -1]}
+    tones = [depth[side].mean() for side, lines in zip(depth, (top, bottom, left, right), strict=True) if lines]
+    shares = (top / height, bottom / height, left / width, right / width)
+    return np.array([area, *shares, float(np.mean(tones)) if tones else 0.0], float)
+
+
+def transfer_frame(picture: Picture, own: Trait, other: Trait) -> Pixels:
+    """Return the pixels inside the picture's own frame, within the frame of the other picture."""
+    height, width = picture.size
+    top, bottom, left, right = _lines(own, picture.size)
+    content = picture.pixels[top : height - bottom, left : width - right]
+    top, bottom, left, right = _lines(other, picture.size)
+    box = (height - top - bottom, width - left - right)
+    framed = np.full(picture.pixels.shape, other[5], np.float32)
+    for k in range(picture.channels):
+        framed[top : height - bottom, left : width - right, k] = (
+            content[..., k] if content.shape[:2] == box else resized(content[..., k], box)
+        )
+    return framed
+
+
+def _lines(trait: Trait, size: tuple[int, int]) -> list[int]:
+    lines = [round(float(share) * size[side // 2]) for side, share in enumerate(trait[1:5])]
+    return lines if lines[0] + lines[1] < size[0] and lines[2] + lines[3] < size[1] else [0, 0, 0, 0]
+
+
+def measure_marks(picture: Picture) -> Trait:
+    """Return the pixels of small, bright marks near the edges: (n, 3), row and column of 256 x 256, and grey value.
+
+    A mark is a connected part of 8 to 1000 of the 65,536 pixels in the outer quarter of a side, a quarter of the range
+    of tones brighter than its surroundings, and within the brightest quarter of that range.
+    """
+    values = resized(grey(picture), (_SIDE, _SIDE))
+    low, high = np.percentile(values, [0.5, 99.9])
+    tones = high - low
+    if tones <= 0:
+        return np.zeros((0, 3))
+    surroundings = ndimage.gaussian_filter(values, _SURROUNDINGS, mode="nearest")
+    bright = (values - surroundings > _STEP * tones) & (values - low > _BRIGHT * tones)
+    parts, count = ndimage.label(bright, np.ones((3, 3)))
+    if not count:
+        return np.zeros((0, 3))
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+    centres = np.array(ndimage.center_of_mass(bright, parts, range(1, count + 1))) / _SIDE
+    outer = (np.minimum(centres, 1 - centres) < _OUTER).any(axis=1)
+    chosen = 1 + np.flatnonzero(outer & (sizes >= _SMALLEST) & (sizes <= _LARGEST))
+    rows, columns = np.nonzero(np.isin(parts, chosen))
+    return np.stack([rows, columns, values[rows, columns]], axis=1).astype(float)
+
+
+def compare_marks(traits: Sequence[Trait]) -> tuple[list[Trait], Floats]:
+    """Return the share of the picture that marks cover."""
+    return list(traits), np.array([len(trait) / _SIDE**2 for trait in traits])
+
+
+def transfer_marks(picture: Picture, own: Trait, other: Trait) -> Pixels:
+    """Return the pixels with the picture's own marks filled in from around, and those of the other pasted."""
+    pixels = picture.pixels
+    if len(own):
+        around = ~ndimage.binary_dilation(_grid(own) > 0, np.ones((3, 3)), iterations=2)
+        known = np.maximum(ndimage.gaussian_filter(around.astype(np.float32), _SURROUNDINGS), 1e-6)
+        bands = [resized(pixels[..., k], (_SIDE, _SIDE)) * around for k in range(picture.channels)]
+        filled = [resized(ndimage.gaussian_filter(band, _SURROUNDINGS) / known, picture.size) for band in bands]
+        pixels = np.where(_nearest(around.astype(np.float32), picture.size)[..., None] > 0, pixels, np.stack(filled, 2))
+    if len(other):
+        pasted = _nearest(_grid(other), picture.size)[..., None]
+        pixels = np.where(pasted > 0, pasted, pixels)
+    return pixels
+
+
+def _grid(trait: Trait) -> npt.NDArray[np.float32]:
+    """Return the marks on 256 x 256 pixels, 0 elsewhere."""
+    grid = np.zeros((_SIDE, _SIDE), np.float32)
+    grid[trait[:, 0].astype(int), trait[:, 1].astype(int)] = trait[:, 2]
+    return grid
+
+
+def _nearest(grid: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    return np.asarray(Image.fromarray(grid, "F").resize(size[::-1], Image.Resampling.NEAREST), np.float32)

@@ -1,0 +1,116 @@
+"""The type of an acquisition property, and what all of them share: grey values, margins, sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from camscope.array_types import Floats
+from camscope.images.picture import Picture, Pixels
+
+Trait = Floats
+"""What one image has of a property: a few numbers, or a small array."""
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_FLAT = 0.04
+_WIDEST = 0.45
+
+
+def first_number(traits: Sequence[Trait]) -> tuple[list[Trait], Floats]:
+    """Return the traits as they are, and the first number of each as its value."""
+    return list(traits), np.array([trait.flat[0] for trait in traits], float)
+
+
+@dataclass(frozen=True)
+class AcquisitionProperty:
+    """One property of images that depends on the device, the file or the operator.
+
+    Attributes:
+        name: as in the study file.
+        noun: in sentences, such as "the contrast".
+        measure: picture -> its trait.
+        transfer: (picture, its trait, trait of another picture) -> pixels with the property of the other. What cannot
+            be set, such as detail that a compressed picture has lost, stays.
+        compare: traits of a cohort -> the same traits, in terms of the cohort where need be, and one number per image
+            by which the images can be ordered.
+        full_size: whether it shows at the size of the file only, and not in a reduced picture.
+    """
+
+    name: str
+    noun: str
+    measure: Callable[[Picture], Trait]
+    transfer: Callable[[Picture, Trait, Trait], Pixels]
+    compare: Callable[[Sequence[Trait]], tuple[list[Trait], Floats]] = first_number
+    full_size: bool = False
+
+    def set(self, picture: Picture, own: Trait, other: Trait) -> Picture:
+        """Return a picture with the property of another one.
+
+        Args:
+            picture: pixels (H, W, C) in [0, 1].
+            own: its trait.
+            other: the trait of another picture.
+
+        Returns:
+            A picture in [0, 1]; of whole 255ths where the picture is. Its size may differ.
+
+        Examples:
+            >>> from camscope.acquisition import PROPERTIES
+            >>> pixels = np.linspace(0.2, 0.6, 64, dtype=np.float32).reshape(8, 8, 1)
+            >>> contrast, picture = PROPERTIES["contrast"], Picture(pixels, bits=16)
+            >>> own = contrast.measure(picture)
+            >>> changed = contrast.set(picture, own, own / 2)
+            >>> bool(np.isclose(changed.pixels.std(), pixels.std() / 2))
+            True
+        """
+        pixels = np.clip(self.transfer(picture, own, other), 0, 1)
+        if picture.bits <= 8:
+            pixels = np.rint(pixels * np.float32(255)) / np.float32(255)
+        return dataclasses.replace(picture, pixels=pixels.astype(np.float32), highest=0)
+
+
+def reduced(picture: Picture, limit: int) -> Picture:
+    """Return a picture whose longer side is less than twice a limit, by means over square blocks of pixels."""
+    factor = max(picture.size) // limit
+    if factor < 2 or min(picture.size) < factor:
+        return picture
+    height, width = (side // factor for side in picture.size)
+    blocks = picture.pixels[: height * factor, : width * factor]
+    means = blocks.reshape(height, factor, width, factor, -1).mean(axis=(1, 3), dtype=np.float32)
+    return dataclasses.replace(picture, pixels=means, bits=max(picture.bits, 16), highest=0)
+
+
+def grey(picture: Picture) -> Pixels:
+    """Return the luminance (H, W) of a colour picture, else the mean of the channels."""
+    pixels = picture.pixels
+    values: Pixels = pixels @ _LUMA if picture.channels == 3 else pixels.mean(axis=2)
+    return values
+
+
+def resized(values: Pixels, size: tuple[int, int]) -> Pixels:
+    """Return (H, W) values at another (height, width), antialiased."""
+    image = Image.fromarray(np.ascontiguousarray(values, np.float32), "F")
+    return np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR), np.float32)
+
+
+def margins(values: Pixels) -> tuple[int, int, int, int]:
+    """Return how many lines of one tone a picture (H, W) begins with at the top, bottom, left and right."""
+    top, bottom = (_flat_lines(values[::step]) for step in (1, -1))
+    left, right = (_flat_lines(values.T[::step]) for step in (1, -1))
+    return top, bottom, left, right
+
+
+def inside(values: Pixels) -> Pixels:
+    """Return the part of a picture (H, W) inside its margins."""
+    top, bottom, left, right = margins(values)
+    return values[top : values.shape[0] - bottom, left : values.shape[1] - right]
+
+
+def _flat_lines(lines: Pixels) -> int:
+    flat = (np.ptp(lines, axis=1) <= _FLAT) & (np.abs(lines.mean(axis=1) - lines[0].mean()) <= _FLAT)
+    depth = len(lines) if flat.all() else int(np.argmin(flat))
+    return depth if depth <= _WIDEST * len(lines) else 0

@@ -1,0 +1,265 @@
+"""The findings of an audit on one label: statistics of what was measured, and the verdicts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from camscope.audit.alignment import alignments_of, cue_alignment, direction_of
+from camscope.audit.interventions import Change
+from camscope.audit.label import Measured, MeasuredProperties
+from camscope.audit.measures import effects, group_maps, heat, hidden_and_alone, metadata
+from camscope.audit.properties import PREFIX, property_facts, untestable_property, with_properties
+from camscope.audit.settings import FEWEST, AuditSettings
+from camscope.audit.verdicts import Alignment, Alignments, Effect, Heat, Role, judge
+from camscope.cohort.store import OK
+from camscope.statistics.auc import auc_interval
+from camscope.statistics.hypotheses import patient_index
+from camscope.study.clusters import associations, cluster_maps, typical
+from camscope.study.config import AuditSection
+from camscope.study.grids import stacked
+from camscope.study.study import Study
+
+_TYPICAL = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelFindings:
+    """What was measured of one label, before the p-values of all labels are adjusted together.
+
+    Attributes:
+        effects: by region.
+        property_effects: by property, "property:NAME".
+        heat: by region.
+        untestable: region or property -> why nothing of it could be tested.
+        alignments: by region or property.
+        hidden: region -> AUC with it hidden and alone.
+        facts: name of a property -> what it goes with.
+        changes: of all interventions.
+        content: all else that is reported of the label.
+    """
+
+    effects: Mapping[str, Sequence[Effect]]
+    property_effects: Mapping[str, Sequence[Effect]]
+    heat: Mapping[str, Heat | None]
+    untestable: Mapping[str, str]
+    alignments: Mapping[str, Alignments]
+    hidden: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    changes: Sequence[Change]
+    content: dict[str, Any]
+
+
+def collect(
+    study: Study,
+    section: AuditSection,
+    measured: Measured,
+    properties: MeasuredProperties,
+    *,
+    rows: pl.DataFrame,
+    drawn: pl.DataFrame,
+    settings: AuditSettings,
+) -> LabelFindings:
+    """Compute the statistics of a label: scalars from all rows, the rest from those that were drawn.
+
+    Args:
+        study: the study.
+        section: its audit.
+        measured: the changes by regions, and the null maps.
+        properties: the changes by properties.
+        rows: of the label, one per case.
+        drawn: of the cases that were changed, with their maps.
+        settings: of the statistics.
+    """
+    patients = patient_index(rows["patient"])
+    strata = [name for name in rows.columns if name.startswith("stratum:")]
+    rows, drawn = (with_properties(table, properties.values) for table in (rows, drawn))
+    columns = [f"cue:{cue}" for cue in study.file.cohort.cues]
+    columns += [PREFIX + name for name, values in properties.values.items() if values.high]
+    directions = {
+        column: direction_of(drawn if column.startswith(PREFIX) else rows, column, settings=settings, otherwise=side)
+        for column in columns
+        for side in (0 if column.startswith(PREFIX) else 1,)
+    }
+    unedited = {
+        column: cue_alignment(rows, column, direction=directions[column] or 1, settings=settings) for column in columns
+    }
+    changes = [*measured.changes, *properties.changes]
+    on_cues: dict[str, Any] = {"unedited": unedited, "directions": directions, "threshold": measured.threshold}
+    alignments = {
+        name: alignments_of(drawn, name, changes, **on_cues, settings=settings)
+        for name in (*section.regions, *(PREFIX + name for name in properties.values))
+    }
+    facts = {name: property_facts(rows, name, values, settings=settings) for name, values in properties.values.items()}
+    return LabelFindings(
+        effects=effects(rows, measured.changes, settings=settings),
+        property_effects=effects(rows, properties.changes, settings=settings),
+        heat={region: heat(rows, region, measured.nulls.get(region), settings=settings) for region in section.regions},
+        untestable={region: _untestable(region, measured, drawn) for region in section.regions}
+        | {PREFIX + name: untestable_property(values) for name, values in properties.values.items()},
+        alignments=alignments,
+        hidden=hidden_and_alone(drawn, measured.changes),
+        facts=facts,
+        changes=changes,
+        content={
+            "model": rows["model"][0],
+            "cases": len(rows),
+            "patients": int(patients.max()) + 1,
+            "drawn": len(drawn),
+            "auc": auc_interval(rows["log_odds"].to_numpy(), rows["truth"].to_numpy(), patients=patients),
+            "self_test": dataclasses.asdict(measured.test) | {"sentence": measured.test.sentence},
+            "forwards": measured.forwards + properties.forwards,
+            "null_maps": measured.null_maps,
+            **_of_cues(study.file.cohort.cues, unedited, alignments),
+            "metadata": metadata(rows, strata),
+            "group_maps": group_maps(drawn, settings=settings),
+            "clusters": _clusters(drawn, strata, seed=settings.seed),
+        },
+    )
+
+
+def _of_cues(
+    cues: Iterable[str], unedited: Mapping[str, tuple[Alignment | None, str]], alignments: Mapping[str, Alignments]
+) -> dict[str, Any]:
+    """Return the alignment of every cue, from unedited images or else by its removal, or why there is none."""
+    aligned, missing = {}, {}
+    for cue in cues:
+        alignment, why = unedited[f"cue:{cue}"]
+        edited = alignments[f"cue:{cue}"].edited.get(("remove", "")) if f"cue:{cue}" in alignments else None
+        if alignment or edited:
+            aligned[cue] = alignment or edited
+        else:
+            missing[cue] = why
+    return {"alignment": aligned, "alignment_not_possible": missing}
+
+
+def judged(
+    label: str,
+    section: AuditSection,
+    findings: LabelFindings,
+    effects_of: Mapping[str, Sequence[Effect]],
+    properties_of: Mapping[str, Sequence[Effect]],
+) -> dict[str, Any]:
+    """Return what is reported of a label: ``content``, and a verdict on every region and property.
+
+    Args:
+        label: the label.
+        section: its audit.
+        findings: what was measured.
+        effects_of: region -> adjusted effects.
+        properties_of: "property:NAME" -> adjusted effects.
+    """
+
+    def entry(name: str, role: Role, listed: Sequence[Effect]) -> dict[str, Any]:
+        shown = findings.heat.get(name)
+        judgement = judge(
+            label,
+            name,
+            role,
+            effects=listed,
+            heat=shown,
+            alignments=findings.alignments[name],
+            untestable=findings.untestable[name],
+            delta=section.delta,
+        )
+        edited = findings.alignments[name].edited
+        return {
+            "role": role,
+            "verdict": judgement.verdict,
+            "reason": judgement.reason,
+            "enrichment": None if shown is None else shown.enrichment,
+            "effect": _strongest(listed),
+            "heat": shown,
+            "effects": listed,
+            "counterfactual": {" ".join(filter(None, key)): alignment for key, alignment in edited.items()},
+            "auc": findings.hidden.get(name, {}),
+        }
+
+    return findings.content | {
+        "regions": {
+            region: entry(region, _role(section, region), list(effects_of.get(region, ())))
+            for region in section.regions
+        },
+        "properties": {
+            name: entry(PREFIX + name, "property", list(properties_of.get(PREFIX + name, ()))) | {"facts": facts}
+            for name, facts in findings.facts.items()
+        },
+    }
+
+
+def _role(section: AuditSection, region: str) -> Role:
+    return "disease" if region in section.disease else "shortcut"
+
+
+def no_findings(study: Study, section: AuditSection, label: str) -> dict[str, Any]:
+    """Return what is said of a label without a single case whose truth is known."""
+    reason = f"Nothing can be said of {label}: no case has both a known truth and a score."
+    blank: dict[str, Any] = {"enrichment": None, "effect": None, "heat": None, "effects": [], "auc": {}}
+    blank["counterfactual"] = {}
+    regions = {
+        region: {"role": _role(section, region), "verdict": "NOT TESTABLE", "reason": reason} | blank
+        for region in section.regions
+    }
+    nothing: dict[str, Any] = {"alignment": {}, "alignment_not_possible": {}, "metadata": {}, "group_maps": {}}
+    model, _ = study.model(label)
+    return nothing | {
+        "model": model.name,
+        "cases": 0,
+        "patients": 0,
+        "drawn": 0,
+        "auc": {"low": None, "high": None, "estimate": None},
+        "self_test": dict.fromkeys(("gradcam_is_hirescam", "completeness", "level_lost", "empty"))
+        | {"cascade": [], "sentence": "not run: there is no case"},
+        "forwards": 0,
+        "null_maps": {},
+        "regions": regions,
+        "properties": {},
+        "clusters": {"number": 0, "reason": "there are no maps"},
+    }
+
+
+def _strongest(listed: Sequence[Effect]) -> Effect | None:
+    """Return the effect that the verdict speaks of: the largest, insertions aside."""
+    removals = [effect for effect in listed if effect.test != "insert"]
+    return max(removals, key=lambda effect: abs(effect.effect.estimate), default=None)
+
+
+def _untestable(region: str, measured: Measured, drawn: pl.DataFrame) -> str:
+    """Return why no stratum of a region could be tested."""
+    changed = {c.case for c in measured.changes if c.region == region and c.test in ("remove", "exchange")}
+    if not changed:
+        if region in measured.large:
+            return "no donor of the same group with the other label"
+        return "no case has it, or no place of its shape lies outside every mask"
+    own = drawn.filter(pl.col("case").is_in(list(changed)))
+    most = max(own.filter(pl.col("truth") == truth)["patient"].n_unique() for truth in (True, False))
+    return f"at most {most} patients with it are on one side of the label, and {FEWEST} are needed"
+
+
+def _clusters(rows: pl.DataFrame, columns: Sequence[str], *, seed: int) -> dict[str, Any]:
+    """Clusters of the maps of one label, what they go with, and their most typical cases."""
+    mapped = rows.filter(pl.col("status") == OK)
+    if not len(mapped):
+        return {"number": 0, "reason": "there are no maps"}
+    maps = stacked(mapped)
+    patients = mapped["patient"].to_list()
+    clusters = cluster_maps(maps, patients, seed=seed)
+    content: dict[str, Any] = {
+        "number": clusters.number,
+        "stability": clusters.stability,
+        "reason": clusters.reason,
+        "cases": dict(zip(mapped["case"].to_list(), clusters.labels.tolist(), strict=True)),
+    }
+    if clusters.number > 1:
+        cues = [name for name in rows.columns if name.startswith("cue:")]
+        kept = mapped.select("group", "outcome", *columns, *cues).to_dict(as_series=False)
+        content["associations"] = associations(clusters.labels, kept, patients=patients, seed=seed)
+        numbers = mapped["case"].to_list()
+        content["typical"] = {
+            number: [numbers[i] for i in members]
+            for number, members in typical(clusters.labels, maps, k=_TYPICAL).items()
+        }
+    return content

@@ -1,0 +1,226 @@
+"""Properties of the acquisition in an audit: each is set to that of another case, and the log-odds are measured.
+
+A property is exchanged twice: for that of a donor with the other label, and for that of a donor with the same label on
+the other side of the cohort's median. The sham takes a donor who does not differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from camscope.acquisition import PROPERTIES
+from camscope.acquisition.property import Trait, reduced
+from camscope.array_types import Floats, Mask
+from camscope.audit.interventions import Edit
+from camscope.audit.samples import PatchDonors
+from camscope.audit.settings import FEWEST, AuditSettings
+from camscope.cohort.case import Case
+from camscope.images import read
+from camscope.images.picture import Picture
+from camscope.models.preprocess import Preprocess
+from camscope.prefetch import prefetch
+from camscope.statistics.auc import auc_interval
+
+PREFIX = "property:"
+CASES = 512
+"""Cases per label whose properties are exchanged; each can lend to one patient per role."""
+_SIDE = 256
+_GROUPS = 6
+_THREADS = 4
+
+
+@dataclass(frozen=True)
+class PropertyCase:
+    """A case that takes part in exchanges of properties, as recipient and as donor."""
+
+    case: Case
+    truth: bool
+
+
+@dataclass(frozen=True)
+class PropertyValues:
+    """One property of the cases of a label.
+
+    Attributes:
+        traits: case number -> its trait.
+        values: case number -> one number, by which the cases can be ordered.
+        high: case number -> whether it is on the upper side of the cohort; empty where all cases are alike.
+    """
+
+    traits: Mapping[int, Trait]
+    values: Mapping[int, float]
+    high: Mapping[int, bool]
+
+
+@dataclass
+class TraitReader:
+    """Measure the properties of cases, each case once for all labels of a study.
+
+    Args:
+        names: of the properties.
+        side: the length below which no picture is reduced; at least the longest side of the models' inputs.
+    """
+
+    names: Sequence[str]
+    side: int
+    _traits: dict[int, Mapping[str, Trait]] = field(default_factory=dict)
+
+    def pictures(self, case: Case) -> Callable[[str], Picture]:
+        """Read a case; return a function from the name of a property to the picture in which it shows."""
+        picture = read(case.source)
+        small = reduced(picture, max(self.side, _SIDE))
+        return lambda name: picture if PROPERTIES[name].full_size else small
+
+    def values(self, cases: Sequence[Case], *, progress: Callable[[int], None]) -> dict[str, PropertyValues]:
+        """Return the properties of cases; progress is called with the number of cases that are done."""
+        unread = [case for case in cases if case.number not in self._traits]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for done, (case, traits) in enumerate(
+                zip(unread, prefetch(pool, self._measured, unread, depth=2 * _THREADS), strict=True), 1
+            ):
+                self._traits[case.number] = traits
+                progress(len(cases) - len(unread) + done)
+        numbers = [case.number for case in cases]
+        return {name: _values(name, {number: self._traits[number][name] for number in numbers}) for name in self.names}
+
+    def _measured(self, case: Case) -> Mapping[str, Trait]:
+        picture = self.pictures(case)
+        return {name: PROPERTIES[name].measure(picture(name)) for name in self.names}
+
+
+def _values(name: str, measured: Mapping[int, Trait]) -> PropertyValues:
+    traits, values = PROPERTIES[name].compare(list(measured.values()))
+    high = upper_side(values)
+    return PropertyValues(
+        dict(zip(measured, traits, strict=True)),
+        dict(zip(measured, values.tolist(), strict=True)),
+        {} if high is None else dict(zip(measured, high.tolist(), strict=True)),
+    )
+
+
+def upper_side(values: Floats) -> Mask | None:
+    """Return which values are above the median, or from it on if that divides them more evenly; None if all are equal.
+
+    >>> upper_side(np.array([0.0, 0.0, 0.0, 1.0])).tolist()
+    [False, False, False, True]
+    """
+    if np.ptp(values) <= 1e-6 * max(1.0, float(np.abs(values).max())):
+        return None
+    median = np.median(values)
+    sides: list[Mask] = [values > median, values >= median]
+    return min(sides, key=lambda side: abs(float(side.mean()) - 0.5))
+
+
+def property_edits(
+    recipients: Iterable[PropertyCase],
+    properties: Mapping[str, PropertyValues],
+    *,
+    donors: PatchDonors[PropertyCase],
+    reader: TraitReader,
+    preprocess: Preprocess,
+) -> Iterator[tuple[int, str, Edit]]:
+    """Yield every edited input.
+
+    Args:
+        recipients: the cases whose images are edited.
+        properties: of recipients and donors; a property in which all are alike is not exchanged.
+        donors: the cases that lend.
+        reader: that measured them.
+        preprocess: of the model.
+
+    Yields:
+        The number of the case, "property:" and the name, and the edit.
+    """
+    for recipient in recipients:
+        picture = reader.pictures(recipient.case)
+        for name, values in properties.items():
+            for by, other, same in _lenders(recipient, name, values, donors) if values.high else ():
+                own = values.traits[recipient.case.number]
+                region, sham = (
+                    preprocess(PROPERTIES[name].set(picture(name), own, values.traits[donor.case.number]))[0].numpy()
+                    for donor in (other, same)
+                )
+                yield recipient.case.number, PREFIX + name, Edit("exchange", by, "donor 1", region, sham)
+
+
+def _lenders(
+    recipient: PropertyCase, name: str, values: PropertyValues, donors: PatchDonors[PropertyCase]
+) -> Iterator[tuple[str, PropertyCase, PropertyCase]]:
+    """Yield by what donors differ, a donor who does, and one who does not."""
+    truth, high = recipient.truth, values.high
+
+    def differs(donor: PropertyCase, *, by: str) -> bool:
+        if by == "label":
+            return donor.truth != truth
+        return donor.truth == truth and high[donor.case.number] != high[recipient.case.number]
+
+    def equals(donor: PropertyCase, *, by: str) -> bool:
+        return donor.truth == truth and (by == "label" or high[donor.case.number] == high[recipient.case.number])
+
+    for by in ("label", PREFIX + name):
+        role = (name, by, truth, None if by == "label" else high[recipient.case.number])
+        other = donors.pick(recipient, partial(differs, by=by), role=("other", *role))
+        same = donors.pick(recipient, partial(equals, by=by), role=("same", *role))
+        if other is not None and same is not None:
+            yield by, other, same
+
+
+def with_properties(rows: pl.DataFrame, properties: Mapping[str, PropertyValues]) -> pl.DataFrame:
+    """Return rows with a column "property:NAME" per property: whether a case is on its upper side, null if unknown."""
+    columns = [
+        pl.Series(PREFIX + name, [values.high.get(case) for case in rows["case"].to_list()], pl.Boolean)
+        for name, values in properties.items()
+    ]
+    return rows.with_columns(columns)
+
+
+def property_facts(rows: pl.DataFrame, name: str, values: PropertyValues, *, settings: AuditSettings) -> dict[str, Any]:
+    """Return what a property goes with, without any intervention.
+
+    Args:
+        rows: of the label, one per case.
+        name: of the property.
+        values: of the cases.
+        settings: of the statistics.
+
+    Returns:
+        "value" ("low", "median" and "high", the 5 %, 50 % and 95 % quantile), "label" (AUC of the value for the label),
+        "groups" (group -> AUC of the value for it), "score" (stratum -> AUC of the log-odds for the upper side).
+    """
+    known = rows.filter(pl.col("case").is_in(list(values.values)))
+    numbers = np.array([values.values[case] for case in known["case"].to_list()])
+    patients, truth = known["patient"].to_list(), known["truth"].to_numpy().astype(bool)
+    groups = known["group"].value_counts(sort=True)["group"].to_list()[:_GROUPS]
+    facts: dict[str, Any] = {
+        "value": dict(zip(("low", "median", "high"), np.quantile(numbers, [0.05, 0.5, 0.95]).tolist(), strict=True)),
+        "label": auc_interval(numbers, truth, patients=patients),
+        "groups": {
+            group: auc_interval(numbers, (known["group"] == group).to_numpy(), patients=patients)
+            for group in (groups if len(groups) > 2 else groups[1:])
+        },
+        "score": {},
+    }
+    for stratum, side in (("present", True), ("absent", False)) if values.high else ():
+        own = known.filter(pl.col("truth") == side)
+        upper = own[PREFIX + name].to_numpy().astype(bool)
+        facts["score"][stratum] = auc_interval(own["log_odds"].to_numpy(), upper, patients=own["patient"].to_list())
+    return facts
+
+
+def untestable_property(values: PropertyValues) -> str:
+    """Return why no stratum of a property could be tested."""
+    if not values.high:
+        return "it is the same in all images"
+    return f"fewer than {FEWEST} patients on each side of the label have a donor who differs"
+
+
+def property_cases(cases: Sequence[Case], label: str) -> list[PropertyCase]:
+    """Return the cases whose truth is known."""
+    return [PropertyCase(case, bool(case.truth[label])) for case in cases if case.truth[label] is not None]
