@@ -79,14 +79,17 @@ def marked(x, draw):
 
 
 def picture(draw, *, disease, planted, on):
-    """One picture (96, 96) in [0, 1]: a common outline, individual structure, a blob, and the property."""
+    """One picture (96, 96) in [0, 1] with an outline, structure, a blob and the property; and where the blob is."""
     rows, columns = np.mgrid[:SIDE, :SIDE] / SIDE - 0.5
-    pixels = 0.45 - 0.5 * (rows**2 + columns**2) + 0.08 * ndimage.gaussian_filter(draw.standard_normal(rows.shape), 8) * 8
+    pixels = (
+        0.45 - 0.5 * (rows**2 + columns**2) + 0.08 * ndimage.gaussian_filter(draw.standard_normal(rows.shape), 8) * 8
+    )
     pixels += 0.03 * ndimage.gaussian_filter(draw.standard_normal(rows.shape), 1) * 2
+    blob = np.zeros_like(pixels)
     if disease:
         y, x = draw.uniform(-0.2, 0.2, 2)
-        pixels += BLOB * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 0.008)
-    return PLANTED[planted](pixels, on, draw).clip(0, 1)
+        blob = np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 0.008)
+    return PLANTED[planted](pixels + BLOB * blob, on, draw).clip(0, 1), blob > 0.1
 
 
 def network():
@@ -99,7 +102,7 @@ def network():
 def trained(planted, strength, seed):
     draw = np.random.default_rng([seed, 1])
     truth = np.arange(TRAINED) % 2 == 1
-    made = [picture(draw, disease=t, planted=planted, on=(draw.random() < strength) == t) for t in truth]
+    made = [picture(draw, disease=t, planted=planted, on=(draw.random() < strength) == t)[0] for t in truth]
     x = (torch.from_numpy(np.stack(made)).float()[:, None] - 0.5) / 0.25
     y = torch.from_numpy(truth).float()
     torch.manual_seed(seed)
@@ -119,19 +122,20 @@ def trained(planted, strength, seed):
 def cohort(planted, agreement, seed, folder):
     """Cases of a cohort, three pictures per patient, with files; the property agrees with the label that often."""
     draw = np.random.default_rng([seed, 2])
-    cases, on = [], []
+    cases, on, blobs = [], [], []
     for number in range(PATIENTS * IMAGES):
         truth = bool(number // IMAGES % 2)
         on.append((draw.random() < agreement) == truth)
-        pixels = picture(draw, disease=truth, planted=planted, on=on[-1])
+        pixels, blob = picture(draw, disease=truth, planted=planted, on=on[-1])
+        blobs.append(blob if truth else None)
         path = Path(folder) / f"{number}.png"
         Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(path)
         patient = f"P{number // IMAGES}"
         cases.append(Case(number, number, path.name, str(path), patient, (), "", {"disease": truth}))
-    return cases, np.array(on)
+    return cases, np.array(on), blobs
 
 
-def audited(net, planted, agreement, seed):
+def audited(net, planted, agreement, seed, masks):
     """The verdict on each property, and the AUC where the planted one agrees with the label and where it does not."""
     preprocess = Preprocess(input_size=(SIDE, SIDE), mean=(0.5,), std=(0.25,))
 
@@ -140,8 +144,8 @@ def audited(net, planted, agreement, seed):
             return net(torch.from_numpy(inputs))[:, 0].double().numpy()
 
     with tempfile.TemporaryDirectory() as folder:
-        cases, on = cohort(planted, agreement, seed, folder)
-        reader = TraitReader(tuple(PROPERTIES), SIDE)
+        cases, on, blobs = cohort(planted, agreement, seed, folder)
+        reader = TraitReader(tuple(PROPERTIES), SIDE, (lambda case, _: blobs[case.number]) if masks else None)
         values = reader.values(cases, progress=lambda done: None)
         known = property_cases(cases, "disease")
         inputs = np.stack([preprocess(reader.pictures(case)("jpeg"))[0].numpy() for case in cases])
@@ -175,6 +179,7 @@ def audited(net, planted, agreement, seed):
             ),
             untestable=untestable_property(of_name),
             delta=SETTINGS.delta,
+            confounded=not masks and PROPERTIES[name].varies_with_disease,
         )
         verdicts[name] = judged.verdict
         verdicts[f"{name} reason"] = judged.reason
@@ -184,19 +189,27 @@ def audited(net, planted, agreement, seed):
 
 
 def run(job):
-    planted, arm, seed, agreement = job
+    planted, arm, seed, agreement, masks = job
     torch.set_num_threads(1)
     net = trained(planted, {"A": 0.5, "B": 0.95}[arm], seed)
-    verdicts, aucs = audited(net, planted, agreement, seed)
-    return {"planted": planted, "arm": arm, "seed": seed, "agreement": agreement, "aucs": aucs, "verdicts": verdicts}
+    verdicts, aucs = audited(net, planted, agreement, seed, masks)
+    return {
+        "planted": planted,
+        "arm": arm,
+        "seed": seed,
+        "agreement": agreement,
+        "masks": masks,
+        "aucs": aucs,
+        "verdicts": verdicts,
+    }
 
 
 def table(results):
     """Print the table of the benchmark."""
     print("# Planted properties: the audit's verdicts\n")
     print(
-        f"Small networks, {PATIENTS} patients with {IMAGES} images each; arm B was trained with the property on 95 % of "
-        "the images with the label, arm A on half of them.\n"
+        f"Small networks, {PATIENTS} patients with {IMAGES} images each; arm B was trained with the property on 95 % "
+        "of the images with the label and 5 % of the others, arm A on half of each.\n"
     )
     print("| property | association in the cohort | RELIES in B | RESPONDS in B | RELIES in A | RESPONDS in A |")
     print("|---|---|---|---|---|---|")
@@ -229,13 +242,16 @@ def main():
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--properties", nargs="*", default=list(PLANTED))
     parser.add_argument("--agreements", nargs="*", type=float, default=[0.75])
+    parser.add_argument("--masks", nargs="*", type=int, default=[1])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
     if arguments.table:
         table(json.loads(arguments.table.read_text()))
         return
-    jobs = list(itertools.product(arguments.properties, "AB", range(arguments.runs), arguments.agreements))
+    jobs = list(
+        itertools.product(arguments.properties, "AB", range(arguments.runs), arguments.agreements, arguments.masks)
+    )
     with ProcessPoolExecutor(arguments.workers) as pool:
         results = []
         for result in pool.map(run, jobs):

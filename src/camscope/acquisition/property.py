@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
-from camscope.array_types import Floats
+from camscope.array_types import Floats, Mask
 from camscope.images.picture import Picture, Pixels
 
 Trait = Floats
@@ -18,6 +19,7 @@ Trait = Floats
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _FLAT = 0.04
 _WIDEST = 0.45
+_SMOOTH = 64
 
 
 def first_number(traits: Sequence[Trait]) -> tuple[list[Trait], Floats]:
@@ -38,6 +40,7 @@ class AcquisitionProperty:
         compare: traits of a cohort -> the same traits, in terms of the cohort where need be, and one number per image
             by which the images can be ordered.
         full_size: whether it shows at the size of the file only, and not in a reduced picture.
+        varies_with_disease: whether a disease by itself can change it.
     """
 
     name: str
@@ -46,6 +49,7 @@ class AcquisitionProperty:
     transfer: Callable[[Picture, Trait, Trait], Pixels]
     compare: Callable[[Sequence[Trait]], tuple[list[Trait], Floats]] = first_number
     full_size: bool = False
+    varies_with_disease: bool = False
 
     def set(self, picture: Picture, own: Trait, other: Trait) -> Picture:
         """Return a picture with the property of another one.
@@ -82,6 +86,17 @@ def reduced(picture: Picture, limit: int) -> Picture:
     blocks = picture.pixels[: height * factor, : width * factor]
     means = blocks.reshape(height, factor, width, factor, -1).mean(axis=(1, 3), dtype=np.float32)
     return dataclasses.replace(picture, pixels=means, bits=max(picture.bits, 16), highest=0)
+
+
+def without(picture: Picture, region: Mask) -> Picture:
+    """Return a picture with a region (H, W) filled in smoothly from the pixels around it."""
+    if not region.any() or region.all():
+        return picture
+    nearest = ndimage.distance_transform_edt(region, return_distances=False, return_indices=True)
+    filled = picture.pixels[tuple(nearest)]
+    sigma = max(picture.size) / _SMOOTH
+    smooth = ndimage.gaussian_filter(filled, (sigma, sigma, 0), mode="nearest")
+    return dataclasses.replace(picture, pixels=np.where(region[..., None], smooth, picture.pixels))
 
 
 def grey(picture: Picture) -> Pixels:

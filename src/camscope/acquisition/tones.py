@@ -10,42 +10,38 @@ from camscope.acquisition.property import Trait, grey, inside, resized
 from camscope.array_types import Floats
 from camscope.images.picture import Picture, Pixels
 
-_GAMMAS = 8.0
+_GAMMA = 8.0
 _THUMBNAIL = 16
 _CERTAIN = 0.3
 _STYLE_SIDE, _STYLE_BAND = 64, 3
-_GAIN = 10.0
+_GAIN, _FAINT = 3.0, 0.003
 
 
 def measure_brightness(picture: Picture) -> Trait:
-    """Return the mean grey value inside the margins, in [0, 1]."""
-    return np.array([inside(grey(picture)).mean()], float)
+    """Return the median grey value inside the margins, in [0, 1]: small structures do not move it."""
+    return np.array([np.median(inside(grey(picture)))], float)
 
 
 def transfer_brightness(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the pixels to the power at which their mean is that of the other picture: no value is cut off."""
-    counts, edges = np.histogram(inside(grey(picture)), bins=256, range=(0, 1))
-    values, shares = (edges[1:] + edges[:-1]) / 2, counts / counts.sum()
-    target = float(other[0]) + float(shares @ values) - float(own[0])
-    low, high = 1 / _GAMMAS, _GAMMAS
-    for _ in range(30):
-        gamma = float(np.sqrt(low * high))
-        low, high = (gamma, high) if float(shares @ values**gamma) > target else (low, gamma)
+    """Return the pixels to the power at which the median becomes that of the other picture: no value is cut off."""
+    median, target = (float(np.clip(trait[0], 0.01, 0.99)) for trait in (own, other))
+    gamma = np.clip(np.log(target) / np.log(median), 1 / _GAMMA, _GAMMA)
     powered: Pixels = picture.pixels ** np.float32(gamma)
     return powered
 
 
 def measure_contrast(picture: Picture) -> Trait:
-    """Return the standard deviation of the grey values inside the margins."""
-    return np.array([inside(grey(picture)).std()], float)
+    """Return the interquartile range of the grey values inside the margins, and their median."""
+    low, median, high = np.percentile(inside(grey(picture)), [25, 50, 75])
+    return np.array([high - low, median], float)
 
 
 def transfer_contrast(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the pixels, their distances from the mean scaled."""
+    """Return the pixels, their distances from the median scaled."""
     if own[0] <= 0:
         return picture.pixels
-    mean = inside(grey(picture)).mean()
-    scaled: Pixels = mean + (picture.pixels - mean) * np.float32(other[0] / own[0])
+    median = np.float32(own[1])
+    scaled: Pixels = median + (picture.pixels - median) * np.float32(other[0] / own[0])
     return scaled
 
 
@@ -81,7 +77,7 @@ def measure_style(picture: Picture) -> Trait:
     """Return the logarithms of the amplitudes of the lowest frequencies (7, 7) but the mean; up to 3 cycles."""
     spectrum = np.abs(np.fft.fft2(resized(grey(picture), (_STYLE_SIDE, _STYLE_SIDE)))) / _STYLE_SIDE**2
     band = np.arange(-_STYLE_BAND, _STYLE_BAND + 1)
-    amplitudes = np.log(spectrum[np.ix_(band, band)] + 1e-6)
+    amplitudes = np.log(spectrum[np.ix_(band, band)] + _FAINT)
     amplitudes[_STYLE_BAND, _STYLE_BAND] = 0.0
     return np.asarray(amplitudes)
 
@@ -98,7 +94,8 @@ def compare_style(traits: Sequence[Trait]) -> tuple[list[Trait], Floats]:
 def transfer_style(picture: Picture, own: Trait, other: Trait) -> Pixels:
     """Return the pixels with the other picture's amplitudes of the lowest frequencies, and their own phases.
 
-    Source: Yang & Soatto, FDA: Fourier Domain Adaptation for Semantic Segmentation, CVPR 2020; here without the mean.
+    Each amplitude changes by a factor of 3 at most. Source: Yang & Soatto, FDA: Fourier Domain Adaptation for Semantic
+    Segmentation, CVPR 2020; here without the mean.
     """
     band = np.arange(-_STYLE_BAND, _STYLE_BAND + 1)
     gains = np.clip(np.exp(other - own), 1 / _GAIN, _GAIN)

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import polars as pl
 
 from camscope.array_types import Floats
+from camscope.audit.evidence import Alignment, Alignments
 from camscope.audit.interventions import Change
 from camscope.audit.measures import changed_cases
 from camscope.audit.settings import FEWEST, AuditSettings
-from camscope.audit.verdicts import Alignment, Alignments
 from camscope.statistics.auc import Scored, auc_difference, auc_interval
 from camscope.statistics.intervals import UNKNOWN, Interval, bootstrap
 

@@ -62,7 +62,7 @@ def audit(
     settings = AuditSettings(section.delta, section.replicates, section.seed)
     scan = _scan(study, store)
     findings: dict[str, LabelFindings] = {}
-    readers: dict[int, TraitReader] = {}
+    readers: dict[tuple[str, int], TraitReader] = {}
     options: dict[str, Any] = {"device": device, "batch_size": batch_size, "engine": engine, "progress": progress}
     for label in study.file.labels:
         rows, drawn = _rows(scan, study, label, section=section)

@@ -9,21 +9,25 @@ from typing import Any
 import polars as pl
 
 from camscope.audit.alignment import alignments_of, cue_alignment, direction_of
+from camscope.audit.evidence import Alignment, Alignments, Effect, Heat
 from camscope.audit.interventions import Change
 from camscope.audit.label import Measured, MeasuredProperties
-from camscope.audit.measures import effects, group_maps, heat, hidden_and_alone, metadata
+from camscope.audit.measures import effects, group_maps, heat, hidden_and_alone, metadata, score_for
 from camscope.audit.properties import PREFIX, property_facts, untestable_property, with_properties
+from camscope.audit.reliance_map import reliance_map
 from camscope.audit.settings import FEWEST, AuditSettings
-from camscope.audit.verdicts import Alignment, Alignments, Effect, Heat, Role, judge
+from camscope.audit.verdicts import Role, judge
 from camscope.cohort.store import OK
 from camscope.statistics.auc import auc_interval
 from camscope.statistics.hypotheses import patient_index
+from camscope.statistics.intervals import Interval
 from camscope.study.clusters import associations, cluster_maps, typical
 from camscope.study.config import AuditSection
 from camscope.study.grids import stacked
 from camscope.study.study import Study
 
 _TYPICAL = 3
+_STRATA = ("present", "absent")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +41,8 @@ class LabelFindings:
         untestable: region or property -> why nothing of it could be tested.
         alignments: by region or property.
         hidden: region -> AUC with it hidden and alone.
+        by_cue: "cue:NAME" -> stratum -> AUC of the log-odds for the cue, for those in both strata.
+        confounded: properties that the disease can have changed, since they were measured inside too.
         facts: name of a property -> what it goes with.
         changes: of all interventions.
         content: all else that is reported of the label.
@@ -48,6 +54,8 @@ class LabelFindings:
     untestable: Mapping[str, str]
     alignments: Mapping[str, Alignments]
     hidden: Mapping[str, Any]
+    by_cue: Mapping[str, Mapping[str, Interval]]
+    confounded: Sequence[str]
     facts: Mapping[str, Any]
     changes: Sequence[Change]
     content: dict[str, Any]
@@ -93,7 +101,7 @@ def collect(
         name: alignments_of(drawn, name, changes, **on_cues, settings=settings)
         for name in (*section.regions, *(PREFIX + name for name in properties.values))
     }
-    facts = {name: property_facts(rows, name, values, settings=settings) for name, values in properties.values.items()}
+    facts = {name: property_facts(rows, name, values) for name, values in properties.values.items()}
     return LabelFindings(
         effects=effects(rows, measured.changes, settings=settings),
         property_effects=effects(rows, properties.changes, settings=settings),
@@ -102,8 +110,10 @@ def collect(
         | {PREFIX + name: untestable_property(values) for name, values in properties.values.items()},
         alignments=alignments,
         hidden=hidden_and_alone(drawn, measured.changes),
+        by_cue={column: aucs for column in unedited if len(aucs := score_for(rows, column)) == len(_STRATA)},
+        confounded=[PREFIX + name for name in properties.confounded],
         facts=facts,
-        changes=changes,
+        changes=[*changes, *measured.cell_changes],
         content={
             "model": rows["model"][0],
             "cases": len(rows),
@@ -113,12 +123,18 @@ def collect(
             "self_test": dataclasses.asdict(measured.test) | {"sentence": measured.test.sentence},
             "forwards": measured.forwards + properties.forwards,
             "null_maps": measured.null_maps,
+            "reliance_map": _reliance(rows, measured, settings=settings) if section.reliance_map else None,
             **_of_cues(study.file.cohort.cues, unedited, alignments),
             "metadata": metadata(rows, strata),
             "group_maps": group_maps(drawn, settings=settings),
             "clusters": _clusters(drawn, strata, seed=settings.seed),
         },
     )
+
+
+def _reliance(rows: pl.DataFrame, measured: Measured, *, settings: AuditSettings) -> dict[str, Any]:
+    computed = reliance_map(rows, measured.cell_changes, measured.cells, settings=settings)
+    return dataclasses.asdict(computed) | {"sentence": computed.sentence}
 
 
 def _of_cues(
@@ -164,6 +180,8 @@ def judged(
             alignments=findings.alignments[name],
             untestable=findings.untestable[name],
             delta=section.delta,
+            confounded=name in findings.confounded,
+            by_cue=findings.by_cue.get(name),
         )
         edited = findings.alignments[name].edited
         return {
@@ -203,7 +221,13 @@ def no_findings(study: Study, section: AuditSection, label: str) -> dict[str, An
         region: {"role": _role(section, region), "verdict": "NOT TESTABLE", "reason": reason} | blank
         for region in section.regions
     }
-    nothing: dict[str, Any] = {"alignment": {}, "alignment_not_possible": {}, "metadata": {}, "group_maps": {}}
+    nothing: dict[str, Any] = {
+        "reliance_map": None,
+        "alignment": {},
+        "alignment_not_possible": {},
+        "metadata": {},
+        "group_maps": {},
+    }
     model, _ = study.model(label)
     return nothing | {
         "model": model.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,22 +13,28 @@ import polars as pl
 import torch
 from scipy.special import logit
 
+from camscope.acquisition import PROPERTIES
+from camscope.array_types import Mask
 from camscope.audit.interventions import LARGE, Change, Score, measured_changes, scored
 from camscope.audit.null_maps import MapRecipe, Nulls, nulls
 from camscope.audit.properties import CASES, PropertyValues, TraitReader, property_cases, property_edits
+from camscope.audit.reliance_map import cell_edits, cells_of, one_per_patient
 from camscope.audit.samples import Array, AuditSample, PatchDonors, subjects
 from camscope.audit.selftest import SelfTest, self_test
 from camscope.cohort.case import Case
 from camscope.cohort.fill_ins import sham
+from camscope.cohort.regions import region
 from camscope.cohort.sampling import drawn_cases
 from camscope.cohort.store import OK
 from camscope.images import read
+from camscope.images.picture import Picture
 from camscope.models.device import device_of, on_device
 from camscope.models.engines import outputs, resolve
 from camscope.models.model import Model
 from camscope.progress import Progress
 from camscope.study.config import AuditSection
 from camscope.study.grids import Grids, stacked
+from camscope.study.measure import Places
 from camscope.study.study import Study
 
 Item = TypeVar("Item")
@@ -37,6 +43,7 @@ _POOL, _POOL_BYTES = 256, 2**30
 """Cases that are kept in memory, to lend their pixels and to be explained by networks that know nothing."""
 
 _SAMPLE = 64
+_KNOWN = 0.9  # share of the cases with the label whose disease must be known
 _SEEDS = 3
 _TESTED = 8
 
@@ -48,6 +55,8 @@ class Measured:
     Attributes:
         test: of its model.
         changes: by the interventions.
+        cells: of the reliance map, down and across.
+        cell_changes: by exchanging them.
         nulls: by region.
         null_maps: name of a null -> its mean map (h, w), 1 being a uniform map.
         large: regions that were exchanged rather than removed.
@@ -57,6 +66,8 @@ class Measured:
 
     test: SelfTest
     changes: list[Change]
+    cells: tuple[int, int]
+    cell_changes: list[Change]
     nulls: dict[str, Nulls]
     null_maps: dict[str, Grids]
     large: tuple[str, ...]
@@ -71,11 +82,13 @@ class MeasuredProperties:
     Attributes:
         values: name of a property -> its values.
         changes: by the exchanges.
+        confounded: properties that a disease can change and that were not measured outside it.
         forwards: inputs that went through the network.
     """
 
     values: dict[str, PropertyValues]
     changes: list[Change]
+    confounded: list[str]
     forwards: int
 
 
@@ -119,10 +132,11 @@ def measure(
     pool = list(_counted(reading, len(pooled), f"reading for {label}", progress))
     large = _large(pool, regions)
     everyone = pool if len(pool) == len(numbers) else subjects(study, label, cases_of(study, rows, numbers), **given)
+    score = _score(model, index, layer=test.layer, engine=resolve(engine, None, device=device_of(model)))
     changes, forwards = measured_changes(
         _counted(everyone, len(numbers), f"intervening on {label}", progress),
         regions,
-        score=_score(model, index, layer=test.layer, engine=resolve(engine, None, device=device_of(model))),
+        score=score,
         donors=PatchDonors(pool, seed=section.seed),
         mean=_mean(pool),
         large=large,
@@ -130,13 +144,31 @@ def measure(
         seed=section.seed,
         batch_size=batch_size,
     )
+    cells = cells_of(grid)
+    recipients = one_per_patient(pool) if section.reliance_map else []
+    cell_changes, of_cells = scored(
+        cell_edits(
+            _counted(recipients, len(recipients), f"exchanging cells for {label}", progress),
+            cells,
+            donors=PatchDonors(pool, seed=section.seed),
+        ),
+        score=score,
+        batch_size=batch_size,
+    )
     explained = MapRecipe(index, test.layer, explain.methods[0], explain.settings)
-    known, null_maps, more = _nulls(model, explained, mapped, pool, section=section)
-    forwards += test.forwards + more
+    null_values, null_maps, of_nulls = _nulls(model, explained, mapped, pool, section=section)
     threshold = study.file.labels[label].threshold
-    if model.outcome != "value":
-        threshold = float(logit(threshold))
-    return Measured(test, changes, known, null_maps, large, forwards, threshold)
+    return Measured(
+        test=test,
+        changes=changes,
+        cells=cells,
+        cell_changes=cell_changes,
+        nulls=null_values,
+        null_maps=null_maps,
+        large=large,
+        forwards=forwards + of_cells + of_nulls + test.forwards,
+        threshold=threshold if model.outcome == "value" else float(logit(threshold)),
+    )
 
 
 def measure_properties(
@@ -146,7 +178,7 @@ def measure_properties(
     *,
     rows: pl.DataFrame,
     layer: str,
-    readers: dict[int, TraitReader],
+    readers: dict[tuple[str, int], TraitReader],
     device: str = "auto",
     batch_size: int = 64,
     engine: str = "auto",
@@ -160,18 +192,19 @@ def measure_properties(
         section: its audit.
         rows: of the drawn cases.
         layer: of the model's maps, up to which the engine computes.
-        readers: by the longest side of a model's input; kept for other labels.
+        readers: that measured other labels; those that can serve again are used again.
         device: as for ``run``.
         batch_size: inputs in one forward pass.
         engine: what scores edited inputs.
         progress: called as cases are done.
     """
     if not section.properties:
-        return MeasuredProperties({}, [], 0)
+        return MeasuredProperties({}, [], [], 0)
     model, index = study.model(label)
     on_device(model, device)
-    side = max(model.preprocess.input_size)
-    reader = readers.setdefault(side, TraitReader(section.properties, side))
+    find = _disease(study, label, section, model) if section.disease else None
+    reader = TraitReader(section.properties, max(model.preprocess.input_size), find)
+    reader = readers.setdefault((label if section.disease else "", reader.side), reader)
     numbers = drawn_cases(rows, by=["truth"], limit=CASES, seed=section.seed)
     cases = list(cases_of(study, rows, sorted(numbers)))
     values = reader.values(cases, progress=lambda done: progress(f"properties for {label}", done, len(cases)))
@@ -187,7 +220,21 @@ def measure_properties(
         score=_score(model, index, layer=layer, engine=resolve(engine, None, device=device_of(model))),
         batch_size=batch_size,
     )
-    return MeasuredProperties(values, changes, forwards)
+    present = [case.case for case in known if case.truth]
+    separate = np.mean([reader.knows_disease(case) for case in present] or [False]) >= _KNOWN
+    confounded = [name for name in section.properties if PROPERTIES[name].varies_with_disease and not separate]
+    return MeasuredProperties(values, changes, confounded, forwards)
+
+
+def _disease(study: Study, label: str, section: AuditSection, model: Model) -> Callable[[Case, Picture], Mask | None]:
+    """Return a function that finds the disease regions of a case."""
+
+    def find(case: Case, picture: Picture) -> Mask | None:
+        scene = Places(case, study).scene(label, model.preprocess.window(picture.size), picture=picture)
+        masks = [mask for name in section.disease if (mask := region(name, scene)) is not None]
+        return np.logical_or.reduce(masks) if masks else None
+
+    return find
 
 
 def _room(model: Model) -> int:

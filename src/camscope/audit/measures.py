@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 
 from camscope.array_types import Floats
+from camscope.audit.evidence import Effect, Heat
 from camscope.audit.interventions import Change
 from camscope.audit.null_maps import Nulls
 from camscope.audit.settings import FEWEST, AuditSettings
-from camscope.audit.verdicts import Effect, Heat
 from camscope.statistics.auc import auc_interval
 from camscope.statistics.hypotheses import holm, max_statistic, patient_means, sign_flip, tost
 from camscope.statistics.intervals import Interval, bootstrap, ratio
@@ -185,6 +185,25 @@ def metadata(rows: pl.DataFrame, columns: Sequence[str]) -> dict[str, dict[str, 
                 interval = auc_interval(own["log_odds"].to_numpy(), is_value, patients=own["patient"].to_list())
                 found.setdefault(column, {}).setdefault(str(value), {})[stratum] = interval
     return found
+
+
+def score_for(rows: pl.DataFrame, column: str) -> dict[str, Interval]:
+    """Return how well the log-odds tell a cue, or the upper side of a property, within each stratum of the label (T6).
+
+    Args:
+        rows: of the label, one per case.
+        column: "cue:NAME" or "property:NAME"; cases in which it is null are left out.
+
+    Returns:
+        "present" and "absent" -> AUC; a stratum with fewer than 8 patients on one side is left out.
+    """
+    aucs = {}
+    for stratum, truth in (("present", True), ("absent", False)):
+        own = rows.filter((pl.col("truth") == truth) & pl.col(column).is_not_null())
+        if min(own.filter(pl.col(column) == side)["patient"].n_unique() for side in (True, False)) >= FEWEST:
+            is_on = own[column].to_numpy().astype(bool)
+            aucs[stratum] = auc_interval(own["log_odds"].to_numpy(), is_on, patients=own["patient"].to_list())
+    return aucs
 
 
 def group_maps(rows: pl.DataFrame, *, settings: AuditSettings) -> dict[str, Any]:

@@ -16,11 +16,12 @@ import numpy as np
 import polars as pl
 
 from camscope.acquisition import PROPERTIES
-from camscope.acquisition.property import Trait, reduced
+from camscope.acquisition.property import Trait, reduced, resized, without
 from camscope.array_types import Floats, Mask
 from camscope.audit.interventions import Edit
+from camscope.audit.measures import score_for
 from camscope.audit.samples import PatchDonors
-from camscope.audit.settings import FEWEST, AuditSettings
+from camscope.audit.settings import FEWEST
 from camscope.cohort.case import Case
 from camscope.images import read
 from camscope.images.picture import Picture
@@ -33,6 +34,7 @@ CASES = 512
 """Cases per label whose properties are exchanged; each can lend to one patient per role."""
 _SIDE = 256
 _GROUPS = 6
+_COVERED = 0.8
 _THREADS = 4
 
 
@@ -61,38 +63,68 @@ class PropertyValues:
 
 @dataclass
 class TraitReader:
-    """Measure the properties of cases, each case once for all labels of a study.
+    """Measure the properties of cases, each case once.
+
+    A property that a disease can change is measured outside the disease. In a case without disease the same is left
+    out as in another case that has it, so that what is left out does not itself tell the two apart.
 
     Args:
         names: of the properties.
         side: the length below which no picture is reduced; at least the longest side of the models' inputs.
+        disease: (case, picture) -> where the disease is (H, W), or None if there is none or that is not known; None for
+            a cohort in which it is never known.
     """
 
     names: Sequence[str]
     side: int
+    disease: Callable[[Case, Picture], Mask | None] | None = None
     _traits: dict[int, Mapping[str, Trait]] = field(default_factory=dict)
+    _regions: dict[int, Mask | None] = field(default_factory=dict)
 
     def pictures(self, case: Case) -> Callable[[str], Picture]:
         """Read a case; return a function from the name of a property to the picture in which it shows."""
         picture = read(case.source)
         small = reduced(picture, max(self.side, _SIDE))
-        return lambda name: picture if PROPERTIES[name].full_size else small
+        return lambda name: picture if name in PROPERTIES and PROPERTIES[name].full_size else small
 
     def values(self, cases: Sequence[Case], *, progress: Callable[[int], None]) -> dict[str, PropertyValues]:
         """Return the properties of cases; progress is called with the number of cases that are done."""
         unread = [case for case in cases if case.number not in self._traits]
         with ThreadPoolExecutor(_THREADS) as pool:
-            for done, (case, traits) in enumerate(
-                zip(unread, prefetch(pool, self._measured, unread, depth=2 * _THREADS), strict=True), 1
-            ):
+            if self.disease is not None:
+                regions = prefetch(pool, self._region, unread, depth=2 * _THREADS)
+                self._regions |= {case.number: region for case, region in zip(unread, regions, strict=True)}
+            measured = prefetch(pool, self._measured, unread, depth=2 * _THREADS)
+            for done, (case, traits) in enumerate(zip(unread, measured, strict=True), 1):
                 self._traits[case.number] = traits
                 progress(len(cases) - len(unread) + done)
         numbers = [case.number for case in cases]
         return {name: _values(name, {number: self._traits[number][name] for number in numbers}) for name in self.names}
 
+    def knows_disease(self, case: Case) -> bool:
+        """Return whether the disease of a case was left out when its properties were measured."""
+        return self._regions.get(case.number) is not None
+
+    def _region(self, case: Case) -> Mask | None:
+        """Return where the disease is, on 256 x 256 pixels; None if it is unknown or covers nearly all."""
+        assert self.disease is not None
+        region = self.disease(case, read(case.source))
+        if region is None or not 0 < region.mean() < _COVERED:
+            return None
+        return resized(region.astype(np.float32), (_SIDE, _SIDE)) > 0
+
     def _measured(self, case: Case) -> Mapping[str, Trait]:
         picture = self.pictures(case)
-        return {name: PROPERTIES[name].measure(picture(name)) for name in self.names}
+        lenders = [number for number, region in self._regions.items() if region is not None]
+        lender = case.number if self.knows_disease(case) else lenders[case.number % len(lenders)] if lenders else None
+        region = None if lender is None else self._regions[lender]
+        small = picture("")
+        healthy = small if region is None else without(small, resized(region.astype(np.float32), small.size) > 0.5)
+
+        def version(name: str) -> Picture:
+            return healthy if PROPERTIES[name].varies_with_disease else picture(name)
+
+        return {name: PROPERTIES[name].measure(version(name)) for name in self.names}
 
 
 def _values(name: str, measured: Mapping[int, Trait]) -> PropertyValues:
@@ -181,14 +213,13 @@ def with_properties(rows: pl.DataFrame, properties: Mapping[str, PropertyValues]
     return rows.with_columns(columns)
 
 
-def property_facts(rows: pl.DataFrame, name: str, values: PropertyValues, *, settings: AuditSettings) -> dict[str, Any]:
+def property_facts(rows: pl.DataFrame, name: str, values: PropertyValues) -> dict[str, Any]:
     """Return what a property goes with, without any intervention.
 
     Args:
         rows: of the label, one per case.
         name: of the property.
         values: of the cases.
-        settings: of the statistics.
 
     Returns:
         "value" ("low", "median" and "high", the 5 %, 50 % and 95 % quantile), "label" (AUC of the value for the label),
@@ -198,20 +229,15 @@ def property_facts(rows: pl.DataFrame, name: str, values: PropertyValues, *, set
     numbers = np.array([values.values[case] for case in known["case"].to_list()])
     patients, truth = known["patient"].to_list(), known["truth"].to_numpy().astype(bool)
     groups = known["group"].value_counts(sort=True)["group"].to_list()[:_GROUPS]
-    facts: dict[str, Any] = {
+    return {
         "value": dict(zip(("low", "median", "high"), np.quantile(numbers, [0.05, 0.5, 0.95]).tolist(), strict=True)),
         "label": auc_interval(numbers, truth, patients=patients),
         "groups": {
             group: auc_interval(numbers, (known["group"] == group).to_numpy(), patients=patients)
             for group in (groups if len(groups) > 2 else groups[1:])
         },
-        "score": {},
+        "score": score_for(known, PREFIX + name) if values.high else {},
     }
-    for stratum, side in (("present", True), ("absent", False)) if values.high else ():
-        own = known.filter(pl.col("truth") == side)
-        upper = own[PREFIX + name].to_numpy().astype(bool)
-        facts["score"][stratum] = auc_interval(own["log_odds"].to_numpy(), upper, patients=own["patient"].to_list())
-    return facts
 
 
 def untestable_property(values: PropertyValues) -> str:

@@ -169,6 +169,7 @@ class AuditSection(_Section):
     disease: tuple[str, ...] = ()
     shortcuts: tuple[str, ...] = ()
     properties: tuple[str, ...] = tuple(PROPERTIES)
+    reliance_map: bool = True
     delta: Annotated[float, Field(gt=0)] = 0.10
     fill_ins: Annotated[tuple[Literal["impute", "blur", "donor", "mean"], ...], Field(min_length=2)] = (
         "impute",

@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from camscope.audit.verdicts import Alignment, Alignments, Effect, Heat, judge
+from camscope.audit.evidence import Alignment, Alignments, Effect, Heat
+from camscope.audit.verdicts import judge
 from camscope.statistics.intervals import Interval
 
 STRONG, NONE, WIDE = Interval(-1.2, -0.8, -1.0), Interval(-0.03, 0.03, 0.0), Interval(-0.5, 0.5, 0.0)
