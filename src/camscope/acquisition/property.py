@@ -119,10 +119,11 @@ def margins(values: Pixels) -> tuple[int, int, int, int]:
     return top, bottom, left, right
 
 
-def inside(values: Pixels) -> Pixels:
-    """Return the part of a picture (H, W) inside its margins."""
-    top, bottom, left, right = margins(values)
-    return values[top : values.shape[0] - bottom, left : values.shape[1] - right]
+def centre(values: Pixels) -> Pixels:
+    """Return the middle of a picture (H, W), 60 % of its height and width, which frames seldom reach."""
+    height, width = values.shape
+    top, left = height // 5, width // 5
+    return values[top : height - top, left : width - left]
 
 
 def _flat_lines(lines: Pixels) -> int:

@@ -87,8 +87,8 @@ class Alignment:
         anti: AUC where the region is as the label would not have it.
         reliance: aligned minus anti, the reliance index.
         share: (S_aligned - S_anti) / (S_aligned + S_anti), S the difference of the mean log-odds of the classes: the
-            share of their separation that the region carries; NaN for sets of different cases.
-        flips: share of the cases whose prediction differs between the two sets.
+            share of their separation that the region carries.
+        flips: share of the cases whose prediction differs between the two sets; NaN for sets of different cases.
         how: "" for unedited pictures; "remove" or what differs between the donors for sets of edited ones.
     """
 
@@ -183,5 +183,10 @@ class Alignments:
 
     @property
     def unedited_denies(self) -> bool:
-        """Return whether the unedited pictures can show reliance, and do not."""
-        return self.unedited is not None and not self.unedited.at_ceiling and not self.unedited.is_reliance
+        """Return whether the unedited pictures can show reliance, and do not.
+
+        At the ceiling, where the index has no room, the region must carry some share of the separation there.
+        """
+        if self.unedited is None or self.unedited.is_reliance:
+            return False
+        return not (self.unedited.at_ceiling and self.unedited.share.low > 0)

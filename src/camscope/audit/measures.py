@@ -88,8 +88,10 @@ def _effect(
 
     sampling: dict[str, Any] = {"seed": settings.seed, "replicates": settings.replicates}
     means, wider_means = (patient_means(per_case(values), patients) for values in (moved, wider))
-    by_fill = {}
-    for fill in dict.fromkeys(change.fill_in for change in changes):
+    effect = bootstrap(per_case(moved), patients, **sampling)
+    fills = list(dict.fromkeys(change.fill_in for change in changes))
+    by_fill = {fills[0]: effect} if len(fills) == 1 else {}
+    for fill in fills if len(fills) > 1 else ():
         of_fill = np.array([change.fill_in == fill for change in changes])
         owners = [cases[number]["patient"] for number in numbers[of_fill].tolist()]
         if len(set(owners)) >= FEWEST:
@@ -102,7 +104,7 @@ def _effect(
         cases=len(order),
         patients=len(means),
         sd=sd,
-        effect=bootstrap(per_case(moved), patients, **sampling),
+        effect=effect,
         sham=float(patient_means(per_case(sham), patients).mean()),
         by_fill=by_fill,
         p=sign_flip(means, **sampling),

@@ -16,6 +16,7 @@ from camscope.page.lines import Drawn
 from camscope.page.shell import rendered, script_json
 from camscope.page.words import interval
 from camscope.progress import Progress
+from camscope.report.acquisition import constant_properties, property_rows, reliance_figure
 from camscope.report.choice import MOST, Shown, chosen_cases
 from camscope.report.figures import alignment_figure, auc_figure, effect_figure, enrichment_figure, mass_figure
 from camscope.report.gallery import INSIDE, gallery_data, thumbnails
@@ -132,6 +133,8 @@ def _content(
         "asked": results.file.explain.when,
         "methods": results.methods,
         "pairs": agreement_of_methods(results) if results.methods[1:] else [],
+        "properties": list(property_rows(results.audit)),
+        "constant_properties": constant_properties(results.audit),
         "drawn": _figures(results, maps, slices, top=top),
         "limitations": limitations(results),
         "paragraphs": paragraphs,
@@ -155,6 +158,10 @@ def _figures(
         for cue, alignment in content["alignment"].items():
             cues.setdefault(cue, {})[label] = alignment
     figures: dict[str, Iterable[Drawn | None]] = {
+        "reliance": [
+            reliance_figure(label_map, audited.get(label_map.label, {}), name=f"cells{n}")
+            for n, label_map in enumerate(maps)
+        ],
         "auc": [auc_figure(label, slices[label], name=f"auc{n}") for n, label in enumerate(results.labels)],
         "maps": [outcome_figure(label_map, top=top, name=f"map{n}") for n, label_map in enumerate(maps)],
         "clusters": [cluster_figure(label_map, top=top, name=f"cluster{n}") for n, label_map in enumerate(maps)],

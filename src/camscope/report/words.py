@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from camscope.acquisition import PROPERTIES
 from camscope.audit.settings import LEVEL
 from camscope.page.words import interval, number
 from camscope.report.results import Results
@@ -32,6 +33,8 @@ def region_words(name: str) -> str:
     ('border, outer 10 %', 'cue “token”', 'the finding itself')
     """
     kind, _, argument = name.partition(":")
+    if kind == "property":
+        return PROPERTIES[argument].noun.removeprefix("the ") if argument in PROPERTIES else argument
     if name == "mask:label":
         return "the finding itself"
     if kind == "border":
@@ -50,7 +53,7 @@ class Chip:
     Attributes:
         region: its name in the study file.
         words: its name in plain words.
-        role: "disease" or "shortcut".
+        role: "disease", "shortcut" or "property".
         verdict: of the audit.
         tone: how it is coloured.
         effect: largest effect and its interval.
@@ -97,32 +100,34 @@ def answers(results: Results) -> list[Answer]:
 
 
 def _answer(label: str, content: Mapping[str, Any]) -> Answer:
-    chips = [_chip(region, entry) for region, entry in content["regions"].items()]
+    chips = [chip(region, entry) for region, entry in content["regions"].items()]
+    properties = content.get("properties", {}).items()
+    chips += [chip(f"property:{name}", entry) for name, entry in properties if entry["verdict"] == "RELIES"]
     headline, tone = _headline(chips)
-    carrying = [chip for chip in chips if chip.verdict == "RELIES"]
-    carrying.sort(key=lambda chip: chip.role == "disease")
+    carrying = [item for item in chips if item.verdict == "RELIES"]
+    carrying.sort(key=lambda item: item.role == "disease")
     if not carrying:
-        carrying = [chip for chip in chips if chip.role == "disease"] or chips
+        carrying = [item for item in chips if item.role == "disease"] or chips
     return Answer(label, headline, tone, carrying[0].reason, chips)
 
 
 def _headline(chips: Sequence[Chip]) -> tuple[str, Tone]:
     """Return the answer in a few words: shortcuts first, and never more than was shown."""
-    shortcuts = [chip for chip in chips if chip.role == "shortcut"]
-    disease = [chip for chip in chips if chip.role == "disease"]
-    culprits = [chip.words for chip in shortcuts if chip.verdict == "RELIES"]
-    sees = any(chip.verdict == "RELIES" for chip in disease)
-    ignores = bool(disease) and all(chip.verdict in _RULED_OUT for chip in disease)
+    shortcuts = [item for item in chips if item.role != "disease"]
+    disease = [item for item in chips if item.role == "disease"]
+    culprits = [item.words for item in shortcuts if item.verdict == "RELIES"]
+    sees = any(item.verdict == "RELIES" for item in disease)
+    ignores = bool(disease) and all(item.verdict in _RULED_OUT for item in disease)
     if culprits:
         also = ", and on the disease region too" if sees else ", and not on the disease region" if ignores else ""
         return f"Relies on a shortcut: {', '.join(culprits)}{also}", "bad"
-    responds = [chip.words for chip in shortcuts if chip.verdict == "RESPONDS"]
+    responds = [item.words for item in shortcuts if item.verdict == "RESPONDS"]
     if responds:
         also = "relies on the disease region, and responds" if sees else "responds"
         return f"{also.capitalize()} to a shortcut, whose use is not shown: {', '.join(responds)}", "open"
-    if all(chip.verdict == "NOT TESTABLE" for chip in chips):
+    if all(item.verdict == "NOT TESTABLE" for item in chips):
         return "Could not be tested", "none"
-    open_shortcuts = [chip.words for chip in shortcuts if chip.verdict not in _RULED_OUT]
+    open_shortcuts = [item.words for item in shortcuts if item.verdict not in _RULED_OUT]
     if sees and not open_shortcuts:
         clause = "every shortcut tested is ruled out" if shortcuts else "no shortcut was tested"
         return f"Relies on the disease region; {clause}", "good"
@@ -133,7 +138,8 @@ def _headline(chips: Sequence[Chip]) -> tuple[str, Tone]:
     return "Neither the disease region nor a shortcut is shown to drive the score", "open"
 
 
-def _chip(region: str, entry: Mapping[str, Any]) -> Chip:
+def chip(region: str, entry: Mapping[str, Any]) -> Chip:
+    """Return what the report says of a region or property."""
     verdict, role, effect = entry["verdict"], entry["role"], entry["effect"]
     tone: Tone = "open"
     if verdict == "RELIES":
