@@ -233,9 +233,8 @@ def table(results):
         if total:
             relies = counts[arm, "RELIES"]
             exact = exact_interval(relies, total)
-            print(
-                f"* arm {arm}: RELIES in {relies} of {total} ({relies / total:.1%}, {exact.low:.1%} to {exact.high:.1%})"
-            )
+            interval = f"{exact.low:.1%} to {exact.high:.1%}"
+            print(f"* arm {arm}: RELIES in {relies} of {total} ({relies / total:.1%}, {interval})")
 
 
 def main():

@@ -149,6 +149,8 @@ def reliance_map(
         return RelianceMap(
             len(numbers), len(set(patients)), reason=f"{few} patients on one side of the label have donors"
         )
+    if not min(sd.values()) > 0:
+        return RelianceMap(len(numbers), len(set(patients)), reason="the log-odds do not vary")
     place = {number: index for index, number in enumerate(numbers)}
     response, use = np.full((2, len(numbers), *cells), np.nan)
     for change in changes:
