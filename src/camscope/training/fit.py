@@ -150,13 +150,16 @@ def _same_training(out: Path, identity: dict[str, Any]) -> None:
     path = out / RECORD
     if path.is_file():
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
-            record = {}
+            content = None
+        record = content if isinstance(content, dict) else {}
         changes = [key for key in identity if record.get(key) != identity[key]]
         if "settings" in changes and isinstance(record.get("settings"), dict):
             old, new = record["settings"], identity["settings"]
-            changes += [f"{key} was {old.get(key)}, is {new[key]}" for key in new if old.get(key) != new[key]]
+            # Settings that only one of the two versions of camscope has count as well.
+            changed_settings = [key for key in new | old if old.get(key) != new.get(key)]
+            changes += [f"{key} was {old.get(key)}, is {new.get(key)}" for key in changed_settings]
             changes.remove("settings")
         if changes:
             raise SettingError(f"{out} holds another training ({', '.join(changes)}): give another --out, or remove it")
