@@ -151,10 +151,12 @@ def _reduced(
         channels: number of channels of the layer.
     """
     channel_passes = count({**settings, "channels": 1}) - 1
-    passes, limit = 1 + channel_passes * channels, max(1, most // max(channel_passes, 1))
+    passes, limit = 1 + channel_passes * channels, max(1, (most - 1) // max(channel_passes, 1))
     if passes <= most:
         return EvaluatedMethod(name, settings, passes)
-    text = f"{passes} passes per map: reduced to the {limit} channels that vary most, and run on few pictures"
+    text = (
+        f"{passes} passes per map: reduced to the most variable channels ({limit} of {channels}), run on few pictures"
+    )
     return EvaluatedMethod(name, {**settings, "channels": limit}, 1 + channel_passes * limit, text)
 
 
@@ -174,7 +176,7 @@ def _counted(
     """
 
     def watch(_: int, total: int) -> None:
-        if max(total, passes[0]) > most:
+        if 1 + max(total, passes[0]) > most:
             raise _Enough(1 + max(total, passes[0]))
 
     with counting(run.model) as passes, reporting(watch):
