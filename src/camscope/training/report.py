@@ -72,7 +72,8 @@ def report(
     failures = find_failures(found)
     worst_failures = worst(failures, found.model)
     explained = list(explain_failures(found, worst_failures, method=method, layer=layer, progress=progress))
-    text = _page(found, figures, explained, folder=folder, dataset=dataset, mistakes=len({f.number for f in failures}))
+    mistakes = len({f.number for f in failures})
+    text = _page(found, figures, explained, folder=folder, dataset=dataset, mistakes=mistakes, method=method)
     write_predictions(found, folder)
     write_failures(found, failures, folder)
     content = json.dumps(figures, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
@@ -89,6 +90,7 @@ def _page(
     folder: Path,
     dataset: Dataset | None,
     mistakes: int,
+    method: str,
 ) -> str:
     model = predictions.model
     single = model.outcome == "one"
@@ -113,7 +115,7 @@ def _page(
         "ranking": [_safe(d) for d in ranking_figures(predictions, figures, most=_MOST_LABELS)],
         "against": not single,
         "groups": _groups(explained),
-        **_worst_sheet(predictions, explained),
+        **_worst_sheet(predictions, explained, method=method),
         "record": _record(model.facts, predictions),
     }
     return rendered("judged.html.j2", content, package="camscope.training")
@@ -172,7 +174,7 @@ def _map(e: Explanation) -> str:
     return data_address(image)
 
 
-def _worst_sheet(predictions: Predictions, explained: Sequence[ExplainedFailure]) -> dict[str, str]:
+def _worst_sheet(predictions: Predictions, explained: Sequence[ExplainedFailure], *, method: str) -> dict[str, str]:
     """Draw the most certain mistake at every stage of the network, for the prediction."""
     if not explained:
         return {"sheet": "", "worst": ""}
@@ -182,7 +184,7 @@ def _worst_sheet(predictions: Predictions, explained: Sequence[ExplainedFailure]
         # The evidence against a label is drawn at the last layer above; stages show the label itself.
         target = top.true.index
     label = predictions.model.label(target if target is not None else 0)
-    image = stages_sheet(predictions.model, read(top.said.source), target=target)
+    image = stages_sheet(predictions.model, read(top.said.source), method=method, target=target)
     image.thumbnail((1200, 2400))
     verdict = f"the model says {top.failure.said}, {top.failure.certainty:.0%}, and the truth is {top.failure.true}"
     text = f"{Path(top.said.source).name}: {verdict}. The maps are for {label}."
