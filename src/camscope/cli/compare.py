@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from camscope.explanation import Explanation
 
-_SAME = "the same map as "
-
 
 @with_model_options
 def compare(
@@ -103,14 +101,18 @@ def _says(e: Explanation) -> str:
 
 
 def _caption(e: Explanation) -> str:
+    from camscope.explanation.agreement import SAME_MAP
+
     certainty = f"p = {e.probability:.3f}" if e.probability is not None else f"score {e.score:.3g}"
-    twins = [note.removeprefix(_SAME).partition(":")[0] for note in e.notes if note.startswith(_SAME)]
-    prefix = [f"{_SAME}{', '.join(twins)}"] if twins else []
+    twins = [note.removeprefix(SAME_MAP).partition(":")[0] for note in e.notes if note.startswith(SAME_MAP)]
+    prefix = [f"{SAME_MAP}{', '.join(twins)}"] if twins else []
     return "; ".join([*prefix, f"{e.short_label}, {certainty}"])
 
 
 def _print_table(maps: list[Explanation], spearman: list[list[float | None]]) -> None:
     """Print each map with a number, its agreement with those before it, and its notes, each note once."""
+    from camscope.explanation.agreement import SAME_MAP
+
     past_notes: set[tuple[str, str, str]] = set()
     if len(maps) > 1:
         print("Rank correlation (Spearman) of each map with maps 0, 1, ... before it:")
@@ -118,6 +120,6 @@ def _print_table(maps: list[Explanation], spearman: list[list[float | None]]) ->
         values = " ".join("    -" if value is None else f"{value:5.2f}" for value in row[:number])
         print(f"{number:2} {e.model} {e.method} {e.short_label}: {values}")
         for note in printed_notes(e):
-            if (e.model, e.label, note) not in past_notes or note.startswith(_SAME):
+            if (e.model, e.label, note) not in past_notes or note.startswith(SAME_MAP):
                 print(f"   {note}")
             past_notes.add((e.model, e.label, note))

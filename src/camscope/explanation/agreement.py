@@ -12,6 +12,9 @@ from camscope.explanation.result import Explanation
 from camscope.heatmap import place
 from camscope.images import Window
 
+SAME_MAP = "the same map as "
+"""Start of a note that names another method with the same map."""
+
 _CELLS = 16
 _SAME = 1e-5
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from camscope.explanation.agreement import same_map
+from camscope.explanation.agreement import SAME_MAP, same_map
 from camscope.explanation.apply import apply_method, run_pass
 from camscope.explanation.diagnosis import network_notes, notes
 from camscope.explanation.method_lookup import check_needs, known
@@ -292,7 +292,7 @@ def _mark_same(map_sets: list[tuple[str, int, dict[int, _One]]]) -> None:
                 continue
             for i, image_map in maps.items():
                 if same_map(image_map.cells, earlier_maps[i].cells):
-                    image_map.notes.append(f"the same map as {earlier_name}: the two methods are one on this model")
+                    image_map.notes.append(f"{SAME_MAP}{earlier_name}: the two methods are one on this model")
 
 
 def _placed(grids: Tensor, windows: list[Window], *, to: str) -> list[Any]:
