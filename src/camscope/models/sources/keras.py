@@ -113,15 +113,32 @@ def of_model(keras_model: Any) -> Model:
                 f"the Keras model {keras_model.name!r} cannot be copied ({_first_line(error)}): save it as a .keras "
                 "file and load that, with options={'custom_objects': ...} for layers of your own"
             ) from error
-        expected = expected_range(copy, size)
-        model = Model(
-            str(keras_model.name),
-            KerasNet(copy),
-            preprocess=_prepared(copy, size, None, expected),
-            outcome="any" if _ends_in(copy, "sigmoid") else "one",
-            facts={} if expected is None else {"pixels": expected},
-        )
+        model = _as_model(str(keras_model.name), copy, KerasNet(copy), size=size)
     return _with_assumption(model, "the model")
+
+
+def _as_model(
+    name: str, keras_model: Any, net: KerasNet, *, size: tuple[int, int], family: str | None = None, **fields: Any
+) -> Model:
+    """Return a `Model` for a Keras model of which only the layers are known.
+
+    Args:
+        name: name of the model.
+        keras_model: the Keras model; its layers tell the range of its pixels and the kind of its output.
+        net: the network, with the weights to use.
+        size: (height, width) of the input.
+        family: module of keras.applications that prepares the pixels; None: their range follows from the layers.
+        **fields: further fields of `Model`.
+    """
+    expected = expected_range(keras_model, size) if family is None else None
+    return Model(
+        name,
+        net,
+        preprocess=_prepared(keras_model, size, family, expected),
+        outcome="any" if _ends_in(keras_model, "sigmoid") else "one",
+        facts=fields.pop("facts", {}) | ({} if expected is None else {"pixels": expected}),
+        **fields,
+    )
 
 
 def _with_assumption(model: Model, whole: str) -> Model:
@@ -263,16 +280,16 @@ def _from_file(
         weights_file = weights if isinstance(weights, Path) else path
         sha256 = file_sha256(weights_file)
     outputs, size = int(model.outputs[0].shape[-1]), _size_of(model, input_size)
-    expected = None if "preprocess" in options else expected_range(model, size)
     if classes not in (None, outputs) and (classes, outputs) != (2, 1):
         raise SettingError(
             f"{path.name} has {outputs} outputs, not {classes}: pass one label per output, and leave classes out"
         )
-    return Model(
+    return _as_model(
         path.name,
+        model,
         net,
-        preprocess=_prepared(model, size, options.get("preprocess"), expected),
-        outcome="any" if _ends_in(model, "sigmoid") else "one",
+        size=size,
+        family=options.get("preprocess"),
         recipe=Recipe(
             f"keras:{name}",
             classes=outputs,
@@ -280,7 +297,7 @@ def _from_file(
             weights=str(path if weights == "default" else weights),
             sha256=sha256,
         ),
-        facts=facts | ({} if expected is None else {"pixels": expected}),
+        facts=facts,
     )
 
 
