@@ -184,8 +184,9 @@ class Transform(Preprocess):
         if window is not None and shows(inputs, picture, window):
             return window
         if measured := self._measured(picture, blend=_BLEND):
-            is_same = window is not None and alike(window, measured, (inputs.shape[1], inputs.shape[2]))
-            return window if is_same and window is not None else measured
+            if window is not None and alike(window, measured, (inputs.shape[1], inputs.shape[2])):
+                return window
+            return measured
         if window is not None and shows_best(inputs, picture, window):
             return window
         return Window(picture.size, (0.0, 0.0), (float(picture.size[0]), float(picture.size[1])), assumed=True)

@@ -318,29 +318,30 @@ def _embedding(
     """Return a network of embeddings, or of similarities to texts, without its text tower; and facts of ``fill``."""
     state = read_weights(weights) if isinstance(weights, Path) else None
     of_texts = task == "texts" and bool(labels)
-    is_full = state is not None and not (
+    # Weights that a bundle holds fill the wrapper: they have the texts' embeddings, or names that begin with "model.".
+    is_of_bundle = state is not None and (
         "texts" in state if of_texts else any(key.startswith("model.") for key in state)
     )
+    net_state, wrapper_state = (None, state) if is_of_bundle else (state, None)
     facts: dict[str, str] = {}
-    if state is not None and is_full:
-        facts = fill(net, state, origin=str(weights), keys=keys)
+    if net_state is not None:
+        facts = fill(net, net_state, origin=str(weights), keys=keys)
     wrapper: nn.Module
     if of_texts:
         if not hasattr(net, "logit_scale"):
             raise ModelError(f"hf:{name} has no scale for similarities to texts; CLIP and SigLIP have")
-        # Weights that a bundle wrote hold the embeddings of the texts.
         texts = (
             text_embeddings(net, labels or (), name=name, offline=offline)
-            if state is None or is_full
-            else state["texts"]
+            if wrapper_state is None
+            else wrapper_state["texts"]
         )
         wrapper = Similarities(net, texts, resized=resized)
     else:
         wrapper = Embedding(net, resized=resized)
     if task == "texts":
         net.text_model = None
-    if state is not None and not is_full:
-        facts = fill(wrapper, state, origin=str(weights), keys=keys)
+    if wrapper_state is not None:
+        facts = fill(wrapper, wrapper_state, origin=str(weights), keys=keys)
     return wrapper, facts
 
 

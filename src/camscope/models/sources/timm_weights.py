@@ -53,9 +53,7 @@ def fill_from(
     if not problems and not tables:
         net.load_state_dict(matching.state, strict=False)
         return net, note(matching), None
-    replacement = (
-        None if size is None else _of_file_size(matching, net, state, size=size, sized=sized, keys=keys, origin=origin)
-    )
+    replacement = None if size is None else _of_file_size(net, state, size=size, sized=sized, keys=keys, origin=origin)
     if replacement is None:
         own_state = net.state_dict()
         original = match(state, own_state, keys=keys, origin=origin) if tables else matching
@@ -103,7 +101,6 @@ def _fitted(net: Any, state: State, keys: KeyFilter, origin: str) -> tuple[Match
 
 
 def _of_file_size(
-    matching: Match,
     net: Any,
     state: State,
     *,
