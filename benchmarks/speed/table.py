@@ -172,8 +172,8 @@ def _least(figures: dict[str, Any]) -> str:
     faster = [spec for spec, found in figures.items() if found["openvino"]["ratio"] < found["packed"]["ratio"]]
     return (
         f"OpenVINO's pass to the layer alone, without a map, takes {mean_ratio(taken, name):.2f} of the plain forward "
-        f"on this processor (geometric mean), which is the lower limit for maps with OpenVINO. It is faster than packed, "
-        f'which "auto" uses for 24 images or more, for {", ".join(faster) or "none of them"}.'
+        f"on this processor (geometric mean), which is the lower limit for maps with OpenVINO. It is faster than "
+        f'packed, which "auto" uses for 24 images or more, for {", ".join(faster) or "none of them"}.'
     )
 
 
