@@ -65,7 +65,7 @@ class EvaluatedMethod:
 
 
 def chosen_methods(asked: str) -> tuple[str, ...]:
-    """Return the methods with the given names, separated by commas, after the nulls; "all" stands for all methods.
+    """Return the methods with these names, separated by commas, after the nulls; "all" selects all methods.
 
     Raises:
         MethodError: an unknown method.

@@ -43,7 +43,7 @@ class _MethodTask(Task):
 
 @dataclass
 class _ImageWork(Work[_MethodTask]):
-    """An image of an evaluation, its annotation, and what is explained in it."""
+    """An image of an evaluation, its annotation and its target."""
 
     mask: Mask | None = None
     goal: ResolvedTarget | None = None
@@ -113,7 +113,7 @@ class EvaluationStep:
         )
 
     def reuse(self, work: _ImageWork) -> bool:
-        """Look up the rows that earlier runs made of an image."""
+        """Look up the rows of an image from earlier runs."""
         case = work.case
         annotations = [case.mask_content(name) for name in case.masks]
         tasks = [task for task in work.tasks if task.wanted]

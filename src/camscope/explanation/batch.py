@@ -1,4 +1,4 @@
-"""One forward pass of a model over images, and the maps made from it."""
+"""One forward pass of a model over images, and its maps."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class BatchExplainer:
         model: the model.
         samples: the prepared images.
         forward: the recorded forward pass.
-        seen: the layer that was recorded; None if no layer was asked for.
+        seen: the layer that was recorded; None if no method needs one.
         layer: the layer that was named, by the caller or the model.
         layout: axes of that layer's output, if the model knows them.
     """
@@ -125,7 +125,7 @@ class BatchExplainer:
         return (*((_UNCLEAR,) if is_unclear else ()), *self.model.notes)
 
     def goals(self, wanted: Sequence[TargetSpec]) -> list[list[ResolvedTarget]]:
-        """Return the targets that are wanted of each image; places are in pixels of the image."""
+        """Return the targets of each image; places are in pixels of the image."""
         pairs = zip(self.outputs, self.samples, strict=True)
         return [goals_of(self.model, wanted, output, window=sample.window) for output, sample in pairs]
 
@@ -274,7 +274,7 @@ class MethodMaps(NamedTuple):
 
 
 class _One(NamedTuple):
-    """Map of one image, method and target: the signed grid, as array and as asked for, the heat map, and its notes."""
+    """Map of one image, method and target: the signed grid (as an array, and as requested), the heat map, and notes."""
 
     cells: npt.NDArray[np.float32]
     grid: Any
@@ -285,7 +285,7 @@ class _One(NamedTuple):
 
 
 def _mark_same(map_sets: list[tuple[str, int, dict[int, _One]]]) -> None:
-    """Note where several methods coincide on this model: their maps of a target differ only by a positive factor."""
+    """Add a note to maps of methods that coincide on this model: the maps differ only by a positive factor."""
     for position, (name, column, maps) in enumerate(map_sets):
         for earlier_name, earlier_column, earlier_maps in map_sets[:position]:
             if column != earlier_column or name == earlier_name:
@@ -330,7 +330,7 @@ def _top(model: Model, values: Tensor) -> tuple[tuple[str, float], ...]:
 
 
 class _Repeat(Mapping[str, Any]):
-    """Record what reproduces the explanations of a pass; the weights are hashed on first use."""
+    """Record of settings that reproduce the explanations; the weights are hashed on first use."""
 
     def __init__(self, run: BatchExplainer, settings: Mapping[str, Any]) -> None:
         self._model = model = run.model

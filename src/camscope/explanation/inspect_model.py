@@ -1,4 +1,4 @@
-"""What would be used to explain a model, and what is true of its maps: found out on one random picture."""
+"""Inspect a model: how it would be explained, and properties of its maps, computed on one random image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from camscope.models.black_box import BlackBox
 from camscope.models.model import Model
 from camscope.trace import Layout, Trace
 
-# Methods that are one where the head is simple, and cost one pass.
+# Methods that coincide for simple heads, and need one pass.
 _COMPARED = ("gradcam", "hirescam", "xgradcam", "gradcamelementwise", "layercam", "shapleycam", "cam", "frozennormcam")
 _FLAT = 1e-5
 _SHOWN = 5
@@ -80,7 +80,7 @@ def _inside(run: BatchExplainer) -> dict[str, Any]:
 
 
 def head_of(trace: Trace, model: Model) -> str:
-    """Return what follows a layer, in words: told from the gradient of the explained score, and from the outputs."""
+    """Describe the part after a layer, by the gradient of the explained score and by the outputs."""
     if model.outcome == "boxes":
         return "boxes"
     if trace.outputs.ndim > 2:
@@ -126,7 +126,7 @@ def _random_sample(model: Model) -> Sample:
 
 
 def _same(run: BatchExplainer, goal: Any) -> list[list[str]]:
-    """Groups of methods whose maps of this pass differ by a positive factor alone."""
+    """Return groups of methods whose maps differ only by a positive factor."""
     groups: list[tuple[np.ndarray[Any, np.dtype[np.float32]], list[str]]] = []
     for name in _COMPARED:
         try:

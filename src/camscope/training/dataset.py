@@ -97,7 +97,7 @@ class Dataset:
     def _of_columns(
         self, columns: Sequence[str | None], labels: tuple[str, ...], outcome: Literal["one", "any"]
     ) -> Dataset:
-        """Return the dataset with the given columns as labels; None is a label that no image has."""
+        """Return the dataset with these columns as labels; None is a label that no image has."""
         changed = []
         for case in self.cases:
             pairs = zip(labels, columns, strict=True)

@@ -127,7 +127,7 @@ def explain_failures(
 
 
 def _goal(model: Model, words: str) -> ResolvedTarget:
-    """Return the score that stands for a class, or for "no LABEL"."""
+    """Return the target of a class, or of "no LABEL"."""
     if words in model.labels:
         index = model.labels.index(words)
         return ResolvedTarget(words, index, category(index))

@@ -200,7 +200,7 @@ def _samples(dataset: Dataset) -> str:
             try:
                 image = Image.fromarray(read(case.source).rgb)
             except CamscopeError:
-                continue  # gone since it was trained on
+                continue  # the file was removed after training
             image.thumbnail((_SIDE, _SIDE))
             cells.append(Cell(image))
             if len(cells) == _SAMPLES:
