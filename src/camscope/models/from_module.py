@@ -1,4 +1,4 @@
-"""Make a Model of a network alone, with the preprocessing and classes that it carries or a stated assumption."""
+"""Convert a network to a Model, with the preprocessing and classes that it carries, or with stated assumptions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def from_module(
 ) -> Model:
     """Make a Model around a network; the network itself is left as it is.
 
-    Where preprocessing or class names are not given, those are used that the network carries: timm's
+    Without preprocessing or class names, those that the network carries are used: timm's
     ``pretrained_cfg``, the configuration of a Hugging Face model and its processor on this machine, or a torchvision
     weights entry in ``net.weights``. Detectors of torchvision, Ultralytics and transformers, and segmentation networks
     of transformers, return one tensor of boxes or maps of scores, as those that `camscope.load` makes by name. A Keras
@@ -54,8 +54,8 @@ def from_module(
         preprocess: a Preprocess, or a callable (see `Transform`).
         labels: class names, or the path of a file with them.
         name: what the model is called in results; None: the name of the network's class.
-        outcome: "one", "any", "value" or "boxes" (see `Model`); None: as the network tells, "any" for a single label,
-            else "one".
+        outcome: "one", "any", "value" or "boxes" (see `Model`); None: that of the network, else "any" for a
+            single label, else "one".
 
     Raises:
         ModelError: a preprocessing that cannot be used.
@@ -67,7 +67,7 @@ def from_module(
     ('Sequential', 1, 'no preprocessing was given')
     """
     bare = net
-    for wrapper in ("_orig_mod", "module"):  # of torch.compile and of DataParallel
+    for wrapper in ("_orig_mod", "module"):  # prefixes of torch.compile and DataParallel
         bare = getattr(bare, wrapper, bare)
     details = (
         _of_timm(bare)
@@ -146,7 +146,7 @@ def _is_of(package: str, net: Any) -> bool:
 
 
 def _of_ultralytics(net: Any) -> _Told | None:
-    """Of a YOLO or RT-DETR, also in the package's own interface to it."""
+    """Return the facts of a YOLO or RT-DETR, also inside the package's own wrapper."""
     if not _is_of("ultralytics.", net):
         return None
     from camscope.models.sources import ultralytics as source
@@ -164,7 +164,7 @@ def _of_torchvision_detector(net: Any) -> _Told | None:
     from camscope.models.sources import torchvision_boxes as source
 
     layer = None
-    with contextlib.suppress(AttributeError, TypeError):  # a backbone of the user's own is probed
+    with contextlib.suppress(AttributeError, TypeError):  # a user's backbone is probed
         layer = source.layer_of(net)
     return _Told(source.preprocess_of(net), (), "boxes", "", source.TorchvisionDetector(net), layer)
 
@@ -183,7 +183,7 @@ def _of_torchvision(net: Any) -> _Told | None:
 
 
 def _of_keras(net: Any) -> _Told | None:
-    """Of a Keras model in memory, which is copied."""
+    """Return the facts of a Keras model in memory, which is copied."""
     if not (_is_of("keras.", net) and hasattr(net, "get_config")):
         return None
     from camscope.models.sources.keras import of_model

@@ -1,4 +1,4 @@
-"""Choose the layer to explain when none is named, in a probing pass of the network on inputs of our own.
+"""Choose the default layer with a probing pass of the network on test inputs.
 
 The answer is the last feature map that keeps the places of the image and that every path from the image to the scores
 passes through. It depends on the structure of the network and the shape of its input, never on weights or images.
@@ -32,9 +32,9 @@ _DEEPEST = 24
 _AS_MANY = 0.99
 """The part of the paths through a grid that may leave it on side paths: a class token that looks in from elsewhere."""
 _NARROW = 8
-"""Channels up to which a ReLU may silence most places."""
+"""Maximum number of channels at which a ReLU may set most places to 0."""
 _STEM = 0.25
-"""Share of the learned tensors on all paths that lie in the stem of a network."""
+"""Share of the learned tensors that may belong to the stem of a network."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class LayerChoice:
         layers: its name; several names where branches carry the score together.
         layouts: the axes of each.
         complete: whether every path from the image to the scores leads through these layers.
-        in_place: whether the places of these layers are those of the image, as far as the probe can tell: not mirrored,
+        in_place: whether the places of these layers are those of the image, according to the probe: not mirrored,
             shifted, padded or cropped inside the network, nor mixed.
     """
 
@@ -65,7 +65,7 @@ _layouts: Cache[ProbedLayouts] = weakref.WeakKeyDictionary()
 
 
 def default_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int | str | None = None) -> str:
-    """Name the layer that is explained when none is given.
+    """Return the name of the default layer.
 
     The same layer is named for every image, batch size, dtype and set of weights. The choice costs one forward pass
     on five images and a part of the backward pass, and is kept for this network and input size.
@@ -101,7 +101,7 @@ def choose_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int |
 
 @dataclass(frozen=True)
 class ProbedLayouts:
-    """The layouts of all layers with a grid, as the probing pass tells them.
+    """Layouts of all layers with a grid, from the probing pass.
 
     Attributes:
         names: by the name of the layer.
@@ -125,7 +125,7 @@ def without_batch(shape: Sequence[int], layout: Layout) -> tuple[int, ...]:
 
 
 def probed_layouts(net: nn.Module, x: Any, *, picture: Input = None, output: int | str | None = None) -> ProbedLayouts:
-    """Probe a network for the layouts of all its layers, the first time that it is asked; see `default_layer`."""
+    """Return the layouts of all layers of a network, from a cached probing pass; see `default_layer`."""
     return probed_once(_layouts, _read_layouts, net, x, picture, output)
 
 
@@ -198,7 +198,7 @@ def _is_complete(probe: Probe, candidates: Sequence[Candidate]) -> bool:
 
 
 def _is_stem(probe: Probe, candidate: Candidate) -> bool:
-    """Return whether a layer is the stem, and what follows has places that could not be told."""
+    """Return whether a layer is the stem, and later tensors have places that could not be tested."""
     learned = [e for e in probe.events if e.learned and e.tensor.grad_fn is not None and probe.is_cut(e)]
     later = [e for e in learned if e.clock > candidate.clock]
     if len(learned) - len(later) >= _STEM * len(learned):
@@ -324,7 +324,7 @@ def _is_of_queries(probe: Probe, candidate: Candidate) -> bool:
 def _stage_around(probe: Probe, inside: Candidate, in_place: Sequence[Candidate]) -> Candidate:
     """Return what the outermost module around a layer returns on the layer's grid: a block, a stage, the backbone.
 
-    Networks that widen inside of their blocks tell more at a block's end.
+    In networks with wide layers inside blocks, the end of a block is more informative.
     """
     of = {id(candidate.tensor): candidate for candidate in in_place}
     returned = {event.name.partition("#")[0]: of[id(event.tensor)] for event in probe.events if id(event.tensor) in of}

@@ -1,4 +1,4 @@
-"""load(): a model from a source, a bundle, or a file of weights."""
+"""Load a model from a source, a bundle, or a weights file."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _FORMS = (
     "'timm:NAME', 'torchvision:NAME', 'hf:NAME or FOLDER', 'torchxrayvision:NAME', 'keras:NAME', 'ultralytics:NAME', "
     "'smp:NAME', a bundle folder, a .keras or .onnx file, or a weights file with arch='timm:NAME'"
 )
-# What networks are exported to, by torch.export and others.
+# Suffixes of exported programs, by torch.export and others.
 _PROGRAMS = (".pt2", ".tflite", ".pb", ".torchscript", ".mlmodel", ".mlpackage", ".engine")
 _PLANE = 4
-"""Axes of the weights of a convolution of pictures."""
+"""Axes of the weights of a 2-D convolution."""
 
-# What the number of classes says, unless the caller does: none are values, one alone is there or not.
+# Default outcome by number of classes: without classes a value, with one class present or absent.
 _OUTCOMES: dict[int, Outcome] = {0: "value", 1: "any"}
 
 
@@ -82,7 +82,7 @@ def load(
         prefix: the beginning of the names of the network's weights in the file, such as "encoder"; None: detected.
         trust: read files that can run code: weights of ``torchxrayvision:``, files of ``ultralytics:``.
         preprocess: a Preprocess or a callable (see `Transform`), in place of mean, std, input_size and fit; None: the
-            source's, or what a module tells of itself.
+            source's, or those that a module carries.
         name: what the model is called in results; None: the spec, or the name of the module's class.
         output: index, key or attribute of the output with the scores; None: see `Model`.
 
@@ -180,7 +180,7 @@ def _network_and_weights(spec: str | Path, weights: str | Path, arch: str | None
     if Path(spec).suffix.lower() in SUFFIXES and str(spec).partition(":")[0] not in SOURCES:
         if arch is None:
             if Path(spec).is_file():
-                read_weights(spec)  # which tells a program, and code, from weights
+                read_weights(spec)  # distinguishes programs and code from weights
             raise ModelError(f"{spec} holds weights alone: name their network, such as arch='timm:resnet18'")
         if weights != "default":
             raise SettingError(f"two files of weights, {spec} and {weights}: give one")
@@ -233,7 +233,7 @@ def _from_source(
     arguments = {key: value for key, value in more.items() if key in parameters}
     model = make(name, weights=weights, classes=classes, input_size=input_size, options=options, **arguments)
     for weight in model.net.eval().parameters():
-        if weight.ndim == _PLANE:  # `Module.to` would refuse a network with three-dimensional convolutions
+        if weight.ndim == _PLANE:  # `Module.to` raises an error for networks with 3-D convolutions
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     return model if model.outcome != "one" else replace(model, outcome=_OUTCOMES.get(_outputs(model), "one"))
 
@@ -276,7 +276,7 @@ def _checked(names: tuple[str, ...], model: Model) -> tuple[str, ...]:
 
 
 def _outputs(model: Model) -> int:
-    """Number of classes of a model that a source made."""
+    """Return the number of classes of a model from a source."""
     if model.recipe is None:
         raise ModelError(f"the source of {model.name!r} left no recipe")
     return model.recipe.classes

@@ -36,15 +36,15 @@ from camscope.models.weight_names import ALL, KeyFilter
 from camscope.models.weights import SUFFIXES, file_sha256, fill, read_weights
 
 FILES = (".keras", ".h5", ".hdf5")
-"""Endings of files that Keras writes: whole models, or weights alone."""
+"""Suffixes of Keras files: whole models, or weights only."""
 
-# What decides behind load's back which network, weights or preprocessing it is.
+# Options that would override the arguments of `load` for network, weights or preprocessing.
 _RESERVED = ("weights", "classes", "input_shape", "input_tensor", "include_top", "include_preprocessing")
 _OF_FILES = ("custom_objects", "preprocess", "architecture")
 _SIZE = (224, 224)
-# Mean and std that bring pixels in [0, 1] to a range.
+# Range of pixels -> mean and std that scale pixels in [0, 1] to it.
 _SCALES: dict[Range, tuple[float, float]] = {"[0, 1]": (0.0, 1.0), "[0, 255]": (0.0, 1 / 255), "[-1, 1]": (0.5, 0.5)}
-# Layers and operations that leave probabilities what they are.
+# Layers and operations that do not change probabilities.
 _TRANSPARENT = ("Activation", "Cast", "Dropout", "Flatten", "Identity", "Permute", "Reshape", "Squeeze", "Transpose")
 _PATIENCE = 30.0  # seconds
 
@@ -75,17 +75,17 @@ def make(
 ) -> Model:
     """Return a network of keras.applications with its family's preprocessing, or the model in a file that Keras wrote.
 
-    A file says nothing of how its pictures were prepared: they are squashed to the input size, and pixels are in the
-    range for which the model's own arithmetic before its first weights is made, or in [0, 1] where there is none;
-    ``facts["assumed"]`` says which, and whether it is a guess.
-    ``options={"preprocess": "vgg16"}`` prepares them as ``keras.applications.vgg16.preprocess_input`` does, and
-    ``options={"custom_objects": {...}}`` holds the classes that Keras does not know.
+    Files have no preprocessing: images are squashed to the input size, and pixels are in the range that the
+    arithmetic before the model's first weights expects, or in [0, 1] without such arithmetic.
+    ``facts["assumed"]`` has the range, and whether it is a guess.
+    ``options={"preprocess": "vgg16"}`` prepares images as ``keras.applications.vgg16.preprocess_input`` does, and
+    ``options={"custom_objects": {...}}`` has the custom classes.
     """
     package = keras()
-    operation_layer()  # which Keras must know before it copies a model that has such layers
+    operation_layer()  # registers layers before Keras copies a model that has them
     from_file = "architecture" in options or Path(name).suffix.lower() in FILES
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), package.device("cpu"):
-        warnings.simplefilter("ignore")  # Keras' own concern how a model was built
+        warnings.simplefilter("ignore")  # warnings about how a model was built
         build = _from_file if from_file else _application
         model = build(name, weights=weights, classes=classes, input_size=input_size, options=options, keys=keys)
     return (
@@ -108,7 +108,7 @@ def of_model(keras_model: Any) -> Model:
         try:
             copy = from_architecture(architecture(keras_model), custom_objects={})
             copy.set_weights(keras_model.get_weights())
-        except Exception as error:  # of Keras, of every class
+        except Exception as error:  # Keras raises exceptions of any type
             raise ModelError(
                 f"the Keras model {keras_model.name!r} cannot be copied ({_first_line(error)}): save it as a .keras "
                 "file and load that, with options={'custom_objects': ...} for layers of your own"
@@ -120,14 +120,14 @@ def of_model(keras_model: Any) -> Model:
 def _as_model(
     name: str, keras_model: Any, net: KerasNet, *, size: tuple[int, int], family: str | None = None, **fields: Any
 ) -> Model:
-    """Return a `Model` for a Keras model of which only the layers are known.
+    """Return a `Model` for a Keras model without further information.
 
     Args:
         name: name of the model.
-        keras_model: the Keras model; its layers tell the range of its pixels and the kind of its output.
+        keras_model: the Keras model; its layers determine the range of pixels and the kind of output.
         net: the network, with the weights to use.
         size: (height, width) of the input.
-        family: module of keras.applications that prepares the pixels; None: their range follows from the layers.
+        family: module of keras.applications that prepares the pixels; None: the range is determined from the layers.
         **fields: further fields of `Model`.
     """
     expected = expected_range(keras_model, size) if family is None else None
@@ -199,7 +199,7 @@ def _application(
 def _build(spec: str, maker: Callable[..., Any], keywords: Mapping[str, Any], *, weights: str | None = None) -> Any:
     from keras.src.utils import naming
 
-    naming.reset_uids()  # or the names of layers would depend on what was built before
+    naming.reset_uids()  # otherwise the names of layers would depend on earlier models
     try:
         return maker(weights=weights, **keywords)
     except (TypeError, ValueError) as error:
@@ -208,15 +208,15 @@ def _build(spec: str, maker: Callable[..., Any], keywords: Mapping[str, Any], *,
 
 
 def _published(spec: str, maker: Callable[..., Any], keywords: Mapping[str, Any]) -> Any:
-    """With the published weights; of those a network of other classes or another size takes what fits."""
+    """Build a network with the published weights; with other classes or another size, matching weights are used."""
     model_options = {key: value for key, value in keywords.items() if key not in ("classes", "input_shape")}
     patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_PATIENCE)  # Keras would wait for a server as long as the system does
+    socket.setdefaulttimeout(_PATIENCE)  # Keras would wait for the timeout of the system
     try:
         published = _build(spec, maker, model_options, weights="imagenet")
     except ModelError:
         raise
-    except Exception as error:  # Keras raises no class of its own for a download that failed
+    except Exception as error:  # Keras has no exception type for failed downloads
         address = re.search(r"https?://\S+", str(error))
         if address is None:
             raise ModelError(f"the published weights of {spec} did not arrive: {_first_line(error)}") from error
@@ -248,7 +248,7 @@ def _fill_from(net: KerasNet, path: Path, keys: KeyFilter) -> dict[str, str]:
     check_file(path)
     try:
         net.keras_model.load_weights(str(path))
-    except Exception as error:  # h5py's and Keras' own, of every class
+    except Exception as error:  # h5py and Keras raise exceptions of any type
         raise ModelError(f"{path} does not fit the network {net.keras_model.name!r}: {_first_line(error)}") from error
     return {}
 
@@ -302,7 +302,7 @@ def _from_file(
 
 
 def _size_of(model: Any, input_size: tuple[int, int] | None = None) -> tuple[int, int]:
-    """(height, width) of the pictures."""
+    """Return (height, width) of the images."""
     shape = input_shape(model)
     height, width = shape[:2] if shape[-1] in (1, 3) else shape[1:]
     if height is None or width is None:
@@ -315,9 +315,9 @@ def _size_of(model: Any, input_size: tuple[int, int] | None = None) -> tuple[int
 
 
 def _family(module: str, size: tuple[int, int]) -> Preprocess:
-    """Preprocessing of a module of keras.applications, read off what its preprocess_input makes of four pixels.
+    """Return the preprocessing of a module of keras.applications, measured on four pixels.
 
-    Per channel it is a x + b of a pixel x in [0, 255], perhaps in the order BGR. Pictures are squashed to the size, as
+    Per channel it is a x + b of a pixel x in [0, 255], possibly in the order BGR. Images are squashed to the size, as
     ``keras.utils.load_img`` does.
     """
     prepare = sys.modules[module].preprocess_input
@@ -336,7 +336,7 @@ def _family(module: str, size: tuple[int, int]) -> Preprocess:
 
 
 def _prepared(model: Any, size: tuple[int, int], family: str | None, expected: Range | None) -> Preprocess:
-    """Preprocessing of a file's model: a family's, or pixels in the range that its first layers expect."""
+    """Return the preprocessing of a file's model: a family's, or pixels in the range that its first layers expect."""
     if family is not None:
         modules = sorted({maker.__module__ for maker in _makers()})
         families = [module.rpartition(".")[2] for module in modules]
@@ -352,7 +352,7 @@ def _prepared(model: Any, size: tuple[int, int], family: str | None, expected: R
 
 
 def _ends_in(model: Any, activation: str) -> bool:
-    """Return whether the output is that of an activation, apart from operations that change its shape or type alone."""
+    """Return whether the output is that of an activation; operations that only change shape or type are skipped."""
     output = model.outputs[0]
     while True:
         operation, index, _ = output._keras_history

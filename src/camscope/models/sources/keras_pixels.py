@@ -17,7 +17,7 @@ _NEGLIGIBLE = 1e-6
 
 
 def expected_range(model: Any, size: tuple[int, int]) -> Range | None:
-    """Return the range of pixels that a model expects, or None where nothing in it tells.
+    """Return the range of pixels that a model expects, or None if it is unknown.
 
     Uniform pictures of the values 0, 1 and 255 are sent through the model up to its first trained layer. What arrives
     there tells the division and the subtraction on the way, whatever layers or operations they are made of. Batch norms
@@ -63,7 +63,7 @@ def range_of(gain: float, zero: float) -> Range | None:
 
 
 class _Reached(BaseException):
-    """Ends the pass at the first weights; not an Exception, which Keras would rewrite."""
+    """Signal that ends the pass at the first weights; a BaseException, since Keras rewrites Exceptions."""
 
 
 def _at_first_weights(model: Any, pictures: torch.Tensor) -> torch.Tensor | None:

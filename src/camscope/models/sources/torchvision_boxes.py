@@ -1,4 +1,4 @@
-"""Detectors of torchvision as networks with one tensor for an output: the boxes that they find, with their scores."""
+"""Detectors of torchvision as networks with one output tensor: boxes with scores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from camscope.trace.layer_path import JOINT
 
 
 class TorchvisionDetector(nn.Module):
-    """A detector as (B, 3, h, w) pictures -> (B, boxes, 6): left, top, right, bottom, log-odds of the score, class.
+    """A detector: (B, 3, h, w) images -> (B, boxes, 6): left, top, right, bottom, log-odds of the score, class.
 
     The detector's own preprocessing is left out, in a copy of the detector that shares its other parts. Its scores are
     probabilities p; log p / (1 - p) is what is before a sigmoid, and for a softmax the class against all others. Scores
@@ -28,13 +28,13 @@ class TorchvisionDetector(nn.Module):
 
     def __init__(self, net: Any) -> None:
         super().__init__()
-        self.net = copy.copy(net)  # with the same parts but for the one that is changed
+        self.net = copy.copy(net)  # with the same parts except for the changed one
         transform = copy.deepcopy(net.transform)
         transform.image_mean, transform.image_std = [0.0], [1.0]
         self.net._modules = {**net._modules, "transform": transform}
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """(B, boxes, 6), the best box of each image first."""
+        """Return (B, boxes, 6), the best box of each image first."""
         self._take_as_it_is(pictures)
         outputs = self.net(list(pictures))
         kind = pictures.dtype
@@ -43,7 +43,7 @@ class TorchvisionDetector(nn.Module):
         )
 
     def _take_as_it_is(self, pictures: Tensor) -> None:
-        """Have the detector resize to the size that the input has."""
+        """Set the detector's resizing to the size of the input."""
         height, width = pictures.shape[-2:]
         transform = self.net.transform
         transform.min_size, transform.max_size = (min(height, width),), max(height, width)
