@@ -30,8 +30,8 @@ from camscope.trace.pytree import map_tensors, picture_of, tensors
 
 _PRODUCTS: Mapping[str, Any] = {"conv2d": Convolution, "linear": Linear}
 _MANY = 8
-"""Repack when the batch grows by this factor. Afterwards a single image takes up to twice the time, so the five images of
-an augmentation do not trigger it."""
+"""Repack when the batch grows by this factor. Afterwards a single image takes up to twice the time, so the five images
+of an augmentation do not trigger it."""
 
 _OUTSIDE = {"hook", "return"}
 """Names for uses of a tensor outside the watched functions."""

@@ -83,7 +83,7 @@ def prepare(net: nn.Module, x: Any, *, layer: str, engine: str) -> PreparedEngin
         engine: one of `ENGINES`; "auto" chooses by the number of inputs.
 
     Returns:
-        The engine; eager with a note where the one asked for cannot take this network or is not exact enough.
+        The engine; eager with a note if the requested one does not support the network or is not exact enough.
 
     Raises:
         SettingError: there is no such engine.
