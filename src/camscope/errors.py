@@ -159,6 +159,15 @@ def reason(fault: BaseException) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
+def first_line(fault: BaseException) -> str:
+    """Return the first line of an exception's message, or its type if it has none.
+
+    >>> first_line(ValueError("wrong shape")), first_line(MemoryError())
+    ('wrong shape', 'MemoryError')
+    """
+    return str(fault).strip().partition("\n")[0].rstrip() or type(fault).__name__
+
+
 def check_count(name: str, value: object, *, least: int = 1) -> None:
     """Raise unless a value is a whole number of at least ``least``, and of a size that makes sense.
 

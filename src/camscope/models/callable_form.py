@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from camscope.errors import ModelError, PictureError
+from camscope.errors import ModelError, PictureError, first_line
 from camscope.images import Picture
 
 Inputs = npt.NDArray[np.float32]
@@ -223,8 +223,3 @@ def noise(size: tuple[int, int], channels: int) -> Picture:
 def name_of(function: Callable[..., Any]) -> str:
     """Return a short name: of the function, or of the object's class."""
     return str(getattr(function, "__qualname__", None) or type(function).__name__)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type where it has none."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

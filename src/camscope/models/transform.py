@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from camscope.errors import ModelError, PictureError, SettingError
+from camscope.errors import ModelError, PictureError, SettingError, first_line
 from camscope.images import Picture, Window
 from camscope.models.callable_form import (
     INSTEAD,
@@ -20,7 +20,6 @@ from camscope.models.callable_form import (
     Form,
     Inputs,
     find_form,
-    first_line,
     generators_kept,
     name_of,
     noise,

@@ -161,10 +161,6 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, torch.Tensor)
-
-
 def _unreadable(path: Path, error: Exception) -> ModelError:
     text = str(error)
     if zipfile.is_zipfile(path) and any("archive_format" in name for name in zipfile.ZipFile(path).namelist()):
@@ -200,7 +196,9 @@ def _unwrapped(content: object, path: Path) -> State:
 
 def _parts(content: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, State]]:
     """Yield the dictionaries of named tensors in a checkpoint; an optimizer's are numbered."""
-    tensors = {name: value for name, value in content.items() if isinstance(name, str) and _is_tensor(value)}
+    tensors = {
+        name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, torch.Tensor)
+    }
     if tensors:
         yield prefix, content if len(tensors) == len(content) else tensors  # type: ignore[misc]
     if prefix.count(".") < _DEEPEST:

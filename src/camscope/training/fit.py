@@ -69,7 +69,8 @@ def train(
         >>> data = read_dataset("xrays")  # doctest: +SKIP
         >>> model, data = train(data, start("timm:densenet121", data), out="run")  # doctest: +SKIP
     """
-    _required()
+    for package in ("lightning", "torchmetrics", "tensorboard"):
+        require(package, "training", "train")
     from camscope.training.loop import Where, fitted
 
     settings, out, model = settings or TrainingSettings(), Path(out), begun.model
@@ -95,11 +96,6 @@ def train(
         trained_model.net.cpu()
         trained_model.save(out)
     return trained_model, dataset
-
-
-def _required() -> None:
-    for package in ("lightning", "torchmetrics", "tensorboard"):
-        require(package, "training", "train")
 
 
 def _shelved(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camscope.errors import EngineError, require
+from camscope.errors import EngineError, first_line, require
 from camscope.models.engines.thin import ThinProducts
 from camscope.models.weights import digest
 from camscope.trace import record, tracing
@@ -86,7 +86,9 @@ def compiled(net: nn.Module, x: Tensor, *, layer: str) -> Compiled:
         model = core.read_model(file) if file.is_file() else _converted(openvino, replicate(net), sample, layer, file)
         ready = core.compile_model(model, "CPU", settings | {"INFERENCE_PRECISION_HINT": "f32"})
     except Exception as error:  # the compiler raises many types; all mean the same here
-        raise EngineError(f"OpenVINO cannot compile {type(net).__name__} up to {layer!r}: {_first(error)}") from error
+        raise EngineError(
+            f"OpenVINO cannot compile {type(net).__name__} up to {layer!r}: {first_line(error)}"
+        ) from error
     shape = tuple(ready.output().shape)[1:]
     light = Compiled(layer, openvino.AsyncInferQueue(ready), shape, Tail.after(replicate(net), layer, sample, batch=1))
     with contextlib.suppress(RuntimeError):
@@ -133,7 +135,3 @@ def _key(net: nn.Module, x: Tensor, layer: str, version: str) -> str:
     """Return what the compiled trunk depends on: structure, weights, layer, size of the image, versions."""
     parts = f"{net!r} {layer} {tuple(x.shape)} {version} {torch.__version__} {digest(net)}"
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
-
-
-def _first(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from camscope.errors import ModelError, SettingError, nearest, require
+from camscope.errors import ModelError, SettingError, first_line, nearest, require
 from camscope.models.model import Model, Outcome, Recipe
 from camscope.models.pretrained import reachable
 from camscope.models.sources.hf_dense import Detector, Segmenter
@@ -162,17 +162,13 @@ def _absent(name: str, error: Exception, *, offline: bool) -> ModelError:
     if "trust_remote_code" in str(error):
         return ModelError(f"hf:{name} is code of its makers, which camscope never runs: make the network yourself")
     if Path(name).is_dir():
-        return ModelError(f"{name} is not a folder of transformers ({_first_line(error)}): save_pretrained writes one")
+        return ModelError(f"{name} is not a folder of transformers ({first_line(error)}): save_pretrained writes one")
     if offline:
         return ModelError(
             f"hf:{name} is out of reach: the Hugging Face hub does not answer, its cache on this machine has no such "
             "model, and there is no such folder; bring the folder that save_pretrained wrote, and name it: hf:FOLDER"
         )
-    return ModelError(f"hf:{name} cannot be had from the Hugging Face hub: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    return ModelError(f"hf:{name} cannot be had from the Hugging Face hub: {first_line(error)}")
 
 
 def task_of(architecture: str) -> Task | None:
@@ -251,7 +247,7 @@ def _model(
     except (OSError, ValueError, RuntimeError) as error:
         if weights == "default" and isinstance(error, OSError):
             raise _absent(name, error, offline=offline) from error
-        raise ModelError(f"transformers cannot build hf:{name}: {_first_line(error)}") from error
+        raise ModelError(f"transformers cannot build hf:{name}: {first_line(error)}") from error
     facts: dict[str, str] = {}
     if isinstance(weights, Path) and task not in ("texts", "embedding"):
         facts = fill(net, read_weights(weights), origin=str(weights), keys=keys)

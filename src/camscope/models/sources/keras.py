@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from camscope.errors import ModelError, SettingError, nearest
+from camscope.errors import ModelError, SettingError, first_line, nearest
 from camscope.models.model import Model, Recipe
 from camscope.models.preprocess import Order, Preprocess
 from camscope.models.pretrained import out_of_reach
@@ -110,7 +110,7 @@ def of_model(keras_model: Any) -> Model:
             copy.set_weights(keras_model.get_weights())
         except Exception as error:  # Keras raises exceptions of any type
             raise ModelError(
-                f"the Keras model {keras_model.name!r} cannot be copied ({_first_line(error)}): save it as a .keras "
+                f"the Keras model {keras_model.name!r} cannot be copied ({first_line(error)}): save it as a .keras "
                 "file and load that, with options={'custom_objects': ...} for layers of your own"
             ) from error
         model = _as_model(str(keras_model.name), copy, KerasNet(copy), size=size)
@@ -204,7 +204,7 @@ def _build(spec: str, maker: Callable[..., Any], keywords: Mapping[str, Any], *,
         return maker(weights=weights, **keywords)
     except (TypeError, ValueError) as error:
         details = f" with {dict(keywords)}" if keywords else ""
-        raise ModelError(f"Keras cannot build {spec}{details}: {_first_line(error)}") from error
+        raise ModelError(f"Keras cannot build {spec}{details}: {first_line(error)}") from error
 
 
 def _published(spec: str, maker: Callable[..., Any], keywords: Mapping[str, Any]) -> Any:
@@ -219,7 +219,7 @@ def _published(spec: str, maker: Callable[..., Any], keywords: Mapping[str, Any]
     except Exception as error:  # Keras has no exception type for failed downloads
         address = re.search(r"https?://\S+", str(error))
         if address is None:
-            raise ModelError(f"the published weights of {spec} did not arrive: {_first_line(error)}") from error
+            raise ModelError(f"the published weights of {spec} did not arrive: {first_line(error)}") from error
         folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
         raise out_of_reach(spec, Path(urlsplit(address[0].rstrip(":")).path).name, folder=folder) from error
     finally:
@@ -249,7 +249,7 @@ def _fill_from(net: KerasNet, path: Path, keys: KeyFilter) -> dict[str, str]:
     try:
         net.keras_model.load_weights(str(path))
     except Exception as error:  # h5py and Keras raise exceptions of any type
-        raise ModelError(f"{path} does not fit the network {net.keras_model.name!r}: {_first_line(error)}") from error
+        raise ModelError(f"{path} does not fit the network {net.keras_model.name!r}: {first_line(error)}") from error
     return {}
 
 
@@ -376,7 +376,3 @@ def _imagenet() -> tuple[str, ...]:
     from timm.data.imagenet_info import ImageNetInfo
 
     return tuple(ImageNetInfo("imagenet-1k").label_descriptions())
-
-
-def _first_line(error: object) -> str:
-    return str(error).strip().partition("\n")[0]

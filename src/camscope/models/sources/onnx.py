@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from camscope.errors import ModelError, SettingError, nearest, require
+from camscope.errors import ModelError, SettingError, first_line, nearest, require
 from camscope.models.black_box import Returns, black_box
 from camscope.models.model import Model, Outcome, Recipe
 from camscope.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
@@ -108,11 +108,7 @@ def _session(runtime: Any, content: str | bytes, providers: list[str], *, name: 
     try:
         return runtime.InferenceSession(content, settings, providers=providers)
     except Exception as error:  # onnxruntime's own exceptions have no common base
-        raise ModelError(f"onnxruntime cannot load {name}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+        raise ModelError(f"onnxruntime cannot load {name}: {first_line(error)}") from error
 
 
 def _output_of(session: Any, choice: str | None, *, name: str) -> str:
@@ -222,7 +218,7 @@ class _Runner:
         try:
             scores: npt.NDArray[Any] = self.session.run([self.output], {self.input: batch})[0]
         except Exception as error:  # onnxruntime's own exceptions have no common base
-            raise ModelError(f"onnxruntime cannot run {self.name}: {_first_line(error)}") from error
+            raise ModelError(f"onnxruntime cannot run {self.name}: {first_line(error)}") from error
         if scores.ndim == 0 or len(scores) != len(batch):
             raise ModelError(
                 f"{self.name} returned {scores.shape} for {len(batch)} pictures; expected scores (batch, classes)"

@@ -39,7 +39,10 @@ class TorchvisionDetector(nn.Module):
         outputs = self.net(list(pictures))
         kind = pictures.dtype
         return box_rows(
-            [(output["boxes"].to(kind), _logodds(output["scores"], kind), output["labels"]) for output in outputs]
+            [
+                (output["boxes"].to(kind), torch.logit(output["scores"], eps=NEVER).to(kind), output["labels"])
+                for output in outputs
+            ]
         )
 
     def _take_as_it_is(self, pictures: Tensor) -> None:
@@ -49,10 +52,6 @@ class TorchvisionDetector(nn.Module):
         transform.min_size, transform.max_size = (min(height, width),), max(height, width)
         if transform.fixed_size is not None:
             transform.fixed_size = (width, height)
-
-
-def _logodds(p: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.logit(p, eps=NEVER).to(dtype)
 
 
 def preprocess_of(net: Any) -> Preprocess:
