@@ -1,4 +1,4 @@
-"""camscope compare: several models and methods on one picture, side by side."""
+"""camscope compare: compare models and methods on one image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @with_model_options
 def compare(
     image: Annotated[Path, typer.Argument(help="Image file.")],
-    models: Annotated[str, typer.Option(help=f"Models with commas, each {MODELS}.")],
+    models: Annotated[str, typer.Option(help=f"Models, separated by commas; each is {MODELS}.")],
     out: Out,
     methods: Annotated[str, typer.Option(help="Methods, separated by commas.")] = "gradcam",
     targets: Annotated[str, typer.Option(help="Class names or indices, separated by semicolons, or topK.")] = "top1",
@@ -71,7 +71,7 @@ def compare(
     figure = _sheet(columns, title=f"{image}{' (random weights)' if weights == 'none' else ''}")
     write_atomically(page, lambda file: figure.save(file, "PNG"))
     all_maps = [e for column in columns for e in column]
-    # NaN, the agreement of a flat map, is no JSON.
+    # JSON has no NaN, the agreement of a constant map.
     table = [[None if value != value else round(float(value), 4) for value in row] for row in agreement(all_maps)]
     content = {"picture": str(image), "maps": [e.to_dict() for e in all_maps], "spearman": table}
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""Loading a model for a command, with what its source warns of said as a note."""
+"""Load a model for a command; print warnings of its source as notes."""
 
 from __future__ import annotations
 

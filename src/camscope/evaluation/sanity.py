@@ -1,4 +1,4 @@
-"""Sanity check: do a model's maps show what it learned? `sanity(model, pictures)` answers in one line."""
+"""Sanity check: test whether a model's maps depend on its learned weights, with `sanity(model, pictures)`."""
 
 from __future__ import annotations
 

@@ -28,12 +28,12 @@ def examine(model: Model) -> dict[str, Any]:
     """Return how a model would be explained.
 
     Args:
-        model: on any device; it is left as it is.
+        model: the model, on any device; it is not changed.
 
     Returns:
         Plain values for JSON: model, weights, outcome, outputs, labels (how many, the first), layer, layout (axes),
-        grid, channels, head (what follows the layer), preprocess, same (groups of methods that are one on this
-        model, by their maps of a random picture), facts. Of a black box layer, layout and channels are None.
+        grid, channels, head (the part after the layer), preprocess, same (groups of methods with the same map of a
+        random image), facts. For a black box, layer, layout and channels are None.
 
     Raises:
         LayerError: no layer is found.
@@ -60,7 +60,7 @@ def examine(model: Model) -> dict[str, Any]:
 
 
 def _inside(run: BatchExplainer) -> dict[str, Any]:
-    """Return what is known of the layers: layer, layout, grid, channels, head, same."""
+    """Return the facts about the layers: layer, layout, grid, channels, head, same."""
     if run.seen is None:
         head = f"a black box: only methods that need nothing but scores work ({', '.join(methods_of_scores())})"
         return {"layer": None, "layout": None, "grid": [], "channels": None, "head": head, "same": []}

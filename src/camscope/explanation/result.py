@@ -46,26 +46,26 @@ Shown = tuple[npt.NDArray[np.float32], tuple[float, float]]
 class Explanation:
     """Explanation of one image: the map of one target.
 
-    After ``explain_all(..., to="device")`` the heatmap and the grid are tensors on the model's device until `cpu`
-    brings them over; whatever shows or writes them does so by itself.
+    With ``explain_all(..., to="device")``, heat map and grid are tensors on the model's device. `cpu` returns arrays;
+    methods that show or write the map call it.
 
     Attributes:
-        heatmap: (H, W) float32 >= 0, the map after the ReLU at picture size, in the place that the network saw;
-            not rescaled.
+        heatmap: (H, W) float32 >= 0, the map after the ReLU at image size, 0 outside of what the network saw; not
+            rescaled.
         grid: (h, w) float32, the map on the layer's own grid: signed, not scaled, before the ReLU.
-        label: name of what was explained.
-        index: its class index; None for a target function.
+        label: name of the target.
+        index: class index of the target; None for a target function.
         score: the explained score, before a final softmax or sigmoid.
-        probability: of the class, in [0, 1]; None where the model gives none.
+        probability: probability of the class, in [0, 1]; None if the model has no probabilities.
         model: name of the model.
         method: name of the method.
-        layer: the layer that was looked at.
-        source: where the picture came from.
-        notes: what one must know to read the map, such as why it is empty.
-        picture: the picture.
-        window: the part of it that the network saw.
+        layer: name of the target layer.
+        source: path, address or name of the image.
+        notes: notes on the map, such as why it is empty.
+        picture: the image.
+        window: the part of the image that the network saw.
         top: the five highest classes, (label, probability or score).
-        repeat: what else it takes to make the same explanation again; plain JSON values.
+        repeat: further settings that reproduce the explanation; plain JSON values.
     """
 
     heatmap: npt.NDArray[np.float32] = field(repr=False)

@@ -40,17 +40,17 @@ class ResolvedTarget:
 def goals_of(
     model: Model, wanted: Sequence[TargetSpec], output: Tensor, *, window: Window | None = None
 ) -> list[ResolvedTarget]:
-    """Return what is wanted of one image, in its own output.
+    """Return the targets of one image, resolved by its output.
 
-    A class of a segmentation is the region that is predicted to be of it, and the highest class the largest region
-    that is not background; of a detector it is its best box, and "top3" are up to three best boxes of any class. At a
-    place, a class is the part of its region there, or its box that overlaps most with the place, by half or more.
+    For segmentation, a class means the region that is predicted as this class, and the highest class means the largest
+    region that is not background. For detection, a class means its best box, and "top3" the three best boxes of any
+    class. With a place, a class means the part of its region there, or the box with the largest overlap, at least half.
 
     Args:
         model: the model.
-        wanted: of the image.
-        output: of the image.
-        window: the part of the picture that the network saw; by default all of a picture of the input's size.
+        wanted: target specifications of the image.
+        output: output of the image.
+        window: the part of the image that the network saw; default: all of an image of the input's size.
     """
     window = window or Window.whole(model.preprocess.input_size)
     goals: list[ResolvedTarget] = []

@@ -58,8 +58,8 @@ def fullgrad(
     of a layer, as in the authors' program, and summed over the channels. The bias of a function is what it adds to
     its linear part, b = f(z) - f'(z) z: that of a convolution or linear layer, beta - gamma mu / sigma of a batch
     norm, the implicit one of LayerNorm, GroupNorm, GELU, SiLU and so on; of ReLU and pooling it is 0. So
-    y = sum x dy/dx + sum b dy/db exactly, for any network. Biases without a place in the picture (of the
-    classifier, say) are left out of the map.
+    y = sum x dy/dx + sum b dy/db exactly, for any network. Biases without a position in the image, such as those of
+    the classifier, are left out of the map.
 
     Args:
         net: any network.

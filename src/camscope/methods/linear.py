@@ -1,6 +1,6 @@
 """Methods for networks whose head is known: pooling and one linear layer, with or without a layer norm between them.
 
-Whether a network is one of these is decided by what it computes, never by what its parts are called.
+The head of a network is identified by its computations, not by names.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Methods that average over noisy or faded copies of the image: many forward passes.
 
-What is random is seeded by the picture itself, so that a map does not depend on what else is in the batch.
+Random numbers are seeded by the image, so that a map does not depend on the rest of the batch.
 """
 
 from __future__ import annotations

@@ -39,21 +39,21 @@ def from_module(
     name: str | None = None,
     outcome: Outcome | None = None,
 ) -> Model:
-    """Make a Model around a network; the network itself is left as it is.
+    """Return a Model for a network; the network is not changed.
 
     Without preprocessing or class names, those that the network carries are used: timm's
     ``pretrained_cfg``, the configuration of a Hugging Face model and its processor on this machine, or a torchvision
     weights entry in ``net.weights``. Detectors of torchvision, Ultralytics and transformers, and segmentation networks
-    of transformers, return one tensor of boxes or maps of scores, as those that `camscope.load` makes by name. A Keras
-    model is copied.
+    of transformers, return one tensor of boxes or score maps, as models from `camscope.load` do. A Keras model is
+    copied.
     Otherwise ImageNet's normalisation at 224 x 224 is assumed, with the number of channels of the first convolution,
-    and every explanation has a note of it (``facts["assumed"]``).
+    and every explanation has a note about it (``facts["assumed"]``).
 
     Args:
         net: any network that takes (B, C, h, w).
         preprocess: a Preprocess, or a callable (see `Transform`).
         labels: class names, or the path of a file with them.
-        name: what the model is called in results; None: the name of the network's class.
+        name: name of the model in results; None: the name of the network's class.
         outcome: "one", "any", "value" or "boxes" (see `Model`); None: that of the network, else "any" for a
             single label, else "one".
 

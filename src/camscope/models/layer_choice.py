@@ -67,11 +67,11 @@ _layouts: Cache[ProbedLayouts] = weakref.WeakKeyDictionary()
 def default_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int | str | None = None) -> str:
     """Return the name of the default layer.
 
-    The same layer is named for every image, batch size, dtype and set of weights. The choice costs one forward pass
-    on five images and a part of the backward pass, and is kept for this network and input size.
+    The layer is the same for every image, batch size, dtype and set of weights. The choice costs one forward pass on
+    five images and a part of the backward pass, and is cached for this network and input size.
 
     Args:
-        net: any network; it is only read.
+        net: any network; it is not changed.
         x: (B, C, *space) inputs, or a tuple, list or dict of inputs; only the shape of the images is used.
         picture: which of several inputs is the batch of images: its number, its key, or None for the first.
         output: which of several outputs holds the scores; None to choose as `camscope.trace.unwrap` does.
@@ -84,7 +84,7 @@ def default_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int 
     Raises:
         LayerError: no feature map of the network keeps the places of the image; the message lists the five best
             candidates with their grid sizes.
-        SettingError: the input that should be the images is none.
+        SettingError: the input that ``picture`` names is not a batch of images.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
@@ -155,10 +155,10 @@ def choice_of(probe: Probe) -> LayerChoice:
 def _find(probe: Probe) -> list[Candidate]:
     """Return the layer to explain, or the layers of several branches.
 
-    It is the last one that every path from image to scores leads through and that keeps places. Where that lies in
-    the first half, it is the last with a collapsed axis, or that of each branch, or the last of the main branch. A
-    network that mixes all places on the way keeps none: then it is the last that every path leads through. Where
-    there is nothing but a map of class scores, that is the answer.
+    It is the last layer that keeps positions and that every path from image to scores passes through. If that layer is
+    in the first half, the last layer with a collapsed axis is used, or that of each branch, or the last of the main
+    branch. If a network mixes all positions, it is the last layer that every path passes through. If there is only a
+    map of class scores, it is that map.
     """
     if probe.dense:
         if levels := levels_of_pyramid(probe):
@@ -262,9 +262,9 @@ def _ends_of_branches(probe: Probe, paths: Paths, depth: int) -> list[Candidate]
 
 
 def _main_branch(probe: Probe) -> list[Candidate]:
-    """Return those that more paths lead through than around, last first, without the insides of blocks.
+    """Return the candidates with more paths through than around them, last first, without layers inside blocks.
 
-    What is inside a block has fewer paths through it than what leads into the block, on the same grid.
+    A layer inside a block has fewer paths than the input of the block on the same grid.
     """
     most: dict[tuple[int, ...], float] = {}
     for candidate in probe.candidates:
@@ -341,9 +341,9 @@ def _stage_around(probe: Probe, inside: Candidate, in_place: Sequence[Candidate]
 
 
 def _answers(probe: Probe, candidates: Iterable[Candidate]) -> Iterator[Candidate]:
-    """Yield those that a score depends on in nearly all places, and that hold features.
+    """Yield the candidates that a score depends on at nearly all positions, and that hold features.
 
-    The first is most often the one, and near the scores: what is asked of it costs a small part of a backward pass.
+    Usually the first candidate is the result. It is near the scores, so the test costs a small part of a backward pass.
     """
     waiting = list(candidates)
     for part in (waiting[:1], waiting[1:]):
@@ -365,9 +365,9 @@ def _covered(probe: Probe, candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _holds_class_scores(probe: Probe, candidate: Candidate) -> bool:
-    """Return whether it has a channel per class, and a class's score comes from its own channel: no features.
+    """Return whether a candidate holds class scores: one channel per class, and each score depends on its own channel.
 
-    A map of scores in another order of axes, or without the axis of a single class, is one too.
+    Score maps with another order of axes, or without the axis of a single class, count too.
     """
     scores = probe.scores
     if probe.returned and scores.ndim > 2 and scores.numel() == candidate.tensor.numel():

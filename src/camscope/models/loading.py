@@ -60,7 +60,7 @@ def load(
     name: str | None = None,
     output: int | str | None = None,
 ) -> Model:
-    """Make a model ready for pictures, on the CPU, in eval mode and in channels-last memory format.
+    """Load a model, on the CPU, in eval mode and in channels-last memory format.
 
     Args:
         spec: "timm:NAME", "torchvision:NAME", "hf:NAME" or "hf:FOLDER" (Hugging Face), "torchxrayvision:NAME",
@@ -69,28 +69,29 @@ def load(
         weights: "default" for the published ones, "none" for random ones, or a file (see ``read_weights``).
         classes: number of outputs; None: as many as there are labels, else the source's own number.
         labels: class names, a dict of them, or the path of a file (see ``read_labels``); None: those of the source.
-            With ``classes=1`` two names are those of 0 and 1; CLIP takes them for its texts.
+            With ``classes=1``, two names are the classes 0 and 1. CLIP uses the names as texts.
         outcome: "one" class is right (softmax), "any" number of them (sigmoid), "value" or "boxes" (see ``Model``);
             None: the source's, or "any" for a single class, "value" for a network without a classifier, else "one".
         mean: subtracted from pixels in [0, 1], one number or one per channel; None: the source's.
-        std: divides them, as mean.
+        std: divisor of the pixels, in the same format as mean.
         input_size: (height, width), or one number for both; None: the source's.
-        fit: "crop", "squash" or "pad" (see ``Preprocess``); None: the source's. Another uses the most of the image.
-        options: further keywords for the maker, such as ``{"pad_type": "same"}`` or ``{"in_chans": 1}``.
+        fit: "crop", "squash" or "pad" (see ``Preprocess``); None: the source's. Another fit keeps as much of
+            the image as possible.
+        options: further keywords of the source, such as ``{"pad_type": "same"}`` or ``{"in_chans": 1}``.
         arch: the source and name of the network that a weights file fills.
         ignore: patterns of names in the weights file to leave out, such as ``["criterion.*"]`` or ``"ema.*,loss.*"``.
         prefix: the beginning of the names of the network's weights in the file, such as "encoder"; None: detected.
         trust: read files that can run code: weights of ``torchxrayvision:``, files of ``ultralytics:``.
         preprocess: a Preprocess or a callable (see `Transform`), in place of mean, std, input_size and fit; None: the
             source's, or those that a module carries.
-        name: what the model is called in results; None: the spec, or the name of the module's class.
+        name: name of the model in results; None: the spec, or the name of the module's class.
         output: index, key or attribute of the output with the scores; None: see `Model`.
 
-    A warning and ``Model.facts["weights_note"]`` name what is left over in a weights file, such as a loss.
+    A warning and ``Model.facts["weights_note"]`` list unused tensors of a weights file, such as those of a loss.
 
     Raises:
-        ModelError: for a model that cannot be found, built, or filled with its weights.
-        SettingError: for settings that do not go together.
+        ModelError: a model that cannot be found, built, or filled with its weights.
+        SettingError: settings that contradict each other.
 
     >>> model = load("timm:resnet18", weights="none", labels=["Effusion"])
     >>> model.outcome, model.label(0), model.preprocess.resize

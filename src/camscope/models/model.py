@@ -31,11 +31,11 @@ class Recipe:
     """Arguments with which a source builds the network again.
 
     Attributes:
-        spec: the source and its name for the architecture, such as "timm:resnet18".
-        classes: outputs of the network; 0 for one without a classifier.
-        options: what the caller gave to the maker, by keyword.
+        spec: the source and the name of the architecture, such as "timm:resnet18".
+        classes: number of outputs; 0 for a network without a classifier.
+        options: keyword arguments of the caller for the source.
         weights: "default" (the published ones), "none", or the path of a file.
-        sha256: of that file; None where there is none.
+        sha256: sha256 of that file; None without a file.
     """
 
     spec: str
@@ -51,14 +51,13 @@ class Model:
     """A network with its preprocessing, class names and target layer.
 
     Attributes:
-        name: what the model is called in results.
+        name: name of the model in results.
         net: the network; inputs (B, C, h, w), outputs (B, classes) before any softmax or sigmoid.
-        preprocess: makes the input out of a picture: a Preprocess, or any callable that makes a tensor of a Pillow
-            image or an array, such as a Compose of torchvision (see `Transform`). None: ImageNet's normalisation at
-            224 x 224 is assumed, and a note says so.
-        labels: class names in the order of the outputs; may be empty. Of two names for one output, a logit, the
-            second is what the logit is for, and the first its opposite.
-        layer: name of the layer that is explained; None: chosen when first needed.
+        preprocess: a Preprocess, or any callable from a Pillow image or an array to a tensor, such as a Compose of
+            torchvision (see `Transform`). None: ImageNet's normalisation at 224 x 224 is assumed, and a note says so.
+        labels: class names in the order of the outputs; may be empty. With two names for a single logit, the second
+            is the class of the logit, and the first the opposite.
+        layer: name of the target layer; None: chosen at first use.
         layout: axes of that layer's output; None: determined at first use.
         outcome: "one" class is right (softmax), "any" number of them is (sigmoid), the outputs are a "value", or they
             are "boxes": (B, boxes, 6) left, top, right, bottom in pixels of the input, score, class.

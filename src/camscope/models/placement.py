@@ -28,10 +28,10 @@ _SELECTS = re.compile("Amax|Amin|Max|Min|Topk|Kthvalue|Sort|Median|AdaptiveMax")
 
 
 def is_in_place(probe: Probe, found: Sequence[Candidate]) -> bool:
-    """Return whether what changes in the corners of the image changes in the same corners of some layers.
+    """Return whether changes in the corners of the image appear in the same corners of some layers.
 
-    Each layer is tested separately, where the changes may have spread but not moved. So is the finest layer before
-    them, where they have not spread: there the ends of each axis are where they are in the image.
+    Each layer is tested separately: there the changes may have spread, but not moved. The finest layer before them is
+    tested too: there the changes have not spread, and the ends of each axis must be where they are in the image.
     """
     before = (c for c in probe.candidates if c.clock <= found[0].clock and probe.is_cut(c))
     finest_first = sorted(before, key=lambda c: -math.prod(c.grid))

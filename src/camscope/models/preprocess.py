@@ -32,26 +32,26 @@ _MAX_STD = 4.0
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize, cut to the input size, normalise: ``(pixels - mean) / std`` with pixels in [0, 1].
+    """Resize, crop to the input size, normalise: ``(pixels - mean) / std`` with pixels in [0, 1].
 
-    Pictures of 8 bits are resized as bytes by Pillow, so that the input equals that of timm and torchvision; deeper
-    ones are resized as floats and lose nothing. A grey picture is repeated for a network of three channels, an RGB
-    picture becomes its luminance for a network of one. For any other number the picture must have as many channels
-    as the network takes.
+    8-bit images are resized as bytes by Pillow, so that the input equals that of timm and torchvision; images of more
+    bits are resized as floats. For a network of three channels, a grey image is repeated; for a network of one channel,
+    an RGB image is converted to luminance. For any other number, the image must have the network's number of
+    channels.
 
     Attributes:
         input_size: (height, width) of the network's input.
         mean: one number per channel, at least one, on the scale [0, 1].
-        std: as mean.
-        fit: "crop" scales the picture until it covers ``resize`` and cuts the centre out; "squash" scales it to
-            ``resize`` whatever its shape and cuts the centre out; "pad" scales it until it lies within ``resize``
-            and fills the rest with the mean (its nearest byte for 8-bit pictures), 0 after normalisation.
-        resize: (height, width) before the cut; None: the input size, so that nothing is cut without need.
+        std: standard deviation, in the same format as mean.
+        fit: "crop" scales the image until it covers ``resize`` and crops the centre; "squash" scales it to ``resize``
+            without keeping its aspect ratio and crops the centre; "pad" scales it to fit into ``resize`` and fills
+            the rest with the mean (the nearest byte for 8-bit images), 0 after normalisation.
+        resize: (height, width) before the crop; None: the input size, so that as little as possible is cropped.
         interpolation: name of a Pillow filter.
         order: of the input's channels, "rgb" or, for three channels, "bgr"; ``mean`` and ``std`` are in the same
             order.
-        centre: where a centred cut starts that would start between two pixels: "round" to the even one, as
-            torchvision and timm, or "floor", as Hugging Face.
+        centre: rounding of a centred crop that would start between two pixels: "round" to the even pixel, as in
+            torchvision and timm, or "floor", as in Hugging Face.
 
     Examples:
         >>> picture = Picture(np.zeros((100, 200, 3), dtype=np.float32))

@@ -43,9 +43,8 @@ Corner = tuple[bool, ...]
 class StandIns:
     """Fixed random weights that replace those of a network, for `replicate`.
 
-    Whatever a network has learned, or has not learned yet, its copy answers alike: norms scale by 1, biases are 0 and
-    hide nothing, other weights are drawn from a seeded generator. Weights of one scale are views of one tensor, so the
-    copy takes little memory.
+    The copy behaves the same for any trained or untrained weights: norms scale by 1, biases are 0, other weights are
+    drawn from a seeded generator. Weights of one scale are views of one tensor, so the copy takes little memory.
 
     Args:
         net: the network, whose largest weight sets the size of that tensor.
@@ -131,7 +130,7 @@ def probe_inputs(
 ) -> tuple[Any, list[Corner]]:
     """Make inputs for a probing pass: a test image, and the same image with each corner changed.
 
-    Of a volume or video four of the eight corners are changed, no two of which share a face: they tell all axes apart.
+    For a volume or video, four of the eight corners are changed, no two on one edge, which is enough for all axes.
 
     Args:
         x: the user's inputs, of which shapes and devices are used, and values only of what is no image.

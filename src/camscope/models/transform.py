@@ -37,18 +37,18 @@ _BLEND = 0.2
 class Transform(Preprocess):
     """A callable as preprocessing, from `Transform.of`; it runs on every image.
 
-    The window is computed by the geometry that was measured on generated pictures, or measured for each new size of
-    picture, and checked on each picture: where the input does not show what it should (a crop that depends on the
-    content), it is measured on that very picture, and where that fails, the whole picture is assumed and the window
-    says so. ``input_size`` is that of the first generated picture; ``mean`` and ``std`` are measured on black and
-    white, and are 0 and 1 where the callable does more than to normalise.
+    The window is computed by the geometry measured on generated images, or measured for each new image size, and
+    checked on each image. If the check fails (a crop that depends on the content), the window is measured on that
+    image. If this fails too, the whole image is assumed, and the window says so. ``input_size`` is that of the first
+    generated image; ``mean`` and ``std`` are measured on black and white, and are 0 and 1 if the callable does more
+    than normalise.
 
     Attributes:
         function: the callable.
-        form: how it takes pictures.
-        fixed_size: whether pictures of different shapes become inputs of one size.
+        form: the form in which it takes images.
+        fixed_size: whether inputs have one size for images of different shapes.
         rule: function that returns the window for any image size, if there is one.
-        fingerprint: sha256 of what becomes of the generated pictures.
+        fingerprint: sha256 of the inputs of the generated images.
     """
 
     function: Callable[..., Any] = field(kw_only=True)
@@ -62,21 +62,21 @@ class Transform(Preprocess):
     def of(cls, function: Callable[..., Any], *, channels: int | None = None) -> Transform:
         """Return the preprocessing of a callable, which is run on generated images to measure it.
 
-        Tried in turn, until one gives an input: a Pillow image, an array (H, W, C) of uint8, a tensor of uint8 or of
-        floats in [0, 1]; in RGB, then grey; by position, as ``image=`` (albumentations), or as ``images=``
+        These forms are tried until one gives an input: a Pillow image, an array (H, W, C) of uint8, a tensor of uint8
+        or of floats in [0, 1]; in RGB, then grey; by position, as ``image=`` (albumentations), or as ``images=``
         (Hugging Face). For a network of any other number of channels: an array or a tensor of floats in [0, 1].
 
         Args:
-            function: such as a Compose of torchvision, ``weights.transforms()``, timm's ``create_transform(...)``, a
-                Compose of albumentations, an image processor of Hugging Face, or a function of yours. Its result is a
+            function: a callable, such as a Compose of torchvision or albumentations, ``weights.transforms()``, timm's
+                ``create_transform(...)``, an image processor of Hugging Face, or a function of yours. Its result is a
                 tensor or array (C, h, w) or (1, C, h, w), or a dict that holds it as "image" or "pixel_values".
-            channels: of the network's input; None: not known.
+            channels: number of channels of the network's input; None: unknown.
 
         Returns:
             The preprocessing.
 
         Raises:
-            ModelError: it takes pictures in none of these ways, draws random numbers, or mirrors the picture.
+            ModelError: it does not take images in any of these forms, is random, or mirrors the image.
 
         >>> from torchvision import transforms
         >>> steps = [transforms.Resize(64), transforms.CenterCrop(48), transforms.ToTensor()]

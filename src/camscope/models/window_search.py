@@ -32,22 +32,22 @@ class Mirrored(Exception):  # noqa: N818  never leaves models
 
 
 def find_window(run: Run, picture: Picture, *, blend: float = 1.0) -> Window | None:
-    """Find the window of a picture that a preprocessing cuts out and resizes.
+    """Find the window of an image that a preprocessing crops and resizes.
 
-    Per axis one period of a cosine and a sine, each also inverted, is run through the preprocessing: the phase of the
-    differences tells for each pixel of the input which place of the picture it shows, whatever normalisation or
-    contrast follows. The places must lie on a straight line, and on the same one in all parts of the input.
+    Per axis, one period of a cosine and of a sine, each also inverted, is run through the preprocessing. The phase of
+    the differences gives the position in the image of each input pixel, for any normalisation or contrast. The
+    positions must lie on one straight line for all parts of the input.
 
     Args:
         run: the preprocessing.
-        picture: of the size and channels that are wanted.
-        blend: 1 for patterns alone, less to lay them over the picture, for a crop that depends on its content.
+        picture: an image of the wanted size and channels.
+        blend: 1 for patterns only; less to blend them with the image, for a crop that depends on the content.
 
     Returns:
-        The window; None where no upright box explains what the preprocessing does.
+        The window; None if no upright box matches the preprocessing.
 
     Raises:
-        Mirrored: where the picture is turned around.
+        Mirrored: the preprocessing mirrors the image.
     """
     ends = []
     for axis in (0, 1):

@@ -141,7 +141,7 @@ def _identity(dataset: Dataset, begun: Start, settings: TrainingSettings) -> dic
 
 
 def _same_training(out: Path, identity: dict[str, Any]) -> None:
-    """Write what is trained in this folder; raise an error if it holds another training."""
+    """Write the record of the training; raise an error if the folder holds another training."""
     claim(out, "a training", record=(RECORD, "data_sha256"))
     path = out / RECORD
     if path.is_file():

@@ -75,15 +75,15 @@ def processor_of(name: str, *, offline: bool) -> Any:
 
 
 def read_processor(processor: Any, *, whole: bool = False) -> Preprocess:
-    """Find the Preprocess that makes the same input, or else use the processor itself as a `Transform`.
+    """Return a Preprocess with the same input, or if there is none, the processor itself as a `Transform`.
 
-    Black, white and red images determine the normalisation and the order of the channels; of the geometries that the
-    processor's sizes allow, that is taken which makes its very input out of noise, lying and standing.
+    Black, white and red images determine the normalisation and the order of the channels. Of the geometries that the
+    processor's sizes allow, the one with the same input for noise in landscape and portrait format is used.
 
     Args:
         processor: an image processor of transformers.
-        whole: where the input keeps the picture's shape, as DETR's does, let the whole picture lie in a square of
-            the processor's shorter side.
+        whole: for inputs that keep the image's aspect ratio, as in DETR, fit the whole image into a square of the
+            processor's shorter side.
 
     Raises:
         ModelError: the processor returns no input for an image, or inputs of different sizes.

@@ -17,13 +17,13 @@ from camscope.trace.layer_path import JOINT
 class TorchvisionDetector(nn.Module):
     """A detector: (B, 3, h, w) images -> (B, boxes, 6): left, top, right, bottom, log-odds of the score, class.
 
-    The detector's own preprocessing is left out, in a copy of the detector that shares its other parts. Its scores are
-    probabilities p; log p / (1 - p) is what is before a sigmoid, and for a softmax the class against all others. Scores
-    below 1e-6 and above 1 - 1e-6 count as these. Rows beyond an image's last box have the class -1 and the lowest
-    score. Corners are in pixels of the input; the gradient of a score reaches the backbone.
+    The network is a copy of the detector without its preprocessing, which shares all other parts. The detector returns
+    probabilities p, and the score is log p / (1 - p): the logit of a sigmoid, or for a softmax the class against all
+    others. Probabilities are clamped to [1e-6, 1 - 1e-6]. Rows after an image's last box have the class -1 and the
+    lowest score. Corners are in pixels of the input. Gradients of scores reach the backbone.
 
     Args:
-        net: of ``torchvision.models.detection``.
+        net: a detector of ``torchvision.models.detection``.
     """
 
     def __init__(self, net: Any) -> None:
