@@ -14,9 +14,9 @@ def load_noted(spec: str, *, seed: int, **options: Any) -> Model:
     """Load a model; a warning, such as that a name is an old one, becomes one line on standard error.
 
     Args:
-        spec: as for `camscope.load`.
+        spec: see `camscope.load`.
         seed: of random weights.
-        **options: as for `camscope.load`.
+        **options: see `camscope.load`.
     """
     import torch
 

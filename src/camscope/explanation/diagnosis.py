@@ -17,7 +17,7 @@ from camscope.trace.boxes import NEVER, has_boxes
 from camscope.trace.pytree import call
 
 _BYPASSED = {
-    "log p": "the model returns probabilities alone: log p is explained",
+    "log p": "the model returns only probabilities: log p is explained",
     "log_softmax": "the logit before the final log-softmax is explained",
     "softmax": "the logit before the final softmax is explained",
 }

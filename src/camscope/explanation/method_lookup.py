@@ -123,7 +123,7 @@ def refuse_misplaced(names: Iterable[str]) -> None:
     """
     for name in names:
         if name in _ELSEWHERE:
-            raise SettingError(f"{name!r} is no setting of a method: {_ELSEWHERE[name]}")
+            raise SettingError(f"{name!r} is not a setting of a method: {_ELSEWHERE[name]}")
 
 
 def check_settings(settings: Mapping[str, Any], methods: Iterable[str | Method | NetworkMethod]) -> None:

@@ -227,7 +227,7 @@ def _grey(stored: npt.NDArray[Any], dataset: Any, source: str) -> tuple[Pixels, 
     processing = _pydicom("pydicom.pixels", source)
     values = processing.apply_modality_lut(stored, dataset)
     if not np.isfinite(values).all():
-        raise PictureError(f"{source!r} holds values that are no numbers (NaN or infinite)")
+        raise PictureError(f"{source!r} has values that are not finite (NaN or infinite)")
     if dataset.get("VOILUTSequence"):
         table = processing.apply_voi(np.rint(values).astype(np.int64), dataset)
         grey = table / (2.0 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1)

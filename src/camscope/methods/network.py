@@ -90,7 +90,7 @@ def maps_of_layers(
         LayerError: no layer is named, or one has no place for each part of the picture.
     """
     if not layers or isinstance(layers, str):
-        raise LayerError(f"layers={layers!r} is no list of layers; give names, such as ['layer3', 'layer4']")
+        raise LayerError(f"layers={layers!r} is not a list of layers; use names, such as ['layer3', 'layer4']")
     together = [layer.split(JOINT) for layer in layers]
     forward = record(net, inputs, layers=[*dict.fromkeys(itertools.chain(*together))], picture=picture)
     maps = []

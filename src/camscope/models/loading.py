@@ -75,8 +75,7 @@ def load(
         mean: subtracted from pixels in [0, 1], one number or one per channel; None: the source's.
         std: divisor of the pixels, in the same format as mean.
         input_size: (height, width), or one number for both; None: the source's.
-        fit: "crop", "squash" or "pad" (see ``Preprocess``); None: the source's. Another fit keeps as much of
-            the image as possible.
+        fit: "crop", "squash" or "pad" (see ``Preprocess``), which then crops no margin; None: the source's.
         options: further keywords of the source, such as ``{"pad_type": "same"}`` or ``{"in_chans": 1}``.
         arch: the source and name of the network that a weights file fills.
         ignore: patterns of names in the weights file to leave out, such as ``["criterion.*"]`` or ``"ema.*,loss.*"``.
@@ -125,7 +124,7 @@ def load(
 
 def _refuse_both(preprocess: Any, settings: Sequence[Any]) -> None:
     if preprocess is not None and any(value is not None for value in settings):
-        raise SettingError("preprocess= says all of mean, std, input_size and fit: give either it or them")
+        raise SettingError("expected either preprocess or mean, std, input_size and fit, but got both")
 
 
 def _of_module(net: Any, *, is_bare: bool, **settings: Any) -> Model:
@@ -182,12 +181,12 @@ def _network_and_weights(spec: str | Path, weights: str | Path, arch: str | None
         if arch is None:
             if Path(spec).is_file():
                 read_weights(spec)  # distinguishes programs and code from weights
-            raise ModelError(f"{spec} holds weights alone: name their network, such as arch='timm:resnet18'")
+            raise ModelError(f"{spec} holds only weights: name their network, such as arch='timm:resnet18'")
         if weights != "default":
             raise SettingError(f"two files of weights, {spec} and {weights}: give one")
         spec, weights = arch, Path(spec)
     elif arch is not None:
-        raise SettingError(f"arch={arch!r} goes with a weights file, and {str(spec)!r} is none")
+        raise SettingError(f"arch={arch!r} needs a weights file, but {str(spec)!r} is not a weights file")
     if weights not in ("default", "none"):
         weights = Path(weights)
         if not weights.is_file():

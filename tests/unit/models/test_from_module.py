@@ -70,7 +70,9 @@ def test_settings_of_load_with_a_module():
         with pytest.raises(SettingError, match="a module has its own weights"):
             cs.load(net, **wrong)
     for wrong in ({"mean": [0.5]}, {"std": [0.5]}, {"input_size": 64}, {"fit": "pad"}):
-        with pytest.raises(SettingError, match="either it or them"):
+        with pytest.raises(
+            SettingError, match="expected either preprocess or mean, std, input_size and fit, but got both"
+        ):
             cs.load(net, preprocess=cs.Preprocess(), **wrong)
     with pytest.raises(SettingError, match="outcome cannot be"):
         cs.load(net, outcome="both")

@@ -160,15 +160,15 @@ def _configuration(name: str, options: Mapping[str, Any], *, offline: bool) -> A
 
 def _absent(name: str, error: Exception, *, offline: bool) -> ModelError:
     if "trust_remote_code" in str(error):
-        return ModelError(f"hf:{name} is code of its makers, which camscope never runs: make the network yourself")
+        return ModelError(f"hf:{name} needs code from the hub, which camscope never runs: build the network yourself")
     if Path(name).is_dir():
         return ModelError(f"{name} is not a folder of transformers ({first_line(error)}): save_pretrained writes one")
     if offline:
         return ModelError(
             f"hf:{name} is out of reach: the Hugging Face hub does not answer, its cache on this machine has no such "
-            "model, and there is no such folder; bring the folder that save_pretrained wrote, and name it: hf:FOLDER"
+            "model, and there is no such folder; copy a folder that save_pretrained wrote here, and use hf:FOLDER"
         )
-    return ModelError(f"hf:{name} cannot be had from the Hugging Face hub: {first_line(error)}")
+    return ModelError(f"hf:{name} cannot be downloaded from the Hugging Face hub: {first_line(error)}")
 
 
 def task_of(architecture: str) -> Task | None:
@@ -219,9 +219,7 @@ def _check_classes(name: str, config: Any, classes: int | None, labels: Sequence
     if count == 1 and len(labels or ()) == 1:
         raise SettingError(f"hf:{name} has one class and its background: give two labels, the background first")
     if classes not in (None, count) and not is_pair:
-        raise SettingError(
-            f"hf:{name} has {count} classes, and a new head is made for classifiers alone: got {classes}"
-        )
+        raise SettingError(f"hf:{name} has {count} classes, and only classifiers get a new head: got {classes}")
 
 
 def _model(
@@ -274,7 +272,7 @@ def _maker(name: str, config: Any, task: Task) -> Any:
         needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
         if inputs := [key for key in needed if key not in ("self", "pixel_values")]:
             raise ModelError(
-                f"hf:{name} ({architecture}) also takes {', '.join(inputs)}, and camscope gives pictures alone"
+                f"hf:{name} ({architecture}) also takes {', '.join(inputs)}, but camscope passes only images"
             )
     return maker
 

@@ -40,7 +40,7 @@ def preprocess_of(name: str, config: Any, *, offline: bool, whole: bool = False)
         size = getattr(getattr(config, "vision_config", config), "image_size", 224)
         assumed = (
             f"there is no image processor in {name} (preprocessor_config.json), so ImageNet's usual preprocessing is "
-            "assumed; say otherwise with mean=, std=, input_size= and fit="
+            "assumed; set others with mean=, std=, input_size= and fit="
         )
         warnings.warn(assumed, stacklevel=2)
         size = (size, size) if isinstance(size, int) else tuple(size)
@@ -69,7 +69,7 @@ def processor_of(name: str, *, offline: bool) -> Any:
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error):
             raise ModelError(
-                f"the image processor of {name} is code of its makers, which camscope never runs; {_OWN}"
+                f"the image processor of {name} needs code from the hub, which camscope never runs; {_OWN}"
             ) from error
         return None
 

@@ -232,7 +232,7 @@ def _published(spec: str, maker: Callable[..., Any], keywords: Mapping[str, Any]
             target.assign(weight)
         elif "classes" not in keywords or target.shape[:-1] != weight.shape[:-1]:
             raise SettingError(
-                f"the published weights of {spec} are for {_size_of(published)} pixels alone: leave input_size out"
+                f"the published weights of {spec} are for {_size_of(published)} pixels only: leave input_size out"
             )
     return model
 
@@ -242,9 +242,11 @@ def _fill_from(net: KerasNet, path: Path, keys: KeyFilter) -> dict[str, str]:
     if path.suffix.lower() in SUFFIXES:
         return fill(net, read_weights(path), origin=str(path), keys=keys)
     if keys != ALL:
-        raise SettingError(f"ignore= and prefix= are for weights files of PyTorch, and {path} is none")
+        raise SettingError(
+            f"ignore= and prefix= are for weights files of PyTorch, but {path} is not a weights file of PyTorch"
+        )
     if path.suffix.lower() not in FILES:
-        raise ModelError(f"{path} is no weights file that can be read; possible: {', '.join((*FILES, *SUFFIXES))}")
+        raise ModelError(f"{path} is not a weights file that can be read; possible: {', '.join((*FILES, *SUFFIXES))}")
     check_file(path)
     try:
         net.keras_model.load_weights(str(path))
@@ -308,9 +310,7 @@ def _size_of(model: Any, input_size: tuple[int, int] | None = None) -> tuple[int
     if height is None or width is None:
         return input_size or (height or width or _SIZE[0], width or height or _SIZE[1])
     if input_size not in (None, (height, width)):
-        raise SettingError(
-            f"the Keras model {model.name!r} takes {height} x {width} pixels alone: leave input_size out"
-        )
+        raise SettingError(f"the Keras model {model.name!r} takes {height} x {width} pixels only: leave input_size out")
     return height, width
 
 

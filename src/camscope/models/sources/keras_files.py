@@ -108,7 +108,7 @@ def _read_h5(path: Path, custom: Mapping[str, Any]) -> Any:
     with h5py.File(path, "r") as file:
         stated = file.attrs.get("model_config")
     if stated is None:
-        raise ModelError(f"{path} holds weights alone: name their network, such as arch='keras:VGG16'")
+        raise ModelError(f"{path} holds only weights: name their network, such as arch='keras:VGG16'")
     config = json.loads(stated)
     kinds = _refuse_code(config, path)
     if kinds.isdisjoint(keras_tf_ops.KINDS):
@@ -149,6 +149,6 @@ def _unreadable(path: Path, message: str) -> ModelError:
         name = unknown[1].rpartition(">")[2]
         return ModelError(
             f"{path} needs {name!r}, which Keras does not know: in Python pass options={{'custom_objects': "
-            f"{{{registered[1]!r}: {name}}}}}, and for the command save the model with layers of Keras alone"
+            f"{{{registered[1]!r}: {name}}}}}, and for the command save the model with layers of Keras only"
         )
     return ModelError(f"{path} cannot be read as a Keras model: {message.strip().partition(chr(10))[0]}")

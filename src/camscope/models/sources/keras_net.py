@@ -135,7 +135,7 @@ def input_shape(model: Any) -> tuple[int | None, ...]:
         )
     shape = tuple(inputs[0].shape[1:])
     if len(shape) != 3 or not {shape[0], shape[-1]} & {1, 3}:
-        raise ModelError(f"the Keras model {model.name!r} takes {shape}, which is no picture of 1 or 3 channels")
+        raise ModelError(f"the Keras model {model.name!r} takes {shape}, but expected an image of 1 or 3 channels")
     return shape
 
 

@@ -25,7 +25,7 @@ _ENCODERS = ("resnet34", "efficientnet-b0", "mobilenet_v2")
 _SIDE = 512
 _ASSUMED = (
     "weights of segmentation_models_pytorch do not say how pictures were normalised in training, so ImageNet's mean "
-    "and std are assumed; say otherwise with mean= and std="
+    "and std are assumed; set others with mean= and std="
 )
 _RESERVED = ("encoder_name", "encoder_weights", "classes", "activation", "aux_params")
 

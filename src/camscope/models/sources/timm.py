@@ -102,7 +102,7 @@ def repeated_normalisation(channels: int) -> str:
     """Return the text on the normalisation assumed for a network with neither 1 nor 3 channels."""
     return (
         f"the weights are published for 3 channels, so the mean and std of red, green and blue are assumed in turn for "
-        f"the {channels} channels of the network; say otherwise with mean= and std="
+        f"the {channels} channels of the network; set others with mean= and std="
     )
 
 

@@ -231,7 +231,7 @@ def _unpickled(path: Path, *, trust: bool) -> Any:
         raise ModelError(f"{path} cannot be read: {str(error).partition(chr(10))[0]}") from error
     net = (content.get("ema") or content.get("model")) if isinstance(content, dict) else None
     if not isinstance(net, nn.Module) or not hasattr(net, "names"):
-        raise ModelError(f"{path} is no checkpoint of Ultralytics: it holds no network")
+        raise ModelError(f"{path} is not a checkpoint of Ultralytics: it has no network")
     network: Any = net
     network.args = {**getattr(content.get("train_args"), "__dict__", content.get("train_args") or {})}
     return network
