@@ -81,14 +81,14 @@ def chosen_methods(asked: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*NULLS, *names]))
 
 
-class _Enough(Exception):  # noqa: N818  never leaves this file
+class _TooManyPassesError(Exception):
     """A method needs more passes than the limit: at least this many."""
 
     def __init__(self, passes: int) -> None:
         self.passes = passes
 
 
-def entered(
+def try_method(
     name: str,
     *,
     model: Model,
@@ -123,9 +123,9 @@ def entered(
             (trace, *_) = run.seen.traces(run.forward, [goal.target])
             return _reduced(name, method_settings, count, most=most, channels=trace.activations.shape[1])
         passes = count(method_settings)
-    except _Enough as enough:
+    except _TooManyPassesError as excess:
         return EvaluatedMethod(
-            name, method_settings, enough.passes, f"{enough.passes} passes per map: run on few pictures"
+            name, method_settings, excess.passes, f"{excess.passes} passes per map: run on few pictures"
         )
     except CamscopeError as error:
         return EvaluatedMethod(name, method_settings, refused=" ".join(str(error).split()))
@@ -172,17 +172,17 @@ def _counted(
     """Count the forward passes of one map, including the shared one.
 
     Raises:
-        _Enough: there are more than ``most``.
+        _TooManyPassesError: there are more than ``most``.
     """
 
     def watch(_: int, total: int) -> None:
         if 1 + max(total, passes[0]) > most:
-            raise _Enough(1 + max(total, passes[0]))
+            raise _TooManyPassesError(1 + max(total, passes[0]))
 
     with counting(run.model) as passes, reporting(watch):
         run.maps(name, function, goals={0: goal}, settings=settings)
     if 1 + passes[0] > most:
-        raise _Enough(1 + passes[0])
+        raise _TooManyPassesError(1 + passes[0])
     return 1 + passes[0]
 
 
@@ -202,7 +202,7 @@ def counting(model: Model) -> Iterator[list[int]]:
 
 
 @dataclass(frozen=True)
-class Made:
+class TimedMaps:
     """Maps of one method, and their cost.
 
     Attributes:
@@ -220,9 +220,9 @@ class Made:
     seconds: float
 
 
-def made(
+def timed_maps(
     contestant: EvaluatedMethod, run: BatchExplainer, goals: Mapping[int, ResolvedTarget], *, shared: float
-) -> Made:
+) -> TimedMaps:
     """Compute the maps of a method for some images of a forward pass.
 
     Args:
@@ -236,7 +236,7 @@ def made(
         method_maps = run.maps(contestant.name, contestant.function, goals=goals, settings=contestant.settings)
         maps = method_maps.raw.cpu()
     seconds = shared + (time.perf_counter() - start) / len(goals)
-    return Made(maps, method_maps.layer, method_maps.notes, 1 + round(passes[0] / len(goals)), seconds)
+    return TimedMaps(maps, method_maps.layer, method_maps.notes, 1 + round(passes[0] / len(goals)), seconds)
 
 
 def drawn_again(

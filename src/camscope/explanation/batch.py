@@ -152,7 +152,7 @@ class BatchExplainer:
             {i: image_goals[n] for i, image_goals in enumerate(goals) if len(image_goals) > n}
             for n in range(max(map(len, goals), default=0))
         ]
-        map_sets: list[tuple[str, int, dict[int, _One]]] = []
+        map_sets: list[tuple[str, int, dict[int, _ImageMap]]] = []
         for name, function in functions:
             for n, column in enumerate(columns):
                 windows = [self.samples[i].window for i in column]
@@ -162,7 +162,7 @@ class BatchExplainer:
         outputs = self.outputs.float().cpu()
         outputs = outputs[:, None] if outputs.ndim == 1 else outputs
         probabilities = self.model.probability(outputs) if outputs.ndim == 2 else None
-        repeat = _Repeat(self, settings)
+        repeat = _RepeatRecord(self, settings)
         for i, sample in enumerate(self.samples):
             values = outputs[i] if probabilities is None else probabilities[i]
             top = _top(self.model, values)
@@ -262,18 +262,18 @@ class MethodMaps(NamedTuple):
     notes: list[list[str]]
     layer: str
 
-    def placed(self, windows: list[Window], *, to: str = "cpu") -> dict[int, _One]:
+    def placed(self, windows: list[Window], *, to: str = "cpu") -> dict[int, _ImageMap]:
         """Return each map with its heat map, by the index of its image; on the CPU, or left on the device."""
         cells = self.raw.cpu().numpy()
         heatmaps = _placed(self.raw, windows, to=to)
         grids: Any = self.raw if to == "device" else cells
         return {
-            i: _One(cells[k], grids[k], heatmaps[k], self.scores[k], self.notes[k], self.layer)
+            i: _ImageMap(cells[k], grids[k], heatmaps[k], self.scores[k], self.notes[k], self.layer)
             for k, i in enumerate(self.pictures)
         }
 
 
-class _One(NamedTuple):
+class _ImageMap(NamedTuple):
     """Map of one image, method and target: the signed grid (as an array, and as requested), the heat map, and notes."""
 
     cells: npt.NDArray[np.float32]
@@ -284,7 +284,7 @@ class _One(NamedTuple):
     layer: str
 
 
-def _mark_same(map_sets: list[tuple[str, int, dict[int, _One]]]) -> None:
+def _mark_same(map_sets: list[tuple[str, int, dict[int, _ImageMap]]]) -> None:
     """Add a note to maps of methods that coincide on this model: the maps differ only by a positive factor."""
     for position, (name, column, maps) in enumerate(map_sets):
         for earlier_name, earlier_column, earlier_maps in map_sets[:position]:
@@ -329,7 +329,7 @@ def _top(model: Model, values: Tensor) -> tuple[tuple[str, float], ...]:
     return tuple((model.label(int(i)), float(v)) for v, i in zip(best.values, best.indices, strict=True))
 
 
-class _Repeat(Mapping[str, Any]):
+class _RepeatRecord(Mapping[str, Any]):
     """Record of settings that reproduce the explanations; the weights are hashed on first use."""
 
     def __init__(self, run: BatchExplainer, settings: Mapping[str, Any]) -> None:

@@ -71,10 +71,10 @@ def train(
     """
     for package in ("lightning", "torchmetrics", "tensorboard"):
         require(package, "training", "train")
-    from camscope.training.loop import Where, fitted
+    from camscope.training.loop import Where, fit_network
 
     settings, out, model = settings or TrainingSettings(), Path(out), begun.model
-    dataset, pictures = _shelved(dataset, model, settings, progress=progress)
+    dataset, pictures = _read_and_split(dataset, model, settings, progress=progress)
     for text in (*_unused(dataset), *conflicts(dataset)):
         say(text)
     identity = _identity(dataset, begun, settings)
@@ -86,7 +86,7 @@ def train(
         "progress": progress,
         "say": say,
     }
-    result = fitted(model, dataset, pictures, out=out, settings=settings, **options)
+    result = fit_network(model, dataset, pictures, out=out, settings=settings, **options)
     facts = {"training": identity | _facts(dataset, out) | {"lowest_val_loss": result.val_loss}}
     trained_model = dataclasses.replace(model, facts=facts)
     if result.leads:
@@ -98,7 +98,7 @@ def train(
     return trained_model, dataset
 
 
-def _shelved(
+def _read_and_split(
     dataset: Dataset, model: Model, settings: TrainingSettings, *, progress: Progress
 ) -> tuple[Dataset, dict[str, Pictures]]:
     """Return the dataset, read and split, and the images of each split."""

@@ -50,7 +50,7 @@ class Ended(NamedTuple):
     leads: bool
 
 
-def fitted(
+def fit_network(
     model: Model,
     dataset: Dataset,
     pictures: dict[str, Pictures],

@@ -41,7 +41,7 @@ _SMALL = 100
 
 
 def report(
-    found: Predictions,
+    predictions: Predictions,
     folder: str | Path,
     *,
     dataset: Dataset | None = None,
@@ -56,7 +56,7 @@ def report(
     image; ``failures.csv``, one row per mistake.
 
     Args:
-        found: predictions of a model on labelled images.
+        predictions: predictions of a model on labelled images.
         folder: output folder; created if missing.
         dataset: dataset of the training, for samples and splits; with it, the folder's ``history.csv`` is drawn.
         method: a name in `METHODS`, alone or in "augmented(...)", "eigensmoothed(...)" or "fused(...)".
@@ -68,14 +68,14 @@ def report(
         The content of ``metrics.json``: metrics with their intervals, overall and per label.
     """
     folder = Path(folder)
-    figures = judge(found, seed=seed)
-    failures = find_failures(found)
-    worst_failures = worst(failures, found.model)
-    explained = list(explain_failures(found, worst_failures, method=method, layer=layer, progress=progress))
+    figures = judge(predictions, seed=seed)
+    failures = find_failures(predictions)
+    worst_failures = worst(failures, predictions.model)
+    explained = list(explain_failures(predictions, worst_failures, method=method, layer=layer, progress=progress))
     mistakes = len({f.number for f in failures})
-    text = _page(found, figures, explained, folder=folder, dataset=dataset, mistakes=mistakes, method=method)
-    write_predictions(found, folder)
-    write_failures(found, failures, folder)
+    text = _page(predictions, figures, explained, folder=folder, dataset=dataset, mistakes=mistakes, method=method)
+    write_predictions(predictions, folder)
+    write_failures(predictions, failures, folder)
     content = json.dumps(figures, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     write_atomically(folder / METRICS, lambda file: file.write(content.encode()))
     write_atomically(folder / PAGE, lambda file: file.write(text.encode("utf-8", "replace")))

@@ -60,7 +60,7 @@ class Packed:
         if images > _MANY * self.batch:
             self.products = {weight: product.packed(images) for weight, product in self.products.items()}
             self.batch = images
-        with _Instead(self.products):
+        with _PackedMode(self.products):
             yield {}
 
 
@@ -86,7 +86,7 @@ class Product:
 
 
 @dataclass(frozen=True)
-class _Ahead:
+class _Pending:
     """A tensor that already includes later operations.
 
     Attributes:
@@ -98,13 +98,13 @@ class _Ahead:
     product: tuple[Run, Tensor, int] | None = None
 
 
-class _Instead(TorchFunctionMode):
+class _PackedMode(TorchFunctionMode):
     """Mode that computes packed products when torch's functions are called, and returns results that exist already."""
 
     def __init__(self, products: Mapping[Tensor, Product]) -> None:
         super().__init__()
         self.products = products
-        self.ahead: dict[int, tuple[Tensor, _Ahead]] = {}
+        self.ahead: dict[int, tuple[Tensor, _Pending]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -124,9 +124,9 @@ class _Instead(TorchFunctionMode):
     def _start(self, product: Product, x: Tensor) -> Tensor:
         """Return the result, or a placeholder until the other summand is available."""
         if "add" not in product.follows:
-            return self._remember(product.run(x, None), _Ahead(product.follows))
+            return self._remember(product.run(x, None), _Pending(product.follows))
         stand_in = x.new_empty(1).expand(len(x), *product.shape)
-        return self._remember(stand_in, _Ahead(product.follows, (product.run, x, _version(x))))
+        return self._remember(stand_in, _Pending(product.follows, (product.run, x, _version(x))))
 
     def _hand_on(self, pending: list[Tensor], name: str, args: Any, *, in_place: bool) -> Tensor:
         x = pending[0]
@@ -142,9 +142,9 @@ class _Instead(TorchFunctionMode):
             (summand,) = [tensor for tensor in args if tensor is not x]
             total = run(inputs, summand)
             x = x.set_(total) if in_place else total  # type: ignore[call-overload]
-        return self._remember(x, _Ahead(ahead.follows[1:], ahead.product))
+        return self._remember(x, _Pending(ahead.follows[1:], ahead.product))
 
-    def _remember(self, x: Tensor, ahead: _Ahead) -> Tensor:
+    def _remember(self, x: Tensor, ahead: _Pending) -> Tensor:
         if ahead.follows:
             self.ahead[id(x)] = x, ahead
         return x
@@ -208,7 +208,7 @@ class _Call:
 
 
 @dataclass
-class _Seen:
+class _PassCalls:
     """The calls of one pass, in order; those before index ``before`` came before the layer.
 
     ``waits`` are the spans of calls in which a convolution is to wait for another summand.
@@ -277,9 +277,9 @@ class _Seen:
         return is_made and not is_written and not is_used
 
 
-def _watch(net: nn.Module, x: Any, layer: str) -> _Seen:
+def _watch(net: nn.Module, x: Any, layer: str) -> _PassCalls:
     """Run a network once; arguments of other hooks count as used."""
-    recording = _Seen()
+    recording = _PassCalls()
 
     def outside(name: str, *what: Any) -> None:
         recording.calls.append(_Call(name, (), {}, [(tensor, _version(tensor)) for tensor in tensors(what)], None, 0))

@@ -48,7 +48,7 @@ def fill_from(
     Raises:
         ModelError: the weights do not fit.
     """
-    matching, tables = _fitted(net, state, keys, origin)
+    matching, tables = _match_weights(net, state, keys, origin)
     problems = matching.problems(net.state_dict())
     if not problems and not tables:
         net.load_state_dict(matching.state, strict=False)
@@ -76,7 +76,7 @@ def fill_from(
     return net, note(matching, text), None
 
 
-def _fitted(net: Any, state: State, keys: KeyFilter, origin: str) -> tuple[Match, list[str]]:
+def _match_weights(net: Any, state: State, keys: KeyFilter, origin: str) -> tuple[Match, list[str]]:
     """Return the weights under the network's names, by timm's filter if needed, and the tables that it resized."""
     own_state = net.state_dict()
     matching = match(state, own_state, keys=keys, origin=origin)
@@ -126,7 +126,7 @@ def _of_file_size(
                 candidate = sized((whole, whole))
             except ModelError:  # timm does not build this network for that size
                 continue
-            fitting, tables = _fitted(candidate, state, keys, origin)
+            fitting, tables = _match_weights(candidate, state, keys, origin)
             if not tables and not fitting.problems(candidate.state_dict()):
                 return candidate, fitting, (whole, whole)
     return None
