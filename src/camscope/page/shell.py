@@ -1,4 +1,4 @@
-"""The shell of a page that is one file and fetches nothing: policy, style, script, templates."""
+"""Shell of a one-file page that loads nothing: content policy, style, script, templates."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _hash(text: str) -> str:
 
 
 def script_json(content: Any) -> str:
-    r"""JSON that is safe inside a ``<script>`` element: no ``<``, ``>``, ``&``, and nothing but ASCII.
+    r"""Return JSON that is safe inside a ``<script>`` element: no ``<``, ``>``, ``&``, and nothing but ASCII.
 
     >>> script_json({"a": "</script>"})
     '{"a":"\\u003c/script\\u003e"}'

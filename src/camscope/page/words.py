@@ -1,4 +1,4 @@
-"""Numbers and names as a page writes them."""
+"""Format numbers and names for a page."""
 
 from __future__ import annotations
 

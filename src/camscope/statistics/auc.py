@@ -27,7 +27,7 @@ class Scored(NamedTuple):
 
 
 def auc(scores: npt.ArrayLike, truth: npt.ArrayLike) -> float:
-    """P(score of a positive case > score of a negative case), ties count half.
+    """Compute P(score of a positive case > score of a negative case); ties count half.
 
     >>> auc([0.1, 0.4, 0.4, 0.8], [False, False, True, True])
     0.875
@@ -52,7 +52,7 @@ def auc(scores: npt.ArrayLike, truth: npt.ArrayLike) -> float:
 def auc_interval(
     scores: npt.ArrayLike, truth: npt.ArrayLike, *, patients: Iterable[Hashable], level: float = 0.95
 ) -> Interval:
-    """AUC of clustered cases with Obuchowski's interval, taken on the logit scale.
+    """Compute the AUC of clustered cases with Obuchowski's interval on the logit scale.
 
     logit(A) +- t_(I - 1) sqrt(V) / (A (1 - A)), I patients. With the placement values X of the positive cases (share of
     negative cases below) and Y of the negative ones (share of positive cases above), and for patient i the sums
@@ -102,7 +102,7 @@ def auc_interval(
 
 
 def auc_difference(one: Scored, other: Scored, *, seed: int, replicates: int = 10_000, level: float = 0.95) -> Interval:
-    """AUC of one set of cases less that of another, such as aligned less anti-aligned; they may share patients.
+    """Compute the difference of two AUCs, such as aligned minus anti-aligned; the sets may share patients.
 
     The interval resamples the patients of both sets together, so that a patient with cases in both is drawn for both.
     Replicates in which a set lacks a class are left out. Where an AUC is 0 or 1, resampling cannot move it; the
@@ -158,7 +158,7 @@ def auc_difference(one: Scored, other: Scored, *, seed: int, replicates: int = 1
 
 
 def _areas(scores: Floats, positive: Truth, index: Indices) -> Callable[[Floats], Floats]:
-    """AUC as a function of how often each patient counts: (B, m) -> (B,); NaN where a class is missing."""
+    """Return the AUC as a function of the patients' weights: (B, m) -> (B,); NaN if a class is missing."""
     lower, upper = (np.argsort(scores[of], kind="stable") for of in (~positive, positive))
     negatives, positives = scores[~positive][lower], scores[positive][upper]
     starts, ends = (np.searchsorted(negatives, positives, side=side) for side in ("left", "right"))

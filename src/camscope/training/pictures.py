@@ -99,7 +99,7 @@ class Preparation:
         return PreparedImage(
             x,
             view,
-            # Resampling spreads what stands in a region by a pixel.
+            # Resampling spreads the content of a region by a pixel.
             tuple(placed(spec, 1) for spec in self.hide),
             None if self.reasons is None else placed(f"mask:{self.reasons}", 0),
         )
