@@ -161,10 +161,12 @@ def effect_figure(label: str, found: Content, *, delta: float, name: str) -> Dra
             for k, (fill, estimate) in enumerate(effect["by_fill"].items()):
                 place = y + 0.17 + 0.13 * k
                 whisker(ax, place, *ends(estimate), colour=(ORANGE, GREEN, GREY)[k % 3], small=True)
-                rows.append((_tested(region, effect), fill, str(effect["patients"]), interval(estimate), ""))
+                rows.append((_tested(region, effect), fill, str(effect["patients"]), interval(estimate), "", ""))
             p = effect["p_adjusted"]
             p_text = "" if p is None else f"{p:.4f}"
-            rows.append((_tested(region, effect), "all", str(effect["patients"]), interval(effect["effect"]), p_text))
+            power = "" if effect.get("detectable") is None else number(effect["detectable"])
+            numbers = (str(effect["patients"]), interval(effect["effect"]), p_text, power)
+            rows.append((_tested(region, effect), "all", *numbers))
         ax.set_xscale("symlog", linthresh=1, linscale=1.2)
         estimates = [e for _, effect in effects for e in (effect["effect"], *effect["by_fill"].values())]
         widest = 1.3 * max(1.0, *(abs(v) for e in estimates for v in ends(e) if v is not None))
@@ -174,7 +176,8 @@ def effect_figure(label: str, found: Content, *, delta: float, name: str) -> Dra
         ax.set_yticks([])
         ax.set_ylim(len(effects) - 0.4, -0.7)
     text = "; ".join(f"{row[0]} {row[3]}" for row in rows if row[1] == "all")
-    columns = ("Region, change, stratum", "Fill-in", "Patients", "Effect in SD (95 % interval)", "Adjusted p")
+    effect_columns = ("Effect in SD (95 % interval)", "Adjusted p", "Detectable (power 80 %, one test)")
+    columns = ("Region, change, stratum", "Fill-in", "Patients", *effect_columns)
     return Drawn(label, svg(figure, name, text=f"Effects for {label}: {text}."), columns, rows)
 
 

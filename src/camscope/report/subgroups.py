@@ -140,7 +140,8 @@ def groupings(
     found = []
     for name, values in columns.items():
         known = [None if value is None or not value.strip() else value.strip() for value in values]
-        bands = banded(known)
+        # The ends of a band must not be names of patients.
+        bands = banded(known) if all(shown(value) == value for value in set(known) - {None}) else None
         texts = bands or [None if value is None else shown(value) for value in known]
         if len(set(texts) - {None}) > 1:
             remark = f"{name}: bands of about a quarter of the images each." if bands else ""

@@ -170,6 +170,13 @@ def test_columns_are_strata_groups_and_cues():
     assert names_of(study, table, shown=lambda value: f"<{value}>")["site"] == ["<A>", "<B>", "<B>"]
 
 
+def test_no_band_tells_the_name_of_a_patient():
+    table = {"group": [""] * 20, "stratum:id": [str(1000 + n) for n in range(20)]}
+    assert len(set(names_of(file(strata=["id"]), table)["id"])) == 4
+    hidden = names_of(file(strata=["id"]), table, shown=lambda value: f"P{int(value) - 999}")["id"]
+    assert hidden == [f"P{n + 1}" for n in range(20)]
+
+
 def test_groups_that_cannot_be_taken_apart_stay_whole():
     study = file(group=["site", "view"])
     assert names_of(study, {"group": ["A/1/AP", "B/PA"]}) == {"site/view": ["A/1/AP", "B/PA"]}
