@@ -14,7 +14,7 @@ from camscope.array_types import Floats
 from camscope.audit.settings import FEWEST, LEVEL
 from camscope.page.words import interval, p_value
 from camscope.statistics.auc import clustered_auc
-from camscope.statistics.clustered import ClusteredEstimate, difference, difference_p, share
+from camscope.statistics.clustered import ClusteredEstimate, difference, difference_p, number_of_patients, share
 from camscope.statistics.hypotheses import Indices, holm
 from camscope.statistics.intervals import Interval
 from camscope.study.config import StudyFile
@@ -197,17 +197,17 @@ def subgroups(
     result: dict[str, list[Subgroup]] = {}
     remarks, p = [remark for _, _, remark in columns if remark], []
     for name, values, _ in columns:
-        array = np.array(["" if value is None else value for value in values], object)
-        known = np.array([value is not None for value in values], bool)
-        masks = {value: np.asarray(array == value, bool) & known for value in _ordered(values)}
+        order: dict[str | None, int] = {value: number for number, value in enumerate(_ordered(values))}
+        codes = np.array([order.get(value, -1) for value in values], np.intp)
+        known, masks = codes >= 0, {value: codes == number for value, number in order.items() if value is not None}
         if missing := int((~known).sum()):
             remarks.append(f"{name}: images without a value are left out ({missing:,}).")
         if len(masks) > _MOST_VALUES:
-            most = sorted(masks, key=lambda value: -len(np.unique(patients[masks[value]])))[:_MOST_VALUES]
+            most = sorted(masks, key=lambda value: -number_of_patients(patients[masks[value]]))[:_MOST_VALUES]
             remarks.append(f"{name} has {len(masks)} values: those of the most patients are shown.")
             masks = {value: mask for value, mask in masks.items() if value in most}
         for number, (value, mask) in enumerate(masks.items()):
-            is_tested = number == 0 or len(set(values) - {None}) > 2
+            is_tested = number == 0 or len(order) > 2
             group, tests = _compared(
                 (name, value), mask, known & ~mask if is_tested else None, (log_odds, predicted, truth, patients)
             )
@@ -241,7 +241,7 @@ def _compared(
     log_odds, predicted, truth, patients = data
 
     def counts(cases: Mask) -> tuple[int, int]:
-        return len(np.unique(patients[cases & truth])), len(np.unique(patients[cases & ~truth]))
+        return number_of_patients(patients[cases & truth]), number_of_patients(patients[cases & ~truth])
 
     def estimates(cases: Mask) -> list[ClusteredEstimate | None]:
         with_label, without = (count >= FEWEST for count in counts(cases))
@@ -263,7 +263,7 @@ def _compared(
     group = Subgroup(
         *name,
         int(mask.sum()),
-        len(np.unique(patients[mask])),
+        number_of_patients(patients[mask]),
         *counts(mask),
         share(truth, mask, patients).interval(),
         measures,

@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 
 from camscope.array_types import Floats
 from camscope.errors import SettingError
-from camscope.statistics.clustered import ClusteredEstimate, no_limits
+from camscope.statistics.clustered import ClusteredEstimate, no_limits, number_of_patients
 from camscope.statistics.hypotheses import Indices, patient_index
 from camscope.statistics.intervals import Interval, exact_interval, resampled
 
@@ -109,11 +109,11 @@ def clustered_auc(
     total = int(patients.max(initial=-1)) + 1
     mask = np.ones(len(scores), bool) if cases is None else np.asarray(cases, bool)
     values, positive, index = scores[mask], truth[mask], patients[mask]
-    area, members = auc(values, positive), np.unique(index)
+    area = float(_areas(values, positive, np.arange(len(values)))(np.ones((1, len(values))))[0])
+    i1, i0, i = (number_of_patients(index[of]) for of in (positive, ~positive, slice(None)))
     if np.isnan(area):
-        return ClusteredEstimate(area, len(members), np.zeros(total), no_limits)
+        return ClusteredEstimate(area, i, np.zeros(total), no_limits)
     e, f = _placements(values, positive, index, total)
-    i1, i0, i = len(np.unique(index[positive])), len(np.unique(index[~positive])), len(members)
 
     def limits(level: float) -> tuple[float, float]:
         pairs = min(i1, i0, i // 2)

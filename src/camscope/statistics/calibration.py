@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from camscope.array_types import Floats
 from camscope.errors import SettingError
 from camscope.statistics.clustered import share
 from camscope.statistics.hypotheses import ELEMENTS, Indices, at_least_one
-from camscope.statistics.intervals import UNKNOWN, Interval, bootstrap, draws, mean
+from camscope.statistics.intervals import UNKNOWN, Interval, draws, resampled
 
 BINS, PER_BIN = 10, 10
 """Bins of the reliability curve, and the images per bin below which there are fewer bins."""
@@ -94,7 +95,12 @@ def brier(
         Brier, Verification of forecasts expressed in terms of probability, Monthly Weather Review 1950.
     """
     p, y = _checked(probabilities, truth, patients)
-    return bootstrap((p - y) ** 2, patients.tolist(), seed=seed, statistic=mean, weigh="cases", replicates=replicates)
+    if not len(p):
+        return UNKNOWN
+    members, index = np.unique(patients, return_inverse=True)
+    m, losses, images = len(members), np.bincount(index, (p - y) ** 2), np.bincount(index).astype(np.float64)
+    sampling: dict[str, Any] = {"width": m, "seed": seed, "replicates": replicates, "level": 0.95}
+    return resampled(lambda counts: counts @ losses / (counts @ images), m, **sampling)
 
 
 def bin_index(probabilities: Floats) -> Indices:
@@ -162,8 +168,7 @@ def calibration_error(
     the mean of sum_b |N_b|, with the noise N = G* - G from a bootstrap over patients that leaves the bins as they are;
     p is how often it reaches the ECE. The interval is from ECE * s_low to ECE * s_high, at which sum_b |s G_b + N_b|
     is above, or below, the ECE in (1 - level) / 2 of the replicates; it starts at 0 where chance gives as much, and
-    holds the ECE. Measured coverage is 89 to 98 % at 20 to 200 patients, where that of the basic bootstrap interval is
-    48 to 95 % (``benchmarks/calibration.md``).
+    holds the ECE. Measured coverage is 88 to 99 % at 20 to 200 patients (``benchmarks/calibration.md``).
 
     >>> draw = np.random.default_rng(0)
     >>> p = draw.random(500)

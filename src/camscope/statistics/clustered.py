@@ -45,6 +45,18 @@ def no_limits(_: float) -> tuple[float, float]:
     return float("nan"), float("nan")
 
 
+def number_of_patients(patients: Indices) -> int:
+    """Return how many different patients there are.
+
+    >>> number_of_patients(np.array([0, 2, 2]))
+    2
+
+    Args:
+        patients: (n,) number of each image's patient, see ``patient_index``.
+    """
+    return int(np.count_nonzero(np.bincount(patients)))
+
+
 def share(success: npt.ArrayLike, cases: npt.ArrayLike, patients: Indices) -> ClusteredEstimate:
     """Estimate the share of some images that are a success, such as the sensitivity.
 
@@ -52,7 +64,7 @@ def share(success: npt.ArrayLike, cases: npt.ArrayLike, patients: Indices) -> Cl
     images would need for the same standard error: n = p (1 - p) / V, at most the number of images;
     V = k / (k - 1) sum_i (y_i - p n_i)^2 / N^2 over the k patients who have such images, y_i successes of n_i.
     Where p is 0 or 1, V says nothing and n is the number of patients. Measured coverage at 10 patients and a share of
-    0.95: 98 %, where that of a bootstrap over patients is 67 to 82 % (``benchmarks/calibration.md``).
+    0.95: 98 %, where that of a bootstrap over patients is 65 % (``benchmarks/calibration.md``).
 
     >>> found = share([1, 1, 0, 1], [True] * 4, np.array([0, 0, 1, 2]))
     >>> found.estimate, found.interval().low.__round__(2)

@@ -8,6 +8,7 @@ from sklearn.metrics import brier_score_loss
 
 from camscope.errors import SettingError
 from camscope.statistics.calibration import bin_index, brier, calibration_error, recalibration, reliability
+from camscope.statistics.intervals import bootstrap
 
 
 @pytest.fixture
@@ -27,6 +28,8 @@ def test_brier_equals_scikit_learn(draw):
     found = brier(expit(x), truth, patients, seed=0, replicates=500)
     assert found.estimate == pytest.approx(brier_score_loss(truth, expit(x)))
     assert found.low < found.estimate < found.high
+    whole = bootstrap((expit(x) - truth) ** 2, patients, seed=0, weigh="cases", replicates=500)
+    assert (found.low, found.high) == pytest.approx((whole.low, whole.high))
     wide = brier(np.repeat(expit(x), 4), np.repeat(truth, 4), np.repeat(patients, 4), seed=0, replicates=500)
     assert (wide.low, wide.high) == pytest.approx((found.low, found.high))
 
