@@ -34,6 +34,7 @@ class Effect:
         spread: mean over patients of (absolute change - absolute sham change): it sees opposite changes, which cancel
             in the effect.
         p_spread: of its sign-flip test, adjusted by Holm over all of them.
+        detectable: the smallest mean effect that one test of it alone shows with a power of 80 %.
     """
 
     stratum: str
@@ -51,6 +52,7 @@ class Effect:
     by: str = ""
     spread: Interval = UNKNOWN
     p_spread: float = float("nan")
+    detectable: float = float("nan")
 
     def beyond(self, delta: float) -> bool:
         """Return whether the whole interval lies outside -delta to delta."""

@@ -13,10 +13,11 @@ from camscope.array_types import Floats
 from camscope.audit.evidence import Effect, Heat
 from camscope.audit.interventions import Change
 from camscope.audit.null_maps import Nulls
-from camscope.audit.settings import FEWEST, AuditSettings
+from camscope.audit.settings import FEWEST, LEVEL, AuditSettings
 from camscope.statistics.auc import auc_interval
 from camscope.statistics.hypotheses import holm, max_statistic, patient_means, sign_flip, tost
 from camscope.statistics.intervals import Interval, bootstrap, ratio
+from camscope.statistics.power import detectable
 from camscope.study.grids import stacked, unit
 
 _CHECKS = ("frame", "content", "norm_map", "frozen_norm")
@@ -110,6 +111,7 @@ def _effect(
         p=sign_flip(means, **sampling),
         p_equivalence=equivalence.p,
         smallest_delta=equivalence.smallest_delta,
+        detectable=detectable(float(means.std(ddof=1)), len(means), level=LEVEL, replicates=settings.replicates),
         spread=bootstrap(per_case(wider), patients, **sampling),
         p_spread=sign_flip(wider_means, **sampling),
     )

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from camscope.page.words import interval, number
+from camscope.page.words import interval, number, p_value
 
 _HERE = "camscope.page"
 
@@ -43,7 +43,7 @@ def rendered(template: str, content: Mapping[str, Any], *, package: str, script:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"interval": interval, "number": number}
+    environment.filters |= {"interval": interval, "number": number, "p_value": p_value, "fields": vars}
     shell = {"policy": policy, "style": Markup(style), "script": Markup(script)}
     return environment.get_template(template).render(**content, **shell)
 

@@ -162,7 +162,7 @@ def resampled(
 
     estimate = float(statistic(np.ones((1, patients)))[0])
     rows = max(1, ELEMENTS // max(width, patients))
-    estimates = evaluate(_draws(patients, replicates, rows=rows, seed=seed))
+    estimates = evaluate(draws(patients, replicates, rows=rows, seed=seed))
     if patients < 2 or np.isnan(estimate) or len(estimates) < replicates / 2:
         return Interval(float("nan"), float("nan"), estimate)
     left_out = evaluate(_without(patients, rows=rows))
@@ -185,7 +185,7 @@ def _bca_levels(estimates: Floats, left_out: Floats, *, estimate: float, m: int,
     return levels
 
 
-def _draws(m: int, replicates: int, *, rows: int, seed: int) -> Iterator[Floats]:
+def draws(m: int, replicates: int, *, rows: int, seed: int) -> Iterator[Floats]:
     """Yield how often each of m patients is drawn: (b, m) at a time."""
     generator = np.random.default_rng(seed)
     for start in range(0, replicates, rows):
