@@ -29,14 +29,16 @@ from torch import nn
 
 from camscope.acquisition import PROPERTIES
 from camscope.acquisition.detail import _compressed as compressed
-from camscope.audit.alignment import alignments_of, cue_alignment, direction_of
+from camscope.audit.alignment import alignments_of, cue_alignment
 from camscope.audit.interventions import scored
 from camscope.audit.measures import adjusted, effects
 from camscope.audit.properties import (
     PREFIX,
     TraitReader,
     property_cases,
+    property_direction,
     property_edits,
+    property_facts,
     untestable_property,
     with_properties,
 )
@@ -157,6 +159,7 @@ def audited(net, planted, agreement, seed, masks):
         {
             "case": [case.number for case in cases],
             "patient": [case.patient for case in cases],
+            "group": "",
             "truth": truth,
             "log_odds": score(inputs),
         }
@@ -168,7 +171,9 @@ def audited(net, planted, agreement, seed, masks):
         column = PREFIX + name
         unedited, directions = {}, {}
         if of_name.high:
-            directions[column] = direction_of(rows, column, otherwise=0, settings=SETTINGS)
+            directions[column] = property_direction(
+                property_facts(rows, column.removeprefix(PREFIX), values[column.removeprefix(PREFIX)])
+            )
             unedited[column] = cue_alignment(rows, column, direction=directions[column] or 1, settings=SETTINGS)
         judged = judge(
             *("disease", column, "property"),

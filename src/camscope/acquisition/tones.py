@@ -15,7 +15,7 @@ _GAMMA = 8.0
 _THUMBNAIL = 16
 _CERTAIN = 0.3
 _COARSE = 8
-_SMOOTH = 48
+_SMOOTH = 24
 
 
 def measure_brightness(picture: Picture) -> Trait:
@@ -34,7 +34,7 @@ def transfer_brightness(picture: Picture, own: Trait, other: Trait) -> Pixels:
 def measure_contrast(picture: Picture) -> Trait:
     """Return the interquartile range of the grey values in the middle of the picture, and their median.
 
-    The values are means over 1/48 of its sides, so that noise does not count.
+    The values are means over 1/24 of its sides, so that noise does not count.
     """
     values = resized(centre(grey(picture)), (_SMOOTH, _SMOOTH))
     low, median, high = np.percentile(values, [25, 50, 75])

@@ -32,7 +32,7 @@ def cue_alignment(
 
     Args:
         rows: of the label, one per case, with ``truth``, ``patient``, ``log_odds`` and the column of the cue.
-        column: "cue:NAME", or "property:NAME" for the upper side of a property.
+        column: "cue:NAME", or "property:NAME" for the upper half of a property.
         direction: 1 where the cue goes with the label, -1 where it goes with its absence.
         settings: of the statistics.
 
@@ -79,17 +79,9 @@ def association(rows: pl.DataFrame, column: str, *, settings: AuditSettings) -> 
     )
 
 
-def direction_of(rows: pl.DataFrame, column: str, *, otherwise: int = 1, settings: AuditSettings) -> int:
-    """Return 1 for a cue that goes with the label in the cohort and -1 for its absence; see `association`.
-
-    Args:
-        rows: of the label, one per case.
-        column: "cue:NAME" or "property:NAME".
-        otherwise: returned if the cohort does not tell. A cue is assumed to go with the label; a property has no side.
-        settings: of the statistics.
-    """
-    excess = association(rows, column, settings=settings)
-    return 1 if excess.low > 0 else -1 if excess.high < 0 else otherwise
+def direction_of(rows: pl.DataFrame, column: str, *, settings: AuditSettings) -> int:
+    """Return -1 for a cue that goes with the absence of the label in the cohort, else 1; see `association`."""
+    return -1 if association(rows, column, settings=settings).high < 0 else 1
 
 
 def _with_cue(rows: pl.DataFrame, column: str) -> pl.DataFrame:
@@ -135,7 +127,7 @@ def counterfactual(
     first = next((change for change in changes if change.test != "insert"), None)
     if first is None:
         return None, "no case was changed"
-    if direction == 0 and first.by not in ("", "label"):
+    if direction == 0:
         return None, "in this cohort it is not associated with the label"
     cases = _by_case(rows, changes)
     if first.test == "exchange":
@@ -184,7 +176,7 @@ def alignments_of(
         region: the region, or "property:NAME".
         changes: of all regions.
         unedited: "cue:NAME" or "property:NAME" -> its alignment in unedited images, or why there is none.
-        directions: the same names -> their `direction_of`.
+        directions: the same names -> their `direction_of` or `property_direction`.
         threshold: log-odds from which on the label is predicted.
         settings: of the statistics.
     """
@@ -192,7 +184,7 @@ def alignments_of(
     edited, missing = {}, {}
     for test, by in dict.fromkeys((change.test, change.by) for change in of_region if change.test != "insert"):
         group = [c for c in of_region if (c.test, c.by) == (test, by) or (test == "remove" and c.test == "insert")]
-        direction = directions.get(by or region, 1)
+        direction = directions.get(region if region.startswith("property:") else by or region, 1)
         alignment, why = counterfactual(rows, group, direction=direction, threshold=threshold, settings=settings)
         if alignment is None:
             missing[test, by] = why

@@ -13,7 +13,7 @@ from camscope.audit.evidence import Alignment, Alignments, Effect, Heat
 from camscope.audit.interventions import Change
 from camscope.audit.label import Measured, MeasuredProperties
 from camscope.audit.measures import effects, group_maps, heat, hidden_and_alone, metadata, score_for
-from camscope.audit.properties import PREFIX, property_facts, untestable_property, with_properties
+from camscope.audit.properties import PREFIX, property_direction, property_facts, untestable_property, with_properties
 from camscope.audit.reliance_map import reliance_map
 from camscope.audit.settings import FEWEST, AuditSettings
 from camscope.audit.verdicts import Role, judge
@@ -87,10 +87,12 @@ def collect(
     rows, drawn = (with_properties(table, properties.values) for table in (rows, drawn))
     columns = [f"cue:{cue}" for cue in study.file.cohort.cues]
     columns += [PREFIX + name for name, values in properties.values.items() if values.high]
+    facts = {name: property_facts(rows, name, values) for name, values in properties.values.items()}
     directions = {
-        column: direction_of(drawn if column.startswith(PREFIX) else rows, column, settings=settings, otherwise=side)
+        column: property_direction(facts[column.removeprefix(PREFIX)])
+        if column.startswith(PREFIX)
+        else direction_of(rows, column, settings=settings)
         for column in columns
-        for side in (0 if column.startswith(PREFIX) else 1,)
     }
     unedited = {
         column: cue_alignment(rows, column, direction=directions[column] or 1, settings=settings) for column in columns
@@ -101,7 +103,6 @@ def collect(
         name: alignments_of(drawn, name, changes, **on_cues, settings=settings)
         for name in (*section.regions, *(PREFIX + name for name in properties.values))
     }
-    facts = {name: property_facts(rows, name, values) for name, values in properties.values.items()}
     return LabelFindings(
         effects=effects(rows, measured.changes, settings=settings),
         property_effects=effects(rows, properties.changes, settings=settings),

@@ -238,6 +238,16 @@ def property_facts(rows: pl.DataFrame, name: str, values: PropertyValues) -> dic
     }
 
 
+def property_direction(facts: Mapping[str, Any]) -> int:
+    """Return 1 for a property whose upper half goes with the label in the cohort, -1 with its absence, else 0.
+
+    Args:
+        facts: `property_facts`.
+    """
+    auc = facts["label"]
+    return 1 if auc.low > 0.5 else -1 if auc.high < 0.5 else 0
+
+
 def untestable_property(values: PropertyValues) -> str:
     """Return why no stratum of a property could be tested."""
     if not values.high:

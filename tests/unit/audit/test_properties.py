@@ -9,13 +9,14 @@ from PIL import Image
 from scipy import ndimage
 
 from camscope.acquisition import PROPERTIES
-from camscope.audit.alignment import alignments_of, cue_alignment, direction_of
+from camscope.audit.alignment import alignments_of, cue_alignment
 from camscope.audit.interventions import scored
 from camscope.audit.measures import adjusted, effects
 from camscope.audit.properties import (
     PREFIX,
     TraitReader,
     property_cases,
+    property_direction,
     property_edits,
     property_facts,
     untestable_property,
@@ -86,7 +87,9 @@ def audited(cases, blobs, score, *, confounded=False):
         column = PREFIX + name
         directions, unedited = {}, {}
         if values[name].high:
-            directions[column] = direction_of(rows, column, otherwise=0, settings=SETTINGS)
+            directions[column] = property_direction(
+                property_facts(rows, column.removeprefix(PREFIX), values[column.removeprefix(PREFIX)])
+            )
             unedited[column] = cue_alignment(rows, column, direction=directions[column] or 1, settings=SETTINGS)
         judgements[name] = judge(
             "L",

@@ -128,9 +128,13 @@ def test_the_alignment_must_be_that_of_the_same_intervention():
 def test_at_the_ceiling_the_share_of_the_separation_decides():
     top = Interval(0.98, 1.0, 0.99)
     near = Alignment(top, top, top, Interval(-0.01, 0.01, 0.0), share=Interval(0.2, 0.4, 0.3), flips=0.05, how="remove")
-    found = judged(
-        [effect(STRONG)], edited=near, unedited=dataclasses.replace(near, share=Interval(*[math.nan] * 3), how="")
-    )
+
+    def unedited(low, high):
+        return dataclasses.replace(near, share=Interval(low, high, (low + high) / 2), flips=math.nan, how="")
+
+    assert judged([effect(STRONG)], edited=near, unedited=unedited(-0.02, 0.04)).verdict == "RESPONDS"
+    assert judged([effect(STRONG)], edited=near, unedited=unedited(math.nan, math.nan)).verdict == "RESPONDS"
+    found = judged([effect(STRONG)], edited=near, unedited=unedited(0.01, 0.08))
     assert found.verdict == "RELIES"
     assert "carries 30% of the separation of the classes" in found.reason
     less = dataclasses.replace(near, anti=Interval(0.8, 0.95, 0.9), reliance=Interval(0.03, 0.2, 0.09))
@@ -183,3 +187,51 @@ def test_the_limit_is_that_of_every_stratum():
 def test_nulls_that_are_not_known_do_not_count():
     shown = heat(Interval(1.4, 1.8, 1.6), {"N1": [math.nan]})
     assert not shown.beyond_nulls
+
+
+def interval(low, high):
+    return Interval(low, high, (low + high) / 2)
+
+
+@pytest.mark.parametrize(
+    ("by_cue", "index", "verdict", "words"),
+    [
+        ((interval(0.7, 0.9), interval(0.6, 0.8)), interval(0.2, 0.4), "RESPONDS", "or to what goes with it"),
+        ((interval(0.1, 0.3), interval(0.2, 0.4)), interval(0.2, 0.4), "RESPONDS", "something else in these images"),
+        ((interval(0.7, 0.9), interval(0.4, 0.8)), interval(0.2, 0.4), "NOT SHOWN", "is not shown"),
+        ((interval(0.7, 0.9), interval(0.1, 0.3)), interval(0.2, 0.4), "NOT SHOWN", "is not shown"),
+        ((interval(0.7, 0.9), interval(0.6, 0.8)), interval(0.0, 0.4), "NOT SHOWN", "is not shown"),
+    ],
+)
+def test_a_cue_without_a_place_never_yields_more_than_a_response(by_cue, index, verdict, words):
+    top = interval(0.8, 0.9)
+    found = judge(
+        "L",
+        "cue:token",
+        "shortcut",
+        effects=(),
+        heat=None,
+        alignments=Alignments(unedited=Alignment(top, top, top, index)),
+        untestable="no case has it",
+        delta=0.1,
+        by_cue=dict(zip(("present", "absent"), by_cue, strict=True)),
+    )
+    assert found.verdict == verdict
+    assert words in found.reason
+    assert "0.80 (95 % confidence interval 0.70 to 0.90) with the label present" in found.reason or by_cue[0].low != 0.7
+
+
+def test_a_property_that_the_disease_can_change_yields_a_response():
+    alignments = Alignments({("exchange", "label"): USED})
+    arguments = {
+        "effects": [effect(STRONG, test="exchange", by="label")],
+        "heat": None,
+        "alignments": alignments,
+        "untestable": "nothing",
+        "delta": 0.1,
+    }
+    assert judge("L", "property:jpeg", "property", **arguments).verdict == "RELIES"
+    found = judge("L", "property:contrast", "property", **arguments, confounded=True)
+    assert found.verdict == "RESPONDS"
+    assert found.reason.startswith("The L model responds to the contrast: replacing it by that of a patient")
+    assert "nan" not in found.reason
