@@ -62,21 +62,20 @@ class RelianceMap:
         """Return what the map shows."""
         if self.reason:
             return f"There is no reliance map: {self.reason}."
-        parts = []
-        for name, values, p in (
-            ("to which the log-odds respond", self.response, self.response_p),
-            ("that serve to tell the label", self.use, self.use_p),
-        ):
-            cells = np.argwhere((p < LEVEL) & (values > self.delta))
-            if not len(cells):
-                parts.append(f"no cells {name} by more than {self.delta:g} SD")
-                continue
-            row, column = max(cells.tolist(), key=lambda cell: values[tuple(cell)])
-            parts.append(
-                f"{len(cells)} of {values.size} cells {name}, most the cell in row {row + 1}, column {column + 1} "
-                f"({values[row, column]:.2f} SD)"
-            )
-        return f"Exchanging each part of the images of {self.patients} patients shows {'; and '.join(parts)}."
+        return (
+            f"Each of {self.response.size} cells was exchanged in the images of {self.patients} patients: the log-odds "
+            f"respond to {self._cells(self.response, self.response_p)}, and the label is told by "
+            f"{self._cells(self.use, self.use_p)}."
+        )
+
+    def _cells(self, values: Floats, p: Floats) -> str:
+        """Return which cells are significant and above delta, in words."""
+        cells = np.argwhere((p < LEVEL) & (values > self.delta)).tolist()
+        if not cells:
+            return f"no cell by more than {self.delta:g} SD"
+        row, column = max(cells, key=lambda cell: values[tuple(cell)])
+        number = f"{len(cells)} cells, most" if cells[1:] else "one cell, that"
+        return f"{number} in row {row + 1}, column {column + 1} ({values[row, column]:.2f} SD)"
 
 
 def cells_of(grid: tuple[int, int]) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ class PropertyRow:
     value: str
     auc: str
     group: str
-    score: str
+    score: Sequence[str]
     verdict: Chip
 
 
@@ -57,7 +57,7 @@ def property_rows(audit: Mapping[str, Any] | None) -> Iterator[PropertyRow]:
                 f"{_short(facts['value']['high'])})",
                 interval(facts["label"]),
                 "" if best is None else f"{best}: {interval(known[best])}",
-                "; ".join(f"{stratum} {interval(auc)}" for stratum, auc in facts["score"].items()),
+                [f"{stratum} {interval(auc)}" for stratum, auc in facts["score"].items()],
                 chip(f"property:{name}", entry),
             )
 
