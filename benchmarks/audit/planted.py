@@ -80,19 +80,19 @@ def network(head):
     )
 
 
-def trained(head, cue, chances, seed):
-    """A network trained on pictures in which the cue stands with chances[label]."""
+def trained(head, cue, chances, seed, *, epochs=EPOCHS, noise=0.0):
+    """A network trained on pictures in which the cue stands with chances[label]; a share of the labels is wrong."""
     draw = np.random.default_rng([seed, 1])
     truth = np.arange(TRAINED) % 2 == 1
     made = [picture(draw, disease=t, cue=cue if draw.random() < chances[int(t)] else None)[0] for t in truth]
     x = torch.from_numpy(np.stack(made))[:, None] * 4 - 2
-    y = torch.from_numpy(truth).float()
+    y = torch.from_numpy(truth ^ (np.random.default_rng([seed, 3]).random(TRAINED) < noise)).float()
     torch.manual_seed(seed)
     net = network(head)
     optimiser = torch.optim.AdamW(net.parameters(), lr=4e-3)
-    steps = EPOCHS * (TRAINED // 24)
+    steps = epochs * (TRAINED // 24)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps)
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         for batch in torch.randperm(TRAINED).split(24):
             loss = F.binary_cross_entropy_with_logits(net(x[batch])[:, 0], y[batch])
             optimiser.zero_grad()
@@ -102,13 +102,14 @@ def trained(head, cue, chances, seed):
     return net.eval()
 
 
-def cohort(cue, patients, seed):
-    """Subjects of a cohort: three pictures a patient; label and cue are independent."""
+def cohort(cue, patients, seed, *, images=IMAGES, prevalence=0.5, chances=(0.5, 0.5)):
+    """Subjects of a cohort; by default three pictures per patient, and label and cue are independent."""
     draw = np.random.default_rng([seed, 2, patients])
     window, subjects = Window.whole((SIDE, SIDE)), []
-    for number in range(patients * IMAGES):
-        truth = bool(number // IMAGES % 2)
-        pixels, lesion, token = picture(draw, disease=truth, cue=cue if draw.random() < 0.5 else None)
+    present = set(np.linspace(0, patients - 1, max(1, round(prevalence * patients))).round().astype(int).tolist())
+    for number in range(patients * images):
+        truth = bool(number // images % 2) if prevalence == 0.5 else number // images in present
+        pixels, lesion, token = picture(draw, disease=truth, cue=cue if draw.random() < chances[int(truth)] else None)
         masks, cues = {"label": lambda m=lesion: m}, {"token": lambda m=token: m}
         scene = Scene((SIDE, SIDE), window, pixels[..., None], masks, cues)
         found = {name: mask for name in ("mask:label", *SHORTCUTS) if (mask := region(name, scene)) is not None}
@@ -117,7 +118,7 @@ def cohort(cue, patients, seed):
             number,
             "",
             "",
-            f"P{number // IMAGES}",
+            f"P{number // images}",
             (),
             "",
             {"disease": truth},
@@ -145,9 +146,9 @@ def cohort(cue, patients, seed):
     return subjects
 
 
-def audited(net, cue, patients, seed):
+def audited(net, cue, patients, seed, **design):
     """The verdict on each region, and what the plain rule about heat in the border says."""
-    subjects = cohort(cue, patients, seed)
+    subjects = cohort(cue, patients, seed, **design)
 
     def score(inputs):
         with torch.no_grad():

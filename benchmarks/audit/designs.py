@@ -1,0 +1,129 @@
+"""The planted benchmark under other designs: weak cues, few positives, few or many patients, noisy labels and more.
+
+The truth about a network is its reliance index on 2,000 fresh pictures: the AUC where the cue agrees with the label
+minus the AUC where it disagrees. Power is the share of RELIES among networks with an index of at least 0.10; a RELIES
+is false if the index is below 0.02.
+
+    python benchmarks/audit/designs.py --runs 20 --workers 2 --out benchmarks/audit/designs.json
+    python benchmarks/audit/designs.py --table benchmarks/audit/designs.json > benchmarks/audit/designs.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections import Counter, defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import planted
+import torch
+
+from camscope.statistics.auc import auc
+from camscope.statistics.intervals import exact_interval
+
+FRESH, USED, UNUSED = 2000, 0.10, 0.02
+
+
+@dataclass(frozen=True)
+class Design:
+    """How networks of one design are trained, and what cohort they are audited on."""
+
+    cue: str = "corner"
+    chances: tuple[float, float] = (0.05, 0.95)
+    patients: int = 70
+    training: dict[str, float] = field(default_factory=dict)
+    cohort: dict[str, object] = field(default_factory=dict)
+
+
+DESIGNS = {
+    **{f"strength .{s}": Design(chances=(1 - s / 100, s / 100)) for s in (55, 65, 75, 85, 95)},
+    **{f"{n} patients": Design(patients=n) for n in (15, 30, 200)},
+    **{f"{p} % positives": Design(cohort={"prevalence": p / 100}) for p in (5, 10, 25)},
+    **{f"{n} images per patient": Design(cohort={"images": n}) for n in (1, 10)},
+    "cue in 20 % of positives": Design(chances=(0.0, 0.2), cohort={"chances": (0.0, 0.2)}),
+    "cue in positives only": Design(chances=(0.0, 0.9), cohort={"chances": (0.0, 0.5)}),
+    "moving cue": Design(cue="moving"),
+    "saturated": Design(training={"epochs": 40}),
+    "label noise 10 %": Design(training={"noise": 0.1}),
+    "cue never trained": Design(chances=(0.0, 0.0)),
+    "cue independent": Design(chances=(0.5, 0.5)),
+}
+
+
+def index_of(net, cue, seed):
+    """The AUC of a network where the cue agrees with the label minus that where it disagrees, on fresh pictures."""
+    draw = np.random.default_rng([seed, 4])
+    truth, has = (np.arange(FRESH) // n % 2 == 1 for n in (1, 2))
+    made = [planted.picture(draw, disease=t, cue=cue if h else None)[0] for t, h in zip(truth, has, strict=True)]
+    with torch.no_grad():
+        scores = net(torch.from_numpy(np.stack(made))[:, None] * 4 - 2)[:, 0].double().numpy()
+    agrees = has == truth
+    return float(auc(scores[agrees], truth[agrees]) - auc(scores[~agrees], truth[~agrees]))
+
+
+def run(job):
+    name, seed = job
+    torch.set_num_threads(1)
+    design = DESIGNS[name]
+    net = planted.trained(planted.HEADS[seed % 2], design.cue, design.chances, seed, **design.training)
+    found = planted.audited(net, design.cue, design.patients, seed, **design.cohort)
+    verdicts = {region: found["verdicts"].get(region) for region in planted.SHORTCUTS}
+    return {"design": name, "seed": seed, "index": index_of(net, design.cue, seed), "verdicts": verdicts}
+
+
+def table(results):
+    """The figures as Markdown."""
+    print("# The planted benchmark under other designs\n")
+    print(f"{len(results)} networks. The index is the true reliance index of the networks (median).\n")
+    print(
+        "| design | networks | index | RELIES, index at least 0.10 | RELIES, index below 0.02 | verdicts on the cue |"
+    )
+    print("|---|---|---|---|---|---|")
+    designs = defaultdict(list)
+    for result in results:
+        designs[result["design"]].append(result)
+    for name, members in designs.items():
+        used = [m for m in members if abs(m["index"]) >= USED]
+        unused = [m for m in members if abs(m["index"]) < UNUSED]
+        counts = Counter(m["verdicts"]["cue:token"] for m in members)
+        verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+        index = np.median([m["index"] for m in members])
+        print(f"| {name} | {len(members)} | {index:.2f} | {_relies(used)} | {_relies(unused)} | {verdicts} |")
+    unused = [m for m in results if abs(m["index"]) < UNUSED]
+    print(f"\nFalse RELIES over all designs: {_relies(unused)}.")
+
+
+def _relies(members):
+    if not members:
+        return "-"
+    count = sum(m["verdicts"]["cue:token"] == "RELIES" for m in members)
+    interval = exact_interval(count, len(members))
+    return f"{count}/{len(members)} ({interval.low:.0%} to {interval.high:.0%})"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=20, help="networks per design")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/audit/designs.json"))
+    parser.add_argument("--table", type=Path, help="print the table of earlier results")
+    arguments = parser.parse_args()
+    if arguments.table:
+        table(json.loads(arguments.table.read_text()))
+        return
+    results = []
+    jobs = [(name, 1000 + seed) for seed, name in itertools.product(range(arguments.runs), DESIGNS)]
+    with ProcessPoolExecutor(arguments.workers) as pool:
+        for result in pool.map(run, jobs):
+            results.append(result)
+            arguments.out.write_text(json.dumps(results))
+            print(result, flush=True)
+    table(results)
+
+
+if __name__ == "__main__":
+    main()
