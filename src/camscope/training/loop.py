@@ -81,7 +81,8 @@ def fitted(
     case = pictures["train"][0][0][None]
     map_model = dataclasses.replace(model, layer=model.layer or default_layer(model.net, case))
     layer = map_model.layer if settings.reasons is not None else None
-    learner = Learner(model, settings, learnt=learnt, weights=label_weights(dataset), layer=layer)
+    groups = pictures["train"].groups
+    learner = Learner(model, settings, learnt=learnt, weights=label_weights(dataset), layer=layer, groups=groups)
     checkpoint = ModelCheckpoint(
         out / CHECKPOINTS,
         filename=Path(BEST).stem,
@@ -174,7 +175,9 @@ def _precision(precision: str, accelerator: str) -> str:
 
 
 def _all_kept(pictures: dict[str, Pictures]) -> bool:
-    return all(number in p.shelf.inputs for p in pictures.values() for number in p.numbers)
+    return all(
+        number in p.shelf.inputs and not p.preparation.properties for p in pictures.values() for number in p.numbers
+    )
 
 
 def _shown(dataset: Dataset) -> list[tuple[Any, int]]:
