@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 INSTALL = $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt
 
-.PHONY: demo test test-all bench audit lint install clean
+.PHONY: demo test test-all coverage bench audit lint install clean
 
 demo: $(VENV)/demo
 	$(BIN)/camscope demo --out camscope-demo
@@ -17,6 +17,10 @@ test: install lint
 
 test-all: install lint
 	$(PYTEST)
+
+# Prints the lines that no test runs, and writes htmlcov/index.html.
+coverage: install
+	$(PYTEST) -m "not slow" --cov=camscope --cov-report=term-missing:skip-covered --cov-report=html
 
 # PICTURES=FOLDER times the stream over a folder of photographs too.
 bench: install
@@ -47,4 +51,4 @@ $(VENV)/everything: $(BIN)/uv pyproject.toml constraints.txt
 	touch $@ $(VENV)/demo
 
 clean:
-	rm -rf $(VENV) camscope-demo dist build
+	rm -rf $(VENV) camscope-demo dist build htmlcov .coverage

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from scipy import stats
+from scipy.special import expit
 
+from camscope.statistics import clustered
 from camscope.statistics.auc import Scored, auc_difference, auc_interval
+from camscope.statistics.calibration import bin_index, calibration_error
 from camscope.statistics.hypotheses import max_statistic, patient_means, sign_flip, tost
 from camscope.statistics.intervals import bootstrap, exact_interval, mean, ratio
 from camscope.study.clusters import associations, cluster_maps
@@ -231,17 +234,82 @@ def clusters():
     return table(f"Clusters found in {runs} cohorts", columns, rows)
 
 
+def _differs(success, first, patients):
+    return clustered.difference_p(*(clustered.share(success, of, patients) for of in (first, ~first))) < 0.05
+
+
+def shares():
+    """Shares of images of patients who are alike: ours beside a bootstrap over patients; and p of a difference of 0."""
+    rows = []
+    for true in (0.6, 0.85, 0.95):
+        for m in (10, 25, 70):
+            draw, counts, runs = np.random.default_rng(m), np.zeros(4), COHORTS // 4
+            for seed in range(runs):
+                patients = np.repeat(np.arange(m), draw.integers(1, 6, m))
+                success = draw.random(len(patients)) < draw.beta(true * 7 / 3, (1 - true) * 7 / 3, m)[patients]
+                ours = clustered.share(success, np.ones(len(success)), patients).interval()
+                plain = bootstrap(success, patients, seed=seed, weigh="cases", replicates=REPLICATES)
+                counts[:2] += [found.low <= true <= found.high for found in (ours, plain)]
+                for n, first in enumerate((patients % 2 == 0, np.arange(len(patients)) % 2 == 0)):
+                    counts[2 + n] += _differs(success, first, patients)
+            rows.append([true, m, *(percent(count, runs) for count in counts)])
+    columns = [
+        "share",
+        "patients",
+        "covers: ours",
+        "covers: bootstrap",
+        "p < .05, other patients",
+        "p < .05, same patients",
+    ]
+    return table("Shares of images, correlation .3 within a patient, and differences of 0, %", columns, rows)
+
+
+def calibration_errors():
+    """The expected calibration error of log-odds slope * x + shift, where the truth has the log-odds x."""
+
+    def cohort(draw, m):
+        values, patients = correlated(draw, m)
+        # Most of the images of a patient share their luck.
+        luck = np.where(draw.random(len(patients)) < 0.6, draw.random(m)[patients], draw.random(len(patients)))
+        return 1.3 * values, luck < expit(1.3 * values), patients
+
+    rows = []
+    for slope, shift in ((1, 0), (1.5, 0), (1, 0.5), (3, 1)):
+        x, _, _ = cohort(np.random.default_rng(0), 200_000)
+        p = expit(slope * x + shift)
+        true = np.abs(np.bincount(bin_index(p), p - expit(x))).sum() / len(p)
+        for m in SIZES:
+            draw, counts, errors, runs = np.random.default_rng(m), np.zeros(2), np.zeros(2), COHORTS // 4
+            for seed in range(runs):
+                x, truth, patients = cohort(draw, m)
+                found = calibration_error(expit(slope * x + shift), truth, patients, seed=seed, replicates=REPLICATES)
+                counts += [found.error.low <= true <= found.error.high, found.p < 0.05]
+                errors += [found.error.estimate / runs, found.chance / runs]
+            rows.append(
+                [
+                    f"{slope}, {shift}",
+                    m,
+                    f"{true:.3f}",
+                    *(f"{e:.3f}" for e in errors),
+                    *(percent(c, runs) for c in counts),
+                ]
+            )
+    columns = ["slope, shift", "patients", "true ECE", "mean ECE", "mean of chance", "covers, %", "p < .05, %"]
+    return table("Expected calibration error", columns, rows)
+
+
 def main():
     lines = [
         "# Calibration of the study's statistics",
         "",
         "Simulated cohorts: 2 to 4 images a patient, correlation .5 within a patient unless said;",
-        f"{COHORTS} cohorts a row (half as many for differences, maps and associations),",
+        f"{COHORTS} cohorts a row (half as many for differences, maps and associations,",
+        "a quarter for shares and calibration errors),",
         f"{REPLICATES} replicates (199 for maps and associations).",
         "In brackets the exact 95 % interval of the share of cohorts. Made by `python benchmarks/calibration.py`.",
         "",
     ]
-    for part in (rejections, coverage, areas, differences, equivalence, families, clusters):
+    for part in (rejections, coverage, areas, differences, equivalence, families, clusters, shares, calibration_errors):
         lines += part()
     Path(__file__).with_suffix(".md").write_text("\n".join(lines).rstrip() + "\n")
 

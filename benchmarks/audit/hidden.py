@@ -37,8 +37,8 @@ from camscope.phantoms.markers import PixelBox
 from camscope.statistics.auc import auc
 from camscope.statistics.intervals import bootstrap
 from camscope.training.dataset import read_dataset
-from camscope.training.fit import _shelved as split_pictures
-from camscope.training.loop import Where, fitted
+from camscope.training.fit import _read_and_split as split_pictures
+from camscope.training.loop import Where, fit_network
 from camscope.training.settings import TrainingSettings
 
 FINDING, SIDE, TRAINED, TESTED, EPOCHS, BATCH, RATE = "Effusion", 64, 700, 200, 12, 16, 4e-3
@@ -156,7 +156,7 @@ def run(folder: Path, method: str, seed: int, held: Held) -> dict[str, float]:
     where, silent = Where("cpu", 1), lambda *_: None
     with tempfile.TemporaryDirectory(dir=folder) as out:
         options = {"out": Path(out), "settings": settings, "learnt": False, "where": where, "progress": silent}
-        fitted(model, dataset, pictures, say=silent, **options)
+        fit_network(model, dataset, pictures, say=silent, **options)
     return held.measure(model.net) | {"seconds": time.process_time() - begun}
 
 

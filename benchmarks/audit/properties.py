@@ -48,12 +48,12 @@ from camscope.models.preprocess import Preprocess
 from camscope.statistics.auc import auc
 from camscope.statistics.intervals import exact_interval
 
-SIDE, IMAGES, PATIENTS, TRAINED, EPOCHS, BLOB = 96, 3, 70, 480, 10, 0.16
+SIDE, IMAGES, PATIENTS, TRAINED, EPOCHS, BLOB = 96, 3, 70, 480, 10, 0.12
 PLANTED = {
     "brightness": lambda x, on, draw: x + (0.06 if on else -0.06),
     "contrast": lambda x, on, draw: x.mean() + (x - x.mean()) * (1.3 if on else 0.8),
     "inversion": lambda x, on, draw: 1 - x if on else x,
-    "sharpness": lambda x, on, draw: ndimage.gaussian_filter(x, 1.2) if on else x,
+    "sharpness": lambda x, on, draw: ndimage.gaussian_filter(x, 1.5) if on else x,
     "noise": lambda x, on, draw: x + (0.05 if on else 0.0) * draw.standard_normal(x.shape),
     "jpeg": lambda x, on, draw: compressed(np.rint(x.clip(0, 1) * 255).astype(np.uint8), 12 if on else 98) / 255,
     "frame": lambda x, on, draw: framed(x, int(draw.integers(6, 12)) if on else 0),
@@ -232,8 +232,9 @@ def table(results):
         total = sum(count for (a, _), count in counts.items() if a == arm)
         if total:
             relies = counts[arm, "RELIES"]
-            low, high = exact_interval(relies, total)
-            print(f"* arm {arm}: RELIES in {relies} of {total} ({relies / total:.1%}, {low:.1%} to {high:.1%})")
+            exact = exact_interval(relies, total)
+            interval = f"{exact.low:.1%} to {exact.high:.1%}"
+            print(f"* arm {arm}: RELIES in {relies} of {total} ({relies / total:.1%}, {interval})")
 
 
 def main():

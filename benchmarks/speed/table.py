@@ -7,11 +7,12 @@ from typing import Any
 from gradcam import mean_ratio
 
 TARGETS = """\
-# What a map costs
+# Speed and memory
 
-Made by `make bench` (contract: benchmarks/README.md). Ratios are medians over interleaved rounds in one process, with
-quartiles; the plain forward is the network as built, contiguous, float32, in `inference_mode`. Maps have the size of
-the picture. The machine was not empty: its load before each part stands at the end.
+`make bench` writes this page (rules: benchmarks/README.md). Ratios are medians over interleaved rounds in one
+process, with quartiles. The plain forward pass is the network as built, contiguous, float32, in `inference_mode`.
+Maps are computed at image size. Other work was running on the machine: the last section has its load before each
+part.
 
 | | target | measured | |
 |---|---|---|---|
@@ -35,27 +36,27 @@ def written(results: dict[str, Any]) -> str:
         parts.append(_least(results["cnns"]["figures"]))
         parts.append(f"## Preparation of an engine, seconds\n\n{_preparation(results['cnns']['figures'])}")
     if _of_methods(results):
-        parts.append(f"## pytorch-grad-cam's time over ours, resnet50\n\n{_methods(results)}")
+        parts.append(f"## Time of pytorch-grad-cam / time of camscope, resnet50\n\n{_methods(results)}")
     if "memory" in results:
         rows = [
             f"| {case} | {mb['peak']} | {mb['peak'] - mb['before']} |"
             for case, mb in results["memory"]["figures"].items()
         ]
         parts.append(
-            "## Peak memory, MB (resnet50; batch 32, Score-CAM one picture)\n\n"
-            "| | process | of the work |\n|---|---|---|\n" + "\n".join(rows)
+            "## Peak memory, MB (resnet50; batch 32, Score-CAM one image)\n\n"
+            "| | process | work only |\n|---|---|---|\n" + "\n".join(rows)
         )
     if "folder" in results:
         f = results["folder"]["figures"]
         parts.append(
-            f"## A folder of {f['pictures']} photographs\n\nA bare loop {f['bare loop']['seconds']:.1f} s; "
-            f"`camscope explain --write overlay`, which explains them, {f['camscope explain']['seconds']:.1f} s."
+            f"## A folder of {f['pictures']} photographs\n\nA bare loop took {f['bare loop']['seconds']:.1f} s, "
+            f"and `camscope explain --write overlay` {f['camscope explain']['seconds']:.1f} s."
         )
     if "stream" in results:
         f = results["stream"]["figures"]
         parts.append(
-            f"## Memory of a stream of {f['pictures']:,} small pictures, a tiny network\n\n"
-            f"Peak of the process after 500: {f['after 500']} MB; at the end: {f['at the end']} MB."
+            f"## Memory of a stream of {f['pictures']:,} small images, a tiny network\n\n"
+            f"Peak of the process after 500 images: {f['after 500']} MB; at the end: {f['at the end']} MB."
         )
     known = {key: value for key, value in next(iter(results.values()))["machine"].items() if key != "load"}
     loads = ", ".join(f"{part} {one['machine']['load']:g}" for part, one in results.items())
@@ -99,7 +100,7 @@ def _targets(results: dict[str, Any]) -> list[tuple[str, str, float, float]]:
             ("peak memory, Grad-CAM / forward, batch 32, eager", "<=", 1.15, mb["Grad-CAM, eager"] / mb["forward"]),
             ("peak memory, Grad-CAM / forward, batch 32, packed", "<=", 1.15, mb["Grad-CAM, packed"] / mb["forward"]),
             (
-                "memory of the work, Score-CAM, ours / pytorch-grad-cam",
+                "memory of the work only, Score-CAM, ours / pytorch-grad-cam",
                 "<=",
                 0.2,
                 work["Score-CAM"] / work["Score-CAM, pytorch-grad-cam"],
@@ -107,13 +108,11 @@ def _targets(results: dict[str, Any]) -> list[tuple[str, str, float, float]]:
         ]
     if "stream" in results:
         mb = results["stream"]["figures"]
-        found.append(
-            ("MB more at the 20,000th picture than at the 500th", "<=", 100, mb["at the end"] - mb["after 500"])
-        )
+        found.append(("MB more at the 20,000th image than at the 500th", "<=", 100, mb["at the end"] - mb["after 500"]))
     if "folder" in results:
         found.append(
             (
-                "images a second, explain with overlays / bare loop",
+                "images per second, explain with overlays / bare loop",
                 ">=",
                 0.9,
                 1 / results["folder"]["figures"]["camscope explain"]["ratio"],
@@ -172,9 +171,9 @@ def _least(figures: dict[str, Any]) -> str:
     taken = {spec: found for spec, found in figures.items() if name in found}
     faster = [spec for spec, found in figures.items() if found["openvino"]["ratio"] < found["packed"]["ratio"]]
     return (
-        f"OpenVINO's pass to the layer alone, without a map, is {mean_ratio(taken, name):.2f} of the plain forward on "
-        f"this processor (geometric mean): no map that it helps to make can be cheaper. It is ahead of packed, which "
-        f'"auto" takes from 24 pictures on, for {", ".join(faster) or "none of them"}.'
+        f"OpenVINO's pass to the layer alone, without a map, takes {mean_ratio(taken, name):.2f} of the plain forward "
+        f"on this processor (geometric mean), which is the lower limit for maps with OpenVINO. It is faster than "
+        f'packed, which "auto" uses for 24 images or more, for {", ".join(faster) or "none of them"}.'
     )
 
 
@@ -187,7 +186,7 @@ def _preparation(figures: dict[str, Any]) -> str:
 
 
 def _methods(results: dict[str, Any]) -> str:
-    rows = ["| method | ours, s | ratio |", "|---|---|---|"]
+    rows = ["| method | camscope, s | ratio |", "|---|---|---|"]
     for name, figures in _of_methods(results).items():
         theirs, seconds = figures["pytorch-grad-cam"], figures["camscope"]["seconds"]
         rows.append(f"| {name} | {seconds:.3f} | {theirs['ratio']:.1f} ({theirs['low']:.1f} to {theirs['high']:.1f}) |")

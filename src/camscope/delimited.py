@@ -12,14 +12,14 @@ from typing import NamedTuple
 from camscope.errors import DelimitedError
 
 _DELIMITERS = ",;\t|"
-_LONGEST_CELL = 2**28  # characters; the run lengths of a large mask are many
+_LONGEST_CELL = 2**28  # characters; run lengths of a large mask are long
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|nan|NaN")
 _SUFFIX = re.compile(r".+(\.[A-Za-z0-9]{1,5})(#\d+)?")
 
 
 class Record(NamedTuple):
-    """The cells of one record, and the line of the text, from 1, on which it begins."""
+    """The cells of one record, and its first line in the text, from 1."""
 
     line: int
     cells: list[str]
@@ -42,7 +42,7 @@ def read_records(text: str, *, delimiter: str | None = None) -> list[Record]:
     Traceback (most recent call last):
     camscope.errors.DelimitedError: line 2: a quote (") in this row is not closed: close it, or remove it
     """
-    if "\n" not in text:  # old Macintosh files
+    if "\n" not in text:  # line ends of old Macintosh files
         text = text.replace("\r", "\n")
     delimiter = delimiter or max(_DELIMITERS, key=text.split("\n", 1)[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -70,7 +70,7 @@ def _unclosed(start: int, end: int, fault: csv.Error) -> DelimitedError:
 
 
 def _refuse_swallowed_rows(records: Sequence[Record], delimiter: str) -> None:
-    """Raise where a cell of several lines is made of rows of the table: two unclosed quotes look like one quoted cell.
+    """Raise an error if a cell of several lines contains rows of the table: two unclosed quotes look like one cell.
 
     A cell is taken for rows only if each of its lines, with the cells beside it, has as many cells as the header and
     the same kind of content in the same columns as all other records.
@@ -91,7 +91,7 @@ def _refuse_swallowed_rows(records: Sequence[Record], delimiter: str) -> None:
 
 
 def _kind(cells: Sequence[str]) -> str | frozenset[str]:
-    """Tell what a column holds: "number", the one suffix of its file names, a few values that recur, or "" for text."""
+    """Return the kind of a column: "number", the suffix of all its file names, its few recurring values, or ""."""
     texts = [cell.strip() for cell in cells if cell.strip()]
     if texts and all(_NUMBER.fullmatch(cell) for cell in texts):
         return "number"

@@ -35,11 +35,11 @@ _MOST = 10**9
 
 
 class CamscopeError(Exception):
-    """Base of every error that camscope raises on purpose; its text is one sentence for the user."""
+    """Base class of all errors of camscope; the text is one sentence for the user."""
 
 
 class DelimitedError(CamscopeError):
-    """A CSV or TSV text that cannot be read as the table it was meant to be.
+    """A CSV or TSV text that cannot be read as a table.
 
     Attributes:
         text: what is wrong, and what to do.
@@ -79,11 +79,11 @@ class StudyError(CamscopeError):
 
 
 class PictureError(CamscopeError):
-    """A picture that cannot be read or used."""
+    """An image that cannot be read or used."""
 
 
 class AnnotationError(CamscopeError):
-    """A mask or box of a table that cannot be read or does not fit its picture."""
+    """A mask or box of a table that cannot be read or does not fit its image."""
 
 
 class ModelError(CamscopeError):
@@ -91,7 +91,7 @@ class ModelError(CamscopeError):
 
 
 class LayerError(CamscopeError):
-    """A layer that does not exist, did not run, or holds no map of the picture."""
+    """A layer that does not exist, did not run, or is not a spatial feature map."""
 
 
 class TargetError(CamscopeError):
@@ -115,11 +115,11 @@ class StoreError(CamscopeError):
 
 
 class DamagedError(StoreError):
-    """A file of rows that is not as it was written."""
+    """A file of rows whose content has changed."""
 
 
 class ClusterError(CamscopeError):
-    """A Ray cluster that cannot be reached, or whose workers cannot begin."""
+    """A Ray cluster that cannot be reached, or whose workers cannot start."""
 
 
 class TerminatedError(CamscopeError):
@@ -131,13 +131,13 @@ class MissingExtraError(CamscopeError):
 
 
 def nearest(kind: str, name: str, known: Iterable[str]) -> str:
-    """Say that ``name`` is unknown, with the closest known names.
+    """Return the text for an unknown ``name``, with the nearest known names.
 
     >>> nearest("layer", "layer5", ["layer3", "layer4", "fc"])
     "no layer called 'layer5'; nearest: 'layer4', 'layer3'"
     """
     names = list(known)
-    if len(name) > _SHOWN:  # comparing takes the square of its length
+    if len(name) > _SHOWN:  # comparing takes quadratic time in the length
         return f"no {kind} called {shortened(name)}"
     lowered = {option.lower(): option for option in reversed(names)}
     close = [lowered[option] for option in difflib.get_close_matches(name.lower(), lowered, n=5, cutoff=0.4)]
@@ -159,6 +159,15 @@ def reason(fault: BaseException) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
+def first_line(fault: BaseException) -> str:
+    """Return the first line of an exception's message, or its type if it has none.
+
+    >>> first_line(ValueError("wrong shape")), first_line(MemoryError())
+    ('wrong shape', 'MemoryError')
+    """
+    return str(fault).strip().partition("\n")[0].rstrip() or type(fault).__name__
+
+
 def check_count(name: str, value: object, *, least: int = 1) -> None:
     """Raise unless a value is a whole number of at least ``least``, and of a size that makes sense.
 
@@ -172,14 +181,14 @@ def check_count(name: str, value: object, *, least: int = 1) -> None:
 
 
 def shortened(value: object) -> str:
-    """Return a value as text of at most 80 characters, whatever it is.
+    """Return any value as text of at most 80 characters.
 
     >>> shortened(10**5000), shortened("a" * 100)[-5:]
     ('a number of more than 4000 digits', 'a ...')
     """
     try:
         text = repr(value)
-    except ValueError:  # Python refuses to write such numbers out
+    except ValueError:  # Python does not convert such long integers to text
         return "a number of more than 4000 digits"
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 4]} ..."
 
@@ -195,7 +204,7 @@ def unwritable(path: object, fault: BaseException) -> StoreError:
 
 
 def require(module: str, purpose: str, extra: str) -> ModuleType:
-    """Import an optional package, or say which extra brings it.
+    """Import an optional package, or raise an error that names its extra.
 
     >>> require("json", "an example", "none").__name__
     'json'

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, in a folder or behind an address."""
+"""Write files atomically, to a folder or an address."""
 
 from __future__ import annotations
 
@@ -28,16 +28,22 @@ from camscope.images.source import check_address, is_address
 from camscope.naming import fingerprint
 
 PARTIAL = re.compile(r"\.[0-9a-f]{8}\.part")
-"""The names of files that are being written."""
+"""Names of files that are being written."""
 
 
 MARKER = ".camscope"
-"""The file that says which command made a folder of results."""
+"""File that names the command which wrote a folder of results."""
 
 MAPS = "maps"
-"""The kind of folder that explain, layers and compare share (see `claim`)."""
+"""Kind of the folders of explain, layers and compare (see `claim`)."""
 
-_CLUTTER = {".DS_Store", "Thumbs.db", "desktop.ini", "lost+found", ".lock"}  # in a folder that is empty to its owner
+_CLUTTER = {
+    ".DS_Store",
+    "Thumbs.db",
+    "desktop.ini",
+    "lost+found",
+    ".lock",
+}  # files of a folder that looks empty to its owner
 
 _SEAL = b"camscope_sha256"
 _BLANK = "0" * 64
@@ -48,7 +54,7 @@ def claim(folder: Path, kind: str, *, record: tuple[str, str] | None = None) -> 
     """Take a folder for the results of one command; afterwards it holds `MARKER`.
 
     Args:
-        folder: made where missing. It must be empty, or hold earlier results of the same kind.
+        folder: created if missing. It must be empty, or hold earlier results of the same kind.
         kind: what the results are, such as "a study".
         record: a JSON file, and a key of it, that show the kind where the marker was not copied along.
 
@@ -80,11 +86,11 @@ def _has_key(path: Path, key: str) -> bool:
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file that is there whole or not at all, whatever stops the process or the machine.
+    """Write a file atomically: it is complete or absent, even if the process or the machine stops.
 
     Args:
-        path: of the file; its folder is made where missing.
-        write: is given a file in memory; what it raises is raised.
+        path: path of the file; its folder is created if missing.
+        write: called with a file in memory; its exceptions are raised.
 
     Raises:
         StoreError: it cannot be written, as on a full disk.
@@ -120,7 +126,7 @@ def writing(path: Path) -> Iterator[None]:
     except Exception as fault:
         if not is_remote(path):
             raise
-        raise unwritable(path, fault) from None  # each service has exceptions of its own
+        raise unwritable(path, fault) from None  # each service raises other exceptions
 
 
 def place(folder: str | Path) -> Path:
@@ -141,7 +147,7 @@ def place(folder: str | Path) -> Path:
         raise StoreError(str(error)) from None
     upath = require("upath", f"writing to {folder}", "remote")
     try:
-        # Other processes write there too: a listing is true only once.
+        # Other processes write there too: listings must not be cached.
         path = upath.UPath(folder, use_listings_cache=False)
         path.fs  # noqa: B018  the package of the scheme is imported here
         return cast(Path, path)
@@ -198,7 +204,7 @@ def check_sealed(path: Path) -> bytes:
 
 
 def is_sealed(path: Path) -> bool:
-    """Tell whether `write_parquet` wrote a file, even if it is damaged now."""
+    """Return whether `write_parquet` wrote a file, even if it is damaged now."""
     try:
         return _SEAL in path.read_bytes()
     except OSError:

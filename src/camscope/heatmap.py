@@ -1,4 +1,4 @@
-"""From the layer's grid to the picture: upsampling, placing, scaling; several layers fused."""
+"""Place maps on the image: upsampling, scaling, and fusing of several layers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def place(maps: Tensor, window: Window) -> Tensor:
     """Lay grid maps over the picture, where the network saw it; what it did not see is 0.
 
     Linear interpolation with ``align_corners=False`` (a grid cell covers an equal share of the window), one matrix
-    an axis, so that crops, letterboxes and fractional boxes are exact.
+    per axis, so that crops, letterboxes and fractional boxes are exact.
 
     Args:
         maps: (..., *grid), any number of leading axes.
@@ -38,7 +38,7 @@ def place(maps: Tensor, window: Window) -> Tensor:
 
 
 def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Grid maps (..., *grid) at the size of the network's input, (..., *size).
+    """Upsample maps (..., *grid) to the size of the network's input, (..., *size).
 
     >>> upsample(torch.ones(2, 7, 7), (224, 224)).shape
     torch.Size([2, 224, 224])
@@ -47,7 +47,7 @@ def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def normalise(maps: Tensor, axes: int = 2) -> Tensor:
-    """s(M) = (M - min) / (max - min) of each map over its last ``axes`` axes; a flat map becomes 0.
+    """Compute s(M) = (M - min) / (max - min) of each map over its last ``axes`` axes; a flat map becomes 0.
 
     >>> normalise(torch.tensor([[1.0, 3.0]]))
     tensor([[0., 1.]])
@@ -70,7 +70,7 @@ def fuse(maps: Sequence[Tensor], how: str = "mean") -> Tensor:
     * "product": their product, as RefineCAM fuses.
 
     Args:
-        maps: (B, *grid) signed maps, each of its own grid.
+        maps: (B, *grid) signed maps; grids may differ.
         how: one of these words.
 
     Returns:
@@ -106,7 +106,7 @@ _FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def _interpolation(cells: int, pixels: int, start: float, extent: float, *, like: Tensor) -> Tensor:
-    """(pixels, cells) weights of linear interpolation; a row of zeros for each pixel outside the window."""
+    """Return (pixels, cells) weights of linear interpolation; rows of pixels outside the window are 0."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     centre = torch.arange(pixels, device=like.device, dtype=dtype) + 0.5 - start
     position = (centre / extent * cells - 0.5).clamp(0, cells - 1)

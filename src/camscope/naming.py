@@ -1,4 +1,4 @@
-"""Names: of files, made from names that others chose, and of methods in any usual spelling."""
+"""File names from arbitrary text, and the usual spellings of methods."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def file_name(text: str) -> str:
 
 
 def unique_file_name(text: str) -> str:
-    """As `file_name`, with a part of the text's hash where that changed it: no two texts share a name.
+    """Return `file_name` of a text, with part of its hash if characters were replaced, so that names are unique.
 
     >>> unique_file_name("P001"), unique_file_name("../P001")
     ('P001', 'P001-...')
@@ -28,7 +28,7 @@ def unique_file_name(text: str) -> str:
 
 
 def fingerprint(text: str) -> str:
-    """Eight hexadecimal digits of a text's hash."""
+    """Return eight hexadecimal digits of a text's hash."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 

@@ -1,4 +1,4 @@
-"""Work in threads while the results before are used: in order, and never more than some results ahead."""
+"""Compute results in threads ahead of their use, in order and with a limited number of waiting results."""
 
 from __future__ import annotations
 

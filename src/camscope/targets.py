@@ -1,4 +1,4 @@
-"""What is explained: functions from one image's output to a scalar. Closures, not classes."""
+"""Targets: functions from one image's output to a scalar."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def top(rank: int = 1) -> Target:
 
 
 def region(index: int, *, mask: Tensor | npt.NDArray[Any] | None = None) -> Target:
-    """Sum of a class's scores over some pixels of a segmentation output.
+    """Return the target function that sums a class's scores over some pixels of a segmentation output.
 
     Args:
         index: class index; 0 for an output of one map without an axis of classes, (H, W).
@@ -131,7 +131,7 @@ def likely(maps: Tensor) -> Tensor:
 
 
 def box(index: int, *, at: tuple[float, float, float, float] | None = None) -> Target:
-    """Return the score of a box that a detector found: the best of a class, or the one at a place.
+    """Return the target function for the score of a detected box: the best of a class, or the one at a place.
 
     Args:
         index: class index.
@@ -163,7 +163,7 @@ def box(index: int, *, at: tuple[float, float, float, float] | None = None) -> T
 
 
 def _overlaps(boxes: Tensor, place: Tensor) -> Tensor:
-    """(N,) intersection over union of boxes (N, 4) with one."""
+    """Compute the intersection over union of boxes (N, 4) with one box, (N,)."""
     low, high = torch.maximum(boxes[:, :2], place[:2]), torch.minimum(boxes[:, 2:], place[2:])
     intersection = (high - low).clamp_min(0).prod(1)
     areas = [(corners[..., 2:] - corners[..., :2]).prod(-1) for corners in (boxes, place)]
@@ -171,7 +171,7 @@ def _overlaps(boxes: Tensor, place: Tensor) -> Tensor:
 
 
 def similarity(embedding: Tensor) -> Target:
-    """Cosine similarity of an output vector to a given one: image retrieval, CLIP.
+    """Return the target function for the cosine similarity to a vector: image retrieval, CLIP.
 
     Args:
         embedding: (D,).

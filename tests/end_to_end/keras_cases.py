@@ -66,7 +66,7 @@ def test_an_unknown_class_is_one_line(photo: Path, tmp_path: Path) -> None:
     assert done.returncode == 2
     (line,) = [text for text in done.stderr.splitlines() if text.startswith("camscope:")]
     assert "needs 'Doubled', which Keras does not know" in line
-    assert "for the command save the model with layers of Keras alone" in line
+    assert "for the command save the model with layers of Keras only" in line
 
 
 @pytest.mark.slow

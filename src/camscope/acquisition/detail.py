@@ -19,7 +19,7 @@ _FINE, _RAMP = 32, (8, 16)
 _GAIN = 10.0
 _IMMERKAER = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 _QUALITIES = (*range(5, 96, 5), 98)
-_CROP = 512
+_CROP = 256
 _GHOST, _FLOOR = 0.5, 0.25
 LOSSLESS = 100.0
 

@@ -16,6 +16,7 @@ from camscope.images.picture import Picture, Pixels
 _SIDE = 256
 _OUTER = 0.25  # of the side: marks stand near the edges
 _STEP, _BRIGHT = 0.25, 0.75  # of the range of tones: above the surroundings, and above the darkest
+_LEAST = 0.15  # step above the surroundings in grey values: fine structure is no mark
 _SURROUNDINGS = 8.0
 _SMALLEST, _LARGEST = 8, 1000  # pixels of 256 x 256
 
@@ -72,7 +73,7 @@ def measure_marks(picture: Picture) -> Trait:
     """Return the pixels of small, bright marks near the edges: (n, 3), row and column of 256 x 256, and grey value.
 
     A mark is a connected part of 8 to 1000 of the 65,536 pixels in the outer quarter of a side, a quarter of the range
-    of tones brighter than its surroundings, and within the brightest quarter of that range.
+    of tones (and 0.15) brighter than its surroundings, and within the brightest quarter of that range.
     """
     values = resized(grey(picture), (_SIDE, _SIDE))
     low, high = np.percentile(values, [0.5, 99.9])
@@ -80,7 +81,7 @@ def measure_marks(picture: Picture) -> Trait:
     if tones <= 0:
         return np.zeros((0, 3))
     surroundings = ndimage.gaussian_filter(values, _SURROUNDINGS, mode="nearest")
-    bright = (values - surroundings > _STEP * tones) & (values - low > _BRIGHT * tones)
+    bright = (values - surroundings > max(_STEP * tones, _LEAST)) & (values - low > _BRIGHT * tones)
     parts, count = ndimage.label(bright, np.ones((3, 3)))
     if not count:
         return np.zeros((0, 3))

@@ -71,6 +71,8 @@ class AcquisitionProperty:
             >>> bool(np.isclose(changed.pixels.std(), pixels.std() / 2))
             True
         """
+        if np.array_equal(own, other):
+            return picture
         pixels = np.clip(self.transfer(picture, own, other), 0, 1)
         if picture.bits <= 8:
             pixels = np.rint(pixels * np.float32(255)) / np.float32(255)
@@ -119,10 +121,11 @@ def margins(values: Pixels) -> tuple[int, int, int, int]:
     return top, bottom, left, right
 
 
-def inside(values: Pixels) -> Pixels:
-    """Return the part of a picture (H, W) inside its margins."""
-    top, bottom, left, right = margins(values)
-    return values[top : values.shape[0] - bottom, left : values.shape[1] - right]
+def centre(values: Pixels) -> Pixels:
+    """Return the middle of a picture (H, W), 60 % of its height and width, which frames seldom reach."""
+    height, width = values.shape
+    top, left = height // 5, width // 5
+    return values[top : height - top, left : width - left]
 
 
 def _flat_lines(lines: Pixels) -> int:

@@ -1,25 +1,26 @@
-"""Properties of the tones: brightness, contrast, inverted grey values, and the style of low frequencies."""
+"""Properties of the tones: brightness, contrast, inverted grey values, and the coarse pattern."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 
-from camscope.acquisition.property import Trait, grey, inside, resized
+from camscope.acquisition.property import Trait, centre, grey, resized
 from camscope.array_types import Floats
 from camscope.images.picture import Picture, Pixels
 
 _GAMMA = 8.0
 _THUMBNAIL = 16
 _CERTAIN = 0.3
-_STYLE_SIDE, _STYLE_BAND = 64, 3
-_GAIN, _FAINT = 3.0, 0.003
+_COARSE = 8
+_SMOOTH = 48
 
 
 def measure_brightness(picture: Picture) -> Trait:
-    """Return the median grey value inside the margins, in [0, 1]: small structures do not move it."""
-    return np.array([np.median(inside(grey(picture)))], float)
+    """Return the median grey value in the middle of the picture, in [0, 1]: small structures do not move it."""
+    return np.array([np.median(centre(grey(picture)))], float)
 
 
 def transfer_brightness(picture: Picture, own: Trait, other: Trait) -> Pixels:
@@ -31,8 +32,12 @@ def transfer_brightness(picture: Picture, own: Trait, other: Trait) -> Pixels:
 
 
 def measure_contrast(picture: Picture) -> Trait:
-    """Return the interquartile range of the grey values inside the margins, and their median."""
-    low, median, high = np.percentile(inside(grey(picture)), [25, 50, 75])
+    """Return the interquartile range of the grey values in the middle of the picture, and their median.
+
+    The values are means over 1/48 of its sides, so that noise does not count.
+    """
+    values = resized(centre(grey(picture)), (_SMOOTH, _SMOOTH))
+    low, median, high = np.percentile(values, [25, 50, 75])
     return np.array([high - low, median], float)
 
 
@@ -47,7 +52,7 @@ def transfer_contrast(picture: Picture, own: Trait, other: Trait) -> Pixels:
 
 def measure_inversion(picture: Picture) -> Trait:
     """Return a thumbnail of 16 x 16 grey values, of mean 0 and length 1."""
-    thumbnail = resized(inside(grey(picture)), (_THUMBNAIL, _THUMBNAIL)).astype(float).ravel()
+    thumbnail = resized(centre(grey(picture)), (_THUMBNAIL, _THUMBNAIL)).astype(float).ravel()
     thumbnail -= thumbnail.mean()
     length = np.linalg.norm(thumbnail)
     return np.asarray(thumbnail / length if length > 0 else thumbnail)
@@ -74,33 +79,23 @@ def transfer_inversion(picture: Picture, own: Trait, other: Trait) -> Pixels:
 
 
 def measure_style(picture: Picture) -> Trait:
-    """Return the logarithms of the amplitudes of the lowest frequencies (7, 7) but the mean; up to 3 cycles."""
-    spectrum = np.abs(np.fft.fft2(resized(grey(picture), (_STYLE_SIDE, _STYLE_SIDE)))) / _STYLE_SIDE**2
-    band = np.arange(-_STYLE_BAND, _STYLE_BAND + 1)
-    amplitudes = np.log(spectrum[np.ix_(band, band)] + _FAINT)
-    amplitudes[_STYLE_BAND, _STYLE_BAND] = 0.0
-    return np.asarray(amplitudes)
+    """Return the coarse pattern of the grey values (8, 8), without their mean."""
+    pattern = resized(grey(picture), (_COARSE, _COARSE)).astype(float)
+    return np.asarray(pattern - pattern.mean())
 
 
 def compare_style(traits: Sequence[Trait]) -> tuple[list[Trait], Floats]:
-    """Return each image's place on the first principal component of the cohort's amplitudes."""
-    amplitudes = np.stack([trait.ravel() for trait in traits])
-    centred = amplitudes - amplitudes.mean(axis=0)
+    """Return each image's place on the first principal component of the cohort's coarse patterns."""
+    patterns = np.stack([trait.ravel() for trait in traits])
+    centred = patterns - patterns.mean(axis=0)
     component = np.linalg.svd(centred, full_matrices=False)[2][0]
     component = component * np.sign(component[np.argmax(np.abs(component))])
     return list(traits), np.asarray(centred @ component)
 
 
 def transfer_style(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the pixels with the other picture's amplitudes of the lowest frequencies, and their own phases.
-
-    Each amplitude changes by a factor of 3 at most. Source: Yang & Soatto, FDA: Fourier Domain Adaptation for Semantic
-    Segmentation, CVPR 2020; here without the mean.
-    """
-    band = np.arange(-_STYLE_BAND, _STYLE_BAND + 1)
-    gains = np.clip(np.exp(other - own), 1 / _GAIN, _GAIN)
-    spectrum = np.fft.fft2(picture.pixels, axes=(0, 1))
-    if min(picture.size) > 2 * _STYLE_BAND:
-        spectrum[np.ix_(band, band)] *= gains[..., None]
-    pixels: Pixels = np.fft.ifft2(spectrum, axes=(0, 1)).real.astype(np.float32)
+    """Return the pixels with the coarse pattern of the other picture, and their own fine structure."""
+    change = Image.fromarray((other - own).astype(np.float32), "F")
+    smooth = np.asarray(change.resize(picture.size[::-1], Image.Resampling.BICUBIC), np.float32)
+    pixels: Pixels = picture.pixels + smooth[..., None]
     return pixels

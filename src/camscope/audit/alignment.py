@@ -19,7 +19,7 @@ from camscope.audit.interventions import Change
 from camscope.audit.measures import changed_cases
 from camscope.audit.settings import FEWEST, AuditSettings
 from camscope.statistics.auc import Scored, auc_difference, auc_interval
-from camscope.statistics.intervals import UNKNOWN, Interval, bootstrap
+from camscope.statistics.intervals import Interval, bootstrap
 
 Sides = npt.NDArray[np.bool_]
 _CERTAIN = 0.999
@@ -53,8 +53,10 @@ def cue_alignment(
     aligned = Scored(log_odds[agrees], truth[agrees], patients[agrees])
     anti = Scored(log_odds[~agrees], truth[~agrees], patients[~agrees])
     absent = auc_interval(log_odds[~has_cue], truth[~has_cue], patients=patients[~has_cue])
-    # The two sets are of different cases, so neither share nor flips are known.
-    return _alignment(aligned, anti, absent=absent, share=UNKNOWN, flips=float("nan"), how="", settings=settings), ""
+    values = np.stack([log_odds, truth, agrees], 1).astype(float)
+    share = bootstrap(values, patients, statistic=_share, seed=settings.seed, replicates=settings.replicates)
+    # The two sets are of different cases, so that no prediction flips.
+    return _alignment(aligned, anti, absent=absent, share=share, flips=float("nan"), how="", settings=settings), ""
 
 
 def association(rows: pl.DataFrame, column: str, *, settings: AuditSettings) -> Interval:
@@ -267,13 +269,24 @@ def _other_side(cases: Sequence[Mapping[str, Any]], rows: pl.DataFrame) -> list[
 def _paired_share(values: Floats, weights: Floats) -> Floats:
     """Return (S_aligned - S_anti) / (S_aligned + S_anti), S the separation of the classes in log-odds."""
     aligned, anti, truth = values.T
-    present, absent = weights @ truth, weights @ (1 - truth)
+    return _ratio(*(_separation(x, truth, weights) for x in (aligned, anti)))
+
+
+def _share(values: Floats, weights: Floats) -> Floats:
+    """Return the same of two sets of different cases: those whose cue agrees with the label, and the others."""
+    log_odds, truth, agrees = values.T
+    return _ratio(*(_separation(log_odds, truth, weights * side) for side in (agrees, 1 - agrees)))
+
+
+def _separation(log_odds: Floats, truth: Floats, weights: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
-        first, second = (
-            weights @ (x * truth) / present - weights @ (x * (1 - truth)) / absent for x in (aligned, anti)
-        )
-        share: Floats = (first - second) / (first + second)
-    return share
+        present, absent = (weights @ (log_odds * side) / (weights @ side) for side in (truth, 1 - truth))
+    return np.asarray(present - absent)
+
+
+def _ratio(first: Floats, second: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray((first - second) / (first + second))
 
 
 def _alignment(

@@ -34,6 +34,7 @@ class Effect:
         spread: mean over patients of (absolute change - absolute sham change): it sees opposite changes, which cancel
             in the effect.
         p_spread: of its sign-flip test, adjusted by Holm over all of them.
+        detectable: the smallest mean effect that one test of it alone shows with a power of 80 %.
     """
 
     stratum: str
@@ -51,6 +52,7 @@ class Effect:
     by: str = ""
     spread: Interval = UNKNOWN
     p_spread: float = float("nan")
+    detectable: float = float("nan")
 
     def beyond(self, delta: float) -> bool:
         """Return whether the whole interval lies outside -delta to delta."""
@@ -87,8 +89,8 @@ class Alignment:
         anti: AUC where the region is as the label would not have it.
         reliance: aligned minus anti, the reliance index.
         share: (S_aligned - S_anti) / (S_aligned + S_anti), S the difference of the mean log-odds of the classes: the
-            share of their separation that the region carries; NaN for sets of different cases.
-        flips: share of the cases whose prediction differs between the two sets.
+            share of their separation that the region carries.
+        flips: share of the cases whose prediction differs between the two sets; NaN for sets of different cases.
         how: "" for unedited pictures; "remove" or what differs between the donors for sets of edited ones.
     """
 
@@ -183,5 +185,10 @@ class Alignments:
 
     @property
     def unedited_denies(self) -> bool:
-        """Return whether the unedited pictures can show reliance, and do not."""
-        return self.unedited is not None and not self.unedited.at_ceiling and not self.unedited.is_reliance
+        """Return whether the unedited pictures can show reliance, and do not.
+
+        At the ceiling, where the index has no room, the region must carry some share of the separation there.
+        """
+        if self.unedited is None or self.unedited.is_reliance:
+            return False
+        return not (self.unedited.at_ceiling and self.unedited.share.low > 0)

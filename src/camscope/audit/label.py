@@ -17,14 +17,13 @@ from camscope.acquisition import PROPERTIES
 from camscope.array_types import Mask
 from camscope.audit.interventions import LARGE, Change, Score, measured_changes, scored
 from camscope.audit.null_maps import MapRecipe, Nulls, nulls
-from camscope.audit.properties import CASES, PropertyValues, TraitReader, property_cases, property_edits
-from camscope.audit.reliance_map import cell_edits, cells_of, one_per_patient
-from camscope.audit.samples import Array, AuditSample, PatchDonors, subjects
+from camscope.audit.properties import PropertyValues, TraitReader, property_cases, property_edits
+from camscope.audit.reliance_map import cell_edits, cells_of
+from camscope.audit.samples import Array, AuditSample, PatchDonors, one_per_patient, subjects
 from camscope.audit.selftest import SelfTest, self_test
 from camscope.cohort.case import Case
 from camscope.cohort.fill_ins import sham
 from camscope.cohort.regions import region
-from camscope.cohort.sampling import drawn_cases
 from camscope.cohort.store import OK
 from camscope.images import read
 from camscope.images.picture import Picture
@@ -42,6 +41,8 @@ Item = TypeVar("Item")
 _POOL, _POOL_BYTES = 256, 2**30
 """Cases that are kept in memory, to lend their pixels and to be explained by networks that know nothing."""
 
+EXCHANGED = 256
+"""Cases per label, of one patient each, whose cells and properties are exchanged."""
 _SAMPLE = 64
 _KNOWN = 0.9  # share of the cases with the label whose disease must be known
 _SEEDS = 3
@@ -145,7 +146,7 @@ def measure(
         batch_size=batch_size,
     )
     cells = cells_of(grid)
-    recipients = one_per_patient(pool) if section.reliance_map else []
+    recipients = one_per_patient(pool, EXCHANGED) if section.reliance_map else []
     cell_changes, of_cells = scored(
         cell_edits(
             _counted(recipients, len(recipients), f"exchanging cells for {label}", progress),
@@ -205,10 +206,10 @@ def measure_properties(
     find = _disease(study, label, section, model) if section.disease else None
     reader = TraitReader(section.properties, max(model.preprocess.input_size), find)
     reader = readers.setdefault((label if section.disease else "", reader.side), reader)
-    numbers = drawn_cases(rows, by=["truth"], limit=CASES, seed=section.seed)
-    cases = list(cases_of(study, rows, sorted(numbers)))
+    shuffled = rows["case"].sample(fraction=1, shuffle=True, seed=section.seed).to_list()
+    known = one_per_patient(property_cases(cases_of(study, rows, shuffled), label), EXCHANGED)
+    cases = [item.case for item in known]
     values = reader.values(cases, progress=lambda done: progress(f"properties for {label}", done, len(cases)))
-    known = property_cases(cases, label)
     changes, forwards = scored(
         property_edits(
             _counted(known, len(known), f"exchanging properties for {label}", progress),

@@ -13,10 +13,11 @@ from camscope.array_types import Floats
 from camscope.audit.evidence import Effect, Heat
 from camscope.audit.interventions import Change
 from camscope.audit.null_maps import Nulls
-from camscope.audit.settings import FEWEST, AuditSettings
+from camscope.audit.settings import FEWEST, LEVEL, AuditSettings
 from camscope.statistics.auc import auc_interval
 from camscope.statistics.hypotheses import holm, max_statistic, patient_means, sign_flip, tost
 from camscope.statistics.intervals import Interval, bootstrap, ratio
+from camscope.statistics.power import detectable
 from camscope.study.grids import stacked, unit
 
 _CHECKS = ("frame", "content", "norm_map", "frozen_norm")
@@ -88,8 +89,10 @@ def _effect(
 
     sampling: dict[str, Any] = {"seed": settings.seed, "replicates": settings.replicates}
     means, wider_means = (patient_means(per_case(values), patients) for values in (moved, wider))
-    by_fill = {}
-    for fill in dict.fromkeys(change.fill_in for change in changes):
+    effect = bootstrap(per_case(moved), patients, **sampling)
+    fills = list(dict.fromkeys(change.fill_in for change in changes))
+    by_fill = {fills[0]: effect} if len(fills) == 1 else {}
+    for fill in fills if len(fills) > 1 else ():
         of_fill = np.array([change.fill_in == fill for change in changes])
         owners = [cases[number]["patient"] for number in numbers[of_fill].tolist()]
         if len(set(owners)) >= FEWEST:
@@ -102,12 +105,13 @@ def _effect(
         cases=len(order),
         patients=len(means),
         sd=sd,
-        effect=bootstrap(per_case(moved), patients, **sampling),
+        effect=effect,
         sham=float(patient_means(per_case(sham), patients).mean()),
         by_fill=by_fill,
         p=sign_flip(means, **sampling),
         p_equivalence=equivalence.p,
         smallest_delta=equivalence.smallest_delta,
+        detectable=detectable(float(means.std(ddof=1)), len(means), level=LEVEL, replicates=settings.replicates),
         spread=bootstrap(per_case(wider), patients, **sampling),
         p_spread=sign_flip(wider_means, **sampling),
     )

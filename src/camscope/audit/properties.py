@@ -30,8 +30,6 @@ from camscope.prefetch import prefetch
 from camscope.statistics.auc import auc_interval
 
 PREFIX = "property:"
-CASES = 512
-"""Cases per label whose properties are exchanged; each can lend to one patient per role."""
 _SIDE = 256
 _GROUPS = 6
 _COVERED = 0.8
@@ -84,7 +82,7 @@ class TraitReader:
     def pictures(self, case: Case) -> Callable[[str], Picture]:
         """Read a case; return a function from the name of a property to the picture in which it shows."""
         picture = read(case.source)
-        small = reduced(picture, max(self.side, _SIDE))
+        small = reduced(picture, self.side)
         return lambda name: picture if name in PROPERTIES and PROPERTIES[name].full_size else small
 
     def values(self, cases: Sequence[Case], *, progress: Callable[[int], None]) -> dict[str, PropertyValues]:
@@ -247,6 +245,6 @@ def untestable_property(values: PropertyValues) -> str:
     return f"fewer than {FEWEST} patients on each side of the label have a donor who differs"
 
 
-def property_cases(cases: Sequence[Case], label: str) -> list[PropertyCase]:
+def property_cases(cases: Iterable[Case], label: str) -> list[PropertyCase]:
     """Return the cases whose truth is known."""
     return [PropertyCase(case, bool(case.truth[label])) for case in cases if case.truth[label] is not None]

@@ -25,8 +25,6 @@ from camscope.statistics.hypotheses import max_statistic, patient_means
 
 CELLS = 7
 """Cells on a side, or as many as the maps have if these are fewer."""
-CASES = 128
-"""Cases per label whose cells are exchanged."""
 PREFIX = "cell:"
 
 
@@ -84,14 +82,6 @@ class RelianceMap:
 def cells_of(grid: tuple[int, int]) -> tuple[int, int]:
     """Return how many cells the input has down and across, for maps on a grid."""
     return min(CELLS, grid[0]), min(CELLS, grid[1])
-
-
-def one_per_patient(samples: Sequence[AuditSample]) -> list[AuditSample]:
-    """Return the first case of each patient and truth, at most `CASES`."""
-    first: dict[tuple[str, bool], AuditSample] = {}
-    for sample in samples:
-        first.setdefault((sample.case.patient, sample.truth), sample)
-    return list(first.values())[:CASES]
 
 
 def cell_edits(
@@ -159,6 +149,8 @@ def reliance_map(
         return RelianceMap(
             len(numbers), len(set(patients)), reason=f"{few} patients on one side of the label have donors"
         )
+    if not min(sd.values()) > 0:
+        return RelianceMap(len(numbers), len(set(patients)), reason="the log-odds do not vary")
     place = {number: index for index, number in enumerate(numbers)}
     response, use = np.full((2, len(numbers), *cells), np.nan)
     for change in changes:

@@ -120,6 +120,25 @@ class Lender(Protocol):
 AnyLender = TypeVar("AnyLender", bound=Lender)
 
 
+def one_per_patient(lenders: Iterable[AnyLender], limit: int) -> list[AnyLender]:
+    """Return one case of each patient, in turn with and without the label where a patient has both.
+
+    Args:
+        lenders: the cases.
+        limit: most cases.
+    """
+    by_patient: dict[str, dict[bool, AnyLender]] = {}
+    for lender in lenders:
+        by_patient.setdefault(lender.case.patient, {}).setdefault(lender.truth, lender)
+    chosen: list[AnyLender] = []
+    present = 0
+    for sides in sorted(by_patient.values(), key=len):
+        truth = next(iter(sides)) if len(sides) == 1 else 2 * present < len(chosen)
+        chosen.append(sides[truth])
+        present += truth
+    return chosen[:limit]
+
+
 class PatchDonors(Generic[AnyLender]):
     """Cases that lend their pixels or properties: in each role a patient lends to one other patient at most.
 

@@ -22,8 +22,8 @@ def goes_with(label: str, region: str, by_cue: Mapping[str, Interval], alignment
         else f"Whether the {label} model relies on {region} is not shown"
     )
     return (
-        f"{beginning}: the AUC of the log-odds for the cue is {aucs}, and {_aligned(alignment, region)}. No image could "
-        "be edited, since the place of the cue is not known, so whatever else differs in images with it may be the cause."
+        f"{beginning}: the AUC of the log-odds for the cue is {aucs}, and {_aligned(alignment, region)}. No image "
+        "could be edited, since the place of the cue is not known: something else in these images may be the cause."
     )
 
 
@@ -88,9 +88,9 @@ def _aligned(alignment: Alignment, region: str) -> str:
     if alignment.at_ceiling and not np.isnan(alignment.share.estimate) and not alignment.reliance.low > ALIGNED:
         text += (
             f"; the region carries {alignment.share.estimate:.0%} of the separation of the classes "
-            f"(95 % confidence interval {alignment.share.low:.0%} to {alignment.share.high:.0%}) and flips "
-            f"{alignment.flips:.0%} of the predictions"
+            f"(95 % confidence interval {alignment.share.low:.0%} to {alignment.share.high:.0%})"
         )
+        text += "" if np.isnan(alignment.flips) else f" and flips {alignment.flips:.0%} of the predictions"
     return text
 
 

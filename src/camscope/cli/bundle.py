@@ -1,4 +1,4 @@
-"""camscope bundle: a model with its weights, labels and preprocessing in one folder."""
+"""camscope bundle: write a model with its weights, labels and preprocessing to a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""camscope compare: several models and methods on one picture, side by side."""
+"""camscope compare: compare models and methods on one image."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ if TYPE_CHECKING:
 
     from camscope.explanation import Explanation
 
-_SAME = "the same map as "
-
 
 @with_model_options
 def compare(
     image: Annotated[Path, typer.Argument(help="Image file.")],
-    models: Annotated[str, typer.Option(help=f"Models with commas, each {MODELS}.")],
+    models: Annotated[str, typer.Option(help=f"Models, separated by commas; each is {MODELS}.")],
     out: Out,
     methods: Annotated[str, typer.Option(help="Methods, separated by commas.")] = "gradcam",
     targets: Annotated[str, typer.Option(help="Class names or indices, separated by semicolons, or topK.")] = "top1",
@@ -73,7 +71,7 @@ def compare(
     figure = _sheet(columns, title=f"{image}{' (random weights)' if weights == 'none' else ''}")
     write_atomically(page, lambda file: figure.save(file, "PNG"))
     all_maps = [e for column in columns for e in column]
-    # NaN, the agreement of a flat map, is no JSON.
+    # JSON has no NaN, the agreement of a constant map.
     table = [[None if value != value else round(float(value), 4) for value in row] for row in agreement(all_maps)]
     content = {"picture": str(image), "maps": [e.to_dict() for e in all_maps], "spearman": table}
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -103,14 +101,18 @@ def _says(e: Explanation) -> str:
 
 
 def _caption(e: Explanation) -> str:
+    from camscope.explanation.agreement import SAME_MAP
+
     certainty = f"p = {e.probability:.3f}" if e.probability is not None else f"score {e.score:.3g}"
-    twins = [note.removeprefix(_SAME).partition(":")[0] for note in e.notes if note.startswith(_SAME)]
-    prefix = [f"{_SAME}{', '.join(twins)}"] if twins else []
+    twins = [note.removeprefix(SAME_MAP).partition(":")[0] for note in e.notes if note.startswith(SAME_MAP)]
+    prefix = [f"{SAME_MAP}{', '.join(twins)}"] if twins else []
     return "; ".join([*prefix, f"{e.short_label}, {certainty}"])
 
 
 def _print_table(maps: list[Explanation], spearman: list[list[float | None]]) -> None:
     """Print each map with a number, its agreement with those before it, and its notes, each note once."""
+    from camscope.explanation.agreement import SAME_MAP
+
     past_notes: set[tuple[str, str, str]] = set()
     if len(maps) > 1:
         print("Rank correlation (Spearman) of each map with maps 0, 1, ... before it:")
@@ -118,6 +120,6 @@ def _print_table(maps: list[Explanation], spearman: list[list[float | None]]) ->
         values = " ".join("    -" if value is None else f"{value:5.2f}" for value in row[:number])
         print(f"{number:2} {e.model} {e.method} {e.short_label}: {values}")
         for note in printed_notes(e):
-            if (e.model, e.label, note) not in past_notes or note.startswith(_SAME):
+            if (e.model, e.label, note) not in past_notes or note.startswith(SAME_MAP):
                 print(f"   {note}")
             past_notes.add((e.model, e.label, note))

@@ -1,4 +1,4 @@
-"""camscope demo: the whole product on generated chest radiographs, offline."""
+"""camscope demo: run a study and its audit on generated chest radiographs, offline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""camscope evaluate: are the maps right? Methods judged by numbers, beside maps that know nothing."""
+"""camscope evaluate: compare methods by metrics, with trivial baselines."""
 
 from __future__ import annotations
 

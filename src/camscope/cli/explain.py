@@ -1,4 +1,4 @@
-"""camscope explain: why a model says what it says, in pictures."""
+"""camscope explain: explain images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""camscope failures: what a model is sure about and wrong, explained."""
+"""camscope failures: explain the most confident mistakes of a model."""
 
 from __future__ import annotations
 

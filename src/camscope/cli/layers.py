@@ -1,4 +1,4 @@
-"""camscope layers: what a network looks at, stage by stage."""
+"""camscope layers: draw heat maps at every stage of a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands put together, and errors turned into one line and an exit status."""
+"""The command line application: all commands; errors become one line and an exit status."""
 
 from __future__ import annotations
 

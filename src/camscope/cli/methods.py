@@ -1,4 +1,4 @@
-"""camscope methods: what the methods are, and what each takes."""
+"""camscope methods: list and describe the methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loading a model for a command, with what its source warns of said as a note."""
+"""Load a model for a command; print warnings of its source as notes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def load_noted(spec: str, *, seed: int, **options: Any) -> Model:
     """Load a model; a warning, such as that a name is an old one, becomes one line on standard error.
 
     Args:
-        spec: as for `camscope.load`.
+        spec: see `camscope.load`.
         seed: of random weights.
-        **options: as for `camscope.load`.
+        **options: see `camscope.load`.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The options that every command which loads a model shares, and the arguments of `camscope.load` that they become."""
+"""Options shared by commands that load a model, and their conversion to arguments of `camscope.load`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""camscope models: the names that can be loaded, and what would be used of one."""
+"""camscope models: list the names of models, or print how a model would be explained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""camscope report: a study as one page that is opened from disk."""
+"""camscope report: write the report of a study."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""camscope study: a whole cohort explained, from one file."""
+"""camscope study: explain a cohort."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def study(
 
 
 def _cluster(engine: str, **options: Any) -> Cluster | None:
-    """Return the Ray cluster, where that is the engine."""
+    """Return the Ray cluster, if it is the engine."""
     from camscope.study.cluster import Cluster
 
     if engine == "ray":
@@ -110,7 +110,7 @@ def _cluster(engine: str, **options: Any) -> Cluster | None:
 
 
 def _run(study: Study, out: str, *, as_json: bool, **options: Any) -> int:
-    """Run it with a display; returns how many rows failed."""
+    """Run the study with a progress bar; return the number of failed rows."""
     from camscope.cohort.store import FAILED
     from camscope.study.run import StudyProgress, run
 

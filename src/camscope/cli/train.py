@@ -1,4 +1,4 @@
-"""camscope train: a model for labelled pictures, judged, with its failures explained."""
+"""camscope train: train and evaluate a model, and explain its failures."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class EvaluatedMethod:
 
 
 def chosen_methods(asked: str) -> tuple[str, ...]:
-    """Return the methods with the given names, separated by commas, after the nulls; "all" stands for all methods.
+    """Return the methods with these names, separated by commas, after the nulls; "all" selects all methods.
 
     Raises:
         MethodError: an unknown method.
@@ -81,14 +81,14 @@ def chosen_methods(asked: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*NULLS, *names]))
 
 
-class _Enough(Exception):  # noqa: N818  never leaves this file
+class _TooManyPassesError(Exception):
     """A method needs more passes than the limit: at least this many."""
 
     def __init__(self, passes: int) -> None:
         self.passes = passes
 
 
-def entered(
+def try_method(
     name: str,
     *,
     model: Model,
@@ -123,9 +123,9 @@ def entered(
             (trace, *_) = run.seen.traces(run.forward, [goal.target])
             return _reduced(name, method_settings, count, most=most, channels=trace.activations.shape[1])
         passes = count(method_settings)
-    except _Enough as enough:
+    except _TooManyPassesError as excess:
         return EvaluatedMethod(
-            name, method_settings, enough.passes, f"{enough.passes} passes per map: run on few pictures"
+            name, method_settings, excess.passes, f"{excess.passes} passes per map: run on few pictures"
         )
     except CamscopeError as error:
         return EvaluatedMethod(name, method_settings, refused=" ".join(str(error).split()))
@@ -151,10 +151,12 @@ def _reduced(
         channels: number of channels of the layer.
     """
     channel_passes = count({**settings, "channels": 1}) - 1
-    passes, limit = 1 + channel_passes * channels, max(1, most // max(channel_passes, 1))
+    passes, limit = 1 + channel_passes * channels, max(1, (most - 1) // max(channel_passes, 1))
     if passes <= most:
         return EvaluatedMethod(name, settings, passes)
-    text = f"{passes} passes per map: reduced to the {limit} channels that vary most, and run on few pictures"
+    text = (
+        f"{passes} passes per map: reduced to the most variable channels ({limit} of {channels}), run on few pictures"
+    )
     return EvaluatedMethod(name, {**settings, "channels": limit}, 1 + channel_passes * limit, text)
 
 
@@ -170,17 +172,17 @@ def _counted(
     """Count the forward passes of one map, including the shared one.
 
     Raises:
-        _Enough: there are more than ``most``.
+        _TooManyPassesError: there are more than ``most``.
     """
 
     def watch(_: int, total: int) -> None:
-        if max(total, passes[0]) > most:
-            raise _Enough(1 + max(total, passes[0]))
+        if 1 + max(total, passes[0]) > most:
+            raise _TooManyPassesError(1 + max(total, passes[0]))
 
     with counting(run.model) as passes, reporting(watch):
         run.maps(name, function, goals={0: goal}, settings=settings)
     if 1 + passes[0] > most:
-        raise _Enough(1 + passes[0])
+        raise _TooManyPassesError(1 + passes[0])
     return 1 + passes[0]
 
 
@@ -200,7 +202,7 @@ def counting(model: Model) -> Iterator[list[int]]:
 
 
 @dataclass(frozen=True)
-class Made:
+class TimedMaps:
     """Maps of one method, and their cost.
 
     Attributes:
@@ -218,9 +220,9 @@ class Made:
     seconds: float
 
 
-def made(
+def timed_maps(
     contestant: EvaluatedMethod, run: BatchExplainer, goals: Mapping[int, ResolvedTarget], *, shared: float
-) -> Made:
+) -> TimedMaps:
     """Compute the maps of a method for some images of a forward pass.
 
     Args:
@@ -234,7 +236,7 @@ def made(
         method_maps = run.maps(contestant.name, contestant.function, goals=goals, settings=contestant.settings)
         maps = method_maps.raw.cpu()
     seconds = shared + (time.perf_counter() - start) / len(goals)
-    return Made(maps, method_maps.layer, method_maps.notes, 1 + round(passes[0] / len(goals)), seconds)
+    return TimedMaps(maps, method_maps.layer, method_maps.notes, 1 + round(passes[0] / len(goals)), seconds)
 
 
 def drawn_again(

@@ -139,7 +139,9 @@ def _faithfulness(subject: MapBatch, names: Sequence[str], *, batch_size: int, s
         scored = _scorer(subject, scale, engine=engine)
         return None if scored is None else (scored[0], {"clean": scored[1], "batch_size": batch_size})
 
-    plain = given("probability", "eager")  # as the clean score, so that rounding does not decide which is larger
+    plain = given(
+        "probability", "eager"
+    )  # with the engine of the clean score, so that rounding does not decide which is larger
     if plain is not None and any(name in _KEPT for name in metrics):
         kept_scores = kept(maps, inputs, plain[0], **plain[1])  # type: ignore[arg-type]
         columns |= {name: getattr(kept_scores, what).tolist() for name, what in _KEPT.items() if name in metrics}

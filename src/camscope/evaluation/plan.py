@@ -91,7 +91,7 @@ def sample_of(model: Model, case: Case, content: bytes) -> Sample:
 
 
 def goal_of(model: Model, case: Case, output: Tensor) -> ResolvedTarget:
-    """Return what is explained in an image: its target, or else the predicted class."""
+    """Return the target of an image: its own, or the predicted class."""
     if output.ndim != 1:
         raise CamscopeError(f"{model.name} returns {tuple(output.shape)} values per picture, not one for each class")
     goals = goals_of(model, [case.target or None], output)

@@ -44,11 +44,11 @@ CURVE = "cascade"
 FEW = ("robustness", "comparison", "randomisation")
 """Kinds of metrics that compute further maps; they are measured on few images."""
 _ALSO_FEW = ("infidelity",)  # as many passes as deletion and insertion together
-_LEFT_OUT = ("ssim",)  # compares maps, and is no number of one method
+_LEFT_OUT = ("ssim",)  # compares maps of two methods
 
 
 def chosen_metrics(asked: str | Iterable[str]) -> tuple[str, ...]:
-    """Return the metrics with the given names, a list or separated by commas; "all" stands for all that judge a method.
+    """Return the metrics with these names, a list or separated by commas; "all" selects all metrics of single methods.
 
     Raises:
         SettingError: an unknown metric.

@@ -12,7 +12,7 @@ import torch
 from camscope.cohort.case import Case
 from camscope.cohort.store import EVALUATION, Row, Store, as_written
 from camscope.errors import CamscopeError, PictureError
-from camscope.evaluation.candidates import EvaluatedMethod, entered
+from camscope.evaluation.candidates import EvaluatedMethod, try_method
 from camscope.evaluation.plan import EvaluationPlan, goal_of, sample_of
 from camscope.evaluation.rows import SCHEMA_VERSION, schema
 from camscope.evaluation.step import EvaluationStep
@@ -55,7 +55,7 @@ def evaluate(
             with as_written(store.folder):
                 contestants = [EvaluatedMethod(**facts) for facts in last_record["contestants"]]
         else:
-            contestants = _entered(plan, progress)
+            contestants = _try_methods(plan, progress)
         store.begin(plan.fingerprint)
         content = recorded(plan, contestants)
         store.record(content | {"finished": False})
@@ -119,7 +119,7 @@ def recorded(plan: EvaluationPlan, contestants: Sequence[EvaluatedMethod]) -> di
     }
 
 
-def _entered(plan: EvaluationPlan, progress: Progress) -> list[EvaluatedMethod]:
+def _try_methods(plan: EvaluationPlan, progress: Progress) -> list[EvaluatedMethod]:
     """Try each method on the first image that can be read."""
     fault: CamscopeError | None = None
     for case in plan.data.cases:
@@ -135,7 +135,7 @@ def _entered(plan: EvaluationPlan, progress: Progress) -> list[EvaluatedMethod]:
         for name in plan.methods:
             progress(f"{name}, once", 0, len(plan.methods) * len(plan.data.cases))
             contestants.append(
-                entered(
+                try_method(
                     name,
                     model=plan.model,
                     sample=sample,

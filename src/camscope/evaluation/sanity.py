@@ -1,4 +1,4 @@
-"""Sanity check: do a model's maps show what it learned? `sanity(model, pictures)` answers in one line."""
+"""Sanity check: test whether a model's maps depend on its learned weights, with `sanity(model, pictures)`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Sanity:
         spearman: mean rank correlation with the maps of the trained network after each step, on the native grid; NaN
             where all maps are flat.
         ssim: mean structural similarity to the maps of the trained network after each step.
-        untrained: whether the network's own weights look random (`looks_untrained`), so that the check cannot tell.
+        untrained: whether the network's weights look random (`looks_untrained`), so that the check is inconclusive.
     """
 
     method: str

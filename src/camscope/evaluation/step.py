@@ -21,7 +21,7 @@ from camscope.cohort.runner import Task, Work, attempt, note, read_cases
 from camscope.cohort.store import FAILED, NOT_ASKED, OK, Known, Row, key_of
 from camscope.errors import CamscopeError
 from camscope.evaluation.baselines import AVERAGE, AverageMasks, null_maps
-from camscope.evaluation.candidates import EvaluatedMethod, Made, drawn_again, made
+from camscope.evaluation.candidates import EvaluatedMethod, TimedMaps, drawn_again, timed_maps
 from camscope.evaluation.compute_metrics import Draw, MapBatch, judged
 from camscope.evaluation.plan import EvaluationPlan, goal_of, sample_of
 from camscope.explanation.batch import BatchExplainer, ResolvedTarget, Sample
@@ -43,7 +43,7 @@ class _MethodTask(Task):
 
 @dataclass
 class _ImageWork(Work[_MethodTask]):
-    """An image of an evaluation, its annotation, and what is explained in it."""
+    """An image of an evaluation, its annotation and its target."""
 
     mask: Mask | None = None
     goal: ResolvedTarget | None = None
@@ -113,7 +113,7 @@ class EvaluationStep:
         )
 
     def reuse(self, work: _ImageWork) -> bool:
-        """Look up the rows that earlier runs made of an image."""
+        """Look up the rows of an image from earlier runs."""
         case = work.case
         annotations = [case.mask_content(name) for name in case.masks]
         tasks = [task for task in work.tasks if task.wanted]
@@ -220,12 +220,12 @@ class EvaluationStep:
         *,
         cases: Sequence[Case],
         shared: float,
-    ) -> Made:
+    ) -> TimedMaps:
         if not contestant.null:
-            return made(contestant, run, goals, shared=shared)
+            return timed_maps(contestant, run, goals, shared=shared)
         windows = [run.samples[i].window for i in goals]
         grids = null_maps(contestant.name, cases=list(cases), windows=windows, average=self.average)
-        return Made(torch.stack([grids[k] for k in range(len(cases))]), "none", [[] for _ in cases], 0, 0.0)
+        return TimedMaps(torch.stack([grids[k] for k in range(len(cases))]), "none", [[] for _ in cases], 0, 0.0)
 
     def _draw(self, contestant: EvaluatedMethod, maps: Tensor, samples: Sequence[Sample]) -> Draw:
         sources = [sample.picture for sample in samples]

@@ -24,8 +24,8 @@ LEVEL = 0.05
 _REPLICATES = 2000  # of intervals
 _FLIPS = 9999
 _SAME = 1e-5
-_DIGITS = 6  # that ranks look at; what differs less is rounding
-UNRANKED = ("completeness",)  # few methods claim to add up to the score
+_DIGITS = 6  # for ranks; smaller differences are rounding
+UNRANKED = ("completeness",)  # few methods claim that maps add up to the score
 
 Cell = dict[str, Any]
 
@@ -207,7 +207,7 @@ def _sanity(method_rows: pl.DataFrame) -> dict[str, Any] | None:
 
 
 def _same_as(name: str, columns: Mapping[str, Mapping[str, Mapping[int, float]]], names: Sequence[str]) -> str | None:
-    """Return the first method whose every number is the same, whatever the scale of the maps: the two coincide here."""
+    """Return the first method with the same numbers, up to the scale of the maps: the two coincide here."""
     for candidate in names[: names.index(name)] if name in names else ():
         pairs = [
             (column[name], column[candidate])

@@ -41,7 +41,7 @@ def cell_of(table: Table, method: str, metric: str) -> Mapping[str, Any] | None:
 
 
 def measured(table: Table, what: str | None = None) -> list[str]:
-    """Return the metrics that have cells, in the registry's order; only those of a kind if ``what`` is given."""
+    """Return the metrics that have cells, in the registry's order; ``what`` selects a kind."""
     names = {cell["metric"] for cell in table["cells"]}
     return [name for name in METRICS if name in names and what in (None, kind(METRICS[name]))]
 

@@ -1,4 +1,4 @@
-"""From pictures to explanations, and from tensors to maps."""
+"""Explain images (`explain`, `explain_all`) and compute maps of tensors (`cam`, `cams`)."""
 
 from camscope.explanation.maps import cam, cams
 from camscope.explanation.pictures import explain, explain_all

@@ -1,4 +1,4 @@
-"""How far maps of one picture agree, and which of them are one map under several names."""
+"""Agreement of the maps of one image, and methods that give the same map."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from camscope.explanation.result import Explanation
 from camscope.heatmap import place
 from camscope.images import Window
 
+SAME_MAP = "the same map as "
+"""Start of the note that names another method with the same map."""
+
 _CELLS = 16
 _SAME = 1e-5
 
 
 def agreement(explanations: Sequence[Explanation]) -> npt.NDArray[np.float64]:
-    """Spearman's rank correlation of the signed maps of one picture, on a common grid.
+    """Compute Spearman's rank correlation of the signed maps of one image, on a common grid.
 
-    The maps are laid over the picture on 16 x 16 cells, and compared where all the networks saw it; grids of other
-    sizes, and windows of other crops, so become comparable.
+    The maps are placed on the image with 16 x 16 cells, and compared where all networks saw the image. So grids of
+    other sizes and windows of other crops can be compared.
 
     Args:
-        explanations: n of the same picture.
+        explanations: n explanations of the same image.
 
     Returns:
-        (n, n) correlations in [-1, 1]; NaN where a map is flat.
+        (n, n) correlations in [-1, 1]; NaN if a map is constant.
     """
     from camscope.metrics.comparison import spearman
 
@@ -45,7 +48,7 @@ def agreement(explanations: Sequence[Explanation]) -> npt.NDArray[np.float64]:
 
 
 def same_map(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> bool:
-    """Return whether two signed maps are the same but for a positive factor.
+    """Return whether two signed maps are equal up to a positive factor.
 
     >>> same_map(np.array([[1.0, -2.0]], np.float32), np.array([[2.0, -4.0]], np.float32))
     True

@@ -1,4 +1,4 @@
-"""Apply a method to one forward pass: what `cam`, `cams` and the batches of `explain` have in common."""
+"""Apply a method to one forward pass; shared by `cam`, `cams` and `BatchExplainer`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from camscope.trace.pytree import Input
 
 
 class Applied(NamedTuple):
-    """The maps of one method, and what they were made from.
+    """The maps of one method, with their forward pass.
 
     Attributes:
         raw: (B, *grid) or (B, *space) signed maps, float32 or better.
         scores: (B,) the explained scores.
-        layer: name of the layer, or what a method of the whole network looked at.
+        layer: name of the layer; for methods of the whole network, the part that they use.
         forward: the pass.
         traces: the pass at each layer; none for a method of the whole network.
     """
@@ -51,7 +51,7 @@ def run_pass(
     differentiable: bool = False,
     engine: str = "eager",
 ) -> tuple[Forward, RecordedLayer | None]:
-    """Run a network once, recorded at a layer if one of some methods needs that."""
+    """Run a network once; record a layer if a method needs one."""
     if all(facts_of(function).whole_network for function in functions):
         return record(net, x, layers=[], picture=picture), None
     return record_layer(
@@ -70,7 +70,7 @@ def apply_method(
     layer: Layers = None,
     layout: Layout | None = None,
 ) -> Applied:
-    """Compute the maps of a method, whatever grad mode the caller is in.
+    """Compute the maps of a method, in any grad mode of the caller.
 
     Args:
         function: the method.
@@ -100,7 +100,7 @@ def apply_method(
 def _provided(
     function: NetworkMethod, forward: Forward, settings: Mapping[str, Any], *, layer: Layers, layout: Layout | None
 ) -> dict[str, Any]:
-    """Return the settings of a method of the whole network, with the layers that its parameters ask for."""
+    """Return the settings of a method of the whole network, with the layers in its parameters."""
     parameters = inspect.signature(function).parameters
     arguments = dict(settings) | {"picture": forward.picture, "locate": locate_in(forward)}
     if "layer" in parameters:
@@ -120,7 +120,7 @@ def _provided(
 
 
 def _place(function: NetworkMethod, arguments: Mapping[str, Any], *, chosen: bool) -> str:
-    """Return what a method of the whole network looked at; ``chosen``: its layers are those that the user named.
+    """Return the part of the network that a method used; ``chosen``: the user named the layers.
 
     >>> from camscope.methods import METHODS
     >>> _place(METHODS["occlusion"], {}, chosen=False), _place(METHODS["fullgrad"], {}, chosen=False)

@@ -1,4 +1,4 @@
-"""One forward pass of a model over images, and the maps made from it."""
+"""One forward pass of a model over images, and its maps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from camscope.explanation.agreement import same_map
+from camscope.explanation.agreement import SAME_MAP, same_map
 from camscope.explanation.apply import apply_method, run_pass
 from camscope.explanation.diagnosis import network_notes, notes
 from camscope.explanation.method_lookup import check_needs, known
@@ -65,7 +65,7 @@ class BatchExplainer:
         model: the model.
         samples: the prepared images.
         forward: the recorded forward pass.
-        seen: the layer that was recorded; None if no layer was asked for.
+        seen: the layer that was recorded; None if no method needs one.
         layer: the layer that was named, by the caller or the model.
         layout: axes of that layer's output, if the model knows them.
     """
@@ -125,7 +125,7 @@ class BatchExplainer:
         return (*((_UNCLEAR,) if is_unclear else ()), *self.model.notes)
 
     def goals(self, wanted: Sequence[TargetSpec]) -> list[list[ResolvedTarget]]:
-        """Return the targets that are wanted of each image; places are in pixels of the image."""
+        """Return the targets of each image; places are in pixels of the image."""
         pairs = zip(self.outputs, self.samples, strict=True)
         return [goals_of(self.model, wanted, output, window=sample.window) for output, sample in pairs]
 
@@ -152,7 +152,7 @@ class BatchExplainer:
             {i: image_goals[n] for i, image_goals in enumerate(goals) if len(image_goals) > n}
             for n in range(max(map(len, goals), default=0))
         ]
-        map_sets: list[tuple[str, int, dict[int, _One]]] = []
+        map_sets: list[tuple[str, int, dict[int, _ImageMap]]] = []
         for name, function in functions:
             for n, column in enumerate(columns):
                 windows = [self.samples[i].window for i in column]
@@ -162,7 +162,7 @@ class BatchExplainer:
         outputs = self.outputs.float().cpu()
         outputs = outputs[:, None] if outputs.ndim == 1 else outputs
         probabilities = self.model.probability(outputs) if outputs.ndim == 2 else None
-        repeat = _Repeat(self, settings)
+        repeat = _RepeatRecord(self, settings)
         for i, sample in enumerate(self.samples):
             values = outputs[i] if probabilities is None else probabilities[i]
             top = _top(self.model, values)
@@ -262,19 +262,19 @@ class MethodMaps(NamedTuple):
     notes: list[list[str]]
     layer: str
 
-    def placed(self, windows: list[Window], *, to: str = "cpu") -> dict[int, _One]:
+    def placed(self, windows: list[Window], *, to: str = "cpu") -> dict[int, _ImageMap]:
         """Return each map with its heat map, by the index of its image; on the CPU, or left on the device."""
         cells = self.raw.cpu().numpy()
         heatmaps = _placed(self.raw, windows, to=to)
         grids: Any = self.raw if to == "device" else cells
         return {
-            i: _One(cells[k], grids[k], heatmaps[k], self.scores[k], self.notes[k], self.layer)
+            i: _ImageMap(cells[k], grids[k], heatmaps[k], self.scores[k], self.notes[k], self.layer)
             for k, i in enumerate(self.pictures)
         }
 
 
-class _One(NamedTuple):
-    """Map of one image, method and target: the signed grid, as array and as asked for, the heat map, and its notes."""
+class _ImageMap(NamedTuple):
+    """Map of one image, method and target: the signed grid (as an array, and as requested), the heat map, and notes."""
 
     cells: npt.NDArray[np.float32]
     grid: Any
@@ -284,15 +284,15 @@ class _One(NamedTuple):
     layer: str
 
 
-def _mark_same(map_sets: list[tuple[str, int, dict[int, _One]]]) -> None:
-    """Note where several methods coincide on this model: their maps of a target differ only by a positive factor."""
+def _mark_same(map_sets: list[tuple[str, int, dict[int, _ImageMap]]]) -> None:
+    """Add a note to maps of methods that coincide on this model: the maps differ only by a positive factor."""
     for position, (name, column, maps) in enumerate(map_sets):
         for earlier_name, earlier_column, earlier_maps in map_sets[:position]:
             if column != earlier_column or name == earlier_name:
                 continue
             for i, image_map in maps.items():
                 if same_map(image_map.cells, earlier_maps[i].cells):
-                    image_map.notes.append(f"the same map as {earlier_name}: the two methods are one on this model")
+                    image_map.notes.append(f"{SAME_MAP}{earlier_name}: the two methods are one on this model")
 
 
 def _placed(grids: Tensor, windows: list[Window], *, to: str) -> list[Any]:
@@ -329,8 +329,8 @@ def _top(model: Model, values: Tensor) -> tuple[tuple[str, float], ...]:
     return tuple((model.label(int(i)), float(v)) for v, i in zip(best.values, best.indices, strict=True))
 
 
-class _Repeat(Mapping[str, Any]):
-    """Record what reproduces the explanations of a pass; the weights are hashed on first use."""
+class _RepeatRecord(Mapping[str, Any]):
+    """Record of settings that reproduce the explanations; the weights are hashed on first use."""
 
     def __init__(self, run: BatchExplainer, settings: Mapping[str, Any]) -> None:
         self._model = model = run.model

@@ -1,4 +1,4 @@
-"""Why a map is empty, and what one must know to read it."""
+"""Notes on maps: why a map is empty, and facts needed to read it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from camscope.trace.boxes import NEVER, has_boxes
 from camscope.trace.pytree import call
 
 _BYPASSED = {
-    "log p": "the model returns probabilities alone: log p is explained",
+    "log p": "the model returns only probabilities: log p is explained",
     "log_softmax": "the logit before the final log-softmax is explained",
     "softmax": "the logit before the final softmax is explained",
 }
@@ -33,7 +33,7 @@ def notes(traces: Sequence[Trace], raw: Tensor, *, method: str, facts: MethodFac
     A method that computed no gradients starts no backward pass here either.
 
     Args:
-        traces: the pass that the maps were made from, seen at each of their layers.
+        traces: the forward pass of the maps, at each of their layers.
         raw: (B, *grid) signed maps.
         method: name of the method.
         facts: the method's facts.
@@ -77,7 +77,7 @@ def _empty(traces: Sequence[Trace], raw: Tensor, image: int) -> list[str]:
 
 
 def _depends_on_input(trace: Trace, image: int) -> bool:
-    """Return whether the score of an image has a gradient by its pixels, on whatever path."""
+    """Return whether the score of an image has a gradient with respect to its pixels, on any path."""
     forward = trace.forward
     try:
         whole = at_input(forward.net, forward.inputs, trace.targets, picture=forward.picture)
@@ -127,7 +127,7 @@ def _reading(forward: Forward, method: str, facts: MethodFacts) -> list[str]:
 
 
 def _sums(trace: Trace, raw: Tensor) -> list[list[str]]:
-    """For each image what the sum of its map must be, where the head of the network tells.
+    """Return the sum that each map must have, if the head of the network determines it.
 
     One linear layer: HiResCAM's map adds up to the score less the bias, and how nearly it does is said. A layer norm
     before it: Grad-CAM's map adds up to nearly 0, and that it has no level is said.
@@ -148,7 +148,7 @@ def _sums(trace: Trace, raw: Tensor) -> list[list[str]]:
         level, frozen_sum, sum_, gradcam_flag = values
         if math.isfinite(level) and level:
             residual = abs(sum_ - level) / abs(level)
-            # What is smaller is rounding, which differs from batch to batch.
+            # Smaller values are rounding errors, which differ between batches.
             size = f"{residual:.1e}" if residual >= _ROUNDING else f"below {_ROUNDING:.0e}"
             texts[image].append(
                 f"completeness residual {size}: gradient times activation (HiResCAM) adds up to {sum_:.4g}, "

@@ -71,7 +71,7 @@ def steps_sheet(
     engine: str = "auto",
     **settings: Any,
 ) -> Image.Image:
-    """Draw how a map is made of weighted channels: the strongest 12, their sum, its ReLU, the heat map and the overlay.
+    """Draw the steps from weighted channels to a map: 12 strongest channels, sum, ReLU, heat map, overlay.
 
     Args:
         model: the model.

@@ -1,4 +1,4 @@
-"""What would be used to explain a model, and what is true of its maps: found out on one random picture."""
+"""Inspect a model: how it would be explained, and properties of its maps, computed on one random image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from camscope.models.black_box import BlackBox
 from camscope.models.model import Model
 from camscope.trace import Layout, Trace
 
-# Methods that are one where the head is simple, and cost one pass.
+# Methods that coincide for simple heads, and need one pass.
 _COMPARED = ("gradcam", "hirescam", "xgradcam", "gradcamelementwise", "layercam", "shapleycam", "cam", "frozennormcam")
 _FLAT = 1e-5
 _SHOWN = 5
@@ -28,12 +28,12 @@ def examine(model: Model) -> dict[str, Any]:
     """Return how a model would be explained.
 
     Args:
-        model: on any device; it is left as it is.
+        model: the model, on any device; it is not changed.
 
     Returns:
         Plain values for JSON: model, weights, outcome, outputs, labels (how many, the first), layer, layout (axes),
-        grid, channels, head (what follows the layer), preprocess, same (groups of methods that are one on this
-        model, by their maps of a random picture), facts. Of a black box layer, layout and channels are None.
+        grid, channels, head (the part after the layer), preprocess, same (groups of methods with the same map of a
+        random image), facts. For a black box, layer, layout and channels are None.
 
     Raises:
         LayerError: no layer is found.
@@ -60,7 +60,7 @@ def examine(model: Model) -> dict[str, Any]:
 
 
 def _inside(run: BatchExplainer) -> dict[str, Any]:
-    """Return what is known of the layers: layer, layout, grid, channels, head, same."""
+    """Return the facts about the layers: layer, layout, grid, channels, head, same."""
     if run.seen is None:
         head = f"a black box: only methods that need nothing but scores work ({', '.join(methods_of_scores())})"
         return {"layer": None, "layout": None, "grid": [], "channels": None, "head": head, "same": []}
@@ -80,7 +80,7 @@ def _inside(run: BatchExplainer) -> dict[str, Any]:
 
 
 def head_of(trace: Trace, model: Model) -> str:
-    """Return what follows a layer, in words: told from the gradient of the explained score, and from the outputs."""
+    """Describe the part after a layer, by the gradient of the explained score and by the outputs."""
     if model.outcome == "boxes":
         return "boxes"
     if trace.outputs.ndim > 2:
@@ -126,7 +126,7 @@ def _random_sample(model: Model) -> Sample:
 
 
 def _same(run: BatchExplainer, goal: Any) -> list[list[str]]:
-    """Groups of methods whose maps of this pass differ by a positive factor alone."""
+    """Return groups of methods whose maps differ only by a positive factor."""
     groups: list[tuple[np.ndarray[Any, np.dtype[np.float32]], list[str]]] = []
     for name in _COMPARED:
         try:

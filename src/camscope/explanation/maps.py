@@ -1,4 +1,4 @@
-"""Maps of tensors: any network, a batch of inputs, raw signed maps on the layer's grid."""
+"""Compute raw signed maps of tensors, on the layer's grid, for any network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from camscope.trace.pytree import Input, map_arrays, picture_of
 _IMAGE = 3
 
 Asked = int | Target | None
-"""What is asked for in one image: a class index, a target function, or None for the predicted class."""
+"""Target of one image: a class index, a target function, or None for the predicted class."""
 
 
 def cam(
@@ -44,10 +44,10 @@ def cam(
 ) -> Tensor:
     """Compute the map of each image: signed, before the final ReLU, on the layer's own grid.
 
-    A method that sees the whole network has its map at input size, or on a grid of its own.
+    Maps of methods of the whole network have the size of the input, or another grid.
 
     Args:
-        net: any network; it runs in eval mode and is left bit-identical.
+        net: any network; it runs in eval mode and is restored bit for bit.
         x: (B, C, *space) inputs as the network takes them, a tensor or a NumPy array. Several inputs come as a tuple,
             which is spread over the network's parameters, as a list, or as a dict, which is passed by keywords where
             the network takes them.
@@ -57,7 +57,7 @@ def cam(
             joined by " + ", the maps are added, coarser ones resized to the finest grid.
         targets: None for the predicted class, a class index or target function for all images, or a list with one of
             these for each image; a tensor or array (B,) of class indices is such a list.
-        layout: the axes of the layer's output; None to tell them from the shapes.
+        layout: the axes of the layer's output; None to use the shapes.
         picture: which of several inputs is the batch of images: its number among the tensors, its key in a dict, or
             None for the first with axes of space.
         output: which of several outputs of the network to explain: its index, key or attribute; None for ``logits``,
@@ -110,7 +110,7 @@ def cams(
         targets: (B, T) class indices, or for each image a list of T class indices or target functions.
         method: a name in `METHODS` or a function; None for Grad-CAM, or occlusion for a black box.
         layer: name, module or several of them; None for `default_layer`.
-        layout: the axes of the layer's output; None to tell them from the shapes.
+        layout: the axes of the layer's output; None to use the shapes.
         picture: which of several inputs is the batch of images.
         output: which of several outputs of the network to explain.
         engine: what computes the part of the network before the layer.

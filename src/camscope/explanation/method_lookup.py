@@ -17,19 +17,19 @@ from camscope.naming import method_spelling
 
 _MADE = re.compile(r"(\w+)\((.+)\)")
 _FOUND = ("picture", "layer", "locate")
-"""Parameters that a method is given without the user naming them."""
+"""Parameters that are filled automatically."""
 
 _LEAST = {"chunk": 1, "noise": 0, "gamma": 0, "sigmas": 0}
-"""The least value of settings that several methods take without looking."""
+"""Minimum of settings that several methods do not check."""
 
 
 def find_method(method: str | Method | NetworkMethod) -> Method | NetworkMethod:
-    """Return the method with a name, also "augmented(gradcam)"; a function is its own method.
+    """Return the method with a name, such as "gradcam" or "augmented(gradcam)"; return functions unchanged.
 
     Case, spaces, hyphens and underscores make no difference, and "++" may be written "pp" or "plusplus".
 
     Raises:
-        MethodError: there is none; the message has the nearest names.
+        MethodError: an unknown name; the message has the nearest names.
 
     >>> find_method("fused(layercam)").__name__, find_method("Grad-CAM++").__name__
     ('fused(layercam)', 'gradcampp')
@@ -46,7 +46,7 @@ def find_method(method: str | Method | NetworkMethod) -> Method | NetworkMethod:
 
 
 def default_method(net: Any) -> str:
-    """Return the method for those who name none: Grad-CAM; of a black box, which has no layers, occlusion.
+    """Return the default method: Grad-CAM, or occlusion for a black box, which has no layers.
 
     >>> default_method(nn.Identity())
     'gradcam'
@@ -55,10 +55,10 @@ def default_method(net: Any) -> str:
 
 
 def check_needs(net: nn.Module, functions: Iterable[Method | NetworkMethod]) -> None:
-    """Check that a network has what some methods need; of a black box nothing but scores can be had.
+    """Check that a network provides what some methods need; a black box provides only scores.
 
     Raises:
-        MethodError: it has not; the message names the methods that work.
+        MethodError: it does not; the message names the methods that work.
     """
     if not isinstance(net, BlackBox):
         return
@@ -72,7 +72,7 @@ def check_needs(net: nn.Module, functions: Iterable[Method | NetworkMethod]) -> 
 
 
 def methods_of_scores() -> list[str]:
-    """Return the names of the methods that need nothing but scores.
+    """Return the names of the methods that need only scores.
 
     >>> "occlusion" in methods_of_scores(), "gradcam" in methods_of_scores()
     (True, False)
@@ -81,7 +81,7 @@ def methods_of_scores() -> list[str]:
 
 
 def method_name(method: str | Method | NetworkMethod) -> str:
-    """Return the name of a method as it stands in results.
+    """Return the name of a method, as in results.
 
     >>> method_name("Grad-CAM"), method_name(METHODS["gradcam"])
     ('gradcam', 'gradcam')
@@ -90,7 +90,7 @@ def method_name(method: str | Method | NetworkMethod) -> str:
 
 
 def settings_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the settings that a method takes with their defaults, `inspect.Parameter.empty` where it has none.
+    """Return the settings of a method with their defaults, `inspect.Parameter.empty` if there is none.
 
     >>> from camscope.methods import METHODS
     >>> settings_of(METHODS["finercam"])
@@ -116,14 +116,14 @@ _ELSEWHERE = {
 
 
 def refuse_misplaced(names: Iterable[str]) -> None:
-    """Raise for a keyword argument that belongs to another function, and say to which.
+    """Raise an error for keyword arguments of other functions, which names the function.
 
     Raises:
         SettingError: there is one.
     """
     for name in names:
         if name in _ELSEWHERE:
-            raise SettingError(f"{name!r} is no setting of a method: {_ELSEWHERE[name]}")
+            raise SettingError(f"{name!r} is not a setting of a method: {_ELSEWHERE[name]}")
 
 
 def check_settings(settings: Mapping[str, Any], methods: Iterable[str | Method | NetworkMethod]) -> None:

@@ -1,4 +1,4 @@
-"""Write the notes that a reader of a map needs about the picture and its preprocessing."""
+"""Notes on the image and its preprocessing."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from camscope.images import Picture, Window
 _SHOWN = (1, 3)
 _BYTE = 255
 _PART = 0.6
-"""Share of the image below which it is said how much of it the network sees."""
+"""Share of the image below which a note says how much of it the network sees."""
 _DARK = 1 / 8
-"""Share of the range of 16 bits that values of 13 bits and fewer do not exceed."""
+"""Share of the 16-bit range that values of up to 13 bits stay below."""
 
 
 def picture_notes(picture: Picture, tensor: Tensor, window: Window) -> tuple[str, ...]:
@@ -19,7 +19,7 @@ def picture_notes(picture: Picture, tensor: Tensor, window: Window) -> tuple[str
 
     Args:
         picture: the picture.
-        tensor: (C, h, w) the network's input that was made of it.
+        tensor: (C, h, w) the input of the network.
         window: the part of the picture that the input shows.
     """
     notes: list[str] = []

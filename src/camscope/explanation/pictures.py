@@ -75,7 +75,7 @@ def explain(
         picture: a path or address, a Picture, a Pillow image, an array (H, W), (H, W, C) or (C, H, W), or a torch
             tensor (C, H, W) or (1, C, H, W) of pixels (uint8 or float in [0, 1]).
         preprocess: makes the input of the network from an image, a `Preprocess` or any callable that returns a tensor;
-            None: the model's, or what the network tells of itself, or else ImageNet's, with a note that says so.
+            None: the model's; else that of the network's source; else ImageNet's, with a note that says so.
         labels: class names in the order of the outputs, a dict of them, or the path of a file; None: the model's.
         method: a name in `METHODS`, alone or in "augmented(...)", "eigensmoothed(...)" or "fused(...)"; or a function
             of a `Trace`, or of (net, inputs, targets). None: Grad-CAM, or occlusion for a black box.
@@ -150,7 +150,7 @@ def explain_all(
         pictures: paths, addresses, Pictures, Pillow images, arrays (H, W), (H, W, C) or (C, H, W), or torch tensors
             (C, H, W) or (1, C, H, W) of pixels (uint8 or float in [0, 1]).
         preprocess: makes the input of the network from an image, a `Preprocess` or any callable that returns a tensor;
-            None: the model's, or what the network tells of itself, or else ImageNet's, with a note that says so.
+            None: the model's; else that of the network's source; else ImageNet's, with a note that says so.
         labels: class names in the order of the outputs, a dict of them, or the path of a file; None: the model's.
         methods: names in `METHODS`, alone or in "augmented(...)", "eigensmoothed(...)" or "fused(...)"; or functions
             of a `Trace`, or of (net, inputs, targets). None: Grad-CAM, or occlusion for a black box.
@@ -199,7 +199,7 @@ def _as_model(
     labels: Labels | None,
     output: int | str | None,
 ) -> Model:
-    """Return the model, with the caller's preprocessing, class names and output in place of its own."""
+    """Return the model with the caller's preprocessing, class names and output."""
     if not isinstance(model, Model):
         return load(model, preprocess=preprocess, labels=labels, output=output)
     changes: dict[str, Any] = {} if output is None else {"output": output}

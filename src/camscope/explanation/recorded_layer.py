@@ -1,4 +1,4 @@
-"""The layer, or the layers of several branches, at which one forward pass is recorded."""
+"""Record a forward pass at a layer, or at the layers of several branches."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Layers = str | nn.Module | Sequence[str | nn.Module] | None
 
 @dataclass(frozen=True)
 class RecordedLayer:
-    """The layers that a forward pass was recorded at, and what computed the way to them.
+    """The layers of a recorded forward pass, and the engine before them.
 
     Attributes:
         layers: one name, or those of several branches.
@@ -81,7 +81,7 @@ def record_layer(
     differentiable: bool = False,
     engine: str = "eager",
 ) -> tuple[Forward, RecordedLayer]:
-    """Run a network once, recorded at a layer that is named, given or chosen."""
+    """Run a network once and record a layer: by name, by module, or the default layer."""
     refuse_program(net)
     net = bare(net)
     choice = choose_layer(net, x, picture=picture, output=chosen_output()) if layer is None else None
@@ -95,7 +95,7 @@ def record_layer(
 
 
 def layer_names(net: nn.Module, layer: Any) -> tuple[str, ...]:
-    """Return the names of the layers that are asked for."""
+    """Return the names of the requested layers."""
     if isinstance(layer, (list, tuple)):
         return tuple(name for part in layer for name in layer_names(net, part))
     if isinstance(layer, nn.Module):
@@ -106,10 +106,10 @@ def layer_names(net: nn.Module, layer: Any) -> tuple[str, ...]:
 
 
 def locate_in(forward: Forward) -> Locate:
-    """Return what tells the layout of an output of this network where the shapes alone do not.
+    """Return a function that finds the layout of an output if its shape is ambiguous.
 
-    Where one layout has equal strides and no other has, the shapes do. Otherwise a probing pass does; a network that
-    cannot be probed is read by its shapes.
+    If exactly one layout has equal strides, the shape decides. Otherwise a probing pass decides. If the network cannot
+    be probed, the shape is used.
     """
     net = forward.net
 
@@ -128,10 +128,10 @@ def locate_in(forward: Forward) -> Locate:
 
 
 def carried_share(forward: Forward, seen: RecordedLayer, targets: Sequence[Target]) -> list[float]:
-    """Compute which share of each score a layer carries, for a layer that other paths lead around.
+    """Compute the share of each score that a layer carries, if other paths lead around the layer.
 
-    The share is (s(x) - s(x; A = A(0))) / (s(x) - s(0)): how much of the difference between the score of an image and
-    that of a blank one (all 0) is gone where the layer alone sees the blank image.
+    The share is (s(x) - s(x; A = A(0))) / (s(x) - s(0)): the part of the score difference between an
+    image and a blank image (all 0) that disappears if the layer alone gets the values of the blank image.
 
     Args:
         forward: a pass recorded at the layer.

@@ -1,4 +1,4 @@
-"""One explanation: the map of one picture for one target, with everything needed to show, save and repeat it."""
+"""One explanation: the map of one image for one target, with the data to show, save and repeat it."""
 
 from __future__ import annotations
 
@@ -33,39 +33,39 @@ FILES = {
     "npy": "map.npy",
     "json": "explanation.json",
 }
-"""What an explanation can be written as: kind -> file name."""
+"""Kind of file -> file name."""
 
 _JPEG_QUALITY = 92
 _PNG_LEVEL = 3
 
 Shown = tuple[npt.NDArray[np.float32], tuple[float, float]]
-"""A heatmap (H, W) scaled to [0, 1] for display, and the raw values that 0 and 1 stand for."""
+"""A heatmap (H, W) scaled to [0, 1] for display, and the raw values at 0 and 1."""
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Where a model found what it says, in one picture.
+    """Explanation of one image: the map of one target.
 
-    After ``explain_all(..., to="device")`` the heatmap and the grid are tensors on the model's device until `cpu`
-    brings them over; whatever shows or writes them does so by itself.
+    With ``explain_all(..., to="device")``, heat map and grid are tensors on the model's device. `cpu` returns arrays;
+    methods that show or write the map call it.
 
     Attributes:
-        heatmap: (H, W) float32 >= 0, the map after the ReLU at picture size, in the place that the network saw;
-            not rescaled.
+        heatmap: (H, W) float32 >= 0, the map after the ReLU at image size, 0 outside of what the network saw; not
+            rescaled.
         grid: (h, w) float32, the map on the layer's own grid: signed, not scaled, before the ReLU.
-        label: name of what was explained.
-        index: its class index; None for a target function.
+        label: name of the target.
+        index: class index of the target; None for a target function.
         score: the explained score, before a final softmax or sigmoid.
-        probability: of the class, in [0, 1]; None where the model gives none.
+        probability: probability of the class, in [0, 1]; None if the model has no probabilities.
         model: name of the model.
         method: name of the method.
-        layer: the layer that was looked at.
-        source: where the picture came from.
-        notes: what one must know to read the map, such as why it is empty.
-        picture: the picture.
-        window: the part of it that the network saw.
+        layer: name of the target layer.
+        source: path, address or name of the image.
+        notes: notes on the map, such as why it is empty.
+        picture: the image.
+        window: the part of the image that the network saw.
         top: the five highest classes, (label, probability or score).
-        repeat: what else it takes to make the same explanation again; plain JSON values.
+        repeat: further settings that reproduce the explanation; plain JSON values.
     """
 
     heatmap: npt.NDArray[np.float32] = field(repr=False)
@@ -87,7 +87,7 @@ class Explanation:
 
     @property
     def short_label(self) -> str:
-        """Return the first of a label's synonyms, for places with little room: "tabby" of "tabby, tabby cat"."""
+        """Return the first synonym of a label: "tabby" of "tabby, tabby cat"."""
         return self.label.partition(",")[0]
 
     def cpu(self) -> Explanation:
@@ -101,7 +101,7 @@ class Explanation:
             scale: "minmax", "max", "percentile" or "fixed:LO,HI".
 
         Returns:
-            (H, W) in [0, 1], and the raw values that 0 and 1 stand for.
+            (H, W) in [0, 1], and the raw values at 0 and 1.
         """
         region = self.window.seen()
         values, limits = render.scale(_array(self.heatmap[region]), scale)
@@ -114,7 +114,7 @@ class Explanation:
         return self._image("overlay", self.scaled(scale), cmap=cmap, opacity=opacity)
 
     def panel(self, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Image.Image:
-        """Original, heatmap and overlay side by side, labelled, with a colour bar in real values."""
+        """Draw original, heat map and overlay side by side, labelled, with a colour bar in real values."""
         return self._image("panel", self.scaled(scale), cmap=cmap, opacity=opacity)
 
     def figure(self, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Figure:
@@ -143,7 +143,7 @@ class Explanation:
         return buffer.getvalue()
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the pixels, as plain JSON values."""
+        """Return everything except the pixels, as plain JSON values."""
         grid = _array(self.grid)
         finite = grid[np.isfinite(grid)]
         raw = (
@@ -179,7 +179,7 @@ class Explanation:
         """Write the explanation into a folder.
 
         Args:
-            folder: made where it does not exist.
+            folder: output folder; created if missing.
             write: kinds of file, see `FILES`, as a list or with commas: the original, the map as an 8-bit grey
                 picture (grayscale) and in colours (heatmap), the overlay, a labelled panel, the signed map on the
                 layer's grid (npy), and everything needed to repeat it (json); or "all".
@@ -214,14 +214,14 @@ class Explanation:
                 display = {"scale": scale, "low": low, "high": high, "cmap": cmap, "opacity": opacity}
                 content = self.to_dict() | {"display": display, "picture_sha256": _file_hash(self.source)}
                 text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-                # File names that are not UTF-8 hold characters that JSON must escape.
+                # File names that are not UTF-8 contain characters that JSON must escape.
                 path.write_text(text, encoding="utf-8", errors="backslashreplace")
             else:
                 if kind == "original":
                     image = Image.fromarray(self.picture.rgb)
                 else:
                     image = self._image(kind, scaled_map(), cmap=cmap, opacity=opacity)
-                # Each format takes its own option and passes over the other's.
+                # Each format ignores the option of the other.
                 image.save(path, quality=_JPEG_QUALITY, compress_level=_PNG_LEVEL)
 
     def _image(self, kind: str, scaled_map: Shown, *, cmap: str, opacity: float) -> Image.Image:
@@ -251,7 +251,7 @@ class Explanation:
 
 
 def kinds(write: str | Sequence[str]) -> list[str]:
-    """Return the kinds of file that were asked for, each of `FILES`; "all" is all of them.
+    """Return the requested kinds of file, each in `FILES`; "all" for all of them.
 
     Raises:
         SettingError: an unknown kind.
@@ -268,7 +268,7 @@ def kinds(write: str | Sequence[str]) -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Return the versions of the packages that the numbers depend on."""
     packages = ("camscope", "torch", "torchvision", "timm", "numpy", "pillow")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
 

@@ -1,4 +1,4 @@
-"""From what is wanted of a picture, a name or a number or "top3", to the targets in its output."""
+"""Resolve target specifications, such as a name, a number or "top3", to targets in an output."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from camscope.models.model import Model
 from camscope.targets import Target, box, category, class_index, likely, region
 
 TargetSpec = str | int | Target | None
-"""What to explain: a class name or index, "top3" for the three highest, a target function, None for the highest; of
-boxes and maps of scores also a class at a place of the picture, "dog@x0,y0,x1,y1" in its pixels."""
+"""A class name or index, "top3" for the three highest classes, a target function, or None for the highest class; for
+boxes and score maps also a class at a place of the image, "dog@x0,y0,x1,y1" in pixels."""
 
 Corners = tuple[float, ...]
-"""left, top, right, bottom of a place."""
+"""left, top, right and bottom of a place, in pixels."""
 
 _TOP = re.compile(r"top([0-9]{0,9})", re.IGNORECASE)
 _INDEX = re.compile(r"-?[0-9]{1,9}")
@@ -29,7 +29,7 @@ _BACKGROUND = "background"
 
 @dataclass(frozen=True)
 class ResolvedTarget:
-    """One target of one image, and what is to be said of it: where it is, or that it is nowhere in that image."""
+    """One target of one image, with a note: its position, or that it is not in the image."""
 
     label: str
     index: int | None
@@ -40,17 +40,17 @@ class ResolvedTarget:
 def goals_of(
     model: Model, wanted: Sequence[TargetSpec], output: Tensor, *, window: Window | None = None
 ) -> list[ResolvedTarget]:
-    """Return what is wanted of one image, in its own output.
+    """Return the targets of one image, resolved by its output.
 
-    A class of a segmentation is the region that is predicted to be of it, and the highest class the largest region
-    that is not background; of a detector it is its best box, and "top3" are up to three best boxes of any class. At a
-    place, a class is the part of its region there, or its box that overlaps most with the place, by half or more.
+    For segmentation, a class means the region that is predicted as this class, and the highest class means the largest
+    region that is not background. For detection, a class means its best box, and "top3" the three best boxes of any
+    class. With a place, a class means the part of its region there, or the box with the largest overlap, at least half.
 
     Args:
         model: the model.
-        wanted: of the image.
-        output: of the image.
-        window: the part of the picture that the network saw; by default all of a picture of the input's size.
+        wanted: target specifications of the image.
+        output: output of the image.
+        window: the part of the image that the network saw; default: all of an image of the input's size.
     """
     window = window or Window.whole(model.preprocess.input_size)
     goals: list[ResolvedTarget] = []
@@ -101,7 +101,7 @@ def _of_class(model: Model, index: int, output: Tensor) -> ResolvedTarget:
 
 
 def class_target(model: Model, index: int, output: Tensor) -> Target:
-    """Return the score of a class: of a vector its entry, of a map the region that this output predicts to be of it.
+    """Return the target of a class: the entry of a vector, or the region of a map that is predicted as the class.
 
     Of a lone logit (or map of logits) with two class names the second is the logit's, as 1 is in the labels that it was
     trained with, and the first is its opposite.
@@ -127,7 +127,7 @@ def _is_exclusive(model: Model, output: Tensor) -> bool:
 
 
 def _predicted(model: Model, index: int, output: Tensor) -> Tensor:
-    """Return (*space) where a segmentation is predicted to be of a class.
+    """Return (*space), True where a segmentation predicts a class.
 
     That is where its score is the highest; in a lone map, or where a place may be of several classes, where it is
     likely. A lone map with two class names is of the second, and elsewhere of the first.
@@ -162,7 +162,7 @@ def _scores(model: Model, output: Tensor) -> Tensor:
 
 
 def _indices(model: Model, want: str | int | None, scores: Tensor) -> list[int]:
-    """Class indices that a name, number, "top3" or None stands for."""
+    """Return the class indices of a name, a number, "top3" or None."""
     count = _rank(model, want)
     if count is not None:
         if not 1 <= count <= len(scores):
@@ -172,7 +172,7 @@ def _indices(model: Model, want: str | int | None, scores: Tensor) -> list[int]:
 
 
 def _boxes(model: Model, want: str | int | None, output: Tensor, window: Window) -> list[ResolvedTarget]:
-    """Return the best boxes, or the best of a class; each stays the target where it is now, and says where."""
+    """Return targets for the best boxes, or the best of a class; each is bound to its position, with a note."""
     rows = output[output[:, 5] >= 0].detach()
     count = _rank(model, want)
     if count is None:
@@ -205,7 +205,7 @@ def _class_of_boxes(model: Model, want: str | int | None, output: Tensor) -> int
 
 
 def _in_picture(model: Model, row: Tensor, window: Window) -> str:
-    """left,top,right,bottom of a box in pixels of the picture, as a place is named."""
+    """Return "left,top,right,bottom" of a box, in pixels of the image."""
     sizes, axes = model.preprocess.input_size, (1, 0, 1, 0)
     edges = (window.start[a] + float(v) * window.extent[a] / sizes[a] for v, a in zip(row[:4], axes, strict=True))
     return ",".join(f"{edge:.0f}" for edge in edges)

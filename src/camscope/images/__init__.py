@@ -1,4 +1,4 @@
-"""Pictures: the type, and one reader a file format. Nothing here imports torch."""
+"""Read images: the type `Picture`, and one reader per file format. Nothing here imports torch."""
 
 from camscope.images import dicom as dicom  # importing a reader registers it
 from camscope.images import photo as photo

@@ -1,4 +1,4 @@
-"""TIFF files with more channels than a photograph: multispectral pictures of any number of bands."""
+"""Read multispectral TIFF files with any number of bands."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def band_tags(file: BinaryIO) -> Mapping[int, Any] | None:
         if header[:4] not in _MAGIC:
             return None
         header += file.read(8) if _BIG in header[2:4] else b""
-        with contextlib.suppress(Exception):  # what is damaged is told by the reader of photographs
+        with contextlib.suppress(Exception):  # the reader of photographs reports the damage
             tags = TiffImagePlugin.ImageFileDirectory_v2(header)
             file.seek(start + tags.next)
             tags.load(file)
@@ -99,7 +99,7 @@ def band_size(tags: Mapping[int, Any]) -> tuple[int, int]:
 
 
 def _bands(tags: Mapping[int, Any]) -> list[int]:
-    """Indices of the samples that are not declared as alpha."""
+    """Return the indices of the samples that are not declared as alpha."""
     samples, extra = int(tags.get(_SAMPLES, 1)), tags.get(_EXTRA, ())
     first = samples - len(extra)
     return [i for i in range(samples) if i < first or extra[i - first] not in _ALPHA]

@@ -1,4 +1,4 @@
-"""DICOM files: what a radiologist's screen would show of one frame."""
+"""Read one frame of a DICOM file, windowed as on a radiologist's screen."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from camscope.images.source import frame_notes, no_frame, reason, split
 
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _HEADER = ["Rows", "Columns", "NumberOfFrames", "SOPClassUID", "PatientID", "ViewPosition", "SpecificCharacterSet"]
-_HEADER += ["FileSetID"]  # of folders of DICOM files, which have none of the others
+_HEADER += ["FileSetID"]  # tags of DICOMDIR files, which have none of the others
 _FIRST = {2: (0, 1, 2, 3, 16), 8: (0, 1, 5, 8, 18, 20, 22, 24)}
 _LEVELS = 0.1
 """Share of pixels between black and white, below which a window is noted."""
@@ -34,7 +34,7 @@ _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE CO
 
 
 def peek(file: BinaryIO, source: str) -> Peek:
-    """Read the header: the size, and "patient" (PatientID) and "view" (ViewPosition) if they are given."""
+    """Read the header: the size, and "patient" (PatientID) and "view" (ViewPosition) if the header has them."""
     with quiet(), _faults(source):
         dataset = _dataset(file, source, stop_before_pixels=True, specific_tags=_HEADER)
         size, _ = _size_and_frame(dataset, source)
@@ -105,7 +105,7 @@ def _pydicom(module: str, source: str) -> Any:
 
 @contextmanager
 def _faults(source: str) -> Iterator[None]:
-    """Whatever pydicom and its decoders raise, as one sentence."""
+    """Turn any exception of pydicom and its decoders into a one-sentence error."""
     try:
         yield
     except (PictureError, MissingExtraError, MemoryError):
@@ -161,7 +161,7 @@ def _check_deflated(file: BinaryIO, source: str) -> None:
     if header[128:136] == b"DICM\x02\0\0\0":
         file.seek(start + 144 + int.from_bytes(header[140:144], "little"))
         unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        with contextlib.suppress(zlib.error):  # damage is told by the reader
+        with contextlib.suppress(zlib.error):  # the reader reports damage
             while size <= MAX_BYTES and (chunk := unpacker.unconsumed_tail or file.read(_CHUNK)):
                 size += len(unpacker.decompress(chunk, 64 * _CHUNK))
         if size > MAX_BYTES:
@@ -170,7 +170,7 @@ def _check_deflated(file: BinaryIO, source: str) -> None:
 
 
 def _size_and_frame(dataset: Any, source: str) -> tuple[tuple[int, int], int]:
-    """(H, W), and the index of the frame that is asked for."""
+    """Return (H, W), and the index of the requested frame."""
     if not dataset.get("Rows") or not dataset.get("Columns"):
         raise _no_picture(dataset, source)
     height, width = int(dataset.Rows), int(dataset.Columns)
@@ -212,7 +212,7 @@ def _raise_groups(dataset: Any, frame: int) -> None:
 
 
 def _colour(stored: npt.NDArray[Any], dataset: Any, source: str) -> tuple[Pixels, int]:
-    """RGB of a frame that pydicom has decoded; (H, W, 3) and its bits."""
+    """Return a decoded frame as RGB (H, W, 3), and its bits."""
     bits = int(dataset.BitsStored)
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         stored = _pydicom("pydicom.pixels", source).apply_color_lut(stored, dataset)
@@ -227,7 +227,7 @@ def _grey(stored: npt.NDArray[Any], dataset: Any, source: str) -> tuple[Pixels, 
     processing = _pydicom("pydicom.pixels", source)
     values = processing.apply_modality_lut(stored, dataset)
     if not np.isfinite(values).all():
-        raise PictureError(f"{source!r} holds values that are no numbers (NaN or infinite)")
+        raise PictureError(f"{source!r} has values that are not finite (NaN or infinite)")
     if dataset.get("VOILUTSequence"):
         table = processing.apply_voi(np.rint(values).astype(np.int64), dataset)
         grey = table / (2.0 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1)
@@ -248,7 +248,7 @@ def _grey(stored: npt.NDArray[Any], dataset: Any, source: str) -> tuple[Pixels, 
 def _window_notes(
     grey: npt.NDArray[Any], values: npt.NDArray[Any], dataset: Any, *, counted: npt.NDArray[np.bool_]
 ) -> tuple[str, ...]:
-    """Say where the file's window, or lookup table, leaves hardly any grey levels of values that differ."""
+    """Return a note if the file's window or lookup table leaves hardly any grey levels of different values."""
     if not counted.any() or values[counted].min() == values[counted].max():
         return ()
     inside = counted & (grey > 0) & (grey < 1)
@@ -286,7 +286,7 @@ def _window(values: npt.NDArray[Any], dataset: Any, source: str) -> npt.NDArray[
 
 
 def _spread(values: npt.NDArray[Any], counted: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """(x - min) / (max - min), with min and max of what counts; 0 where all values are one."""
+    """Return (x - min) / (max - min), with min and max over valid pixels; 0 if all are equal."""
     sample = values[counted] if counted.any() else values
     low, high = float(sample.min()), float(sample.max())
     return (values.astype(np.float64) - low) / (high - low or 1.0)
@@ -302,7 +302,7 @@ def _padding(stored: npt.NDArray[Any], dataset: Any) -> npt.NDArray[np.bool_]:
 
 
 def _spacing(dataset: Any) -> tuple[float, float] | None:
-    """Millimetres per pixel (row, column)."""
+    """Return millimetres per pixel (row, column)."""
     for element in ("PixelSpacing", "ImagerPixelSpacing"):
         spacing = _numbers(dataset.get(element))
         if len(spacing) == 2 and min(spacing) > 0:

@@ -1,4 +1,4 @@
-"""From what the user typed - files, folders, patterns - to the list of pictures."""
+"""Find the image files that files, folders and patterns name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from camscope.images.source import is_address
 
 
 def find_pictures(arguments: Iterable[str | Path], *, exclude: Iterable[Path] = ()) -> list[tuple[Path, Path]]:
-    """Find the pictures that files, folders and glob patterns stand for.
+    """Find the image files of files, folders and glob patterns.
 
     A file named by itself is always taken, even when it is missing or no picture: reading it says why. One of its
     frames is named as ``scan.dcm#3``. Folders are searched with all their folders, and patterns may contain ``**``;

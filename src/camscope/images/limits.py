@@ -1,4 +1,4 @@
-"""Limit the size of pictures, so that no single file fills the memory."""
+"""Limit the size of images, so that no single file fills the memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from PIL import Image
 from camscope.errors import PictureError
 
 MAX_BYTES = 2 << 30
-"""Of a file, and of what a compressed file unpacks to."""
+"""Maximum bytes of a file, also after decompression."""
 
 _CHANNELS = 3
 

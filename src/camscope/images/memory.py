@@ -1,4 +1,4 @@
-"""Pictures that are already in memory."""
+"""Convert arrays, tensors and Pillow images to `Picture`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _USUAL = (1, 3)
 
 
 def as_picture(source: str | Path | Picture | Image.Image | npt.NDArray[Any] | Any) -> Picture:
-    """Turn whatever a user calls a picture into a Picture.
+    """Convert a path, an array, a tensor or a Pillow image to a Picture.
 
     Args:
         source: a path or an address; a Picture; a Pillow image; an array (H, W), (H, W, C), or (C, H, W) where that
@@ -65,7 +65,7 @@ def _from_image(image: Image.Image) -> Picture:
         return from_pillow(image, source=name)
     except PictureError:
         raise
-    except Exception as fault:  # opened lazily, so that a damaged file shows itself only here
+    except Exception as fault:  # opened lazily, so damage appears only here
         raise PictureError(f"{name!r} cannot be decoded: {reason(fault)}") from None
 
 
@@ -93,7 +93,7 @@ def _from_tensor(tensor: Any) -> Picture:
 
 
 def _channel_axis(shape: tuple[int, ...], *, first: bool) -> int | None:
-    """Return the axis of the channels of a shape (H, W, C) or (C, H, W), or None where it cannot be told.
+    """Return the axis of the channels of a shape (H, W, C) or (C, H, W), or None if it is ambiguous.
 
     1 or 3 channels decide, at the usual end before the other end; else the channels are fewer than rows and columns.
 

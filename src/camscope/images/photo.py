@@ -1,4 +1,4 @@
-"""Photographs and scans: everything that Pillow reads, turned into a Picture."""
+"""Read photographs and scans with Pillow."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 _VOLUMES = (".nii", ".nii.gz")
 _SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 
-_PHOTOMETRIC, _BITS_PER_SAMPLE, _WHITE_IS_ZERO = 262, 258, 0  # of the TIFF standard
+_PHOTOMETRIC, _BITS_PER_SAMPLE, _WHITE_IS_ZERO = 262, 258, 0  # tags of the TIFF standard
 
 
 def peek(file: BinaryIO, source: str) -> Peek:
@@ -48,7 +48,7 @@ def read(content: bytes, source: str) -> Picture:
     with a fourth that is not declared as alpha, are read whole (see `read_bands`).
 
     Args:
-        content: the whole file; it, not its suffix, tells the format.
+        content: the whole file; its content determines the format, not its suffix.
         source: what to call it.
 
     Returns:
@@ -62,13 +62,13 @@ def read(content: bytes, source: str) -> Picture:
     if tags := band_tags(file):
         return read_bands(file, source, tags)
     with _faults(source), _open(file, source) as image:
-        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a phone's preview is no frame
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a phone's preview is not a frame
         return replace(from_pillow(image, source=source), notes=frame_notes(source, frames))
 
 
 @contextmanager
 def _faults(source: str) -> Iterator[None]:
-    """Whatever Pillow raises, as one sentence."""
+    """Turn any exception of Pillow into a one-sentence error."""
     label = repr(source)
     try:
         yield
@@ -84,7 +84,7 @@ def _faults(source: str) -> Iterator[None]:
             ) from None
         formats = ", ".join(FORMATS)
         raise PictureError(f"{label} is not a picture, or damaged at its beginning; readable are {formats}") from None
-    # Pillow's decoders meet a damaged file with anything from SyntaxError to struct.error.
+    # Pillow's decoders raise many exception types for damaged files, from SyntaxError to struct.error.
     except Exception as fault:
         raise PictureError(f"{label} is damaged or truncated: {reason(fault)}") from None
 
@@ -112,7 +112,7 @@ def _lies_on_its_side(image: Image.Image) -> bool:
 
 
 def from_pillow(image: Image.Image, *, source: str) -> Picture:
-    """Turn a Pillow image of any mode into a picture; the image itself is left as it is.
+    """Convert a Pillow image of any mode to a Picture; the image is not changed.
 
     Args:
         image: a Pillow image; its EXIF orientation, where it still has one, is applied.
@@ -144,8 +144,8 @@ def from_pillow(image: Image.Image, *, source: str) -> Picture:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Return a copy, turned as its EXIF data say."""
-    image.load()  # so that damaged pixels are an error, and damaged EXIF data below are none
+    """Return a copy with its EXIF orientation applied."""
+    image.load()  # so damaged pixels raise an error, and damaged EXIF data below do not
     try:
         return ImageOps.exif_transpose(image)
     except Exception:

@@ -1,4 +1,4 @@
-"""The types that every reader and every preprocessing speaks: Picture, Peek and Window."""
+"""Types shared by readers and preprocessing: Picture, Peek and Window."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Picture:
 
     Attributes:
         pixels: float32 in [0, 1], shape (H, W, C); C is 1 (grey), 3 (RGB) or any other number of bands.
-        source: where it came from: a path, an address, or a name for pictures made in memory.
-        spacing: millimetres per pixel (row, column), or None where the file does not say.
+        source: a path, an address, or a name for images in memory.
+        spacing: millimetres per pixel (row, column), or None if the file does not have it.
         bits: bits per channel of the file; at 8 every pixel is a whole number of 255ths.
         highest: the whole number that became 1, where the file or array holds whole numbers and the pixels are these
             divided by it; 0 where they cannot be had again from the pixels.
-        notes: what the reader has to say about the pixels, such as a window that cuts most of them off.
+        notes: notes of the reader on the pixels, such as a window that cuts most of them off.
     """
 
     pixels: Pixels = field(repr=False)
@@ -36,12 +36,12 @@ class Picture:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
+        """Return (height, width) in pixels."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
     @property
     def channels(self) -> int:
-        """Number of channels of the pixels."""
+        """Return the number of channels."""
         return int(self.pixels.shape[2])
 
     @property
@@ -63,7 +63,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Peek:
-    """What the header of a picture file says.
+    """Facts in the header of an image file.
 
     Attributes:
         size: (height, width) in pixels, as the picture will have it.
@@ -76,7 +76,7 @@ class Peek:
 
 @dataclass(frozen=True)
 class Window:
-    """The part of the picture that the network saw: the network's input as a box on the picture.
+    """The part of the image that the network saw: the network's input as a box on the image.
 
     Resizing, centre crops and letterboxes all reduce to one box in picture pixels: pixel (i, j) of a network input
     of size (h, w) covers rows ``start[0] + i * extent[0] / h`` to ``start[0] + (i + 1) * extent[0] / h``. A box
@@ -100,7 +100,7 @@ class Window:
         return cls(tuple(size), (0.0,) * len(size), tuple(float(length) for length in size))
 
     def seen(self) -> tuple[slice, ...]:
-        """Return the picture pixels whose centres lie inside the window, as one slice an axis."""
+        """Return the picture pixels whose centres lie inside the window, as one slice per axis."""
         slices = []
         for size, start, extent in zip(self.picture, self.start, self.extent, strict=True):
             low = int(np.clip(np.ceil(start - 0.5), 0, size))
@@ -109,5 +109,5 @@ class Window:
         return tuple(slices)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, for JSON."""
+        """Return plain lists, for JSON."""
         return {"picture": list(self.picture), "start": list(self.start), "extent": list(self.extent)}

@@ -1,4 +1,4 @@
-"""Numbers of files and arrays as pixels in [0, 1]."""
+"""Convert the numbers of files and arrays to pixels in [0, 1]."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from camscope.images.picture import Peek, Picture
 from camscope.images.source import fetch, opened, split
 
 Reader = Callable[[bytes, str], Picture]
-"""(content of a file, its source) -> the picture."""
+"""(content of a file, its source) -> the image."""
 
 Peeker = Callable[[BinaryIO, str], Peek]
 """(an open file, its source) -> the facts in its header; reads as little as it can."""
@@ -21,7 +21,7 @@ READERS: dict[str, Reader] = {}
 
 _PEEKERS: dict[str, Peeker] = {}
 _SIGNATURES: dict[str, Sequence[tuple[int, bytes]]] = {}
-_BEGINNING = 1024  # bytes; no signature lies behind them
+_BEGINNING = 1024  # bytes; all signatures lie within them
 
 
 def reader(
@@ -88,7 +88,7 @@ def decode(content: bytes, source: str) -> Picture:
 
     Args:
         content: all bytes of the file.
-        source: its path or address, which tells the format and becomes the name of the image.
+        source: its path or address, which determines the format and is the name of the image.
 
     Returns:
         The image: float32 in [0, 1], (H, W, 1) for grey files and (H, W, 3) for all others.

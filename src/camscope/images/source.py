@@ -1,4 +1,4 @@
-"""From the name of a picture to its bytes, on this machine or elsewhere."""
+"""Fetch the content of image files, by path or address."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from camscope.images.limits import MAX_BYTES
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 SCHEMES = ("file", "http", "https", "s3", "gs", "gcs", "az", "abfs", "abfss", "memory")
-"""The schemes of addresses. A table may come from anybody, and other schemes of fsspec run or read what it names."""
+"""Allowed schemes of addresses. Tables are untrusted, and other schemes of fsspec can run code or read any file."""
 
 _FRAME = re.compile(r"(.+)#([0-9]{1,9})", re.DOTALL)
 
@@ -59,12 +59,12 @@ def opened(source: str | Path) -> Iterator[BinaryIO]:
         raise PictureError(f"{label} is a folder, not a picture; name the files in it") from None
     except (FileNotFoundError, NotADirectoryError):
         raise PictureError(f"there is no file {label}") from None
-    except (OSError, ValueError) as fault:  # a name that is too long, holds a null byte, or lies behind a locked door
+    except (OSError, ValueError) as fault:  # a name that is too long, contains a null byte, or is not permitted
         raise PictureError(f"cannot read {label}: {reason(fault)}") from None
 
 
 class _Empty(Exception):  # noqa: N818  never leaves this file
-    """A file of no bytes."""
+    """An empty file."""
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def _local(name: str) -> Iterator[BinaryIO]:
     path = Path(name)
     if path.is_dir():
         raise IsADirectoryError
-    if (size := path.stat().st_size) == 0:  # before it is opened: a named pipe would wait for ever
+    if (size := path.stat().st_size) == 0:  # before opening it: a named pipe would block
         raise _Empty
     _check_bytes(size, name)
     with path.open("rb") as file:
@@ -96,7 +96,7 @@ def _remote(name: str) -> Iterator[BinaryIO]:
         raise
     except ImportError as fault:  # the package of the scheme, such as s3fs
         raise MissingExtraError(f"reading {name} needs one more package: {reason(fault)}") from None
-    except Exception as fault:  # each service has exceptions of its own
+    except Exception as fault:  # each service raises other exceptions
         raise PictureError(f"cannot read {name!r}: {reason(fault)}") from None
 
 
@@ -106,7 +106,7 @@ def _check_bytes(size: int | None, name: str) -> None:
 
 
 def is_address(source: str) -> bool:
-    """Tell whether a name has a scheme, as ``s3://bucket/a.png`` has.
+    """Return whether a name has a scheme, such as ``s3://bucket/a.png``.
 
     >>> is_address("s3://bucket/a.png"), is_address("C:/a.png")
     (True, False)
@@ -115,7 +115,7 @@ def is_address(source: str) -> bool:
 
 
 def check_address(address: str) -> None:
-    """Raise unless an address has one of `SCHEMES` and stands for one file or folder.
+    """Check that an address has one of `SCHEMES` and names one file or folder.
 
     Raises:
         PictureError: another scheme, such as ``reference://``, or several joined by ``::``.
@@ -147,7 +147,7 @@ def split(source: str) -> tuple[str, int | None]:
 
 
 def frame_notes(source: str, frames: int) -> tuple[str, ...]:
-    """Return a note where one frame of several is read without being asked for.
+    """Return a note if a file has several frames and the first is read by default.
 
     >>> frame_notes("scan.dcm", 3)
     ('the file holds 3 frames, of which the first is read; add #k to its name for frame k, counted from 0',)

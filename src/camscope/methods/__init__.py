@@ -1,4 +1,4 @@
-"""The class-activation-map family: each method a function of a trace, or of the whole network."""
+"""Methods: functions of a trace, or of the whole network."""
 
 from camscope.methods import (
     activation,

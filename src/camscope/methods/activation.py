@@ -1,4 +1,4 @@
-"""Methods that read the activations alone: one forward pass, no backward pass."""
+"""Methods that use only the activations: one forward pass, no backward pass."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from camscope.trace import Trace
     )
 )
 def eigencam(trace: Trace) -> Tensor:
-    """Eigen-CAM: the activations along their first principal direction, whatever the class.
+    """Eigen-CAM: projection of the activations on their first principal component; class-agnostic.
 
     With X the cells x channels matrix of an image and v its first right singular vector (not centred, as in the
     paper), L = X v. The sign, which the decomposition leaves open, is chosen so that most of the mass is positive.
@@ -54,7 +54,7 @@ def eigencam(trace: Trace) -> Tensor:
     )
 )
 def kpcacam(trace: Trace, *, kernel: str = "sigmoid", gamma: float | None = None) -> Tensor:
-    """KPCA-CAM: Eigen-CAM with kernel PCA, so that the first component may be curved; whatever the class.
+    """KPCA-CAM: Eigen-CAM with kernel PCA, whose first component may be nonlinear; class-agnostic.
 
     The cells of an image are points x_i in K dimensions, centred; L_i is the projection of cell i on the first
     component of kernel PCA with k(x, y): "sigmoid" tanh(gamma x.y + 1), "poly" (gamma x.y + 1)^3, "rbf"
@@ -95,7 +95,7 @@ def kpcacam(trace: Trace, *, kernel: str = "sigmoid", gamma: float | None = None
     )
 )
 def fem(trace: Trace, *, sigmas: float = 2.0) -> Tensor:
-    """FEM, the feature explanation method: where channels answer unusually strongly, whatever the class.
+    """FEM (feature explanation method): cells with unusually high activations; class-agnostic.
 
     L = sum_k mu_k 1[A_k > mu_k + sigmas * sigma_k], mu_k and sigma_k the mean and standard deviation of A_k. As in
     the paper the channel's mean weights its mask; pytorch-grad-cam weights the channel by the share of its mask.
@@ -129,7 +129,7 @@ def fem(trace: Trace, *, sigmas: float = 2.0) -> Tensor:
     )
 )
 def randomcam(trace: Trace, *, seed: int = 0) -> Tensor:
-    """Random CAM: the activations with random weights; the null that a method has to beat in a table.
+    """Random CAM: the activations with random channel weights; a trivial baseline.
 
     L = sum_k w_k A_k with w_k ~ U(-1, 1), the same for the same picture and seed.
 
@@ -157,11 +157,11 @@ def randomcam(trace: Trace, *, seed: int = 0) -> Tensor:
     )
 )
 def dff(trace: Trace, *, concepts: int = 4, seed: int = 0) -> Tensor:
-    """Deep feature factorisation: where the strongest concept in the activations is, whatever the class.
+    """Deep feature factorisation: location of the strongest concept in the activations; class-agnostic.
 
     Non-negative matrix factorisation R(A) = sum_c f_c L_c finds parts that answer alike: concepts with a feature
     vector f_c (of length 1) and a map L_c. This is the map of the largest sum; `concept_maps` returns all. Each
-    picture is factorised by itself, so that its map does not depend on the batch.
+    picture is factorised separately, so that its map does not depend on the batch.
 
     Args:
         trace: one forward pass recorded at the layer.
@@ -203,7 +203,7 @@ def concept_maps(trace: Trace, *, concepts: int = 4, seed: int = 0) -> tuple[Ten
         if not positive.any():
             continue
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # It warns where it stops before it has converged: near enough.
+            warnings.simplefilter("ignore")  # It warns if it stops before convergence, which is accurate enough here.
             W, H, _ = non_negative_factorization(
                 positive.T.cpu().numpy(), n_components=count, init="nndsvda", random_state=seed
             )
@@ -217,7 +217,7 @@ def concept_maps(trace: Trace, *, concepts: int = 4, seed: int = 0) -> tuple[Ten
 
 
 def _kernel(X: Tensor, name: str, gamma: float) -> Tensor:
-    """k(x, y) of all pairs of rows: (B, cells, K) -> (B, cells, cells)."""
+    """Compute k(x, y) of all pairs of rows: (B, cells, K) -> (B, cells, cells)."""
     if name == "rbf":
         return (-gamma * torch.cdist(X, X).square()).exp()
     products = X @ X.transpose(1, 2)
@@ -260,7 +260,7 @@ def first_component(X: Tensor, *, along: Tensor | None = None) -> Tensor:
             for the same everywhere, so that most of its mass is positive.
     """
     size = X.abs().amax((1, 2), keepdim=True)
-    X = X / torch.where(size > 0, size, 1.0)  # LAPACK gives up on the squares of small numbers
+    X = X / torch.where(size > 0, size, 1.0)  # LAPACK fails for the squares of small numbers
     if X.shape[1] <= X.shape[2]:
         values, vectors = _eigh(X @ X.transpose(1, 2))
         projected = vectors[:, :, -1] * values[:, -1:].clamp_min(0).sqrt()

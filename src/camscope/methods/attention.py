@@ -1,6 +1,6 @@
-"""Methods for vision transformers: they read the attention of every block.
+"""Methods for vision transformers, which use the attention of every block.
 
-Attention is found by what is computed and not by names: a softmax over (B, heads, N, N), or a fused function that
+Attention is detected by its computation, not by names: a softmax over (B, heads, N, N), or a fused function that
 holds one and is computed openly instead, while the method looks.
 """
 
@@ -37,7 +37,7 @@ from camscope.trace.pytree import first_tensor, picture_of
     )
 )
 def rollout(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) -> Tensor:
-    """Attention rollout: from which places what the classifier reads has flowed together, whatever the class.
+    """Attention rollout: flow of information from patches to the classifier through all blocks; class-agnostic.
 
     R = prod_l (A_l + I) / 2, later blocks on the left, A_l the mean over the heads of block l; the rows of the tokens
     that the score reads (the class token; all tokens where it reads their mean), averaged.
@@ -45,7 +45,7 @@ def rollout(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) 
     Args:
         net: a vision transformer.
         inputs: (B, C, *space), or a tuple of inputs.
-        targets: one function of an image's output for each image.
+        targets: one target function per image.
         picture: which of several inputs is the picture.
 
     Returns:
@@ -78,7 +78,7 @@ def rollout(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) 
     )
 )
 def legrad(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) -> Tensor:
-    """LeGrad: how sensitive the score of every block's tokens is to the attention that formed them.
+    """LeGrad: gradient of the score of every block's tokens with respect to its attention.
 
     L = mean over blocks l, heads and queries of R(ds_l / dA_l), with s_l the score that the rest of the network gives
     when each of its tokens is the mean token of block l, that is s_l = head(norm(mean token)).
@@ -86,7 +86,7 @@ def legrad(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) -
     Args:
         net: a vision transformer.
         inputs: (B, C, *space), or a tuple of inputs.
-        targets: one function of an image's output for each image.
+        targets: one target function per image.
         picture: which of several inputs is the picture.
 
     Returns:
@@ -156,7 +156,7 @@ def _look(net: nn.Module, inputs: Any, targets: Targets, *, method: str, picture
 
 
 def _tokens_read(trace: Trace, last: _Block) -> Tensor:
-    """(B, N) of 0 and 1: the tokens of the last block that the score depends on; all where it depends on none."""
+    """Return (B, N) of 0 and 1: the tokens of the last block that the score depends on; all if it depends on none."""
     gradient: Tensor | None
     (gradient,) = torch.autograd.grad(trace.scores.sum(), last.tokens, retain_graph=True, allow_unused=True)
     mask = torch.zeros_like(last.tokens) if gradient is None else gradient
@@ -173,7 +173,7 @@ def _on_grid(tokens: Tensor, trace: Trace, *, method: str) -> Tensor:
 
 
 class _Attention(TorchFunctionMode):
-    """Sees attention being computed, and which module returns the tokens that it formed.
+    """Recorder of attention matrices, and of the module that returns the resulting tokens.
 
     Attributes:
         found: (B, heads, N, N) of each attention, with its place in the autograd graph.
@@ -205,7 +205,7 @@ class _Attention(TorchFunctionMode):
             layout = self._tokens(first.tensor, attention.shape[-1])
             if layout is None:
                 return None
-            # What follows gets a copy, so that nothing is written into the tokens.
+            # Later modules get a copy, so that they cannot write into the tokens.
             self.blocks[start] = _Block(names[module], attention, edge, first.tensor, layout)
             return first.put(first.tensor.clone())
 
@@ -238,7 +238,7 @@ class _Attention(TorchFunctionMode):
         queries, keys = weights.shape[-2:]
         folded = weights.shape[0] // self.batch
         if queries != keys:
-            # One query is class attention, and reads what the blocks before it have formed.
+            # One query is class attention, which uses the output of the blocks before.
             if weights.ndim == 4 and queries > 1:
                 self.partial = f"from {queries} to {keys} tokens"
         elif weights.ndim == 4 and folded > 1:
@@ -258,7 +258,7 @@ class _Attention(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """`F.scaled_dot_product_attention` with its softmax in the open; dropout is off in eval mode."""
+        """Compute `F.scaled_dot_product_attention` with an explicit softmax; dropout is off in eval mode."""
         if enable_gqa:
             key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
         scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
@@ -272,7 +272,7 @@ class _Attention(TorchFunctionMode):
         return weights @ value
 
     def _multi_head(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        """`F.multi_head_attention_forward`, asked for the weights of each head."""
+        """Call `F.multi_head_attention_forward` with the weights of each head as output."""
         binding = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs)
         binding.apply_defaults()
         need_weights, averaged = binding.arguments["need_weights"], binding.arguments["average_attn_weights"]
@@ -282,7 +282,7 @@ class _Attention(TorchFunctionMode):
         output, weights = F.multi_head_attention_forward(*binding.args, **binding.kwargs)
         if weights is None:
             raise TypeError("multi_head_attention_forward returned no weights, which it was asked for")
-        # The weights are handed out as a view of those that were used, which come right before it in the graph.
+        # The returned weights are a view of the used ones, which directly precede it in the graph.
         self._note(weights, lambda view: GradientEdge(*view.grad_fn.next_functions[0]))  # type: ignore[union-attr]
         if not need_weights:
             return output, None

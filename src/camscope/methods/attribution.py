@@ -1,4 +1,4 @@
-"""Attributions to the pixels: those that captum makes, and RISE."""
+"""Attributions to pixels: those of captum, and RISE."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def integratedgradients(
     chunk: int | None = None,
     picture: int = 0,
 ) -> Tensor:
-    """Integrated gradients: each pixel's share of what the picture scores above a baseline picture.
+    """Integrated gradients: each pixel's share of the score difference between image and baseline image.
 
     L = sum_c (x - x') * integral of dy/dx along the straight line from x' to x. The shares add up to y(x) - y(x').
 
     Args:
         net: any network.
         inputs: (B, C, *space), or a tuple of inputs.
-        targets: one function of an image's output for each image.
+        targets: one target function per image.
         steps: points of the integral.
         baseline: value of every pixel of x', in the unit of the network's normalised input.
         chunk: pictures in one pass; by default as many as 32 of 224 x 224 pixels hold.
@@ -97,14 +97,14 @@ def smoothgrad(
     chunk: int | None = None,
     picture: int = 0,
 ) -> Tensor:
-    """SmoothGrad: the gradient by the pixels, averaged over noisy copies of the picture.
+    """SmoothGrad: gradient with respect to the pixels, averaged over noisy copies of the image.
 
     L = sum_c mean_n dy/dx (x + e_n), e_n ~ N(0, (noise * (max x - min x))^2).
 
     Args:
         net: any network.
         inputs: (B, C, *space), or a tuple of inputs.
-        targets: one function of an image's output for each image.
+        targets: one target function per image.
         samples: noisy copies.
         noise: standard deviation of the noise, as a share of the range of the picture's values.
         seed: of the noise, together with the content of the picture.
@@ -160,12 +160,12 @@ def occlusion(
     chunk: int | None = None,
     picture: int = 0,
 ) -> Tensor:
-    """Occlusion: what the score loses when a square of the picture is covered.
+    """Occlusion: decrease of the score when a square of the image is covered.
 
     Args:
         net: any network.
         inputs: (B, C, *space), or a tuple of inputs.
-        targets: one function of an image's output for each image.
+        targets: one target function per image.
         window: side of the square in pixels; by default an eighth of the picture's shorter side.
         stride: pixels from one square to the next; by default half a window.
         baseline: value of covered pixels, in the unit of the network's normalised input.
@@ -203,7 +203,7 @@ def occlusion(
                     perturbations_per_eval=max(1, scores.at_once(chunk) // len(scores.rows)),
                 )
             )
-    # A square covers all channels, so that each of them has the whole loss.
+    # A square covers all channels, so each channel has the whole decrease.
     return _summed(values) / channels
 
 
@@ -233,7 +233,7 @@ def rise(
     chunk: int | None = None,
     picture: int = 0,
 ) -> Tensor:
-    """RISE: how much higher the score is when a pixel is seen, over random masks of the picture.
+    """RISE: increase of the score when a pixel is visible, over random masks of the image.
 
     L = 1 / (N p) * sum_i (y(x * M_i) - m) M_i, m the mean of the scores of all masked pictures. The paper has m = 0;
     with the mean taken off the map differs by a constant in expectation, is less noisy, and is 0 where seeing a pixel
@@ -243,7 +243,7 @@ def rise(
     Args:
         net: any network.
         inputs: (B, C, *space), or a tuple of inputs.
-        targets: one function of an image's output for each image.
+        targets: one target function per image.
         masks: N; the paper takes 4000 for VGG-16 and 8000 for ResNet-50.
         cells: cells of a mask per axis.
         kept: p, the probability that a cell is seen, between 0 and 1.
@@ -291,7 +291,7 @@ def _seen(scores: _Scores, row: int, masks: _RandomMasks, baseline: float, at_on
 
 
 class _RandomMasks:
-    """Random smooth masks of one picture, made anew whenever they are asked for.
+    """Random smooth masks of one image, generated again at each use.
 
     Attributes:
         count: how many.
@@ -307,7 +307,7 @@ class _RandomMasks:
         self._starts = torch.stack(moves, 1).tolist()
 
     def of(self, numbers: Tensor) -> Tensor:
-        """Masks (n, *space) in [0, 1], 1 where the picture is seen."""
+        """Return masks (n, *space) in [0, 1], 1 where the image is visible."""
         indices = numbers.tolist()
         modes = {1: "linear", 2: "bilinear", 3: "trilinear"}
         large = nn.functional.interpolate(self._grids[indices][:, None], self._sizes, mode=modes[len(self._space)])[
@@ -320,7 +320,7 @@ class _RandomMasks:
 
 
 class _Scores:
-    """The function that captum differentiates: pictures, and the image that each belongs to -> scores.
+    """Function that captum differentiates: (images, index of the original image) -> scores.
 
     Attributes:
         pictures: (B, C, *space) that the attribution is of.
@@ -334,14 +334,14 @@ class _Scores:
         self.rows = torch.arange(len(self.pictures), device=self.pictures.device)
 
     def __call__(self, pictures: Tensor, rows: Tensor) -> Tensor:
-        # captum's noise and steps are float32 whatever the pictures are.
+        # captum's noise and steps are always float32.
         row_inputs = take_images(self.inputs, rows, batch=len(self.pictures))
         inputs = with_picture(row_inputs, pictures.to(self.pictures.dtype, copy=True), picture=self.picture)
         forward = record(self.net, inputs, layers=[], picture=self.picture, differentiable=True)
         return forward.trace("input", [self.targets[row] for row in rows.tolist()]).scores
 
     def at_once(self, chunk: int | None) -> int:
-        """Pictures in one pass."""
+        """Return the number of images per pass."""
         return _positive("chunk", chunk) if chunk else max(1, _CHUNK_PIXELS // self.pictures.shape[2:].numel())
 
 
@@ -362,5 +362,5 @@ def _positive(name: str, value: int) -> int:
 
 
 def _summed(values: Tensor) -> Tensor:
-    """(B, C, *space) -> (B, *space), float32 or better."""
+    """Sum over channels, (B, C, *space) -> (B, *space), in float32 or better."""
     return values.detach().to(torch.promote_types(values.dtype, torch.float32)).sum(1)

@@ -1,4 +1,4 @@
-"""FullGrad: the gradient by the picture, and by every bias on the way."""
+"""FullGrad: gradients with respect to the image and every bias."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _HOMOGENEOUS = {
     "size", "split", "squeeze", "sum", "to", "transpose", "type", "unbind", "unflatten", "unsqueeze", "view",
 }
 # fmt: on
-"""Functions without a bias, f(z) = f'(z) z, or that compute nothing; only to save time: others are found out."""
+"""Functions without a bias, f(z) = f'(z) z. The list only saves time: others are tested."""
 _SUMS = ("__add__", "__iadd__", "add", "add_", "cat", "stack")
-"""Functions without a bias if all that they are given depends on the picture; to save time too."""
+"""Functions without a bias if all arguments depend on the image; also to save time."""
 _UNPLACED = {"baddbmm", "bmm", "einsum", "matmul", "scaled_dot_product_attention", "softmax", "__matmul__"}
-"""Functions inside an attention, whose results may look like a grid and are none."""
+"""Functions inside attention, whose results may look like a grid but are not."""
 
 
 @method(
@@ -58,15 +58,15 @@ def fullgrad(
     of a layer, as in the authors' program, and summed over the channels. The bias of a function is what it adds to
     its linear part, b = f(z) - f'(z) z: that of a convolution or linear layer, beta - gamma mu / sigma of a batch
     norm, the implicit one of LayerNorm, GroupNorm, GELU, SiLU and so on; of ReLU and pooling it is 0. So
-    y = sum x dy/dx + sum b dy/db exactly, whatever the network. Biases without a place in the picture (of the
-    classifier, say) are left out of the map.
+    y = sum x dy/dx + sum b dy/db exactly, for any network. Biases without a position in the image, such as those of
+    the classifier, are left out of the map.
 
     Args:
         net: any network.
         inputs: (B, C, *space), or a tuple of inputs.
-        targets: one function of an image's output for each image.
+        targets: one target function per image.
         picture: which of several inputs is the picture.
-        locate: tells the layout of an output; None to tell it from the shapes.
+        locate: function that returns the layout of an output; None to use the shapes.
 
     Returns:
         (B, *space) map >= 0 at input size.
@@ -94,12 +94,12 @@ def fullgrad(
             add(layout.read(term).to(torch.promote_types(term.dtype, torch.float32)))
 
     add(full_gradient(net, inputs, targets, take, picture=picture))
-    # Upsampling is linear: once for each size of grid.
+    # Upsampling is linear: once per grid size.
     return torch.stack([upsample(summed, shape[2:]) for summed in sums.values()]).sum(0)
 
 
 def _normalised_sum(values: Tensor) -> Tensor:
-    """sum_k s(M_k) with s scaling each image's (K, *grid) to [0, 1]: (B, K, *grid) >= 0 -> (B, *grid).
+    """Compute sum_k s(M_k), s scales each image's (K, *grid) to [0, 1]: (B, K, *grid) >= 0 -> (B, *grid).
 
     The scaling is taken out of the sum, and axes stay as they lie in memory: both matter more than the arithmetic.
     """
@@ -115,7 +115,7 @@ def full_gradient(net: nn.Module, inputs: Any, targets: Targets, take: Take, *, 
     Args:
         net: any network.
         inputs: (B, C, *space), or a tuple of inputs.
-        targets: one function of an image's output for each image.
+        targets: one target function per image.
         take: called with the name of a function and its shares (bias times gradient), in the shape of its result.
         picture: which of several inputs is the picture.
 
@@ -134,7 +134,7 @@ def full_gradient(net: nn.Module, inputs: Any, targets: Targets, take: Take, *, 
 
 
 class _Biases(TorchFunctionMode):
-    """Finds the bias of every function that is called, and takes its share when the gradient comes by."""
+    """Recorder of the bias of every called function, and of its contribution in the backward pass."""
 
     def __init__(self, take: Take) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class _Biases(TorchFunctionMode):
             if bias is None or not output.requires_grad:
                 return output
             output.register_hook(lambda gradient: self.take(name, gradient * bias))
-            # A view forgets its hooks when it is written into; what was written into must stay the same object.
+            # In-place writes remove the hooks of a view, and the written tensor must stay the same object.
             return output.clone() if output._is_view() and not name.endswith("_") else output
 
         return map_tensors(result, watched) if call_biases else result
@@ -197,7 +197,7 @@ def _explicit(name: str, args: Any, kwargs: Any) -> Tensor | None:
 
 
 def _implicit(func: Any, name: str, args: Any, kwargs: Any) -> list[Tensor | None]:
-    """f(z) - f'(z) z, by one forward derivative along z itself, without touching the arguments.
+    """Compute f(z) - f'(z) z by one forward derivative along z, without changing the arguments.
 
     Raises:
         MethodError: PyTorch has no forward derivative of the function.

@@ -1,4 +1,4 @@
-"""Methods that weight the activations by their gradients: one forward pass, one backward pass to the layer.
+"""Methods that weight activations by gradients: one forward pass, one backward pass to the layer.
 
 Letters: A activations (B, K, *grid), g = d score / d A, Z number of cells, S_k the sum of A_k over the cells.
 """
@@ -56,7 +56,7 @@ def gradcam(trace: Trace) -> Tensor:
     )
 )
 def gradcampp(trace: Trace) -> Tensor:
-    """Grad-CAM++: weights that count each cell by how much of the class's evidence it holds.
+    """Grad-CAM++: gradients weighted per cell by the cell's share of the evidence for the class.
 
     L = sum_k w_k A_k with w_k = sum_ij al_kij R(g_kij) and al = g^2 / (2 g^2 + S_k g^3), 0 where g = 0. Computed as
     1 / (2 + S_k g), the same algebra without the underflow of g^3. The paper assumes S_k >= 0; where it is not and
@@ -90,7 +90,7 @@ def gradcampp(trace: Trace) -> Tensor:
     )
 )
 def hirescam(trace: Trace) -> Tensor:
-    """HiResCAM: gradient times activation, cell by cell; on a net that ends in one linear layer the exact share.
+    """HiResCAM: gradient times activation per cell; exact contributions if one linear layer follows.
 
     L = sum_k g_k * A_k.
 
@@ -116,7 +116,7 @@ def hirescam(trace: Trace) -> Tensor:
     )
 )
 def layercam(trace: Trace) -> Tensor:
-    """LayerCAM: positive gradients as weights, cell by cell; sharp also at early layers.
+    """LayerCAM: positive gradients as weights per cell; sharp at early layers too.
 
     L = sum_k R(g_k) * A_k.
 
@@ -174,7 +174,7 @@ def xgradcam(trace: Trace) -> Tensor:
     )
 )
 def gradcamelementwise(trace: Trace) -> Tensor:
-    """Grad-CAM element-wise: gradient times activation where the product is positive.
+    """Grad-CAM element-wise: positive part of gradient times activation.
 
     L = sum_k R(g_k * A_k).
 
@@ -201,7 +201,7 @@ def gradcamelementwise(trace: Trace) -> Tensor:
     )
 )
 def eigengradcam(trace: Trace) -> Tensor:
-    """Eigen-CAM of gradient times activation: its first principal direction, and so one for each class.
+    """EigenGrad-CAM: projection of gradient times activation on its first principal component.
 
     With X the cells x channels matrix of g * A and v its first right singular vector (not centred), L = X v. The
     sign, which the decomposition leaves open, is chosen so that the map agrees with gradient times activation:
@@ -230,7 +230,7 @@ def eigengradcam(trace: Trace) -> Tensor:
     )
 )
 def segeigencam(trace: Trace) -> Tensor:
-    """Seg-Eigen-CAM: Eigen-CAM of the activations weighted by the size of their gradients, made for segmentation.
+    """Seg-Eigen-CAM: Eigen-CAM of the activations times absolute gradients, for segmentation.
 
     With X the cells x channels matrix of |g| * A and v its first right singular vector (not centred), L = X v,
     turned round where the lowest value is larger in size than the highest.
@@ -258,7 +258,7 @@ def segeigencam(trace: Trace) -> Tensor:
     )
 )
 def finercam(trace: Trace, *, alpha: float = 1.0, comparisons: int = 3) -> Tensor:
-    """Finer-CAM: why this class and not those that come closest to it; a Grad-CAM of the difference of scores.
+    """Finer-CAM: Grad-CAM of the difference between the class score and those of the most similar classes.
 
     Grad-CAM on y_c - alpha sum_d w_d y_d over the ``comparisons`` classes d whose scores are nearest to y_c, w being
     the softmax of their scores, held constant. Needs a class index as target and at least two classes.
@@ -297,7 +297,7 @@ def finercam(trace: Trace, *, alpha: float = 1.0, comparisons: int = 3) -> Tenso
     )
 )
 def shapleycam(trace: Trace) -> Tensor:
-    """Shapley-CAM: Grad-CAM whose weights count how the channels act together, to second order.
+    """Shapley-CAM: Grad-CAM with weights that include second-order interactions of channels.
 
     L = sum_k w_k A_k with w_k = mean_ij (g - H A / 2)_kij, H the second derivative of the score by the layer's output
     (of token layers the class token included). H A is one Hessian-vector product; it is 0, and the map Grad-CAM's,
@@ -316,7 +316,7 @@ def shapleycam(trace: Trace) -> Tensor:
 
 
 def _curvature(trace: Trace) -> Tensor:
-    """H A: (B, K, *grid)."""
+    """Compute H A, (B, K, *grid)."""
     try:
         return _hessian_product(trace)
     except RuntimeError:
@@ -341,7 +341,7 @@ def _hessian_product(trace: Trace) -> Tensor:
 
 
 def _explained_class(trace: Trace, image: int) -> int:
-    """Return the class whose score a target is, told from its derivative by the output.
+    """Return the class whose score a target is, by its derivative with respect to the output.
 
     Raises:
         MethodError: it is not the score of one class among several.

@@ -1,7 +1,7 @@
 """Guided backpropagation, and Guided Grad-CAM.
 
-The rule is put on the autograd graph, and not on modules: a ReLU is found whether it is a module, a function or done
-in place, and the network is never touched.
+The rule is applied to the autograd graph, not to modules: so ReLUs are detected as modules, functions and in-place
+operations, and the network is not changed.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ _LOWER_BOUND = {
     )
 )
 def guidedbackprop(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) -> Tensor:
-    """Guided backpropagation: the gradient by the pixels, of which each ReLU lets only positive values pass.
+    """Guided backpropagation: gradient with respect to the pixels; each ReLU passes only positive values.
 
-    At each ReLU with input z, and gradient g at its output, the gradient handed on is R(g) where z > 0, else 0. It is
+    At each ReLU with input z, and gradient g at its output, the gradient is R(g) where z > 0, else 0. It is
     defined for rectifiers alone (ReLU, ReLU6, clamping at 0), as modules or functions, also in place.
 
     Args:
         net: a network of ReLUs.
         inputs: (B, C, *space), or a tuple of inputs.
-        targets: one function of an image's output for each image.
+        targets: one target function per image.
         picture: which of several inputs is the picture.
 
     Returns:
@@ -83,17 +83,17 @@ def guidedbackprop(net: nn.Module, inputs: Any, targets: Targets, *, picture: in
 def guidedgradcam(
     net: nn.Module, inputs: Any, targets: Targets, *, layer: str, picture: int = 0, locate: Locate | None = None
 ) -> Tensor:
-    """Guided Grad-CAM: guided backpropagation where Grad-CAM glows; fine detail of one class.
+    """Guided Grad-CAM: guided backpropagation times Grad-CAM; fine detail of one class.
 
     L = G * U(R(L_Grad-CAM)), G guided backpropagation.
 
     Args:
         net: a network of ReLUs.
         inputs: (B, C, *space), or a tuple of inputs.
-        targets: one function of an image's output for each image.
+        targets: one target function per image.
         layer: the layer of Grad-CAM.
         picture: which of several inputs is the picture.
-        locate: tells the layout of an output; None to tell it from the shapes.
+        locate: function that returns the layout of an output; None to use the shapes.
 
     Returns:
         (B, *space) signed map, summed over the colour channels.
@@ -110,7 +110,7 @@ def guidedgradcam(
 
 
 def guided_gradients(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) -> Tensor:
-    """Guided backpropagation before the sum over channels: (B, C, *space)."""
+    """Compute guided backpropagation before the sum over channels: (B, C, *space)."""
     trace = at_input(net, inputs, targets, picture=picture)
     rectifiers = [node for node in _graph(trace) if _is_rectifier(node)]
     for node in rectifiers:

@@ -1,4 +1,4 @@
-"""What follows a layer: heads whose sums are known, told from the gradient, without another forward pass."""
+"""Detect the head after a layer from its gradient, without another forward pass, if the sum of its maps is known."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ def frozen_sums(trace: Trace) -> Tensor:
 
 
 def size(module: nn.Module, name: str) -> int:
-    """Number of values in a parameter; 0 where it is None, -1 where the module has none of this name."""
+    """Return the number of values of a parameter; 0 if it is None, -1 if the module has no such parameter."""
     value = getattr(module, name, -1)
     return value.numel() if isinstance(value, Tensor) else (0 if value is None else -1)
 
 
 def statistics(pooled: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over the channels, (B, 1) each, as a layer norm takes them."""
+    """Return mean and standard deviation over the channels, (B, 1) each, as in a layer norm."""
     return pooled.mean(1, keepdim=True), (pooled.var(1, correction=0, keepdim=True) + eps).sqrt()
 
 
@@ -87,7 +87,7 @@ def tolerance(values: Tensor) -> float:
 
 
 def slope(trace: Trace, image: int) -> Tensor | None:
-    """(...) derivative of an image's target by the network's output; None where the target does not use it."""
+    """Return the derivative of an image's target by the network's output; None if the target does not use it."""
     with torch.enable_grad():
         leaf = trace.outputs[image].detach().clone().requires_grad_()
         score = trace.targets[image](leaf)
@@ -96,7 +96,7 @@ def slope(trace: Trace, image: int) -> Tensor | None:
 
 
 def _last_layers(trace: Trace, widths: Collection[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Modules that could be the last linear layer: (B, width) weights of what is explained, and (B,) its bias."""
+    """Yield possible last linear layers: (B, width) weights of the targets, and (B,) biases."""
     outputs = trace.outputs.detach()
     if outputs.ndim != 2:
         return
@@ -112,15 +112,15 @@ def _last_layers(trace: Trace, widths: Collection[int]) -> Iterator[tuple[Tensor
 
 
 def _linear(module: nn.Module) -> tuple[Any, Any]:
-    """Weight (C, width) and bias (C,) of a module that may be linear."""
+    """Return weight (C, width) and bias (C,) of a module that may be linear."""
     kernel = module._parameters.get("kernel")
-    if kernel is not None and kernel.ndim == 2:  # as Keras has it, (width, C)
+    if kernel is not None and kernel.ndim == 2:  # layout of Keras, (width, C)
         return kernel.T, module._parameters.get("bias")
     return getattr(module, "weight", None), getattr(module, "bias", None)
 
 
 def _slopes(trace: Trace) -> Tensor:
-    """(B, C) derivatives of the targets by the output; NaN where a target is not linear in it."""
+    """Return (B, C) derivatives of the targets by the output; NaN if a target is not linear in it."""
     outputs = trace.outputs.detach().to(trace.activations.dtype)
     slopes = torch.full_like(outputs, math.nan)
     for image, output in enumerate(outputs):
@@ -134,6 +134,6 @@ def _slopes(trace: Trace) -> Tensor:
 
 
 def _is_gradient(trace: Trace, rows: Tensor) -> Tensor:
-    """(B,) whether the gradient of each image is this one, (B, K, Z)."""
+    """Return (B,) whether the gradient of each image equals this one, (B, K, Z)."""
     off = (trace.gradients.detach().flatten(2) - rows).abs().flatten(1).amax(1)
     return off <= tolerance(trace.scores) * rows.abs().flatten(1).amax(1)

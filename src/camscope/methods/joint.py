@@ -1,4 +1,4 @@
-"""A method at several layers of one pass: their joint map."""
+"""Joint map of a method at several layers of one pass."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def traces_of(
 def joint_map(function: Callable[..., Tensor], traces: Sequence[Trace], **settings: Any) -> Tensor:
     """Apply a method to a pass seen at one layer, or at those of several branches, and add their maps.
 
-    The sum is exact for Grad-CAM of a mean or a sum of networks, each with a layer of its own. Maps of several sizes,
+    The sum is exact for Grad-CAM of a mean or a sum of networks with one layer each. Maps of several sizes,
     as of the levels of a detector or an encoder, are resized to the finest grid, and a coarse cell's value is spread
     over the fine cells in it: each layer keeps its part of the sum. The values of a method without gradients are no
     parts of the score: its maps are scaled to a largest absolute value of 1 first, and each layer counts alike.
@@ -46,7 +46,7 @@ def joint_map(function: Callable[..., Tensor], traces: Sequence[Trace], **settin
         **settings: the method's own.
 
     Returns:
-        (B, *grid) signed map, float32 or better, whatever grad mode the caller is in.
+        (B, *grid) signed map, float32 or better, in any grad mode of the caller.
 
     Raises:
         LayerError: the grids of the layers have different numbers of axes.
@@ -78,5 +78,5 @@ def _spread_over(heat: Tensor, grid: torch.Size) -> Tensor:
 
 
 def without_autocast(like: Tensor) -> torch.autocast:
-    """Calculate as it is written: under `torch.autocast` the network runs in half precision, not what is made of it."""
+    """Disable `torch.autocast` inside: only the network runs in half precision, not the method."""
     return torch.autocast(like.device.type, enabled=False)

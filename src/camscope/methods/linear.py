@@ -1,6 +1,6 @@
 """Methods for networks whose head is known: pooling and one linear layer, with or without a layer norm between them.
 
-Whether a network is one of these is decided by what it computes, never by what its parts are called.
+The head of a network is identified by its computations, not by names.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from camscope.trace.pytree import call
     )
 )
 def cam(trace: Trace) -> Tensor:
-    """CAM, the original: the activations with the weights of the one linear layer that follows the pooling.
+    """CAM: the activations with the weights of the linear layer after the pooling.
 
     L = sum_k W_ck A_k; the map's mean is the score less the bias. Needs global average pooling and one linear layer
     after the layer: that the score is such a function of the activations is verified on changed ones.
@@ -63,12 +63,12 @@ def cam(trace: Trace) -> Tensor:
     )
 )
 def frozennormcam(trace: Trace) -> Tensor:
-    """Frozen-norm CAM: CAM for heads with a layer norm between the pooling and the linear layer, as ConvNeXt has.
+    """Frozen-norm CAM: CAM for heads with a layer norm between pooling and linear layer, such as ConvNeXt.
 
     L = sum_k v_k (A_k - mu) / sigma with v = gamma * W_c, and mu, sigma the layer norm's mean and standard deviation
     (with its eps) of the pooled activations, held as they are. The map's mean is the score less the bias and
-    W_c . beta, exactly; Grad-CAM's map of such a network adds up to nearly 0 whatever the score, and so shows a
-    contrast without a level. The layer norm is found, and the head verified, by what they compute.
+    W_c . beta, exactly; Grad-CAM's map of such a network adds up to nearly 0 for any score, and so shows a
+    contrast without an absolute level. Layer norm and head are identified by their computations.
 
     Args:
         trace: one forward pass recorded at the layer.

@@ -1,4 +1,4 @@
-"""Methods made from methods: each takes a method, by name or as a function, and returns one.
+"""Modifiers of methods: each takes a method, by name or as a function, and returns a method.
 
 >>> augmented("gradcam").__name__
 'augmented(gradcam)'
@@ -27,7 +27,7 @@ from camscope.trace.layout import Locate
 from camscope.trace.pytree import picture_of, take_images, with_picture
 
 META: dict[str, Callable[..., Method | NetworkMethod]] = {}
-"""By name what makes a method from a method; "augmented(gradcam)" is a method's name too."""
+"""Name -> modifier; "augmented(gradcam)" is also the name of a method."""
 
 
 def _meta(function: Any) -> Any:
@@ -62,7 +62,7 @@ def augmented(method: str | Method | NetworkMethod, *, scales: Sequence[float] =
     def over_trace(trace: Trace, *, scales: Sequence[float] = factors, **settings: Any) -> Tensor:
         batch = trace.forward.batch
         views = _views(trace.pictures.detach(), scales).split(batch)
-        plain_index = 2 * scales.index(1.0) if 1.0 in scales else None  # this view is the pass that was made already
+        plain_index = 2 * scales.index(1.0) if 1.0 in scales else None  # this view is the existing pass
         new_views = [view for place, view in enumerate(views) if place != plain_index]
         rows = torch.arange(batch).repeat(len(new_views))
         inner = trace.again(torch.cat(new_views), rows=rows)
@@ -151,7 +151,7 @@ def eigensmoothed(method: str | Method) -> Any:
 
 @_meta
 def fused(method: str | Method, *, how: str = "mean", layers: Sequence[str] | None = None) -> Any:
-    """Multi-layer fusion: one map out of a method's maps at several layers, from one forward pass.
+    """Multi-layer fusion: one map from a method's maps at several layers, in one forward pass.
 
     Args:
         method: a name in `METHODS`, or a function of a `Trace`.
@@ -213,7 +213,7 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def _named(variant: Any, kind: str, function: Callable[..., Tensor]) -> Any:
-    """Name a new method after the one it was made from; it has the same signature and, but for the cost, its facts."""
+    """Give a modified method the name, signature and, except for the cost, the facts of the original."""
     declare(variant, replace(facts_of(function), passes=""))
     variant.__signature__ = inspect.signature(function)
     variant.__name__ = f"{kind}({_name(function)})"
@@ -222,7 +222,7 @@ def _named(variant: Any, kind: str, function: Callable[..., Tensor]) -> Any:
 
 
 class _ChannelSums(TorchFunctionMode):
-    """Remembers the last sum over the channels of something of the activations' shape.
+    """Recorder of the last sum over channels of a tensor with the activations' shape.
 
     Attributes:
         result: (B, *grid) the sum.

@@ -1,4 +1,4 @@
-"""What the methods that see the whole network share: a pass with its graph from the picture on. RefineCAM."""
+"""Parts shared by methods of the whole network: a pass with the graph from the image on. RefineCAM."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def refinecam(
     picture: int = 0,
     locate: Locate | None = None,
 ) -> Tensor:
-    """RefineCAM: the product of the maps of all stages, as sharp as the first and as selective as the last.
+    """RefineCAM: product of the maps of all stages; as sharp as the first and as selective as the last.
 
     L = prod_l U(R(L_l) / max R(L_l)), L_l the map of the base method at layer l. The paper refines several
     methods. Grad-CAM++ gives smooth maps on networks of ReLUs; it assumes activations >= 0, so that where stages end
@@ -55,12 +55,12 @@ def refinecam(
     Args:
         net: any network.
         inputs: (B, C, *space), or a tuple of inputs.
-        targets: one function of an image's output for each image.
+        targets: one target function per image.
         layers: names of the layers; by default the stages of the network.
         base: the method that is refined: a name in `METHODS`, or a function of a `Trace`; Grad-CAM++ as in
             the authors' example.
         picture: which of several inputs is the picture.
-        locate: tells the layout of an output; None to tell it from the shapes.
+        locate: function that returns the layout of an output; None to use the shapes.
 
     Returns:
         (B, *grid) map in [0, 1], on the finest of the layers' grids.
@@ -90,7 +90,7 @@ def maps_of_layers(
         LayerError: no layer is named, or one has no place for each part of the picture.
     """
     if not layers or isinstance(layers, str):
-        raise LayerError(f"layers={layers!r} is no list of layers; give names, such as ['layer3', 'layer4']")
+        raise LayerError(f"layers={layers!r} is not a list of layers; use names, such as ['layer3', 'layer4']")
     together = [layer.split(JOINT) for layer in layers]
     forward = record(net, inputs, layers=[*dict.fromkeys(itertools.chain(*together))], picture=picture)
     maps = []
@@ -120,9 +120,9 @@ def at_input(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0)
     """Return one forward pass with its graph from the picture on, seen at the input as if that were a layer.
 
     Args:
-        net: any network; left bit-identical.
+        net: any network; restored bit for bit.
         inputs: (B, C, *space), or a tuple of inputs.
-        targets: one function of an image's output for each image.
+        targets: one target function per image.
         picture: which of several inputs is the picture.
 
     Returns:
@@ -144,7 +144,7 @@ def at_input(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0)
 
 
 def input_gradients(trace: Trace) -> Tensor:
-    """Gradients (B, C, *space) of a trace `at_input`.
+    """Return the gradients (B, C, *space) of a trace `at_input`.
 
     Raises:
         MethodError: the score does not depend on the picture.

@@ -1,4 +1,4 @@
-"""Chance that depends on the picture alone: the same in a batch as on its own, in any order, on any device."""
+"""Random numbers seeded by the image: the same in any batch, in any order, on any device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def content_seeds(pictures: Tensor, *, seed: int = 0) -> list[int]:
-    """Return a seed for each picture, made from its bytes.
+    """Return one seed per image, computed from its bytes.
 
     Args:
         pictures: (B, C, *space).
@@ -25,12 +25,12 @@ def content_seeds(pictures: Tensor, *, seed: int = 0) -> list[int]:
 
 
 def normal(seeds: Sequence[int], shape: Sequence[int], *, like: Tensor) -> Tensor:
-    """Standard normal numbers, (n, *shape) in the dtype and on the device of ``like``, from one seed each."""
+    """Return standard normal numbers, (n, *shape) in the dtype and on the device of ``like``, from one seed each."""
     return torch.stack([torch.randn(tuple(shape), generator=_generator(s)) for s in seeds]).to(like)
 
 
 def uniform(seeds: Sequence[int], shape: Sequence[int], *, like: Tensor) -> Tensor:
-    """Numbers from U(-1, 1), (n, *shape) in the dtype and on the device of ``like``, from one seed each."""
+    """Return numbers from U(-1, 1), (n, *shape) in the dtype and on the device of ``like``, from one seed each."""
     return torch.stack([2 * torch.rand(tuple(shape), generator=_generator(s)) - 1 for s in seeds]).to(like)
 
 

@@ -1,4 +1,4 @@
-"""Methods of many passes take them in chunks, and may say how far they are."""
+"""Chunks and progress of methods with many passes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 Report = Callable[[int, int], None]
-"""Called with the passes done and their total."""
+"""Called with the number of finished passes and their total."""
 
 _report: ContextVar[Report | None] = ContextVar("who wants to know how far a method is", default=None)
 
@@ -30,7 +30,7 @@ def in_chunks(count: int, size: int, *, like: Tensor) -> Iterator[Tensor]:
 
 @contextlib.contextmanager
 def reporting(report: Report) -> Iterator[None]:
-    """Let methods inside say how far they are.
+    """Report the progress of methods inside.
 
     >>> with reporting(lambda done, total: print(done, "of", total)):
     ...     chunks = list(in_chunks(3, 2, like=torch.empty(0)))

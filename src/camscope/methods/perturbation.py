@@ -1,4 +1,4 @@
-"""Methods that change something and look at the score again: many forward passes, or tails of them."""
+"""Methods that edit the image or the layer and compute the score again: many forward passes, or parts of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CHUNK_VALUES = 1 << 24
     )
 )
 def scorecam(trace: Trace, *, chunk: int | None = None) -> Tensor:
-    """Score-CAM: each channel weighted by the score of the picture seen through it.
+    """Score-CAM: each channel weighted by the score of the image masked with it.
 
     L = sum_k w_k A_k with w = softmax_k(score(X * M_k)) and M_k = s(U(A_k)), the channel upsampled and scaled to
     [0, 1]. Subtracting the score of a baseline picture would cancel in the softmax.
@@ -59,7 +59,7 @@ def scorecam(trace: Trace, *, chunk: int | None = None) -> Tensor:
     )
 )
 def ablationcam(trace: Trace, *, chunk: int | None = None) -> Tensor:
-    """Ablation-CAM: each channel weighted by the share of the score that is lost without it.
+    """Ablation-CAM: each channel weighted by the relative decrease of the score without it.
 
     L = sum_k w_k A_k with w_k = (y - y_k) / |y|, y_k the score with A_k set to 0; where y is 0, undivided. Only the
     part of the network after the layer runs again.
@@ -102,7 +102,7 @@ def ablationcam(trace: Trace, *, chunk: int | None = None) -> Tensor:
     )
 )
 def fasterscorecam(trace: Trace, *, channels: int = 10, chunk: int | None = None) -> Tensor:
-    """Faster Score-CAM: Score-CAM over the few channels that vary most over the picture.
+    """Faster Score-CAM: Score-CAM with the few channels that vary most over the image.
 
     L = sum_k w_k A_k over the ``channels`` channels of the largest variance, with Score-CAM's weights: the softmax is
     over these channels alone.
@@ -132,7 +132,7 @@ def fasterscorecam(trace: Trace, *, channels: int = 10, chunk: int | None = None
     )
 )
 def reciprocam(trace: Trace, *, chunk: int | None = None) -> Tensor:
-    """Recipro-CAM: the score that is left when the layer keeps one cell alone.
+    """Recipro-CAM: score of the layer with only one cell kept.
 
     L_ij = score(A with every cell but ij set to 0). No gradients; only the part of the network after the layer runs
     again. Class and other tokens outside the grid are kept.

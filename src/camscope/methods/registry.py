@@ -1,4 +1,4 @@
-"""The methods by name. A method is one function: Trace -> signed map on the layer's grid.
+"""Registry of the methods. A method is one function: Trace -> signed map on the layer's grid.
 
 A method that must see the whole network is a function (net, inputs, targets) -> signed map.
 """
@@ -19,9 +19,10 @@ Method = Callable[..., Tensor]
 NetworkMethod = Callable[..., Tensor]
 """(net, inputs, targets, **settings) -> (B, *grid) or, at input size, (B, *space); signed, not scaled.
 
-``inputs`` is (B, C, *space) or a tuple of inputs, ``targets`` one function of an image's output for each image. What
-it names among its parameters is found for it: ``picture`` (which input is the picture), ``layer`` (the layer to look
-at), ``layers`` (names of the network's stages, first to last), ``locate`` (tells the layout of an output).
+``inputs`` is (B, C, *space) or a tuple of inputs, ``targets`` one target function per image. These parameters
+are filled automatically if a method has them: ``picture`` (which input holds the images), ``layer`` (the target
+layer), ``layers`` (names of the network's stages, first to last), ``locate`` (function that returns the layout of an
+output).
 """
 
 Need = Literal["scores", "activations", "gradients"]

@@ -1,6 +1,6 @@
-"""Methods that average over noisy or faded copies: many forward passes of the whole network.
+"""Methods that average over noisy or faded copies of the image: many forward passes.
 
-What is random is seeded by the picture itself, so that a map does not depend on what else is in the batch.
+Random numbers are seeded by the image, so that a map does not depend on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def smoothgradcampp(
     Needs: a score with a gradient by the layer; room for some forward passes.
     """
     A = trace.activations.flatten(2)
-    # Gradients are brought to unit size: the powers of small ones would underflow.
+    # Gradients are scaled to unit size: powers of small ones would underflow.
     largest = trace.gradients.flatten(1).abs().amax(1)
     size = torch.where(largest > 0, largest, 1.0)[:, None, None]
     D1, D2, D3 = _mean_powers(trace, size, samples=samples, noise=noise, seed=seed, chunk=chunk)
@@ -151,7 +151,7 @@ def smoothgradcampp(
 
 
 def _mean(score: Callable[[int], Tensor], samples: int) -> Tensor:
-    """Mean of ``score(sample)`` over the samples, without keeping them all."""
+    """Compute the mean of ``score(sample)`` over the samples, without storing them."""
     if samples < 1:
         raise SettingError(f"samples={samples} is not possible; it takes at least 1")
     total = score(0)
@@ -163,7 +163,7 @@ def _mean(score: Callable[[int], Tensor], samples: int) -> Tensor:
 def _mean_powers(
     trace: Trace, size: Tensor, *, samples: int, noise: float, seed: int, chunk: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Means of (g / size)^p, p = 1, 2, 3, over noisy copies of each picture: (B, K, Z) each."""
+    """Compute means of (g / size)^p, p = 1, 2, 3, over noisy copies of each image: (B, K, Z) each."""
     if samples < 1:
         raise SettingError(f"samples={samples} is not possible; it takes at least 1")
     clean, seeds = trace.pictures.detach(), content_seeds(trace.pictures, seed=seed)

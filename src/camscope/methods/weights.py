@@ -1,4 +1,4 @@
-"""Weighted sums of channels, and a way to see the weights."""
+"""Weighted sums of channels, and access to their weights."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _seen: ContextVar[list[Tensor] | None] = ContextVar("weights that methods gave t
 
 
 def mean_over_cells(values: Tensor) -> Tensor:
-    """(B, K, *grid) -> (B, K)."""
+    """Compute the mean over the grid, (B, K, *grid) -> (B, K)."""
     return values.flatten(2).mean(2)
 
 
 def weighted(weights: Tensor, activations: Tensor) -> Tensor:
-    """sum_k w_k A_k: (B, K) and (B, K, *grid) -> (B, *grid)."""
+    """Compute sum_k w_k A_k: (B, K) and (B, K, *grid) -> (B, *grid)."""
     weight_log = _seen.get()
     if weight_log is not None:
         weight_log.append(weights)
@@ -28,7 +28,7 @@ def weighted(weights: Tensor, activations: Tensor) -> Tensor:
 
 
 def channel_weights(function: Callable[..., Tensor], *args: Any, **settings: Any) -> tuple[Tensor, Tensor]:
-    """Apply a method and see the weights that it gives to the channels.
+    """Apply a method and return its map with its channel weights.
 
     Args:
         function: the method.

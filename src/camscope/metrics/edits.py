@@ -35,7 +35,7 @@ def scores(edit: Callable[[Tensor, Tensor], Tensor], *, rows: int, edits: int, s
 
 
 def clean_scores(inputs: Tensor, score: Score, clean: Tensor | None, *, batch_size: int) -> Tensor:
-    """Return the scores (B,) of the unedited inputs: ``clean`` if it is given, else computed."""
+    """Return the scores (B,) of the unedited inputs: ``clean`` if available, else computed."""
     if clean is not None:
         return clean.detach().double()
     return scores(lambda rows, _: inputs[rows], rows=len(inputs), edits=1, score=score, batch_size=batch_size)[:, 0]

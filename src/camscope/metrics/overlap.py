@@ -118,7 +118,7 @@ def iou(maps: Tensor, masks: Tensor) -> Tensor:
 
 @metric(Facts("high", tuned=True))
 def tuned_iou(maps: Tensor, masks: Tensor) -> Tensor:
-    """Overlap with the region of the heat of at least t of its maximum, for each of `THRESHOLDS`.
+    """Compute the overlap with the region where heat >= t * maximum, for each t of `THRESHOLDS`.
 
     Args:
         maps: (B, h, w) signed maps, resized to (H, W).
@@ -228,7 +228,7 @@ def mask_boxes(masks: Tensor) -> list[list[Box]]:
 
 
 Edges = npt.NDArray[np.number]
-"""(n, 4) left, top, right, bottom."""
+"""Return (n, 4) left, top, right, bottom."""
 
 
 def _box_overlaps(

@@ -35,7 +35,7 @@ class Facts:
     """Direction and range of a metric, and the score that it needs.
 
     Attributes:
-        best: "high" or "low": which values are better; "none" where neither is, as for the sparseness of a map. For
+        best: "high" or "low": which values are better; "none" if neither is, such as for the sparseness of a map. For
             rank correlations "low" means far from 1: a value below 0 is no better than 0.
         low: smallest possible value.
         high: largest possible value.

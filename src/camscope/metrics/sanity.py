@@ -18,7 +18,7 @@ ExplainNet = Callable[[nn.Module], Tensor]
 """A network of the same architecture -> its maps (B, h, w), always of the same batch and the same classes."""
 
 SANE = 0.5
-"""Rank correlation with the maps of random weights from which on maps fail the sanity check."""
+"""Rank correlation with the maps of random weights at which maps fail the sanity check."""
 
 _BATCH = 32
 _NARROWEST = 8
@@ -75,7 +75,7 @@ def looks_untrained(net: nn.Module) -> bool:
             left out.
 
     Returns:
-        False also where no matrix is large enough to tell.
+        Also False if no matrix is large enough.
 
     Reference:
         Martin, Mahoney. Implicit Self-Regularization in Deep Neural Networks. JMLR 2021. arXiv:1810.01075
@@ -123,7 +123,7 @@ def cascade(
         Adebayo, Gilmer, Muelly, Goodfellow, Hardt, Kim. Sanity Checks for Saliency Maps. NeurIPS 2018.
         arXiv:1810.03292
     """
-    _parts(net, steps)  # a network without weights may not be one that can be copied
+    _parts(net, steps)  # a network without weights may not support copies
     random_net, clean_map = copy.deepcopy(net), explain(net) if maps is None else maps
     parts, count, similarities = _parts(random_net, steps), 0, []
     with torch.random.fork_rng(devices=[]):

@@ -1,1 +1,1 @@
-"""Models: networks with the preprocessing, class names and layer that belong to them."""
+"""Models: networks with their preprocessing, class names and target layer."""

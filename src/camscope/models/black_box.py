@@ -1,4 +1,4 @@
-"""Models of which only inputs and outputs are known: any function from pictures to scores."""
+"""Black boxes: any function from images to scores as a model."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _SUM = 1e-3
 
 
 class BlackBox(nn.Module):
-    """A function from pictures to scores as a network without layers, weights and gradients.
+    """Network without layers, weights and gradients around a function from images to scores.
 
     Args:
-        function: maps a batch of pictures to scores, see `black_box`.
+        function: maps a batch of images to scores, see `black_box`.
         takes: "numpy" or "torch".
         returns: "probabilities" or "scores".
-        outcome: as for `Model`.
+        outcome: see `Model`.
         labels: number of class names; 0 for none.
         version: identifies the function's state in `Model.digest`.
     """
@@ -50,7 +50,7 @@ class BlackBox(nn.Module):
         self.outcome, self.labels, self.version = outcome, labels, version
 
     def get_extra_state(self) -> str:
-        """Return the version, which stands for the weights in `Model.digest`."""
+        """Return the version, which replaces the weights in `Model.digest`."""
         return self.version
 
     def set_extra_state(self, state: str) -> None:
@@ -88,7 +88,7 @@ class BlackBox(nn.Module):
             )
 
     def _from_probabilities(self, p: Tensor) -> Tensor:
-        """Return scores before a sigmoid or softmax, as far as probabilities tell them."""
+        """Return scores before a sigmoid or softmax, computed from the probabilities."""
         values = p[:, :, 4] if self.outcome == "boxes" else p
         if bool((values < 0).any()) or bool((values > 1).any()):
             low, high = float(values.min()), float(values.max())
@@ -99,7 +99,7 @@ class BlackBox(nn.Module):
         if self.outcome == "boxes":
             return torch.cat([p[:, :, :4], torch.logit(p[:, :, 4:5], eps=_EPS), p[:, :, 5:]], 2)
         if self.outcome == "any":
-            # The sigmoid is undone where scores are read, which also notes that it was.
+            # The sigmoid is undone where scores are read, which also adds the note.
             return torch.logit(p, eps=_EPS).sigmoid()
         if bool(((p.sum(1) - 1).abs() > _SUM).any()):
             raise ModelError(
@@ -121,29 +121,29 @@ def black_box(
     returns: Returns = "probabilities",
     version: str | None = None,
 ) -> Model:
-    """Wrap any function from pictures to scores as a `Model`, for methods that need nothing but scores.
+    """Wrap any function from images to scores as a `Model`, for methods that need only scores.
 
-    Such a model has no layers and no gradients: methods that need them, such as Grad-CAM, raise a `MethodError` that
-    names those that work. It runs where the function runs; camscope hands it CPU tensors.
+    The model has no layers and no gradients: methods that need them, such as Grad-CAM, raise a `MethodError` that
+    names the methods that work. The function gets CPU tensors, and may compute on any device.
 
     Args:
-        function: maps a batch of pictures to an array or tensor (B, classes), (B,) for a single score, (B, classes,
+        function: maps a batch of images to an array or tensor (B, classes), (B,) for a single score, (B, classes,
             H, W) for a segmentation, or (B, boxes, 6) for a detector (see ``outcome`` of `Model`).
-        input_size: (height, width) that pictures are resized to, or one number for both; 224 by default. Pixels are
-            then in [0, 1], and the whole picture is squashed into that size.
-        preprocess: how pictures become inputs, instead of ``input_size``.
+        input_size: (height, width) that images are resized to, or one number for both; 224 by default. Pixels are
+            in [0, 1], and the whole image is squashed to that size.
+        preprocess: preprocessing of the images, instead of ``input_size``.
         labels: class names in the order of the outputs, or a file of them.
         outcome: "one" class is right, "any" number of them is, the outputs are a "value", or "boxes".
-        name: what the model is called in results.
-        takes: "numpy": the function is given float32 arrays (B, height, width, channels) with pixels in [0, 1];
+        name: name of the model in results.
+        takes: "numpy": the function gets float32 arrays (B, height, width, channels) with pixels in [0, 1];
             "torch": float32 tensors (B, channels, height, width), normalised as ``preprocess`` says.
-        returns: "probabilities" in [0, 1], or "scores" before a softmax or sigmoid (logits). Of probabilities log p is
-            explained, or the log-odds where ``outcome`` is "any" or "boxes".
-        version: identifies the function's state, such as a hash of its weights. With it a study that is run again
-            reuses the rows of the same version; None: rows are never reused.
+        returns: "probabilities" in [0, 1], or "scores" before a softmax or sigmoid (logits). For probabilities, log p
+            is explained, or the log-odds if ``outcome`` is "any" or "boxes".
+        version: identifier of the function's state, such as a hash of its weights. A study reuses rows of the same
+            version; None: rows are never reused.
 
     Raises:
-        SettingError: for settings that do not go together.
+        SettingError: settings that contradict each other.
 
     Examples:
         >>> def redness(pictures):  # (B, h, w, 3) in [0, 1]

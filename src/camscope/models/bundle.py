@@ -1,4 +1,4 @@
-"""A model as a folder: ``model.json`` says what it is, ``weights.safetensors`` holds its state_dict."""
+"""Bundles: a model as a folder with ``model.json`` and ``weights.safetensors``."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def write(model: Model, folder: Path) -> Path:
     """Write a model as a bundle; each file appears whole or not at all.
 
     Args:
-        model: one that a source made, so that its architecture can be named.
-        folder: made where missing; an older bundle in it is replaced.
+        model: a model from a source, whose architecture has a name.
+        folder: created if missing; an older bundle in it is replaced.
 
     Returns:
         The folder.

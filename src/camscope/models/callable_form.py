@@ -1,4 +1,4 @@
-"""The form in which a preprocessing callable takes images, found by running it on generated images."""
+"""Detect the form in which a preprocessing callable takes images, by running it on generated images."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from camscope.errors import ModelError, PictureError
+from camscope.errors import ModelError, PictureError, first_line
 from camscope.images import Picture
 
 Inputs = npt.NDArray[np.float32]
 
 TRIALS = ((331, 457), (457, 334), (240, 700))
-"""Sizes of the generated pictures: lying, standing, and a long strip."""
+"""Sizes of the generated images: landscape, portrait, and a long strip."""
 _RUNS = 8
 _SAME = 0.99
-"""Correlation above which 16 bits give the same input as 8, but for its scale."""
+"""Correlation above which 16 bits give the same input as 8, up to its scale."""
 _EXPECTED = "a tensor or array (C, h, w) or (1, C, h, w) of floats"
 INSTEAD = "camscope.Preprocess(input_size=(h, w), mean=(...), std=(...), fit='crop', 'squash' or 'pad')"
 
 
 class _UnfitError(Exception):
-    """A result that is no input of a network; never leaves this file."""
+    """A result that is not an input of a network; internal to this file."""
 
 
 class _AlmostError(_UnfitError):
-    """A result that lacks one step to an input, so that another form need not be tried."""
+    """A result that is almost an input; no other form is tried."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Form:
         kind: "pillow" image, "array" (H, W, C) or (H, W) uint8, uint8 "tensor" (C, H, W), or "float tensor" in [0, 1].
         channels: 1 (grey) or 3 (RGB), to which a picture is converted; any other number must be that of the picture,
             whose array is float32 in [0, 1].
-        deep: whether a grey picture of 16 bits is given as it is, and not in 8 bits.
+        deep: whether 16-bit grey images are passed unchanged, not in 8 bits.
     """
 
     keyword: str
@@ -55,7 +55,7 @@ class Form:
     deep: bool = False
 
     def gives_all_bits(self, picture: Picture) -> bool:
-        """Return whether a picture of more than 8 bits is given as its file has it."""
+        """Return whether an image of more than 8 bits is passed with all its bits."""
         return self.deep and picture.channels == 1 and picture.highest > 255
 
     def argument(self, picture: Picture) -> Any:
@@ -118,7 +118,7 @@ def find_form(function: Callable[..., Any], channels: int | None) -> Form:
 
 
 def _forms(function: Callable[..., Any], channels: int | None) -> Iterator[Form]:
-    """Ways to give a picture to a callable, the likeliest first."""
+    """Yield forms in which a callable may take an image, the likeliest first."""
     keywords = ("images", "") if hasattr(function, "model_input_names") else ("", "image")
     if channels not in (None, 1, 3):
         yield from (
@@ -141,7 +141,7 @@ def with_depth(function: Callable[..., Any], form: Form) -> Form:
         deep_values, flat_values = (
             run_in_form(function, variant, variant.argument(picture)).ravel() for variant in (deep, form)
         )
-    except Exception:  # whatever the callable raises: it takes 8 bits
+    except Exception:  # any exception of the callable: it takes 8 bits
         return form
     if deep_values.shape != flat_values.shape or not np.ptp(deep_values) > 0 or not np.ptp(flat_values) > 0:
         return form
@@ -200,7 +200,7 @@ def _generators() -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def generators_kept() -> Iterator[None]:
-    """Leave the random number generators as they were."""
+    """Restore the random number generators on exit."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:
         yield
@@ -223,8 +223,3 @@ def noise(size: tuple[int, int], channels: int) -> Picture:
 def name_of(function: Callable[..., Any]) -> str:
     """Return a short name: of the function, or of the object's class."""
     return str(getattr(function, "__qualname__", None) or type(function).__name__)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type where it has none."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,4 +1,4 @@
-"""A tensor of a network that may be a feature map: its axes, and where a changed corner of the image shows in it."""
+"""Candidates: tensors that may be feature maps, with their axes and their responses to changed corners of the image."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from camscope.trace import Layout
 from camscope.trace.layout import grid_of
 
 _MARGIN = 1.05
-"""Least ratio between the effect of a change at its own end of an axis and that of a change at the other end."""
+"""Minimum ratio between the effects of a change at the same end of an axis and at the other end."""
 _RESOLVED = 1e-5
-"""The least relative change that single precision can tell from rounding after many layers."""
+"""Minimum relative change that exceeds rounding in single precision after many layers."""
 _FEW = 5
-"""Cells on an axis below which every cell sees most of the image, and nothing can be told."""
+"""Cells on an axis below which every cell sees most of the image, so that the test is inconclusive."""
 
 
 @dataclass(eq=False)
@@ -40,17 +40,17 @@ class Candidate(Event):
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """(h, w), or as many axes as the image has."""
+        """Return (h, w), or as many axes as the image has."""
         return grid_of(self.tensor.shape, self.layout)
 
     @property
     def width(self) -> int:
-        """Number of channels."""
+        """Return the number of channels."""
         return self.tensor.shape[self.layout.channel]
 
     @cached_property
     def change(self) -> Tensor:
-        """(n, K, *grid) what a changed corner of the image changes, beyond what it changes everywhere."""
+        """Return the effect of each changed corner, (n, K, *grid), minus its median over the grid."""
         grids = self.layout.read(self.tensor.detach()).float()
         change = grids[1:] - grids[:1]
         cells = change.flatten(2).cpu().numpy()
@@ -71,7 +71,7 @@ class Candidate(Event):
 
     @property
     def places(self) -> int:
-        """Number of values per image and channel: cells, or all tokens."""
+        """Return the number of values per image and channel: cells, or all tokens."""
         return self.tensor.numel() // (self.tensor.shape[self.layout.batch] * self.width)
 
     @property
@@ -83,7 +83,7 @@ class Candidate(Event):
 
     @cached_property
     def at_corners(self) -> float:
-        """Share of what changed that lies in the corner cells of the changed corners, in [0, 1]."""
+        """Return the share of the change in the corner cells of the changed corners, in [0, 1]."""
         change = self.change.abs().sum(1)
         cells = [(i, ..., *(0 if first else -1 for first in corner)) for i, corner in enumerate(self.corners)]
         return float(torch.stack([change[cell] for cell in cells]).sum() / change.sum().clamp_min(1e-30))
@@ -94,7 +94,7 @@ class Candidate(Event):
         return min((_contrast(share, first) for _, share, first in self._halves()), default=0.0)
 
     def _halves(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Yield, per axis, its cells, the share of each change in the first half, and whether it was made there."""
+        """Yield, per axis, its cells, the share of each change in its first half, and whether the change is there."""
         change = self.change.abs().sum(1)
         for back in range(1, min(len(self.grid), len(self.space)) + 1):  # frames before the image's axes are left out
             cells = self.grid[-back]
@@ -108,9 +108,9 @@ class Candidate(Event):
     def keeps_places(self) -> bool:
         """Return whether a change at one end of an axis has more effect at that end of the grid than at the other.
 
-        Some places answer more than others to whatever is changed, at the rim and where gates scale what is large.
-        So each half's share of a change is compared with its share of the other changes. Few cells tell nothing; yet
-        as few tokens may be no places at all.
+        Some places respond more than others to any change: at the edge, and where gates scale large values. So each
+        half's share of a change is compared with its share of the other changes. With few cells, this is
+        inconclusive; but so few tokens may not be positions at all.
         """
         if len(self.change) < 2:
             return False

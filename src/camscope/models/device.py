@@ -1,4 +1,4 @@
-"""Where a model runs."""
+"""Choose and use the device of a model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def device_of(model: Model) -> str:
 
 
 def hand_back() -> None:
-    """Give memory that was freed back to the system, where the C library is asked for it (glibc).
+    """Return freed memory to the system, if the C library is glibc.
 
     What a network leaves that ran once in another size than it will lies in pieces, and the large tensors to come
     take new memory beside it.
@@ -55,7 +55,7 @@ def hand_back() -> None:
 
 
 def stacked(tensors: Sequence[Tensor], *, like: Tensor) -> Tensor:
-    """Tensors of one shape as a batch, on the device and in the dtype of another tensor.
+    """Stack tensors of one shape as a batch, on the device and in the dtype of another tensor.
 
     On their way to a GPU they are put into pinned memory, so that the copy runs while the next batch is made ready.
 

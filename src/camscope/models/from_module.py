@@ -1,4 +1,4 @@
-"""Make a Model of a network alone, with the preprocessing and classes that it carries or a stated assumption."""
+"""Convert a network to a Model, with the preprocessing and classes that it carries, or with stated assumptions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AnyPreprocess = Preprocess | Callable[..., Any]
 _SIZE = 224
 
 
-class _Told(NamedTuple):
+class _NetworkFacts(NamedTuple):
     """The preprocessing, labels and outcome that a network carries, its layer and name, and itself with one output."""
 
     preprocess: Preprocess | None = None
@@ -39,23 +39,23 @@ def from_module(
     name: str | None = None,
     outcome: Outcome | None = None,
 ) -> Model:
-    """Make a Model around a network; the network itself is left as it is.
+    """Return a Model for a network; the network is not changed.
 
-    Where preprocessing or class names are not given, those are used that the network carries: timm's
+    Without preprocessing or class names, those that the network carries are used: timm's
     ``pretrained_cfg``, the configuration of a Hugging Face model and its processor on this machine, or a torchvision
     weights entry in ``net.weights``. Detectors of torchvision, Ultralytics and transformers, and segmentation networks
-    of transformers, return one tensor of boxes or maps of scores, as those that `camscope.load` makes by name. A Keras
-    model is copied.
+    of transformers, return one tensor of boxes or score maps, as models from `camscope.load` do. A Keras model is
+    copied.
     Otherwise ImageNet's normalisation at 224 x 224 is assumed, with the number of channels of the first convolution,
-    and every explanation has a note of it (``facts["assumed"]``).
+    and every explanation has a note about it (``facts["assumed"]``).
 
     Args:
         net: any network that takes (B, C, h, w).
         preprocess: a Preprocess, or a callable (see `Transform`).
         labels: class names, or the path of a file with them.
-        name: what the model is called in results; None: the name of the network's class.
-        outcome: "one", "any", "value" or "boxes" (see `Model`); None: as the network tells, "any" for a single label,
-            else "one".
+        name: name of the model in results; None: the name of the network's class.
+        outcome: "one", "any", "value" or "boxes" (see `Model`); None: that of the network, else "any" for a
+            single label, else "one".
 
     Raises:
         ModelError: a preprocessing that cannot be used.
@@ -67,7 +67,7 @@ def from_module(
     ('Sequential', 1, 'no preprocessing was given')
     """
     bare = net
-    for wrapper in ("_orig_mod", "module"):  # of torch.compile and of DataParallel
+    for wrapper in ("_orig_mod", "module"):  # prefixes of torch.compile and DataParallel
         bare = getattr(bare, wrapper, bare)
     details = (
         _of_timm(bare)
@@ -76,7 +76,7 @@ def from_module(
         or _of_torchvision_detector(bare)
         or _of_torchvision(bare)
         or _of_keras(bare)
-        or _Told()
+        or _NetworkFacts()
     )
     names = details.labels if labels is None else tuple(read_labels(labels))
     assumed = ""
@@ -95,7 +95,7 @@ def from_module(
     )
 
 
-def _of_timm(net: Any) -> _Told | None:
+def _of_timm(net: Any) -> _NetworkFacts | None:
     cfg = getattr(net, "pretrained_cfg", None) or getattr(net, "default_cfg", None)
     if not isinstance(cfg, Mapping) or not {"mean", "std", "input_size"} <= cfg.keys():
         return None
@@ -104,7 +104,7 @@ def _of_timm(net: Any) -> _Told | None:
     channels = input_channels(net) or len(cfg["mean"])
     preprocess = source.preprocess_of(cfg, None, {"in_chans": channels})
     classes = getattr(net, "num_classes", None)
-    return _Told(
+    return _NetworkFacts(
         preprocess,
         labels=source.labels_of(net) if hasattr(net, "pretrained_cfg") else (),
         outcome="any" if classes == 1 else "value" if classes == 0 else "one",
@@ -112,7 +112,7 @@ def _of_timm(net: Any) -> _Told | None:
     )
 
 
-def _of_transformers(net: Any, custom: AnyPreprocess | None) -> _Told | None:
+def _of_transformers(net: Any, custom: AnyPreprocess | None) -> _NetworkFacts | None:
     config = getattr(net, "config", None)
     if not type(config).__module__.startswith("transformers."):
         return None
@@ -134,10 +134,10 @@ def _of_transformers(net: Any, custom: AnyPreprocess | None) -> _Told | None:
     task = hf.task_of(type(net).__name__) or ("classifier" if "Classification" in type(net).__name__ else None)
     labels = hf.labels_of(config, task) if task else ()
     if task == "boxes":
-        return _Told(preprocess, labels, "boxes", assumed, Detector(net, int(getattr(config, "num_labels", 0))))
+        return _NetworkFacts(preprocess, labels, "boxes", assumed, Detector(net, int(getattr(config, "num_labels", 0))))
     if task == "maps":
-        return _Told(preprocess, labels, hf.outcome_of(config, net), assumed, Segmenter(net))
-    return _Told(preprocess, labels, hf.outcome_of(config, net) if task else "one", assumed)
+        return _NetworkFacts(preprocess, labels, hf.outcome_of(config, net), assumed, Segmenter(net))
+    return _NetworkFacts(preprocess, labels, hf.outcome_of(config, net) if task else "one", assumed)
 
 
 def _is_of(package: str, net: Any) -> bool:
@@ -145,31 +145,31 @@ def _is_of(package: str, net: Any) -> bool:
     return any(kind.__module__.startswith(package) for kind in type(net).__mro__)
 
 
-def _of_ultralytics(net: Any) -> _Told | None:
-    """Of a YOLO or RT-DETR, also in the package's own interface to it."""
+def _of_ultralytics(net: Any) -> _NetworkFacts | None:
+    """Return the facts of a YOLO or RT-DETR, also inside the package's own wrapper."""
     if not _is_of("ultralytics.", net):
         return None
     from camscope.models.sources import ultralytics as source
 
     inner = net.model if _is_of("ultralytics.engine", net) else net
     wrapped, preprocess, labels, layer = source.of_module(inner)
-    return _Told(
+    return _NetworkFacts(
         preprocess, labels, "boxes" if isinstance(wrapped, source.UltralyticsDetector) else "one", "", wrapped, layer
     )
 
 
-def _of_torchvision_detector(net: Any) -> _Told | None:
+def _of_torchvision_detector(net: Any) -> _NetworkFacts | None:
     if not (_is_of("torchvision.models.detection", net) and hasattr(net, "transform")):
         return None
     from camscope.models.sources import torchvision_boxes as source
 
     layer = None
-    with contextlib.suppress(AttributeError, TypeError):  # a backbone of the user's own is probed
+    with contextlib.suppress(AttributeError, TypeError):  # a user's backbone is probed
         layer = source.layer_of(net)
-    return _Told(source.preprocess_of(net), (), "boxes", "", source.TorchvisionDetector(net), layer)
+    return _NetworkFacts(source.preprocess_of(net), (), "boxes", "", source.TorchvisionDetector(net), layer)
 
 
-def _of_torchvision(net: Any) -> _Told | None:
+def _of_torchvision(net: Any) -> _NetworkFacts | None:
     entry: Any = getattr(net, "weights", None)
     if not hasattr(entry, "transforms") or not isinstance(getattr(entry, "meta", None), Mapping):
         return None
@@ -179,14 +179,14 @@ def _of_torchvision(net: Any) -> _Told | None:
     is_complete = all(hasattr(preset, field) for field in ("mean", "std", "interpolation", "resize_size"))
     if not is_complete:
         return None
-    return _Told(source.preprocess_of(preset), labels=tuple(entry.meta.get("categories") or ()))
+    return _NetworkFacts(source.preprocess_of(preset), labels=tuple(entry.meta.get("categories") or ()))
 
 
-def _of_keras(net: Any) -> _Told | None:
-    """Of a Keras model in memory, which is copied."""
+def _of_keras(net: Any) -> _NetworkFacts | None:
+    """Return the facts of a Keras model in memory, which is copied."""
     if not (_is_of("keras.", net) and hasattr(net, "get_config")):
         return None
     from camscope.models.sources.keras import of_model
 
     model = of_model(net)
-    return _Told(model.preprocess, (), model.outcome, model.facts["assumed"], model.net, name=model.name)
+    return _NetworkFacts(model.preprocess, (), model.outcome, model.facts["assumed"], model.net, name=model.name)

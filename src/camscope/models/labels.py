@@ -1,4 +1,4 @@
-"""Class names, from a list or a file."""
+"""Read class names from a list, a dict or a file."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _from_json(content: object) -> list[str]:
         return content
     if not isinstance(content, dict):
         raise ValueError("expected a list of names, or a dict of index -> name or name -> index")
-    if all(_is_index(key) for key in content):  # of ImageNet's file the value is [WordNet id, name]
+    if all(_is_index(key) for key in content):  # in ImageNet's file the value is [WordNet id, name]
         names = ((key, name[-1] if isinstance(name, list) and name else name) for key, name in content.items())
         return _in_order(list(names))
     if all(_is_index(value) for value in content.values()):

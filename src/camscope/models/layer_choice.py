@@ -1,4 +1,4 @@
-"""Choose the layer to explain when none is named, in a probing pass of the network on inputs of our own.
+"""Choose the default layer with a probing pass of the network on test inputs.
 
 The answer is the last feature map that keeps the places of the image and that every path from the image to the scores
 passes through. It depends on the structure of the network and the shape of its input, never on weights or images.
@@ -32,9 +32,9 @@ _DEEPEST = 24
 _AS_MANY = 0.99
 """The part of the paths through a grid that may leave it on side paths: a class token that looks in from elsewhere."""
 _NARROW = 8
-"""Channels up to which a ReLU may silence most places."""
+"""Maximum number of channels at which a ReLU may set most places to 0."""
 _STEM = 0.25
-"""Share of the learned tensors on all paths that lie in the stem of a network."""
+"""Share of the learned tensors that may belong to the stem of a network."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class LayerChoice:
         layers: its name; several names where branches carry the score together.
         layouts: the axes of each.
         complete: whether every path from the image to the scores leads through these layers.
-        in_place: whether the places of these layers are those of the image, as far as the probe can tell: not mirrored,
+        in_place: whether the places of these layers are those of the image, according to the probe: not mirrored,
             shifted, padded or cropped inside the network, nor mixed.
     """
 
@@ -65,13 +65,13 @@ _layouts: Cache[ProbedLayouts] = weakref.WeakKeyDictionary()
 
 
 def default_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int | str | None = None) -> str:
-    """Name the layer that is explained when none is given.
+    """Return the name of the default layer.
 
-    The same layer is named for every image, batch size, dtype and set of weights. The choice costs one forward pass
-    on five images and a part of the backward pass, and is kept for this network and input size.
+    The layer is the same for every image, batch size, dtype and set of weights. The choice costs one forward pass on
+    five images and a part of the backward pass, and is cached for this network and input size.
 
     Args:
-        net: any network; it is only read.
+        net: any network; it is not changed.
         x: (B, C, *space) inputs, or a tuple, list or dict of inputs; only the shape of the images is used.
         picture: which of several inputs is the batch of images: its number, its key, or None for the first.
         output: which of several outputs holds the scores; None to choose as `camscope.trace.unwrap` does.
@@ -84,7 +84,7 @@ def default_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int 
     Raises:
         LayerError: no feature map of the network keeps the places of the image; the message lists the five best
             candidates with their grid sizes.
-        SettingError: the input that should be the images is none.
+        SettingError: the input that ``picture`` names is not a batch of images.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
@@ -101,7 +101,7 @@ def choose_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int |
 
 @dataclass(frozen=True)
 class ProbedLayouts:
-    """The layouts of all layers with a grid, as the probing pass tells them.
+    """Layouts of all layers with a grid, from the probing pass.
 
     Attributes:
         names: by the name of the layer.
@@ -125,7 +125,7 @@ def without_batch(shape: Sequence[int], layout: Layout) -> tuple[int, ...]:
 
 
 def probed_layouts(net: nn.Module, x: Any, *, picture: Input = None, output: int | str | None = None) -> ProbedLayouts:
-    """Probe a network for the layouts of all its layers, the first time that it is asked; see `default_layer`."""
+    """Return the layouts of all layers of a network, from a cached probing pass; see `default_layer`."""
     return probed_once(_layouts, _read_layouts, net, x, picture, output)
 
 
@@ -155,10 +155,10 @@ def choice_of(probe: Probe) -> LayerChoice:
 def _find(probe: Probe) -> list[Candidate]:
     """Return the layer to explain, or the layers of several branches.
 
-    It is the last one that every path from image to scores leads through and that keeps places. Where that lies in
-    the first half, it is the last with a collapsed axis, or that of each branch, or the last of the main branch. A
-    network that mixes all places on the way keeps none: then it is the last that every path leads through. Where
-    there is nothing but a map of class scores, that is the answer.
+    It is the last layer that keeps positions and that every path from image to scores passes through. If that layer is
+    in the first half, the last layer with a collapsed axis is used, or that of each branch, or the last of the main
+    branch. If a network mixes all positions, it is the last layer that every path passes through. If there is only a
+    map of class scores, it is that map.
     """
     if probe.dense:
         if levels := levels_of_pyramid(probe):
@@ -198,7 +198,7 @@ def _is_complete(probe: Probe, candidates: Sequence[Candidate]) -> bool:
 
 
 def _is_stem(probe: Probe, candidate: Candidate) -> bool:
-    """Return whether a layer is the stem, and what follows has places that could not be told."""
+    """Return whether a layer is the stem, and later tensors have places that could not be tested."""
     learned = [e for e in probe.events if e.learned and e.tensor.grad_fn is not None and probe.is_cut(e)]
     later = [e for e in learned if e.clock > candidate.clock]
     if len(learned) - len(later) >= _STEM * len(learned):
@@ -262,9 +262,9 @@ def _ends_of_branches(probe: Probe, paths: Paths, depth: int) -> list[Candidate]
 
 
 def _main_branch(probe: Probe) -> list[Candidate]:
-    """Return those that more paths lead through than around, last first, without the insides of blocks.
+    """Return the candidates with more paths through than around them, last first, without layers inside blocks.
 
-    What is inside a block has fewer paths through it than what leads into the block, on the same grid.
+    A layer inside a block has fewer paths than the input of the block on the same grid.
     """
     most: dict[tuple[int, ...], float] = {}
     for candidate in probe.candidates:
@@ -324,7 +324,7 @@ def _is_of_queries(probe: Probe, candidate: Candidate) -> bool:
 def _stage_around(probe: Probe, inside: Candidate, in_place: Sequence[Candidate]) -> Candidate:
     """Return what the outermost module around a layer returns on the layer's grid: a block, a stage, the backbone.
 
-    Networks that widen inside of their blocks tell more at a block's end.
+    In networks with wide layers inside blocks, the end of a block is more informative.
     """
     of = {id(candidate.tensor): candidate for candidate in in_place}
     returned = {event.name.partition("#")[0]: of[id(event.tensor)] for event in probe.events if id(event.tensor) in of}
@@ -341,9 +341,9 @@ def _stage_around(probe: Probe, inside: Candidate, in_place: Sequence[Candidate]
 
 
 def _answers(probe: Probe, candidates: Iterable[Candidate]) -> Iterator[Candidate]:
-    """Yield those that a score depends on in nearly all places, and that hold features.
+    """Yield the candidates that a score depends on at nearly all positions, and that hold features.
 
-    The first is most often the one, and near the scores: what is asked of it costs a small part of a backward pass.
+    Usually the first candidate is the result. It is near the scores, so the test costs a small part of a backward pass.
     """
     waiting = list(candidates)
     for part in (waiting[:1], waiting[1:]):
@@ -365,9 +365,9 @@ def _covered(probe: Probe, candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _holds_class_scores(probe: Probe, candidate: Candidate) -> bool:
-    """Return whether it has a channel per class, and a class's score comes from its own channel: no features.
+    """Return whether a candidate holds class scores: one channel per class, and each score depends on its own channel.
 
-    A map of scores in another order of axes, or without the axis of a single class, is one too.
+    Score maps with another order of axes, or without the axis of a single class, count too.
     """
     scores = probe.scores
     if probe.returned and scores.ndim > 2 and scores.numel() == candidate.tensor.numel():

@@ -1,4 +1,4 @@
-"""load(): a model from a source, a bundle, or a file of weights."""
+"""Load a model from a source, a bundle, or a weights file."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _FORMS = (
     "'timm:NAME', 'torchvision:NAME', 'hf:NAME or FOLDER', 'torchxrayvision:NAME', 'keras:NAME', 'ultralytics:NAME', "
     "'smp:NAME', a bundle folder, a .keras or .onnx file, or a weights file with arch='timm:NAME'"
 )
-# What networks are exported to, by torch.export and others.
+# Suffixes of exported programs, by torch.export and others.
 _PROGRAMS = (".pt2", ".tflite", ".pb", ".torchscript", ".mlmodel", ".mlpackage", ".engine")
 _PLANE = 4
-"""Axes of the weights of a convolution of pictures."""
+"""Axes of the weights of a 2-D convolution."""
 
-# What the number of classes says, unless the caller does: none are values, one alone is there or not.
+# Default outcome by number of classes: without classes a value, with one class present or absent.
 _OUTCOMES: dict[int, Outcome] = {0: "value", 1: "any"}
 
 
@@ -60,7 +60,7 @@ def load(
     name: str | None = None,
     output: int | str | None = None,
 ) -> Model:
-    """Make a model ready for pictures, on the CPU, in eval mode and in channels-last memory format.
+    """Load a model, on the CPU, in eval mode and in channels-last memory format.
 
     Args:
         spec: "timm:NAME", "torchvision:NAME", "hf:NAME" or "hf:FOLDER" (Hugging Face), "torchxrayvision:NAME",
@@ -69,28 +69,28 @@ def load(
         weights: "default" for the published ones, "none" for random ones, or a file (see ``read_weights``).
         classes: number of outputs; None: as many as there are labels, else the source's own number.
         labels: class names, a dict of them, or the path of a file (see ``read_labels``); None: those of the source.
-            With ``classes=1`` two names are those of 0 and 1; CLIP takes them for its texts.
+            With ``classes=1``, two names are the classes 0 and 1. CLIP uses the names as texts.
         outcome: "one" class is right (softmax), "any" number of them (sigmoid), "value" or "boxes" (see ``Model``);
             None: the source's, or "any" for a single class, "value" for a network without a classifier, else "one".
         mean: subtracted from pixels in [0, 1], one number or one per channel; None: the source's.
-        std: divides them, as mean.
+        std: divisor of the pixels, in the same format as mean.
         input_size: (height, width), or one number for both; None: the source's.
-        fit: "crop", "squash" or "pad" (see ``Preprocess``); None: the source's. Another uses the most of the image.
-        options: further keywords for the maker, such as ``{"pad_type": "same"}`` or ``{"in_chans": 1}``.
+        fit: "crop", "squash" or "pad" (see ``Preprocess``), which then crops no margin; None: the source's.
+        options: further keywords of the source, such as ``{"pad_type": "same"}`` or ``{"in_chans": 1}``.
         arch: the source and name of the network that a weights file fills.
         ignore: patterns of names in the weights file to leave out, such as ``["criterion.*"]`` or ``"ema.*,loss.*"``.
         prefix: the beginning of the names of the network's weights in the file, such as "encoder"; None: detected.
         trust: read files that can run code: weights of ``torchxrayvision:``, files of ``ultralytics:``.
         preprocess: a Preprocess or a callable (see `Transform`), in place of mean, std, input_size and fit; None: the
-            source's, or what a module tells of itself.
-        name: what the model is called in results; None: the spec, or the name of the module's class.
+            source's, or those that a module carries.
+        name: name of the model in results; None: the spec, or the name of the module's class.
         output: index, key or attribute of the output with the scores; None: see `Model`.
 
-    A warning and ``Model.facts["weights_note"]`` name what is left over in a weights file, such as a loss.
+    A warning and ``Model.facts["weights_note"]`` list unused tensors of a weights file, such as those of a loss.
 
     Raises:
-        ModelError: for a model that cannot be found, built, or filled with its weights.
-        SettingError: for settings that do not go together.
+        ModelError: a model that cannot be found, built, or filled with its weights.
+        SettingError: settings that contradict each other.
 
     >>> model = load("timm:resnet18", weights="none", labels=["Effusion"])
     >>> model.outcome, model.label(0), model.preprocess.resize
@@ -124,7 +124,7 @@ def load(
 
 def _refuse_both(preprocess: Any, settings: Sequence[Any]) -> None:
     if preprocess is not None and any(value is not None for value in settings):
-        raise SettingError("preprocess= says all of mean, std, input_size and fit: give either it or them")
+        raise SettingError("expected either preprocess or mean, std, input_size and fit, but got both")
 
 
 def _of_module(net: Any, *, is_bare: bool, **settings: Any) -> Model:
@@ -180,13 +180,13 @@ def _network_and_weights(spec: str | Path, weights: str | Path, arch: str | None
     if Path(spec).suffix.lower() in SUFFIXES and str(spec).partition(":")[0] not in SOURCES:
         if arch is None:
             if Path(spec).is_file():
-                read_weights(spec)  # which tells a program, and code, from weights
-            raise ModelError(f"{spec} holds weights alone: name their network, such as arch='timm:resnet18'")
+                read_weights(spec)  # distinguishes programs and code from weights
+            raise ModelError(f"{spec} holds only weights: name their network, such as arch='timm:resnet18'")
         if weights != "default":
             raise SettingError(f"two files of weights, {spec} and {weights}: give one")
         spec, weights = arch, Path(spec)
     elif arch is not None:
-        raise SettingError(f"arch={arch!r} goes with a weights file, and {str(spec)!r} is none")
+        raise SettingError(f"arch={arch!r} needs a weights file, but {str(spec)!r} is not a weights file")
     if weights not in ("default", "none"):
         weights = Path(weights)
         if not weights.is_file():
@@ -233,7 +233,7 @@ def _from_source(
     arguments = {key: value for key, value in more.items() if key in parameters}
     model = make(name, weights=weights, classes=classes, input_size=input_size, options=options, **arguments)
     for weight in model.net.eval().parameters():
-        if weight.ndim == _PLANE:  # `Module.to` would refuse a network with three-dimensional convolutions
+        if weight.ndim == _PLANE:  # `Module.to` raises an error for networks with 3-D convolutions
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     return model if model.outcome != "one" else replace(model, outcome=_OUTCOMES.get(_outputs(model), "one"))
 
@@ -276,7 +276,7 @@ def _checked(names: tuple[str, ...], model: Model) -> tuple[str, ...]:
 
 
 def _outputs(model: Model) -> int:
-    """Number of classes of a model that a source made."""
+    """Return the number of classes of a model from a source."""
     if model.recipe is None:
         raise ModelError(f"the source of {model.name!r} left no recipe")
     return model.recipe.classes

@@ -1,4 +1,4 @@
-"""A network and everything needed to use it on pictures."""
+"""Models: a network with everything needed to use it on images."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Outcome = Literal["one", "any", "value", "boxes"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a source made the network, so that it can be made again.
+    """Arguments with which a source builds the network again.
 
     Attributes:
-        spec: the source and its name for the architecture, such as "timm:resnet18".
-        classes: outputs of the network; 0 for one without a classifier.
-        options: what the caller gave to the maker, by keyword.
+        spec: the source and the name of the architecture, such as "timm:resnet18".
+        classes: number of outputs; 0 for a network without a classifier.
+        options: keyword arguments of the caller for the source.
         weights: "default" (the published ones), "none", or the path of a file.
-        sha256: of that file; None where there is none.
+        sha256: sha256 of that file; None without a file.
     """
 
     spec: str
@@ -48,22 +48,21 @@ class Recipe:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A network with its preprocessing, class names and the layer to look at.
+    """A network with its preprocessing, class names and target layer.
 
     Attributes:
-        name: what the model is called in results.
+        name: name of the model in results.
         net: the network; inputs (B, C, h, w), outputs (B, classes) before any softmax or sigmoid.
-        preprocess: makes the input out of a picture: a Preprocess, or any callable that makes a tensor of a Pillow
-            image or an array, such as a Compose of torchvision (see `Transform`). None: ImageNet's normalisation at
-            224 x 224 is assumed, and a note says so.
-        labels: class names in the order of the outputs; may be empty. Of two names for one output, a logit, the
-            second is what the logit is for, and the first its opposite.
-        layer: name of the layer that is explained; None: chosen when first needed.
-        layout: how that layer's output is arranged; None: found when first needed.
+        preprocess: a Preprocess, or any callable from a Pillow image or an array to a tensor, such as a Compose of
+            torchvision (see `Transform`). None: ImageNet's normalisation at 224 x 224 is assumed, and a note says so.
+        labels: class names in the order of the outputs; may be empty. With two names for a single logit, the second
+            is the class of the logit, and the first the opposite.
+        layer: name of the target layer; None: chosen at first use.
+        layout: axes of that layer's output; None: determined at first use.
         outcome: "one" class is right (softmax), "any" number of them is (sigmoid), the outputs are a "value", or they
             are "boxes": (B, boxes, 6) left, top, right, bottom in pixels of the input, score, class.
-        recipe: how the network was made; None for one that the caller brought.
-        facts: whatever else is known and belongs to the model, such as a test AUC; plain JSON values. "assumed" and
+        recipe: how to build the network again; None for a network of the caller.
+        facts: other facts about the model, such as a test AUC, as plain JSON values. "assumed" and
             "weights_note" are repeated in the notes of each explanation.
         output: which of several outputs of the network holds the scores: its index, key or attribute; None for
             ``logits``, ``out``, the one with as many columns as there are labels, or else the first.
@@ -89,7 +88,7 @@ class Model:
     output: int | str | None = None
 
     def __post_init__(self) -> None:
-        """Assume a preprocessing where none is given, make a Transform of a callable, and refuse anything else."""
+        """Set the assumed preprocessing if there is none, convert a callable to a Transform, reject other types."""
         preprocess: Any = self.preprocess
         if preprocess is None:
             preprocess, note = assumed_preprocess(input_channels(self.net) or 3)
@@ -110,7 +109,7 @@ class Model:
             )
 
     def index(self, label: str) -> int:
-        """Number of the class with this name.
+        """Return the index of the class with this name.
 
         The name as it stands wins over another spelling of its letters, and that over one of several synonyms
         (ImageNet's "tabby, tabby cat" answers to "tabby").
@@ -137,11 +136,11 @@ class Model:
         raise TargetError(nearest("class", label, synonyms))
 
     def label(self, index: int) -> str:
-        """Return the name of a class; "class 3" where it has none."""
+        """Return the name of a class, or "class 3" if it has none."""
         return self.labels[index] if 0 <= index < len(self.labels) else f"class {index}"
 
     def probability(self, logits: torch.Tensor) -> torch.Tensor | None:
-        """Probabilities in [0, 1] of logits (..., classes); None where the outputs are values or boxes.
+        """Return the probabilities of logits (..., classes); None if the outputs are values or boxes.
 
         One output of a network that the caller brought may be a value as well as a logit: without labels or an outcome
         it has no probability.
@@ -153,7 +152,7 @@ class Model:
         return logits.softmax(-1) if self.outcome == "one" and logits.shape[-1] > 1 else logits.sigmoid()
 
     def log_odds(self, logits: torch.Tensor, index: int) -> torch.Tensor:
-        """Return log p / (1 - p) of a class, p its probability; where there is none, the output itself.
+        """Return log p / (1 - p) of a class, p its probability; for values, the output itself.
 
         Of a softmax this is the logit minus the log-sum-exp of all others: unlike the logit alone, it does not change
         when a constant is added to all logits, and neither do the probabilities.
@@ -174,7 +173,7 @@ class Model:
         return logits[..., index] - others.logsumexp(-1)
 
     def after(self, bypassed: str) -> Model:
-        """Return the model with the outcome that the end of its network tells: a final sigmoid allows any number.
+        """Return the model with the outcome of its last function: a final sigmoid means "any".
 
         Args:
             bypassed: the function at the end of the network that was undone, see `camscope.trace.Forward`.
@@ -186,7 +185,7 @@ class Model:
         return replace(self, outcome="any")
 
     def is_unclear(self, outputs: int) -> bool:
-        """Return whether nothing tells if the one output is a logit or a value."""
+        """Return whether it is unknown if the only output is a logit or a value."""
         return outputs == 1 and self.outcome == "one" and not self.labels and self.recipe is None
 
     def check_labels(self, outputs: int) -> None:
@@ -203,12 +202,12 @@ class Model:
             )
 
     def has_opposite(self, outputs: int) -> bool:
-        """Return whether of a number of outputs the one is the second class against the first: two names, one logit."""
+        """Return whether a single output is the logit of the second of two classes."""
         return outputs == 1 and len(self.labels) == 2 and self.outcome != "value"
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences for every result of the model: what was assumed of its pictures, and what its weights file said.
+        """Return the notes for every result of the model: assumed preprocessing, and notes on its weights file.
 
         >>> facts = {"weights_note": "left over in the weights file: ema.*"}
         >>> Model("mine", nn.Identity(), preprocess=Preprocess(), facts=facts).notes
@@ -226,7 +225,7 @@ class Model:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over names, dtypes, shapes and bytes of the state_dict, taken when first asked for."""
+        """Return the sha256 over names, dtypes, shapes and bytes of the state_dict; cached."""
         return digest(self.net)
 
 

@@ -1,4 +1,4 @@
-"""Check that a layer's places match the image's: a network may mirror, shift, pad or crop the image inside."""
+"""Check that positions in a layer match the image: a network may mirror, shift, pad or crop it internally."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from camscope.models.probe import Probe
 from camscope.trace.graph_paths import back_from, place_of
 
 _FEW = 5
-"""Cells on an axis below which nothing can be told."""
+"""Cells on an axis below which the test is inconclusive."""
 _NEAR, _FAR = 0.125, 0.875
-"""Centres of the two changed ends of an axis, each a quarter of it long."""
+"""Centres of the two changed ends of an axis; each end is a quarter of the axis."""
 _SHIFT = 0.04
-"""Part of an axis by which the middle of all changes may be off, beside three quarters of a cell."""
+"""Tolerance of the middle of all changes, as a share of the axis, plus three quarters of a cell."""
 _STRETCH = 0.08
-"""Part of an axis by which the distance of the ends may be off, beside one and a half cells."""
+"""Tolerance of the distance of the ends, as a share of the axis, plus one and a half cells."""
 _WIDE = 0.12
-"""Deviation of where a change shows, from which on it has spread: a quarter of an axis has 0.07."""
+"""Standard deviation of the position of a change at which it counts as spread; a quarter of an axis has 0.07."""
 _LOST = 1e-4
-"""Of the largest change: less is none."""
+"""Share of the largest change; smaller changes are ignored."""
 _SELECTS = re.compile("Amax|Amin|Max|Min|Topk|Kthvalue|Sort|Median|AdaptiveMax")
 
 
 def is_in_place(probe: Probe, found: Sequence[Candidate]) -> bool:
-    """Return whether what changes in the corners of the image changes in the same corners of some layers.
+    """Return whether changes in the corners of the image appear in the same corners of some layers.
 
-    Each layer is looked at by itself, where the changes may have spread but not moved. So is the finest layer before
-    them, where they have not spread: there the ends of each axis are where they are in the image.
+    Each layer is tested separately: there the changes may have spread, but not moved. The finest layer before them is
+    tested too: there the changes have not spread, and the ends of each axis must be where they are in the image.
     """
     before = (c for c in probe.candidates if c.clock <= found[0].clock and probe.is_cut(c))
     finest_first = sorted(before, key=lambda c: -math.prod(c.grid))
@@ -66,7 +66,7 @@ def _is_centred(candidate: Candidate) -> bool:
 
 
 def _spans_the_image(candidate: Candidate) -> bool:
-    """Return whether the ends are as far apart as in the image; where changes have spread widely, nobody can tell."""
+    """Return whether the ends are as far apart as in the image; True if changes have spread too widely."""
     expected = _FAR - _NEAR
     return all(
         width > _WIDE or abs(far - near - expected) <= _STRETCH + 1.5 / cells

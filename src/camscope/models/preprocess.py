@@ -1,4 +1,4 @@
-"""A picture becomes the network's input, and a Window says which part of it the network saw."""
+"""Preprocessing: image -> input of the network, and Window: the part of the image that the network sees."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # ITU-R BT.601 luma, the weights of Pillow's mode "L".
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-# A crop out of a longer strip than this would fill the memory with pixels that the network never sees.
+# Resizing a longer strip than this before the crop would fill the memory with unused pixels.
 _MAX_ASPECT = 100
 _MAX_STD = 4.0
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize, cut to the input size, normalise: ``(pixels - mean) / std`` with pixels in [0, 1].
+    """Resize, crop to the input size, normalise: ``(pixels - mean) / std`` with pixels in [0, 1].
 
-    Pictures of 8 bits are resized as bytes by Pillow, so that the input equals that of timm and torchvision; deeper
-    ones are resized as floats and lose nothing. A grey picture is repeated for a network of three channels, an RGB
-    picture becomes its luminance for a network of one. For any other number the picture must have as many channels
-    as the network takes.
+    8-bit images are resized as bytes by Pillow, so that the input equals that of timm and torchvision; images of more
+    bits are resized as floats. For a network of three channels, a grey image is repeated; for a network of one channel,
+    an RGB image is converted to luminance. For any other number, the image must have the network's number of
+    channels.
 
     Attributes:
         input_size: (height, width) of the network's input.
         mean: one number per channel, at least one, on the scale [0, 1].
-        std: as mean.
-        fit: "crop" scales the picture until it covers ``resize`` and cuts the centre out; "squash" scales it to
-            ``resize`` whatever its shape and cuts the centre out; "pad" scales it until it lies within ``resize``
-            and fills the rest with the mean (its nearest byte for 8-bit pictures), 0 after normalisation.
-        resize: (height, width) before the cut; None: the input size, so that nothing is cut without need.
+        std: standard deviation, in the same format as mean.
+        fit: "crop" scales the image until it covers ``resize`` and crops the centre; "squash" scales it to ``resize``
+            without keeping its aspect ratio and crops the centre; "pad" scales it to fit into ``resize`` and fills
+            the rest with the mean (the nearest byte for 8-bit images), 0 after normalisation.
+        resize: (height, width) before the crop; None: the input size, so that as little as possible is cropped.
         interpolation: name of a Pillow filter.
         order: of the input's channels, "rgb" or, for three channels, "bgr"; ``mean`` and ``std`` are in the same
             order.
-        centre: where a centred cut starts that would start between two pixels: "round" to the even one, as
-            torchvision and timm, or "floor", as Hugging Face.
+        centre: rounding of a centred crop that would start between two pixels: "round" to the even pixel, as in
+            torchvision and timm, or "floor", as in Hugging Face.
 
     Examples:
         >>> picture = Picture(np.zeros((100, 200, 3), dtype=np.float32))
@@ -87,7 +87,7 @@ class Preprocess:
             )
         if type(self) is Preprocess and (
             max(self.mean) > 1 or max(self.std) > _MAX_STD
-        ):  # a callable has its own scale
+        ):  # callables have their own scale
             raise SettingError(
                 f"expected mean and std for pixels in [0, 1], but got mean {self.mean} and std {self.std}: divide "
                 "them by 255"
@@ -109,11 +109,11 @@ class Preprocess:
 
     @property
     def channels(self) -> int:
-        """Number of channels of the network's input."""
+        """Return the number of channels of the network's input."""
         return len(self.mean)
 
     def __call__(self, picture: Picture) -> tuple[torch.Tensor, Window]:
-        """Make the network's input out of a picture.
+        """Compute the network's input from an image.
 
         Args:
             picture: pixels (H, W, C) in [0, 1].
@@ -167,11 +167,11 @@ class Preprocess:
         return dataclasses.replace(self, input_size=input_size, resize=resize)
 
     def notes(self, picture: Picture) -> tuple[str, ...]:
-        """Return what this preprocessing leaves out of a picture; nothing here, see `Transform`."""
+        """Return notes on information that the preprocessing loses; none here, see `Transform`."""
         return ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, numbers and names, for JSON."""
+        """Return plain lists, numbers and names, for JSON."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(self).items()}
 
     @classmethod
@@ -188,7 +188,7 @@ class Preprocess:
             raise ModelError(f"preprocess cannot be read from {values!r}: {error}") from error
 
     def _scaled(self, height: int, width: int) -> tuple[int, int]:
-        """Size that the whole picture is resized to before the cut; rounds as torchvision and timm do."""
+        """Return the size of the resized image before the crop; rounds as torchvision and timm do."""
         goal = self.resize or self.input_size
         if self.fit == "squash":
             return goal
@@ -205,7 +205,7 @@ class Preprocess:
         return (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
 
     def _offset(self, have: int, want: int) -> int:
-        """First row of a centred cut, negative where it must be padded."""
+        """Return the first row of a centred crop; negative if it must be padded."""
         if have < want:
             return -((want - have) // 2)
         return (have - want) // 2 if self.centre == "floor" else round((have - want) / 2)
@@ -238,7 +238,7 @@ def _scale(picture: Picture, size: tuple[int, int], *, grey: bool, interpolation
         return resized if resized.ndim == 3 else resized[:, :, None]
     if grey and picture.channels == 3:
         pixels = (pixels @ _LUMA)[:, :, None]
-    if picture.bits == 8:  # Pillow would take a fourth channel for alpha, so that each is resized by itself
+    if picture.bits == 8:  # Pillow would use a fourth channel as alpha, so each channel is resized separately
         pixels = np.rint(pixels * 255).astype(np.uint8)
     planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(pixels, 2, 0)]
     scaled = np.stack([np.asarray(plane.resize(wide_first, filter_)) for plane in planes], axis=2)

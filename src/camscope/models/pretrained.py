@@ -1,4 +1,4 @@
-"""Published weights: where they lie on this machine, whether they can be fetched, and what to say if not."""
+"""Published weights: their local paths, whether they can be downloaded, and the error if not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PATIENCE = 5.0  # seconds
 def reachable(address: str) -> bool:
     """Return whether the server of an address answers; libraries that download would retry for most of a minute."""
     if urllib.request.getproxies():
-        return True  # the proxy knows the way, and this machine alone cannot tell
+        return True  # with a proxy, this machine cannot test the connection
     server = urlsplit(address)
     try:
         socket.create_connection((server.hostname or "", server.port or 443), timeout=_PATIENCE).close()

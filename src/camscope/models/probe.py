@@ -1,8 +1,8 @@
-"""A probing pass: what a network does with an image and with changes to it, tensor by tensor.
+"""Probing pass: record every tensor of a network for an image and for changes to it.
 
-The network is a copy with weights of our own, and so are the images (`stand_ins`): what is found is a fact of its
-structure and of the shape of its input, the same for every image, batch and weights. The autograd graph is kept: it
-tells which tensors the scores depend on.
+The network is a copy with test weights and runs on test images (`stand_ins`). So the result depends only on its
+structure and the shape of its input, not on images, batch or weights. The autograd graph is kept to find the tensors
+that the scores depend on.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from camscope.trace.pytree import map_tensors, picture_of
 from camscope.trace.replica import replicate
 
 _MOVES = re.compile("Pool|PadNd|Pow|Exp(?!and)|Log(?!Sigmoid)|Sqrt")
-"""Steps of the graph that compute nothing of their own: pools, with the powers of generalised means, and padding."""
+"""Steps of the graph that learn nothing: pooling, with the powers of generalised means, and padding."""
 _MOST_TOKENS = 16
-"""Class and register tokens beside those of a signal."""
+"""Maximum number of class and register tokens next to those of a signal."""
 _REDUCES = re.compile("Pool|Mean|Sum|Max|Min|Median|Amax|Amin|Logsumexp")
-"""Steps that may collapse an axis without learning what is on it."""
+"""Steps that may reduce an axis without learned weights."""
 
 
 class Probe:
@@ -125,14 +125,14 @@ class Probe:
 
     @property
     def space(self) -> tuple[int, ...]:
-        """Pixels on each axis of space."""
+        """Return the number of pixels per axis."""
         return tuple(self.images.shape[axis] for axis in self._space)
 
     def _depends_on_images(self, tensor: Tensor) -> bool:
         if tensor.numel() == 0 or not tensor.is_floating_point() or tensor.grad_fn is None:
             return False
         if self.dense and len(tensor) == len(self.images) and torch.equal(tensor[0], tensor[1]):
-            return False  # no box was found in either
+            return False  # no boxes in either
         return reaches(tensor, self.images)
 
     def _candidates(self) -> list[Candidate]:

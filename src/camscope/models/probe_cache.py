@@ -1,4 +1,4 @@
-"""Probe a network once, and keep what the probing pass tells of it."""
+"""Probe a network once, and cache results of the probing pass."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Cache: TypeAlias = "weakref.WeakKeyDictionary[nn.Module, dict[Any, _T]]"
 def probed_once(
     known: Cache[_T], make: Callable[[Probe], _T], net: nn.Module, x: Any, picture: Input, output: int | str | None
 ) -> _T:
-    """Return what a probing pass tells of a network, from its first time on."""
+    """Return a result of the probing pass of a network; cached."""
     refuse_program(net)
     net, number = bare(net), find_picture(x, picture)
     of_net = known.setdefault(net, {})

@@ -14,12 +14,12 @@ _MOST = 32
 
 
 def levels_of_pyramid(probe: Probe) -> list[Candidate]:
-    """Return the levels of a detector that finds boxes on grids of several sizes; nothing for other networks.
+    """Return the levels of a detector with boxes from grids of several sizes; empty for other networks.
 
-    A level is the last layer that both the place and the score of a box depend on: the end of the pyramid, before the
-    heads part. Each box comes from one level (ODAM, ICLR 2023, explains boxes there), so that the map of all of them
-    together is that of the box's own. Where all scores come through the coarsest grid there is one level, and no
-    pyramid; a level that is computed from another one alone is left out, since its boxes show there.
+    A level is the last layer that both the position and the score of a box depend on: the end of the pyramid, before
+    the heads branch. Each box comes from one level (ODAM, ICLR 2023, explains boxes there), so the map of all levels
+    equals that of the box's level. If all scores pass through the coarsest grid, there is one level, and no pyramid. A
+    level that is computed only from another one is left out, since its boxes appear there.
     """
     if not has_boxes(probe.scores.shape):
         return []
@@ -41,11 +41,11 @@ def levels_of_pyramid(probe: Probe) -> list[Candidate]:
 
 
 def levels_of_encoder(probe: Probe, end: Candidate) -> list[Candidate]:
-    """Return the layers of an encoder that its decoder reads, the coarsest last; its end alone where that is all.
+    """Return the layers of an encoder that its decoder reads, the coarsest last, or only the end of the encoder.
 
-    Where connections skip the end of an encoder (U-Net, FPN, SegFormer), the score of a pixel may never have been
-    there. All layers that the decoder reads carry the score together: every way from the score back to the image
-    meets one of them first.
+    If connections skip the end of an encoder (U-Net, FPN, SegFormer), the score of a pixel may not depend on that end.
+    All layers that the decoder reads carry the score together: every path from the score back to the image passes
+    through one of them first.
     """
     before = set(back_from(end.tensor))
     inside = [c for c in probe.candidates if c.keeps_places and not c.collapsed and place_of(c.tensor) in before]

@@ -1,7 +1,7 @@
-"""The stages of a network, first to last: one layer for each size of grid, or each block where there is one size.
+"""Stages of a network, first to last: one layer per grid size, or per block if there is only one size.
 
-As for the default layer, what the network does decides and not its names: a stage is a layer with a grid through which
-everything leads on its way from the picture to the scores.
+As with `default_layer`, computations decide, not names: a stage is a layer with a grid that every path from the image
+to the scores passes through.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _stages: Cache[list[str]] = weakref.WeakKeyDictionary()
 
 
 def stage_layers(net: nn.Module, x: Any, *, picture: Input = None, output: int | str | None = None) -> list[str]:
-    """Name the layers that show what a network looks at, stage by stage; they are kept, as `default_layer` is.
+    """Return the names of the stages of a network; cached, as `default_layer` is.
 
     Args:
         net: any network.
@@ -35,12 +35,11 @@ def stage_layers(net: nn.Module, x: Any, *, picture: Input = None, output: int |
         output: which of several outputs holds the scores.
 
     Returns:
-        Names of layers in the order in which they run: of a network whose grid shrinks the last of each size, of one
-        with a single size each of its blocks. The last is `default_layer`, also where that
-        names several layers.
+        Names of layers in execution order: the last layer of each grid size, or every block if there is only one size.
+        The last name is `default_layer`, also if that names several layers.
 
     Raises:
-        LayerError: no tensor of the network has a place for each part of the picture.
+        LayerError: no tensor of the network is a spatial feature map.
 
     >>> import torch
     >>> body = [nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 8, 3, 2), nn.ReLU()]
@@ -64,7 +63,7 @@ def _stages_of(probe: Probe) -> list[str]:
 
 
 def _by_size(cuts: list[_Cut]) -> list[list[_Cut]]:
-    """Cuts in a row whose grids have about as many cells, within a factor of 2: unpadded convolutions lose a few."""
+    """Group successive layers whose number of cells differs by less than a factor of 2: convolutions may lose a few."""
     sizes: list[list[_Cut]] = []
     for cut in cuts:
         cells = math.prod(cut[1])

@@ -1,4 +1,4 @@
-"""Weights and images of our own for a probing pass, so that its answer depends on the network's structure alone."""
+"""Test weights and images for a probing pass, so that its result depends only on the network's structure."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from camscope.trace.pytree import map_tensors, tensors, with_picture
 
 _GAIN = 0.5
-"""Of layers with weights: below 1, so that skip connections outweigh their branches, as in trained networks."""
+"""Gain of layers with weights; below 1, so that skip connections outweigh their branches, as in trained networks."""
 _VECTOR = 0.25
 """Value of scales outside of norms: layer scale, gates, slopes."""
 _TABLE = 0.1
-"""Deviation of tables that are added: positions, class tokens."""
+"""Standard deviation of added tables: positions, class tokens."""
 _NARROW = 4
-"""Channels up to which a convolution's weights have one sign per channel, in turn: else a ReLU could silence all."""
+"""Channels up to which the weights of a convolution have one sign per channel, alternating; otherwise a ReLU could
+set all channels to 0."""
 _SHIFTS = ("bias", "beta")
 _MATRICES = ("weight", "kernel")
 _SPARE = 65_537
@@ -33,18 +34,17 @@ _STATISTICS: dict[str, Callable[[Tensor, list[int]], Tensor]] = {
     **dict.fromkeys(("running_mean", "moving_mean"), Tensor.mean),
     **dict.fromkeys(("running_var", "moving_variance"), partial(Tensor.var, unbiased=False)),
 }
-"""Buffers of batch norms of PyTorch and Keras, and what each keeps of its input."""
+"""Buffers of batch norms of PyTorch and Keras -> statistic of the input."""
 
 Corner = tuple[bool, ...]
-"""A corner of an image: for each axis of space whether it lies at its beginning."""
+"""A corner of an image: for each axis, whether it is at the beginning."""
 
 
 class StandIns:
-    """Fixed random weights in place of a network's own, for `replicate`.
+    """Fixed random weights that replace those of a network, for `replicate`.
 
-    Whatever a network has learned, or has not learned yet, its copy answers alike: norms scale by 1, biases are 0 and
-    hide nothing, other weights are drawn from a seeded generator. Weights of one scale are views of one tensor, so the
-    copy takes little memory.
+    The copy behaves the same for any trained or untrained weights: norms scale by 1, biases are 0, other weights are
+    drawn from a seeded generator. Weights of one scale are views of one tensor, so the copy takes little memory.
 
     Args:
         net: the network, whose largest weight sets the size of that tensor.
@@ -68,16 +68,16 @@ class StandIns:
         if not parameter.is_floating_point() or parameter.is_quantized:
             return parameter.detach()
         shape, device = parameter.shape, parameter.device
-        is_matrix = parameter.ndim > 1 and name in _MATRICES and not _is_norm(module)  # of one class too
+        is_matrix = parameter.ndim > 1 and name in _MATRICES and not _is_norm(module)  # also for one class
         if sum(side > 1 for side in shape) <= 1 and not is_matrix:
             value = 0.0 if name.endswith(_SHIFTS) else 1.0 if _is_norm(module) else _VECTOR
             constant = torch.full(shape, value, dtype=self._values.dtype, device=device)
-            is_token = value == _VECTOR and parameter.ndim > 2  # of equal values a norm would leave nothing
+            is_token = value == _VECTOR and parameter.ndim > 2  # a norm of equal values would be 0
             return constant + 0.5 * _VECTOR * self._view(shape, 1.0, device).tanh() if is_token else constant
         if shape[0] == 1 and not is_matrix:
             scale = _TABLE
         else:
-            axis = -1 if hasattr(module, "get_config") else 0  # Keras keeps the outputs last
+            axis = -1 if hasattr(module, "get_config") else 0  # in Keras the outputs are the last axis
             outputs = shape[axis]
             scale = _GAIN / math.sqrt(parameter.numel() / outputs)
             if outputs <= _NARROW and parameter.ndim > 2:
@@ -92,7 +92,7 @@ class StandIns:
             self._scaled[power, device] = (self._values * power).to(device)
         self._made += 1
         start = self._made * _STEP % _SPARE
-        start -= start % 2 if shape[-1] == 2 else 0  # pairs may be read as complex numbers
+        start -= start % 2 if shape[-1] == 2 else 0  # pairs may be used as complex numbers
         return self._scaled[power, device][start : start + shape.numel()].view(shape)
 
 
@@ -113,7 +113,7 @@ def settle(module: nn.Module, inputs: Any) -> None:
         if buffer is None or buffer.numel() != values.shape[axis]:
             continue
         new = statistic(values.detach(), axes).view_as(buffer).to(buffer)
-        if hasattr(module, "get_config"):  # Keras holds the tensor itself
+        if hasattr(module, "get_config"):  # Keras stores the tensor itself
             buffer.copy_(new)
         else:  # the old one may be needed by the backward pass of an earlier call
             module._buffers[name] = new
@@ -128,9 +128,9 @@ def probe_inputs(
     dtype: torch.dtype = torch.float32,
     users_image: bool = False,
 ) -> tuple[Any, list[Corner]]:
-    """Make inputs for a probing pass: an image of our own, and the same with each corner changed.
+    """Make inputs for a probing pass: a test image, and the same image with each corner changed.
 
-    Of a volume or video four of the eight corners are changed, no two of which share a face: they tell all axes apart.
+    For a volume or video, four of the eight corners are changed, no two on one edge, which is enough for all axes.
 
     Args:
         x: the user's inputs, of which shapes and devices are used, and values only of what is no image.
@@ -138,7 +138,7 @@ def probe_inputs(
         space: the axes of space of the images.
         batch: number of images in ``x``.
         dtype: of the floating-point inputs.
-        users_image: change the corners of the first of the user's images in place of one of our own.
+        users_image: use the first of the user's images instead of a test image.
 
     Returns:
         The inputs with 1 + n images, and the n corners in order.

@@ -1,4 +1,4 @@
-"""Any callable as preprocessing: the transforms that a network was trained with, run as they are."""
+"""Any callable as preprocessing, such as the transforms used in training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from camscope.errors import ModelError, PictureError, SettingError
+from camscope.errors import ModelError, PictureError, SettingError, first_line
 from camscope.images import Picture, Window
 from camscope.models.callable_form import (
     INSTEAD,
@@ -20,7 +20,6 @@ from camscope.models.callable_form import (
     Form,
     Inputs,
     find_form,
-    first_line,
     generators_kept,
     name_of,
     noise,
@@ -31,25 +30,25 @@ from camscope.models.preprocess import Order, Preprocess
 from camscope.models.window_search import Mirrored, Rule, alike, find_rule, find_window, shows, shows_best
 
 _BLEND = 0.2
-"""Share of the pattern where it is laid over a picture."""
+"""Share of the pattern when it is blended with an image."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Transform(Preprocess):
-    """A callable as preprocessing, made by `Transform.of`; it is run on every picture and never replaced.
+    """A callable as preprocessing, from `Transform.of`; it runs on every image.
 
-    The window is computed by the geometry that was measured on generated pictures, or measured for each new size of
-    picture, and checked on each picture: where the input does not show what it should (a crop that depends on the
-    content), it is measured on that very picture, and where that fails, the whole picture is assumed and the window
-    says so. ``input_size`` is that of the first generated picture; ``mean`` and ``std`` are measured on black and
-    white, and are 0 and 1 where the callable does more than to normalise.
+    The window is computed by the geometry measured on generated images, or measured for each new image size, and
+    checked on each image. If the check fails (a crop that depends on the content), the window is measured on that
+    image. If this fails too, the whole image is assumed, and the window says so. ``input_size`` is that of the first
+    generated image; ``mean`` and ``std`` are measured on black and white, and are 0 and 1 if the callable does more
+    than normalise.
 
     Attributes:
         function: the callable.
-        form: how it takes pictures.
-        fixed_size: whether pictures of different shapes become inputs of one size.
-        rule: what gives the window of a picture of any size, where that was found.
-        fingerprint: sha256 of what becomes of the generated pictures.
+        form: the form in which it takes images.
+        fixed_size: whether inputs have one size for images of different shapes.
+        rule: function that returns the window for any image size, if there is one.
+        fingerprint: sha256 of the inputs of the generated images.
     """
 
     function: Callable[..., Any] = field(kw_only=True)
@@ -61,23 +60,23 @@ class Transform(Preprocess):
 
     @classmethod
     def of(cls, function: Callable[..., Any], *, channels: int | None = None) -> Transform:
-        """Find out how a callable takes pictures and what it does with them, by running it on generated ones.
+        """Return the preprocessing of a callable, which is run on generated images to measure it.
 
-        Tried in turn, until one gives an input: a Pillow image, an array (H, W, C) of uint8, a tensor of uint8 or of
-        floats in [0, 1]; in RGB, then grey; by position, as ``image=`` (albumentations), or as ``images=``
+        These forms are tried until one gives an input: a Pillow image, an array (H, W, C) of uint8, a tensor of uint8
+        or of floats in [0, 1]; in RGB, then grey; by position, as ``image=`` (albumentations), or as ``images=``
         (Hugging Face). For a network of any other number of channels: an array or a tensor of floats in [0, 1].
 
         Args:
-            function: such as a Compose of torchvision, ``weights.transforms()``, timm's ``create_transform(...)``, a
-                Compose of albumentations, an image processor of Hugging Face, or a function of yours. Its result is a
+            function: a callable, such as a Compose of torchvision or albumentations, ``weights.transforms()``, timm's
+                ``create_transform(...)``, an image processor of Hugging Face, or a function of yours. Its result is a
                 tensor or array (C, h, w) or (1, C, h, w), or a dict that holds it as "image" or "pixel_values".
-            channels: of the network's input; None: not known.
+            channels: number of channels of the network's input; None: unknown.
 
         Returns:
             The preprocessing.
 
         Raises:
-            ModelError: it takes pictures in none of these ways, draws random numbers, or mirrors the picture.
+            ModelError: it does not take images in any of these forms, is random, or mirrors the image.
 
         >>> from torchvision import transforms
         >>> steps = [transforms.Resize(64), transforms.CenterCrop(48), transforms.ToTensor()]
@@ -93,7 +92,7 @@ class Transform(Preprocess):
         with generators_kept():
             inputs = [bare.run(pictures[0])]
             for picture in pictures[1:]:
-                with contextlib.suppress(PictureError):  # it may be made for pictures of one shape
+                with contextlib.suppress(PictureError):  # it may only accept images of one shape
                     inputs.append(bare.run(picture))
             sizes = [(array.shape[1], array.shape[2]) for array in inputs]
             mean, std, order = bare._normalisation()
@@ -111,10 +110,10 @@ class Transform(Preprocess):
             return cls(**fields, rule=find_rule(windows, sizes) if len(windows) == len(sizes) == len(TRIALS) else None)
 
     def __call__(self, picture: Picture) -> tuple[torch.Tensor, Window]:
-        """Make the network's input out of a picture.
+        """Compute the network's input from an image.
 
         Args:
-            picture: pixels (H, W, C) in [0, 1]; grey and RGB are given to the callable as bytes.
+            picture: pixels (H, W, C) in [0, 1]; the callable gets grey and RGB images as bytes.
 
         Returns:
             The input (C, h, w) float32, and the window of the picture that it shows.
@@ -128,7 +127,7 @@ class Transform(Preprocess):
         return torch.from_numpy(inputs), self._located(picture, inputs)
 
     def run(self, picture: Picture) -> Inputs:
-        """Return what the callable makes of a picture, (C, h, w), as an array.
+        """Return the callable's result for an image as an array (C, h, w).
 
         Raises:
             PictureError: the callable fails on this picture, or takes another number of channels.
@@ -140,7 +139,7 @@ class Transform(Preprocess):
             raise PictureError(f"the preprocessing {self.name} fails: {first_line(error)}") from error
 
     def notes(self, picture: Picture) -> tuple[str, ...]:
-        """Return how many bits of a picture of more than 8 the callable is given."""
+        """Return a note with the number of bits that the callable gets, for images of more than 8 bits."""
         if picture.bits <= 8 or self.form.channels not in (1, 3):
             return ()
         if self.form.gives_all_bits(picture):
@@ -156,7 +155,7 @@ class Transform(Preprocess):
         return f"Transform({self.name}, input_size={self.input_size})"
 
     def window(self, size: tuple[int, int]) -> Window:
-        """Return the part of a picture of ``size`` (height, width) that the network sees, whatever its content."""
+        """Return the part of an image of ``size`` (height, width) that the network sees, for any content."""
         return self._of_size(size) or Window(size, (0.0, 0.0), (float(size[0]), float(size[1])), assumed=True)
 
     def at(self, input_size: tuple[int, int]) -> Preprocess:
@@ -171,7 +170,7 @@ class Transform(Preprocess):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; they describe the callable, and cannot make it again."""
+        """Return plain values for JSON; they describe the callable, but cannot rebuild it."""
         return {
             "callable": " ".join(re.sub(r" at 0x[0-9a-fA-F]+", "", repr(self.function)).split()),
             "input_size": list(self.input_size),
@@ -184,8 +183,9 @@ class Transform(Preprocess):
         if window is not None and shows(inputs, picture, window):
             return window
         if measured := self._measured(picture, blend=_BLEND):
-            is_same = window is not None and alike(window, measured, (inputs.shape[1], inputs.shape[2]))
-            return window if is_same and window is not None else measured
+            if window is not None and alike(window, measured, (inputs.shape[1], inputs.shape[2])):
+                return window
+            return measured
         if window is not None and shows_best(inputs, picture, window):
             return window
         return Window(picture.size, (0.0, 0.0), (float(picture.size[0]), float(picture.size[1])), assumed=True)
@@ -223,6 +223,6 @@ class Transform(Preprocess):
             return (0.0,) * len(black), (1.0,) * len(black), "rgb"
         mean, std = -black / (white - black), 1 / (white - black)
         is_bgr = len(mean) == 3 and abs(red_[-1] - white[-1]) < abs(red_[0] - white[0])
-        # Seven digits, so that 0.485 is 0.485 again and not what float32 makes of it.
+        # Seven digits, so that 0.485 is not changed by float32.
         rounded = tuple(float(f"{m:.7g}") + 0.0 for m in mean), tuple(float(f"{s:.7g}") for s in std)
         return (*rounded, "bgr" if is_bgr else "rgb")

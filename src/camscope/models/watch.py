@@ -1,4 +1,4 @@
-"""A forward pass watched tensor by tensor: what every module returned and every function gave, in order."""
+"""Watch a forward pass: list the outputs of all modules and functions, in order."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from camscope.trace.pytree import call, first_tensor
 from camscope.trace.wrappers import GraphKept, outside_inference
 
 _COPIES = {"contiguous", "clone", "to"}
-"""Functions that hand the same values on, in another place or order of memory."""
+"""Functions that return the same values in another order or memory format."""
 
 
 @dataclass(eq=False)
 class Event:
-    """A tensor that a module returned, or a function that a module called.
+    """The output of a module, or of a function that a module called.
 
     Attributes:
         name: of the module, or of the call, as `Address` reads it.
@@ -42,7 +42,7 @@ class Event:
 
 
 def version_of(tensor: Tensor) -> int:
-    """Return how often a tensor was written to; tensors made in inference mode do not count that."""
+    """Return the version counter of a tensor; tensors from inference mode have none."""
     try:
         return tensor._version
     except RuntimeError:
@@ -50,7 +50,7 @@ def version_of(tensor: Tensor) -> int:
 
 
 class _Functions(GraphKept):
-    """List the results of the functions that modules call directly, and count every call."""
+    """Mode that lists the results of functions that modules call directly, and counts every call."""
 
     def __init__(self, events: list[Event]) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def watch(
     """Run a copy of a network with the graph kept, and list every tensor in order.
 
     Args:
-        net: a copy made by `replicate`, whose batch norms are given the statistics of these inputs.
+        net: a copy made by `replicate`, whose batch norms get the statistics of these inputs.
         leaves: the inputs, leaves of the graph.
         batch: number of images.
         output: which of several outputs holds the scores; None to choose as `unwrap` does.
@@ -129,10 +129,10 @@ def watch(
             stack.callback(module.register_forward_hook(leave).remove)
         with functions:
             returned = call(net, leaves)
-    del events[: functions.begun or 0]  # before its first weights a network only prepares its images
+    del events[: functions.begun or 0]  # before its first weights, a network only preprocesses images
     for event in events:
         event.name = functions.short(event.name)
     if output is None:
-        with contextlib.suppress(TargetError):  # as many outputs as the probe has images, by chance
+        with contextlib.suppress(TargetError):  # the number of outputs equals the number of test images by chance
             returned = rows_of_list(returned, batch)
     return events, returned, recording.logits(unwrap(returned, output))[0]

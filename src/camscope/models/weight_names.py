@@ -14,21 +14,21 @@ from camscope.errors import ModelError, SettingError
 
 State = dict[str, torch.Tensor]
 
-# Wrappers of a module or of a part of it; the network itself has no part of these names.
+# Wrappers of a module or of a part of it, which are not in the names of the network.
 _ADAPTER = re.compile(r"(?:^|\.)(lora_|ia3_l|hada_w|lokr_w|oft_r|vera_lambda)")
-"""Names that adapters of peft give to their weights."""
+"""Names of weights of peft adapters."""
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 # Names of copies that follow the trained network: moving averages, teachers, momentum encoders.
 _COPIES = re.compile(
     r"(?:^|[._])(ema|swa|avg|averaged?|teacher|momentum|target|shadow|encoder_k)(?:[._]|$)", re.IGNORECASE
 )
-# Buffers that follow from the architecture, or that count and profile; no output depends on those of a file.
+# Buffers that follow from the architecture, or that count and profile; they do not affect outputs.
 _BOOKKEEPING = (
     *("num_batches_tracked", "total_ops", "total_params", "relative_position_index", "relative_coords_table"),
     *("attn_mask", "position_ids"),
 )
 _SHOWN = 4
-# A prefix below which fewer of the network's weights are found is a coincidence.
+# Minimum share of the network's weights below a prefix; less is a coincidence.
 _LEAST_SHARE = 0.25
 _COPY_SHARE = 0.5
 
@@ -64,7 +64,7 @@ class Match:
     """Weights of a file under the names of a network.
 
     Attributes:
-        state: the weights that the network has a name for, whatever their shape.
+        state: the weights whose names the network has, of any shape.
         rest: the other weights, except those of a copy of the network, under their names in the file less the prefix.
         unused: names in the file of all weights that are not in ``state``.
         missing: names of the network that the file does not fill; batch counters may be missing.
@@ -82,7 +82,7 @@ class Match:
     notes: list[str] = field(default_factory=list)
 
     def problems(self, own: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
-        """Return what keeps the weights from filling the network: kind -> one phrase per weight; empty if they fit."""
+        """Return why the weights do not fit: kind of problem -> one phrase per weight; empty if they fit."""
         targets = {k: tensor for k, tensor in own.items() if k in self.state and isinstance(tensor, torch.Tensor)}
         shapes = [(k, tuple(self.state[k].shape), tuple(tensor.shape)) for k, tensor in targets.items()]
         problems = {
@@ -220,13 +220,13 @@ def _unwrapped(state: State, own_state: Mapping[str, object]) -> State:
 
 
 def _counts(plain: State, own_state: Mapping[str, torch.Tensor]) -> Counter[str]:
-    """Prefix -> number of weights below it that have a name and the shape of the network's."""
+    """Return prefix -> number of weights below it whose name and shape match the network's."""
     counts: Counter[str] = Counter()
     for name, tensor in plain.items():
         starts = (0, *(i + 1 for i, letter in enumerate(name) if letter == "."))
         for start in starts:
             if name[start:] in own_state:
-                # A weight of another shape still says where the network lies.
+                # A weight of another shape still shows the prefix.
                 counts[name[:start]] += 2 if _same_shape(tensor, own_state[name[start:]]) else 1
     return counts
 

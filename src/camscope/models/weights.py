@@ -1,4 +1,4 @@
-"""Read weights files without running code from them, and fill networks with them without a gap."""
+"""Read weights files without running code from them, and fill networks completely."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from camscope.models.weight_names import (
 )
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-# What training scripts keep beside the weights; all of it holds values, and runs nothing when it is built again.
+# Types that training scripts store next to the weights; they hold values, and loading them runs no code.
 _PLAIN: list[Any] = [
     argparse.Namespace,
     datetime.date,
@@ -75,7 +75,7 @@ def read_weights(path: str | Path) -> State:
         if path.suffix.lower() == ".safetensors":
             return safetensors.torch.load_file(path)
         with torch.serialization.safe_globals(_PLAIN), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*TorchScript archive")  # an error says it
+            warnings.filterwarnings("ignore", message=".*TorchScript archive")  # the error names it
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, SafetensorError, EOFError, LookupError, ValueError, OSError) as error:
         raise _unreadable(path, error) from error
@@ -156,13 +156,9 @@ def describe(found: Match, state: Mapping[str, torch.Tensor], own: Mapping[str, 
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, in hexadecimal."""
+    """Return the sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, torch.Tensor)
 
 
 def _unreadable(path: Path, error: Exception) -> ModelError:
@@ -200,7 +196,9 @@ def _unwrapped(content: object, path: Path) -> State:
 
 def _parts(content: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, State]]:
     """Yield the dictionaries of named tensors in a checkpoint; an optimizer's are numbered."""
-    tensors = {name: value for name, value in content.items() if isinstance(name, str) and _is_tensor(value)}
+    tensors = {
+        name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, torch.Tensor)
+    }
     if tensors:
         yield prefix, content if len(tensors) == len(content) else tensors  # type: ignore[misc]
     if prefix.count(".") < _DEEPEST:
@@ -238,7 +236,7 @@ def _versioned(
 
 
 def digest(net: nn.Module) -> str:
-    """sha256 over names, dtypes, shapes and bytes of a network's state_dict.
+    """Return the sha256 over names, dtypes, shapes and bytes of a network's state_dict.
 
     >>> digest(nn.Identity())[:8]
     'e3b0c442'

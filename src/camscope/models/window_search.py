@@ -1,4 +1,4 @@
-"""The part of a picture that a preprocessing shows the network, measured by running it on patterns."""
+"""Measure the part of an image that a preprocessing passes to the network, by running it on patterns."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from camscope.images import Picture, Window
 from camscope.models.preprocess import Preprocess
 
 Run = Callable[[Picture], npt.NDArray[np.float32]]
-"""(C, h, w): what a preprocessing makes of a picture."""
+"""Result of a preprocessing, (C, h, w)."""
 
 _VALID = 0.3
-"""Rows and columns whose pattern is weaker than this share of the strongest show padding."""
+"""Rows and columns with a pattern weaker than this share of the strongest are padding."""
 _INLIER = 1.5
-"""Pixels of the input by which a row or column may lie off the straight line, at the edges for instance."""
+"""Tolerance of rows and columns from the straight line in input pixels, for example at edges."""
 _LINEAR = 0.6
 _BANDS = 3
 _CELLS = 32
@@ -28,26 +28,26 @@ _LINEAR_RULES = 4
 
 
 class Mirrored(Exception):  # noqa: N818  never leaves models
-    """A preprocessing that turns left and right, or top and bottom, around."""
+    """Error of a preprocessing that mirrors the image."""
 
 
 def find_window(run: Run, picture: Picture, *, blend: float = 1.0) -> Window | None:
-    """Find the window of a picture that a preprocessing cuts out and resizes.
+    """Find the window of an image that a preprocessing crops and resizes.
 
-    Per axis one period of a cosine and a sine, each also inverted, is run through the preprocessing: the phase of the
-    differences tells for each pixel of the input which place of the picture it shows, whatever normalisation or
-    contrast follows. The places must lie on a straight line, and on the same one in all parts of the input.
+    Per axis, one period of a cosine and of a sine, each also inverted, is run through the preprocessing. The phase of
+    the differences gives the position in the image of each input pixel, for any normalisation or contrast. The
+    positions must lie on one straight line for all parts of the input.
 
     Args:
         run: the preprocessing.
-        picture: of the size and channels that are wanted.
-        blend: 1 for patterns alone, less to lay them over the picture, for a crop that depends on its content.
+        picture: an image of the wanted size and channels.
+        blend: 1 for patterns only; less to blend them with the image, for a crop that depends on the content.
 
     Returns:
-        The window; None where no upright box explains what the preprocessing does.
+        The window; None if no upright box matches the preprocessing.
 
     Raises:
-        Mirrored: where the picture is turned around.
+        Mirrored: the preprocessing mirrors the image.
     """
     ends = []
     for axis in (0, 1):
@@ -90,7 +90,7 @@ def _places(run: Run, picture: Picture, *, axis: int, blend: float) -> list[npt.
     channel = int(energy.sum((1, 2)).argmax())
     if not energy[channel].any():
         return None
-    planes = [d[channel] if axis == 0 else d[channel].T for d in differences]  # the axis that is measured comes first
+    planes = [d[channel] if axis == 0 else d[channel].T for d in differences]  # the measured axis comes first
     lively = np.flatnonzero(np.sqrt(energy[channel]).sum(axis) > _VALID * np.sqrt(energy[channel]).sum(axis).max())
     bands = [band for band in np.array_split(lively, _BANDS) if len(band)]
     return [_phases(*(plane[:, band].mean(1) for plane in planes)) for band in bands]
@@ -119,7 +119,7 @@ def _line(bands: list[npt.NDArray[np.float64]], size: int) -> tuple[float, float
     if slope < 0:
         raise Mirrored
     middles = starts + slopes * count / 2
-    middles -= size * np.floor(middles / size)  # the phase does not tell which period it is
+    middles -= size * np.floor(middles / size)  # the phase does not determine the period
     starts = middles - slopes * count / 2
     tolerance = 2 * _INLIER * slope
     ends = starts + slopes * count
@@ -145,7 +145,7 @@ def _fit(places: npt.NDArray[np.float64]) -> tuple[float, float] | None:
 
 
 def shows(made: npt.NDArray[np.float32], picture: Picture, window: Window) -> bool:
-    """Tell whether an input (C, h, w) shows the window of a picture.
+    """Return whether an input (C, h, w) shows the window of an image.
 
     It does where its averages in 32 x 32 cells are a linear function of the window's, and where picture or input are so
     uniform that any window would do.
@@ -154,7 +154,7 @@ def shows(made: npt.NDArray[np.float32], picture: Picture, window: Window) -> bo
 
 
 def shows_best(made: npt.NDArray[np.float32], picture: Picture, window: Window) -> bool:
-    """Tell whether an input shows a window more likely than any window a little aside, larger or smaller.
+    """Return whether an input matches a window better than slightly shifted, larger or smaller windows.
 
     For preprocessings that change the contrast from place to place, so that no window agrees with the input closely.
     """
@@ -215,7 +215,7 @@ def _cells(plane: npt.NDArray[np.float32], box: tuple[float, ...]) -> npt.NDArra
 
 @dataclass(frozen=True)
 class LinearRule:
-    """Windows whose start and extent on each axis are linear in the size of the picture on that axis.
+    """Rule for windows whose start and extent are linear in the image size, per axis.
 
     Attributes:
         start: per axis (slope, constant).
@@ -235,7 +235,7 @@ class LinearRule:
 
 
 Rule = Preprocess | LinearRule
-"""What gives the window of a picture of any size."""
+"""Function that returns the window for any image size."""
 
 
 def find_rule(windows: list[Window], sizes: list[tuple[int, int]]) -> Rule | None:
@@ -256,7 +256,7 @@ def find_rule(windows: list[Window], sizes: list[tuple[int, int]]) -> Rule | Non
     """
     whole = ((1.0, 0.0),) * 2
     candidates: list[Rule] = [LinearRule(((0.0, 0.0),) * 2, whole)]
-    for digits in (1, 2, 12):  # rounded slopes first: the error of a measured one grows with the picture
+    for digits in (1, 2, 12):  # rounded slopes first: the error of a measured slope grows with the image size
         laws = [
             tuple(
                 _law([w.picture[axis] for w in windows], [values[axis] for values in edges], digits) for axis in (0, 1)
@@ -289,7 +289,7 @@ def _window(rule: Rule, window: Window) -> Window:
 
 
 def alike(window: Window, other: Window, size: tuple[int, int]) -> bool:
-    """Tell whether two windows differ by less than a pixel of an input of ``size``, or of the picture."""
+    """Return whether two windows differ by less than a pixel of an input of ``size``, or of the image."""
     return all(
         abs(a - b) <= max(1.0, extent / count)
         for first, second in ((window.start, other.start), (window.extent, other.extent))

@@ -1,1 +1,1 @@
-"""Self-contained pages: the shell with its policy, figures as SVG."""
+"""Parts of self-contained HTML pages: shell, content policy, figures as SVG."""

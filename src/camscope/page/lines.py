@@ -1,4 +1,4 @@
-"""What the figures of several pages share: colours, a line for each of some things, points with intervals."""
+"""Parts of figures shared by several pages: colours, lines, points with intervals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart by all common kinds of colour vision.
+# Okabe and Ito's colours, which people with colour blindness can distinguish.
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#8893a2"
 WIDTH = 3.6  # inches; the width of a phone
 
@@ -47,7 +47,7 @@ def lines(count: int, *, height: float = 0.27) -> tuple[Figure, Axes]:
 
 
 def ends(content: Content) -> tuple[float | None, float | None, float | None]:
-    """Low, high and estimate of an interval."""
+    """Return low, high and estimate of an interval."""
     return content["low"], content["high"], content["estimate"]
 
 
@@ -70,7 +70,7 @@ def whisker(
 
 
 def plain_ticks(ax: Axes, ticks: Sequence[float] | None = None) -> None:
-    """Ticks that are written as plain numbers."""
+    """Format ticks as plain numbers."""
     if ticks is None:
         low, high = ax.get_xlim()
         ax.set_xlim(min(low, 0.45), max(high, 2.2))

@@ -1,4 +1,4 @@
-"""Pictures as part of a page."""
+"""Embed images in a page."""
 
 from __future__ import annotations
 

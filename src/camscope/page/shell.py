@@ -1,4 +1,4 @@
-"""The shell of a page that is one file and fetches nothing: policy, style, script, templates."""
+"""Shell of a one-file page that loads nothing: content policy, style, script, templates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from camscope.page.words import interval, number
+from camscope.page.words import interval, number, p_value
 
 _HERE = "camscope.page"
 
@@ -43,7 +43,7 @@ def rendered(template: str, content: Mapping[str, Any], *, package: str, script:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"interval": interval, "number": number}
+    environment.filters |= {"interval": interval, "number": number, "p_value": p_value, "fields": vars}
     shell = {"policy": policy, "style": Markup(style), "script": Markup(script)}
     return environment.get_template(template).render(**content, **shell)
 
@@ -53,7 +53,7 @@ def _hash(text: str) -> str:
 
 
 def script_json(content: Any) -> str:
-    r"""JSON that is safe inside a ``<script>`` element: no ``<``, ``>``, ``&``, and nothing but ASCII.
+    r"""Return JSON that is safe inside a ``<script>`` element: no ``<``, ``>``, ``&``, and nothing but ASCII.
 
     >>> script_json({"a": "</script>"})
     '{"a":"\\u003c/script\\u003e"}'

@@ -1,4 +1,4 @@
-"""Figures of Matplotlib as SVG that lives inside a page: no styles, no ids of their own, no metadata."""
+"""Convert Matplotlib figures to inline SVG without styles and metadata, and with unique ids."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def svg(figure: Figure, name: str, *, text: str) -> str:
     Style attributes become presentation attributes, since the page's content security policy allows no others.
 
     Args:
-        figure: made under ``SETTINGS``.
+        figure: drawn with ``SETTINGS``.
         name: sets its ids apart from those of all other figures.
         text: what it shows, for those who do not see it.
 
@@ -58,7 +58,7 @@ def svg(figure: Figure, name: str, *, text: str) -> str:
     """
     buffer = io.BytesIO()
     with mpl.rc_context(SETTINGS), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # the browser has fonts of its own
+        warnings.filterwarnings("ignore", message="Glyph")  # browsers use their own fonts
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     ET.register_namespace("", _SVG)
     ET.register_namespace("xlink", _LINK)
@@ -84,7 +84,7 @@ def svg(figure: Figure, name: str, *, text: str) -> str:
 
 
 def _presentation(element: ET.Element) -> None:
-    """``style="a: b"`` as ``a="b"``."""
+    """Replace the attribute ``style="a: b"`` by ``a="b"``."""
     for part in element.attrib.pop("style", "").split(";"):
         key, _, value = (text.strip() for text in part.partition(":"))
         if key == "font":
@@ -97,7 +97,7 @@ def _presentation(element: ET.Element) -> None:
 
 
 def _named(element: ET.Element, name: str) -> None:
-    """Ids, and what refers to them, with the figure's name before them."""
+    """Add the figure's name to ids and to references to them."""
     for key, value in element.attrib.items():
         if key == "id":
             element.set(key, f"{name}-{value}")

@@ -1,4 +1,4 @@
-"""Numbers and names as a page writes them."""
+"""Format numbers and names for a page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def number(value: float | None, digits: int = 2) -> str:
     return (text if float(text) else text.lstrip("-")).replace("-", "−")
 
 
-def interval(content: Mapping[str, Any] | None) -> str:
+def interval(content: Mapping[str, Any] | None, digits: int = 2) -> str:
     """Return an estimate and its interval as text.
 
     >>> interval({"estimate": 0.5, "low": 0.25, "high": 0.75}), interval(None)
@@ -28,8 +28,8 @@ def interval(content: Mapping[str, Any] | None) -> str:
         return "unknown"
     low, high = content["low"], content["high"]
     if low is None or high is None or low + high != low + high:
-        return f"{number(content['estimate'])} (no interval: too few patients)"
-    return f"{number(content['estimate'])} ({number(low)} to {number(high)})"
+        return f"{number(content['estimate'], digits)} (no interval: too few patients)"
+    return f"{number(content['estimate'], digits)} ({number(low, digits)} to {number(high, digits)})"
 
 
 def short(text: str, most: int = 36) -> str:
@@ -40,3 +40,14 @@ def short(text: str, most: int = 36) -> str:
     """
     text = " ".join(text.split())
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def p_value(value: float | None) -> str:
+    """Return a p-value as text.
+
+    >>> p_value(0.0004), p_value(0.0312), p_value(None)
+    ('< .001', '0.031', 'unknown')
+    """
+    if value is None or value != value:
+        return "unknown"
+    return "< .001" if value < 0.001 else f"{value:.3f}"

@@ -1,4 +1,4 @@
-"""From heatmaps to pictures: scaling, colours, overlays, panels and sheets. Nothing here imports torch."""
+"""Draw heat maps: scaling, colours, overlays, panels and sheets. Nothing here imports torch."""
 
 import numpy as np
 

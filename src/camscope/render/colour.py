@@ -1,4 +1,4 @@
-"""From values in [0, 1] to colours: the map alone, over the picture, and in grey."""
+"""Draw values in [0, 1] as colours: the map alone, the overlay, and in grey."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from camscope.errors import SettingError, nearest
 from camscope.images.picture import Picture, Window
 
 COLOUR_MAPS = ("byr", "jet", "turbo", "viridis", "inferno", "magma", "plasma", "cividis", "hot", "coolwarm", "gray")
-"""The usual choices; every other colour map of Matplotlib works as well."""
+"""Common colour maps; any other of Matplotlib works too."""
 
 # Low blue, medium yellow, high red. A straight line from blue to yellow is grey half way; through pale aqua it is not.
 _BYR = (
@@ -124,7 +124,7 @@ def _table(cmap: str) -> Bytes:
     if cmap == "byr":
         table = _byr()
     else:
-        from matplotlib import colormaps  # takes half a second
+        from matplotlib import colormaps  # the import takes half a second
 
         if cmap not in colormaps:
             raise SettingError(nearest("colour map", cmap, ["byr", *colormaps]))

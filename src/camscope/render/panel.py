@@ -1,4 +1,4 @@
-"""One explanation on one page: the picture, its map, both together, and what the numbers mean."""
+"""Draw one explanation on one page: image, heat map, overlay and numbers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from camscope.render.colour import check_fit, colourise, overlay
 from camscope.render.scaling import Limits
 from camscope.render.text import BLANK, INK, MUTED, PAPER, WARNING, Face, Words, face, line_height, wrap, write
 
-_TILE = 480  # pixels of a tile's longer side
-_NARROWEST = 640  # of a panel, so that its text has room
-_WIDE = 2.4  # pictures wider than this times their height go below each other
+_TILE = 480  # longer side of a tile, pixels
+_NARROWEST = 640  # minimum width of a panel, for its text
+_WIDE = 2.4  # images with a larger width / height are stacked vertically
 
 
 def panel(
@@ -39,7 +39,7 @@ def panel(
     Args:
         picture: the picture, H x W.
         values: (H, W) in [0, 1].
-        limits: the raw values that 0 and 1 stand for, as `scale` returns them.
+        limits: the raw values at 0 and 1, from `scale`.
         title: the largest line, such as the explained label.
         facts: what else to say above the pictures: {"score": "12.3", "method": "gradcam"}.
         notes: sentences to put below, such as why a map is empty.
@@ -81,12 +81,12 @@ def panel(
 
 
 def _body(tiles: Mapping[str, Image.Image], limits: Limits, *, across: int, cmap: str, font_size: int) -> Image.Image:
-    """Return the tiles under their names, ``across`` of them in a row, and the colour bar right of them all."""
+    """Return the tiles under their names, ``across`` per row, with the colour bar on the right."""
     font = face(font_size)
     name_height, gap = line_height(font), font_size
     tile = next(iter(tiles.values()))
     down = len(tiles) // across
-    row_height = tile.height if down > 1 else max(tile.height, 6 * name_height)  # room for the bar
+    row_height = tile.height if down > 1 else max(tile.height, 6 * name_height)  # space for the bar
     step_x = max(tile.width, *(math.ceil(font.getlength(name)) for name in tiles)) + gap
     step_y = name_height + row_height + gap
     bar = colour_bar(limits, cmap=cmap, height=down * step_y - gap - name_height, font_size=font_size)
@@ -102,7 +102,7 @@ def _body(tiles: Mapping[str, Image.Image], limits: Limits, *, across: int, cmap
 
 
 def colour_bar(limits: Limits, *, cmap: str = "byr", height: int = 480, font_size: int = 16) -> Image.Image:
-    """Draw a vertical colour bar with the raw values that its colours stand for.
+    """Draw a vertical colour bar, labelled with raw values.
 
     Args:
         limits: the raw values of the lowest and the highest colour; equal ones give a bar of the lowest colour.
@@ -139,19 +139,19 @@ def colour_bar(limits: Limits, *, cmap: str = "byr", height: int = 480, font_siz
 
 
 def _labels(values: npt.NDArray[np.float64]) -> list[str]:
-    """Rising values to three digits, or as many as it takes to tell one from the next."""
+    """Format rising values with three digits, or more if needed to distinguish them."""
     span = float(values[-1] - values[0])
     digits = 3
     if span > 0:
         unit = 10.0 ** (math.floor(math.log10(span)) - 3)
-        values = np.rint(values / unit) * unit  # what is a thousandth of the bar is 0, not 1.7e-9
+        values = np.rint(values / unit) * unit  # values below a thousandth of the bar are shown as 0, not as 1.7e-9
         digits = int(np.clip(math.ceil(math.log10(np.abs(values).max() / span) - 0.1) + 3, 3, 12))
     labels = (re.sub(r"e\+?(-?)0*", r"e\1", f"{value:.{digits}g}") for value in values)
     return [label.replace("-", "\u2212") for label in labels]
 
 
 def _display_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """(height, width) to show a picture at: a whole multiple where it is small, ``longest`` where it is larger."""
+    """Return the displayed (height, width): a whole multiple for small images, at most ``longest`` for large ones."""
     factor = longest / max(size)
     factor = math.floor(factor) if factor >= 1 else factor
     return max(round(size[0] * factor), 1), max(round(size[1] * factor), 1)
@@ -160,7 +160,7 @@ def _display_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
 def _resized(
     picture: Picture, values: npt.NDArray[np.floating], window: Window, *, size: tuple[int, int]
 ) -> tuple[Picture, npt.NDArray[np.floating], Window]:
-    """Picture, map and window at another size: pixels of an enlarged picture stay visible, the map stays smooth."""
+    """Resize image, map and window; pixels of an enlarged image stay visible, the map stays smooth."""
     by = size[0] / picture.size[0], size[1] / picture.size[1]
     resample = Image.Resampling.NEAREST if size[0] > picture.size[0] else Image.Resampling.LANCZOS
     pixels = np.asarray(Image.fromarray(picture.rgb).resize(size[::-1], resample), np.float32) / np.float32(255)
@@ -171,7 +171,7 @@ def _resized(
 
 
 def _header(title: str, facts: Mapping[str, str], *, font_size: int, left: int, right: int) -> tuple[list[Words], int]:
-    """Title and facts, and where the next thing may start."""
+    """Return the lines of title and facts, and the y position below them."""
     large, font = face(round(1.5 * font_size), bold=True), face(font_size)
     words, y = [], left
     for line in wrap(title, large, width=right - left, lines=2):
@@ -192,7 +192,7 @@ def _header(title: str, facts: Mapping[str, str], *, font_size: int, left: int, 
 
 
 def _notes(notes: Sequence[str], font: Face, *, left: int, right: int, top: int) -> tuple[list[Words], int]:
-    """Return the notes, and where they end."""
+    """Return the lines of the notes, and the y position below them."""
     words, y, indent = [], top, font.getlength("\u2022 ")
     for note in notes:
         words.append(Words(left, y, "\u2022", font, WARNING))

@@ -1,4 +1,4 @@
-"""From raw heatmap values to [0, 1] for display, remembering what 0 and 1 stand for."""
+"""Scale raw heat-map values to [0, 1] for display, and keep the limits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCALES = {
     "percentile": "1st to 99th percentile of the map",
     "fixed:LO,HI": "the same raw values for every map, such as fixed:0,0.5",
 }
-"""How a map may be scaled for display -> what its colours then span."""
+"""Display scale -> range of its colours."""
 
 # Below this share of their size, differences are rounding of float32, not content.
 _FLAT = 1e-5
@@ -27,15 +27,15 @@ _FLAT = 1e-5
 def scale(heatmap: npt.NDArray[np.floating], how: str) -> tuple[Values, Limits]:
     """Scale a heatmap to [0, 1] for display.
 
-    A map without content (all values equal, or none finite) stays empty, all 0, whatever its level, except on a fixed
-    scale, which shows that level. NaN is shown as 0.
+    A map without content (all values equal, or none finite) becomes 0 everywhere, except on a fixed scale, which shows
+    its level. NaN is shown as 0.
 
     Args:
         heatmap: raw values, any shape.
         how: "minmax", "max", "percentile" (1st to 99th; minmax where these two are equal) or "fixed:LO,HI".
 
     Returns:
-        The values in [0, 1], same shape, and the raw values that 0 and 1 stand for.
+        The values in [0, 1], same shape, and the raw values at 0 and 1.
 
     Raises:
         SettingError: ``how`` is none of these, or not LO < HI.
@@ -61,7 +61,7 @@ def scale(heatmap: npt.NDArray[np.floating], how: str) -> tuple[Values, Limits]:
 
 
 def _fixed_limits(how: str) -> Limits | None:
-    """LO and HI of a fixed scale, None for the scales that follow the map."""
+    """Return LO and HI of a fixed scale; None for scales that depend on the map."""
     if how in SCALES and how != "fixed:LO,HI":
         return None
     kind, _, text = how.partition(":")

@@ -1,4 +1,4 @@
-"""Many pictures on one page: a contact sheet."""
+"""Draw many images on one page: a contact sheet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from camscope.render.text import BLANK, INK, MUTED, PAPER, Face, Words, face, li
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of a sheet: the image, or None for an empty place, and the words below it."""
+    """One image of a sheet (None for an empty cell), and its caption."""
 
     image: Image.Image | None
     caption: str = ""
@@ -97,7 +97,7 @@ def _stack(
     lines: int,
     colour: tuple[int, int, int] = INK,
 ) -> int:
-    """Add a text's lines to ``words``, one below the other, and say where they end."""
+    """Add a text's lines to ``words``, one below the other; return the y position below them."""
     x, y = at
     for line in wrap(text, font, width=width, lines=lines):
         words.append(Words(x, y, line, font, colour))
@@ -106,13 +106,13 @@ def _stack(
 
 
 def _row_height(row: Sequence[Cell], width: int) -> int:
-    """As high as the row's highest picture at full width, within reason."""
+    """Return the height of the row's highest image at full width, up to a limit."""
     shapes = [cell.image.height / cell.image.width for cell in row if cell.image]
     return round(width * float(np.clip(max(shapes, default=0.75), 0.3, 1.5)))
 
 
 def _place(canvas: Image.Image, image: Image.Image | None, at: tuple[int, int], box: tuple[int, int]) -> None:
-    """Paste an image into its box, centred and whole; an empty place is shown as one."""
+    """Paste an image into its box, centred and uncropped; an empty cell is marked."""
     if image is None:
         ImageDraw.Draw(canvas).rectangle([at, (at[0] + box[0] - 1, at[1] + box[1] - 1)], fill=BLANK)
         return

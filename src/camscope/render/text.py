@@ -1,4 +1,4 @@
-"""Words on pictures: a font, and breaking lines so that nothing is ever cut off."""
+"""Draw text on images: fonts and line breaks."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def face(size: int, *, bold: bool = False) -> Face:
 
 
 def line_height(font: Face) -> int:
-    """Pixels from one line to the next."""
+    """Return the line height in pixels."""
     return round(font.size * 1.45)
 
 

@@ -25,7 +25,8 @@ from camscope.page.lines import (
     whisker,
 )
 from camscope.page.svg import SETTINGS, svg
-from camscope.page.words import interval, short
+from camscope.page.words import interval, number, short
+from camscope.report.performance import LabelPerformance
 from camscope.report.tables import Slice
 from camscope.report.words import region_words
 
@@ -51,6 +52,67 @@ def auc_figure(label: str, slices: Sequence[Slice], *, name: str) -> Drawn:
         ("Cases", "Images", "Present", "Patients", "AUC (95 % interval)"),
         [(o.name, str(o.cases), str(o.positive), str(o.patients), interval(vars(o.auc))) for o in slices],
     )
+
+
+def calibration_figure(found: LabelPerformance, *, name: str) -> Drawn | None:
+    """Observed frequency over predicted probability, with intervals."""
+    if found.calibrated is None:
+        return None
+    points = found.calibrated.points
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+        ax = figure.add_subplot()
+        ax.grid(visible=True, axis="both")
+        ax.set_axisbelow(True)
+        ax.plot([0, 1], [0, 1], color=VERMILLION, lw=1, ls=(0, (4, 3)))
+        ax.plot([point.probability for point in points], [p.observed.estimate for p in points], color=BLUE, lw=1)
+        for point in points:
+            x, ends_ = point.probability, (point.observed.low, point.observed.high)
+            ax.plot([x, x], ends_, color=BLUE, lw=1.4, alpha=0.55, solid_capstyle="butt", clip_on=False)
+            ax.plot([x], [point.observed.estimate], "o", color=BLUE, ms=5, clip_on=False)
+        ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="predicted probability", ylabel="share of images with the label")
+        ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
+        ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    rows = [(number(p.probability), interval(vars(p.observed)), f"{p.cases:,}", f"{p.patients:,}") for p in points]
+    text = "; ".join(f"predicted {row[0]}, observed {row[1]}" for row in rows)
+    columns = ("Mean probability", "Observed share (95 % interval)", "Images", "Patients")
+    return Drawn(found.label, svg(figure, name, text=f"Reliability curve of {found.label}: {text}."), columns, rows)
+
+
+def decision_figure(found: LabelPerformance, *, name: str) -> Drawn | None:
+    """Net benefit over the threshold probability, beside treating all and none."""
+    if found.calibrated is None:
+        return None
+    curve = found.calibrated.decision
+    top = 1.12 * max(float(np.nanmax(curve.model)), float(curve.treat_all[0]), 0.05)
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+        ax = figure.add_subplot()
+        ax.grid(visible=True, axis="both")
+        ax.set_axisbelow(True)
+        ax.fill_between(curve.thresholds, curve.low, curve.high, color="#cfe3f2", lw=0)
+        ax.plot(curve.thresholds, curve.model, color=BLUE, lw=1.8, label="model")
+        ax.plot(curve.thresholds, curve.treat_all, color=VERMILLION, lw=1.3, ls=(0, (4, 2)), label="treat all")
+        ax.axhline(0, color="#55606f", lw=1.3, ls=(0, (1, 1.5)), label="treat none")
+        for n, ends_ in enumerate(curve.ranges()):
+            words = "shown to be better" if n == 0 else None
+            ax.plot(ends_, [-0.16 * top] * 2, color=GREEN, lw=4, solid_capstyle="butt", label=words)
+        ax.set(xlim=(0, 1), ylim=(-0.22 * top, top), xlabel="threshold probability", ylabel="net benefit")
+        ax.yaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
+        figure.legend(loc="outside upper left", ncols=2)
+    rows = [
+        (
+            f"{curve.thresholds[n]:.2f}",
+            interval({"low": curve.low[n], "high": curve.high[n], "estimate": curve.model[n]}),
+            number(curve.treat_all[n]),
+            "yes" if curve.is_better[n] else "no",
+        )
+        for n in range(len(curve.thresholds))
+        if round(100 * curve.thresholds[n]) % 10 == 0 or n in (0, 4)
+    ]
+    text = "; ".join(f"at {row[0]} model {row[1]}, treat all {row[2]}" for row in rows)
+    columns = ("Threshold", "Net benefit (95 % interval)", "Treat all", "Better than all and none")
+    return Drawn(found.label, svg(figure, name, text=f"Decision curve of {found.label}: {text}."), columns, rows)
 
 
 def enrichment_figure(label: str, found: Content, *, name: str) -> Drawn | None:
@@ -99,10 +161,12 @@ def effect_figure(label: str, found: Content, *, delta: float, name: str) -> Dra
             for k, (fill, estimate) in enumerate(effect["by_fill"].items()):
                 place = y + 0.17 + 0.13 * k
                 whisker(ax, place, *ends(estimate), colour=(ORANGE, GREEN, GREY)[k % 3], small=True)
-                rows.append((_tested(region, effect), fill, str(effect["patients"]), interval(estimate), ""))
+                rows.append((_tested(region, effect), fill, str(effect["patients"]), interval(estimate), "", ""))
             p = effect["p_adjusted"]
             p_text = "" if p is None else f"{p:.4f}"
-            rows.append((_tested(region, effect), "all", str(effect["patients"]), interval(effect["effect"]), p_text))
+            power = "" if effect.get("detectable") is None else number(effect["detectable"])
+            numbers = (str(effect["patients"]), interval(effect["effect"]), p_text, power)
+            rows.append((_tested(region, effect), "all", *numbers))
         ax.set_xscale("symlog", linthresh=1, linscale=1.2)
         estimates = [e for _, effect in effects for e in (effect["effect"], *effect["by_fill"].values())]
         widest = 1.3 * max(1.0, *(abs(v) for e in estimates for v in ends(e) if v is not None))
@@ -112,7 +176,8 @@ def effect_figure(label: str, found: Content, *, delta: float, name: str) -> Dra
         ax.set_yticks([])
         ax.set_ylim(len(effects) - 0.4, -0.7)
     text = "; ".join(f"{row[0]} {row[3]}" for row in rows if row[1] == "all")
-    columns = ("Region, change, stratum", "Fill-in", "Patients", "Effect in SD (95 % interval)", "Adjusted p")
+    effect_columns = ("Effect in SD (95 % interval)", "Adjusted p", "Detectable (power 80 %, one test)")
+    columns = ("Region, change, stratum", "Fill-in", "Patients", *effect_columns)
     return Drawn(label, svg(figure, name, text=f"Effects for {label}: {text}."), columns, rows)
 
 

@@ -10,14 +10,24 @@ from typing import Any
 
 from markupsafe import Markup
 
+from camscope.audit.settings import FEWEST, LEVEL
 from camscope.cohort.store import FAILED, OK, as_written
 from camscope.files import write_atomically
 from camscope.page.lines import Drawn
 from camscope.page.shell import rendered, script_json
 from camscope.page.words import interval
 from camscope.progress import Progress
+from camscope.report.acquisition import constant_properties, property_rows, reliance_figure
 from camscope.report.choice import MOST, Shown, chosen_cases
-from camscope.report.figures import alignment_figure, auc_figure, effect_figure, enrichment_figure, mass_figure
+from camscope.report.figures import (
+    alignment_figure,
+    auc_figure,
+    calibration_figure,
+    decision_figure,
+    effect_figure,
+    enrichment_figure,
+    mass_figure,
+)
 from camscope.report.gallery import INSIDE, gallery_data, thumbnails
 from camscope.report.mean_maps import (
     LabelMaps,
@@ -30,10 +40,12 @@ from camscope.report.mean_maps import (
 )
 from camscope.report.methods import agreement_of_methods
 from camscope.report.names import Names
+from camscope.report.performance import LabelPerformance, label_performance
 from camscope.report.prose import limitations, methods_text, record_rows, sampled
 from camscope.report.results import Results, read_results
+from camscope.report.subgroups import MEASURES
 from camscope.report.tables import Slice, areas, flow, make_up, number_of, outcomes
-from camscope.report.words import MEANINGS, answers, region_words
+from camscope.report.words import MEANINGS, answers, decision_sentence, region_words
 from camscope.study.study import Study
 
 PAGE = "report.html"
@@ -80,8 +92,13 @@ def _report(results: Results, pseudonyms: bool, progress: Progress, *, inside: i
     for count, label in enumerate(results.labels, 1):
         maps.append(label_maps(results, label))
         progress("averaging maps", count, len(results.labels))
+    performance = []
+    for count, label in enumerate(results.labels, 1):
+        performance.append(label_performance(results, label, shown=names.value))
+        progress("measuring performance", count, len(results.labels))
     data = gallery_data(results, selection, names=names, addresses=addresses, reasons=reasons)
-    content = _content(results, selection, names=names, maps=maps, means=means) | {"data": Markup(script_json(data))}
+    content = _content(results, selection, names=names, maps=maps, performance=performance, means=means)
+    content |= {"data": Markup(script_json(data))}
     text = rendered("page.html.j2", content, package="camscope.report", script=_SCRIPT.read_text("utf-8"))
     path = results.folder / PAGE
     write_atomically(path, lambda file: file.write(text.encode("utf-8", "replace")))
@@ -89,7 +106,13 @@ def _report(results: Results, pseudonyms: bool, progress: Progress, *, inside: i
 
 
 def _content(
-    results: Results, selection: Shown, *, names: Names, maps: list[LabelMaps], means: MeanPictures
+    results: Results,
+    selection: Shown,
+    *,
+    names: Names,
+    maps: list[LabelMaps],
+    performance: list[LabelPerformance],
+    means: MeanPictures,
 ) -> dict[str, Any]:
     """Return what the templates show, drawn and counted."""
     top, slices = top_of(maps), areas(results)
@@ -132,7 +155,14 @@ def _content(
         "asked": results.file.explain.when,
         "methods": results.methods,
         "pairs": agreement_of_methods(results) if results.methods[1:] else [],
-        "drawn": _figures(results, maps, slices, top=top),
+        "properties": list(property_rows(results.audit)),
+        "constant_properties": constant_properties(results.audit),
+        "drawn": _figures(results, maps, slices, performance, top=top),
+        "performance": performance,
+        "decision_sentence": decision_sentence,
+        "measures": MEASURES,
+        "fewest": FEWEST,
+        "level": LEVEL,
         "limitations": limitations(results),
         "paragraphs": paragraphs,
         "references": references,
@@ -145,7 +175,12 @@ def _content(
 
 
 def _figures(
-    results: Results, maps: list[LabelMaps], slices: Mapping[str, Sequence[Slice]], *, top: float
+    results: Results,
+    maps: list[LabelMaps],
+    slices: Mapping[str, Sequence[Slice]],
+    performance: list[LabelPerformance],
+    *,
+    top: float,
 ) -> dict[str, list[Drawn]]:
     """Return the figures of each section; sections without data have none."""
     audited: dict[str, Any] = {} if results.audit is None else results.audit["labels"]
@@ -155,7 +190,13 @@ def _figures(
         for cue, alignment in content["alignment"].items():
             cues.setdefault(cue, {})[label] = alignment
     figures: dict[str, Iterable[Drawn | None]] = {
+        "reliance": [
+            reliance_figure(label_map, audited.get(label_map.label, {}), name=f"cells{n}")
+            for n, label_map in enumerate(maps)
+        ],
         "auc": [auc_figure(label, slices[label], name=f"auc{n}") for n, label in enumerate(results.labels)],
+        "calibration": [calibration_figure(found, name=f"calibration{n}") for n, found in enumerate(performance)],
+        "decision": [decision_figure(found, name=f"decision{n}") for n, found in enumerate(performance)],
         "maps": [outcome_figure(label_map, top=top, name=f"map{n}") for n, label_map in enumerate(maps)],
         "clusters": [cluster_figure(label_map, top=top, name=f"cluster{n}") for n, label_map in enumerate(maps)],
         "enrichment": [

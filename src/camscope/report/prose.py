@@ -12,6 +12,7 @@ from camscope.errors import MethodError
 from camscope.explanation.method_lookup import find_method
 from camscope.methods import facts_of
 from camscope.page.words import number
+from camscope.report.performance import REPLICATES
 from camscope.report.results import Results
 from camscope.report.tables import number_of
 from camscope.report.words import region_words
@@ -31,6 +32,17 @@ _REFERENCES = {
     "Molecular Biology 2010;9:39",
     "holm": "Holm. A simple sequentially rejective multiple test procedure. Scandinavian Journal of "
     "Statistics 1979;6:65-70",
+    "rates": "Genders et al. Methods for calculating sensitivity and specificity of clustered data: a tutorial. "
+    "Radiology 2012;265:910-916",
+    "rao": "Rao, Scott. A simple method for the analysis of clustered binary data. Biometrics 1992;48:577-585",
+    "brier": "Brier. Verification of forecasts expressed in terms of probability. Monthly Weather Review 1950;78:1-3",
+    "ece": "Guo et al. On calibration of modern neural networks. ICML 2017. arXiv:1706.04599",
+    "slope": "Van Calster et al. Calibration: the Achilles heel of predictive analytics. BMC Medicine 2019;17:230",
+    "decision": "Vickers, Elkin. Decision curve analysis: a novel method for evaluating prediction models. Medical "
+    "Decision Making 2006;26:565-574",
+    "difference": "Zou, Donner. Construction of confidence limits about effect measures: a general approach. "
+    "Statistics in Medicine 2008;27:1693-1702",
+    "power": "Cohen. Statistical power analysis for the behavioral sciences. 2nd edition. Erlbaum 1988",
     "tost": "Schuirmann. A comparison of the two one-sided tests procedure and the power approach for assessing the "
     "equivalence of average bioavailability. Journal of Pharmacokinetics and Biopharmaceutics 1987;15:657-680",
 }
@@ -209,10 +221,22 @@ def _on_maps(results: Results, cited: _Cited) -> str:
 
 
 def _on_scores(cited: _Cited) -> str:
-    return (
-        "Images of one patient are not independent; all intervals and tests treat the patient as the unit. "
-        "Areas under "
-        f"the ROC curve have 95 % intervals for clustered data on the logit scale {cited(_REFERENCES['auc'])}."
+    known = _REFERENCES
+    return " ".join(
+        [
+            "Images of one patient are not independent; all intervals and tests treat the patient as the unit.",
+            "Areas under the ROC curve have 95 % intervals for clustered data on the logit scale",
+            f"{cited(known['auc'])}; sensitivity, specificity and predictive values at the label's threshold",
+            f"{cited(known['rates'])} have Wilson intervals with the number of independent images that would have the",
+            f"same standard error {cited(known['rao'])}. Calibration was described by the Brier score",
+            f"{cited(known['brier'])}, by the expected calibration error over bins of equal mass",
+            f"{cited(known['ece'])}, tested against the error that chance alone gives ({REPLICATES} bootstrap",
+            "replicates of patients), and by the slope and intercept of a logistic recalibration",
+            f"{cited(known['slope'])}; usefulness by the net benefit over threshold probabilities",
+            f"{cited(known['decision'])}. Subgroups were compared with the remaining images; intervals of",
+            f"differences were put together from those of the two {cited(known['difference'])}, and their p-values",
+            f"adjusted by Holm's method within each label {cited(known['holm'])}.",
+        ]
     )
 
 
@@ -235,7 +259,9 @@ def _on_audit(results: Results, settings: dict[str, Any], cited: _Cited) -> str:
         "from the same interventions, and for a cue from unedited pictures too) was above 0.05 with its whole",
         "interval, or, where the first was above 0.97, the region carried more than 5 % of the separation of the",
         "classes; absence of an effect was shown by two one-sided tests against the same",
-        f"±{settings['delta']:g} SD {cited(_REFERENCES['tost'])}. Strata of fewer than {settings['fewest_patients']}",
+        f"±{settings['delta']:g} SD {cited(_REFERENCES['tost'])}. Beside what was not shown stands the smallest mean",
+        f"effect that a test had a power of 80 % to show {cited(_REFERENCES['power'])}. Strata of fewer than",
+        f"{settings['fewest_patients']}",
         "patients were not tested. Heat was compared with that of the same architecture with random weights",
         f"{cited(_REFERENCES['reset'])} and with random combinations of the trained network's channels.",
     ]

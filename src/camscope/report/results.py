@@ -111,6 +111,12 @@ class Results:
         """Return the rows of a label, of the first method, without those that failed."""
         return self.first.filter((pl.col("label") == label) & pl.col("score").is_not_null())
 
+    def scored(self, label: str) -> pl.DataFrame:
+        """Return what tells how good the scores of a label are: truth, prediction, probability and subgroups."""
+        columns = ("patient", "group", "truth", "outcome", "probability", "log_odds")
+        rows = self._scan.filter((pl.col("label") == label) & (pl.col("method") == self.methods[0]))
+        return rows.select(*columns, pl.col("^(cue|stratum):.*$")).collect()
+
     def rows_of(self, cases: Sequence[int]) -> pl.DataFrame:
         """Return all that is known of some cases, without their maps, in the order of ``rows``."""
         return self._scan.filter(pl.col("case").is_in(cases)).drop(_LARGE).collect()

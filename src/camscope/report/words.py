@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from camscope.acquisition import PROPERTIES
 from camscope.audit.settings import LEVEL
-from camscope.page.words import interval, number
+from camscope.page.words import interval, number, p_value
 from camscope.report.results import Results
+from camscope.statistics.decision import DecisionCurve
+from camscope.statistics.power import detectable
 
 Tone = Literal["bad", "good", "open", "none"]
 
@@ -32,6 +35,8 @@ def region_words(name: str) -> str:
     ('border, outer 10 %', 'cue “token”', 'the finding itself')
     """
     kind, _, argument = name.partition(":")
+    if kind == "property":
+        return PROPERTIES[argument].noun.removeprefix("the ") if argument in PROPERTIES else argument
     if name == "mask:label":
         return "the finding itself"
     if kind == "border":
@@ -50,7 +55,7 @@ class Chip:
     Attributes:
         region: its name in the study file.
         words: its name in plain words.
-        role: "disease" or "shortcut".
+        role: "disease", "shortcut" or "property".
         verdict: of the audit.
         tone: how it is coloured.
         effect: largest effect and its interval.
@@ -58,6 +63,7 @@ class Chip:
         reason: the audit's sentence.
         p: adjusted.
         patients: of the largest effect.
+        power: of NOT SHOWN, how small an effect this cohort could have shown.
     """
 
     region: str
@@ -70,6 +76,7 @@ class Chip:
     reason: str
     p: str
     patients: str
+    power: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,36 +100,85 @@ class Answer:
 
 def answers(results: Results) -> list[Answer]:
     """Return the answer for each label that was audited."""
-    return [] if results.audit is None else [_answer(label, entry) for label, entry in results.audit["labels"].items()]
+    if results.audit is None:
+        return []
+    family = family_size(results.audit)
+    replicates = results.audit.get("settings", {}).get("replicates", 10_000)
+    return [
+        _answer(label, entry, lambda region: power_sentence(region, family, replicates))
+        for label, entry in results.audit["labels"].items()
+    ]
 
 
-def _answer(label: str, content: Mapping[str, Any]) -> Answer:
-    chips = [_chip(region, entry) for region, entry in content["regions"].items()]
+def family_size(audit: Mapping[str, Any]) -> int:
+    """Return how many tests of mean effects share one adjustment."""
+    regions = (entry for label in audit["labels"].values() for entry in label["regions"].values())
+    return sum(effect["test"] != "insert" for entry in regions for effect in entry["effects"])
+
+
+def power_sentence(entry: Mapping[str, Any], family: int, replicates: int) -> str:
+    """Return how small an effect of a region could have been shown, in the stratum and test of least power.
+
+    Args:
+        entry: of the region, in the audit.
+        family: tests that are adjusted together, see ``family_size``.
+        replicates: of the audit's permutations.
+    """
+    tested = [e for e in entry["effects"] if e["test"] != "insert" and e.get("detectable") is not None]
+    if not tested:
+        return ""
+    strict = max(_at_strictest(effect, family, replicates) for effect in tested)
+    text = f"This cohort had a power of 80 % to show a mean effect of {number(max(e['detectable'] for e in tested))} SD"
+    where = ", in each stratum" if tested[1:] else ""
+    if family == 1:
+        return f"{text}{where}."
+    if strict < float("inf"):
+        return f"{text} by one test alone, and of {number(strict)} SD after adjustment for all {family} tests{where}."
+    patients = min(effect["patients"] for effect in tested)
+    limit = f"{patients} patients" if 2.0 ** (1 - patients) > LEVEL / family else f"{replicates:,} permutations"
+    return (
+        f"{text} by one test alone{where}. After adjustment for all {family} tests, {limit} cannot show an effect of "
+        "any size, unless other tests are significant too."
+    )
+
+
+def _at_strictest(effect: Mapping[str, Any], family: int, replicates: int) -> float:
+    """Return the detectable effect at the level that Holm's method sets for the smallest p-value."""
+    alone, strict = (
+        detectable(1.0, effect["patients"], level=level, replicates=replicates) for level in (LEVEL, LEVEL / family)
+    )
+    return float(effect["detectable"]) * strict / alone
+
+
+def _answer(label: str, content: Mapping[str, Any], power: Callable[[Mapping[str, Any]], str]) -> Answer:
+    chips = [chip(region, entry, power=power(entry)) for region, entry in content["regions"].items()]
+    properties = content.get("properties", {}).items()
+    chips += [chip(f"property:{name}", entry) for name, entry in properties if entry["verdict"] == "RELIES"]
     headline, tone = _headline(chips)
-    carrying = [chip for chip in chips if chip.verdict == "RELIES"]
-    carrying.sort(key=lambda chip: chip.role == "disease")
+    carrying = [item for item in chips if item.verdict == "RELIES"]
+    carrying.sort(key=lambda item: item.role == "disease")
     if not carrying:
-        carrying = [chip for chip in chips if chip.role == "disease"] or chips
+        carrying = [item for item in chips if item.role == "disease"] or chips
     return Answer(label, headline, tone, carrying[0].reason, chips)
 
 
 def _headline(chips: Sequence[Chip]) -> tuple[str, Tone]:
     """Return the answer in a few words: shortcuts first, and never more than was shown."""
-    shortcuts = [chip for chip in chips if chip.role == "shortcut"]
-    disease = [chip for chip in chips if chip.role == "disease"]
-    culprits = [chip.words for chip in shortcuts if chip.verdict == "RELIES"]
-    sees = any(chip.verdict == "RELIES" for chip in disease)
-    ignores = bool(disease) and all(chip.verdict in _RULED_OUT for chip in disease)
+    shortcuts = [item for item in chips if item.role != "disease"]
+    disease = [item for item in chips if item.role == "disease"]
+    culprits = [item.words for item in shortcuts if item.verdict == "RELIES"]
+    sees = any(item.verdict == "RELIES" for item in disease)
+    ignores = bool(disease) and all(item.verdict in _RULED_OUT for item in disease)
     if culprits:
         also = ", and on the disease region too" if sees else ", and not on the disease region" if ignores else ""
         return f"Relies on a shortcut: {', '.join(culprits)}{also}", "bad"
-    responds = [chip.words for chip in shortcuts if chip.verdict == "RESPONDS"]
+    responds = [item.words for item in shortcuts if item.verdict == "RESPONDS"]
     if responds:
         also = "relies on the disease region, and responds" if sees else "responds"
         return f"{also.capitalize()} to a shortcut, whose use is not shown: {', '.join(responds)}", "open"
-    if all(chip.verdict == "NOT TESTABLE" for chip in chips):
+    if all(item.verdict == "NOT TESTABLE" for item in chips):
         return "Could not be tested", "none"
-    open_shortcuts = [chip.words for chip in shortcuts if chip.verdict not in _RULED_OUT]
+    open_shortcuts = [item.words for item in shortcuts if item.verdict not in _RULED_OUT]
     if sees and not open_shortcuts:
         clause = "every shortcut tested is ruled out" if shortcuts else "no shortcut was tested"
         return f"Relies on the disease region; {clause}", "good"
@@ -133,7 +189,8 @@ def _headline(chips: Sequence[Chip]) -> tuple[str, Tone]:
     return "Neither the disease region nor a shortcut is shown to drive the score", "open"
 
 
-def _chip(region: str, entry: Mapping[str, Any]) -> Chip:
+def chip(region: str, entry: Mapping[str, Any], *, power: str = "") -> Chip:
+    """Return what the report says of a region or property."""
     verdict, role, effect = entry["verdict"], entry["role"], entry["effect"]
     tone: Tone = "open"
     if verdict == "RELIES":
@@ -157,6 +214,28 @@ def _chip(region: str, entry: Mapping[str, Any]) -> Chip:
         effect="" if effect is None else interval(effect["effect"]),
         beyond=beyond,
         reason=entry["reason"],
-        p="" if p is None else "< .001" if p < 0.001 else f"{p:.3f}",
+        p="" if p is None else p_value(p),
         patients="" if effect is None else str(effect["patients"]),
+        power=power if verdict == "NOT SHOWN" else "",
+    )
+
+
+def decision_sentence(curve: DecisionCurve, threshold: float) -> str:
+    """Return where acting on the model is better than acting on all images and on none.
+
+    Args:
+        curve: of the label.
+        threshold: of the label.
+    """
+    parts = [f"{number(low)} to {number(high)}" if low < high else number(low) for low, high in curve.ranges()]
+    nearest = int(abs(curve.thresholds - threshold).argmin())
+    benefit, treat_all = (number(float(values[nearest])) for values in (curve.model, curve.treat_all))
+    at = (
+        f"At a threshold of {number(float(curve.thresholds[nearest]))}, the label's own, the net benefit is {benefit}, "
+    )
+    at += f"and {treat_all} if all images are treated."
+    if not parts:
+        return f"At no threshold is the model shown to be better than both treating all and treating none. {at}"
+    return (
+        f"The model is shown to be better than treating all and treating none at thresholds of {', '.join(parts)}. {at}"
     )

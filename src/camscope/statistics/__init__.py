@@ -1,1 +1,1 @@
-"""Tests and intervals in which the patient is the unit."""
+"""Hypothesis tests and confidence intervals over patients."""

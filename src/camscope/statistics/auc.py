@@ -12,6 +12,7 @@ from scipy.special import expit, logit
 
 from camscope.array_types import Floats
 from camscope.errors import SettingError
+from camscope.statistics.clustered import ClusteredEstimate, no_limits, number_of_patients
 from camscope.statistics.hypotheses import Indices, patient_index
 from camscope.statistics.intervals import Interval, exact_interval, resampled
 
@@ -27,7 +28,7 @@ class Scored(NamedTuple):
 
 
 def auc(scores: npt.ArrayLike, truth: npt.ArrayLike) -> float:
-    """P(score of a positive case > score of a negative case), ties count half.
+    """Compute P(score of a positive case > score of a negative case); ties count half.
 
     >>> auc([0.1, 0.4, 0.4, 0.8], [False, False, True, True])
     0.875
@@ -52,7 +53,7 @@ def auc(scores: npt.ArrayLike, truth: npt.ArrayLike) -> float:
 def auc_interval(
     scores: npt.ArrayLike, truth: npt.ArrayLike, *, patients: Iterable[Hashable], level: float = 0.95
 ) -> Interval:
-    """AUC of clustered cases with Obuchowski's interval, taken on the logit scale.
+    """Compute the AUC of clustered cases with Obuchowski's interval on the logit scale.
 
     logit(A) +- t_(I - 1) sqrt(V) / (A (1 - A)), I patients. With the placement values X of the positive cases (share of
     negative cases below) and Y of the negative ones (share of positive cases above), and for patient i the sums
@@ -84,25 +85,52 @@ def auc_interval(
         Obuchowski, Nonparametric analysis of clustered ROC curve data, Biometrics 1997; Pepe, The statistical
         evaluation of medical tests, 2003 (the logit scale); Clopper and Pearson, Biometrika 1934.
     """
-    values, positive, index = _known(scores, truth, patients)
-    area = auc(values, positive)
+    return clustered_auc(*_known(scores, truth, patients)).interval(level)
+
+
+def clustered_auc(
+    scores: Floats, truth: Truth, patients: Indices, *, cases: npt.ArrayLike | None = None
+) -> ClusteredEstimate:
+    """Return what ``auc_interval`` does, with the influence of each patient.
+
+    >>> truth = np.arange(6) % 2 == 0
+    >>> clustered_auc(1.0 * truth, truth, np.arange(6)).estimate
+    1.0
+
+    Args:
+        scores: (n,) without NaN.
+        truth: (n,) true for positive cases.
+        patients: (n,) number of each case's patient, see ``patient_index``.
+        cases: (n,) true for the cases that count; None: all of them.
+
+    Returns:
+        The estimate is NaN where a class is missing.
+    """
+    total = int(patients.max(initial=-1)) + 1
+    mask = np.ones(len(scores), bool) if cases is None else np.asarray(cases, bool)
+    values, positive, index = scores[mask], truth[mask], patients[mask]
+    area = float(_areas(values, positive, np.arange(len(values)))(np.ones((1, len(values))))[0])
+    i1, i0, i = (number_of_patients(index[of]) for of in (positive, ~positive, slice(None)))
     if np.isnan(area):
-        return Interval(area, area, area)
-    with_positive, with_negative = len(np.unique(index[positive])), len(np.unique(index[~positive]))
-    if area in (0, 1):
-        pairs = min(with_positive, with_negative, (int(index.max()) + 1) // 2)
-        if pairs:
+        return ClusteredEstimate(area, i, np.zeros(total), no_limits)
+    e, f = _placements(values, positive, index, total)
+
+    def limits(level: float) -> tuple[float, float]:
+        pairs = min(i1, i0, i // 2)
+        if area in (0, 1) and pairs:
             ends = exact_interval(int(area) * pairs, pairs, level=level)
-            return Interval(ends.low, ends.high, area)
-    if min(with_positive, with_negative) < 2:
-        return Interval(float("nan"), float("nan"), area)
-    error = np.sqrt(_variance(values, positive, index)) / (area * (1 - area))
-    reach = stats.t.ppf((1 + level) / 2, index.max()) * error
-    return Interval(float(expit(logit(area) - reach)), float(expit(logit(area) + reach)), area)
+            return ends.low, ends.high
+        if min(i1, i0) < 2:
+            return no_limits(level)
+        variance = i1 / (i1 - 1) * (e @ e) + i0 / (i0 - 1) * (f @ f) + 2 * i / (i - 1) * (e @ f)
+        reach = stats.t.ppf((1 + level) / 2, i - 1) * np.sqrt(variance) / (area * (1 - area))
+        return float(expit(logit(area) - reach)), float(expit(logit(area) + reach))
+
+    return ClusteredEstimate(area, i, e + f, limits)
 
 
 def auc_difference(one: Scored, other: Scored, *, seed: int, replicates: int = 10_000, level: float = 0.95) -> Interval:
-    """AUC of one set of cases less that of another, such as aligned less anti-aligned; they may share patients.
+    """Compute the difference of two AUCs, such as aligned minus anti-aligned; the sets may share patients.
 
     The interval resamples the patients of both sets together, so that a patient with cases in both is drawn for both.
     Replicates in which a set lacks a class are left out. Where an AUC is 0 or 1, resampling cannot move it; the
@@ -158,7 +186,7 @@ def auc_difference(one: Scored, other: Scored, *, seed: int, replicates: int = 1
 
 
 def _areas(scores: Floats, positive: Truth, index: Indices) -> Callable[[Floats], Floats]:
-    """AUC as a function of how often each patient counts: (B, m) -> (B,); NaN where a class is missing."""
+    """Return the AUC as a function of the patients' weights: (B, m) -> (B,); NaN if a class is missing."""
     lower, upper = (np.argsort(scores[of], kind="stable") for of in (~positive, positive))
     negatives, positives = scores[~positive][lower], scores[positive][upper]
     starts, ends = (np.searchsorted(negatives, positives, side=side) for side in ("left", "right"))
@@ -176,18 +204,16 @@ def _areas(scores: Floats, positive: Truth, index: Indices) -> Callable[[Floats]
     return areas
 
 
-def _variance(scores: Floats, positive: Truth, index: Indices) -> float:
+def _placements(scores: Floats, positive: Truth, index: Indices, patients: int) -> tuple[Floats, Floats]:
+    """Return e / n1 and f / n0 of each patient."""
     n1, n0 = int(positive.sum()), int((~positive).sum())
     ranks = stats.rankdata(scores)
     above = np.empty_like(scores)
     above[positive] = (ranks[positive] - stats.rankdata(scores[positive])) / n0
     above[~positive] = 1 - (ranks[~positive] - stats.rankdata(scores[~positive])) / n1
-    area = above[positive].mean()
-    off = above - area
-    e = np.bincount(index, off * positive) / n1
-    f = np.bincount(index, off * ~positive) / n0
-    i1, i0, i = len(np.unique(index[positive])), len(np.unique(index[~positive])), len(e)
-    return float(i1 / (i1 - 1) * (e @ e) + i0 / (i0 - 1) * (f @ f) + 2 * i / (i - 1) * (e @ f))
+    off = above - above[positive].mean()
+    e, f = (np.bincount(index, off * of, minlength=patients) for of in (positive, ~positive))
+    return e / n1, f / n0
 
 
 def _known(scores: npt.ArrayLike, truth: npt.ArrayLike, patients: Iterable[Hashable]) -> tuple[Floats, Truth, Indices]:

@@ -1,4 +1,4 @@
-"""Tests in which the patient is the unit: images of one patient are not independent."""
+"""Hypothesis tests over patients, since images of one patient are not independent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TIE = 1e-12
 
 @dataclass(frozen=True)
 class Equivalence:
-    """What two one-sided tests say: their p, and the smallest margin at which they would pass."""
+    """Result of two one-sided tests: the p-value, and the smallest margin at which they would pass."""
 
     p: float
     smallest_delta: float
@@ -43,7 +43,7 @@ def patient_index(patients: Iterable[Hashable]) -> Indices:
 
 
 def patient_means(values: npt.ArrayLike, patients: Iterable[Hashable]) -> Floats:
-    """Mean of each patient's cases.
+    """Compute the mean per patient.
 
     >>> patient_means([1, 3, 5], ["a", "a", "b"]).tolist()
     [2.0, 5.0]
@@ -71,7 +71,7 @@ def patient_means(values: npt.ArrayLike, patients: Iterable[Hashable]) -> Floats
 
 
 def sign_flip(means: npt.ArrayLike, *, seed: int, replicates: int = 10_000) -> float:
-    """Two-sided sign-flip permutation test that effects are symmetric around 0.
+    """Run a two-sided sign-flip permutation test of effects that are symmetric around 0.
 
     p = (1 + #{|sum_i s_i d_i| >= |sum_i d_i|}) / (B + 1) over B random sign vectors s. Where no more than B other sign
     vectors exist, each of them is used once, and p is exact.
@@ -105,7 +105,7 @@ def sign_flip(means: npt.ArrayLike, *, seed: int, replicates: int = 10_000) -> f
 
 
 def max_statistic(maps: npt.ArrayLike, *, seed: int, replicates: int = 10_000) -> Floats:
-    """Family-wise p of every cell of a map of differences, by sign flips and the largest |t| over the grid.
+    """Compute the family-wise p-value of each cell of a difference map, by sign flips and the largest |t|.
 
     p_c = (1 + #{max_k |t_k(s)| >= |t_c|}) / (B + 1), where s flips the whole map of a patient. All cells share m, so
     that the order of |t| is that of |sum_i d_ic| / sqrt(sum_i d_ic^2), which is what is counted.
@@ -146,7 +146,7 @@ def max_statistic(maps: npt.ArrayLike, *, seed: int, replicates: int = 10_000) -
 
 
 def tost(means: npt.ArrayLike, *, delta: float, level: float = 0.05) -> Equivalence:
-    """Two one-sided t tests that the mean effect lies inside (-delta, delta).
+    """Run two one-sided t tests that the mean effect is inside (-delta, delta).
 
     p = max(P(T > (d + delta) / se), P(T < (d - delta) / se)), d = mean, se = SD / sqrt(m), T of m - 1 degrees of
     freedom. The smallest delta that passes is |d| + t_(1 - level, m - 1) se.
@@ -190,7 +190,7 @@ def holm(p: npt.ArrayLike) -> Floats:
     [0.03, 0.06, nan, 0.06]
 
     Args:
-        p: any shape; NaN is a test that was not made: it stays NaN and does not count in k.
+        p: any shape; NaN is a test that was not run: it stays NaN and does not count in k.
 
     Returns:
         The shape of ``p``.
@@ -218,7 +218,7 @@ def benjamini_hochberg(p: npt.ArrayLike) -> Floats:
     [0.03, 0.04, nan, 0.04]
 
     Args:
-        p: any shape; NaN is a test that was not made: it stays NaN and does not count in k.
+        p: any shape; NaN is a test that was not run: it stays NaN and does not count in k.
 
     Returns:
         The shape of ``p``.
@@ -233,7 +233,7 @@ def benjamini_hochberg(p: npt.ArrayLike) -> Floats:
 
 
 def _signs(m: int, replicates: int, *, seed: int, width: int) -> Iterator[Floats]:
-    """Sign vectors other than (1, ..., 1), (b, m) at a time: all 2^m - 1 where these are no more than asked for."""
+    """Yield sign vectors other than (1, ..., 1), (b, m) at a time: all 2^m - 1 if at most ``replicates``."""
     at_least_one(replicates)
     exact = m < 63 and 2**m - 1 <= replicates
     total = 2**m - 1 if exact else replicates
@@ -249,7 +249,7 @@ def _signs(m: int, replicates: int, *, seed: int, width: int) -> Iterator[Floats
 
 
 def cases_of(values: npt.ArrayLike, patients: Iterable[Hashable]) -> tuple[Floats, Indices]:
-    """Values as an array, and the number of each one's patient."""
+    """Return the values as an array, and the patient number of each value."""
     array, index = np.asarray(values, np.float64), patient_index(patients)
     if len(array) != len(index):
         raise SettingError(f"{len(array)} values and {len(index)} patient ids: give one id a value")

@@ -1,4 +1,4 @@
-"""Confidence intervals in which the patient is the unit."""
+"""Confidence intervals over patients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from camscope.statistics.hypotheses import ELEMENTS, at_least_one, cases_of, pat
 Statistic = Callable[[Floats, Floats], Floats]
 
 _GROUPS = 2000
-"""Most patients, or groups of them, that are left out in turn."""
+"""Maximum number of jackknife groups of patients."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Interval:
 
 
 UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
-"""What is not defined; it passes no test, since comparisons with NaN are false."""
+"""Undefined interval; it passes no test, since comparisons with NaN are false."""
 
 
 def exact_interval(successes: int, trials: int, *, level: float = 0.95) -> Interval:
-    """Exact interval of a share of independent trials.
+    """Compute the exact interval of a share of independent trials.
 
     >>> exact_interval(0, 60).high.__round__(3)
     0.06
@@ -61,13 +61,13 @@ def exact_interval(successes: int, trials: int, *, level: float = 0.95) -> Inter
 
 
 def mean(values: Floats, weights: Floats) -> Floats:
-    """Weighted mean of (n,) values for each row of (B, n) weights: a statistic for ``bootstrap``."""
+    """Compute the weighted mean of (n,) values for each row of (B, n) weights: a statistic for ``bootstrap``."""
     result: Floats = weights @ values / weights.sum(1)
     return result
 
 
 def ratio(values: Floats, weights: Floats) -> Floats:
-    """Mean of the first over mean of the second column of (n, 2) values: enrichment from mass and area shares."""
+    """Compute mean of the first / mean of the second column of (n, 2) values: enrichment from mass and area."""
     sums = weights @ values
     with np.errstate(divide="ignore", invalid="ignore"):
         result: Floats = sums[:, 0] / sums[:, 1]
@@ -84,7 +84,7 @@ def bootstrap(
     replicates: int = 10_000,
     level: float = 0.95,
 ) -> Interval:
-    """Interval of a statistic by resampling whole patients: the expanded BCa interval.
+    """Compute the expanded BCa interval of a statistic by resampling whole patients.
 
     The ends are quantiles Phi(z0 + (z0 + z) / (1 - a (z0 + z))) of the replicates; z0 measures their median bias, a is
     the skewness from leaving out one patient at a time, or of more than 2000 patients one of 2000 groups. For small m,
@@ -102,7 +102,7 @@ def bootstrap(
         patients: n ids.
         seed: of the resampling.
         statistic: from values (n, ...) and weights (B, n) to (B,), such as ``mean`` and ``ratio``.
-        weigh: "patients": all patients count the same, whatever their number of cases; "cases": all cases do.
+        weigh: "patients": all patients have equal weight; "cases": all cases have equal weight.
         replicates: B.
         level: of confidence.
 
@@ -162,7 +162,7 @@ def resampled(
 
     estimate = float(statistic(np.ones((1, patients)))[0])
     rows = max(1, ELEMENTS // max(width, patients))
-    estimates = evaluate(_draws(patients, replicates, rows=rows, seed=seed))
+    estimates = evaluate(draws(patients, replicates, rows=rows, seed=seed))
     if patients < 2 or np.isnan(estimate) or len(estimates) < replicates / 2:
         return Interval(float("nan"), float("nan"), estimate)
     left_out = evaluate(_without(patients, rows=rows))
@@ -185,7 +185,7 @@ def _bca_levels(estimates: Floats, left_out: Floats, *, estimate: float, m: int,
     return levels
 
 
-def _draws(m: int, replicates: int, *, rows: int, seed: int) -> Iterator[Floats]:
+def draws(m: int, replicates: int, *, rows: int, seed: int) -> Iterator[Floats]:
     """Yield how often each of m patients is drawn: (b, m) at a time."""
     generator = np.random.default_rng(seed)
     for start in range(0, replicates, rows):
@@ -195,7 +195,7 @@ def _draws(m: int, replicates: int, *, rows: int, seed: int) -> Iterator[Floats]
 
 
 def _without(m: int, *, rows: int) -> Iterator[Floats]:
-    """Counts of m patients with one of them, or of many one group, left out: (b, m) at a time."""
+    """Yield the weights of m patients with one patient (or one group of many) left out, (b, m) at a time."""
     groups = min(m, _GROUPS)
     group_index = np.arange(m) % groups
     for start in range(0, groups, rows):

@@ -10,12 +10,10 @@ import numpy as np
 
 from camscope.cohort.runner import Task, Work
 from camscope.cohort.store import Row
-from camscope.explanation.agreement import same_map
+from camscope.explanation.agreement import SAME_MAP, same_map
 from camscope.images import Picture, Window
 from camscope.study.measure import Grid, Places
 from camscope.study.rows import map_values
-
-_SAME = "the same map as "
 
 
 class Score(NamedTuple):
@@ -134,7 +132,9 @@ def mark_same(tasks: Iterable[MapTask]) -> None:
         if task.map is None:
             continue
         grid, maps = task.map.grid, earlier.setdefault(task.label, [])
-        notes = [text for text in task.map.notes if not text.startswith(_SAME)]
-        notes += [f"{_SAME}{method}: the two methods are one here" for method, prior in maps if same_map(grid, prior)]
+        notes = [text for text in task.map.notes if not text.startswith(SAME_MAP)]
+        notes += [
+            f"{SAME_MAP}{method}: the two methods are one here" for method, prior in maps if same_map(grid, prior)
+        ]
         task.map.notes = notes
         maps.append((task.method, grid))

@@ -1,4 +1,4 @@
-"""One forward pass, recorded: hooks in, hooks out, and the model left as it was."""
+"""Record a forward pass with hooks that are removed afterwards."""
 
 from camscope.trace.forward import Forward, Trace, record
 from camscope.trace.hooks import Recording, tracing, unchanged

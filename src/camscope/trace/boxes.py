@@ -1,4 +1,4 @@
-"""The one format of boxes: rows of a batch (B, boxes, 6), whatever detector they come from.
+"""The common format of boxes for all detectors: rows (B, boxes, 6).
 
 A row is left, top, right, bottom in pixels of the network's input, the log-odds of its score, and its class.
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 COLUMNS = 6
 NEVER = 1e-6
-"""The probability of a box that was not found. Those below this, and above 1 minus this, count as these."""
+"""Probability of a padding box. Probabilities are clamped to [this, 1 - this]."""
 _AXES = 3
 
 

@@ -1,4 +1,4 @@
-"""Forward: one pass recorded at several layers. Trace: that pass seen at one layer, for one score an image."""
+"""Forward: one pass recorded at several layers. Trace: that pass at one layer, for one score per image."""
 
 from __future__ import annotations
 
@@ -31,9 +31,8 @@ from camscope.trace.replica import replicate
 from camscope.trace.wrappers import bare
 
 Trunk = Callable[[Any], AbstractContextManager[Mapping[str, Edit]]]
-"""Computes what comes before a layer in another way: given the inputs, a context in which the network runs so, and
-what is then put in the place of a layer's output, by its name. One with an attribute ``net`` has a copy of the network
-that runs in place of it."""
+"""Alternative backend for everything before a layer: a context manager that is called with the inputs and yields
+replacement outputs by layer name. If it has an attribute ``net``, that copy of the network runs instead."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Forward:
         outputs: (B, ...) scores of the network, unwrapped, before a final softmax or sigmoid.
         bypassed: the function that was undone at the end ("softmax", "sigmoid"), "log p" where only probabilities
             could be had, or "".
-        records: layer name -> the tensor that the layer handed on.
+        records: layer name -> the output of the layer.
         calls: layer name -> how often it ran.
         picture: number of the images among the tensors of the inputs.
         differentiable: whether the graph reaches the parameters.
@@ -71,12 +70,12 @@ class Forward:
 
     @property
     def batch(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.pictures)
 
     @property
     def pictures(self) -> Tensor:
-        """(B, C, *space) the pictures, among the inputs."""
+        """Return the images among the inputs, (B, C, *space)."""
         return picture_of(self.inputs, self.picture)
 
     def layout_of(self, layer: str, *, locate: Locate | None = None) -> Layout:
@@ -102,7 +101,7 @@ class Forward:
         Args:
             layer: one of those recorded.
             targets: one per image.
-            layout: channels first unless given.
+            layout: axes of the output; default: channels first.
             rows: the images to look at, in that order; None for all.
             apart_from: recorded layers that come after it; what the layer does through them is not in its gradients.
         """
@@ -114,7 +113,7 @@ class Forward:
         Args:
             rows: those images.
             layer: the one layer whose record is kept; None for none.
-            layout: of that layer; channels first unless given.
+            layout: axes of its output; default: channels first.
         """
         indices = torch.tensor(list(rows), dtype=torch.long)
         inputs = take_images(self.inputs, indices, batch=self.batch)
@@ -136,7 +135,7 @@ def record(
     """Run a network once and record it at some layers.
 
     Args:
-        net: any network; it runs in eval mode and is left bit-identical.
+        net: any network; it runs in eval mode and is restored bit for bit.
         inputs: (B, C, *space); a tuple of inputs is spread over the parameters of the network, and so is a dict whose
             keys are their names.
         layers: their names, see `tracing`.
@@ -202,7 +201,7 @@ def autocast_of(device: str) -> torch.dtype | None:
 
 
 def _in_turn(first: Mapping[str, Edit], second: Mapping[str, Edit]) -> dict[str, Edit]:
-    """Edits that are made one after the other."""
+    """Return the edits by layer; a layer in both mappings gets both edits, in order."""
     overlap = {name: _both(first[name], second[name]) for name in first.keys() & second.keys()}
     return {**first, **second, **overlap}
 
@@ -245,7 +244,7 @@ class Trace:
 
     @property
     def pictures(self) -> Tensor:
-        """(B, C, *space) the pictures, among the inputs."""
+        """Return the images among the inputs, (B, C, *space)."""
         return self.forward.pictures
 
     @property
@@ -264,23 +263,23 @@ class Trace:
         return self._origin.records[self.layer]
 
     def read(self, values: Tensor) -> Tensor:
-        """Values shaped as `leaf`, for the images of this trace, as (B, K, *grid)."""
+        """Return values of the shape of `leaf`, for the images of this trace, as (B, K, *grid)."""
         if self._rows is not None:
             values = self.layout.take(values, torch.tensor(self._rows))
         return _at_least_float32(self.layout.read(values))
 
     def toward(self, targets: Sequence[Callable[[Tensor], Tensor]]) -> Trace:
-        """Return the same pass for other scores, one an image."""
+        """Return the same pass for other scores, one per image."""
         return Trace(self._origin, self.layer, targets, layout=self.layout, rows=self._rows, apart_from=self.apart_from)
 
     @cached_property
     def activations(self) -> Tensor:
-        """(B, K, *grid) what the layer computed; half precision is returned as float32."""
+        """Return the output of the layer, (B, K, *grid); half precision becomes float32."""
         return self.read(self.leaf if self.forward.differentiable else self.leaf.detach())
 
     @cached_property
     def gradients(self) -> Tensor:
-        """(B, K, *grid) derivative of each image's score, not through ``apart_from``; computed on first use."""
+        """Return the gradient of each image's score, (B, K, *grid), without paths through ``apart_from``; cached."""
         return self.read(torch.zeros_like(self.leaf) if self._gradient is None else self._gradient)
 
     @property
@@ -290,11 +289,11 @@ class Trace:
 
     @property
     def used_gradients(self) -> bool:
-        """Return whether anybody has asked for the gradients."""
+        """Return whether the gradients were used."""
         return "gradients" in self.__dict__
 
     def note(self, text: str, *, where: Tensor) -> None:
-        """Say something about the maps of the images for which ``where`` (B,) is true."""
+        """Add a note to the maps of the images for which ``where`` (B,) is true."""
         for image in where.nonzero().flatten().tolist():
             self.notes[image].append(text)
 

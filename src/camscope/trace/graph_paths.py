@@ -1,4 +1,4 @@
-"""Paths in the autograd graph: from a score back to layers and images."""
+"""Find paths in the autograd graph, from a score back to layers and images."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 
 def _following(node: Node) -> Sequence[tuple[Node | None, int]]:
-    """Return the nodes that a node leads back to; none where its derivative is not implemented, as of int8 weights."""
+    """Return the next nodes of a node, towards the inputs; none if its derivative is not implemented (int8 weights)."""
     return () if "NotImplemented" in node.name() else node.next_functions
 
 
 def edge_of(place: Tensor | GradientEdge) -> GradientEdge:
-    """Return where a tensor stands in the graph."""
+    """Return the gradient edge of a tensor."""
     return get_gradient_edge(place) if isinstance(place, Tensor) else place
 
 
 def place_of(tensor: Tensor) -> tuple[Node, int]:
-    """Return a tensor's place in the graph: its node, and which of the node's outputs it is."""
+    """Return the node of a tensor in the graph, and the index among the node's outputs."""
     edge = get_gradient_edge(tensor)
     return edge.node, edge.output_nr
 
 
 def back_from(end: Tensor | GradientEdge, *, until: Container[tuple[Node, int]] = ()) -> Iterator[tuple[Node, int]]:
-    """Yield the places that an end is computed from, some more than once; a way ends at a place in ``until``."""
+    """Yield the nodes that an end is computed from, some more than once; paths stop at nodes in ``until``."""
     start = edge_of(end).node
     waiting, entered = [start], {start}
     while waiting:
@@ -40,7 +40,7 @@ def back_from(end: Tensor | GradientEdge, *, until: Container[tuple[Node, int]] 
 
 
 def reaches(end: Tensor | GradientEdge, start: Tensor, *, without: Sequence[Tensor] = ()) -> bool:
-    """Return whether the graph leads from an end back to a tensor, on a way around some others."""
+    """Return whether a path leads from an end back to a tensor without passing through some others."""
     source, last, blocked = place_of(start), edge_of(end), {place_of(tensor) for tensor in without}
     if source in blocked or (last.node, last.output_nr) in blocked:
         return False
@@ -48,7 +48,7 @@ def reaches(end: Tensor | GradientEdge, start: Tensor, *, without: Sequence[Tens
 
 
 def nodes_from(start: Tensor, ends: Sequence[Tensor], *, without: Sequence[Tensor]) -> set[Node]:
-    """Return the nodes of a graph, from some ends back, that a start leads to on a way around some other tensors."""
+    """Return the nodes between a start and some ends, on paths that do not pass through some other tensors."""
     users: dict[Node, list[tuple[int, Node]]] = {}
     waiting = [edge_of(end).node for end in ends]
     entered = set(waiting)
@@ -73,7 +73,7 @@ def nodes_from(start: Tensor, ends: Sequence[Tensor], *, without: Sequence[Tenso
 
 
 def first_met(end: Tensor, among: Sequence[Tensor]) -> list[Tensor]:
-    """Return those of some tensors that a way from the end back meets before it meets another of them.
+    """Return those of some tensors that a path from the end reaches before any other of them.
 
     >>> first = Tensor([1.0]).requires_grad_()
     >>> second = first * 2
@@ -88,10 +88,10 @@ def first_met(end: Tensor, among: Sequence[Tensor]) -> list[Tensor]:
 
 
 def parts_of_whole(end: Tensor, layers: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
-    """Return for each of several layers those after it that take over a part of what it does.
+    """Return, for each of several layers, the later ones that contain a part of its effect.
 
-    Layers are parts of one whole where each has a way to the end around all others. Layers in a row are not: then none
-    takes over anything.
+    Layers count as parts if each has a path to the end that avoids all others. For layers in a row, the result is
+    empty.
 
     >>> first = Tensor([1.0]).requires_grad_()
     >>> second = first * 2
@@ -111,7 +111,7 @@ def parts_of_whole(end: Tensor, layers: Mapping[str, Tensor]) -> dict[str, tuple
 
 
 class Paths:
-    """Counts the paths from a score back to the images, and those through a place in the graph.
+    """Counts of paths from a score back to the images, in total and through a node of the graph.
 
     Attributes:
         all: number of paths.
@@ -136,12 +136,12 @@ class Paths:
         self._start = start
 
     def through(self, place: Tensor) -> int:
-        """Return how many paths lead through a tensor."""
+        """Return the number of paths through a tensor."""
         node, output = place_of(place)
         return self._into[node, output] * self._onward.get(node, 0)
 
     def heads(self) -> Iterator[GradientEdge]:
-        """Yield the places where the paths first part, seen from the score."""
+        """Yield the nodes where paths branch first, from the score backwards."""
         node = self._start.node
         while True:
             onward = [(n, output) for n, output in _following(node) if n is not None and self._onward.get(n)]
@@ -153,7 +153,7 @@ class Paths:
 
     @staticmethod
     def _from_the_end(start: Node) -> list[Node]:
-        """Return every node after all the nodes that it leads on to."""
+        """Return all nodes in topological order, from the inputs to the score."""
         order: list[Node] = []
         entered, waiting = {start}, [(start, iter(_following(start)))]
         while waiting:

@@ -1,4 +1,4 @@
-"""Hooks in, hooks out: recording layers while a network runs, and leaving it as it was."""
+"""Record layers with hooks while a network runs, and restore the network afterwards."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Edit = Callable[[Tensor], Tensor]
 
 _SUM_TO_ONE = {"softmax", "log_softmax", "special_softmax"}
 _LINKS = {"softmax", "log_softmax", "sigmoid", "sigmoid_", "expit", "special_expit", "special_softmax"}
-# What may follow the last softmax: functions that keep its values, up to rounding and bounds,
+# Functions after the last softmax that keep its values, except for rounding and bounds.
 _KEEP_VALUES = {
     *("to", "type", "type_as", "half", "float", "double", "bfloat16", "cpu", "cuda", "contiguous", "clone", "alias"),
     *("clamp", "clip", "clamp_min", "clamp_max", "clamp_", "clip_", "round", "nan_to_num"),
 }
-# and those that move or choose entries, and are applied to its input as well.
+# Functions that move or select entries; they are applied to the input of the softmax too.
 _KEEP_ENTRIES = {
     *("squeeze", "unsqueeze", "view", "reshape", "flatten", "__getitem__", "select", "narrow", "movedim", "permute"),
     *("transpose", "t", "unflatten", "view_as", "reshape_as", "index_select"),
@@ -41,7 +41,7 @@ _locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyD
 
 @dataclass
 class Recording:
-    """What `tracing` saw in the last forward pass.
+    """The layers and the last softmax or sigmoid that `tracing` recorded in the last forward pass.
 
     Attributes:
         tensors: layer name -> its output; the first in execution order is a leaf that requires grad.
@@ -54,7 +54,7 @@ class Recording:
     link: tuple[Tensor, Tensor, str] | None = None
 
     def follow(self, name: str, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-        """Track the last softmax or sigmoid through what is done to its result: casts, clamps, reshapes, indexing."""
+        """Track the last softmax or sigmoid through casts, clamps, reshapes and indexing of its result."""
         if not args or not isinstance(result, Tensor):
             return
         if name in _LINKS:
@@ -71,8 +71,8 @@ class Recording:
         """Undo a final softmax or sigmoid.
 
         Returns:
-            The tensor that the last softmax or sigmoid was given, and its name; or the logarithm and "log p" where
-            only probabilities that add up to 1 can be had; or the scores as they are, and "".
+            The input of the last softmax or sigmoid, and the function's name. If only probabilities with sum 1 are
+            available, their logarithm and "log p". Else the unchanged scores and "".
         """
         if self.link is not None:
             before, after, name = self.link
@@ -93,9 +93,9 @@ def _are_probabilities(scores: Tensor) -> bool:
 
 
 class _Watch(GraphKept):
-    """See every torch call: track the last softmax or sigmoid, record functional layers, keep the graph.
+    """Intercept every torch call: track the last softmax or sigmoid, record functional layers, keep the graph.
 
-    Before the first recorded layer a network's own ``torch.no_grad()`` is left alone.
+    ``torch.no_grad()`` inside the network stays in effect before the first recorded layer.
     """
 
     def __init__(self, recording: Recording, addresses: Sequence[Address], record: Record, *, keep_graph: bool) -> None:
@@ -104,11 +104,11 @@ class _Watch(GraphKept):
         self.functional = [address for address in addresses if address.function]
 
     def keeps_graph(self) -> bool:
-        """Return whether a layer was recorded, whose gradient is wanted."""
+        """Return whether a layer with a gradient was recorded."""
         return self.keep_graph and bool(self.recording.tensors)
 
     def compute(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Call a function of torch and note what it means for the recording."""
+        """Call a torch function and update the recording."""
         result = super().compute(func, args, kwargs)
         if _innermost() is not self.recording:
             return result
@@ -136,16 +136,16 @@ def _as_innermost(recording: Recording) -> Iterator[None]:
 
 
 def lock_of(net: nn.Module) -> threading.RLock:
-    """Return the lock that whoever hooks a network or changes its flags holds: one thread at a time."""
+    """Return the lock of a network; a thread holds it while it hooks the network or changes its flags."""
     with _locks_made:
         return _locks.setdefault(net, threading.RLock())
 
 
 def refuse_program(net: Any) -> None:
-    """Say what to do instead of explaining something else than a network of modules.
+    """Raise an error for anything that is not a network of modules.
 
     Raises:
-        ModelError: for TorchScript, ``torch.export``, functions, and whatever else is no `torch.nn.Module`.
+        ModelError: for TorchScript, ``torch.export``, functions, and any other object that is not a `torch.nn.Module`.
     """
     exported = isinstance(net, GraphModule) and any(isinstance(node.target, OpOverload) for node in net.graph.nodes)
     if exported or isinstance(net, torch.jit.ScriptModule) or type(net).__name__ == "ExportedProgram":
@@ -168,7 +168,7 @@ def refuse_program(net: Any) -> None:
 
 @contextlib.contextmanager
 def unchanged(net: nn.Module, *, frozen: bool = True) -> Iterator[None]:
-    """Put a network in eval mode inside, and leave it bit-identical, also after an exception.
+    """Put a network in eval mode, and restore it bit for bit on exit, also after an exception.
 
     Training flags are set module by module: a network's own ``eval()`` may do more. Buffers that a forward pass
     writes to in spite of eval mode are put back. Of several threads one at a time is inside with the same network.
@@ -187,7 +187,7 @@ def unchanged(net: nn.Module, *, frozen: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _restored(net: nn.Module, *, frozen: bool) -> Iterator[None]:
-    with torch._C.DisableTorchFunction():  # a mode that is on is for the pass alone
+    with torch._C.DisableTorchFunction():  # an active mode applies to the pass only
         training = [m for m in net.modules() if m.training]
         trainable = [p for p in net.parameters() if p.requires_grad and p.is_leaf] if frozen else []
         buffers = [
@@ -219,7 +219,7 @@ def _switch(parameters: Sequence[nn.Parameter], *, on: bool) -> None:
 
 
 def _as_leaf(tensor: Tensor) -> Tensor:
-    """Let the graph begin at a tensor."""
+    """Make a tensor the start of the graph."""
     tensor = tensor.detach()
     torch.set_grad_enabled(True)
     return (tensor.clone() if tensor.is_inference() else tensor).requires_grad_()
@@ -238,13 +238,13 @@ def tracing(
     The first recorded layer in execution order is detached and becomes a leaf that requires grad; later ones that
     depend on it stay in its graph, and others become leaves too. Every hook hands on a
     clone, so that in-place layers downstream cannot touch the record. Before the first layer no graph is built. On
-    leaving, also by an exception, the model is bit-identical. Of nested contexts in one thread the innermost records.
+    exit, also by an exception, the model is restored. If contexts are nested in one thread, only the innermost records.
 
     Args:
         net: any network.
         layers: names of modules ("layer4.1") or of functions that a module calls ("relu()"): see `Address`. Of a
             layer that runs several times the last call counts, unless the name ends in ``#k``.
-        edits: layer name -> a change to its output, made before it is recorded.
+        edits: layer name -> a change to its output, applied before it is recorded.
         differentiable: keep the whole graph, from the inputs and parameters on.
 
     Yields:

@@ -1,4 +1,4 @@
-"""Names of places in a network: a module's output, or the result of a function that a module calls."""
+"""Names of layers: the output of a module, or the result of a function that a module calls."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _WRAPPERS = ("module", "_orig_mod")
 """Names under which DataParallel and `torch.compile` hold the network."""
 
 JOINT = " + "
-"""Joins the names of layers that are explained together: the sum of their maps."""
+"""Separator in the name of several layers whose maps are added."""
 
 Record = Callable[["Address", Any], Any]
 
 
 @dataclass
 class Address:
-    """One place in a network.
+    """The address of a layer in a network.
 
     Written as a module name, ``layer4.1``; as a function that a module's own forward calls, ``features.relu()``,
     or ``relu()`` for one called by the network itself; either with ``#k`` for its k-th call, counted from 0, where
@@ -83,7 +83,7 @@ class Address:
             if module in inside and threading.get_ident() == thread:
                 self._running.pop()
 
-        yield register_module_forward_pre_hook(enter)  # two for all modules there are, in place of two on each
+        yield register_module_forward_pre_hook(enter)  # two global hooks instead of two per module
         yield register_module_forward_hook(leave)
 
     def calls(self, function: str) -> bool:

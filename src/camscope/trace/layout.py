@@ -1,4 +1,4 @@
-"""Batch, channel and space axes of a layer's output, and how to tell them from shapes."""
+"""Find the batch, channel and space axes of a layer's output from its shape."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from camscope.errors import LayerError
 
 _MOST_PREFIX_TOKENS = 16
 _MOST_SUFFIX_TOKENS = 128
-"""Tokens after the grid, as the detection tokens of YOLOS."""
+"""Maximum number of tokens after the grid, such as the detection tokens of YOLOS."""
 _SLACK = 1.0
-"""Cells by which a grid may miss the image's aspect: strides and unpadded convolutions round."""
+"""Cells by which a grid may differ from the image's aspect, since strides and unpadded convolutions round."""
 _LOSS = 0.08
-"""Share of an axis that unpadded convolutions may lose, where each axis has a stride of its own."""
+"""Share of an axis that unpadded convolutions may lose if strides differ per axis."""
 _CLOSE = 0.4
-"""As much, for tokens, while there is a choice: 4 x 5 cells and one token on a square picture are 4 x 4 and five."""
+"""The same for tokens: on a square image, 4 x 4 cells and five tokens are preferred to 4 x 5 cells and one."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The axes of a layer's output, and the way to (B, K, *grid) and back.
+    """The axes of a layer's output, with conversion to (B, K, *grid) and back.
 
     Attributes:
         batch: the batch axis.
-        channel: the channel axis; every other axis is space, in order, unless ``grid`` is given.
+        channel: the channel axis; without ``grid``, every other axis is space, in order.
         grid: for token layers, the (h, w) that the one remaining axis unfolds to.
         prefix: tokens before the grid (class, distillation and register tokens); tokens after it are left alone.
         frames: frames or views of each image that are folded into the batch axis; they become the first axis of the
@@ -162,7 +162,9 @@ def _tokens(shape: Sequence[int], batch: int, space: tuple[int, ...], *, same_st
     if same_stride:
         for slack, (b, tokens, channel) in itertools.product((_CLOSE, _SLACK), orders):
             unfolded = _unfold(shape[tokens], space, slack)
-            if unfolded and (tokens < channel or (unfolded[1] == 0 and shape[channel] > 1)):  # else a pooled vector
+            if unfolded and (
+                tokens < channel or (unfolded[1] == 0 and shape[channel] > 1)
+            ):  # otherwise it is a pooled vector
                 yield Layout(batch=b, channel=channel, grid=unfolded[0], prefix=unfolded[1])
     elif len(space) == 2:
         for (b, tokens, channel), prefix in itertools.product(orders, (0, 1)):
@@ -186,9 +188,9 @@ def is_last(net: nn.Module) -> bool:
 
 
 Locate = Callable[[Sequence[int], Sequence[int], str | None], Layout | None]
-"""(shape of an output, shape of the input, name of the layer if known) -> layout, or None to tell it from the shapes.
+"""(shape of an output, shape of the input, name of the layer if known) -> layout, or None to use the shapes.
 
-What a method of the whole network is given, so that it need not rely on shapes where several layouts fit."""
+Methods of the whole network get this function, for shapes that fit several layouts."""
 
 
 def find_layout(
@@ -201,7 +203,7 @@ def find_layout(
         picture: (B, C, *space) shape of the network's input.
         layer: its name, for the error.
         last: the network keeps its channels last.
-        locate: is asked first.
+        locate: tried first.
 
     Raises:
         LayerError: nothing fits.
@@ -270,7 +272,7 @@ def _unfold(tokens: int, space: tuple[int, ...], slack: float) -> tuple[tuple[in
 
 
 def _unfold_depth(tokens: int, space: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], int]]:
-    """Yield grids of a volume or video whose first axis has a stride of its own, the finest on that axis first."""
+    """Yield grids of a volume or video whose first axis has another stride than the others, the finest first."""
     for prefix in range(min(_MOST_PREFIX_TOKENS, tokens - 1) + 1):
         cells = tokens - prefix
         for depth in range(min(space[0], cells), 0, -1):

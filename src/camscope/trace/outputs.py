@@ -1,4 +1,4 @@
-"""The scores among what a network returns."""
+"""Find the scores in the output of a network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from camscope.errors import TargetError
 from camscope.trace.pytree import tensors
 
 _SCORES = ("logits", "out", "logits_per_image")
-"""Names under which networks return their scores."""
+"""Keys and attributes of the scores in outputs of networks."""
 
 _output: ContextVar[int | str | None] = ContextVar("output", default=None)
 _columns: ContextVar[int] = ContextVar("columns", default=0)
@@ -90,7 +90,7 @@ def unwrap(outputs: Any, output: int | str | None = None) -> Tensor:
 
 
 def rows_of_list(outputs: Any, batch: int) -> Any:
-    """Return the scores of a network that returns one vector or map per image as one tensor; else the outputs as given.
+    """Return a list of one vector or map per image as one tensor; return other outputs unchanged.
 
     Raises:
         TargetError: as many vectors as images, and as long: they could be several outputs with one score per image.
@@ -118,7 +118,7 @@ def other_outputs(outputs: Any, scores: Tensor) -> str:
 
     Args:
         outputs: what the network returned.
-        scores: the tensor that `unwrap` chose without being told which.
+        scores: the tensor that `unwrap` chose.
     """
     if isinstance(outputs, Tensor) or any(scores is _entry(outputs, name) for name in _SCORES):
         return ""
@@ -147,7 +147,7 @@ def _leaves(outputs: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _names(outputs: Any) -> list[Any]:
-    """Keys, fields or indices of a container of outputs."""
+    """Return the keys, fields or indices of a container of outputs."""
     if isinstance(outputs, Mapping):
         return list(outputs)
     if isinstance(outputs, (tuple, list)):
@@ -178,7 +178,7 @@ def per_image(outputs: Tensor, batch: int) -> Tensor:
     """Return outputs with one entry per image, also where a squeeze dropped the batch axis of a single image.
 
     Raises:
-        TargetError: the outputs cannot be told apart by image.
+        TargetError: the outputs cannot be assigned to images.
 
     >>> import torch
     >>> per_image(torch.zeros(3), 1).shape, per_image(torch.zeros(3), 3).shape

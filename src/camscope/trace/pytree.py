@@ -1,4 +1,4 @@
-"""Find tensors in what a module takes and returns: tensors, tuples, dicts, dataclasses, Hugging Face outputs."""
+"""Find and replace tensors in tuples, dicts, dataclasses and Hugging Face outputs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from camscope.errors import SettingError
 _BATCH_AND_CHANNELS = 2
 
 Input = int | str | None
-"""An input among several: its number among the tensors, its key in a dict, or None for the first batch of images."""
+"""One of several inputs: its index among the tensors, its key in a dict, or None for the first batch of images."""
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Rebuild ``value`` with every tensor in it replaced; everything else is kept as it is.
+    """Rebuild ``value`` with every tensor in it replaced; keep everything else.
 
     >>> import torch
     >>> map_tensors({"logits": torch.zeros(2), "steps": 3}, lambda t: t + 1)
@@ -74,7 +74,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 class First(NamedTuple):
-    """The first floating-point tensor of a module's output, and how to put another in its place."""
+    """The first floating-point tensor of a module's output, and a function that replaces it."""
 
     tensor: Tensor
     put: Callable[[Tensor], Any]

@@ -1,4 +1,4 @@
-"""Run only the part of a network after a layer: what came before it is not computed again."""
+"""Run only the part of a network after a layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies of a network that share its code and settings, so that a probe or a replay never touches the original."""
+"""Copies of a network for probes and replays, which must not change the original."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from camscope.trace.wrappers import Passthrough, is_compiled
 
 _DEEPEST = 3
-"""Containers inside containers that are searched for modules."""
+"""Maximum depth of nested containers that are searched for modules."""
 
 Substitute = Callable[[nn.Module, str, Tensor], Tensor]
-"""(module, name, parameter) -> the tensor that takes the parameter's place in the copy."""
+"""(module, name, parameter) -> the parameter of the copy."""
 
 
 def _share(_: nn.Module, __: str, parameter: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def replicate(net: nn.Module, substitute: Substitute = _share, *, dtype: torch.d
         dtype: of the floating-point buffers and other tensors of the copy; None: their own.
 
     Returns:
-        The copy. A module with a method ``__deepcopy__`` of its own, as `KerasNet`, is copied by that.
+        The copy. A module that defines ``__deepcopy__``, such as `KerasNet`, is copied by it.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU())
     >>> twin = replicate(net)
@@ -68,7 +68,7 @@ def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def _copy_tensors(module: nn.Module, copies: dict[int, Any], substitute: Substitute, dtype: torch.dtype | None) -> None:
-    """Enter what takes the place of each parameter and buffer; a shared one is made once."""
+    """Add the copy of each parameter and buffer to ``copies``; a shared parameter is copied once."""
     for name, parameter in module._parameters.items():
         if parameter is not None and id(parameter) not in copies:
             copies[id(parameter)] = substitute(module, name, parameter)

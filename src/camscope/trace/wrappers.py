@@ -1,4 +1,4 @@
-"""Networks inside wrappers: DataParallel, compiled modules, gradient checkpointing, inference mode."""
+"""Handle wrappers: DataParallel, compiled modules, gradient checkpointing, inference mode."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _users = 0
 
 
 class Passthrough(nn.Module):
-    """The place of a compiled module in a copy of a network: calls the module inside."""
+    """Replacement of a compiled module in a copy of a network; calls the original module."""
 
     _orig_mod: nn.Module
 
@@ -32,7 +32,7 @@ class Passthrough(nn.Module):
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Return whether a module was made by `torch.compile`."""
+    """Return whether a module is the result of `torch.compile`."""
     return "_orig_mod" in module._modules
 
 
@@ -146,7 +146,7 @@ def outside_inference() -> AbstractContextManager[Any]:
 
 
 class GraphKept(TorchFunctionMode):
-    """Pass over a network's own ``torch.no_grad()`` and ``torch.inference_mode()``, which would cut the graph.
+    """Ignore ``torch.no_grad()`` and ``torch.inference_mode()`` inside the network, which would cut the graph.
 
     Inference mode is always passed over, since its tensors cannot take part in a graph later; `keeps_graph` says
     whether ``no_grad`` is passed over now.

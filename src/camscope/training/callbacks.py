@@ -72,7 +72,7 @@ class LogMaps(L.Callback):
     """Draw the maps of a few fixed images after each epoch, to show how attention forms.
 
     Writes ``FOLDER/epoch_003.png``, and an image to each logger that takes images, such as TensorBoard's. It works with
-    any LightningModule whose network is given.
+    any LightningModule, together with its network.
 
     Args:
         model: model around the network that is being trained.

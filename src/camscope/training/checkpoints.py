@@ -67,7 +67,7 @@ def _read(path: Path, *, say: Callable[[str], None]) -> Any:
                 raise ValueError(f"the checksum of {part} differs")
         content = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(content, dict) or not all(key in content for key in _NEEDED):
-            raise ValueError("it is no checkpoint of a training")
+            raise ValueError("it is not a checkpoint of a training")
     except Exception as fault:  # a damaged file can raise any exception
         say(f"{path} is damaged and passed over ({reason(fault)})")
         return None

@@ -97,7 +97,7 @@ class Dataset:
     def _of_columns(
         self, columns: Sequence[str | None], labels: tuple[str, ...], outcome: Literal["one", "any"]
     ) -> Dataset:
-        """Return the dataset with the given columns as labels; None is a label that no image has."""
+        """Return the dataset with these columns as labels; None is a label that no image has."""
         changed = []
         for case in self.cases:
             pairs = zip(labels, columns, strict=True)
@@ -294,9 +294,6 @@ def _split_of(cell: str, path: Path, line: object) -> str:
 
 def truth_of(cases: Sequence[Case], labels: Sequence[str]) -> npt.NDArray[np.float64]:
     """Return labels of some cases, (cases, labels): 1, 0, or NaN if unknown."""
-    rows = [[_number(case.truth[label]) for label in labels] for case in cases]
+    truths = [[case.truth[label] for label in labels] for case in cases]
+    rows = [[math.nan if truth is None else float(truth) for truth in row] for row in truths]
     return np.array(rows, np.float64).reshape(len(cases), len(labels))
-
-
-def _number(truth: bool | None) -> float:  # noqa: FBT001
-    return math.nan if truth is None else float(truth)

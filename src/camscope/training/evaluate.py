@@ -127,11 +127,11 @@ def sample_of(model: Model, case: Case) -> Sample:
     return Sample.of(model, picture, source=case.source)
 
 
-def judge(found: Predictions, *, seed: int = 0) -> dict[str, Any]:
+def judge(predictions: Predictions, *, seed: int = 0) -> dict[str, Any]:
     """Compute metrics with 95 % confidence intervals over patients.
 
     Args:
-        found: predictions of a model.
+        predictions: predictions of a model.
         seed: random seed of the bootstrap.
 
     Returns:
@@ -139,13 +139,13 @@ def judge(found: Predictions, *, seed: int = 0) -> dict[str, Any]:
         for each label under "labels": "present", "absent", "auc", "f1", "sensitivity", "specificity". An interval is
         {"estimate", "low", "high"}, with None for values that are undefined.
     """
-    truth, answers, patients = found.truth, found.said, found.patients
+    truth, answers, patients = predictions.truth, predictions.said, predictions.patients
     mask = ~np.isnan(truth)
     right = np.where(mask, answers == (truth == 1), np.nan)
-    correct = right.min(1) if found.model.outcome == "one" else np.nanmean(right, 1)
+    correct = right.min(1) if predictions.model.outcome == "one" else np.nanmean(right, 1)
     labels = {}
-    for n, label in enumerate(found.model.labels):
-        present, positive, p = truth[:, n] == 1, answers[:, n], found.probabilities[:, n]
+    for n, label in enumerate(predictions.model.labels):
+        present, positive, p = truth[:, n] == 1, answers[:, n], predictions.probabilities[:, n]
         ok, label_patients = mask[:, n], [patient for patient, k in zip(patients, mask[:, n], strict=True) if k]
         counts = np.column_stack([present & positive, ~present & positive, present & ~positive])[ok].astype(np.float64)
         labels[label] = {
@@ -165,7 +165,7 @@ def judge(found: Predictions, *, seed: int = 0) -> dict[str, Any]:
         "patients": len(set(patients)),
         "accuracy": _share(correct, patients, seed),
         "f1": _f1_interval(all_counts, patients, seed),
-        "ece": calibration_error(calibration(found)),
+        "ece": calibration_error(calibration(predictions)),
         "labels": labels,
     }
 
@@ -179,17 +179,17 @@ class Bin:
     found: float
 
 
-def calibration(found: Predictions) -> list[Bin]:
+def calibration(predictions: Predictions) -> list[Bin]:
     """Compute certainty against truth in ten bins of equal width; empty bins are left out.
 
     For one of several classes: the probability of the predicted class, and how often it is right. For any number of
     labels: the probability of each label, and how often it is present.
     """
-    if found.model.outcome == "one":
-        p, hit = found.probabilities.max(1), (found.said & (found.truth == 1)).any(1)
+    if predictions.model.outcome == "one":
+        p, hit = predictions.probabilities.max(1), (predictions.said & (predictions.truth == 1)).any(1)
     else:
-        mask = ~np.isnan(found.truth)
-        p, hit = found.probabilities[mask], found.truth[mask] == 1
+        mask = ~np.isnan(predictions.truth)
+        p, hit = predictions.probabilities[mask], predictions.truth[mask] == 1
     place = np.minimum((p * _BINS).astype(int), _BINS - 1)
     bins = ((place == b) for b in range(_BINS))
     return [Bin(int(m.sum()), float(p[m].mean()), float(hit[m].mean())) for m in bins if m.any()]
@@ -208,10 +208,10 @@ def calibration_error(bins: Sequence[Bin]) -> float:
     return sum(b.pictures * abs(b.said - b.found) for b in bins) / total
 
 
-def confusion(found: Predictions) -> npt.NDArray[np.int64]:
+def confusion(predictions: Predictions) -> npt.NDArray[np.int64]:
     """Count (truth, prediction) for one of several classes; for any number of labels (labels, 2, 2), absent first."""
-    truth, answers = found.truth, found.said
-    if found.model.outcome == "one":
+    truth, answers = predictions.truth, predictions.said
+    if predictions.model.outcome == "one":
         counts: npt.NDArray[np.int64] = (truth == 1).T.astype(np.int64) @ answers.astype(np.int64)
         return counts
     return np.stack(
@@ -222,17 +222,19 @@ def confusion(found: Predictions) -> npt.NDArray[np.int64]:
     ).astype(np.int64)
 
 
-def write_predictions(found: Predictions, folder: Path) -> Path:
+def write_predictions(predictions: Predictions, folder: Path) -> Path:
     """Write ``predictions.csv``: one row per image with its truth and its probabilities, or the reason for none."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    labels = found.model.labels
+    labels = predictions.model.labels
     writer.writerow(["path", "patient", "split", *labels, *(f"p:{label}" for label in labels), "predicted", "problem"])
-    for e, truth, p, answers in zip(found.cases, found.truth, found.probabilities, found.said, strict=True):
+    for e, truth, p, answers in zip(
+        predictions.cases, predictions.truth, predictions.probabilities, predictions.said, strict=True
+    ):
         names = "|".join(label for label, answer in zip(labels, answers, strict=True) if answer)
         cells = ["" if value != value else f"{value:.0f}" for value in truth]
         writer.writerow([e.source, e.patient, e.split, *cells, *(f"{v:.6f}" for v in p), names, ""])
-    for name, problem in found.failed.items():
+    for name, problem in predictions.failed.items():
         writer.writerow([name, "", "", *[""] * (2 * len(labels)), "", problem])
     path = folder / PREDICTIONS
     write_atomically(path, lambda file: file.write(text.getvalue().encode("utf-8", "replace")))

@@ -58,18 +58,18 @@ class ExplainedFailure:
     true: Explanation
 
 
-def find_failures(found: Predictions) -> list[Failure]:
+def find_failures(predictions: Predictions) -> list[Failure]:
     """Return all mistakes of a model, the most certain first."""
-    model, answers = found.model, found.said
+    model, answers = predictions.model, predictions.said
     single = model.outcome == "one"
     failures = []
-    for i, n in np.argwhere(~np.isnan(found.truth) & (answers != (found.truth == 1))):
-        label, p = model.labels[n], float(found.probabilities[i, n])
+    for i, n in np.argwhere(~np.isnan(predictions.truth) & (answers != (predictions.truth == 1))):
+        label, p = model.labels[n], float(predictions.probabilities[i, n])
         positive = bool(answers[i, n])
         if single:
-            predicted, right = int(answers[i].argmax()), int(found.truth[i].argmax())
+            predicted, right = int(answers[i].argmax()), int(predictions.truth[i].argmax())
             words = model.labels[predicted], model.labels[right]
-            certainty = float(found.probabilities[i, predicted])
+            certainty = float(predictions.probabilities[i, predicted])
         else:
             words = (label, f"no {label}") if positive else (f"no {label}", label)
             certainty = p if positive else 1 - p
@@ -88,7 +88,7 @@ def worst(failures: Sequence[Failure], model: Model, *, most: int = MOST) -> lis
 
 
 def explain_failures(
-    found: Predictions,
+    predictions: Predictions,
     failures: Sequence[Failure],
     *,
     method: str = "gradcam",
@@ -102,7 +102,7 @@ def explain_failures(
     against the label.
 
     Args:
-        found: predictions that the failures are from.
+        predictions: predictions that the failures are from.
         failures: the failures to explain.
         method: a name in `METHODS`, alone or in "augmented(...)", "eigensmoothed(...)" or "fused(...)".
         layer: name of the target layer; None for the model's own, or else `default_layer`.
@@ -115,9 +115,9 @@ def explain_failures(
     functions = [(method_name(method), find_method(method))]
     for start in range(0, len(failures), batch_size):
         batch = failures[start : start + batch_size]
-        samples = [sample_of(found.model, found.cases[failure.number]) for failure in batch]
-        run = BatchExplainer.over(found.model, samples, functions=[functions[0][1]], layer=layer)
-        goals = [[_goal(found.model, failure.said), _goal(found.model, failure.true)] for failure in batch]
+        samples = [sample_of(predictions.model, predictions.cases[failure.number]) for failure in batch]
+        run = BatchExplainer.over(predictions.model, samples, functions=[functions[0][1]], layer=layer)
+        goals = [[_goal(predictions.model, failure.said), _goal(predictions.model, failure.true)] for failure in batch]
         pairs: list[list[Explanation]] = [[] for _ in batch]
         for i, e in run.explain(functions, goals, settings={}):
             pairs[i].append(e)
@@ -127,7 +127,7 @@ def explain_failures(
 
 
 def _goal(model: Model, words: str) -> ResolvedTarget:
-    """Return the score that stands for a class, or for "no LABEL"."""
+    """Return the target of a class, or of "no LABEL"."""
     if words in model.labels:
         index = model.labels.index(words)
         return ResolvedTarget(words, index, category(index))
@@ -149,13 +149,13 @@ def against(index: int) -> Target:
     return negative
 
 
-def write_failures(found: Predictions, failures: Sequence[Failure], folder: Path) -> Path:
+def write_failures(predictions: Predictions, failures: Sequence[Failure], folder: Path) -> Path:
     """Write ``failures.csv``: one row per mistake, the most certain first."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "patient", "kind", "label", "said", "true", "certainty"])
     for f in failures:
-        case = found.cases[f.number]
+        case = predictions.cases[f.number]
         writer.writerow([case.source, case.patient, f.kind, f.label, f.said, f.true, f"{f.certainty:.6f}"])
     path = folder / FAILURES
     write_atomically(path, lambda file: file.write(text.getvalue().encode("utf-8", "replace")))

@@ -72,10 +72,10 @@ def auc_figure(figures: Mapping[str, Any]) -> Drawn:
     return Drawn("AUC of each label", svg(figure, "auc", text=f"AUC: {text}."), columns, rows)
 
 
-def confusion_figures(found: Predictions, counts: npt.NDArray[np.int64], *, most: int) -> list[Drawn]:
+def confusion_figures(predictions: Predictions, counts: npt.NDArray[np.int64], *, most: int) -> list[Drawn]:
     """Plot confusion matrices with counts and rates: one of all classes, or one per label."""
-    labels = found.model.labels
-    if found.model.outcome == "one":
+    labels = predictions.model.labels
+    if predictions.model.outcome == "one":
         return [_confusion("Confusion matrix", counts, labels, name="confusion")]
     return [
         _confusion(label, matrix, (f"no {short(label, 14)}", label), name=f"confusion{n}")
@@ -111,11 +111,11 @@ def _confusion(title: str, counts: npt.NDArray[np.int64], labels: Sequence[str],
     return Drawn(title, svg(figure, name, text=text), ("Truth", *(f"says {label}" for label in labels)), rows)
 
 
-def ranking_figures(found: Predictions, figures: Mapping[str, Any], *, most: int) -> list[Drawn]:
+def ranking_figures(predictions: Predictions, figures: Mapping[str, Any], *, most: int) -> list[Drawn]:
     """Plot the ROC and precision-recall curves of each label that has both present and absent cases."""
     panels = []
-    for n, label in enumerate(found.model.labels[:most]):
-        truth, p = found.truth[:, n], found.probabilities[:, n]
+    for n, label in enumerate(predictions.model.labels[:most]):
+        truth, p = predictions.truth[:, n], predictions.probabilities[:, n]
         mask = ~np.isnan(truth)
         truth, p = truth[mask] == 1, p[mask]
         if truth.all() or not truth.any():

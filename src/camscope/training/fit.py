@@ -70,11 +70,12 @@ def train(
         >>> data = read_dataset("xrays")  # doctest: +SKIP
         >>> model, data = train(data, start("timm:densenet121", data), out="run")  # doctest: +SKIP
     """
-    _required()
-    from camscope.training.loop import Where, fitted
+    for package in ("lightning", "torchmetrics", "tensorboard"):
+        require(package, "training", "train")
+    from camscope.training.loop import Where, fit_network
 
     settings, out, model = settings or TrainingSettings(), Path(out), begun.model
-    dataset, pictures = _shelved(dataset, model, settings, progress=progress)
+    dataset, pictures = _read_and_split(dataset, model, settings, progress=progress)
     for text in (*_unused(dataset), *conflicts(dataset)):
         say(text)
     identity = _identity(dataset, begun, settings)
@@ -86,7 +87,7 @@ def train(
         "progress": progress,
         "say": say,
     }
-    result = fitted(model, dataset, pictures, out=out, settings=settings, **options)
+    result = fit_network(model, dataset, pictures, out=out, settings=settings, **options)
     groups = pictures["train"].groups
     facts = {"training": identity | _facts(dataset, out) | {"lowest_val_loss": result.val_loss}}
     facts["training"] |= {} if groups is None else {"groups": groups.counts}
@@ -100,12 +101,7 @@ def train(
     return trained_model, dataset
 
 
-def _required() -> None:
-    for package in ("lightning", "torchmetrics", "tensorboard"):
-        require(package, "training", "train")
-
-
-def _shelved(
+def _read_and_split(
     dataset: Dataset, model: Model, settings: TrainingSettings, *, progress: Progress
 ) -> tuple[Dataset, dict[str, Pictures]]:
     """Return the dataset, read and split, and the images of each split."""
@@ -155,18 +151,21 @@ def _identity(dataset: Dataset, begun: Start, settings: TrainingSettings) -> dic
 
 
 def _same_training(out: Path, identity: dict[str, Any]) -> None:
-    """Write what is trained in this folder; raise an error if it holds another training."""
+    """Write the record of the training; raise an error if the folder holds another training."""
     claim(out, "a training", record=(RECORD, "data_sha256"))
     path = out / RECORD
     if path.is_file():
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
-            record = {}
+            content = None
+        record = content if isinstance(content, dict) else {}
         changes = [key for key in identity if record.get(key) != identity[key]]
         if "settings" in changes and isinstance(record.get("settings"), dict):
             old, new = record["settings"], identity["settings"]
-            changes += [f"{key} was {old.get(key)}, is {new[key]}" for key in new if old.get(key) != new[key]]
+            # Settings that only one of the two versions of camscope has count as well.
+            changed_settings = [key for key in new | old if old.get(key) != new.get(key)]
+            changes += [f"{key} was {old.get(key)}, is {new.get(key)}" for key in changed_settings]
             changes.remove("settings")
         if changes:
             raise SettingError(f"{out} holds another training ({', '.join(changes)}): give another --out, or remove it")

@@ -1,4 +1,4 @@
-"""Initial models of a training: a network for the labels of the data, with published, given or random weights."""
+"""Initial models of a training: a network for the labels of the data, with published, custom or random weights."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Ended(NamedTuple):
     leads: bool
 
 
-def fitted(
+def fit_network(
     model: Model,
     dataset: Dataset,
     pictures: dict[str, Pictures],
@@ -107,7 +107,10 @@ def fitted(
         if content is not None and _has_stopped(content, settings):
             checkpoint.load_state_dict(content["callbacks"][checkpoint.state_key])
         else:
-            workers = 0 if _all_kept(pictures) else min(_MOST_WORKERS, os.cpu_count() or 1)
+            all_kept = all(number in p.shelf.inputs for p in pictures.values() for number in p.numbers)
+            # Exchanged properties are set in the file's own pixels.
+            all_kept = all_kept and not pictures["train"].preparation.properties
+            workers = 0 if all_kept else min(_MOST_WORKERS, os.cpu_count() or 1)
             last = out / CHECKPOINTS / LAST if content else None
             with writing(out), stopping:
                 trainer.fit(learner, ImageDataModule(pictures, settings, workers=workers), ckpt_path=last)
@@ -172,12 +175,6 @@ def _precision(precision: str, accelerator: str) -> str:
     if accelerator != "gpu":
         return "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-
-
-def _all_kept(pictures: dict[str, Pictures]) -> bool:
-    return all(
-        number in p.shelf.inputs and not p.preparation.properties for p in pictures.values() for number in p.numbers
-    )
 
 
 def _shown(dataset: Dataset) -> list[tuple[Any, int]]:

@@ -115,7 +115,7 @@ class Preparation:
         return PreparedImage(
             x,
             view,
-            # Resampling spreads what stands in a region by a pixel.
+            # Resampling spreads the content of a region by a pixel.
             tuple(placed(spec, 1) for spec in self.regions),
             None if self.reasons is None else placed(f"mask:{self.reasons}", 0),
             measured(picture, self.properties, side=max(size)),
@@ -251,7 +251,7 @@ class Pictures(data.Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         number = self.numbers[place]
         image = self._prepared(number)
         if self.preparation.exchange:
-            image = image._replace(x=self._exchanged(number))
+            image = image._replace(x=self._exchanged(image, number))
         x = image.x
         reason = (
             torch.from_numpy(image.reason) if image.reason is not None else torch.zeros(x.shape[1:], dtype=torch.bool)
@@ -279,11 +279,11 @@ class Pictures(data.Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
             masks.append(self._prepared(lender).places[k] if mask is None and lender is not None else mask)
         return masks
 
-    def _exchanged(self, number: int) -> Tensor:
+    def _exchanged(self, image: PreparedImage, number: int) -> Tensor:
         """Return the input with the regions and properties of another image of this split, drawn by class."""
         # A generator of its own, so that augmentation is the same with and without exchange.
         draw = np.random.default_rng([self.seed, self.epoch, number, 1])
-        image, other = self._prepared(number), self.lenders.pick(draw)
+        other = self.lenders.pick(draw)
         x = image.x
         if self.preparation.properties:
             x = self.preparation.with_properties(self.cases[number], self.traits[number], self.traits[other])

@@ -41,7 +41,7 @@ _SMALL = 100
 
 
 def report(
-    found: Predictions,
+    predictions: Predictions,
     folder: str | Path,
     *,
     dataset: Dataset | None = None,
@@ -56,7 +56,7 @@ def report(
     image; ``failures.csv``, one row per mistake.
 
     Args:
-        found: predictions of a model on labelled images.
+        predictions: predictions of a model on labelled images.
         folder: output folder; created if missing.
         dataset: dataset of the training, for samples and splits; with it, the folder's ``history.csv`` is drawn.
         method: a name in `METHODS`, alone or in "augmented(...)", "eigensmoothed(...)" or "fused(...)".
@@ -68,13 +68,14 @@ def report(
         The content of ``metrics.json``: metrics with their intervals, overall and per label.
     """
     folder = Path(folder)
-    figures = judge(found, seed=seed)
-    failures = find_failures(found)
-    worst_failures = worst(failures, found.model)
-    explained = list(explain_failures(found, worst_failures, method=method, layer=layer, progress=progress))
-    text = _page(found, figures, explained, folder=folder, dataset=dataset, mistakes=len({f.number for f in failures}))
-    write_predictions(found, folder)
-    write_failures(found, failures, folder)
+    figures = judge(predictions, seed=seed)
+    failures = find_failures(predictions)
+    worst_failures = worst(failures, predictions.model)
+    explained = list(explain_failures(predictions, worst_failures, method=method, layer=layer, progress=progress))
+    mistakes = len({f.number for f in failures})
+    text = _page(predictions, figures, explained, folder=folder, dataset=dataset, mistakes=mistakes, method=method)
+    write_predictions(predictions, folder)
+    write_failures(predictions, failures, folder)
     content = json.dumps(figures, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     write_atomically(folder / METRICS, lambda file: file.write(content.encode()))
     write_atomically(folder / PAGE, lambda file: file.write(text.encode("utf-8", "replace")))
@@ -89,6 +90,7 @@ def _page(
     folder: Path,
     dataset: Dataset | None,
     mistakes: int,
+    method: str,
 ) -> str:
     model = predictions.model
     single = model.outcome == "one"
@@ -114,7 +116,7 @@ def _page(
         "ranking": [_safe(d) for d in ranking_figures(predictions, figures, most=_MOST_LABELS)],
         "against": not single,
         "groups": _groups(explained),
-        **_worst_sheet(predictions, explained),
+        **_worst_sheet(predictions, explained, method=method),
         "record": _record(model.facts, predictions),
     }
     return rendered("judged.html.j2", content, package="camscope.training")
@@ -194,7 +196,7 @@ def _map(e: Explanation) -> str:
     return data_address(image)
 
 
-def _worst_sheet(predictions: Predictions, explained: Sequence[ExplainedFailure]) -> dict[str, str]:
+def _worst_sheet(predictions: Predictions, explained: Sequence[ExplainedFailure], *, method: str) -> dict[str, str]:
     """Draw the most certain mistake at every stage of the network, for the prediction."""
     if not explained:
         return {"sheet": "", "worst": ""}
@@ -204,7 +206,7 @@ def _worst_sheet(predictions: Predictions, explained: Sequence[ExplainedFailure]
         # The evidence against a label is drawn at the last layer above; stages show the label itself.
         target = top.true.index
     label = predictions.model.label(target if target is not None else 0)
-    image = stages_sheet(predictions.model, read(top.said.source), target=target)
+    image = stages_sheet(predictions.model, read(top.said.source), method=method, target=target)
     image.thumbnail((1200, 2400))
     verdict = f"the model says {top.failure.said}, {top.failure.certainty:.0%}, and the truth is {top.failure.true}"
     text = f"{Path(top.said.source).name}: {verdict}. The maps are for {label}."
@@ -220,7 +222,7 @@ def _samples(dataset: Dataset) -> str:
             try:
                 image = Image.fromarray(read(case.source).rgb)
             except CamscopeError:
-                continue  # gone since it was trained on
+                continue  # the file was removed after training
             image.thumbnail((_SIDE, _SIDE))
             cells.append(Cell(image))
             if len(cells) == _SAMPLES:

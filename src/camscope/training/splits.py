@@ -161,11 +161,8 @@ def write_split(dataset: Dataset, folder: Path) -> Path:
     writer.writerow(["path", "patient", "split", *dataset.labels, "sha256", "problem"])
     for e in dataset.cases:
         truth = ["" if (value := e.truth[label]) is None else f"{value:d}" for label in dataset.labels]
-        writer.writerow([_absolute(e.source), e.patient, e.split, *truth, e.sha256, e.problem])
+        source = e.source if is_address(e.source) else str(Path(e.source).absolute())
+        writer.writerow([source, e.patient, e.split, *truth, e.sha256, e.problem])
     path = folder / FILE
     write_atomically(path, lambda file: file.write(text.getvalue().encode("utf-8", "replace")))
     return path
-
-
-def _absolute(source: str) -> str:
-    return source if is_address(source) else str(Path(source).absolute())

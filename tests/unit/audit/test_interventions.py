@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from statsmodels.stats.power import TTestPower
 
 from camscope.audit.alignment import alignments_of, cue_alignment, direction_of
 from camscope.audit.interventions import changes, measured_changes
@@ -61,6 +62,25 @@ def test_a_model_of_the_lesion_relies_on_the_lesion_alone(subjects):
     assert found["mask:label"].verdict == "RELIES"
     assert "where the disease is" in found["mask:label"].reason
     assert found["cue:token"].verdict in ("EQUIVALENT TO NONE", "NOT SHOWN")
+
+
+def test_the_detectable_effect_is_that_of_the_patients_means(subjects):
+    score = known.mean_of("mask:label", "cue:token", weights=[1.0, 0.1])
+    rows = known.rows_of(subjects, score)
+    found, _ = intervene(subjects, score)
+    for region, listed in effects(rows, found, settings=SETTINGS).items():
+        for effect in (one for one in listed if one.test == "remove"):
+            clean = {row["case"]: row for row in rows.iter_rows(named=True)}
+            moved = {}
+            for change in found:
+                row = clean[change.case]
+                if (change.region, change.test) == (region, "remove") and row["truth"] == (effect.stratum == "present"):
+                    difference = (change.region_log_odds - change.sham_log_odds) / effect.sd
+                    moved.setdefault(row["patient"], {}).setdefault(change.case, []).append(difference)
+            means = [np.mean([np.mean(values) for values in cases.values()]) for cases in moved.values()]
+            d = np.std(means, ddof=1)
+            power = TTestPower().solve_power(nobs=len(means), alpha=0.05, power=0.8)
+            assert effect.detectable == pytest.approx(power * d, rel=1e-3, abs=1e-12)
 
 
 def test_a_small_use_of_a_cue_is_not_reliance(subjects):

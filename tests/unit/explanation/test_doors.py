@@ -157,7 +157,7 @@ def test_the_powers_of_generalised_means_are_not_the_layer(pool):
     ],
 )
 def test_arguments_that_belong_elsewhere_say_where(function, name, advice):
-    with pytest.raises(SettingError, match=f"'{name}' is no setting of a method: {advice}"):
+    with pytest.raises(SettingError, match=f"'{name}' is not a setting of a method: {advice}"):
         list(function(Net().eval(), IMAGE if function is cs.explain else [IMAGE], preprocess=PLAIN, **{name: 1}))
 
 

@@ -183,7 +183,7 @@ def test_float_pixels():
     assert_grey(shown(d), expected_spread(values), bits=32)
     values[2, 2] = np.nan
     d.FloatPixelData = values.tobytes()
-    with pytest.raises(PictureError, match="no numbers"):
+    with pytest.raises(PictureError, match="values that are not finite"):
         shown(d)
 
 

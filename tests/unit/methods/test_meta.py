@@ -92,7 +92,7 @@ def test_fused_takes_names_or_the_stages(net, x):
 def test_what_fusing_cannot_do_is_said(net, x):
     with pytest.raises(SettingError, match="no way to fuse maps called 'avg'"):
         cs.cam(net, x, method="fused(layercam)", how="avg")
-    with pytest.raises(LayerError, match="is no list of layers"):
+    with pytest.raises(LayerError, match="is not a list of layers"):
         cs.cam(net, x, method="fused(layercam)", layers="3")
     with pytest.raises(LayerError, match="no layer called 'layer9'"):
         cs.cam(net, x, method=fused("gradcam", layers=["layer9"]))

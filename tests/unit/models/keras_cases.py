@@ -340,7 +340,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     two = K.Model([picture, K.Input((3,))], [L.Flatten()(picture)] * 2)
     two.save(tmp_path / "two.keras")
     for file, text in {
-        "alone.weights.h5": "holds weights alone: name their network, such as arch='keras:VGG16'",
+        "alone.weights.h5": "holds only weights: name their network, such as arch='keras:VGG16'",
         "damaged.keras": "cannot be read as a Keras model",
         "damaged.h5": "cannot be read as a Keras model",
         "absent.keras": "there is no Keras model",
@@ -349,7 +349,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=text):
             cs.load(tmp_path / file)
     for settings, text in (
-        ({"input_size": 64}, "takes 32 x 32 pixels alone"),
+        ({"input_size": 64}, "takes 32 x 32 pixels only"),
         ({"labels": ["a", "b"]}, "has 4 outputs, not 2"),
         ({"options": {"custom": 1}}, "no option for a Keras file called 'custom'"),
     ):

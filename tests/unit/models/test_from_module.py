@@ -70,7 +70,9 @@ def test_settings_of_load_with_a_module():
         with pytest.raises(SettingError, match="a module has its own weights"):
             cs.load(net, **wrong)
     for wrong in ({"mean": [0.5]}, {"std": [0.5]}, {"input_size": 64}, {"fit": "pad"}):
-        with pytest.raises(SettingError, match="either it or them"):
+        with pytest.raises(
+            SettingError, match="expected either preprocess or mean, std, input_size and fit, but got both"
+        ):
             cs.load(net, preprocess=cs.Preprocess(), **wrong)
     with pytest.raises(SettingError, match="outcome cannot be"):
         cs.load(net, outcome="both")
@@ -180,13 +182,20 @@ def test_a_detector_derived_from_torchvisions_is_one():
     assert cs.load(Own(made.backbone, 3)).outcome == "boxes"
 
 
-def test_a_classifier_of_ultralytics_has_the_size_of_classifiers():
-    ultralytics = pytest.importorskip("ultralytics")
+@pytest.fixture
+def ultralytics():
+    """Import the package without its changes to how NumPy and PyTorch print, which would break doctests run later."""
+    from camscope.models.sources.ultralytics import _contained
+
+    with _contained():
+        yield pytest.importorskip("ultralytics")
+
+
+def test_a_classifier_of_ultralytics_has_the_size_of_classifiers(ultralytics):
     assert cs.load(ultralytics.YOLO("yolov8n-cls.yaml")).preprocess.input_size == (224, 224)
 
 
-def test_a_yolo_in_its_packages_own_interface():
-    ultralytics = pytest.importorskip("ultralytics")
+def test_a_yolo_in_its_packages_own_interface(ultralytics):
     yolo = ultralytics.YOLO("yolov8n.yaml")
     for net in (yolo, yolo.model):
         model = cs.load(net)

@@ -73,7 +73,7 @@ def test_preprocessing_of_the_caller():
         ({"spec": "net.onnx"}, r"there is no ONNX file 'net\.onnx'"),
         ({"spec": "net.tflite"}, r"net\.tflite is an exported program, .* arch='timm:NAME'"),
         ({"spec": "net.pt2", "arch": "timm:resnet18"}, r"net\.pt2 is an exported program"),
-        ({"spec": "w.pth"}, r"w\.pth holds weights alone: name their network"),
+        ({"spec": "w.pth"}, r"w\.pth holds only weights: name their network"),
         ({"spec": "w.pth", "arch": "timm:resnet18"}, r"there is no weights file 'w\.pth'"),
         ({"spec": "timm:resnet18", "weights": "absent.pth"}, r"there is no weights file 'absent\.pth'"),
     ],
@@ -93,7 +93,7 @@ def test_a_program_is_not_taken_for_weights_alone(tmp_path):
     ("given", "message"),
     [
         ({"spec": "w.pth", "arch": "timm:resnet18", "weights": "v.pth"}, "two files of weights"),
-        ({"arch": "timm:resnet18"}, "arch='timm:resnet18' goes with a weights file"),
+        ({"arch": "timm:resnet18"}, "arch='timm:resnet18' needs a weights file"),
         ({"labels": ["a"], "classes": 2}, "1 labels for a network with 2 classes"),
         ({"classes": 0}, "classes must be at least 1"),
         ({"outcome": "both"}, "outcome cannot be 'both'; possible: one, any, value, boxes"),

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from statsmodels.stats.power import TTestPower
 
-from camscope.report.words import answers, region_words
+from camscope.report.words import answers, decision_sentence, family_size, power_sentence, region_words
+from camscope.statistics.decision import decision_curve
 
 NOT_SHOWN, NONE, RELIES, UNTESTED = "NOT SHOWN", "EQUIVALENT TO NONE", "RELIES", "NOT TESTABLE"
 
 
-def answer(disease, *shortcuts, p_equivalence=0.9):
+def answer(disease, *shortcuts, p_equivalence=0.9, detectable=None):
     def region(role, verdict, n):
         effect = {
             "test": "remove",
@@ -18,6 +22,7 @@ def answer(disease, *shortcuts, p_equivalence=0.9):
             "patients": 9,
             "p_equivalence": p_equivalence,
             "smallest_delta": 0.42 + n,
+            "detectable": detectable,
             "spread": {"estimate": 0.1, "low": 0.0, "high": 0.71 + n},
         }
         tested = verdict != UNTESTED
@@ -83,3 +88,50 @@ def test_regions_have_words():
 def test_where_every_mean_is_small_the_limit_is_that_of_single_changes():
     (_, chip) = answer(RELIES, NOT_SHOWN, p_equivalence=0.01).chips
     assert chip.beyond == "up to 1.71 SD"
+
+
+def powered(family, *, patients=34, detectable=0.31, replicates=10_000, **more):
+    effect = {"test": "remove", "patients": patients, "detectable": detectable} | more
+    return power_sentence({"effects": [effect, effect | {"test": "insert", "detectable": 9.0}]}, family, replicates)
+
+
+def test_what_the_cohort_could_have_shown():
+    alone = TTestPower().solve_power(nobs=34, alpha=0.05, power=0.8)
+    strict = TTestPower().solve_power(nobs=34, alpha=0.05 / 20, power=0.8)
+    text = powered(20)
+    assert "a mean effect of 0.31 SD by one test alone" in text
+    assert f"of {0.31 * strict / alone:.2f} SD after adjustment for all 20 tests" in text
+    assert powered(1).endswith("a mean effect of 0.31 SD.")
+    assert "for all 20 tests, 8 patients cannot show an effect of any size" in powered(20, patients=8)
+    assert "for all 20 tests, 99 permutations cannot show an effect of any size" in powered(20, replicates=99)
+    assert powered(20, detectable=None) == ""
+    audit = {"labels": {"A": {"regions": {"r": {"effects": [{"test": "remove"}, {"test": "insert"}]}}}}}
+    assert family_size(audit) == 1
+
+
+def test_where_strata_differ_the_least_power_counts():
+    effects = [{"test": "remove", "patients": m, "detectable": d} for m, d in ((34, 0.31), (12, 0.88))]
+    text = power_sentence({"effects": effects}, 2, 10_000)
+    assert "0.88 SD by one test alone" in text
+    assert text.endswith("after adjustment for all 2 tests, in each stratum.")
+
+
+def test_only_a_verdict_of_not_shown_speaks_of_power():
+    shown, open_one = answer(RELIES, NOT_SHOWN, detectable=0.5).chips
+    assert shown.power == ""
+    assert "0.50 SD" in open_one.power
+    assert answer(RELIES, NOT_SHOWN).chips[1].power == "", "an audit of an earlier version has no such number"
+
+
+def test_a_decision_curve_in_words():
+    draw = np.random.default_rng(0)
+    p = draw.random(2000)
+    truth, patients = draw.random(2000) < p, np.arange(2000)
+    text = decision_sentence(decision_curve(p, truth, patients), 0.5)
+    assert re.match(
+        r"The model is shown to be better than treating all and treating none at thresholds of 0\.\d\d to", text
+    )
+    assert "At a threshold of 0.50, the label's own, the net benefit is 0.25, and 0.0" in text
+    useless = decision_sentence(decision_curve(np.full(2000, 0.5), truth, patients), 0.001)
+    assert useless.startswith("At no threshold")
+    assert "At a threshold of 0.01" in useless

@@ -16,7 +16,7 @@ from camscope.study.config import (
     LabelSection,
     StudyFile,
 )
-from camscope.study.rows import CASE, FILES, MAP, REGION, SCORE
+from camscope.study.rows import CASE, FILES, MAP, REGION, SCHEMA_VERSION, SCORE
 
 ROOT = Path(__file__).parents[3]
 ROWS, STUDY = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("rows.md", "study.md"))
@@ -51,6 +51,7 @@ def test_every_column_has_its_line_and_type():
     columns |= {"stratum:NAME": "String", "cue:NAME": "Boolean"}
     kinds = {name: re.sub(r"List\((\w+)\)", r"List(\1)", str(kind)) for name, kind in columns.items()}
     assert documented == kinds
+    assert f"Version {SCHEMA_VERSION}." in ROWS
 
 
 def test_every_setting_is_named():

@@ -1,17 +1,20 @@
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 from torch import nn
 
 from camscope.cohort.case import Case
 from camscope.errors import SettingError
 from camscope.models.model import Model
 from camscope.models.preprocess import Preprocess
+from camscope.training import report
 from camscope.training.dataset import read_dataset
 from camscope.training.evaluate import Predictions, calibration, confusion, judge, predict, write_predictions
-from camscope.training.failures import find_failures, worst
+from camscope.training.failures import ExplainedFailure, find_failures, worst
 
 
 def predictions(probabilities, truth, *, outcome="one", patients=None):
@@ -81,6 +84,21 @@ def test_failures_are_ordered_by_certainty_with_both_sides_named():
     any_ = [(f.number, f.kind, f.label, f.said, f.true) for f in find_failures(ANY)]
     assert any_ == [(2, "false positive", "a", "a", "no a"), (1, "false negative", "a", "no a", "a")]
     assert [f.number for f in worst(find_failures(ONE), ONE.model, most=1)] == [2, 3, 3]
+
+
+def test_the_worst_failure_is_drawn_with_the_method_of_the_report(monkeypatch, tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "0.png")
+    failure = find_failures(ONE)[0]
+    answer = SimpleNamespace(index=2, source=str(tmp_path / "0.png"))
+    methods = []
+
+    def drawn(*_, method, **__):
+        methods.append(method)
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr(report, "stages_sheet", drawn)
+    report._worst_sheet(ONE, [ExplainedFailure(failure, answer, answer)], method="layercam")
+    assert methods == ["layercam"]
 
 
 def test_every_picture_is_predicted_or_says_why(class_folders, tmp_path):

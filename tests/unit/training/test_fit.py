@@ -14,7 +14,7 @@ from PIL import Image
 import camscope as cs
 from camscope.errors import SettingError, StoreError, TerminatedError
 from camscope.training.dataset import SPLITS, read_dataset
-from camscope.training.fit import train
+from camscope.training.fit import RECORD, _same_training, train
 from camscope.training.init_model import start
 from camscope.training.settings import TrainingSettings
 
@@ -79,6 +79,24 @@ def test_the_folder_is_a_model_with_its_record(class_folders, tmp_path):
     assert list((tmp_path / "run/logs").glob("events.*"))
     with pytest.raises(SettingError, match=r"holds another training .*seed was 0, is 5"):
         trained(folder, tmp_path / "run", dataclasses.replace(QUICK, epochs=1, seed=5))
+
+
+def test_a_setting_that_this_version_does_not_have_makes_another_training(tmp_path):
+    identity = {"data_sha256": "a", "settings": {"seed": 0}}
+    _same_training(tmp_path, identity)
+    _same_training(tmp_path, identity)
+    record = identity | {"settings": {"seed": 0, "mixup": 0.2}}
+    (tmp_path / RECORD).write_text(json.dumps(record))
+    with pytest.raises(SettingError, match=r"holds another training .*mixup was 0.2, is None"):
+        _same_training(tmp_path, identity)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", "{", '{"settings": 1}'])
+def test_a_record_that_is_no_object_is_another_training(tmp_path, content):
+    _same_training(tmp_path, {"data_sha256": "a", "settings": {"seed": 0}})
+    (tmp_path / RECORD).write_text(content)
+    with pytest.raises(SettingError, match="holds another training"):
+        _same_training(tmp_path, {"data_sha256": "a", "settings": {"seed": 0}})
 
 
 def test_labels_that_are_there_or_not_some_unknown(table, tmp_path):

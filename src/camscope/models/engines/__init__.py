@@ -1,4 +1,4 @@
-"""Ways to compute the part of a network before the layer, where no gradient is needed."""
+"""Engines: backends for the part of a network before the layer, where no gradient is needed."""
 
 from camscope.models.engines.select import ENGINES, PreparedEngine, outputs, prepare, resolve
 

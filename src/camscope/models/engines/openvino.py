@@ -1,4 +1,4 @@
-"""The part of a network before the layer, compiled by OpenVINO; what follows stays in PyTorch, where gradients are."""
+"""OpenVINO engine: compiles the part of a network before the layer; the rest stays in PyTorch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from camscope.errors import EngineError, require
+from camscope.errors import EngineError, first_line, require
 from camscope.models.engines.thin import ThinProducts
 from camscope.models.weights import digest
 from camscope.trace import record, tracing
@@ -25,7 +25,7 @@ from camscope.trace.replica import replicate
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled trunk. It takes single images, of which several are under way at once: OpenVINO shares no work there.
+    """A compiled trunk. It takes single images and runs several at once.
 
     Attributes:
         layer: where it ends.
@@ -85,14 +85,16 @@ def compiled(net: nn.Module, x: Tensor, *, layer: str) -> Compiled:
     try:
         model = core.read_model(file) if file.is_file() else _converted(openvino, replicate(net), sample, layer, file)
         ready = core.compile_model(model, "CPU", settings | {"INFERENCE_PRECISION_HINT": "f32"})
-    except Exception as error:  # of the compiler: many kinds, and each means the same here
-        raise EngineError(f"OpenVINO cannot compile {type(net).__name__} up to {layer!r}: {_first(error)}") from error
+    except Exception as error:  # the compiler raises many types; all mean the same here
+        raise EngineError(
+            f"OpenVINO cannot compile {type(net).__name__} up to {layer!r}: {first_line(error)}"
+        ) from error
     shape = tuple(ready.output().shape)[1:]
     light = Compiled(layer, openvino.AsyncInferQueue(ready), shape, Tail.after(replicate(net), layer, sample, batch=1))
     with contextlib.suppress(RuntimeError):
         record(net, x, layers=[layer], trunk=light)
         return light
-    return replace(light, tail=replace(light.tail, copies=True))  # the network writes into what it is handed on
+    return replace(light, tail=replace(light.tail, copies=True))  # the network may write into the result
 
 
 def cache() -> Path:
@@ -117,7 +119,7 @@ def _converted(openvino: Any, net: nn.Module, x: Tensor, layer: str, file: Path)
 
 
 class _Trunk(nn.Module):
-    """A network that ends at a layer."""
+    """A network that stops at a layer."""
 
     def __init__(self, net: nn.Module, layer: str) -> None:
         super().__init__()
@@ -133,7 +135,3 @@ def _key(net: nn.Module, x: Tensor, layer: str, version: str) -> str:
     """Return what the compiled trunk depends on: structure, weights, layer, size of the image, versions."""
     parts = f"{net!r} {layer} {tuple(x.shape)} {version} {torch.__version__} {digest(net)}"
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
-
-
-def _first(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

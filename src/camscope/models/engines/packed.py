@@ -1,9 +1,9 @@
-"""Products before the layer, computed together with what follows them: see `products`.
+"""Packed engine: convolutions and linear layers before the layer are fused with the operations after them.
 
-Which they are is seen by watching one pass: a convolution whose result only a batch normalisation is given, whose
-result only an addition is given, and so on. In the passes to come the product computes all of that, and the
-functions that follow it, which torch calls as before, hand its result on. Where it takes an addition along, it
-starts when the other summand is there.
+One pass is watched to find them: a convolution whose result is used only by a batch normalisation, whose result is
+used only by an addition, and so on. In later passes the packed product computes all of these, and the fused functions,
+which torch still calls, return its result. A product that is fused with an addition starts when the other summand
+is available. See `products`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from camscope.trace.pytree import map_tensors, picture_of, tensors
 
 _PRODUCTS: Mapping[str, Any] = {"conv2d": Convolution, "linear": Linear}
 _MANY = 8
-"""Times as many images as weights were packed for are worth packing anew; a single image then takes up to twice the
-time, so the five of an augmentation are not."""
+"""Repack when the batch grows by this factor. Afterwards a single image takes up to twice the time, so the five images
+of an augmentation do not trigger it."""
 
 _OUTSIDE = {"hook", "return"}
-"""Names for what is done with a tensor elsewhere."""
+"""Names for uses of a tensor outside the watched functions."""
 
 _FACTS = {"size", "dim", "ndimension", "numel", "__len__", "__get__"}
-"""Names of functions that tell of a tensor what its result in packed form has too."""
+"""Names of functions that return properties which the packed result has too."""
 
 
 @dataclass
@@ -55,18 +55,18 @@ class Packed:
 
     @contextlib.contextmanager
     def __call__(self, inputs: Any) -> Iterator[Mapping[str, Edit]]:
-        """Let them compute while the context is open; for much larger batches than before they are packed anew."""
+        """Use them while the context is open; for much larger batches than before, pack again."""
         images = len(picture_of(inputs))
         if images > _MANY * self.batch:
             self.products = {weight: product.packed(images) for weight, product in self.products.items()}
             self.batch = images
-        with _Instead(self.products):
+        with _PackedMode(self.products):
             yield {}
 
 
 @dataclass(frozen=True)
 class Product:
-    """A product and what it takes along.
+    """A product and its fused operations.
 
     Attributes:
         make: packs it for a number of images.
@@ -86,11 +86,11 @@ class Product:
 
 
 @dataclass(frozen=True)
-class _Ahead:
-    """A tensor with which more has been done than the network asked for.
+class _Pending:
+    """A tensor that already includes later operations.
 
     Attributes:
-        follows: what it will be asked for.
+        follows: names of the included operations.
         product: what computes it when the other summand is there, and what that is given, as often written to.
     """
 
@@ -98,13 +98,13 @@ class _Ahead:
     product: tuple[Run, Tensor, int] | None = None
 
 
-class _Instead(TorchFunctionMode):
-    """Computes packed products when torch's functions are called, and hands on results that are there already."""
+class _PackedMode(TorchFunctionMode):
+    """Mode that computes packed products when torch's functions are called, and returns results that exist already."""
 
     def __init__(self, products: Mapping[Tensor, Product]) -> None:
         super().__init__()
         self.products = products
-        self.ahead: dict[int, tuple[Tensor, _Ahead]] = {}
+        self.ahead: dict[int, tuple[Tensor, _Pending]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -122,11 +122,11 @@ class _Instead(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _start(self, product: Product, x: Tensor) -> Tensor:
-        """Return the result, or what stands for it until the other summand is there."""
+        """Return the result, or a placeholder until the other summand is available."""
         if "add" not in product.follows:
-            return self._remember(product.run(x, None), _Ahead(product.follows))
+            return self._remember(product.run(x, None), _Pending(product.follows))
         stand_in = x.new_empty(1).expand(len(x), *product.shape)
-        return self._remember(stand_in, _Ahead(product.follows, (product.run, x, _version(x))))
+        return self._remember(stand_in, _Pending(product.follows, (product.run, x, _version(x))))
 
     def _hand_on(self, pending: list[Tensor], name: str, args: Any, *, in_place: bool) -> Tensor:
         x = pending[0]
@@ -142,9 +142,9 @@ class _Instead(TorchFunctionMode):
             (summand,) = [tensor for tensor in args if tensor is not x]
             total = run(inputs, summand)
             x = x.set_(total) if in_place else total  # type: ignore[call-overload]
-        return self._remember(x, _Ahead(ahead.follows[1:], ahead.product))
+        return self._remember(x, _Pending(ahead.follows[1:], ahead.product))
 
-    def _remember(self, x: Tensor, ahead: _Ahead) -> Tensor:
+    def _remember(self, x: Tensor, ahead: _Pending) -> Tensor:
         if ahead.follows:
             self.ahead[id(x)] = x, ahead
         return x
@@ -167,7 +167,7 @@ def pack(net: nn.Module, x: Any, *, layer: str, batch: int = 1) -> Packed:
     times = Counter(id(call.args[1]) for call in recording.calls if call.is_product)
     fused_calls: set[_Call] = set()
     packed: dict[Tensor, Product] = {}
-    for call in reversed(recording.calls[: recording.before]):  # of two summands the later one takes the addition along
+    for call in reversed(recording.calls[: recording.before]):  # of two summands, the later one includes the addition
         if not call.is_product or id(call.args[1]) not in weight_ids or times[id(call.args[1])] > 1:
             continue
         of = _PRODUCTS[call.name].of(*call.args, **call.kwargs)
@@ -193,7 +193,7 @@ def _product(of: Convolution | Linear, product: _Call, chain: list[_Call], *, ba
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """One function that torch was asked for; tensors with how often they had been written to by then."""
+    """One call of a torch function; its tensors with their version counters at that time."""
 
     name: str
     args: Any
@@ -208,7 +208,7 @@ class _Call:
 
 
 @dataclass
-class _Seen:
+class _PassCalls:
     """The calls of one pass, in order; those before index ``before`` came before the layer.
 
     ``waits`` are the spans of calls in which a convolution is to wait for another summand.
@@ -268,7 +268,7 @@ class _Seen:
         return True
 
     def _is_free(self, summand: Tensor, product: _Call, start: int, end: int) -> bool:
-        """Return whether a summand was made in this pass and is not needed any more, and the product's inputs stay."""
+        """Return whether a summand was computed in this pass and may be overwritten, and the product's inputs stay."""
         x, version = product.given[0]
         is_written = any(call.returned is x and call.version != version for call in self.calls[start:end])
         is_made = any(call.returned is summand for call in self.calls[:end])
@@ -277,9 +277,9 @@ class _Seen:
         return is_made and not is_written and not is_used
 
 
-def _watch(net: nn.Module, x: Any, layer: str) -> _Seen:
-    """Run a network once; what somebody else's hooks are given counts as used by them."""
-    recording = _Seen()
+def _watch(net: nn.Module, x: Any, layer: str) -> _PassCalls:
+    """Run a network once; arguments of other hooks count as used."""
+    recording = _PassCalls()
 
     def outside(name: str, *what: Any) -> None:
         recording.calls.append(_Call(name, (), {}, [(tensor, _version(tensor)) for tensor in tensors(what)], None, 0))
@@ -332,7 +332,7 @@ def _name(func: Any) -> str:
 
 
 def _direct(args: Any, kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
-    """Tensors among arguments, and in lists among them."""
+    """Yield the tensors among arguments, also in lists."""
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor):
             yield value

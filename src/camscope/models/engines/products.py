@@ -1,4 +1,4 @@
-"""Convolutions and linear layers with what follows them, their weights packed once.
+"""Convolutions and linear layers fused with later operations; their weights are packed once.
 
 In eval mode batch normalisation is a scale and a shift of each channel, so it goes into the weights of the
 convolution before it: w' = w gamma / sqrt(var + eps), b' = (b - mean) gamma / sqrt(var + eps) + beta. On a CPU the
@@ -20,12 +20,12 @@ from torch import Tensor
 from camscope.models.engines.winograd import in_tiles, pays
 
 Run = Callable[[Tensor, Tensor | None], Tensor]
-"""(inputs, what is added to the product, and may be written to, or None) -> the result."""
+"""(inputs, summand or None) -> result. The summand may be overwritten."""
 
 
 @dataclass(frozen=True)
 class Act:
-    """An activation: what oneDNN calls it, its numbers and its variant, and the function, which may work in place."""
+    """An activation: its name, numbers and variant in oneDNN, and the function, which may work in place."""
 
     name: str
     numbers: Sequence[float]
@@ -63,12 +63,12 @@ ACTS: Mapping[str, Callable[..., Act]] = {
     "hardswish": lambda *_, **__: _HARDSWISH,
     "gelu": _gelu,
 }
-"""Name of a function of torch -> the activation that it computes, given what the function was given."""
+"""Name of a torch function -> (its arguments -> the activation)."""
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """What `torch.conv2d` was given; ``size`` is (B, C, H, W) of its inputs."""
+    """Arguments of `torch.conv2d`; ``size`` is (B, C, H, W) of its inputs."""
 
     size: Sequence[int]
     weight: Tensor
@@ -83,7 +83,7 @@ class Convolution:
         cls, x: Tensor, /, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
         groups: int = 1,
     ) -> Convolution | None:  # fmt: skip
-        """None where the padding is a word, or the inputs are one image without a batch."""
+        """Return None if the padding is a word, or the input is one image without a batch axis."""
         if isinstance(padding, str) or x.ndim != 4:
             return None
         return cls(x.shape, weight, bias, _pair(stride), _pair(padding), _pair(dilation), groups)
@@ -122,7 +122,7 @@ class Convolution:
 
 @dataclass(frozen=True)
 class Linear:
-    """What `torch.nn.functional.linear` was given; ``size`` is (..., C) of its inputs."""
+    """Arguments of `torch.nn.functional.linear`; ``size`` is (..., C) of its inputs."""
 
     size: Sequence[int]
     weight: Tensor
@@ -130,7 +130,7 @@ class Linear:
 
     @classmethod
     def of(cls, x: Tensor, /, weight: Tensor, bias: Tensor | None = None) -> Linear:
-        """Any number of axes before the last."""
+        """Accept any number of axes before the last."""
         return cls(x.shape, weight, bias)
 
     def packed(self, norm: Norm | None, act: Act, batch: int) -> Run:
@@ -145,7 +145,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Norm:
-    """What `torch.nn.functional.batch_norm` was given."""
+    """Arguments of `torch.nn.functional.batch_norm`."""
 
     mean: Tensor
     var: Tensor
@@ -158,7 +158,7 @@ class Norm:
         cls, _: Tensor, /, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None,
         bias: Tensor | None = None, training: Any = None, momentum: float = 0.1, eps: float = 1e-5,
     ) -> Norm | None:  # fmt: skip
-        """None where it goes by the images at hand."""
+        """Return None if the norm uses batch statistics."""
         if training or running_mean is None or running_var is None:
             return None
         return cls(running_mean, running_var, weight, bias, eps)
@@ -188,7 +188,7 @@ def can_pack(tensor: Tensor) -> bool:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """(B, C, H, W) in that order of memory."""
+    """Return (B, C, H, W), contiguous in that order."""
     return x.contiguous(memory_format=torch.channels_last)
 
 

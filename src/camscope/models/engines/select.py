@@ -1,4 +1,4 @@
-"""Which engine computes what comes before the layer, and the proof that it computes the same."""
+"""Select the engine for the part before the layer, and check that it computes the same."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from camscope.trace.pytree import picture_of, take_images, tensors
 ENGINES = ("auto", "eager", "packed", "openvino")
 
 TOLERANCE = 1e-4
-"""Of the layer's and the network's outputs, relative to their largest absolute value, against eager float32."""
+"""Maximum error of the layer's and the network's outputs, relative to their largest absolute value in eager float32."""
 
 _PACKED_FROM = 24
 
 
 @dataclass(frozen=True)
 class PreparedEngine:
-    """An engine made ready for one network and layer.
+    """An engine prepared for one network and layer.
 
     Attributes:
         name: "eager", "packed" or "openvino": what really computes.
         trunk: for `record`; None for eager.
-        note: why it is another than the one asked for, or "".
-        mark: of the weights that it was made of, see `_mark`.
+        note: why it differs from the requested engine, or "".
+        mark: identifier of its weights, see `_mark`.
     """
 
     name: str
@@ -74,16 +74,16 @@ def resolve(engine: str, pictures: int | None, *, device: str = "cpu") -> str:
 
 
 def prepare(net: nn.Module, x: Any, *, layer: str, engine: str) -> PreparedEngine:
-    """Make an engine ready, prove on the inputs at hand that it computes what the network does, and remember it.
+    """Prepare an engine, check on these inputs that it computes the same as the network, and cache it.
 
     Args:
         net: any network.
         x: (B, C, *space) inputs, or a tuple of inputs.
         layer: its layer.
-        engine: one of `ENGINES`; "auto" goes by the number of inputs.
+        engine: one of `ENGINES`; "auto" chooses by the number of inputs.
 
     Returns:
-        The engine; eager with a note where the one asked for cannot take this network or is not exact enough.
+        The engine; eager with a note if the requested one does not support the network or is not exact enough.
 
     Raises:
         SettingError: there is no such engine.
@@ -107,11 +107,11 @@ def prepare(net: nn.Module, x: Any, *, layer: str, engine: str) -> PreparedEngin
 
 
 def outputs(net: nn.Module, x: Any, *, layer: str | None, engine: str) -> Tensor:
-    """(B, ...) what a network returns, before a last softmax or sigmoid, with an engine for the way to a layer.
+    """Return the outputs (B, ...) of a network before a last softmax or sigmoid, with an engine before a layer.
 
     Args:
         net: any network.
-        x: as for `prepare`.
+        x: inputs, see `prepare`.
         layer: its layer; None, and "eager": the network itself computes all.
         engine: one of `ENGINES`.
     """
@@ -146,7 +146,7 @@ def _proved(net: nn.Module, x: Any, layer: str, engine: str) -> PreparedEngine:
             _same(result.outputs, expected.outputs[:images])
     except MissingExtraError:
         raise
-    except Exception as error:  # whatever it is, the network itself still computes
+    except Exception as error:  # after any exception, the network itself is used
         return PreparedEngine("eager", note=f"computed without engine {engine}: {error}")
     return PreparedEngine(engine, trunk)
 

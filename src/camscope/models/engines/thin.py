@@ -1,4 +1,4 @@
-"""Products of few rows with many weights, which BLAS computes at a fraction of the speed that memory has."""
+"""Faster products of few rows with many weights, for which BLAS is slower than memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WEIGHTS = 2**20
 
 
 class ThinProducts(TorchFunctionMode):
-    """Lets `thin` compute linear layers while the context is open."""
+    """Mode in which `thin` computes linear layers while the context is open."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

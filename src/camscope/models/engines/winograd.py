@@ -20,7 +20,7 @@ from torch import Tensor
 _TILE = 4
 _PLACES = (_TILE + 2) ** 2
 _CHUNK = 16_000_000
-"""Bytes of tiles that are on their way at once; the parts of a larger batch leave the cache between two steps."""
+"""Bytes of tiles per part of a batch, so that tiles stay in the cache between two steps."""
 
 _INPUTS = torch.tensor(
     [
@@ -36,7 +36,7 @@ _RESULTS = torch.tensor([[1.0, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4
 _WEIGHTS = (
     torch.tensor([[6.0, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float64) / 24
 )
-"""B', A' and G for the points 0, 1, -1, 2, -2 and infinity."""
+"""Matrices B', A' and G for the points 0, 1, -1, 2, -2 and infinity."""
 
 
 def pays(weight: Tensor, size: list[int], *, padding: list[int]) -> bool:
@@ -65,7 +65,7 @@ def in_tiles(weight: Tensor, bias: Tensor | None, *, padding: list[int]) -> Call
     """Return what computes a convolution of stride 1.
 
     Args:
-        weight: (K, C, 3, 3); a copy of four times its size is made.
+        weight: (K, C, 3, 3); copied to four times its size.
         bias: (K,) or None.
         padding: zeros around the picture, (rows, columns).
 
@@ -101,7 +101,7 @@ def _product(few: Tensor, many: Tensor) -> Tensor:
 
 
 def _results(size: Sequence[int], padding: Sequence[int]) -> tuple[int, int]:
-    """(height, width) of the results for inputs of a size."""
+    """Return the (height, width) of the results for an input size."""
     return size[0] + 2 * padding[0] - 2, size[1] + 2 * padding[1] - 2
 
 
@@ -110,7 +110,7 @@ def _tiles(cells: int) -> int:
 
 
 def _cut(x: Tensor, padding: list[int]) -> tuple[Tensor, tuple[int, int]]:
-    """Overlapping tiles of the inputs, (6, 6, B, high, wide, C), a view; and how many results there are."""
+    """Return overlapping tiles of the inputs, (6, 6, B, high, wide, C), as a view, and the size of the results."""
     rows, columns = _results(x.shape[2:], padding)
     high, wide = _tiles(rows), _tiles(columns)
     below = high * _TILE + 2 - x.shape[2] - padding[0]
@@ -123,7 +123,7 @@ def _cut(x: Tensor, padding: list[int]) -> tuple[Tensor, tuple[int, int]]:
 
 
 def _chunks(tiles: Tensor, outputs: int) -> Iterator[tuple[slice, slice]]:
-    """Parts of a batch: several images, or some rows of tiles of one."""
+    """Yield parts of a batch: several images, or some rows of tiles of one image."""
     batch, high, wide, channels = tiles.shape[2:]
     rows = max(1, _CHUNK // (_PLACES * wide * max(channels, outputs) * tiles.element_size()))
     images = max(1, rows // high)

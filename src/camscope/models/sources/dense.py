@@ -1,4 +1,4 @@
-"""What detectors and segmentation networks of all sources return, in one format."""
+"""Common format of the outputs of detectors and segmentation networks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchvision.ops import batched_nms, box_convert
 
 from camscope.trace.boxes import NEVER
 
-# As torchvision's detectors: boxes of a lower probability are not found, and no more of one image are returned.
+# As torchvision's detectors: minimum probability and maximum number of boxes per image.
 _LEAST = 0.05
 _MOST = 300
 
@@ -26,7 +26,7 @@ def box_rows(found: Sequence[Found]) -> Tensor:
     last box have the class -1 and the lowest score.
 
     Args:
-        found: for each image.
+        found: boxes of each image.
 
     >>> one = torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.tensor([2.0]), torch.tensor([1])
     >>> none = torch.zeros(0, 4), torch.zeros(0), torch.zeros(0)
@@ -69,7 +69,7 @@ def box_rows_of_queries(boxes: Tensor, logodds: Tensor, *, suppress: float | Non
 
 
 def corners(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return left, top, right, bottom in pixels of boxes (..., 4) given as centre and size, in shares of the input.
+    """Return left, top, right, bottom in pixels of boxes (..., 4) with centre and size as shares of the input.
 
     Args:
         boxes: centre x, centre y, width, height in [0, 1].

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from camscope.errors import ModelError, SettingError, nearest, require
+from camscope.errors import ModelError, SettingError, first_line, nearest, require
 from camscope.models.model import Model, Outcome, Recipe
 from camscope.models.pretrained import reachable
 from camscope.models.sources.hf_dense import Detector, Segmenter
@@ -24,7 +24,7 @@ from camscope.models.weights import file_sha256, fill, read_weights
 
 Task = Literal["classifier", "texts", "embedding", "boxes", "maps"]
 
-# What the architecture in a model's config.json says of its task.
+# Part of the architecture's name in config.json -> task.
 _TASKS: dict[str, Task] = {
     "ForImageClassification": "classifier",
     "ForObjectDetection": "boxes",
@@ -35,7 +35,7 @@ _TASKS: dict[str, Task] = {
 _TRUNK = re.compile(r"Model(WithProjection)?$|^$")
 _TAKEN = "image classifiers, embeddings, CLIP and SigLIP, object detectors and semantic segmentation"
 
-# What transformers would take for settings of its loaders, and what load has arguments of its own for.
+# Settings of the loaders of transformers, and settings that `load` has arguments for.
 _RESERVED = ("num_labels", "id2label", "label2id", "trust_remote_code", "state_dict", "config")
 _OUTCOMES: dict[str | None, Outcome] = {
     "multi_label_classification": "any",
@@ -54,7 +54,7 @@ _EXAMPLES = (
 
 
 def names() -> list[str]:
-    """Examples, one or two a family: the hub has more than can be listed."""
+    """Return examples, one or two per family; the hub has too many models to list."""
     return list(_EXAMPLES)
 
 
@@ -71,18 +71,18 @@ def make(
 ) -> Model:
     """Return a model of transformers with its processor's preprocessing and its own class names.
 
-    The architecture in the model's configuration says what it is for. A model of pictures and texts (CLIP, SigLIP)
+    The architecture in the model's configuration determines the task. A model of pictures and texts (CLIP, SigLIP)
     scores how similar the picture is to each of ``labels``; without labels, and for a model without a classifier, the
     output is the embedding. Detectors return boxes and segmentation networks maps of scores, as torchvision's do.
 
     Args:
         name: an id on the hub, such as "microsoft/resnet-50", or a folder.
-        weights: as for ``load``.
-        classes: as for ``load``.
-        input_size: as for ``load``.
+        weights: see ``load``.
+        classes: see ``load``.
+        input_size: see ``load``.
         options: keywords of the model's configuration, such as ``{"attention_probs_dropout_prob": 0}``.
-        labels: the texts, where the model takes texts.
-        keys: as for ``fill``.
+        labels: the texts, if the model takes texts.
+        keys: see ``fill``.
     """
     require("transformers", f"hf:{name}", "hf")
     reserved = [key for key in options if key in _RESERVED]
@@ -128,7 +128,7 @@ def _hub_answers() -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress bars and reports of transformers; what matters of them becomes an error."""
+    """Silence the progress bars and reports of transformers; important ones become errors."""
     logging: Any = importlib.import_module("transformers.utils.logging")
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     try:
@@ -160,23 +160,19 @@ def _configuration(name: str, options: Mapping[str, Any], *, offline: bool) -> A
 
 def _absent(name: str, error: Exception, *, offline: bool) -> ModelError:
     if "trust_remote_code" in str(error):
-        return ModelError(f"hf:{name} is code of its makers, which camscope never runs: make the network yourself")
+        return ModelError(f"hf:{name} needs code from the hub, which camscope never runs: build the network yourself")
     if Path(name).is_dir():
-        return ModelError(f"{name} is not a folder of transformers ({_first_line(error)}): save_pretrained writes one")
+        return ModelError(f"{name} is not a folder of transformers ({first_line(error)}): save_pretrained writes one")
     if offline:
         return ModelError(
             f"hf:{name} is out of reach: the Hugging Face hub does not answer, its cache on this machine has no such "
-            "model, and there is no such folder; bring the folder that save_pretrained wrote, and name it: hf:FOLDER"
+            "model, and there is no such folder; copy a folder that save_pretrained wrote here, and use hf:FOLDER"
         )
-    return ModelError(f"hf:{name} cannot be had from the Hugging Face hub: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    return ModelError(f"hf:{name} cannot be downloaded from the Hugging Face hub: {first_line(error)}")
 
 
 def task_of(architecture: str) -> Task | None:
-    """Return what an architecture's name says that it is for; None where it says none of what camscope takes.
+    """Return the task of an architecture by its name; None if camscope does not support it.
 
     >>> task_of("DetrForObjectDetection"), task_of("ViTModel")
     ('boxes', None)
@@ -185,11 +181,11 @@ def task_of(architecture: str) -> Task | None:
 
 
 def _task(name: str, config: Any, classes: int | None, labels: Sequence[str] | None) -> Task:
-    """Return what the model is for, by the architecture that its configuration names.
+    """Return the task of a model, by the architecture in its configuration.
 
     Raises:
-        ModelError: for a task that is none of those.
-        SettingError: classes for a model that can have no classifier.
+        ModelError: an unsupported task.
+        SettingError: classes for a model that cannot have a classifier.
     """
     from transformers import AutoModelForImageClassification as Classifier
     from transformers import AutoModelForZeroShotImageClassification as OfTexts
@@ -223,9 +219,7 @@ def _check_classes(name: str, config: Any, classes: int | None, labels: Sequence
     if count == 1 and len(labels or ()) == 1:
         raise SettingError(f"hf:{name} has one class and its background: give two labels, the background first")
     if classes not in (None, count) and not is_pair:
-        raise SettingError(
-            f"hf:{name} has {count} classes, and a new head is made for classifiers alone: got {classes}"
-        )
+        raise SettingError(f"hf:{name} has {count} classes, and only classifiers get a new head: got {classes}")
 
 
 def _model(
@@ -251,7 +245,7 @@ def _model(
     except (OSError, ValueError, RuntimeError) as error:
         if weights == "default" and isinstance(error, OSError):
             raise _absent(name, error, offline=offline) from error
-        raise ModelError(f"transformers cannot build hf:{name}: {_first_line(error)}") from error
+        raise ModelError(f"transformers cannot build hf:{name}: {first_line(error)}") from error
     facts: dict[str, str] = {}
     if isinstance(weights, Path) and task not in ("texts", "embedding"):
         facts = fill(net, read_weights(weights), origin=str(weights), keys=keys)
@@ -278,13 +272,13 @@ def _maker(name: str, config: Any, task: Task) -> Any:
         needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
         if inputs := [key for key in needed if key not in ("self", "pixel_values")]:
             raise ModelError(
-                f"hf:{name} ({architecture}) also takes {', '.join(inputs)}, and camscope gives pictures alone"
+                f"hf:{name} ({architecture}) also takes {', '.join(inputs)}, but camscope passes only images"
             )
     return maker
 
 
 def _refuse_gaps(name: str, net: nn.Module, loading_info: Mapping[str, Any], *, task: Task, fresh_head: bool) -> None:
-    """Raise where weights would be random: absent, or of another shape; those of a new classifier may be."""
+    """Raise an error if weights are missing or have another shape, except those of a new classifier."""
     trunk = getattr(net, "base_model_prefix", "")
     keys = {
         key if isinstance(key, str) else key[0]
@@ -318,34 +312,35 @@ def _embedding(
     """Return a network of embeddings, or of similarities to texts, without its text tower; and facts of ``fill``."""
     state = read_weights(weights) if isinstance(weights, Path) else None
     of_texts = task == "texts" and bool(labels)
-    is_full = state is not None and not (
+    # Weights that a bundle holds fill the wrapper: they have the texts' embeddings, or names that begin with "model.".
+    is_of_bundle = state is not None and (
         "texts" in state if of_texts else any(key.startswith("model.") for key in state)
     )
+    net_state, wrapper_state = (None, state) if is_of_bundle else (state, None)
     facts: dict[str, str] = {}
-    if state is not None and is_full:
-        facts = fill(net, state, origin=str(weights), keys=keys)
+    if net_state is not None:
+        facts = fill(net, net_state, origin=str(weights), keys=keys)
     wrapper: nn.Module
     if of_texts:
         if not hasattr(net, "logit_scale"):
             raise ModelError(f"hf:{name} has no scale for similarities to texts; CLIP and SigLIP have")
-        # Weights that a bundle wrote hold the embeddings of the texts.
         texts = (
             text_embeddings(net, labels or (), name=name, offline=offline)
-            if state is None or is_full
-            else state["texts"]
+            if wrapper_state is None
+            else wrapper_state["texts"]
         )
         wrapper = Similarities(net, texts, resized=resized)
     else:
         wrapper = Embedding(net, resized=resized)
     if task == "texts":
         net.text_model = None
-    if state is not None and not is_full:
-        facts = fill(wrapper, state, origin=str(weights), keys=keys)
+    if wrapper_state is not None:
+        facts = fill(wrapper, wrapper_state, origin=str(weights), keys=keys)
     return wrapper, facts
 
 
 def _is_resized(net: nn.Module, config: Any, size: tuple[int, int]) -> bool:
-    """Return whether the input has another size than a network's table of positions, which it can interpolate."""
+    """Return whether the input size differs from the position table, which the network can interpolate."""
     table_size = getattr(getattr(config, "vision_config", config), "image_size", None)
     table_size = (table_size, table_size) if isinstance(table_size, int) else tuple(table_size or size)
     see = getattr(net, "get_image_features", net.forward)
@@ -357,7 +352,7 @@ def _interpolate(net: nn.Module, args: Any, keywords: dict[str, Any]) -> tuple[A
 
 
 def labels_of(config: Any, task: Task = "classifier") -> tuple[str, ...]:
-    """Return the class names, unless they are the numbers that transformers makes up; of one map also its rest."""
+    """Return the class names, unless they are generated numbers; for one map also the background."""
     names = [str(name) for _, name in sorted((config.id2label or {}).items())]
     if task == "maps" and len(names) == 1:
         return ("background", names[0])
@@ -365,8 +360,8 @@ def labels_of(config: Any, task: Task = "classifier") -> tuple[str, ...]:
 
 
 def outcome_of(config: Any, net: nn.Module) -> Outcome:
-    """Return whether one class is right or any number of them, by the configuration."""
+    """Return the outcome by the configuration: one class, any number of classes, or a value."""
     if isinstance(net, Similarities):
-        # SigLIP judges each text by itself, and has a bias for that; CLIP tells texts from one another.
+        # SigLIP scores each text separately, with a bias; CLIP compares the texts.
         return "any" if hasattr(net.model, "logit_bias") else ("one" if len(net.texts) > 1 else "value")
     return _OUTCOMES.get(config.problem_type, "one")

@@ -12,10 +12,10 @@ from camscope.models.sources.dense import box_rows_of_queries, class_maps, corne
 
 
 class Detector(nn.Module):
-    """A detector of transformers as (B, 3, h, w) pictures -> (B, boxes, 6), see `box_rows`.
+    """A detector of transformers: (B, 3, h, w) images -> (B, boxes, 6), see `box_rows`.
 
     It scores C classes for each of its queries. DETR and YOLOS score "no object" as well, and a class then is scored
-    against all others (softmax); the others score each class by itself (sigmoid).
+    against all others (softmax); the others score each class separately (sigmoid).
 
     Args:
         model: returns ``logits`` (B, queries, C or C + 1) and ``pred_boxes`` (B, queries, 4).
@@ -42,7 +42,7 @@ class Detector(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """A segmentation network of transformers as (B, 3, h, w) pictures -> (B, classes, h, w) scores.
+    """A segmentation network of transformers: (B, 3, h, w) images -> (B, classes, h, w) scores.
 
     Networks that score masks (MaskFormer, Mask2Former) give each place the sum over their queries of the probability
     of the class times that of the mask, as their papers do; the others' logits are resized to the input.
@@ -67,7 +67,7 @@ class Segmenter(nn.Module):
         if masks is not None:
             classes = output.class_queries_logits.softmax(-1)[:, :, :-1]
             maps = torch.einsum("bqc,bqhw->bchw", classes, masks.sigmoid())
-            # The rest of one class, as for the logits of one class.
+            # The background of a single class.
             return class_maps(torch.cat([1 - maps, maps], 1) if maps.shape[1] == 1 else maps, (height, width))
         if logits is None or logits.ndim != 4:
             raise ModelError(

@@ -1,4 +1,4 @@
-"""What a Hugging Face image processor does to a picture, as a Preprocess: found out by running it."""
+"""Convert a Hugging Face image processor to a Preprocess, by running it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from camscope.models.transform import Transform
 _PROBES = ((331, 457), (457, 334))
 _LEVEL = 1 / 255
 _EXACT = 1e-5
-# LeViT's processor scales by a ratio of its own, which stands in no field.
+# LeViT's processor scales by a ratio that is not in its fields.
 _LEVIT = 256 / 224
 _OWN = "make the model yourself, camscope.Model(NAME, net, preprocess=camscope.Preprocess(...))"
 
@@ -40,7 +40,7 @@ def preprocess_of(name: str, config: Any, *, offline: bool, whole: bool = False)
         size = getattr(getattr(config, "vision_config", config), "image_size", 224)
         assumed = (
             f"there is no image processor in {name} (preprocessor_config.json), so ImageNet's usual preprocessing is "
-            "assumed; say otherwise with mean=, std=, input_size= and fit="
+            "assumed; set others with mean=, std=, input_size= and fit="
         )
         warnings.warn(assumed, stacklevel=2)
         size = (size, size) if isinstance(size, int) else tuple(size)
@@ -62,31 +62,31 @@ def processor_of(name: str, *, offline: bool) -> Any:
         return None
     transformers: Any = importlib.import_module("transformers")
     try:
-        # Pillow resizes as the weights were trained and evaluated with; torchvision's backend rounds otherwise.
+        # Weights were trained and evaluated with Pillow's resizing; torchvision's backend rounds differently.
         return transformers.AutoImageProcessor.from_pretrained(
             name, backend="pil", local_files_only=offline, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error):
             raise ModelError(
-                f"the image processor of {name} is code of its makers, which camscope never runs; {_OWN}"
+                f"the image processor of {name} needs code from the hub, which camscope never runs; {_OWN}"
             ) from error
         return None
 
 
 def read_processor(processor: Any, *, whole: bool = False) -> Preprocess:
-    """Find the Preprocess that makes the same input, or else use the processor itself as a `Transform`.
+    """Return a Preprocess with the same input, or if there is none, the processor itself as a `Transform`.
 
-    Black, white and red pictures tell the normalisation and the order of the channels; of the geometries that the
-    processor's sizes allow, that is taken which makes its very input out of noise, lying and standing.
+    Black, white and red images determine the normalisation and the order of the channels. Of the geometries that the
+    processor's sizes allow, the one with the same input for noise in landscape and portrait format is used.
 
     Args:
         processor: an image processor of transformers.
-        whole: where the input keeps the picture's shape, as DETR's does, let the whole picture lie in a square of
-            the processor's shorter side.
+        whole: for inputs that keep the image's aspect ratio, as in DETR, fit the whole image into a square of the
+            processor's shorter side.
 
     Raises:
-        ModelError: the processor makes no input out of a picture, or inputs of different sizes.
+        ModelError: the processor returns no input for an image, or inputs of different sizes.
     """
     transform = Transform.of(processor)
     side = (processor.to_dict().get("size") or {}).get("shortest_edge")
@@ -115,12 +115,12 @@ def read_processor(processor: Any, *, whole: bool = False) -> Preprocess:
         off = max(float(np.abs(a - b).mean()) for a, b in zip(outputs, references, strict=True)) * min(transform.std)
         if off < least:
             best, least = candidate, off
-    # Where only torchvision's resizing is to be had, most bytes agree and some are a level off.
+    # With torchvision's resizing, most bytes agree and some differ by one level.
     return best if least <= (_EXACT if getattr(processor, "backend", "pil") == "pil" else _LEVEL) else transform
 
 
 def _geometries(processor: Any, size: tuple[int, int]) -> Iterator[dict[str, Any]]:
-    """Ways to the input size that the fields of a processor allow."""
+    """Yield the geometries that the fields of a processor allow."""
     fields = processor.to_dict()
     size_fields, share = fields.get("size") or {}, fields.get("crop_pct")
     geometries: list[dict[str, Any]] = [{"fit": "squash", "resize": None}]

@@ -1,4 +1,4 @@
-"""Models of pictures and texts: scores are similarities to texts, whose embeddings are computed once."""
+"""Models of images and texts: scores are similarities to texts, whose embeddings are cached."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from camscope.errors import ModelError
 
 
 class Embedding(nn.Module):
-    """A model of transformers without classes, as (B, C, h, w) pictures -> (B, D) embeddings.
+    """A model of transformers without classes: (B, C, h, w) images -> (B, D) embeddings.
 
     Args:
         model: with ``get_image_features`` (CLIP, SigLIP), or with a ``pooler_output``.
@@ -25,13 +25,13 @@ class Embedding(nn.Module):
         self.keywords = {"interpolate_pos_encoding": True} if resized else {}
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """(B, D) embeddings, of any length."""
+        """Return embeddings (B, D), not normalised."""
         see: Any = getattr(self.model, "get_image_features", self.model)
         return _pooled(see(pixel_values=pictures, **self.keywords)).flatten(1)
 
 
 class Similarities(Embedding):
-    """Pictures -> (B, T) logits: s cos(picture, text) + b, with the model's own scale and bias.
+    """Similarities to texts: images -> logits (B, T), s cos(image, text) + b, with the model's scale and bias.
 
     Reference:
         Radford et al. Learning Transferable Visual Models From Natural Language Supervision. ICML 2021.
@@ -41,7 +41,7 @@ class Similarities(Embedding):
     Args:
         model: with ``get_image_features`` and ``logit_scale``; its ``text_model`` is taken out.
         texts: (T, D) embeddings.
-        resized: as for ``Embedding``.
+        resized: see ``Embedding``.
     """
 
     texts: Tensor
@@ -51,7 +51,7 @@ class Similarities(Embedding):
         self.register_buffer("texts", nn.functional.normalize(texts.detach(), dim=-1))
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """(B, T) logits."""
+        """Return logits (B, T)."""
         embeddings = nn.functional.normalize(super().forward(pictures), dim=-1)
         logits = embeddings @ self.texts.T * torch.as_tensor(self.model.logit_scale).exp()
         bias = getattr(self.model, "logit_bias", None)
@@ -59,7 +59,7 @@ class Similarities(Embedding):
 
 
 def text_embeddings(model: Any, texts: Sequence[str], *, name: str, offline: bool) -> Tensor:
-    """Embeddings (T, D) of texts, padded as far as the model's texts go, as it was trained.
+    """Return the embeddings (T, D) of texts, padded to the model's text length, as in training.
 
     Raises:
         ModelError: where the model has no tokenizer beside it.
@@ -77,7 +77,7 @@ def text_embeddings(model: Any, texts: Sequence[str], *, name: str, offline: boo
     longest = model.config.text_config.max_position_embeddings
     settings = {"padding": "max_length", "max_length": longest, "truncation": True, "return_tensors": "pt"}
     tokens = tokenizer(list(texts), **settings)
-    # Without its files a tokenizer is made all the same, and knows no letter: all texts are one to it.
+    # Without its files a tokenizer is created without vocabulary: all texts are equal.
     told_apart = {tuple(row) for row in tokenizer([*texts, ""], **settings)["input_ids"].tolist()}
     if len(told_apart) <= len(set(texts)):
         raise lacking

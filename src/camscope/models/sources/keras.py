@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from camscope.errors import ModelError, SettingError, nearest
+from camscope.errors import ModelError, SettingError, first_line, nearest
 from camscope.models.model import Model, Recipe
 from camscope.models.preprocess import Order, Preprocess
 from camscope.models.pretrained import out_of_reach
@@ -36,15 +36,15 @@ from camscope.models.weight_names import ALL, KeyFilter
 from camscope.models.weights import SUFFIXES, file_sha256, fill, read_weights
 
 FILES = (".keras", ".h5", ".hdf5")
-"""Endings of files that Keras writes: whole models, or weights alone."""
+"""Suffixes of Keras files: whole models, or weights only."""
 
-# What decides behind load's back which network, weights or preprocessing it is.
+# Options that would override the arguments of `load` for network, weights or preprocessing.
 _RESERVED = ("weights", "classes", "input_shape", "input_tensor", "include_top", "include_preprocessing")
 _OF_FILES = ("custom_objects", "preprocess", "architecture")
 _SIZE = (224, 224)
-# Mean and std that bring pixels in [0, 1] to a range.
+# Range of pixels -> mean and std that scale pixels in [0, 1] to it.
 _SCALES: dict[Range, tuple[float, float]] = {"[0, 1]": (0.0, 1.0), "[0, 255]": (0.0, 1 / 255), "[-1, 1]": (0.5, 0.5)}
-# Layers and operations that leave probabilities what they are.
+# Layers and operations that do not change probabilities.
 _TRANSPARENT = ("Activation", "Cast", "Dropout", "Flatten", "Identity", "Permute", "Reshape", "Squeeze", "Transpose")
 _PATIENCE = 30.0  # seconds
 
@@ -75,17 +75,17 @@ def make(
 ) -> Model:
     """Return a network of keras.applications with its family's preprocessing, or the model in a file that Keras wrote.
 
-    A file says nothing of how its pictures were prepared: they are squashed to the input size, and pixels are in the
-    range for which the model's own arithmetic before its first weights is made, or in [0, 1] where there is none;
-    ``facts["assumed"]`` says which, and whether it is a guess.
-    ``options={"preprocess": "vgg16"}`` prepares them as ``keras.applications.vgg16.preprocess_input`` does, and
-    ``options={"custom_objects": {...}}`` holds the classes that Keras does not know.
+    Files have no preprocessing: images are squashed to the input size, and pixels are in the range that the
+    arithmetic before the model's first weights expects, or in [0, 1] without such arithmetic.
+    ``facts["assumed"]`` has the range, and whether it is a guess.
+    ``options={"preprocess": "vgg16"}`` prepares images as ``keras.applications.vgg16.preprocess_input`` does, and
+    ``options={"custom_objects": {...}}`` has the custom classes.
     """
     package = keras()
-    operation_layer()  # which Keras must know before it copies a model that has such layers
+    operation_layer()  # registers layers before Keras copies a model that has them
     from_file = "architecture" in options or Path(name).suffix.lower() in FILES
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), package.device("cpu"):
-        warnings.simplefilter("ignore")  # Keras' own concern how a model was built
+        warnings.simplefilter("ignore")  # warnings about how a model was built
         build = _from_file if from_file else _application
         model = build(name, weights=weights, classes=classes, input_size=input_size, options=options, keys=keys)
     return (
@@ -108,20 +108,37 @@ def of_model(keras_model: Any) -> Model:
         try:
             copy = from_architecture(architecture(keras_model), custom_objects={})
             copy.set_weights(keras_model.get_weights())
-        except Exception as error:  # of Keras, of every class
+        except Exception as error:  # Keras raises exceptions of any type
             raise ModelError(
-                f"the Keras model {keras_model.name!r} cannot be copied ({_first_line(error)}): save it as a .keras "
+                f"the Keras model {keras_model.name!r} cannot be copied ({first_line(error)}): save it as a .keras "
                 "file and load that, with options={'custom_objects': ...} for layers of your own"
             ) from error
-        expected = expected_range(copy, size)
-        model = Model(
-            str(keras_model.name),
-            KerasNet(copy),
-            preprocess=_prepared(copy, size, None, expected),
-            outcome="any" if _ends_in(copy, "sigmoid") else "one",
-            facts={} if expected is None else {"pixels": expected},
-        )
+        model = _as_model(str(keras_model.name), copy, KerasNet(copy), size=size)
     return _with_assumption(model, "the model")
+
+
+def _as_model(
+    name: str, keras_model: Any, net: KerasNet, *, size: tuple[int, int], family: str | None = None, **fields: Any
+) -> Model:
+    """Return a `Model` for a Keras model without further information.
+
+    Args:
+        name: name of the model.
+        keras_model: the Keras model; its layers determine the range of pixels and the kind of output.
+        net: the network, with the weights to use.
+        size: (height, width) of the input.
+        family: module of keras.applications that prepares the pixels; None: the range is determined from the layers.
+        **fields: further fields of `Model`.
+    """
+    expected = expected_range(keras_model, size) if family is None else None
+    return Model(
+        name,
+        net,
+        preprocess=_prepared(keras_model, size, family, expected),
+        outcome="any" if _ends_in(keras_model, "sigmoid") else "one",
+        facts=fields.pop("facts", {}) | ({} if expected is None else {"pixels": expected}),
+        **fields,
+    )
 
 
 def _with_assumption(model: Model, whole: str) -> Model:
@@ -182,27 +199,27 @@ def _application(
 def _build(spec: str, maker: Callable[..., Any], keywords: Mapping[str, Any], *, weights: str | None = None) -> Any:
     from keras.src.utils import naming
 
-    naming.reset_uids()  # or the names of layers would depend on what was built before
+    naming.reset_uids()  # otherwise the names of layers would depend on earlier models
     try:
         return maker(weights=weights, **keywords)
     except (TypeError, ValueError) as error:
         details = f" with {dict(keywords)}" if keywords else ""
-        raise ModelError(f"Keras cannot build {spec}{details}: {_first_line(error)}") from error
+        raise ModelError(f"Keras cannot build {spec}{details}: {first_line(error)}") from error
 
 
 def _published(spec: str, maker: Callable[..., Any], keywords: Mapping[str, Any]) -> Any:
-    """With the published weights; of those a network of other classes or another size takes what fits."""
+    """Build a network with the published weights; with other classes or another size, matching weights are used."""
     model_options = {key: value for key, value in keywords.items() if key not in ("classes", "input_shape")}
     patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_PATIENCE)  # Keras would wait for a server as long as the system does
+    socket.setdefaulttimeout(_PATIENCE)  # Keras would wait for the timeout of the system
     try:
         published = _build(spec, maker, model_options, weights="imagenet")
     except ModelError:
         raise
-    except Exception as error:  # Keras raises no class of its own for a download that failed
+    except Exception as error:  # Keras has no exception type for failed downloads
         address = re.search(r"https?://\S+", str(error))
         if address is None:
-            raise ModelError(f"the published weights of {spec} did not arrive: {_first_line(error)}") from error
+            raise ModelError(f"the published weights of {spec} did not arrive: {first_line(error)}") from error
         folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
         raise out_of_reach(spec, Path(urlsplit(address[0].rstrip(":")).path).name, folder=folder) from error
     finally:
@@ -215,7 +232,7 @@ def _published(spec: str, maker: Callable[..., Any], keywords: Mapping[str, Any]
             target.assign(weight)
         elif "classes" not in keywords or target.shape[:-1] != weight.shape[:-1]:
             raise SettingError(
-                f"the published weights of {spec} are for {_size_of(published)} pixels alone: leave input_size out"
+                f"the published weights of {spec} are for {_size_of(published)} pixels only: leave input_size out"
             )
     return model
 
@@ -225,14 +242,16 @@ def _fill_from(net: KerasNet, path: Path, keys: KeyFilter) -> dict[str, str]:
     if path.suffix.lower() in SUFFIXES:
         return fill(net, read_weights(path), origin=str(path), keys=keys)
     if keys != ALL:
-        raise SettingError(f"ignore= and prefix= are for weights files of PyTorch, and {path} is none")
+        raise SettingError(
+            f"ignore= and prefix= are for weights files of PyTorch, but {path} is not a weights file of PyTorch"
+        )
     if path.suffix.lower() not in FILES:
-        raise ModelError(f"{path} is no weights file that can be read; possible: {', '.join((*FILES, *SUFFIXES))}")
+        raise ModelError(f"{path} is not a weights file that can be read; possible: {', '.join((*FILES, *SUFFIXES))}")
     check_file(path)
     try:
         net.keras_model.load_weights(str(path))
-    except Exception as error:  # h5py's and Keras' own, of every class
-        raise ModelError(f"{path} does not fit the network {net.keras_model.name!r}: {_first_line(error)}") from error
+    except Exception as error:  # h5py and Keras raise exceptions of any type
+        raise ModelError(f"{path} does not fit the network {net.keras_model.name!r}: {first_line(error)}") from error
     return {}
 
 
@@ -263,16 +282,16 @@ def _from_file(
         weights_file = weights if isinstance(weights, Path) else path
         sha256 = file_sha256(weights_file)
     outputs, size = int(model.outputs[0].shape[-1]), _size_of(model, input_size)
-    expected = None if "preprocess" in options else expected_range(model, size)
     if classes not in (None, outputs) and (classes, outputs) != (2, 1):
         raise SettingError(
             f"{path.name} has {outputs} outputs, not {classes}: pass one label per output, and leave classes out"
         )
-    return Model(
+    return _as_model(
         path.name,
+        model,
         net,
-        preprocess=_prepared(model, size, options.get("preprocess"), expected),
-        outcome="any" if _ends_in(model, "sigmoid") else "one",
+        size=size,
+        family=options.get("preprocess"),
         recipe=Recipe(
             f"keras:{name}",
             classes=outputs,
@@ -280,27 +299,25 @@ def _from_file(
             weights=str(path if weights == "default" else weights),
             sha256=sha256,
         ),
-        facts=facts | ({} if expected is None else {"pixels": expected}),
+        facts=facts,
     )
 
 
 def _size_of(model: Any, input_size: tuple[int, int] | None = None) -> tuple[int, int]:
-    """(height, width) of the pictures."""
+    """Return (height, width) of the images."""
     shape = input_shape(model)
     height, width = shape[:2] if shape[-1] in (1, 3) else shape[1:]
     if height is None or width is None:
         return input_size or (height or width or _SIZE[0], width or height or _SIZE[1])
     if input_size not in (None, (height, width)):
-        raise SettingError(
-            f"the Keras model {model.name!r} takes {height} x {width} pixels alone: leave input_size out"
-        )
+        raise SettingError(f"the Keras model {model.name!r} takes {height} x {width} pixels only: leave input_size out")
     return height, width
 
 
 def _family(module: str, size: tuple[int, int]) -> Preprocess:
-    """Preprocessing of a module of keras.applications, read off what its preprocess_input makes of four pixels.
+    """Return the preprocessing of a module of keras.applications, measured on four pixels.
 
-    Per channel it is a x + b of a pixel x in [0, 255], perhaps in the order BGR. Pictures are squashed to the size, as
+    Per channel it is a x + b of a pixel x in [0, 255], possibly in the order BGR. Images are squashed to the size, as
     ``keras.utils.load_img`` does.
     """
     prepare = sys.modules[module].preprocess_input
@@ -319,7 +336,7 @@ def _family(module: str, size: tuple[int, int]) -> Preprocess:
 
 
 def _prepared(model: Any, size: tuple[int, int], family: str | None, expected: Range | None) -> Preprocess:
-    """Preprocessing of a file's model: a family's, or pixels in the range that its first layers expect."""
+    """Return the preprocessing of a file's model: a family's, or pixels in the range that its first layers expect."""
     if family is not None:
         modules = sorted({maker.__module__ for maker in _makers()})
         families = [module.rpartition(".")[2] for module in modules]
@@ -335,7 +352,7 @@ def _prepared(model: Any, size: tuple[int, int], family: str | None, expected: R
 
 
 def _ends_in(model: Any, activation: str) -> bool:
-    """Return whether the output is that of an activation, apart from operations that change its shape or type alone."""
+    """Return whether the output is that of an activation; operations that only change shape or type are skipped."""
     output = model.outputs[0]
     while True:
         operation, index, _ = output._keras_history
@@ -359,7 +376,3 @@ def _imagenet() -> tuple[str, ...]:
     from timm.data.imagenet_info import ImageNetInfo
 
     return tuple(ImageNetInfo("imagenet-1k").label_descriptions())
-
-
-def _first_line(error: object) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -1,4 +1,4 @@
-"""Read Keras files: no code of the file is run, nothing outside of it is read, and its size is checked first."""
+"""Read Keras files without running code from them or reading other files; the size is checked first."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from camscope.errors import ModelError, require
 from camscope.models.sources import keras_tf_ops
 from camscope.models.sources.keras_net import keras
 
-# Layers of Keras 2 whose files state settings that Keras 3 does not take from them, and those settings.
+# Layers of Keras 2 -> settings in their files that Keras 3 does not accept.
 _CHANGED = ("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D", "Conv2DTranspose")
 _DROPPED = {"groups", "kernel_initializer", "kernel_regularizer", "kernel_constraint"}
-# Weights hardly shrink by compression: a small file that declares far more is made to fill the memory.
+# Weights hardly compress: a small file that declares far more is malicious.
 _LARGEST_RATIO = 20
 _ALWAYS_ALLOWED = 256 * 2**20
 _CONFIG = "config.json"
@@ -44,7 +44,7 @@ def read_model(path: Path, custom: Mapping[str, Any]) -> Any:
         return _read_h5(path, custom)
     except ModelError:
         raise
-    except Exception as error:  # zipfile's, h5py's and Keras' own, of every class
+    except Exception as error:  # zipfile, h5py and Keras raise exceptions of any type
         raise _unreadable(path, str(error)) from error
 
 
@@ -108,7 +108,7 @@ def _read_h5(path: Path, custom: Mapping[str, Any]) -> Any:
     with h5py.File(path, "r") as file:
         stated = file.attrs.get("model_config")
     if stated is None:
-        raise ModelError(f"{path} holds weights alone: name their network, such as arch='keras:VGG16'")
+        raise ModelError(f"{path} holds only weights: name their network, such as arch='keras:VGG16'")
     config = json.loads(stated)
     kinds = _refuse_code(config, path)
     if kinds.isdisjoint(keras_tf_ops.KINDS):
@@ -132,7 +132,7 @@ def _refuse_code(config: Any, path: Path) -> set[str]:
 
 
 def _of_keras_2(name: str) -> type:
-    """Stands for a layer while a file of Keras 2 is read, without the settings that Keras 3 refuses."""
+    """Create a layer of a Keras 2 file without the settings that Keras 3 rejects."""
 
     def from_config(config: dict[str, Any]) -> Any:
         layer = getattr(keras().layers, name)
@@ -149,6 +149,6 @@ def _unreadable(path: Path, message: str) -> ModelError:
         name = unknown[1].rpartition(">")[2]
         return ModelError(
             f"{path} needs {name!r}, which Keras does not know: in Python pass options={{'custom_objects': "
-            f"{{{registered[1]!r}: {name}}}}}, and for the command save the model with layers of Keras alone"
+            f"{{{registered[1]!r}: {name}}}}}, and for the command save the model with layers of Keras only"
         )
     return ModelError(f"{path} cannot be read as a Keras model: {message.strip().partition(chr(10))[0]}")

@@ -42,7 +42,7 @@ def keras() -> Any:
 
 
 class _State(NamedTuple):
-    """A weight of a layer: Keras reads the variable, PyTorch the entry ``name`` of the table."""
+    """A weight of a layer: Keras uses the variable, PyTorch the entry ``name`` of the table."""
 
     variable: Any
     table: dict[str, Any]
@@ -70,13 +70,13 @@ class KerasNet(nn.Module):
         super().__init__()
         self.channels_last = input_shape(model)[-1] in (1, 3)
         self._custom_objects = dict(custom_objects or {})
-        # Beside the modules, or every name would begin with it.
+        # Not a submodule, otherwise every name would begin with it.
         object.__setattr__(self, "keras_model", model)
         self._states = list(_adopt(model, set()))
         self._modules, self._parameters, self._buffers = model._modules, model._parameters, model._buffers
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Scores (B, classes), or (B, classes, H, W), of pictures (B, C, H, W)."""
+        """Compute scores (B, classes) or (B, classes, H, W) of images (B, C, H, W)."""
         package = keras()
         state = [(s.variable, s.table[s.name]) for s in self._states]
         inputs = pictures.movedim(1, -1) if self.channels_last else pictures
@@ -85,7 +85,7 @@ class KerasNet(nn.Module):
         return scores.movedim(-1, 1) if scores.ndim == 4 and self.channels_last else scores
 
     def __deepcopy__(self, memo: Any) -> KerasNet:
-        """Return a network of its own; Keras copies by configuration, which leaves nothing shared."""
+        """Return an independent copy, built from the configuration."""
         twin = KerasNet(
             from_architecture(architecture(self.keras_model), custom_objects=self._custom_objects),
             custom_objects=self._custom_objects,
@@ -122,7 +122,7 @@ def from_architecture(described: Mapping[str, Any], *, custom_objects: Mapping[s
 
 
 def input_shape(model: Any) -> tuple[int | None, ...]:
-    """Shape of the one picture that a model takes, without the batch: (H, W, C), or (C, H, W).
+    """Return the shape of a model's input image without the batch: (H, W, C) or (C, H, W).
 
     Raises:
         ModelError: it is not built, or takes or returns anything else than one tensor.
@@ -135,7 +135,7 @@ def input_shape(model: Any) -> tuple[int | None, ...]:
         )
     shape = tuple(inputs[0].shape[1:])
     if len(shape) != 3 or not {shape[0], shape[-1]} & {1, 3}:
-        raise ModelError(f"the Keras model {model.name!r} takes {shape}, which is no picture of 1 or 3 channels")
+        raise ModelError(f"the Keras model {model.name!r} takes {shape}, but expected an image of 1 or 3 channels")
     return shape
 
 
@@ -151,7 +151,7 @@ def _adopt(layer: Any, ids: set[int]) -> Iterator[_State]:
         return
     ids.add(id(layer))
     within = sublayers(layer)
-    # What Keras keeps there besides: every weight below once more, and the inside of a Sequential, which never runs
+    # Keras also stores there every weight below once more, and the inner model of a Sequential, which never runs
     # as a module. As plain attributes they still answer to their names.
     for name in [name for name, module in layer._modules.items() if module not in within]:
         if not _is_foreign(layer, name):
@@ -203,7 +203,7 @@ def _free(name: str, modules: Mapping[str, Any]) -> str:
 
 
 def _reset(layer: Any) -> None:
-    """Weights as Keras starts with them, drawn anew; a parameter without an initialiser of its name is shuffled."""
+    """Reinitialise weights as Keras does; shuffle parameters without an initialiser."""
     with torch.no_grad():
         for name, tensor in (*layer._parameters.items(), *layer._buffers.items()):
             initializer = getattr(layer, f"{name}_initializer", None)

@@ -17,14 +17,13 @@ _NEGLIGIBLE = 1e-6
 
 
 def expected_range(model: Any, size: tuple[int, int]) -> Range | None:
-    """Return the range of pixels that a model expects, or None where nothing in it tells.
+    """Return the range of pixels that a model expects, or None if it is unknown.
 
-    Uniform pictures of the values 0, 1 and 255 are sent through the model up to its first trained layer. What arrives
-    there tells the division and the subtraction on the way, whatever layers or operations they are made of. Batch norms
-    count as arithmetic.
+    Uniform images of the values 0, 1 and 255 are run through the model up to its first trained layer. The values there
+    show the division and subtraction on the way, in any layers or operations. Batch norms count as arithmetic.
 
     Args:
-        model: a Keras model of one picture.
+        model: a Keras model with one image input.
         size: (height, width) of its input.
     """
     if "int" in str(model.inputs[0].dtype):
@@ -63,7 +62,7 @@ def range_of(gain: float, zero: float) -> Range | None:
 
 
 class _Reached(BaseException):
-    """Ends the pass at the first weights; not an Exception, which Keras would rewrite."""
+    """Signal that ends the pass at the first weights; a BaseException, since Keras rewrites Exceptions."""
 
 
 def _at_first_weights(model: Any, pictures: torch.Tensor) -> torch.Tensor | None:

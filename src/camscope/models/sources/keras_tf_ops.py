@@ -26,7 +26,7 @@ def _resize(images: Any, size: Any, method: Any = "bilinear", antialias: Any = N
 
 
 def _getitem(tensor: Any, slice_spec: Any) -> Any:
-    """Python's indexing; steps backwards, which PyTorch does not know, by the numbers of the places."""
+    """Index a tensor as Python does; negative steps, which PyTorch does not support, use explicit indices."""
     parts = list(slice_spec) if isinstance(slice_spec, list | tuple) else [slice_spec]
     ellipsis = parts.index(_ELLIPSIS) if _ELLIPSIS in parts else len(parts)
     for position, part in enumerate(parts):
@@ -40,7 +40,7 @@ def _getitem(tensor: Any, slice_spec: Any) -> Any:
 
 
 def _operations() -> dict[str, Callable[..., Any]]:
-    """Last part of TensorFlow's name -> function; parameters have TensorFlow's names and order."""
+    """Return functions by the last part of TensorFlow's name; parameters have TensorFlow's names and order."""
     ops = keras().ops
     return {
         "add": lambda x, y: ops.add(x, y),
@@ -101,7 +101,7 @@ def operation_layer() -> Any:
     operations = _operations()
 
     class TensorFlowOperation(package.layers.Layer):  # type: ignore[misc,name-defined]
-        """Computes one operation of TensorFlow by its name."""
+        """Layer that computes one TensorFlow operation by its name."""
 
         def __init__(self, function: str, **settings: Any) -> None:
             super().__init__(**settings)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from camscope.errors import ModelError, SettingError, nearest, require
+from camscope.errors import ModelError, SettingError, first_line, nearest, require
 from camscope.models.black_box import Returns, black_box
 from camscope.models.model import Model, Outcome, Recipe
 from camscope.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
@@ -27,7 +27,7 @@ _DTYPES = {
     "tensor(double)": np.float64,
     "tensor(uint8)": np.uint8,
 }
-# Nodes that change the form of scores and not their values.
+# Nodes that change the shape of scores, not their values.
 _FORM = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _LINKS: dict[str, Outcome] = {"Softmax": "one", "LogSoftmax": "one", "Sigmoid": "any"}
 _OPTIONS = ("output", "providers")
@@ -108,11 +108,7 @@ def _session(runtime: Any, content: str | bytes, providers: list[str], *, name: 
     try:
         return runtime.InferenceSession(content, settings, providers=providers)
     except Exception as error:  # onnxruntime's own exceptions have no common base
-        raise ModelError(f"onnxruntime cannot load {name}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+        raise ModelError(f"onnxruntime cannot load {name}: {first_line(error)}") from error
 
 
 def _output_of(session: Any, choice: str | None, *, name: str) -> str:
@@ -126,11 +122,11 @@ def _output_of(session: Any, choice: str | None, *, name: str) -> str:
 
 
 class _End(NamedTuple):
-    """What a graph ends in.
+    """The last function of a graph.
 
     Attributes:
         link: "Softmax", "LogSoftmax", "Sigmoid", or "".
-        before: the tensor that the link was given.
+        before: the input of the link.
         content: the graph with that tensor as an output; None where there is no link to undo.
         channels_last: whether the classes are on the last axis of a map.
     """
@@ -152,7 +148,7 @@ def _end_of(onnx: Any, path: Path, output: str) -> _End:
         return _End()
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), -1)
     last = node.op_type != "Sigmoid" and axis in (-1, _AXES - 1)
-    if node.op_type == "LogSoftmax":  # its output is as good as a logit
+    if node.op_type == "LogSoftmax":  # its output can be used as a logit
         return _End(node.op_type, channels_last=last)
     if any(onnx.external_data_helper.uses_external_data(weight) for weight in model.graph.initializer):
         return _End(node.op_type, channels_last=last)  # such a graph cannot be changed in memory
@@ -187,7 +183,7 @@ class _Runner:
     def _preprocess(
         self, channels: int, graph_size: tuple[int | None, ...], size: tuple[int, int] | None
     ) -> tuple[Preprocess, str]:
-        """Return the preprocessing, as far as the graph tells it, and what was assumed."""
+        """Return the preprocessing from the graph, and the text of what was assumed."""
         if size is not None and any(have not in (None, want) for have, want in zip(graph_size, size, strict=True)):
             raise SettingError(
                 f"{self.name} takes pictures of {graph_size[0]} x {graph_size[1]}, and input_size is {size}"
@@ -222,7 +218,7 @@ class _Runner:
         try:
             scores: npt.NDArray[Any] = self.session.run([self.output], {self.input: batch})[0]
         except Exception as error:  # onnxruntime's own exceptions have no common base
-            raise ModelError(f"onnxruntime cannot run {self.name}: {_first_line(error)}") from error
+            raise ModelError(f"onnxruntime cannot run {self.name}: {first_line(error)}") from error
         if scores.ndim == 0 or len(scores) != len(batch):
             raise ModelError(
                 f"{self.name} returned {scores.shape} for {len(batch)} pictures; expected scores (batch, classes)"

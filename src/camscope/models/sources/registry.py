@@ -1,4 +1,4 @@
-"""Which function makes the networks of which source: a dict from prefix to function."""
+"""Registry of model sources: prefix -> function that builds networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from camscope.models.model import Model
 
 
 class Source(Protocol):
-    """Makes a network by name, with the preprocessing and the class names that belong to it."""
+    """Function that builds a network by name, with its preprocessing and class names."""
 
     def __call__(
         self,
@@ -36,10 +36,10 @@ class Source(Protocol):
 
 
 SOURCES: dict[str, Source] = {}
-"""Prefix of a spec, as in "timm:resnet18" -> the function that makes the network."""
+"""Prefix of a spec, as in "timm:resnet18" -> function that builds the network."""
 
 NAMES: dict[str, Callable[[], list[str]]] = {}
-"""The same prefix -> the function that lists the names of its architectures."""
+"""Prefix -> function that lists the names of its architectures."""
 
 
 def source(prefix: str, *, names: Callable[[], list[str]]) -> Callable[[Source], Source]:

@@ -25,7 +25,7 @@ _ENCODERS = ("resnet34", "efficientnet-b0", "mobilenet_v2")
 _SIDE = 512
 _ASSUMED = (
     "weights of segmentation_models_pytorch do not say how pictures were normalised in training, so ImageNet's mean "
-    "and std are assumed; say otherwise with mean= and std="
+    "and std are assumed; set others with mean= and std="
 )
 _RESERVED = ("encoder_name", "encoder_weights", "classes", "activation", "aux_params")
 
@@ -58,7 +58,7 @@ def make(
         input_size: (height, width), multiples of 32; None: 512 x 512.
         options: further keywords of the architecture, such as ``{"decoder_attention_type": "scse"}``.
         labels: class names; of one class both, the background first.
-        keys: as for ``fill``.
+        keys: see ``fill``.
 
     Raises:
         ModelError: an unknown architecture or encoder, or no weights.
@@ -102,7 +102,7 @@ def make(
 
 
 class SegmentationMaps(nn.Module):
-    """A segmentation network as (B, C, h, w) pictures -> (B, classes, h, w) logits, of one class also its rest.
+    """A segmentation network: (B, C, h, w) images -> logits (B, classes, h, w), for one class also the background.
 
     Args:
         model: of segmentation_models_pytorch.

@@ -18,7 +18,7 @@ from camscope.models.weight_names import ALL, KeyFilter
 from camscope.models.weights import file_sha256, read_weights
 
 _FITS: dict[str, Fit] = {"center": "crop", "squash": "squash", "border": "pad"}
-# Keywords of timm that would decide behind load's back which weights are read, and from where.
+# Keywords of timm that would override the weights chosen by `load`.
 _RESERVED = ("num_classes", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 
 
@@ -99,15 +99,15 @@ def make(
 
 
 def repeated_normalisation(channels: int) -> str:
-    """Say which normalisation is assumed for a network of another number of channels than 1 or 3."""
+    """Return the text on the normalisation assumed for a network with neither 1 nor 3 channels."""
     return (
         f"the weights are published for 3 channels, so the mean and std of red, green and blue are assumed in turn for "
-        f"the {channels} channels of the network; say otherwise with mean= and std="
+        f"the {channels} channels of the network; set others with mean= and std="
     )
 
 
 def _sides(size: Any) -> tuple[int, int]:
-    """(height, width) of a size that may be one number."""
+    """Return (height, width) of a size that may be one number."""
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
@@ -135,7 +135,7 @@ def _configuration(name: str) -> Mapping[str, Any]:
         raise ModelError(nearest("timm model", name, [architecture, *tags])) from error
     if registered is not None:
         return asdict(registered)
-    # A name from before timm's tags is in no register, but the network that it makes knows what it is.
+    # Old names without tags are not in timm's registry, but the network has its configuration.
     return dict(_build(name, {}).pretrained_cfg)
 
 
@@ -145,7 +145,7 @@ def _build(name: str, options: Mapping[str, Any], *, pretrained: bool = False) -
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
     except OSError:
-        raise  # of the download, which the caller explains
+        raise  # download errors, which the caller explains
     except Exception as error:
         keywords = {key: value for key, value in options.items() if value is not None}
         raise ModelError(f"timm cannot build {name} with options {keywords}: {error}") from error
@@ -185,7 +185,7 @@ def _out_of_reach(spec: str, cfg: Mapping[str, Any]) -> ModelError:
 
 
 def preprocess_of(cfg: Mapping[str, Any], input_size: tuple[int, int] | None, options: Mapping[str, Any]) -> Preprocess:
-    """Timm's evaluation preprocessing."""
+    """Return timm's evaluation preprocessing."""
     from timm.data.config import resolve_data_config
 
     size = input_size or options.get("img_size")

@@ -1,4 +1,4 @@
-"""Fill networks of timm from files: layouts of the first authors, and tables of positions of another input size."""
+"""Fill networks of timm from files: original layouts, and position tables for another input size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from camscope.models.weights import describe, note
 
 Size = tuple[int, int]
 
-# Weights whose shape follows from the input size, which timm's filters interpolate in silence.
+# Weights whose shape follows from the input size, which timm's filters interpolate without a message.
 _TABLES = ("pos", "bias_table")
 _PATCH_SIDES = (32, 16, 14, 8)
 
@@ -37,25 +37,23 @@ def fill_from(
         net: the network; the one that is returned is filled.
         state: the weights of the file.
         size: (height, width) of the network's input; None where its weights do not depend on it.
-        fixed: the caller chose that size.
-        sized: makes the network for another size.
+        fixed: whether the caller chose that size.
+        sized: builds the network for another size.
         keys: the caller's choice of names.
         origin: name of the file, for errors.
 
     Returns:
-        The network, the facts on its weights, and the input size of the file where it was taken over.
+        The network, the facts on its weights, and the input size of the file if it is used.
 
     Raises:
         ModelError: the weights do not fit.
     """
-    matching, tables = _fitted(net, state, keys, origin)
+    matching, tables = _match_weights(net, state, keys, origin)
     problems = matching.problems(net.state_dict())
     if not problems and not tables:
         net.load_state_dict(matching.state, strict=False)
         return net, note(matching), None
-    replacement = (
-        None if size is None else _of_file_size(matching, net, state, size=size, sized=sized, keys=keys, origin=origin)
-    )
+    replacement = None if size is None else _of_file_size(net, state, size=size, sized=sized, keys=keys, origin=origin)
     if replacement is None:
         own_state = net.state_dict()
         original = match(state, own_state, keys=keys, origin=origin) if tables else matching
@@ -78,8 +76,8 @@ def fill_from(
     return net, note(matching, text), None
 
 
-def _fitted(net: Any, state: State, keys: KeyFilter, origin: str) -> tuple[Match, list[str]]:
-    """Return the weights under the network's names, if need be by timm's filter, and the tables it resized."""
+def _match_weights(net: Any, state: State, keys: KeyFilter, origin: str) -> tuple[Match, list[str]]:
+    """Return the weights under the network's names, by timm's filter if needed, and the tables that it resized."""
     own_state = net.state_dict()
     matching = match(state, own_state, keys=keys, origin=origin)
     translate = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
@@ -89,7 +87,7 @@ def _fitted(net: Any, state: State, keys: KeyFilter, origin: str) -> tuple[Match
     try:
         translated: Mapping[str, torch.Tensor] = translate(dict(view), net)
         again = match(translated, own_state)
-    except Exception:  # a file that the filter cannot translate: the names as they are tell more
+    except Exception:  # a file that the filter cannot translate: errors on the original names are more helpful
         return matching, []
     if again.problems(own_state):
         return matching, []
@@ -103,7 +101,6 @@ def _fitted(net: Any, state: State, keys: KeyFilter, origin: str) -> tuple[Match
 
 
 def _of_file_size(
-    matching: Match,
     net: Any,
     state: State,
     *,
@@ -112,7 +109,7 @@ def _of_file_size(
     keys: KeyFilter,
     origin: str,
 ) -> tuple[Any, Match, Size] | None:
-    """Return the network for a square input size at which every table of the file fits as it is, if there is one."""
+    """Return the network for a square input size at which all tables of the file fit unchanged, or None."""
     own_state = net.state_dict()
     plain = match(state, own_state, keys=keys, origin=origin)
     shapes = [(v.shape, own_state[k].shape) for k, v in {**plain.state, **plain.rest}.items() if k in own_state]
@@ -129,7 +126,7 @@ def _of_file_size(
                 candidate = sized((whole, whole))
             except ModelError:  # timm does not build this network for that size
                 continue
-            fitting, tables = _fitted(candidate, state, keys, origin)
+            fitting, tables = _match_weights(candidate, state, keys, origin)
             if not tables and not fitting.problems(candidate.state_dict()):
                 return candidate, fitting, (whole, whole)
     return None

@@ -182,7 +182,7 @@ def _published(spec: str, entry: Any) -> dict[str, torch.Tensor]:
 
 
 def _modern(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights as networks have them now.
+    """Convert weights to the present names of the networks.
 
     DenseNet's published files have names with a dot ("norm.1") that modules cannot have any more ("norm1"). The second
     head of a segmentation network is of use in training alone.
@@ -194,7 +194,7 @@ def _modern(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _with_own_head(state: dict[str, torch.Tensor], net: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """For another number of classes than the published one the head stays as the network was made."""
+    """Return the weights; for another number of classes than the published one, with the head of the network."""
     own_state = net.state_dict()
     heads = [
         key
@@ -205,7 +205,7 @@ def _with_own_head(state: dict[str, torch.Tensor], net: torch.nn.Module) -> dict
 
 
 def preprocess_of(preset: Any) -> Preprocess:
-    """Torchvision's evaluation preset as ours; one that cuts nothing, for segmentation, sees the whole picture."""
+    """Convert torchvision's evaluation preset; presets without a crop (segmentation) use the whole image."""
     mean, std, interpolation = tuple(preset.mean), tuple(preset.std), preset.interpolation.value
     resize = (preset.resize_size[0], preset.resize_size[-1])
     if not hasattr(preset, "crop_size"):

@@ -1,4 +1,4 @@
-"""Detectors of torchvision as networks with one tensor for an output: the boxes that they find, with their scores."""
+"""Detectors of torchvision as networks with one output tensor: boxes with scores."""
 
 from __future__ import annotations
 
@@ -15,44 +15,43 @@ from camscope.trace.layer_path import JOINT
 
 
 class TorchvisionDetector(nn.Module):
-    """A detector as (B, 3, h, w) pictures -> (B, boxes, 6): left, top, right, bottom, log-odds of the score, class.
+    """A detector: (B, 3, h, w) images -> (B, boxes, 6): left, top, right, bottom, log-odds of the score, class.
 
-    The detector's own preprocessing is left out, in a copy of the detector that shares its other parts. Its scores are
-    probabilities p; log p / (1 - p) is what is before a sigmoid, and for a softmax the class against all others. Scores
-    below 1e-6 and above 1 - 1e-6 count as these. Rows beyond an image's last box have the class -1 and the lowest
-    score. Corners are in pixels of the input; the gradient of a score reaches the backbone.
+    The network is a copy of the detector without its preprocessing, which shares all other parts. The detector returns
+    probabilities p, and the score is log p / (1 - p): the logit of a sigmoid, or for a softmax the class against all
+    others. Probabilities are clamped to [1e-6, 1 - 1e-6]. Rows after an image's last box have the class -1 and the
+    lowest score. Corners are in pixels of the input. Gradients of scores reach the backbone.
 
     Args:
-        net: of ``torchvision.models.detection``.
+        net: a detector of ``torchvision.models.detection``.
     """
 
     def __init__(self, net: Any) -> None:
         super().__init__()
-        self.net = copy.copy(net)  # with the same parts but for the one that is changed
+        self.net = copy.copy(net)  # with the same parts except for the changed one
         transform = copy.deepcopy(net.transform)
         transform.image_mean, transform.image_std = [0.0], [1.0]
         self.net._modules = {**net._modules, "transform": transform}
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """(B, boxes, 6), the best box of each image first."""
+        """Return (B, boxes, 6), the best box of each image first."""
         self._take_as_it_is(pictures)
         outputs = self.net(list(pictures))
         kind = pictures.dtype
         return box_rows(
-            [(output["boxes"].to(kind), _logodds(output["scores"], kind), output["labels"]) for output in outputs]
+            [
+                (output["boxes"].to(kind), torch.logit(output["scores"], eps=NEVER).to(kind), output["labels"])
+                for output in outputs
+            ]
         )
 
     def _take_as_it_is(self, pictures: Tensor) -> None:
-        """Have the detector resize to the size that the input has."""
+        """Set the detector's resizing to the size of the input."""
         height, width = pictures.shape[-2:]
         transform = self.net.transform
         transform.min_size, transform.max_size = (min(height, width),), max(height, width)
         if transform.fixed_size is not None:
             transform.fixed_size = (width, height)
-
-
-def _logodds(p: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.logit(p, eps=NEVER).to(dtype)
 
 
 def preprocess_of(net: Any) -> Preprocess:

@@ -1,4 +1,4 @@
-"""Chest X-ray classifiers of TorchXRayVision (Cohen et al. 2022), recorded before they move their outputs.
+"""Chest X-ray classifiers of TorchXRayVision (Cohen et al. 2022), without their output scaling.
 
 The package's own output is not the logit: a sigmoid is moved by ``op_norm``, piecewise linear, so that each class's
 operating point lies at 0.5. That changes gradients by a factor which jumps at the operating point, and cuts them off
@@ -37,7 +37,7 @@ _RESERVED = ("weights", "num_classes", "op_threshs", "apply_sigmoid", "cache_dir
 
 
 def names() -> list[str]:
-    """Return the published models; not asked of the package, whose import takes seconds."""
+    """Return the published models, without importing the package, which takes seconds."""
     return list(_NAMES)
 
 
@@ -124,7 +124,7 @@ def _cut(head: nn.Linear, trained: list[int], classes: int | None) -> nn.Linear:
 
 
 def _published(spec: str, url: str, *, trust: bool) -> State:
-    """Return the published weights, read and where necessary downloaded by the package: pickles of its own modules.
+    """Return the published weights, which the package reads and downloads: pickles of its own modules.
 
     Raises:
         ModelError: out of reach, damaged, or the caller does not trust them.

@@ -36,11 +36,11 @@ _NAMES = (
     "rtdetr-l",
     "rtdetr-x",
 )
-_GREY = 114 / 255  # of the margin around the picture, in training and here
+_GREY = 114 / 255  # grey level of the padding, in training and here
 _OVERLAP = 0.7
 _STRIDE = 32
 _DEFAULT = 640
-"""Pixels a side that the package takes where nothing is said, for any task."""
+"""Default input size of the package, in pixels per side."""
 _OTHER_TASKS = ("-pose", "-obb", "-depth", "-sem", "-world", "yoloe")
 _ASSETS = "https://github.com"
 _TRUST = "pass trust=True (--trust) if you trust whoever made it"
@@ -121,7 +121,7 @@ def make(
 
 
 class UltralyticsDetector(nn.Module):
-    """A detector as (B, 3, h, w) pictures -> (B, boxes, 6), see `box_rows`.
+    """A detector: (B, 3, h, w) images -> (B, boxes, 6), see `box_rows`.
 
     The network's scores are taken before its sigmoid. Of YOLO's boxes of one class that overlap by 0.7 or more, the
     best is kept.
@@ -141,7 +141,7 @@ class UltralyticsDetector(nn.Module):
             _, (boxes, scores, *_) = self.model(pictures)
             height, width = pictures.shape[-2:]
             return box_rows_of_queries(corners(boxes[-1], (height, width)), scores[-1])
-        # The preprocessing subtracts the grey of the margin, so that the margin is 0 as everywhere in camscope.
+        # The preprocessing subtracts the grey of the padding, so that the padding is 0 as everywhere in camscope.
         decoded, raw = self.model(pictures + _GREY)
         decoded = decoded[0] if isinstance(decoded, tuple) else decoded
         raw = raw.get("one2many", raw)
@@ -150,7 +150,7 @@ class UltralyticsDetector(nn.Module):
 
 
 class Scores(nn.Module):
-    """A classifier as (B, 3, h, w) pictures -> (B, classes) logits.
+    """A classifier: (B, 3, h, w) images -> (B, classes) logits.
 
     Args:
         model: of Ultralytics.
@@ -177,7 +177,7 @@ def _contained() -> Iterator[None]:
     level = logger.level
     printed = dict(vars(PRINT_OPTS))
     functions = Image.open, torch.save
-    threads = sys.modules["cv2"].getNumThreads() if "cv2" in sys.modules else -1  # -1: as many as OpenCV would take
+    threads = sys.modules["cv2"].getNumThreads() if "cv2" in sys.modules else -1  # -1: default of OpenCV
     logger.setLevel(logging.ERROR)
     try:
         with np.printoptions(), warnings.catch_warnings():
@@ -227,11 +227,11 @@ def _unpickled(path: Path, *, trust: bool) -> Any:
 
     try:
         content = torch.load(path, map_location="cpu", weights_only=False)
-    except Exception as error:  # a pickle may raise anything
+    except Exception as error:  # pickles can raise any exception
         raise ModelError(f"{path} cannot be read: {str(error).partition(chr(10))[0]}") from error
     net = (content.get("ema") or content.get("model")) if isinstance(content, dict) else None
     if not isinstance(net, nn.Module) or not hasattr(net, "names"):
-        raise ModelError(f"{path} is no checkpoint of Ultralytics: it holds no network")
+        raise ModelError(f"{path} is not a checkpoint of Ultralytics: it has no network")
     network: Any = net
     network.args = {**getattr(content.get("train_args"), "__dict__", content.get("train_args") or {})}
     return network
@@ -266,7 +266,7 @@ def _published(spec: str, name: str, *, trust: bool) -> Path:
             raise absent
         try:
             attempt_download_asset(path)
-        except Exception as error:  # whatever the package raises
+        except Exception as error:  # any exception of the package
             raise absent from error
         if not path.is_file():
             raise absent
@@ -309,7 +309,7 @@ def _wrapped(net: Any, spec: str) -> nn.Module:
     if kind not in ("Detect", "Segment", "v10Detect", "Segment26"):
         raise ModelError(_of_another_task(spec, kind))
     head = _head(net)
-    # Places are computed anew for each input, not kept from the last; of two heads the one before suppression is used.
+    # Positions are computed for each input, not cached; of two heads, the one before suppression is used.
     head.dynamic, head.xyxy, head.end2end = True, False, False
     return UltralyticsDetector(net, queries=False)
 
@@ -320,7 +320,9 @@ def _preprocess(wrapped: nn.Module, net: Any) -> Preprocess:
     trained = getattr(net, "args", None)
     side = trained.get("imgsz") if isinstance(trained, dict) else None
     usual = 224 if is_classifier else _DEFAULT
-    side = side if isinstance(side, int) and side != _DEFAULT else usual  # the package's default is no classifier's own
+    side = (
+        side if isinstance(side, int) and side != _DEFAULT else usual
+    )  # the package's default is not that of a classifier
     has_margin = isinstance(wrapped, UltralyticsDetector) and not wrapped.queries
     fit: Fit = "pad" if has_margin else "crop" if is_classifier else "squash"
     mean = (_GREY if has_margin else 0.0,) * 3

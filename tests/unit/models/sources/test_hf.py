@@ -260,7 +260,7 @@ def test_problem_types_are_outcomes(tmp_path):
 
 def test_what_is_missing_is_said(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(source, "reachable", lambda address: False)
-    with pytest.raises(ModelError, match=r"hf:nobody/nothing is out of reach: .* name it: hf:FOLDER") as error:
+    with pytest.raises(ModelError, match=r"hf:nobody/nothing is out of reach: .* use hf:FOLDER") as error:
         load("hf:nobody/nothing")
     assert "://" not in str(error.value)
     with pytest.raises(ModelError, match="is not a folder of transformers"):

@@ -316,7 +316,7 @@ def test_one_class_has_a_background(folder, image):
 @pytest.mark.parametrize("family", ["yolos", "segformer"])
 def test_a_head_that_cannot_be_made_is_an_error_and_nothing_is_random(family, folder, tmp_path):
     spec, _ = folder(family)
-    with pytest.raises(SettingError, match="has 3 classes, and a new head is made for classifiers alone: got 5"):
+    with pytest.raises(SettingError, match="has 3 classes, and only classifiers get a new head: got 5"):
         load(spec, classes=5)
     assert load(spec, labels=["a", "b", "c"]).labels == ("a", "b", "c")
     weights = load_file(tmp_path / "model.safetensors")
@@ -341,7 +341,7 @@ def test_a_head_that_cannot_be_made_is_an_error_and_nothing_is_random(family, fo
         ),
         (
             lambda: hf.OwlViTForObjectDetection(hf.OwlViTConfig(vision_config={**VIT, "image_size": 128})),
-            "also takes input_ids, and camscope gives pictures alone",
+            "also takes input_ids, but camscope passes only images",
         ),
     ],
 )
@@ -378,13 +378,13 @@ def test_code_of_the_makers_is_never_run(tmp_path, monkeypatch):
     content = json.loads((tmp_path / "preprocessor_config.json").read_text())
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "Own", "auto_map": auto}))
     (tmp_path / "own.py").write_text("raise SystemExit('ran')")
-    with pytest.raises(ModelError, match="is code of its makers, which camscope never runs"):
+    with pytest.raises(ModelError, match="needs code from the hub, which camscope never runs"):
         load(spec)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
     config = json.loads((tmp_path / "config.json").read_text())
     own = {"AutoConfig": "own.Config", "AutoModel": "own.Net"}
     (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": own}))
-    with pytest.raises(ModelError, match="is code of its makers, which camscope never runs"):
+    with pytest.raises(ModelError, match="needs code from the hub, which camscope never runs"):
         load(spec)
     (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": ["OwnForObjectDetection"]}))
     with pytest.raises(ModelError, match="transformers has no OwnForObjectDetection"):

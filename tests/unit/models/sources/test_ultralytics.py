@@ -193,7 +193,7 @@ def test_what_cannot_be_loaded_is_said(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="there is no file"):
         load("ultralytics:missing.pt", trust=True)
     torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pt")
-    with pytest.raises(ModelError, match="is no checkpoint of Ultralytics"):
+    with pytest.raises(ModelError, match="is not a checkpoint of Ultralytics"):
         load(f"ultralytics:{tmp_path / 'other.pt'}", trust=True)
     with pytest.raises(SettingError, match="takes sizes that are multiples of 32"):
         load("ultralytics:yolov8n", weights="none", input_size=100)
