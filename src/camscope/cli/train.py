@@ -63,6 +63,24 @@ def train(
     hide: Annotated[
         list[str] | None, typer.Option(help="Region to hide in training, such as border:0.1; repeat for several.")
     ] = None,
+    exchange: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REGION|PROPERTY",
+            help="Region, such as border:0.15, or property of the acquisition, such as contrast, that each training "
+            "image gets from another image, so that it does not tell the label; repeat for several.",
+        ),
+    ] = None,
+    balance: Annotated[
+        str | None,
+        typer.Option(metavar="CUE", help="Column of a known cue: weight each combination of label and cue the same."),
+    ] = None,
+    group_dro: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CUE", help="Column of a known cue: weight most the combination of label and cue with most loss."
+        ),
+    ] = None,
     right_reasons: Annotated[
         str | None,
         typer.Option(
@@ -101,14 +119,14 @@ def train(
     shares = numbers(split, "--split") or []
     settings = TrainingSettings(
         epochs=epochs, patience=patience, batch_size=batch_size, rate=rate, frozen=frozen, flip=flip,
-        fractions=tuple(shares), hide=tuple(hide or ()), reasons=right_reasons, reasons_weight=reasons_weight,  # type: ignore[arg-type]
-        precision=precision, seed=seed,
+        fractions=tuple(shares), hide=tuple(hide or ()), exchange=tuple(exchange or ()), balance=balance,  # type: ignore[arg-type]
+        group_dro=group_dro, reasons=right_reasons, reasons_weight=reasons_weight, precision=precision, seed=seed,
     )  # fmt: skip
     size = numbers(input_size, "--input-size")
     options: dict[str, Any] = {"options": pairs(option or [], "--option")} if option else {}
     options |= {"input_size": (int(size[0]), int(size[-1]))} if size else {}
     options |= {"fit": fit} if fit else {}
-    all_data = read_dataset(data, labels=label or (), image=image, patient=patient)
+    all_data = read_dataset(data, labels=label or (), image=image, patient=patient, cue=settings.cue)
     datasets = {name: all_data.only(name) for name in all_data.labels} if each else {"": all_data}
     faults = 0
     for name, dataset in datasets.items():

@@ -107,7 +107,12 @@ class Dataset:
 
 
 def read_dataset(
-    path: str | Path, *, labels: Sequence[str] = (), image: str | None = None, patient: str | None = None
+    path: str | Path,
+    *,
+    labels: Sequence[str] = (),
+    image: str | None = None,
+    patient: str | None = None,
+    cue: str | None = None,
 ) -> Dataset:
     """Read labelled images.
 
@@ -123,6 +128,8 @@ def read_dataset(
         labels: columns of a table, or labels of a study; none: ``label`` or ``class``, or else all columns of 1 and 0.
         image: column of images; None: recognised by its name (see `find_column`).
         patient: column of patients; None: recognised by its name.
+        cue: column of a table, or cue or stratum of a study, whose cells become ``strata[cue]`` of the cases; such a
+            column is no label unless ``labels`` names it.
 
     Raises:
         SettingError: a column or label that does not exist, several columns that could hold the images or patients,
@@ -135,10 +142,12 @@ def read_dataset(
             raise SettingError(
                 f"{path} is a folder of class folders, without columns: leave --label out, and --image and --patient"
             )
+        if cue:
+            raise SettingError(f"{path} is a folder of class folders, without the column {cue!r}: give a table")
         return _class_folders(path)
     if path.suffix.lower() == ".toml":
-        return _study(path, labels)
-    return _table(path, labels, image, patient)
+        return _study(path, labels, cue)
+    return _table(path, labels, image, patient, cue)
 
 
 def _class_folders(path: Path) -> Dataset:
@@ -160,12 +169,15 @@ def _class_folders(path: Path) -> Dataset:
     return Dataset(path, labels, "one", tuple(cases), ("mask",))
 
 
-def _study(path: Path, label_names: Sequence[str]) -> Dataset:
+def _study(path: Path, label_names: Sequence[str], cue: str | None) -> Dataset:
     study = Study.read(path)
     names = tuple(label_names) or tuple(study.file.labels)
     for name in names:
         if name not in study.file.labels:
             raise SettingError(f"{nearest('label', name, study.file.labels)} in {path}")
+    sections = study.file.cohort
+    if cue is not None and cue not in (*sections.cues, *sections.strata):
+        raise SettingError(f"{nearest('cue or stratum', cue, [*sections.cues, *sections.strata])} in {path}")
     mask_name = f"label:{names[0]}" if len(names) == 1 else ""
     cases = []
     for case in study.cohort.cases():
@@ -176,19 +188,23 @@ def _study(path: Path, label_names: Sequence[str]) -> Dataset:
             patient=case.patient or case.image,
             truth={name: case.truth[name] for name in names},
             masks=masks,
+            strata={**case.strata, **{name: _cell(value) for name, value in case.cues.items()}},
             problems={"": problem} if problem else {},
         )
         cases.append(_with_problem(labelled_case, "any"))
-    cohort = study.file.cohort
     own_mask = ("label",) if len(names) == 1 and study.file.labels[names[0]].mask else ()
-    mask_names = (*cohort.masks, *(name for name, cue in cohort.cues.items() if cue.mask), *own_mask)
+    mask_names = (*sections.masks, *(name for name, section in sections.cues.items() if section.mask), *own_mask)
     return Dataset(path, names, "any", tuple(cases), mask_names)
 
 
-def _table(path: Path, label_names: Sequence[str], image: str | None, patient: str | None) -> Dataset:
+def _cell(value: bool | None) -> str:  # noqa: FBT001
+    return "" if value is None else str(int(value))
+
+
+def _table(path: Path, label_names: Sequence[str], image: str | None, patient: str | None, cue: str | None) -> Dataset:
     table, ragged = read_table(str(path))
     columns = [name for name in table.columns if name != LINE]
-    for name in label_names:
+    for name in (*label_names, *([] if cue is None else [cue])):
         if name not in columns:
             raise SettingError(f"{nearest('column', name, columns)} in {path}")
     where = {"table": str(path)}
@@ -196,13 +212,13 @@ def _table(path: Path, label_names: Sequence[str], image: str | None, patient: s
     patient = patient_column(columns, name=patient, option="--patient", **where)
     split = find_column(columns, "split", option="another name", **where)
     label_columns = tuple(label_names) or _label_columns(
-        table, [c for c in columns if c not in (image, patient, split)], path
+        table, [c for c in columns if c not in (image, patient, split, cue)], path
     )
     single = len(label_columns) == 1 and not _is_truth(table[label_columns[0]])
     labels = tuple(sorted({cell.strip() for cell in table[label_columns[0]]} - {""})) if single else label_columns
     if single and len(labels) < 2:
         raise SettingError(f"{path} has one class in {label_columns[0]!r}, {', '.join(labels) or 'none'}: it takes two")
-    mask_columns = [c for c in columns if c not in (image, patient, split, *label_columns)]
+    mask_columns = [c for c in columns if c not in (image, patient, split, cue, *label_columns)]
     root, cases = str(path.parent), []
     for number, row in enumerate(table.iter_rows(named=True)):
         truth, problem = _truth(row, label_columns, labels, one=single)
@@ -217,6 +233,7 @@ def _table(path: Path, label_names: Sequence[str], image: str | None, patient: s
             truth=truth,
             masks={c: row[c].strip() for c in mask_columns if row[c].strip()},
             root=root,
+            strata={} if cue is None else {cue: row[cue].strip()},
             split=_split_of(row[split], path, row[LINE]) if split else "",
             problems={"": problem} if problem else {},
         )

@@ -16,6 +16,7 @@ from camscope.files import claim, write_atomically
 from camscope.models.device import on_device
 from camscope.models.model import Model
 from camscope.progress import Progress
+from camscope.training.cue_groups import CueGroups
 from camscope.training.dataset import SPLITS, UNKNOWN, Dataset
 from camscope.training.evaluate import predict
 from camscope.training.init_model import Start
@@ -87,7 +88,9 @@ def train(
         "say": say,
     }
     result = fit_network(model, dataset, pictures, out=out, settings=settings, **options)
+    groups = pictures["train"].groups
     facts = {"training": identity | _facts(dataset, out) | {"lowest_val_loss": result.val_loss}}
+    facts["training"] |= {} if groups is None else {"groups": groups.counts}
     trained_model = dataclasses.replace(model, facts=facts)
     if result.leads:
         on_device(trained_model, device)
@@ -103,11 +106,16 @@ def _read_and_split(
 ) -> tuple[Dataset, dict[str, Pictures]]:
     """Return the dataset, read and split, and the images of each split."""
     _check_reasons(dataset, settings)
-    preparation = Preparation(model.preprocess, dataset.masks, settings.hide, settings.reasons)
+    preparation = Preparation(model.preprocess, dataset.masks, settings.hide, settings.reasons, settings.exchange)
     dataset, shelf = read_all(dataset, preparation, progress=progress)
     dataset = split(dataset, fractions=settings.fractions, seed=settings.seed)
     options: dict[str, Any] = {"preparation": preparation, "shelf": shelf, "flip": settings.flip, "seed": settings.seed}
-    return dataset, {name: Pictures(dataset, name, varied=name == "train", **options) for name in SPLITS}
+    options["groups"] = None if settings.cue is None else CueGroups.of(dataset, settings.cue)
+    pictures = {name: Pictures(dataset, name, varied=name == "train", **options) for name in SPLITS}
+    for spec, members in zip(preparation.regions, pictures["train"].having, strict=True):
+        if not members:
+            raise SettingError(f"no training image has the region {spec!r}, so that it cannot be hidden or exchanged")
+    return dataset, pictures
 
 
 def _check_reasons(dataset: Dataset, settings: TrainingSettings) -> None:
@@ -127,7 +135,9 @@ def _unused(dataset: Dataset) -> Iterator[str]:
 def _identity(dataset: Dataset, begun: Start, settings: TrainingSettings) -> dict[str, Any]:
     """Return what defines a training, as JSON: two trainings with the same values are the same."""
     recipe = begun.model.recipe
-    rows = [(e.image, e.sha256, e.patient, e.split, repr(e.truth)) for e in dataset.usable]
+    rows: list[tuple[Any, ...]] = [(e.image, e.sha256, e.patient, e.split, repr(e.truth)) for e in dataset.usable]
+    if settings.cue is not None:
+        rows = [(*row, e.strata.get(settings.cue)) for row, e in zip(rows, dataset.usable, strict=True)]
     return {
         "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
         "network": None if recipe is None else recipe.spec,

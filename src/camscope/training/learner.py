@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from camscope.models.model import Model
 from camscope.trace.outputs import unwrap
+from camscope.training.cue_groups import STEP, CueGroups, GroupLoss
 from camscope.training.dataset import Dataset
 from camscope.training.init_model import head_of
 from camscope.training.pictures import Pictures
@@ -37,10 +38,18 @@ class Learner(L.LightningModule):
         learnt: whether the backbone is pretrained.
         weights: (labels,) weights of the loss, from `label_weights`.
         layer: target layer of the maps in the loss; None for a loss without maps.
+        groups: groups by label and cue, weighted by the loss in place of the labels; None for a loss without groups.
     """
 
     def __init__(
-        self, model: Model, settings: TrainingSettings, *, learnt: bool, weights: Tensor, layer: str | None = None
+        self,
+        model: Model,
+        settings: TrainingSettings,
+        *,
+        learnt: bool,
+        weights: Tensor,
+        layer: str | None = None,
+        groups: CueGroups | None = None,
     ) -> None:
         super().__init__()
         self.net, self.outcome, self.settings, self.layer = model.net, model.outcome, settings, layer
@@ -51,6 +60,8 @@ class Learner(L.LightningModule):
         self.heads = head_of(model.net, len(model.labels))
         self.weights: Tensor
         self.register_buffer("weights", weights, persistent=False)
+        step = 0.0 if settings.group_dro is None else STEP
+        self.group_loss = None if groups is None else GroupLoss(torch.from_numpy(groups.shares), step=step)
         self.figures = _figures(model, "val_")
 
     def on_train_epoch_start(self) -> None:
@@ -68,20 +79,20 @@ class Learner(L.LightningModule):
         for name, parameter in self.net.named_parameters():
             parameter.requires_grad_(not frozen or self._in_head(name))
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor, Tensor], _: int) -> Tensor:
         """Return the loss of a batch: cross-entropy, and the penalty on maps outside the masks."""
-        x, truth, masks = batch
-        loss = self._loss(unwrap(self.net(x)), truth)
+        x, truth, masks, groups = batch
+        loss = self._loss(unwrap(self.net(x)), truth, groups)
         if self.layer is not None:
             loss = loss + self.settings.reasons_weight * self._outside(x, truth, masks, layer=self.layer)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(x), sync_dist=True)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor, Tensor], _: int) -> None:
         """Log the loss and update the metrics on a batch of images, which are neither hidden in part nor augmented."""
-        x, truth, _masks = batch
+        x, truth, _masks, groups = batch
         scores = unwrap(self.net(x))
-        self.log("val_loss", self._loss(scores, truth), on_epoch=True, batch_size=len(x), sync_dist=True)
+        self.log("val_loss", self._loss(scores, truth, groups), on_epoch=True, batch_size=len(x), sync_dist=True)
         if self.outcome == "one":
             self.figures.update(scores.softmax(-1), truth.argmax(1))
         else:
@@ -114,7 +125,14 @@ class Learner(L.LightningModule):
     def _in_head(self, name: str) -> bool:
         return any(name == head or name.startswith(f"{head}.") for head in self.heads)
 
-    def _loss(self, scores: Tensor, truth: Tensor) -> Tensor:
+    def _loss(self, scores: Tensor, truth: Tensor, groups: Tensor) -> Tensor:
+        if self.group_loss is not None:
+            if self.outcome == "one":
+                losses = F.cross_entropy(scores, truth.argmax(1), reduction="none")[:, None]
+            else:
+                losses = F.binary_cross_entropy_with_logits(scores, truth.nan_to_num(0), reduction="none")
+            loss: Tensor = self.group_loss(losses, groups)
+            return loss
         if self.outcome == "one":
             return F.cross_entropy(scores, truth.argmax(1), weight=self.weights)
         mask = ~truth.isnan()

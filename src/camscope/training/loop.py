@@ -81,7 +81,8 @@ def fit_network(
     case = pictures["train"][0][0][None]
     map_model = dataclasses.replace(model, layer=model.layer or default_layer(model.net, case))
     layer = map_model.layer if settings.reasons is not None else None
-    learner = Learner(model, settings, learnt=learnt, weights=label_weights(dataset), layer=layer)
+    groups = pictures["train"].groups
+    learner = Learner(model, settings, learnt=learnt, weights=label_weights(dataset), layer=layer, groups=groups)
     checkpoint = ModelCheckpoint(
         out / CHECKPOINTS,
         filename=Path(BEST).stem,
@@ -107,6 +108,8 @@ def fit_network(
             checkpoint.load_state_dict(content["callbacks"][checkpoint.state_key])
         else:
             all_kept = all(number in p.shelf.inputs for p in pictures.values() for number in p.numbers)
+            # Exchanged properties are set in the file's own pixels.
+            all_kept = all_kept and not pictures["train"].preparation.properties
             workers = 0 if all_kept else min(_MOST_WORKERS, os.cpu_count() or 1)
             last = out / CHECKPOINTS / LAST if content else None
             with writing(out), stopping:

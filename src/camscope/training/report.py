@@ -111,6 +111,7 @@ def _page(
         "curves": _safe(curves_figure(history)) if history else None,
         "samples": _samples(dataset) if dataset is not None else "",
         "splits": model.facts.get("training", {}).get("splits", {}),
+        "shortcuts": _shortcuts(model.facts.get("training", {})),
         "confusion": [_safe(d) for d in confusion_figures(predictions, confusion(predictions), most=_MOST_LABELS)],
         "ranking": [_safe(d) for d in ranking_figures(predictions, figures, most=_MOST_LABELS)],
         "against": not single,
@@ -142,6 +143,27 @@ def _warnings(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]
     if origin == "random weights":
         warnings.append("Training started from random weights: the network has seen nothing but these pictures.")
     return warnings
+
+
+def _shortcuts(training: Mapping[str, Any]) -> list[str]:
+    """Return what the training did against shortcuts, one sentence per setting."""
+    settings = training.get("settings", {})
+    texts = []
+    if regions := ", ".join(settings.get("hide", ())):
+        texts.append(f"Hidden in every training image: {regions}.")
+    if exchanged := ", ".join(settings.get("exchange", ())):
+        texts.append(f"Taken from another image in every training and validation image: {exchanged}.")
+    if cue := settings.get("balance"):
+        texts.append(f"The loss gives each combination of label and {cue} the same weight.")
+    if cue := settings.get("group_dro"):
+        texts.append(f"The loss gives most weight to the combination of label and {cue} with the highest loss.")
+    if groups := training.get("groups"):
+        texts.append(f"Training images: {'; '.join(f'{name}: {count}' for name, count in groups.items())}.")
+    if mask := settings.get("reasons"):
+        texts.append(f"Attribution outside the mask {mask} was penalised.")
+    if texts:
+        texts.append("This does not show that a shortcut was removed: compare its effect before and after by an audit.")
+    return texts
 
 
 def _groups(explained: Sequence[ExplainedFailure]) -> list[dict[str, Any]]:

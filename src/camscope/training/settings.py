@@ -25,6 +25,10 @@ class TrainingSettings:
         fractions: shares of training, validation and test set, for data without splits.
         flip: whether training images are mirrored at random; not for chests, whose heart is on the left.
         hide: regions that are hidden in every training image, such as "border:0.1".
+        exchange: regions and acquisition properties that each training and validation image gets from another image,
+            such as "border:0.15" and "contrast".
+        balance: cue by which the loss is weighted, so that each combination of label and cue counts the same.
+        group_dro: cue by which the loss is weighted towards the combination of label and cue with the highest loss.
         reasons: name of the mask outside of which attribution is penalised; None for no penalty.
         reasons_weight: weight of that penalty relative to the cross-entropy.
         precision: "auto" (16 bits on a GPU, else 32), or any of Lightning's, such as "bf16-mixed".
@@ -40,6 +44,9 @@ class TrainingSettings:
     fractions: tuple[float, float, float] = FRACTIONS
     flip: bool = False
     hide: tuple[str, ...] = ()
+    exchange: tuple[str, ...] = ()
+    balance: str | None = None
+    group_dro: str | None = None
     reasons: str | None = None
     reasons_weight: float = 1.0
     precision: str = "auto"
@@ -55,6 +62,18 @@ class TrainingSettings:
             value = getattr(self, name)
             if not least <= value < math.inf:
                 raise SettingError(f"{name} must be finite and {'above' if least else 'at least'} 0, but got {value}")
+
+        if self.balance is not None and self.group_dro is not None:
+            raise SettingError("group DRO weights the combinations of label and cue itself: leave balance out")
+
+    @property
+    def cue(self) -> str | None:
+        """Return the cue by which the loss is weighted; None for none.
+
+        >>> TrainingSettings(balance="token").cue
+        'token'
+        """
+        return self.balance if self.group_dro is None else self.group_dro
 
     def frozen_epochs(self, *, learnt: bool) -> int:
         """Return the number of epochs in which only the head is trained, less than the total."""

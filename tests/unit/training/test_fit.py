@@ -114,6 +114,63 @@ def test_labels_that_are_there_or_not_some_unknown(table, tmp_path):
         trained(None, tmp_path / "other", dataclasses.replace(settings, reasons="mask"), data=data)
 
 
+@pytest.mark.parametrize("guard", [{"exchange": ("border:0.1", "contrast")}, {"balance": "cue"}, {"group_dro": "cue"}])
+def test_a_training_against_a_shortcut_resumes_and_is_recorded(table, tmp_path, guard):
+    rows = [{"patient": n, "there": n % 2, "cue": n // 2 % 2} for n in range(32)]
+    data = read_dataset(table(rows), labels=["there"], cue="cue")
+    settings = dataclasses.replace(QUICK, epochs=2, **guard)
+    whole, _ = trained(None, tmp_path / "whole", settings, data=data)
+
+    def kill(text):
+        if text.startswith("epoch 2"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        trained(None, tmp_path / "stopped", settings, data=data, say=kill)
+    said = []
+    resumed, _ = trained(None, tmp_path / "stopped", settings, data=data, say=said.append)
+    assert "going on after epoch 1" in said
+    assert resumed.digest == whole.digest
+    name, value = next(iter(guard.items()))
+    with pytest.raises(SettingError, match=f"holds another training .*{name} was"):
+        trained(None, tmp_path / "whole", dataclasses.replace(QUICK, epochs=2), data=data)
+    page = (tmp_path / "whole/report.html").read_text()
+    assert "This does not show that a shortcut was removed" in page
+    facts = whole.facts["training"]
+    assert facts["settings"][name] == (list(value) if name == "exchange" else value)
+    if name == "exchange":
+        assert "Taken from another image in every training and validation image: border:0.1, contrast." in page
+    else:
+        assert sum(facts["groups"].values()) == facts["splits"]["train"]["pictures"]
+        assert f"there present, cue = 1: {facts['groups']['there present, cue = 1']}" in page
+        flipped_cue = table([row | {"cue": 1 - row["cue"]} for row in rows])
+        changed = read_dataset(flipped_cue, labels=["there"], cue="cue")
+        with pytest.raises(SettingError, match="data_sha256"):
+            trained(None, tmp_path / "whole", settings, data=changed)
+
+
+def test_group_dro_weights_are_those_of_the_losses(table, tmp_path):
+    rows = [{"patient": n, "there": n % 2, "cue": n // 2 % 2} for n in range(32)]
+    data = read_dataset(table(rows), labels=["there"], cue="cue")
+    trained(None, tmp_path / "run", dataclasses.replace(QUICK, epochs=1, group_dro="cue"), data=data)
+    last = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    weights = last["group_loss.weights"]
+    assert weights.sum().item() == pytest.approx(1)
+    assert weights.unique().numel() == 4
+
+
+def test_what_cannot_train_against_a_shortcut_is_an_error(table, tmp_path):
+    rows = [{"patient": n, "there": n % 2, "cue": n % 2, "box": ""} for n in range(32)]
+    data = read_dataset(table(rows), labels=["there"], cue="cue")
+    with pytest.raises(SettingError, match="no training image has there absent, cue = 1"):
+        trained(None, tmp_path / "a", dataclasses.replace(QUICK, balance="cue"), data=data)
+    with pytest.raises(SettingError, match="no training image has the region 'cue:box'"):
+        trained(None, tmp_path / "b", dataclasses.replace(QUICK, exchange=("cue:box",)), data=data)
+    with pytest.raises(SettingError, match="leave balance out"):
+        TrainingSettings(balance="cue", group_dro="cue")
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_backbone_that_has_learnt_is_frozen_first(class_folders, tmp_path):
     data = read_dataset(class_folders(8))
     begun = start("timm:resnet10t", data, weights="none", input_size=32)

@@ -23,7 +23,7 @@ def shown(data, *, memory=2**30, varied=False, hide=(), reasons=None, split="tra
 
 def test_what_is_judged_is_what_explain_sees(class_folders):
     data, pictures = shown(read_dataset(class_folders(2)), split="val")
-    for example, (x, truth, reason) in zip(data.cases, pictures, strict=True):
+    for example, (x, truth, reason, _) in zip(data.cases, pictures, strict=True):
         torch.testing.assert_close(x, PREPROCESS(read(example.source))[0], rtol=0, atol=0)
         assert truth.tolist() == [float(example.truth[label]) for label in data.labels]
         assert not reason.any()
@@ -32,13 +32,13 @@ def test_what_is_judged_is_what_explain_sees(class_folders):
 def test_variation_follows_from_seed_epoch_and_picture_alone(class_folders):
     _, pictures = shown(read_dataset(class_folders(2)), varied=True)
     _, unkept = shown(read_dataset(class_folders(2)), varied=True, memory=0)
-    first = [x for x, _, _ in pictures]
+    first = [x for x, _, _, _ in pictures]
     torch.manual_seed(5)
-    again = [x for x, _, _ in unkept]
+    again = [x for x, _, _, _ in unkept]
     assert not unkept.shelf.inputs
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     pictures.epoch = 1
-    assert not any(torch.equal(a, x) for a, (x, _, _) in zip(first, pictures, strict=True))
+    assert not any(torch.equal(a, x) for a, (x, _, _, _) in zip(first, pictures, strict=True))
     before = torch.get_rng_state()
     _ = pictures[0]
     assert torch.equal(before, torch.get_rng_state())
@@ -69,7 +69,7 @@ def test_nothing_of_a_hidden_region_is_left(table):
     rings = []
     for epoch in range(30):
         pictures.epoch = epoch
-        for n, (x, _, _) in enumerate(pictures):
+        for n, (x, _, _, _) in enumerate(pictures):
             ring = (x[0, 0] * 0.25 + 0.5) * 255
             assert torch.allclose(x[0, 8:-8, 8:-8], torch.tensor((128 / 255 - 0.5) / 0.25), atol=1e-4)
             rings.append((n, round(float(ring[16]))))
@@ -84,7 +84,7 @@ def test_where_a_picture_has_no_such_region_another_picture_lends_its_place(tabl
     pictures.vary = lambda x, mask: (x, mask)
     plain = shown(read_dataset(path))[1]
     changed = {"own": 0, "lent": 0}
-    for n, ((x, _, _), (was, _, _)) in enumerate(zip(pictures, plain, strict=True)):
+    for n, ((x, _, _, _), (was, _, _, _)) in enumerate(zip(pictures, plain, strict=True)):
         different = (x != was).any(0)
         assert different[8:16, 8:14].any()
         assert not different[20:].any()
@@ -102,7 +102,7 @@ def test_the_mask_of_the_reasons_is_moved_with_its_picture(tmp_path, table):
     _, pictures = shown(read_dataset(path), reasons="mask", varied=True)
     for epoch in range(8):
         pictures.epoch = epoch
-        x, _, moved = pictures[0]
+        x, _, moved, _ = pictures[0]
         bright = x[0] * 0.25 + 0.5 > 0.65
         assert (bright & moved).sum() / (bright | moved).sum() > 0.75
         assert not torch.equal(moved, torch.from_numpy(mask > 0))
