@@ -79,9 +79,7 @@ def table(results):
     """The figures as Markdown."""
     print("# The planted benchmark under other designs\n")
     print(f"{len(results)} networks. The index is the true reliance index of the networks (median).\n")
-    print(
-        "| design | networks | index | RELIES, index at least 0.10 | RELIES, index below 0.02 | verdicts on the cue |"
-    )
+    print("| design | networks | index | RELIES if index >= 0.10 | RELIES if index < 0.02 | verdicts on the cue |")
     print("|---|---|---|---|---|---|")
     designs = defaultdict(list)
     for result in results:
