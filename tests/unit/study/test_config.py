@@ -91,6 +91,13 @@ def test_what_is_no_toml(tmp_path, content, said):
         read_study_file(tmp_path / "study.toml")
 
 
+def test_properties_are_all_by_default_and_known_by_name(tmp_path):
+    assert "contrast" in read(tmp_path, WHOLE + "[audit]\n").audit.properties
+    assert read(tmp_path, WHOLE + '[audit]\nproperties = ["jpeg", "jpeg"]\n').audit.properties == ("jpeg",)
+    with pytest.raises(StudyError, match=r"(?s)audit.*contrast"):
+        read(tmp_path, WHOLE + '[audit]\nproperties = ["contrst"]\n')
+
+
 def test_no_file(tmp_path):
     with pytest.raises(StudyError, match="No such file"):
         read_study_file(tmp_path / "study.toml")
