@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -68,16 +67,6 @@ def located(name: str, folder: str | Path) -> str:
     if is_address(str(folder)):
         return f"{str(folder).rstrip('/')}/{name}"
     return str(Path(folder, name))
-
-
-def names_file(cell: str) -> bool:
-    """Return whether the cell of a mask is the name of a file, and not boxes or run lengths.
-
-    >>> names_file("masks/a.png"), names_file("1,2,3,4"), names_file('{"counts": [4], "size": [2, 2]}')
-    (True, False, False)
-    """
-    text = cell.strip()
-    return not text.startswith("{") and (text.startswith("./") or re.search(r"[^\W\d_]", text) is not None)
 
 
 def _csv(content: bytes, path: str) -> tuple[pl.DataFrame, dict[int, str]]:

@@ -10,10 +10,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from camscope.cohort.annotations import check_shape, read_annotation
+from camscope.cohort.annotations import check_shape, mask_files, read_annotation
 from camscope.cohort.case import Case
 from camscope.cohort.columns import NO_PATIENTS
-from camscope.cohort.tables import located, names_file
+from camscope.cohort.tables import located
 from camscope.errors import CamscopeError
 from camscope.images import peek
 from camscope.images.source import is_address, split
@@ -51,9 +51,9 @@ def _faults(case: Case, cohort: Cohort) -> Iterator[str]:
         return
     for name, cell in case.masks.items():
         try:
-            if names_file(cell):
-                check_shape(peek(located(cell, cohort.root)).size, size, named=cell)
-            else:
+            for file in (files := mask_files(cell)):
+                check_shape(peek(located(file, cohort.root)).size, size, named=file)
+            if not files:
                 read_annotation(cell, size, root=Path())
         except CamscopeError as error:
             yield f"mask {name}: {error}"
