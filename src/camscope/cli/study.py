@@ -141,7 +141,7 @@ def _run(study: Study, out: str, *, as_json: bool, **options: Any) -> int:
 
 def _check(file: Path | None, device: str, *, as_json: bool) -> int:
     """Print every problem and the plan, whatever goes wrong; returns the exit status."""
-    from camscope.study.config import Problem
+    from camscope.cohort.sections import Problem
     from camscope.study.plan import plan
     from camscope.study.study import Study
 

@@ -168,9 +168,9 @@ def _structured(content: Mapping[str, Any], size: tuple[int, int], root: str | P
 def _coded_file(content: Mapping[str, Any], root: str | Path) -> Mask:
     """Return the pixels of a mask file that have one of some values, or one of some bits."""
     name, values, bits = str(content["file"]), content.get("values"), content.get("bits")
-    if values is None and bits is None:
+    if values is bits is None:
         return _file(name, root)
-    numbers = values if isinstance(values, list) else [bits]
+    numbers: list[Any] = values if isinstance(values, list) else [bits]
     if not numbers or not all(isinstance(number, int) for number in numbers):
         raise AnnotationError(f"the mask {name!r} needs values = [...] or bits = ..., whole numbers")
     try:

@@ -185,5 +185,5 @@ def _root(file: StudyFile, record: dict[str, Any], study: Study | None) -> str:
     if study is not None:
         return study.cohort.root
     folder = Path(str(record.get("study_file", "."))).parent
-    table = located(file.cohort.table, folder)
+    table = located(file.cohort.table.path, folder)
     return table if os.path.isdir(table) else located(file.cohort.root, folder)  # noqa: PTH112  may be an address

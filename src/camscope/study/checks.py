@@ -12,13 +12,13 @@ from pathlib import Path
 
 from camscope.cohort.annotations import check_shape, mask_files, read_annotation
 from camscope.cohort.case import Case
+from camscope.cohort.cohort import Cohort
 from camscope.cohort.columns import NO_PATIENTS
+from camscope.cohort.sections import Problem
 from camscope.cohort.tables import located
 from camscope.errors import CamscopeError
 from camscope.images import peek
 from camscope.images.source import is_address, split
-from camscope.study.cohort import Cohort
-from camscope.study.config import Problem
 
 _BLOCK = 4096  # bytes
 _TRIED = 20
@@ -35,7 +35,7 @@ def file_problems(cohort: Cohort) -> list[Problem]:
 
 def unknown_patients(cohort: Cohort) -> str:
     """Return what to do where neither a column nor the header of the first file that can be read names patients."""
-    if cohort.file.cohort.patient is not None or os.path.isdir(cohort.path):  # noqa: PTH112  as in read_table
+    if cohort.patients or os.path.isdir(cohort.path):  # noqa: PTH112  as in read_table
         return ""
     for case in itertools.islice(cohort.cases(), _TRIED):
         with contextlib.suppress(CamscopeError):

@@ -16,9 +16,9 @@ import polars as pl
 from camscope.cohort.case import Case
 from camscope.cohort.columns import find_column, image_column, patient_column
 from camscope.cohort.tables import LINE, located, read_table
+from camscope.cohort.truth import read_truth
 from camscope.errors import SettingError, nearest
 from camscope.models.model import Model
-from camscope.study.cohort import read_truth
 from camscope.study.study import Study
 
 SPLITS = ("train", "val", "test")

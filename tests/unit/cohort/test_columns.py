@@ -73,7 +73,7 @@ def test_a_study_reads_the_same_columns(tmp_path):
     (tmp_path / "t.csv").write_text("Image Index,Patient ID,ill\na.png,A,1\nb.png,A,0\n")
     study = Study.read(tmp_path / "study.toml")
     assert [(case.image, case.patient) for case in study.cohort.cases()] == [("a.png", "A"), ("b.png", "A")]
-    assert (study.file.cohort.image, study.file.cohort.patient) == ("Image Index", "Patient ID")
+    assert (study.file.cohort.image.name, study.file.cohort.patient.name) == ("Image Index", "Patient ID")
     (tmp_path / "t.csv").write_text("Image Index,Patient ID,patient,ill\na.png,A,B,1\n")
     with pytest.raises(StudyError, match=r"'Patient ID' and 'patient' could each be .* cohort.patient"):
         Study.read(tmp_path / "study.toml")
