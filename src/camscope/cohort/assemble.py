@@ -58,13 +58,20 @@ class CohortTable:
     notes: tuple[str, ...]
 
 
-def assemble(section: CohortSection, labels: Mapping[str, LabelRule], folder: str | Path) -> CohortTable:
+def assemble(
+    section: CohortSection,
+    labels: Mapping[str, LabelRule],
+    folder: str | Path,
+    *,
+    options: tuple[str, str] = ("cohort.image", "cohort.patient"),
+) -> CohortTable:
     """Read the tables of a cohort, and make one row per case.
 
     Args:
         section: what the cohort is; columns of images and patients that it does not name are found by their names.
         labels: how each label is read.
         folder: folder or address that relative paths start from.
+        options: what names the columns of images and patients, for errors.
 
     Raises:
         StudyError: a table that cannot be read or joined.
@@ -81,9 +88,10 @@ def assemble(section: CohortSection, labels: Mapping[str, LabelRule], folder: st
     for join in section.join:
         table = _joined(table, join, folder, path, notes)
     table = _with_columns(table, section.columns)
-    image, patient = _recognised(section, [name for name in table.columns if name not in RESERVED], path)
-    problems = _missing(section, labels, {"image": image, "patient": patient}, table.columns, path)
-    blank = {column for _, column in _needed(section, labels, image, patient, table.columns)} - set(table.columns)
+    image, patient = _recognised(section, [name for name in table.columns if name not in RESERVED], path, options)
+    needed = _needed(section, labels, dict(zip(options, (image, patient), strict=True)), table.columns)
+    problems = _missing(needed, {*table.columns, *section.columns}, path)
+    blank = {column for _, column in needed} - set(table.columns)
     table = table.with_columns([pl.lit("").alias(column) for column in blank])
     table = _with_columns(table, section.columns)
     table = _only(table, section.only, notes)
@@ -115,15 +123,17 @@ def assemble(section: CohortSection, labels: Mapping[str, LabelRule], folder: st
     )
 
 
-def _recognised(section: CohortSection, names: Sequence[str], path: str) -> tuple[TextSource, TextSource | None]:
+def _recognised(
+    section: CohortSection, names: Sequence[str], path: str, options: tuple[str, str]
+) -> tuple[TextSource, TextSource | None]:
     """Return the sources of images and patients, found by the names of the columns where the section names none.
 
     Raises:
         StudyError: several columns could be one of them, or none is recognised as that of the images.
     """
     try:
-        image = section.image or TextSource(from_=image_column(names, option="cohort.image"))
-        if section.patient is None and (name := find_column(names, "patient", option="cohort.patient")):
+        image = section.image or TextSource(from_=image_column(names, option=options[0]))
+        if section.patient is None and (name := find_column(names, "patient", option=options[1])):
             return image, TextSource(from_=name)
     except SettingError as error:
         raise StudyError([Problem(str(error), path, 1)]) from None
@@ -139,13 +149,11 @@ def _mask_sources(section: CohortSection, labels: Mapping[str, LabelRule]) -> di
 def _needed(
     section: CohortSection,
     labels: Mapping[str, LabelRule],
-    image: TextSource,
-    patient: TextSource | None,
+    sources: Mapping[str, TextSource | None],
     existing: list[str],
 ) -> list[tuple[str, str]]:
     """Return each column that a setting needs, with that setting."""
-    texts: dict[str, TextSource] = {"cohort.image": image}
-    texts |= {"cohort.patient": patient} if patient else {}
+    texts = {where: source for where, source in sources.items() if source is not None}
     texts |= {f"cohort.columns.{name}": source for name, source in section.columns.items()}
     masks = _mask_sources(section, labels)
     for name, source in masks.items():
@@ -164,20 +172,11 @@ def _needed(
     return needed
 
 
-def _missing(
-    section: CohortSection,
-    labels: Mapping[str, LabelRule],
-    sources: Mapping[str, TextSource | None],
-    existing: list[str],
-    path: str,
-) -> tuple[Problem, ...]:
-    image = sources["image"]
-    assert image is not None
-    names = [name for name in existing if name not in RESERVED]
-    known = {*existing, *section.columns}
+def _missing(needed: Sequence[tuple[str, str]], known: set[str], path: str) -> tuple[Problem, ...]:
+    names = [name for name in known if name not in RESERVED]
     return tuple(
         Problem(f"{nearest('column', column, names)} ({where} names it)", path, 1)
-        for where, column in _needed(section, labels, image, sources["patient"], existing)
+        for where, column in needed
         if column not in known
     )
 

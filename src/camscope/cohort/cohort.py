@@ -13,6 +13,7 @@ import polars as pl
 
 from camscope.cohort.assemble import assemble
 from camscope.cohort.case import Case
+from camscope.cohort.locate import Missing, missing_images
 from camscope.cohort.overlay_paths import picture_name
 from camscope.cohort.sections import CohortSection, LabelRule, Problem, TextSource
 from camscope.cohort.tables import CASE, FAULT, LINE, NAME, located
@@ -33,6 +34,8 @@ class Cohort:
         labels: how each label is read.
         folder: folder or address that relative paths start from.
         files: pattern of the overlays' paths, in which no two cases may have one name; "" for none.
+        options: what names the columns of images and patients, for errors.
+        repeats: whether several rows may have the same image and patient.
 
     Attributes:
         path: of the table.
@@ -48,9 +51,16 @@ class Cohort:
     """
 
     def __init__(
-        self, section: CohortSection, labels: Mapping[str, LabelRule], folder: str | Path, *, files: str = ""
+        self,
+        section: CohortSection,
+        labels: Mapping[str, LabelRule],
+        folder: str | Path,
+        *,
+        files: str = "",
+        options: tuple[str, str] = ("cohort.image", "cohort.patient"),
+        repeats: bool = False,
     ) -> None:
-        content = assemble(section, labels, folder)
+        content = assemble(section, labels, folder, options=options)
         self.labels, self.path, self.root = dict(labels), content.path, content.root
         self.missing, self.notes = list(content.missing), content.notes
         self._image, self._patient = content.image, content.patient
@@ -61,7 +71,7 @@ class Cohort:
         columns = [content.image, *([content.patient] if content.patient else []), *section.group, *section.strata]
         columns += [*content.labels.values(), *content.masks.values(), *content.cues.values()]
         self.table = content.table.select([LINE, FAULT, *dict.fromkeys(columns)]).with_row_index(CASE)
-        faults = self._repeated() | self._blank()
+        faults = ({} if repeats else self._repeated()) | self._blank()
         names = self._image_names(files)
         size = range(len(self.table))
         self.table = self.table.with_columns(
@@ -93,6 +103,11 @@ class Cohort:
         """Yield the cases of some rows of the table, or of all, in that order."""
         for row in range(len(self)) if rows is None else rows:
             yield self._case(self.table.row(row, named=True))
+
+    def missing_images(self) -> Missing | None:
+        """Return how many images are missing, which is the first, and what would fit; None if none is missing."""
+        images = dict.fromkeys(filter(None, self._trimmed(self._image)))
+        return missing_images({image: located(image, self.root) for image in images}, self.root)
 
     def problems(self) -> list[Problem]:
         """Return what is wrong with rows, not with the study as a whole, by line."""

@@ -6,7 +6,7 @@ import ast
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from camscope.cohort.sections import LabelRule, Votes
 
@@ -19,6 +19,7 @@ _WORDS = {
     **dict.fromkeys(("-1", "-1.0", "uncertain"), UNCERTAIN),
     **dict.fromkeys(("", "nan", "na", "n/a", "none", "null", "unknown"), UNKNOWN),
 }
+_NOTHING = ("no finding", "no findings", "normal", "none", "")
 _SEPARATORS = re.compile(r"[|;]")
 _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 
@@ -89,6 +90,22 @@ def _literal(text: str) -> object:
 def _run_together(text: str, values: Sequence[object]) -> bool:
     """Return whether Python joined texts that only blanks separate, as NumPy prints them."""
     return len(_QUOTED.findall(text)) > len(values)
+
+
+def values_of(column: Iterable[str]) -> tuple[list[str], bool]:
+    """Return the different values in the cells of a column, sorted, and whether they stand in lists.
+
+    In lists, values such as "No Finding" are left out: they say that all others are absent.
+
+    >>> values_of(["Mass|Effusion", "No Finding", ""]), values_of(["cat", "dog"])
+    ((['Effusion', 'Mass'], True), (['cat', 'dog'], False))
+    """
+    lists = [(cell.strip(), listed(cell)) for cell in dict.fromkeys(column) if cell.strip()]
+    joined = any(len(values) > 1 or cell.startswith("[") for cell, values in lists)
+    if not joined:
+        return sorted({cell for cell, _ in lists}), False
+    values = {value for _, values in lists for value in values}
+    return sorted(value for value in values if value.casefold() not in _NOTHING), True
 
 
 def voted(cells: Sequence[str], readers: Sequence[str], votes: Votes) -> str:

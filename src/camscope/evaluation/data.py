@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from camscope.cohort.case import Case
-from camscope.cohort.columns import image_column, named_column, patient_column
-from camscope.cohort.tables import LINE, located, read_table
+from camscope.cohort.cohort import Cohort
+from camscope.cohort.columns import named_column
+from camscope.cohort.open_table import open_table
+from camscope.cohort.tables import LINE, read_table
 from camscope.errors import SettingError
 from camscope.images import find_pictures
-from camscope.images.source import is_address
 
 _NOTHING = ("", "[]")
 _COLUMN = "column:"
@@ -52,7 +53,7 @@ def read_data(
     """Find the images of a folder or table, with their annotations, patients and targets.
 
     Args:
-        data: a folder, or a CSV, TSV or Parquet table; paths in a table are relative to it.
+        data: a folder, or a table (see `read_table`); paths in a table are relative to it.
         masks: column with masks, boxes or run lengths, or a folder with one mask per image, of the image's name.
         boxes: column with boxes.
         target: the class of every image, by name or index; "column:NAME" to read it from a column; None for the
@@ -94,40 +95,52 @@ def _of_folder(folder: Path, masks: str | None, target: str | None, exclude: Seq
 def _of_table(
     path: str, masks: str | None, boxes: str | None, target: str | None, image: str | None, patient: str | None
 ) -> EvaluationData:
-    table, ragged = read_table(path)
-    headers = [name for name in table.columns if name != LINE]
-    root = path.rpartition("/")[0] if is_address(path) else str(Path(path).parent)
-    images = image_column(headers, name=image, option="--image", table=path)
-    patients = patient_column(headers, name=patient, option="--patient", table=path)
+    headers = [name for name in read_table(path)[0].columns if name != LINE]
     columns = {"boxes": named_column(headers, boxes, option="--boxes")} if boxes else {}
     folder = None
     if masks is not None and masks not in headers and Path(masks).is_dir():
         folder = _mask_folder(masks)
     elif masks is not None:
         columns["mask"] = named_column(headers, masks, option="--masks")
-    stem_masks = {} if folder is None else _by_stem(folder)
     classes = (
         named_column(headers, target[len(_COLUMN) :], option="--target")
         if target and target.startswith(_COLUMN)
         else None
     )
+    cohort = open_table(
+        path,
+        labels={},
+        image=image,
+        patient=patient,
+        repeats=True,
+        masks=columns,
+        strata=(classes,) if classes else (),
+    )
+    return _of_cohort(cohort, path, folder, target or "", classes)
+
+
+def _of_cohort(cohort: Cohort, path: str, folder: Path | None, target: str, classes: str | None) -> EvaluationData:
+    """Return the cases of a cohort with the class to explain, and with masks of a folder where there is one."""
+    stem_masks = {} if folder is None else _by_stem(folder)
     cases = []
-    for number, row in enumerate(table.iter_rows(named=True)):
-        name = row[images].strip()
-        cells = {kind: cell for kind, column in columns.items() if (cell := row[column].strip()) not in _NOTHING}
-        if folder is not None and (mask := stem_masks.get(Path(name).stem)):
-            cells["mask"] = f"./{os.path.relpath(folder / mask, root)}"
-        person = row[patients].strip() if patients else name
-        class_name = row[classes].strip() if classes else target or ""
-        problem = ragged.get(number, "") or ("" if name else f"{images} is blank: name the image file")
-        if patients and not person:
-            problem = problem or f"{patients} is blank: name the patient"
+    for case in cohort.cases():
+        cells, problem = dict(case.masks), case.problem
+        if folder is not None and (mask := stem_masks.get(Path(case.image).stem)):
+            cells["mask"] = f"./{os.path.relpath(folder / mask, case.root)}"
+        class_name = case.strata[classes] if classes else target
         if classes and not class_name:
             problem = problem or f"{classes} is blank: name the class"
-        problems = {"": problem} if problem else {}
-        where = {"source": located(name, root), "patient": person, "root": root}
-        cases.append(Case(number, row[LINE], name, **where, masks=cells, target=class_name, problems=problems))
-    return EvaluationData(path, cases, patients=patients is not None)
+        cases.append(
+            replace(
+                case,
+                patient=case.patient or case.image,
+                masks=cells,
+                target=class_name,
+                strata={},
+                problems={"": problem} if problem else {},
+            )
+        )
+    return EvaluationData(path, cases, patients=cohort.patients)
 
 
 def _mask_folder(masks: str) -> Path:

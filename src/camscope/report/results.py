@@ -161,6 +161,11 @@ def read_results(folder: str | Path, *, study: Study | None = None) -> Results:
     audit, warnings = _audit(store.folder, plan)
     if not record.get("finished"):
         warnings = ["This study is not finished: what follows speaks of the rows that there are.", *warnings]
+    if record.get("patients") == "none":
+        warnings = [
+            *warnings,
+            "No patients are known: each image counts as a patient, so every interval on this page may be too narrow.",
+        ]
     return Results(store, record, file, _root(file, record, study), shards, rows, audit, tuple(warnings))
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import itertools
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -13,7 +11,7 @@ from pathlib import Path
 from camscope.cohort.annotations import check_shape, mask_files, read_annotation
 from camscope.cohort.case import Case
 from camscope.cohort.cohort import Cohort
-from camscope.cohort.columns import NO_PATIENTS
+from camscope.cohort.locate import is_missing
 from camscope.cohort.sections import Problem
 from camscope.cohort.tables import located
 from camscope.errors import CamscopeError
@@ -21,26 +19,19 @@ from camscope.images import peek
 from camscope.images.source import is_address, split
 
 _BLOCK = 4096  # bytes
-_TRIED = 20
 
 
 def file_problems(cohort: Cohort) -> list[Problem]:
     """Images and masks that are missing, no pictures, or do not fit each other; images that are one under two names."""
+    missing = cohort.missing_images()
     problems = []
+    if missing:
+        line = next(case.line for case in cohort.cases() if case.image and is_missing(case.source))
+        problems.append(Problem(missing.text, cohort.path, line, fatal=missing.all))
     for case in cohort.cases():
-        if "" not in case.problems:
+        if "" not in case.problems and not is_missing(case.source):
             problems += [Problem(text, cohort.path, case.line, fatal=False) for text in _faults(case, cohort)]
     return problems + _copies(cohort)
-
-
-def unknown_patients(cohort: Cohort) -> str:
-    """Return what to do where neither a column nor the header of the first file that can be read names patients."""
-    if cohort.patients or os.path.isdir(cohort.path):  # noqa: PTH112  as in read_table
-        return ""
-    for case in itertools.islice(cohort.cases(), _TRIED):
-        with contextlib.suppress(CamscopeError):
-            return "" if peek(case.source).facts.get("patient") else NO_PATIENTS.format(option="cohort.patient")
-    return ""
 
 
 def _faults(case: Case, cohort: Cohort) -> Iterator[str]:

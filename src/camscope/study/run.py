@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from camscope.cohort.open_table import patient_source
 from camscope.cohort.store import FAILED, Known, Row, Store
 from camscope.errors import DamagedError, StoreError, check_count
 from camscope.explanation.result import versions
@@ -92,6 +93,7 @@ def run(
             "study": study.file.model_dump(mode="json", by_alias=True),
             "study_file": str(study.path.absolute()),
             "cases": len(study.cohort),
+            "patients": patient_source(study.cohort),
             "models": recorded_models(study),
             "run": settings,
             "versions": versions(),

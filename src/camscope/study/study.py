@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from camscope.cohort.cohort import Cohort
+from camscope.cohort.open_table import announce
 from camscope.cohort.regions import check_spec
 from camscope.cohort.sections import Problem
 from camscope.errors import CamscopeError, StudyError, nearest
@@ -19,7 +19,7 @@ from camscope.explanation.method_lookup import check_settings, find_method
 from camscope.models.loading import load
 from camscope.models.model import Model
 from camscope.render import check_display
-from camscope.study.checks import file_problems, unknown_patients
+from camscope.study.checks import file_problems
 from camscope.study.config import LabelSection, ModelSection, StudyFile, line_of, read_study_file
 from camscope.study.rows import SCHEMA_VERSION, region_names
 
@@ -55,8 +55,7 @@ class Study:
         study = cls._opened(Path(path))
         if problems := study._setting_problems():
             raise StudyError(problems)
-        if text := unknown_patients(study.cohort):
-            warnings.warn(f"{study.cohort.path}: {text}", stacklevel=2)
+        announce(study.cohort, option="cohort.patient", level=3)
         return study
 
     @classmethod
@@ -76,8 +75,6 @@ class Study:
         if not study.cohort.missing:  # else every row seems to lack what the column holds
             problems += study.cohort.problems()
         problems += file_problems(study.cohort)
-        if text := unknown_patients(study.cohort):
-            problems.append(Problem(text, study.cohort.path, 1, fatal=False))
         return None if any(problem.fatal for problem in problems) else study, problems
 
     @classmethod
