@@ -196,6 +196,7 @@ def _joined(table: pl.DataFrame, join: Join, folder: str | Path, path: str, note
     check_columns(table, here, path)
     check_columns(other, there, name)
     other = other.drop(LINE).with_columns(pl.col(there).str.strip_chars()).unique(maintain_order=True)
+    other = other.rename({c: f"{join.prefix}{c}" for c in other.columns if c not in there})
     other = other.select(*there, *(c for c in other.columns if c not in table.columns and c not in there))
     other = other.unique(maintain_order=True)
     if twice := other.filter(other.select(there).is_duplicated()).select(there).rows():

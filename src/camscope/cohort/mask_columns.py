@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from camscope.cohort.runs import is_empty
 from camscope.cohort.sections import Boxes, MaskSource, Problem
 from camscope.cohort.sources import check_columns, key_rows, read_source, texts
 from camscope.errors import StudyError, nearest
@@ -36,7 +37,7 @@ def mask_column(table: pl.DataFrame, source: MaskSource, boxes: Boxes | None, fo
 
 def _mask_cells(table: pl.DataFrame, source: MaskSource) -> pl.Series:
     """Return the cells of a mask; what its section says of how to read them goes into the cell."""
-    cells = ["" if cell in _NO_MASK else cell for cell in texts(table, source)]
+    cells = ["" if cell in _NO_MASK or is_empty(cell) else cell for cell in texts(table, source)]
     if source.coding is not None:
         extra: dict[str, Any] = {"coding": source.coding} | ({"size": list(source.size)} if source.size else {})
         cells = [cell and json.dumps({"runs": cell, **extra}) for cell in cells]
@@ -48,7 +49,11 @@ def _mask_cells(table: pl.DataFrame, source: MaskSource) -> pl.Series:
 
 def box_columns(boxes: Boxes) -> list[str]:
     """Return the columns that a row per box needs."""
-    return [*boxes.columns, *([boxes.label] if boxes.label else []), *(boxes.size or ())]
+    return [
+        *boxes.columns,
+        *([boxes.label] if boxes.label else []),
+        *(name for name in boxes.size or () if isinstance(name, str)),
+    ]
 
 
 def _boxes(table: pl.DataFrame, boxes: Boxes | None, source: MaskSource, folder: str | Path) -> pl.Series:
@@ -89,8 +94,8 @@ def _box_cell(row: Mapping[str, str], boxes: Boxes) -> str:
         return json.dumps({"boxes": [words]})  # which reading it will refuse
     content: dict[str, object] = {"boxes": [corners]}
     if boxes.size:
-        width, height = (row[column].strip() for column in boxes.size)
-        content["size"] = [int(float(number)) if _NUMBER.fullmatch(number) else number for number in (height, width)]
+        sides = [row[side].strip() if isinstance(side, str) else side for side in boxes.size]
+        content["size"] = [int(float(side)) if _NUMBER.fullmatch(str(side)) else side for side in sides]
     return json.dumps(content)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -96,6 +97,22 @@ def coco(content: Mapping[str, Any], text: str) -> Mask:
     inside = np.arange(len(lengths)) % 2 == 1
     mask: Mask = np.repeat(inside, lengths).reshape((height, width), order="F")
     return mask
+
+
+def is_empty(cell: str) -> bool:
+    """Return whether a cell holds COCO's run lengths of a mask without a pixel inside.
+
+    >>> is_empty('{"size": [2, 4], "counts": [8]}'), is_empty("1,2,3,4")
+    (True, False)
+    """
+    if '"counts"' not in cell:
+        return False
+    try:
+        counts = json.loads(cell).get("counts")
+        numbers = _decompressed(counts, cell) if isinstance(counts, str) else counts
+    except (ValueError, AttributeError, RecursionError, AnnotationError):
+        return False  # which reading it will refuse
+    return isinstance(numbers, list) and not any(numbers[1::2])
 
 
 def picture_size(content: Mapping[str, Any], text: str) -> tuple[int, int]:

@@ -65,8 +65,8 @@ class TextSource(Section):
     r"""A text per row: the column with this name, or else a template with columns in braces, or a part of either.
 
     ``"p{subject_id:.2}/{dicom_id}.jpg"`` formats columns as Python formats text, so that ``.2`` is the first two
-    characters and ``0>8`` fills up with zeros. With ``pattern``, a regular expression, the text is its first group, or
-    all that it matches.
+    characters and ``0>8`` fills up with zeros. With ``pattern``, a regular expression, the text is what its groups
+    match, joined by "_", or all that it matches.
 
     >>> TextSource(from_="Path", pattern=r"patient(\d+)").name
     'Path ~ patient(\\d+)'
@@ -178,10 +178,12 @@ class Join(Section):
     Attributes:
         table: the table; it has one row per key.
         on: the columns that must be equal, or column of the cohort -> column of ``table``.
+        prefix: before the names of the columns that are added.
     """
 
     table: _Table
     on: Annotated[_Keys, Field(min_length=1)]
+    prefix: str = ""
 
 
 class Boxes(Section):
@@ -193,7 +195,8 @@ class Boxes(Section):
         columns: x, y, width, height, or x0, y0, x1, y1; or one column with all four.
         form: "xywh" or "xyxy"; None: told by the names of the columns.
         label: column with the label of the box; None if it has none.
-        size: columns with the width and the height in pixels that the boxes were drawn at; None: the picture's.
+        size: [height, width] in pixels of the pictures that the boxes were drawn on, or columns with them; None: those
+            of the picture.
     """
 
     columns: Annotated[tuple[str, ...], BeforeValidator(_alone)]
@@ -201,7 +204,7 @@ class Boxes(Section):
     on: _Keys = {}
     form: Literal["xywh", "xyxy"] | None = None
     label: str | None = None
-    size: tuple[str, str] | None = None
+    size: tuple[int, int] | tuple[str, str] | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Boxes:
@@ -279,6 +282,7 @@ class LabelRule(Section):
     Attributes:
         column: its column; None: the truth is unknown.
         contains: the label is present where the cell, or the list in it, has one of these values, and absent otherwise.
+        absent: the label is absent where the cell has one of these values, and present where it has any other.
         above: the label is present where the cell's number is larger.
         blank: whether a blank cell means "unknown" or "negative".
         uncertain: how -1 is read.
@@ -287,6 +291,7 @@ class LabelRule(Section):
 
     column: str | None = None
     contains: _Several = ()
+    absent: _Several = ()
     above: float | None = None
     blank: Blank = "unknown"
     uncertain: Uncertain = "drop"
@@ -294,8 +299,9 @@ class LabelRule(Section):
 
     @model_validator(mode="after")
     def _one_rule(self) -> LabelRule:
-        if self.column is None and (self.contains or self.above is not None):
-            raise ValueError("contains and above need a column")
-        if self.contains and self.above is not None:
-            raise ValueError("a label is told by contains or by above, not by both")
+        rules = [bool(self.contains), bool(self.absent), self.above is not None]
+        if self.column is None and any(rules):
+            raise ValueError("contains, absent and above need a column")
+        if sum(rules) > 1:
+            raise ValueError("a label is told by contains, by absent or by above: give one of them")
         return self

@@ -63,7 +63,7 @@ def texts(table: pl.DataFrame, source: TextSource) -> pl.Series:
             raise StudyError([Problem(f"the template {source.from_!r} cannot be filled: {fault}")]) from None
     if source.pattern is not None:
         expression = re.compile(source.pattern)
-        cells = [_first_group(expression.search(cell)) for cell in cells]
+        cells = [_matched(expression.search(cell)) for cell in cells]
     return pl.Series(cells, dtype=pl.String)
 
 
@@ -74,7 +74,7 @@ def _formatted(parts: Sequence[tuple[str, str | None, str]], columns: Mapping[st
     return "".join(text + ("" if name is None else format(values[name], form)) for text, name, form in parts)
 
 
-def _first_group(match: re.Match[str] | None) -> str:
+def _matched(match: re.Match[str] | None) -> str:
     if match is None:
         return ""
-    return next((group for group in match.groups() if group), "") if match.re.groups else match[0]
+    return "_".join(filter(None, match.groups())) if match.re.groups else match[0]

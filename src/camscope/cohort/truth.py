@@ -54,6 +54,9 @@ def reduced(cell: str, rule: LabelRule) -> str:
     if rule.contains:
         wanted = {name.strip().casefold() for name in rule.contains}
         value = UNKNOWN if not text else PRESENT if wanted & {part.casefold() for part in listed(text)} else ABSENT
+    elif rule.absent:
+        unwanted = {name.strip().casefold() for name in rule.absent}
+        value = UNKNOWN if not text else ABSENT if text.casefold() in unwanted else PRESENT
     elif rule.above is not None and value != UNKNOWN:
         try:
             number = float(text)
