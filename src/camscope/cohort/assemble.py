@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from camscope.cohort.columns import find_column, image_column
+from camscope.cohort.layout import known_texts
 from camscope.cohort.locate import located_images
 from camscope.cohort.mask_columns import box_columns, mask_column, union
 from camscope.cohort.sections import (
@@ -126,18 +127,20 @@ def assemble(
 def _recognised(
     section: CohortSection, names: Sequence[str], path: str, options: tuple[str, str]
 ) -> tuple[TextSource, TextSource | None]:
-    """Return the sources of images and patients, found by the names of the columns where the section names none.
+    """Return the sources of images and patients; where the section names none, by a known layout or the columns' names.
 
     Raises:
         StudyError: several columns could be one of them, or none is recognised as that of the images.
     """
+    known = {} if section.image and section.patient else known_texts(names)
+    image, patient = section.image or known.get("image"), section.patient or known.get("patient")
     try:
-        image = section.image or TextSource(from_=image_column(names, option=options[0]))
-        if section.patient is None and (name := find_column(names, "patient", option=options[1])):
-            return image, TextSource(from_=name)
+        image = image or TextSource(from_=image_column(names, option=options[0]))
+        if patient is None and (name := find_column(names, "patient", option=options[1])):
+            patient = TextSource(from_=name)
     except SettingError as error:
         raise StudyError([Problem(str(error), path, 1)]) from None
-    return image, section.patient
+    return image, patient
 
 
 def _mask_sources(section: CohortSection, labels: Mapping[str, LabelRule]) -> dict[str, MaskSource]:

@@ -68,7 +68,7 @@ def draft(path: Path, *, results: Path, ask: Ask = lambda *_: None) -> Draft:
     found = survey(path)
     pair = match(found)
     proposal = _unknown(found, results, ask) if pair is None else _known(*pair, found)
-    content = assemble(proposal.section, {}, proposal.folder)
+    content = assemble(proposal.section.model_copy(update={"group": (), "strata": ()}), {}, proposal.folder)
     names = [name for name in content.table.columns if name not in RESERVED]
     for key in ("group", "strata"):
         kept = [name for name in proposal.cohort.get(key, ()) if name in names]

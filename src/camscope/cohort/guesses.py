@@ -83,10 +83,9 @@ def _several_values(name: str, files: Sequence[str]) -> list[str]:
     if not 2 < len(values) <= _MOST_CODES:
         return []
     some = ", ".join(map(str, sorted(values)[:12]))
-    return [
-        f"the files of {name!r} have pixels of {len(values)} values ({some}): where each value or bit is a structure of "
-        f'its own, name it, as in masks = {{ part = {{ from = "{name}", values = [{max(values)}] }} }} or bits = 4'
-    ]
+    example = f'masks = {{ part = {{ from = "{name}", values = [{max(values)}] }} }} or bits = 4'
+    text = f"the files of {name!r} have pixels of {len(values)} values ({some}), each perhaps a structure of its own"
+    return [f"{text}: name them, as in {example}"]
 
 
 def guessed_labels(

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
-from camscope.cohort.sections import Section
+from camscope.cohort.sections import Section, TextSource
 from camscope.cohort.tables import LINE, read_table
 from camscope.errors import CamscopeError
 
@@ -115,6 +115,24 @@ def layouts() -> tuple[Layout, ...]:
     """
     files = sorted(LAYOUTS.glob("*.toml"))
     return tuple(Layout.model_validate(tomllib.loads(file.read_text(encoding="utf-8"))) for file in files)
+
+
+def known_texts(columns: Sequence[str]) -> dict[str, TextSource]:
+    """Return how a known layout tells the images and patients of its own table, by "image" and "patient".
+
+    >>> known_texts(["patientId", "x", "y", "width", "height", "Target"])["image"].name
+    'patientId'
+    """
+    for layout in layouts():
+        main = layout.tables.get("main")
+        if main is not None and set(main.columns) <= set(columns):
+            texts = {key: layout.cohort[key] for key in ("image", "patient") if key in layout.cohort}
+            sources = {
+                key: TextSource.model_validate({"from": value} if isinstance(value, str) else value)
+                for key, value in texts.items()
+            }
+            return {key: source for key, source in sources.items() if set(source.columns([*columns])) <= set(columns)}
+    return {}
 
 
 def survey(path: Path) -> Survey:
