@@ -38,8 +38,8 @@ class CohortTable:
         path: of the table, for messages.
         root: where the paths of images and masks start.
         table: the columns, all text, with `LINE` and `FAULT`.
-        image: column with the images, as paths relative to ``root``.
-        patient: column with the patients; None if none is known.
+        image: what tells the images; the column of its name has them as paths relative to ``root``.
+        patient: what tells the patients, with a column of its name; None if none is known.
         labels: label -> column with "1", "0", "-1", "" or what is none of these.
         masks: name of a mask -> column with its cells; that of a label is "label:NAME", of a cue "cue:NAME".
         cues: cue -> column as those of the labels.
@@ -50,8 +50,8 @@ class CohortTable:
     path: str
     root: str
     table: pl.DataFrame = field(repr=False)
-    image: str
-    patient: str | None
+    image: TextSource
+    patient: TextSource | None
     labels: Mapping[str, str]
     masks: Mapping[str, str]
     cues: Mapping[str, str]
@@ -114,8 +114,8 @@ def assemble(
         path=path,
         root=root,
         table=table,
-        image=image.name,
-        patient=None if patient is None else patient.name,
+        image=image,
+        patient=patient,
         labels={name: f"label {name}" for name in labels},
         masks=masks,
         cues={name: f"cue {name}" for name in section.cues},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from camscope.cohort.assemble import assemble
 from camscope.cohort.case import Case
 from camscope.cohort.locate import Missing, missing_images
 from camscope.cohort.overlay_paths import picture_name
-from camscope.cohort.sections import CohortSection, LabelRule, Problem, TextSource
+from camscope.cohort.sections import CohortSection, LabelRule, Problem
 from camscope.cohort.tables import CASE, FAULT, LINE, NAME, located
 from camscope.cohort.truth import read_truth
 from camscope.images.source import is_address
 from camscope.naming import fingerprint, unique_file_name
 
+_HEADER = "patient of the header"
 _ODD = 0.2  # a column that differs within more of the patients than this is meant to
 
 
@@ -63,12 +64,10 @@ class Cohort:
         content = assemble(section, labels, folder, options=options)
         self.labels, self.path, self.root = dict(labels), content.path, content.root
         self.missing, self.notes = list(content.missing), content.notes
-        self._image, self._patient = content.image, content.patient
+        self._image, self._patient = content.image.name, content.patient.name if content.patient else None
         self._labels, self._masks, self._cues = content.labels, content.masks, content.cues
-        patient = section.patient or (TextSource(from_=content.patient) if content.patient else None)
-        sources = {"image": section.image or TextSource(from_=content.image), "patient": patient}
-        self.section = section.model_copy(update=sources)
-        columns = [content.image, *([content.patient] if content.patient else []), *section.group, *section.strata]
+        self.section = section.model_copy(update={"image": content.image, "patient": content.patient})
+        columns = [self._image, *([self._patient] if self._patient else []), *section.group, *section.strata]
         columns += [*content.labels.values(), *content.masks.values(), *content.cues.values()]
         self.table = content.table.select([LINE, FAULT, *dict.fromkeys(columns)]).with_row_index(CASE)
         faults = ({} if repeats else self._repeated()) | self._blank()
@@ -91,6 +90,15 @@ class Cohort:
     def content(self) -> pl.DataFrame:
         """Return what the tables themselves say, without what was found out about it."""
         return self.table.drop(CASE, FAULT, NAME)
+
+    def with_patients(self, names: Sequence[str]) -> Cohort:
+        """Return this cohort with a name of the patient for each row, "" where it is unknown."""
+        cohort = copy.copy(self)
+        column = pl.Series(
+            _HEADER, [name or image for name, image in zip(names, self._trimmed(self._image), strict=True)]
+        )
+        cohort.table, cohort._patient = self.table.with_columns(column), _HEADER
+        return cohort
 
     def part(self, table: pl.DataFrame) -> Cohort:
         """This cohort with some rows of its table, wherever the process works that explains them."""

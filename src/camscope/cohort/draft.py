@@ -15,7 +15,7 @@ from camscope.cohort.assemble import CohortTable, assemble
 from camscope.cohort.columns import find_column
 from camscope.cohort.dicom_folder import DICOM_COLUMNS, write_dicom_table
 from camscope.cohort.guesses import guessed_labels, guessed_masks, image_by_content, named_like
-from camscope.cohort.layout import Layout, Survey, TableFile, filled, match, survey
+from camscope.cohort.layout import CohortLayout, Survey, TableFile, filled, match, survey
 from camscope.cohort.locate import best_fit
 from camscope.cohort.sections import CohortSection
 from camscope.cohort.sources import read_source
@@ -85,7 +85,7 @@ def draft(path: Path, *, results: Path, ask: Ask = lambda *_: None) -> Draft:
     return proposal
 
 
-def _known(layout: Layout, tables: Mapping[str, TableFile], found: Survey) -> Draft:
+def _known(layout: CohortLayout, tables: Mapping[str, TableFile], found: Survey) -> Draft:
     """Return the cohort of a layout, with the tables that were found."""
     paths = {key: table.path.relative_to(found.folder).as_posix() for key, table in tables.items()}
     settings = filled(dict(layout.cohort), paths)
@@ -146,7 +146,7 @@ def _role(columns: Sequence[str], role: Any, ask: Ask) -> str | None:
 
 def _fit_images(proposal: Draft, content: CohortTable) -> None:
     """Set where the images lie: a folder and suffix around their names, or a search."""
-    names = list(dict.fromkeys(name for cell in content.table[content.image] if (name := cell.strip())))
+    names = list(dict.fromkeys(name for cell in content.table[content.image.name] if (name := cell.strip())))
     if not names:
         return
     fit = best_fit(names, content.root)
@@ -163,7 +163,7 @@ def _fit_images(proposal: Draft, content: CohortTable) -> None:
         proposal.notes.append(f"{fit.total - fit.found} of {fit.total} images were not found below {content.root}")
 
 
-def _known_labels(proposal: Draft, layout: Layout, content: CohortTable, tables: Mapping[str, TableFile]) -> None:
+def _known_labels(proposal: Draft, layout: CohortLayout, content: CohortTable, tables: Mapping[str, TableFile]) -> None:
     """Set the labels of a layout, with their masks."""
     part, names = layout.labels, content.table.columns
     proposal.labels |= {name: dict(settings) for name, settings in part.given.items()}
@@ -207,8 +207,9 @@ def _guess(proposal: Draft, content: CohortTable, ask: Ask) -> None:
     """Set labels and masks by what the columns seem to hold."""
     settings = proposal.cohort
     section = proposal.section
-    taken = {*section.group, *section.strata, *RESERVED, content.image, content.patient, "path", "file"}
-    taken |= set(section.image.columns(content.table.columns)) if section.image else set()
+    taken = {*section.group, *section.strata, *RESERVED, "path", "file"}
+    for source in (content.image, content.patient):
+        taken |= {source.name, *source.columns(content.table.columns)} if source else set()
     columns = [name for name in content.table.columns if name not in taken]
     masks, notes = guessed_masks(content.table.select(columns), content)
     others = [name for name in columns if name not in named_like(columns, "mask")]

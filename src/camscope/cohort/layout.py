@@ -65,7 +65,7 @@ class LabelPart(Section):
     notes: tuple[str, ...] = ()
 
 
-class Layout(Section):
+class CohortLayout(Section):
     """What a public data set looks like.
 
     Attributes:
@@ -107,14 +107,14 @@ class Survey:
 
 
 @cache
-def layouts() -> tuple[Layout, ...]:
+def layouts() -> tuple[CohortLayout, ...]:
     """Return all known layouts, by the names of their files.
 
     >>> [layout.name for layout in layouts()][:2]
     ['BIDS', 'BRAX']
     """
     files = sorted(LAYOUTS.glob("*.toml"))
-    return tuple(Layout.model_validate(tomllib.loads(file.read_text(encoding="utf-8"))) for file in files)
+    return tuple(CohortLayout.model_validate(tomllib.loads(file.read_text(encoding="utf-8"))) for file in files)
 
 
 def known_texts(columns: Sequence[str]) -> dict[str, TextSource]:
@@ -150,7 +150,7 @@ def survey(path: Path) -> Survey:
     return Survey(folder, (named, *(table for file in others if (table := _opened(file)))), path)
 
 
-def match(found: Survey) -> tuple[Layout, dict[str, TableFile]] | None:
+def match(found: Survey) -> tuple[CohortLayout, dict[str, TableFile]] | None:
     """Return the layout that fits best, with its tables; None if none does."""
     matches = [(layout, tables) for layout in layouts() if (tables := _matched(layout, found)) is not None]
     if not matches:
@@ -158,7 +158,7 @@ def match(found: Survey) -> tuple[Layout, dict[str, TableFile]] | None:
     return max(matches, key=lambda pair: sum(len(pair[0].tables[key].columns) for key in pair[1]) + len(pair[0].folder))
 
 
-def _matched(layout: Layout, found: Survey) -> dict[str, TableFile] | None:
+def _matched(layout: CohortLayout, found: Survey) -> dict[str, TableFile] | None:
     """Return the tables of a layout among those that were found; None if one is missing."""
     if not all(next(found.folder.glob(pattern), None) for pattern in layout.folder):
         return None

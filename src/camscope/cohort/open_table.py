@@ -57,7 +57,24 @@ def open_table(
     if (missing := cohort.missing_images()) and missing.all:
         raise SettingError(f"{cohort.path}: {missing.text}")
     announce(cohort, option="--patient", level=5)
-    return cohort
+    return with_header_patients(cohort)
+
+
+def with_header_patients(cohort: Cohort) -> Cohort:
+    """Return a cohort with the patients of the images' headers, where no column names any and headers do.
+
+    Patients are numbered in the order of their first image, so that nothing that is written names them.
+    """
+    if patient_source(cohort) != "header":
+        return cohort
+    numbers: dict[str, str] = {}
+    names = []
+    for case in cohort.cases():
+        identity = ""
+        with suppress(CamscopeError):
+            identity = peek(case.source).facts.get("patient", "")
+        names.append(numbers.setdefault(identity, f"patient {len(numbers) + 1}") if identity else "")
+    return cohort.with_patients(names)
 
 
 def announce(cohort: Cohort, *, option: str, level: int) -> None:

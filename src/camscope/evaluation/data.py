@@ -10,10 +10,11 @@ from pathlib import Path
 from camscope.cohort.case import Case
 from camscope.cohort.cohort import Cohort
 from camscope.cohort.columns import named_column
-from camscope.cohort.open_table import open_table
+from camscope.cohort.open_table import open_table, with_header_patients
 from camscope.cohort.tables import LINE, read_table
-from camscope.errors import SettingError
+from camscope.errors import SettingError, nearest
 from camscope.images import find_pictures
+from camscope.study.study import Study
 
 _NOTHING = ("", "[]")
 _COLUMN = "column:"
@@ -53,8 +54,9 @@ def read_data(
     """Find the images of a folder or table, with their annotations, patients and targets.
 
     Args:
-        data: a folder, or a table (see `read_table`); paths in a table are relative to it.
-        masks: column with masks, boxes or run lengths, or a folder with one mask per image, of the image's name.
+        data: a folder, a study file, or a table (see `read_table`); paths in a table are relative to it.
+        masks: column with masks, boxes or run lengths; of a study file the name of a mask or label; or a folder with
+            one mask per image, of the image's name.
         boxes: column with boxes.
         target: the class of every image, by name or index; "column:NAME" to read it from a column; None for the
             predicted class.
@@ -73,7 +75,35 @@ def read_data(
             if value is not None:
                 raise SettingError(f"{name} names a column, and {data!r} is a folder: give a table, or leave it out")
         return _of_folder(Path(data), masks, target, exclude)
+    if data.lower().endswith(".toml"):
+        for name, value in (("--boxes", boxes), ("--image", image), ("--patient", patient)):
+            if value is not None:
+                raise SettingError(f"{name} names a column, and {data!r} is a study file: leave it out")
+        return _of_study(Path(data), masks, target)
     return _of_table(data, masks, boxes, target, image, patient)
+
+
+def _of_study(path: Path, masks: str | None, target: str | None) -> EvaluationData:
+    """Return the cases of a study with a mask by its name, or that of a label; without a name, those of all labels."""
+    study = Study.read(path)
+    names = {*study.file.cohort.masks, *(name for name, rule in study.file.labels.items() if rule.mask)}
+    if masks is not None and masks not in names:
+        raise SettingError(f"{nearest('mask', masks, names)} in {path} (--masks names it)")
+    if target and target.startswith(_COLUMN):
+        raise SettingError(f"--target {target!r} names a column, and {str(path)!r} is a study file: give a class")
+    data = _of_cohort(with_header_patients(study.cohort), str(path), None, target or "", None)
+    kept = [
+        replace(
+            case,
+            masks={
+                name: cell
+                for name, cell in case.masks.items()
+                if (name.startswith("label:") if masks is None else name.removeprefix("label:") == masks)
+            },
+        )
+        for case in data.cases
+    ]
+    return replace(data, cases=kept)
 
 
 def _of_folder(folder: Path, masks: str | None, target: str | None, exclude: Sequence[Path]) -> EvaluationData:

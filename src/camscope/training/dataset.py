@@ -17,7 +17,7 @@ import polars as pl
 from camscope.cohort.case import Case
 from camscope.cohort.cohort import Cohort
 from camscope.cohort.columns import find_column
-from camscope.cohort.open_table import open_table
+from camscope.cohort.open_table import open_table, with_header_patients
 from camscope.cohort.sections import LabelRule
 from camscope.cohort.tables import LINE, read_table
 from camscope.cohort.truth import read_truth, values_of
@@ -173,7 +173,7 @@ def _study(path: Path, label_names: Sequence[str]) -> Dataset:
     cohort = study.file.cohort
     own_mask = ("label",) if len(names) == 1 and study.file.labels[names[0]].mask else ()
     mask_names = (*cohort.masks, *(name for name, cue in cohort.cues.items() if cue.mask), *own_mask)
-    return _of_cohort(study.cohort, path, names, "any", mask_names)
+    return _of_cohort(with_header_patients(study.cohort), path, names, "any", mask_names)
 
 
 def _table(path: Path, label_names: Sequence[str], image: str | None, patient: str | None) -> Dataset:
