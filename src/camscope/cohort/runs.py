@@ -108,11 +108,10 @@ def is_empty(cell: str) -> bool:
     if '"counts"' not in cell:
         return False
     try:
-        counts = json.loads(cell).get("counts")
-        numbers = _decompressed(counts, cell) if isinstance(counts, str) else counts
+        content = json.loads(cell)
+        return not coco(content, cell).any()
     except (ValueError, AttributeError, RecursionError, AnnotationError):
         return False  # which reading it will refuse
-    return isinstance(numbers, list) and not any(numbers[1::2])
 
 
 def picture_size(content: Mapping[str, Any], text: str) -> tuple[int, int]:
