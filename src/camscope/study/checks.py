@@ -18,18 +18,17 @@ from camscope.errors import CamscopeError
 from camscope.images import peek
 from camscope.images.source import is_address, split
 
+_LISTED = 20  # missing images, each with its line; of more only the first
 _BLOCK = 4096  # bytes
 
 
 def file_problems(cohort: Cohort) -> list[Problem]:
     """Images and masks that are missing, no pictures, or do not fit each other; images that are one under two names."""
     missing = cohort.missing_images()
-    problems = []
-    if missing:
-        line = next(case.line for case in cohort.cases() if case.image and is_missing(case.source))
-        problems.append(Problem(missing.text, cohort.path, line, fatal=missing.all))
+    lines = [case.line for case in cohort.cases() if case.image and is_missing(case.source)] if missing else []
+    problems = [Problem(missing.text, cohort.path, lines[0], fatal=missing.all)] if missing else []
     for case in cohort.cases():
-        if "" not in case.problems and not is_missing(case.source):
+        if "" not in case.problems and (len(lines) <= _LISTED or not is_missing(case.source)):
             problems += [Problem(text, cohort.path, case.line, fatal=False) for text in _faults(case, cohort)]
     return problems + _copies(cohort)
 
