@@ -65,6 +65,7 @@ def test_the_page_fetches_nothing_and_escapes_names(run):
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)
 
 
+@pytest.mark.filterwarnings("default::UserWarning")  # of unknown patients or missing images
 def test_the_run_goes_straight_into_explain_study_and_failures(run, folder, tmp_path):
     out, _ = run
     assert cs.load(out).labels == ("cat", "dog <b>")

@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 @with_model_options
 def evaluate(
     model: ModelName,
-    data: Annotated[str, typer.Option("--data", help="Folder of images, or a CSV, TSV or Parquet table.")],
+    data: Annotated[str, typer.Option("--data", help="Folder of images, a table, or a study file.")],
     out: Out,
     weights: Weights = "default",
     masks: Annotated[
-        str | None, typer.Option(help="A column with masks, boxes or run lengths, or a folder of masks.")
+        str | None, typer.Option(help="A column with masks, a folder of masks, or a mask or label of a study file.")
     ] = None,
     boxes: Annotated[str | None, typer.Option(help="A column with boxes x0,y0,x1,y1;... in pixels.")] = None,
     target: Annotated[

@@ -19,6 +19,9 @@ def report(
     pseudonyms: Annotated[
         bool, typer.Option("--pseudonyms", help="Leave out the names of patients and the paths of files.")
     ] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Write DIR/rows.csv instead: the rows, for Excel and other spreadsheets.")
+    ] = False,
 ) -> None:
     """Write the report of a study: DIR/report.html, one page that loads nothing from the network.
 
@@ -27,8 +30,12 @@ def report(
 
     Example: camscope report results
     """
+    from camscope.study.csv_export import write_csv
     from camscope.study.study import Study
 
+    if as_csv:
+        print(write_csv(folder, pseudonyms=pseudonyms))
+        return
     print(reported(folder, study=None if study is None else Study.read(study), pseudonyms=pseudonyms))
 
 

@@ -141,7 +141,7 @@ def _run(study: Study, out: str, *, as_json: bool, **options: Any) -> int:
 
 def _check(file: Path | None, device: str, *, as_json: bool) -> int:
     """Print every problem and the plan, whatever goes wrong; returns the exit status."""
-    from camscope.study.config import Problem
+    from camscope.cohort.sections import Problem
     from camscope.study.plan import plan
     from camscope.study.study import Study
 
@@ -165,7 +165,13 @@ def _check(file: Path | None, device: str, *, as_json: bool) -> int:
             print(one_line(str(problem)))
         if planned is not None:
             duration = "unknown" if planned.seconds is None else f"about {planned.seconds / 60:.1f} minutes"
-            people = f" of {planned.patients} patients" if planned.patients else ""
+            for note in planned.notes:
+                print(one_line(f"note: {note}"))
+            people = {
+                "column": f" of {planned.patients} patients",
+                "header": ", patients from their headers",
+                "none": " of unknown patients (each image counts as one)",
+            }[planned.patient_source]
             print(
                 f"{planned.images} images{people}, {planned.forwards} forwards, "
                 f"{planned.maps} maps, {planned.rows} rows; {duration}; {len(problems)} problems"

@@ -1,23 +1,24 @@
-"""What a cell of a table says about where something is: a box, run lengths or a mask file, as a mask of the picture."""
+"""What a cell of a table says about where something is: boxes, polygons, run lengths or a mask file."""
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
-import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from camscope.array_types import Mask
-from camscope.cohort.tables import located, names_file
-from camscope.errors import AnnotationError, MissingExtraError, PictureError
+from camscope.cohort.runs import coco, pairs, picture_size
+from camscope.cohort.shapes import boxes, polygons
+from camscope.cohort.tables import located
+from camscope.errors import AnnotationError, MissingExtraError, PictureError, shortened
 from camscope.images import decode, fetch
 from camscope.images.photo import FORMATS
 
@@ -26,9 +27,7 @@ _NUMBERS_AND_COMMAS = re.compile(rf"{_NUMBER}\s*(?:[,;]\s*(?:{_NUMBER}\s*)?)+")
 _LISTED_BOXES = re.compile(r"\[\s*\[[^][]*\](?:\s*,\s*\[[^][]*\])*\s*\]")
 _NUMBERS_AND_BLANKS = re.compile(r"\d+(?:\s+\d+)+")
 _POSSIBLE = "expected a box 'x0,y0,x1,y1', run lengths or a mask file"
-_MAX_PIXELS = 2**28  # of a mask of another size than its picture
 _ASPECT = 0.02
-_SHOWN = 60
 
 
 def read_annotation(cell: str, size: tuple[int, int], *, root: str | Path) -> Mask:
@@ -36,8 +35,18 @@ def read_annotation(cell: str, size: tuple[int, int], *, root: str | Path) -> Ma
 
     What the cell looks like decides, in this order:
 
-    * ``{...}``: COCO's uncompressed run lengths, JSON with ``counts`` (outside and inside in turn, down the columns)
-      and ``size`` [height, width];
+    * ``{...}``: JSON, or a Python dictionary, with
+
+      - ``counts`` and ``size`` [height, width]: COCO's run lengths, as a list or compressed (outside and inside in
+        turn, down the columns);
+      - ``runs``: ``start length start length ...``, with ``coding`` "absolute" (from 1) or "relative" (to the end of
+        the run before) and perhaps ``size``;
+      - ``boxes`` [[x0, y0, x1, y1], ...] and ``polygons`` [[x, y, x, y, ...], ...], with ``size`` if they are in pixels
+        of another size than the picture's;
+      - ``file``, with ``values`` [...] or ``bits``: the pixels of a mask file that have one of the values, or any of
+        the bits;
+      - ``union`` [...]: several cells, of which each pixel must be in one;
+
     * numbers with commas: boxes ``x0,y0,x1,y1`` in pixels of the picture, several separated by ``;``, or written as
       JSON, ``[[x0, y0, x1, y1], ...]``. A pixel is inside where its centre is, so that whole numbers exclude x1, y1;
     * two or more whole numbers with blanks: Kaggle's run lengths ``start length start length ...``, from 1, down the
@@ -62,110 +71,124 @@ def read_annotation(cell: str, size: tuple[int, int], *, root: str | Path) -> Ma
     >>> read_annotation("1,0,3,2", (2, 4), root=Path()).astype(int)
     array([[0, 1, 1, 0],
            [0, 1, 1, 0]])
-    >>> read_annotation("2 3", (2, 4), root=Path()).astype(int)
-    array([[0, 1, 0, 0],
-           [1, 1, 0, 0]])
+    >>> read_annotation('{"polygons": [[0, 0, 4, 0, 4, 1, 0, 1]]}', (2, 4), root=Path()).astype(int)
+    array([[1, 1, 1, 1],
+           [0, 0, 0, 0]])
     """
     text = cell.strip()
     if not text:
         raise AnnotationError(f"an empty cell says nothing about where something is; {_POSSIBLE}")
     if text.startswith("{"):
-        return _resized(_coco(text), size, named=text)
+        return _resized(_structured(_parsed(text), size, root), size, named=text)
     if _LISTED_BOXES.fullmatch(text):
-        return _boxes(re.sub(r"\]\s*,\s*\[", ";", text[1:-1]).strip("[] \t\r\n"), size)
+        return boxes((box.split(",") for box in re.findall(r"\[([^][]*)\]", text)), size)
     if _NUMBERS_AND_COMMAS.fullmatch(text):
-        return _boxes(text, size)
+        return boxes((box.split(",") for box in text.split(";") if box.strip()), size)
     if _NUMBERS_AND_BLANKS.fullmatch(text):
-        return _runs(text, size)
+        return pairs(text, size)
     return _resized(_file(text, root), size, named=text)
 
 
 def annotation_content(cell: str, root: str | Path) -> str:
-    """Return what stands for an annotation in a key: the cell itself, or the sha256 of the file that it names.
+    """Return what stands for an annotation in a key: the cell itself, and the sha256 of each file that it names.
 
     Raises:
-        PictureError: the file cannot be read.
+        PictureError: a file cannot be read.
 
     >>> annotation_content("1,0,3,2", "masks")
     '1,0,3,2'
     """
-    return hashlib.sha256(fetch(located(cell, root))).hexdigest() if names_file(cell) else cell
+    hashes = [hashlib.sha256(fetch(located(name, root))).hexdigest() for name in mask_files(cell)]
+    return " ".join(hashes if mask_files(cell) == [cell] else [cell, *hashes])
 
 
-def _boxes(text: str, size: tuple[int, int]) -> Mask:
-    mask = np.zeros(size, bool)
-    height, width = size
-    for box in filter(str.strip, text.split(";")):
-        numbers = [float(number) if number.strip() else math.nan for number in box.split(",")]
-        if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
-            raise AnnotationError(f"{_short(box)} is no box: give the four numbers x0,y0,x1,y1 in pixels")
-        x0, y0, x1, y1 = numbers
-        if x0 >= x1 or y0 >= y1:
-            raise AnnotationError(
-                f"the box {_short(box)} is empty: give x0,y0,x1,y1 with x0 < x1 and y0 < y1, not its width and height"
-            )
-        if min(x0, y0) < -1 or x1 > width + 1 or y1 > height + 1:
-            raise AnnotationError(
-                f"the box {_short(box)} reaches beyond its picture of {width} x {height} pixels (width x height): "
-                "give it in pixels of this picture"
-            )
-        left, top, right, bottom = (max(math.ceil(edge - 0.5), 0) for edge in numbers)
-        mask[top:bottom, left:right] = True
-    return mask
+def mask_files(cell: str) -> list[str]:
+    """Return the names of the files that a cell needs; none for boxes, polygons and run lengths.
+
+    >>> mask_files("masks/a.png"), mask_files("1,2,3,4"), mask_files('{"file": "b.png", "values": [3]}')
+    (['masks/a.png'], [], ['b.png'])
+    """
+    text = cell.strip()
+    if not text.startswith("{"):
+        return [cell] if text.startswith("./") or re.search(r"[^\W\d_]", text) is not None else []
+    try:
+        content = _parsed(text)
+    except AnnotationError:
+        return []
+    parts = [content, *_parts(content)]
+    return [str(part["file"]) for part in parts if "file" in part] + [
+        name for part in content.get("union", ()) if isinstance(part, str) for name in mask_files(part)
+    ]
 
 
-def _runs(text: str, size: tuple[int, int]) -> Mask:
-    numbers = _whole(text.split(), text)
-    if len(numbers) % 2:
-        raise AnnotationError(
-            f"the run lengths {_short(text)} are {len(numbers)} numbers: give pairs of start and length"
-        )
-    starts, lengths = numbers[::2], numbers[1::2]
-    height, width = size
-    if starts.min() < 1 or (starts - 1 + lengths).max() > height * width:
-        raise AnnotationError(
-            f"the run lengths {_short(text)} leave their picture of {width} x {height} pixels (width x height): "
-            f"starts count from 1, down the columns, and runs end by {height * width}"
-        )
-    mask = np.zeros(height * width, bool)
-    for start, length in zip(starts, lengths, strict=True):
-        mask[start - 1 : start - 1 + length] = True
-    return mask.reshape(size, order="F")
+def _parts(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    union = content.get("union")
+    return [part for part in union if isinstance(part, dict)] if isinstance(union, list) else []
 
 
-def _coco(text: str) -> Mask:
+def _parsed(text: str) -> dict[str, Any]:
+    """Return the object that a cell in braces holds, written as JSON or as Python does."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as fault:
-        raise AnnotationError(f"{_short(text)} begins like COCO's run lengths but is not JSON: {fault}") from None
-    counts, size = content.get("counts"), content.get("size")
-    if isinstance(counts, str):
-        raise AnnotationError(f"{_short(text)} holds compressed run lengths: give counts as a list of numbers")
-    if not isinstance(counts, list) or not isinstance(size, list) or len(size) != 2:
-        raise AnnotationError(f'{_short(text)} is no mask: give {{"counts": [...], "size": [height, width]}}')
-    lengths, (height, width) = _whole(counts, text), map(int, _whole(size, text))
-    if min(height, width) < 1 or height * width > _MAX_PIXELS or int(lengths.sum()) != height * width:
-        raise AnnotationError(
-            f"the counts of {_short(text)} add up to {int(lengths.sum())}, its size {height} x {width} to "
-            f"{height * width} pixels: they must be equal, and at most {_MAX_PIXELS}"
-        )
-    inside = np.arange(len(lengths)) % 2 == 1
-    mask: Mask = np.repeat(inside, lengths).reshape((height, width), order="F")
-    return mask
+        try:
+            content = ast.literal_eval(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            raise AnnotationError(f"{shortened(text)} begins like a mask in JSON but is not JSON: {fault}") from None
+        if isinstance(content, dict) and isinstance(content.get("counts"), bytes):
+            content["counts"] = content["counts"].decode("ascii", "replace")
+    if not isinstance(content, dict):
+        raise AnnotationError(f"{shortened(text)} is no mask: expected an object with counts, runs, boxes or polygons")
+    return content
 
 
-def _whole(values: list[Any], text: str) -> npt.NDArray[np.int64]:
-    """Run lengths as whole numbers from 0 to a picture's size; the sum of a few billion cannot overflow."""
-    wrong = f"{_short(text)} holds a number that is no run length: give whole numbers from 0 to {_MAX_PIXELS}"
-    if any(isinstance(value, bool | float) for value in values) or not values:
-        raise AnnotationError(wrong)
+def _structured(content: Mapping[str, Any], size: tuple[int, int], root: str | Path) -> Mask:
+    """Read an annotation in braces, at the size that it was drawn at."""
+    text = json.dumps(content, default=str)
+    if isinstance(content.get("union"), list) and content["union"]:
+        cells = [part if isinstance(part, str) else json.dumps(part) for part in content["union"]]
+        return np.asarray(np.logical_or.reduce([read_annotation(cell, size, root=root) for cell in cells]))
+    if "counts" in content:
+        return coco(content, text)
+    if "file" in content:
+        return _coded_file(content, root)
+    drawn = picture_size(content, text) if "size" in content else size
+    if "runs" in content:
+        coding = content.get("coding", "absolute")
+        if coding not in ("absolute", "relative"):
+            raise AnnotationError(f'{shortened(text)} has the coding {coding!r}: expected "absolute" or "relative"')
+        return pairs(str(content["runs"]), drawn, relative=coding == "relative")
+    shapes = [content.get(kind, []) for kind in ("boxes", "polygons")]
+    if not any(shapes) or not all(isinstance(shape, list) for shape in shapes):
+        raise AnnotationError(f"{shortened(text)} is no mask: give it counts, runs, boxes, polygons, a file or a union")
+    lists = [[part if isinstance(part, list) else [part] for part in shape] for shape in shapes]
+    return boxes(lists[0], drawn) | polygons(lists[1], drawn)
+
+
+def _coded_file(content: Mapping[str, Any], root: str | Path) -> Mask:
+    """Return the pixels of a mask file that have one of some values, or one of some bits."""
+    name, values, bits = str(content["file"]), content.get("values"), content.get("bits")
+    if values is bits is None:
+        return _file(name, root)
+    numbers: list[Any] = values if isinstance(values, list) else [bits]
+    if not numbers or not all(isinstance(number, int) for number in numbers):
+        raise AnnotationError(f"the mask {name!r} needs values = [...] or bits = ..., whole numbers")
     try:
-        numbers = np.array([int(value) for value in values], np.int64)
-    except (TypeError, ValueError, OverflowError):
-        raise AnnotationError(wrong) from None
-    if numbers.min() < 0 or numbers.max() > _MAX_PIXELS:
-        raise AnnotationError(wrong)
-    return numbers
+        with Image.open(BytesIO(fetch(located(name, root))), formats=FORMATS) as image:
+            pixels = np.asarray(image)
+    except PictureError as error:
+        raise AnnotationError(f"no mask in {name!r}: {error}") from None
+    except Exception:  # Pillow raises what it likes
+        raise AnnotationError(f"no mask with values in {name!r}: expected a PNG, TIFF, BMP or GIF file") from None
+    if pixels.ndim == 3:
+        if not all(
+            np.array_equal(pixels[..., 0], pixels[..., channel]) for channel in range(1, min(3, pixels.shape[2]))
+        ):
+            raise AnnotationError(f"the mask {name!r} is a colour picture: values and bits need one number per pixel")
+        pixels = pixels[..., 0]
+    if values is not None:
+        return np.isin(pixels, numbers)
+    return np.asarray((pixels.astype(np.int64) & numbers[0]) > 0)
 
 
 def _file(text: str, root: str | Path) -> Mask:
@@ -174,7 +197,7 @@ def _file(text: str, root: str | Path) -> Mask:
         content = fetch(source)
         picture = decode(content, source)
     except (PictureError, MissingExtraError) as error:
-        raise AnnotationError(f"no mask in {_short(text)}: {error}; {_POSSIBLE}") from None
+        raise AnnotationError(f"no mask in {shortened(text)}: {error}; {_POSSIBLE}") from None
     transparent = _transparent(content)
     if transparent is not None and transparent.any():
         return ~transparent
@@ -207,7 +230,7 @@ def check_shape(shape: Sequence[int], size: tuple[int, int], *, named: str) -> N
     aspect = (shape[0] * size[1]) / (shape[1] * size[0])
     if not 1 - _ASPECT <= aspect <= 1 + _ASPECT:
         raise AnnotationError(
-            f"the mask {_short(named)} is {shape[1]} x {shape[0]} pixels (width x height), its picture {size[1]} x "
+            f"the mask {shortened(named)} is {shape[1]} x {shape[0]} pixels (width x height), its picture {size[1]} x "
             f"{size[0]}: give a mask of the picture's size, or of its shape at another size"
         )
 
@@ -220,8 +243,3 @@ def _resized(mask: Mask, size: tuple[int, int], *, named: str) -> Mask:
         ((np.arange(want) + 0.5) * have / want).astype(np.intp) for want, have in zip(size, mask.shape, strict=True)
     )
     return mask[np.ix_(rows, columns)]
-
-
-def _short(text: str) -> str:
-    text = text.strip()
-    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -22,8 +21,8 @@ _NAMES: dict[Role, tuple[str, ...]] = {
 """Role -> names that are recognised, in small letters, without spaces, underscores and hyphens."""
 
 NO_PATIENTS = (
-    "no column of patients was found, so every image counts as a patient of its own: where patients have several "
-    "images, intervals will be too narrow and patients may be in several splits; name the column with {option}"
+    "no patients are known, so every image counts as a patient of its own: where patients have several images, "
+    "intervals will be too narrow and patients may be in several splits; name the column with {option}"
 )
 
 
@@ -81,18 +80,6 @@ def image_column(columns: Sequence[str], *, name: str | None = None, option: str
             f"{_in(table)}no column of images is recognised among {', '.join(columns)}: name it with {option}, or call "
             f"it one of {recognised('image')}"
         )
-    return column
-
-
-def patient_column(columns: Sequence[str], *, name: str | None = None, option: str, table: str) -> str | None:
-    """Find the column of patients; see `find_column`. A warning says so where there is none.
-
-    Raises:
-        SettingError: there is no column ``name``, or several could be it.
-    """
-    column = find_column(columns, "patient", name=name, option=option, table=table)
-    if column is None:
-        warnings.warn(f"{table}: {NO_PATIENTS.format(option=option)}", stacklevel=4)
     return column
 
 

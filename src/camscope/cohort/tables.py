@@ -1,19 +1,27 @@
-"""Tables of cohorts: CSV, TSV, Parquet, and folders of class folders, all read as text."""
+"""Tables of cohorts in every form that people have them, all read as text."""
 
 from __future__ import annotations
 
+import gzip
+import io
+import json
 import os
 import re
+import string
+import zipfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from camscope.cohort.records import json_records, xml_records
 from camscope.cohort.store import EVALUATION, STUDY
 from camscope.delimited import read_records
-from camscope.errors import CamscopeError, DelimitedError, TableError, reason
+from camscope.errors import CamscopeError, DelimitedError, TableError, reason, require
 from camscope.images import fetch, find_pictures
+from camscope.images.limits import MAX_BYTES
 from camscope.images.source import is_address
 
 LINE = "__line__"
@@ -24,37 +32,77 @@ CASE, FAULT, NAME = "__case__", "__fault__", "__name__"
 
 RESERVED = (LINE, CASE, FAULT, NAME)
 
+Ragged = dict[int, str]
 
-def read_table(path: str) -> tuple[pl.DataFrame, dict[int, str]]:
-    """Read a CSV, TSV or Parquet file, or a folder of class folders, as text.
+
+def read_table(
+    path: str,
+    *,
+    sheet: str | None = None,
+    each: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    files: str | None = None,
+) -> tuple[pl.DataFrame, Ragged]:
+    """Read a file or a folder as a table of text.
+
+    * CSV and TSV: commas, semicolons, tabs or bars between the cells; UTF-8 (with or without a byte order mark), UTF-16
+      or Windows-1252. Also compressed, ``.csv.gz``.
+    * Excel (``.xlsx``), Parquet, JSON lines.
+    * JSON: a list of objects; an object of objects, whose keys become the column ``key``; or COCO annotations, which
+      become one row per image (see `coco_records`).
+    * XML, one file or ``folder/*.xml``: see `xml_records`.
+    * A folder of class folders: the columns ``path``, ``class``, ``mask`` (from a folder ``masks`` beside the pictures'
+      own, ``images``) and one column of 1 and 0 per class. With ``files``, any folder: one row per picture whose path
+      fits, with a column for each name in braces.
 
     Args:
-        path: of the file or folder, or the address of a file. CSV files may have commas, semicolons, tabs or bars
-            between the cells, and be UTF-8 (with or without a byte order mark), UTF-16 or Windows-1252. A folder of
-            class folders becomes a table with the columns ``path``, ``class``, ``mask`` (from a folder ``masks``
-            beside the pictures' own, ``images``) and one column of 1 and 0 per class.
+        path: of the file or folder, or the address of a file.
+        sheet: of an Excel file; None for the first.
+        each: of XML files, the elements that become rows.
+        columns: of XML files, the columns and their paths.
+        files: of a folder, the paths of its pictures, such as ``"{patient}/{study}_{view}.png"``; ``*`` fits any name.
 
     Returns:
-        The table, with the column ``LINE``; and what is wrong with rows that have too few or too many cells, by row.
+        The table, with the column `LINE`; and what is wrong with rows that have too few or too many cells, by row.
 
     Raises:
         TableError: it cannot be read, or has no rows.
     """
-    ragged: dict[int, str] = {}
+    ragged: Ragged = {}
     if os.path.isdir(path):  # noqa: PTH112  Path.is_dir() raises on names that are too long
-        table = _class_folders(Path(path))
+        table = _class_folders(Path(path)) if files is None else _fitting_files(Path(path), files)
+    elif path.lower().endswith(".xml"):
+        table = _of_records(xml_records(path, each=each, columns=columns or {}), path)
     else:
-        try:
-            content = fetch(path)
-        except CamscopeError as error:
-            raise TableError(f"the table cannot be read: {error}", path) from None
-        if path.lower().endswith((".parquet", ".pq")):
+        content, name = _content(path)
+        if name.endswith((".parquet", ".pq")):
             table = _parquet(content, path)
+        elif name.endswith((".xlsx", ".xlsm")):
+            table, ragged = _excel(content, path, sheet)
+        elif name.endswith((".json", ".jsonl", ".ndjson")):
+            table = _of_records(json_records(_decoded(content), path, lines=not name.endswith(".json")), path)
         else:
             table, ragged = _csv(content, path)
     if not len(table):
         raise TableError("has no rows", path)
     return table, ragged
+
+
+def _content(path: str) -> tuple[bytes, str]:
+    """Return the content of a file, unpacked if it is compressed, and its name in small letters without ``.gz``."""
+    try:
+        content = fetch(path)
+    except CamscopeError as error:
+        raise TableError(f"the table cannot be read: {error}", path) from None
+    if content[:2] == b"\x1f\x8b":
+        try:
+            with gzip.open(io.BytesIO(content)) as file:
+                content = file.read(MAX_BYTES + 1)
+        except (OSError, EOFError) as fault:
+            raise TableError(f"the table cannot be unpacked: {reason(fault)}", path) from None
+        if len(content) > MAX_BYTES:
+            raise TableError(f"the table has more than {MAX_BYTES:,} bytes when it is unpacked", path)
+    return content, path.lower().removesuffix(".gz")
 
 
 def located(name: str, folder: str | Path) -> str:
@@ -70,30 +118,25 @@ def located(name: str, folder: str | Path) -> str:
     return str(Path(folder, name))
 
 
-def names_file(cell: str) -> bool:
-    """Return whether the cell of a mask is the name of a file, and not boxes or run lengths.
-
-    >>> names_file("masks/a.png"), names_file("1,2,3,4"), names_file('{"counts": [4], "size": [2, 2]}')
-    (True, False, False)
-    """
-    text = cell.strip()
-    return not text.startswith("{") and (text.startswith("./") or re.search(r"[^\W\d_]", text) is not None)
-
-
-def _csv(content: bytes, path: str) -> tuple[pl.DataFrame, dict[int, str]]:
+def _csv(content: bytes, path: str) -> tuple[pl.DataFrame, Ragged]:
     text = _decoded(content)
     if "\0" in text:
-        raise TableError("is no text: save the table as CSV or Parquet", path)
+        raise TableError("is no text: save the table as CSV, Excel or Parquet", path)
     try:
         records = read_records(text)
     except DelimitedError as error:
         raise TableError(error.text, path, error.line) from None
-    header = [name.strip() for name in records[0].cells] if records else []
-    records = [record for record in records[1:] if any(cell.strip() for cell in record.cells)]
+    return _of_cells([(record.line, record.cells) for record in records], path)
+
+
+def _of_cells(records: list[tuple[int, list[str]]], path: str) -> tuple[pl.DataFrame, Ragged]:
+    """Return the table of lines of cells; the first line is the header."""
+    header = [name.strip() for name in records[0][1]] if records else []
+    records = [(line, cells) for line, cells in records[1:] if any(cell.strip() for cell in cells)]
     if twice := [name for name, count in Counter(header).items() if name and count > 1]:
         raise TableError(f"has two columns called {twice[0]!r}: rename one", path, 1)
     columns: list[list[str]] = [[] for _ in header]
-    ragged: dict[int, str] = {}
+    ragged: Ragged = {}
     for row, (_, cells) in enumerate(records):
         if len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
             ragged[row] = f"has {len(cells)} cells and the table {len(header)} columns"
@@ -101,8 +144,30 @@ def _csv(content: bytes, path: str) -> tuple[pl.DataFrame, dict[int, str]]:
             column.append(cell)
     cells_by_name = {name: column for name, column in zip(header, columns, strict=True) if name}
     _refuse_reserved(cells_by_name, path)
-    lines = [record.line for record in records]
+    lines = [line for line, _ in records]
     return pl.DataFrame(cells_by_name | {LINE: lines}, schema_overrides=dict.fromkeys(cells_by_name, pl.String)), ragged
+
+
+def _excel(content: bytes, path: str, sheet: str | None) -> tuple[pl.DataFrame, Ragged]:
+    openpyxl = require("openpyxl", f"reading {path}", "excel")
+    try:
+        book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as fault:
+        raise TableError(f"the Excel file cannot be read: {reason(fault)}", path) from None
+    if sheet is not None and sheet not in book.sheetnames:
+        raise TableError(f"has no sheet called {sheet!r}, but {', '.join(map(repr, book.sheetnames))}", path)
+    page = book.worksheets[0] if sheet is None else book[sheet]
+    rows = enumerate(page.iter_rows(values_only=True), 1)
+    return _of_cells([(line, [_cell(value) for value in row]) for line, row in rows if any(row)], path)
+
+
+def _of_records(records: list[dict[str, Any]], path: str) -> pl.DataFrame:
+    """Return the table of records, each a dictionary from column to value."""
+    names = list(dict.fromkeys(name for record in records for name in record))
+    _refuse_reserved(names, path)
+    columns = {name: [_cell(record.get(name)) for record in records] for name in names}
+    table = pl.DataFrame(columns, schema=dict.fromkeys(names, pl.String))
+    return table.with_columns(pl.int_range(1, len(records) + 1).alias(LINE))
 
 
 def _refuse_reserved(columns: Iterable[str], path: str) -> None:
@@ -130,8 +195,17 @@ def _parquet(content: bytes, path: str) -> pl.DataFrame:
     return pl.DataFrame(columns).with_columns(pl.int_range(1, len(table) + 1).alias(LINE))
 
 
+def _cell(value: Any) -> str:
+    """Return a value as the text of a cell: "" for nothing, 1 and 0 for truth values, JSON for lists and objects."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, bool):
+        return str(int(value))
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
+
+
 def _as_text(column: pl.Series) -> pl.Series | None:
-    """Return a column as text, "" for null and NaN, lists joined by commas; None if it holds anything else."""
+    """Return a column as text, "" for null and NaN, lists of numbers joined by commas; None if it is anything else."""
     if column.dtype == pl.Boolean:
         column = column.cast(pl.Int8)
     elif column.dtype.is_float():
@@ -139,6 +213,8 @@ def _as_text(column: pl.Series) -> pl.Series | None:
     elif column.dtype == pl.Duration:
         column = column.dt.to_string("iso")
     elif isinstance(column.dtype, pl.List | pl.Array):
+        if column.dtype.inner == pl.String:
+            return pl.Series(column.name, [_cell(value) for value in column.to_list()], pl.String)
         try:
             column = column.cast(pl.List(pl.String)).list.join(",")
         except pl.exceptions.PolarsError:
@@ -148,12 +224,36 @@ def _as_text(column: pl.Series) -> pl.Series | None:
     return column.cast(pl.String).fill_null("")
 
 
-def _class_folders(path: Path) -> pl.DataFrame:
+def _fitting_files(path: Path, pattern: str) -> pl.DataFrame:
+    """Return one row per picture of a folder whose path fits a pattern, with a column per name in braces."""
+    expression = ""
+    names: list[str] = []
+    for text, name, _, _ in string.Formatter().parse(pattern):
+        expression += re.escape(text).replace(r"\*\*/", "(?:.*/)?").replace(r"\*", "[^/]*")
+        if name in names:
+            expression += f"(?P=f{names.index(name)})"
+        elif name is not None:
+            expression += f"(?P<f{len(names)}>[^/]+?)"
+            names.append(name)
+    paths = [file.as_posix() for file in _pictures(path)]
+    matches = [(name, match) for name in paths if (match := re.fullmatch(expression, name))]
+    if not matches:
+        raise TableError(f"no picture fits {pattern!r}; the first is {paths[0]!r}", str(path))
+    records = [{"path": name} | dict(zip(names, match.groups(), strict=True)) for name, match in matches]
+    return _of_records(records, str(path))
+
+
+def _pictures(path: Path) -> list[Path]:
+    """Return the pictures below a folder, relative to it, without those of results."""
     results = [record.parent for name in (STUDY, EVALUATION) for record in path.rglob(name)]
     try:
-        pictures = [file.relative_to(path) for file, _ in find_pictures([path], exclude=results)]
+        return [file.relative_to(path) for file, _ in find_pictures([path], exclude=results)]
     except CamscopeError as error:
         raise TableError(str(error), str(path)) from None
+
+
+def _class_folders(path: Path) -> pl.DataFrame:
+    pictures = _pictures(path)
     rows = [file for file in pictures if len(file.parts) > 1 and "masks" not in file.parts[1:-1]]
     masks = {file.with_suffix(""): file for file in pictures if "masks" in file.parts[1:-1]}
     table = {"path": [file.as_posix() for file in rows], "class": [file.parts[0] for file in rows]}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from camscope.cohort.case import Case
-from camscope.cohort.columns import image_column, named_column, patient_column
-from camscope.cohort.tables import LINE, located, read_table
-from camscope.errors import SettingError
+from camscope.cohort.cohort import Cohort
+from camscope.cohort.columns import named_column
+from camscope.cohort.open_table import open_table, with_header_patients
+from camscope.cohort.tables import LINE, read_table
+from camscope.errors import SettingError, nearest
 from camscope.images import find_pictures
-from camscope.images.source import is_address
+from camscope.study.study import Study
 
 _NOTHING = ("", "[]")
 _COLUMN = "column:"
@@ -52,8 +54,9 @@ def read_data(
     """Find the images of a folder or table, with their annotations, patients and targets.
 
     Args:
-        data: a folder, or a CSV, TSV or Parquet table; paths in a table are relative to it.
-        masks: column with masks, boxes or run lengths, or a folder with one mask per image, of the image's name.
+        data: a folder, a study file, or a table (see `read_table`); paths in a table are relative to it.
+        masks: column with masks, boxes or run lengths; of a study file the name of a mask or label; or a folder with
+            one mask per image, of the image's name.
         boxes: column with boxes.
         target: the class of every image, by name or index; "column:NAME" to read it from a column; None for the
             predicted class.
@@ -72,7 +75,35 @@ def read_data(
             if value is not None:
                 raise SettingError(f"{name} names a column, and {data!r} is a folder: give a table, or leave it out")
         return _of_folder(Path(data), masks, target, exclude)
+    if data.lower().endswith(".toml"):
+        for name, value in (("--boxes", boxes), ("--image", image), ("--patient", patient)):
+            if value is not None:
+                raise SettingError(f"{name} names a column, and {data!r} is a study file: leave it out")
+        return _of_study(Path(data), masks, target)
     return _of_table(data, masks, boxes, target, image, patient)
+
+
+def _of_study(path: Path, masks: str | None, target: str | None) -> EvaluationData:
+    """Return the cases of a study with a mask by its name, or that of a label; without a name, those of all labels."""
+    study = Study.read(path)
+    names = {*study.file.cohort.masks, *(name for name, rule in study.file.labels.items() if rule.mask)}
+    if masks is not None and masks not in names:
+        raise SettingError(f"{nearest('mask', masks, names)} in {path} (--masks names it)")
+    if target and target.startswith(_COLUMN):
+        raise SettingError(f"--target {target!r} names a column, and {str(path)!r} is a study file: give a class")
+    data = _of_cohort(with_header_patients(study.cohort), str(path), None, target or "", None)
+    kept = [
+        replace(
+            case,
+            masks={
+                name: cell
+                for name, cell in case.masks.items()
+                if (name.startswith("label:") if masks is None else name.removeprefix("label:") == masks)
+            },
+        )
+        for case in data.cases
+    ]
+    return replace(data, cases=kept)
 
 
 def _of_folder(folder: Path, masks: str | None, target: str | None, exclude: Sequence[Path]) -> EvaluationData:
@@ -94,40 +125,52 @@ def _of_folder(folder: Path, masks: str | None, target: str | None, exclude: Seq
 def _of_table(
     path: str, masks: str | None, boxes: str | None, target: str | None, image: str | None, patient: str | None
 ) -> EvaluationData:
-    table, ragged = read_table(path)
-    headers = [name for name in table.columns if name != LINE]
-    root = path.rpartition("/")[0] if is_address(path) else str(Path(path).parent)
-    images = image_column(headers, name=image, option="--image", table=path)
-    patients = patient_column(headers, name=patient, option="--patient", table=path)
+    headers = [name for name in read_table(path)[0].columns if name != LINE]
     columns = {"boxes": named_column(headers, boxes, option="--boxes")} if boxes else {}
     folder = None
     if masks is not None and masks not in headers and Path(masks).is_dir():
         folder = _mask_folder(masks)
     elif masks is not None:
         columns["mask"] = named_column(headers, masks, option="--masks")
-    stem_masks = {} if folder is None else _by_stem(folder)
     classes = (
         named_column(headers, target[len(_COLUMN) :], option="--target")
         if target and target.startswith(_COLUMN)
         else None
     )
+    cohort = open_table(
+        path,
+        labels={},
+        image=image,
+        patient=patient,
+        repeats=True,
+        masks=columns,
+        strata=(classes,) if classes else (),
+    )
+    return _of_cohort(cohort, path, folder, target or "", classes)
+
+
+def _of_cohort(cohort: Cohort, path: str, folder: Path | None, target: str, classes: str | None) -> EvaluationData:
+    """Return the cases of a cohort with the class to explain, and with masks of a folder where there is one."""
+    stem_masks = {} if folder is None else _by_stem(folder)
     cases = []
-    for number, row in enumerate(table.iter_rows(named=True)):
-        name = row[images].strip()
-        cells = {kind: cell for kind, column in columns.items() if (cell := row[column].strip()) not in _NOTHING}
-        if folder is not None and (mask := stem_masks.get(Path(name).stem)):
-            cells["mask"] = f"./{os.path.relpath(folder / mask, root)}"
-        person = row[patients].strip() if patients else name
-        class_name = row[classes].strip() if classes else target or ""
-        problem = ragged.get(number, "") or ("" if name else f"{images} is blank: name the image file")
-        if patients and not person:
-            problem = problem or f"{patients} is blank: name the patient"
+    for case in cohort.cases():
+        cells, problem = dict(case.masks), case.problem
+        if folder is not None and (mask := stem_masks.get(Path(case.image).stem)):
+            cells["mask"] = f"./{os.path.relpath(folder / mask, case.root)}"
+        class_name = case.strata[classes] if classes else target
         if classes and not class_name:
             problem = problem or f"{classes} is blank: name the class"
-        problems = {"": problem} if problem else {}
-        where = {"source": located(name, root), "patient": person, "root": root}
-        cases.append(Case(number, row[LINE], name, **where, masks=cells, target=class_name, problems=problems))
-    return EvaluationData(path, cases, patients=patients is not None)
+        cases.append(
+            replace(
+                case,
+                patient=case.patient or case.image,
+                masks=cells,
+                target=class_name,
+                strata={},
+                problems={"": problem} if problem else {},
+            )
+        )
+    return EvaluationData(path, cases, patients=cohort.patients)
 
 
 def _mask_folder(masks: str) -> Path:

@@ -23,22 +23,34 @@ from camscope.images.source import frame_notes, no_frame, reason, split
 
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _HEADER = ["Rows", "Columns", "NumberOfFrames", "SOPClassUID", "PatientID", "ViewPosition", "SpecificCharacterSet"]
+_HEADER += ["StudyInstanceUID", "ImageLaterality", "Laterality", "StudyDate"]
 _HEADER += ["FileSetID"]  # tags of DICOMDIR files, which have none of the others
 _FIRST = {2: (0, 1, 2, 3, 16), 8: (0, 1, 5, 8, 18, 20, 22, 24)}
 _LEVELS = 0.1
 """Share of pixels between black and white, below which a window is noted."""
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _CHUNK = 1 << 16
-_FACTS = {"patient": "PatientID", "view": "ViewPosition"}
+_FACTS = {
+    "patient": ("PatientID",),
+    "view": ("ViewPosition",),
+    "study": ("StudyInstanceUID",),
+    "laterality": ("ImageLaterality", "Laterality"),
+    "date": ("StudyDate",),
+}
+"""Fact -> elements of the header that may hold it, in the order of preference."""
+
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
 
 
 def peek(file: BinaryIO, source: str) -> Peek:
-    """Read the header: the size, and "patient" (PatientID) and "view" (ViewPosition) if the header has them."""
+    """Read the header: the size, and "patient", "view", "study", "laterality" and "date" if the header has them."""
     with quiet(), _faults(source):
         dataset = _dataset(file, source, stop_before_pixels=True, specific_tags=_HEADER)
         size, _ = _size_and_frame(dataset, source)
-        facts = {fact: str(dataset.get(element) or "").strip() for fact, element in _FACTS.items()}
+        facts = {
+            fact: next((words for name in names if (words := str(dataset.get(name) or "").strip())), "")
+            for fact, names in _FACTS.items()
+        }
     return Peek(size, {fact: words for fact, words in facts.items() if words})
 
 

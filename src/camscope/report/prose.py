@@ -99,8 +99,6 @@ def _of_cohort(results: Results, patients: int) -> Iterator[str]:
     failed = len(results.rows.filter(pl.col("status") == FAILED))
     if failed:
         yield f"{failed} of {len(results.rows)} rows failed; the gallery shows them with their reasons."
-    if not results.file.cohort.patient:
-        yield "The study file names no patient column: each image counts as a patient, and intervals may be too narrow."
     if _lost_level(results):
         yield (
             f"The maps of {', '.join(_lost_level(results))} show only differences between places (a layer "

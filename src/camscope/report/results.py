@@ -167,6 +167,11 @@ def read_results(folder: str | Path, *, study: Study | None = None) -> Results:
     audit, warnings = _audit(store.folder, plan)
     if not record.get("finished"):
         warnings = ["This study is not finished: what follows speaks of the rows that there are.", *warnings]
+    if record.get("patients") == "none":
+        warnings = [
+            *warnings,
+            "No patients are known: each image counts as a patient, so every interval on this page may be too narrow.",
+        ]
     return Results(store, record, file, _root(file, record, study), shards, rows, audit, tuple(warnings))
 
 
@@ -191,5 +196,5 @@ def _root(file: StudyFile, record: dict[str, Any], study: Study | None) -> str:
     if study is not None:
         return study.cohort.root
     folder = Path(str(record.get("study_file", "."))).parent
-    table = located(file.cohort.table, folder)
+    table = located(file.cohort.table.path, folder)
     return table if os.path.isdir(table) else located(file.cohort.root, folder)  # noqa: PTH112  may be an address

@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import itertools
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from camscope.cohort.annotations import check_shape, read_annotation
+from camscope.cohort.annotations import check_shape, mask_files, read_annotation
 from camscope.cohort.case import Case
-from camscope.cohort.columns import NO_PATIENTS
-from camscope.cohort.tables import located, names_file
+from camscope.cohort.cohort import Cohort
+from camscope.cohort.locate import is_missing
+from camscope.cohort.sections import Problem
+from camscope.cohort.tables import located
 from camscope.errors import CamscopeError
 from camscope.images import peek
 from camscope.images.source import is_address, split
-from camscope.study.cohort import Cohort
-from camscope.study.config import Problem
 
+_LISTED = 20  # missing images, each with its line; of more only the first
 _BLOCK = 4096  # bytes
-_TRIED = 20
 
 
 def file_problems(cohort: Cohort) -> list[Problem]:
     """Images and masks that are missing, no pictures, or do not fit each other; images that are one under two names."""
-    problems = []
+    missing = cohort.missing_images()
+    lines = [case.line for case in cohort.cases() if case.image and is_missing(case.source)] if missing else []
+    problems = [Problem(missing.text, cohort.path, lines[0], fatal=missing.all)] if missing else []
     for case in cohort.cases():
-        if "" not in case.problems:
+        if "" not in case.problems and (len(lines) <= _LISTED or not is_missing(case.source)):
             problems += [Problem(text, cohort.path, case.line, fatal=False) for text in _faults(case, cohort)]
     return problems + _copies(cohort)
-
-
-def unknown_patients(cohort: Cohort) -> str:
-    """Return what to do where neither a column nor the header of the first file that can be read names patients."""
-    if cohort.file.cohort.patient is not None or os.path.isdir(cohort.path):  # noqa: PTH112  as in read_table
-        return ""
-    for case in itertools.islice(cohort.cases(), _TRIED):
-        with contextlib.suppress(CamscopeError):
-            return "" if peek(case.source).facts.get("patient") else NO_PATIENTS.format(option="cohort.patient")
-    return ""
 
 
 def _faults(case: Case, cohort: Cohort) -> Iterator[str]:
@@ -51,9 +41,9 @@ def _faults(case: Case, cohort: Cohort) -> Iterator[str]:
         return
     for name, cell in case.masks.items():
         try:
-            if names_file(cell):
-                check_shape(peek(located(cell, cohort.root)).size, size, named=cell)
-            else:
+            for file in (files := mask_files(cell)):
+                check_shape(peek(located(file, cohort.root)).size, size, named=file)
+            if not files:
                 read_annotation(cell, size, root=Path())
         except CamscopeError as error:
             yield f"mask {name}: {error}"

@@ -14,10 +14,10 @@ from typing import Any
 import polars as pl
 import torch
 
+from camscope.cohort.cohort import Cohort
 from camscope.cohort.store import Known, Row, Store
 from camscope.errors import ClusterError, StoreError, require
 from camscope.files import read_parquet
-from camscope.study.cohort import Cohort
 from camscope.study.dicom_identity import Identities
 from camscope.study.rows import schema
 from camscope.study.step import StudyStep

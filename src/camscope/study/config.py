@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import functools
+import re
 import string
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from camscope.acquisition import PROPERTIES
+from camscope.cohort.sections import (
+    Boxes,
+    CohortSection,
+    Cue,
+    Join,
+    LabelRule,
+    MaskSource,
+    Problem,
+    Section,
+    TableSource,
+    TextSource,
+)
 from camscope.errors import StudyError, nearest, reason, shortened
 from camscope.naming import method_spelling
 
@@ -21,67 +33,9 @@ FIELDS = ("group", "patient", "image", "method", "label", "model")
 
 When = Literal["present", "predicted", "all"]
 FillIn = Literal["impute", "blur", "donor", "mean"]
-Uncertain = Literal["drop", "positive", "negative"]
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong with a study.
-
-    Attributes:
-        text: what was given, what is possible, what to do.
-        file: the file it stands in.
-        line: in that file, from 1; None where it concerns the file as a whole.
-        fatal: whether no row at all can be made; otherwise the rows that it concerns fail or are doubtful.
-    """
-
-    text: str
-    file: str = ""
-    line: int | None = None
-    fatal: bool = True
-
-    def __str__(self) -> str:
-        place = f"{self.file}:{self.line}" if self.line else self.file
-        return f"{place}: {self.text}" if place else self.text
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
-
-
-class Cue(_Section):
-    """A known cue: a column that says whether it is there (1 / 0), and optionally one that says where."""
-
-    column: str
-    mask: str | None = None
-
-
-class CohortSection(_Section):
-    """``[cohort]``: the table and what its columns mean. Paths are relative to the study file, or addresses."""
-
-    table: str
-    root: str = "."
-    image: str | None = None
-    patient: str | None = None
-    group: tuple[str, ...] = ()
-    masks: dict[str, str] = {}
-    cues: dict[str, Cue] = {}
-    strata: tuple[str, ...] = ()
-
-    @field_validator("group", mode="before")
-    @classmethod
-    def _several(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-    @field_validator("masks")
-    @classmethod
-    def _not_label(cls, value: dict[str, str]) -> dict[str, str]:
-        if "label" in value:
-            raise ValueError("a mask cannot be called 'label': that is the mask of each label, given in [labels.NAME]")
-        return value
-
-
-class ModelSection(_Section):
+class ModelSection(Section):
     """``model = {...}``: the arguments of ``camscope.load``."""
 
     spec: str
@@ -94,7 +48,7 @@ class ModelSection(_Section):
     std: tuple[float, ...] | None = None
     input_size: int | tuple[int, int] | None = None
     fit: Literal["crop", "squash", "pad"] | None = None
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     prefix: str | None = None
     ignore: str | tuple[str, ...] | None = None
     trust: bool = False
@@ -105,15 +59,12 @@ class ModelSection(_Section):
         return self.model_dump_json()
 
 
-class LabelSection(_Section):
-    """``[labels.NAME]``: where the truth stands, and the model that predicts it."""
+class LabelSection(LabelRule):
+    """``[labels.NAME]``: where the truth stands, and the model that predicts it (training needs none)."""
 
-    column: str
-    model: ModelSection
+    model: ModelSection = ModelSection(spec="")
     class_: Annotated[str | int | None, Field(alias="class")] = None
-    uncertain: Uncertain = "drop"
     threshold: float = 0.5
-    mask: str | None = None
 
     @field_validator("model", mode="before")
     @classmethod
@@ -121,13 +72,13 @@ class LabelSection(_Section):
         return {"spec": value} if isinstance(value, str) else value
 
 
-class ExplainSection(_Section):
+class ExplainSection(Section):
     """``[explain]``: which maps are made, and how they are drawn."""
 
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("gradcam",)
     when: When = "present"
     layer: str | None = None
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
     files: str = PATTERN
     scale: str = "minmax"
     cmap: str = "byr"
@@ -163,7 +114,7 @@ class ExplainSection(_Section):
         return self
 
 
-class AuditSection(_Section):
+class AuditSection(Section):
     """``[audit]``: the regions that are tested, and how."""
 
     disease: tuple[str, ...] = ()
@@ -192,7 +143,7 @@ class AuditSection(_Section):
         return tuple(dict.fromkeys((*self.disease, *self.shortcuts)))
 
 
-class StudyFile(_Section):
+class StudyFile(Section):
     """A study file as it stands."""
 
     cohort: CohortSection
@@ -284,22 +235,24 @@ def _problem(error: Any, text: str, name: str) -> Problem:
     return Problem(words, name, line_of(text, place))
 
 
+_SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
+    (r"cohort", CohortSection),
+    (r"cohort\.cues\.[^.]+", Cue),
+    (r"cohort\.join\.\d+", Join),
+    (r"cohort\.boxes", Boxes),
+    (r"cohort\.(.+\.)?table", TableSource),
+    (r"cohort\.(image|patient|columns\..+)", TextSource),
+    (r"cohort\.masks\..+|.+\.mask", MaskSource),
+    (r"labels\.[^.]+", LabelSection),
+    (r"labels\..+\.model", ModelSection),
+    (r"explain", ExplainSection),
+    (r"audit", AuditSection),
+)
+"""Keys on the way down -> section."""
+
+
 def _known(place: Sequence[str]) -> list[str]:
     """Return the settings of a section, by the keys on the way down to it."""
-    section: type[BaseModel]
-    match list(place):
-        case ["cohort"]:
-            section = CohortSection
-        case ["cohort", "cues", _]:
-            section = Cue
-        case ["labels", _]:
-            section = LabelSection
-        case ["labels", _, "model"]:
-            section = ModelSection
-        case ["explain"]:
-            section = ExplainSection
-        case ["audit"]:
-            section = AuditSection
-        case _:
-            section = StudyFile
+    name = ".".join(place)
+    section = next((section for keys, section in _SECTIONS if re.fullmatch(keys, name)), StudyFile)
     return [field.alias or name for name, field in section.model_fields.items()]

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from dataclasses import replace
 
 from camscope.cohort.case import Case
+from camscope.cohort.pseudonyms import pseudonym, salt_of
 from camscope.cohort.store import Store
-from camscope.files import write_atomically, writing
 from camscope.images import peek
 from camscope.study.study import Study
-
-PRIVATE = "private"
-
-_DIGITS = 12
 
 
 class Identities:
@@ -27,7 +21,7 @@ class Identities:
     def __init__(self, study: Study, store: Store) -> None:
         cohort = study.file.cohort
         self._patient, self._group = cohort.patient is None, not cohort.group
-        self._salt = _salt(store) if self._patient else b""
+        self._salt = salt_of(store.folder) if self._patient else b""
 
     def completed(self, case: Case) -> Case:
         """Return the case with its patient and group; one without any known patient is a patient of its own."""
@@ -36,19 +30,7 @@ class Identities:
         facts = peek(case.source).facts
         if self._patient:
             patient = facts.get("patient", "")
-            case = replace(case, patient=self._hashed(patient) if patient else case.name)
+            case = replace(case, patient=pseudonym(patient, self._salt) if patient else case.name)
         if self._group and facts.get("view"):
             case = replace(case, group=(facts["view"],))
         return case
-
-    def _hashed(self, identity: str) -> str:
-        return hashlib.sha256(self._salt + identity.encode("utf-8", "replace")).hexdigest()[:_DIGITS]
-
-
-def _salt(store: Store) -> bytes:
-    path = store.folder / PRIVATE / "salt"
-    with writing(path):
-        if not path.exists():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(path, lambda file: file.write(secrets.token_hex(32).encode()))
-        return path.read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from camscope.cohort.open_table import PatientSource, notes_on, patient_source
 from camscope.errors import CamscopeError
 from camscope.explanation.batch import BatchExplainer, ResolvedTarget, Sample
 from camscope.explanation.method_lookup import find_method
@@ -22,7 +23,9 @@ class StudyPlan:
 
     Attributes:
         images: to be read.
-        patients: whom they belong to; 0 where the table does not say.
+        patients: whom they belong to; 0 where no column says.
+        patient_source: what tells the patients, "column", "header" (of each image) or "none".
+        notes: what to know before the study is run.
         rows: one per case, label and method.
         forwards: of a picture through a model.
         maps: that are asked for; an upper bound where predictions decide.
@@ -35,6 +38,8 @@ class StudyPlan:
     forwards: int
     maps: int
     seconds: float | None
+    patient_source: PatientSource = "column"
+    notes: tuple[str, ...] = ()
 
 
 def plan(study: Study, *, device: str = "auto") -> StudyPlan:
@@ -61,6 +66,8 @@ def plan(study: Study, *, device: str = "auto") -> StudyPlan:
         rows=len(study.cohort) * len(labels) * len(methods),
         forwards=usable * len(study.models),
         maps=maps * len(methods),
+        patient_source=patient_source(study.cohort),
+        notes=tuple(notes_on(study.cohort, option="cohort.patient")),
         seconds=None if first is None else _seconds(study, first, device=device, maps=maps, images=usable),
     )
 

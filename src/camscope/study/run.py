@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from camscope.cohort.open_table import patient_source
 from camscope.cohort.store import FAILED, Known, Row, Store
 from camscope.errors import DamagedError, StoreError, check_count
 from camscope.explanation.result import versions
@@ -86,16 +87,7 @@ def run(
         device = _used(study, device, workers)
         settings: dict[str, Any] = {"device": device, "batch_size": batch_size, "seed": seed}
         settings["engine"] = resolve(engine, len(study.cohort), device=device.partition(":")[0])
-        record = {
-            "schema_version": SCHEMA_VERSION,
-            "plan": study.plan,
-            "study": study.file.model_dump(mode="json", by_alias=True),
-            "study_file": str(study.path.absolute()),
-            "cases": len(study.cohort),
-            "models": recorded_models(study),
-            "run": settings,
-            "versions": versions(),
-        }
+        record = _record(study) | {"run": settings, "versions": versions()}
         store.begin(study.plan)
         store.record(record | {"finished": False})
         state = StudyProgress(total=len(study.cohort))
@@ -114,6 +106,19 @@ def run(
             yield from _counted(rows, study, state, progress)
         store.finish()
         store.record(record | {"finished": True})
+
+
+def _record(study: Study) -> dict[str, Any]:
+    """Return what is written down of a study, whatever runs it."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "plan": study.plan,
+        "study": study.file.model_dump(mode="json", by_alias=True),
+        "study_file": str(study.path.absolute()),
+        "cases": len(study.cohort),
+        "patients": patient_source(study.cohort),
+        "models": recorded_models(study),
+    }
 
 
 def _known(store: Store, say: Callable[[str], None]) -> Known:

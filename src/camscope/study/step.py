@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from camscope.cohort.case import Case
+from camscope.cohort.overlay_paths import picture_name
 from camscope.cohort.runner import attempt, note, noted, read_cases
 from camscope.cohort.store import FAILED, NOT_ASKED, OK, Known, Row, Store, key_of
 from camscope.errors import CamscopeError
@@ -24,7 +25,6 @@ from camscope.methods import Method, NetworkMethod
 from camscope.models.device import device_of, on_device
 from camscope.study.dicom_identity import Identities
 from camscope.study.measure import Places, drawn, measured
-from camscope.study.overlay_paths import picture_name
 from camscope.study.rows import FILES, SCHEMA_VERSION, is_region, region_names
 from camscope.study.study import Study
 from camscope.study.task import MapResult, MapTask, Score, StudyWork, mark_same

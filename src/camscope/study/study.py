@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from camscope.cohort.cohort import Cohort
+from camscope.cohort.open_table import announce
 from camscope.cohort.regions import check_spec
+from camscope.cohort.sections import Problem
 from camscope.errors import CamscopeError, StudyError, nearest
 from camscope.explanation.method_lookup import check_settings, find_method
 from camscope.models.loading import load
 from camscope.models.model import Model
 from camscope.render import check_display
-from camscope.study.checks import file_problems, unknown_patients
-from camscope.study.cohort import Cohort
-from camscope.study.config import LabelSection, ModelSection, Problem, StudyFile, line_of, read_study_file
+from camscope.study.checks import file_problems
+from camscope.study.config import LabelSection, ModelSection, StudyFile, line_of, read_study_file
 from camscope.study.rows import SCHEMA_VERSION, region_names
 
 _SCHEME = re.compile(r"[a-z_]+:")
@@ -54,8 +55,7 @@ class Study:
         study = cls._opened(Path(path))
         if problems := study._setting_problems():
             raise StudyError(problems)
-        if text := unknown_patients(study.cohort):
-            warnings.warn(f"{study.cohort.path}: {text}", stacklevel=2)
+        announce(study.cohort, option="cohort.patient", level=3)
         return study
 
     @classmethod
@@ -75,14 +75,13 @@ class Study:
         if not study.cohort.missing:  # else every row seems to lack what the column holds
             problems += study.cohort.problems()
         problems += file_problems(study.cohort)
-        if text := unknown_patients(study.cohort):
-            problems.append(Problem(text, study.cohort.path, 1, fatal=False))
         return None if any(problem.fatal for problem in problems) else study, problems
 
     @classmethod
     def _opened(cls, path: Path) -> Study:
-        cohort = Cohort(read_study_file(path), path.parent)
-        return cls(path, cohort.file, cohort)
+        file = read_study_file(path)
+        cohort = Cohort(file.cohort, file.labels, path.parent, files=file.explain.files)
+        return cls(path, file.model_copy(update={"cohort": cohort.section}), cohort)
 
     @property
     def folder(self) -> Path:
@@ -107,6 +106,10 @@ class Study:
         models: dict[str, Model] = {}
         problems = []
         for label, section in self.file.labels.items():
+            if not section.model.spec:
+                text = "has no model: add model = ..., or train one with `camscope train` on this study file"
+                problems.append(self._problem(f"label {label!r} {text}", "labels", label))
+                continue
             try:
                 if section.model.key not in models:
                     models[section.model.key] = _load(section.model, self.folder)
@@ -134,6 +137,10 @@ class Study:
     def _setting_problems(self) -> list[Problem]:
         """Return what is wrong with the study file that its form alone does not show."""
         file, problems = self.file, list(self.cohort.missing)
+        if file.explain.when == "present":
+            text = 'names no column, so that no case is known to have it: add column = ..., or set explain.when = "all"'
+            blind = [label for label, section in file.labels.items() if section.column is None]
+            problems += [self._problem(f"label {label!r} {text}", "labels", label) for label in blind]
         for method in file.explain.methods:
             try:
                 find_method(method)

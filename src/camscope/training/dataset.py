@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -14,11 +15,14 @@ import numpy.typing as npt
 import polars as pl
 
 from camscope.cohort.case import Case
-from camscope.cohort.columns import find_column, image_column, patient_column
-from camscope.cohort.tables import LINE, located, read_table
+from camscope.cohort.cohort import Cohort
+from camscope.cohort.columns import find_column
+from camscope.cohort.open_table import open_table, with_header_patients
+from camscope.cohort.sections import LabelRule
+from camscope.cohort.tables import LINE, read_table
+from camscope.cohort.truth import read_truth, values_of
 from camscope.errors import SettingError, nearest
 from camscope.models.model import Model
-from camscope.study.cohort import read_truth
 from camscope.study.study import Study
 
 SPLITS = ("train", "val", "test")
@@ -31,8 +35,6 @@ _SPLIT_NAMES = {
     "": "",
 }
 
-Row = Mapping[str, str]
-
 
 @dataclass(frozen=True)
 class Dataset:
@@ -44,6 +46,7 @@ class Dataset:
         outcome: "one" of the labels is right, or "any" number of them.
         cases: all cases, including those that cannot be used.
         masks: names that masks can have.
+        patients: whether the data name patients; if not, each image counts as one.
     """
 
     path: Path
@@ -51,6 +54,7 @@ class Dataset:
     outcome: Literal["one", "any"]
     cases: tuple[Case, ...] = field(repr=False)
     masks: tuple[str, ...] = ()
+    patients: bool = False
 
     @property
     def problems(self) -> dict[str, str]:
@@ -118,15 +122,15 @@ def read_dataset(
 
     * A folder of class folders: one class is right per image. ``CLASS/images`` with ``CLASS/masks`` beside it is
       recognised, and so are folders ``train``, ``val`` and ``test`` with class folders in them.
-    * A table (CSV, TSV, Parquet): one row per image, paths relative to the table. A column of names, such as ``label``,
-      gives classes of which one is right. Columns of 1, 0 and blank (unknown) give labels of which any number is right.
-      Every other column can be named as a mask.
+    * A table (see `read_table`): one row per image, paths relative to the table. A column of names, such as ``label``,
+      gives classes of which one is right. A column of lists of names (``Mass|Effusion``), and columns of 1, 0 and blank
+      (unknown), give labels of which any number is right. Every other column can be named as a mask.
     * A study file: the images and the labels of the study.
 
     Args:
         path: folder, table or study file.
         labels: columns of a table, or labels of a study; none: ``label`` or ``class``, or else all columns of 1 and 0.
-        image: column of images; None: recognised by its name (see `find_column`).
+        image: column of images, or a template such as ``"{id}.png"``; None: recognised by its name (see `find_column`).
         patient: column of patients; None: recognised by its name.
         cue: column of a table, or cue or stratum of a study, whose cells become ``strata[cue]`` of the cases; such a
             column is no label unless ``labels`` names it.
@@ -178,67 +182,92 @@ def _study(path: Path, label_names: Sequence[str], cue: str | None) -> Dataset:
     sections = study.file.cohort
     if cue is not None and cue not in (*sections.cues, *sections.strata):
         raise SettingError(f"{nearest('cue or stratum', cue, [*sections.cues, *sections.strata])} in {path}")
+    own_mask = ("label",) if len(names) == 1 and study.file.labels[names[0]].mask else ()
+    with_mask = (name for name, section in sections.cues.items() if section.mask)
+    mask_names = (*sections.masks, *with_mask, *own_mask)
+    return _of_cohort(with_header_patients(study.cohort), path, names, "any", mask_names)
+
+
+def _table(path: Path, label_names: Sequence[str], image: str | None, patient: str | None, cue: str | None) -> Dataset:
+    table, _ = read_table(str(path))
+    columns = [name for name in table.columns if name != LINE]
+    for name in (*label_names, *([] if cue is None else [cue])):
+        if name not in columns:
+            raise SettingError(f"{nearest('column', name, columns)} in {path}")
+    split = find_column(columns, "split", option="another name", table=str(path))
+    taken = {image, patient, split, cue, *_recognised(columns, image, patient)}
+    label_columns = tuple(label_names) or _label_columns(table, [c for c in columns if c not in taken], path)
+    rules, outcome = _label_rules(table, label_columns, path)
+    masks = [name for name in columns if name not in (*taken, *label_columns)]
+    cohort = open_table(
+        str(path),
+        labels=rules,
+        image=image,
+        patient=patient,
+        masks={name: {"from": name} for name in masks if name != "label"},
+        strata=tuple(name for name in (split, cue) if name),
+    )
+    dataset = _of_cohort(cohort, path, tuple(rules), outcome, tuple(masks))
+    if split is None:
+        return dataset
+    cases = [
+        dataclasses.replace(
+            case,
+            split=_split_of(case.strata[split], path, case.line),
+            strata={name: value for name, value in case.strata.items() if name == cue},
+        )
+        for case in dataset.cases
+    ]
+    return dataclasses.replace(dataset, cases=tuple(cases))
+
+
+def _recognised(columns: Sequence[str], image: str | None, patient: str | None) -> set[str | None]:
+    """Return the columns of images and patients that are recognised by their names; several are none here."""
+    found = set()
+    for role, name in (("image", image), ("patient", patient)):
+        with suppress(SettingError):
+            found.add(find_column(columns, role, option="") if name is None else name)  # type: ignore[arg-type]
+    return found
+
+
+def _of_cohort(
+    cohort: Cohort, path: Path, names: tuple[str, ...], outcome: Literal["one", "any"], masks: tuple[str, ...]
+) -> Dataset:
+    """Return the cases of a cohort for some of its labels; the mask of a lone label is called "label"."""
     mask_name = f"label:{names[0]}" if len(names) == 1 else ""
     cases = []
-    for case in study.cohort.cases():
-        masks = {"label" if name == mask_name else name.removeprefix("cue:"): cell for name, cell in case.masks.items()}
+    for case in cohort.cases():
         problem = next((case.problems[name] for name in ("", *names) if name in case.problems), "")
         labelled_case = dataclasses.replace(
             case,
             patient=case.patient or case.image,
             truth={name: case.truth[name] for name in names},
-            masks=masks,
+            masks={
+                "label" if name == mask_name else name.removeprefix("cue:"): cell for name, cell in case.masks.items()
+            },
             strata={**case.strata, **{name: _cell(value) for name, value in case.cues.items()}},
             problems={"": problem} if problem else {},
         )
-        cases.append(_with_problem(labelled_case, "any"))
-    own_mask = ("label",) if len(names) == 1 and study.file.labels[names[0]].mask else ()
-    mask_names = (*sections.masks, *(name for name, section in sections.cues.items() if section.mask), *own_mask)
-    return Dataset(path, names, "any", tuple(cases), mask_names)
+        cases.append(_with_problem(labelled_case, outcome))
+    return Dataset(path, names, outcome, tuple(cases), masks, patients=cohort.patients)
 
 
 def _cell(value: bool | None) -> str:  # noqa: FBT001
     return "" if value is None else str(int(value))
 
 
-def _table(path: Path, label_names: Sequence[str], image: str | None, patient: str | None, cue: str | None) -> Dataset:
-    table, ragged = read_table(str(path))
-    columns = [name for name in table.columns if name != LINE]
-    for name in (*label_names, *([] if cue is None else [cue])):
-        if name not in columns:
-            raise SettingError(f"{nearest('column', name, columns)} in {path}")
-    where = {"table": str(path)}
-    image = image_column(columns, name=image, option="--image", **where)
-    patient = patient_column(columns, name=patient, option="--patient", **where)
-    split = find_column(columns, "split", option="another name", **where)
-    label_columns = tuple(label_names) or _label_columns(
-        table, [c for c in columns if c not in (image, patient, split, cue)], path
-    )
-    single = len(label_columns) == 1 and not _is_truth(table[label_columns[0]])
-    labels = tuple(sorted({cell.strip() for cell in table[label_columns[0]]} - {""})) if single else label_columns
-    if single and len(labels) < 2:
-        raise SettingError(f"{path} has one class in {label_columns[0]!r}, {', '.join(labels) or 'none'}: it takes two")
-    mask_columns = [c for c in columns if c not in (image, patient, split, cue, *label_columns)]
-    root, cases = str(path.parent), []
-    for number, row in enumerate(table.iter_rows(named=True)):
-        truth, problem = _truth(row, label_columns, labels, one=single)
-        problem = ragged.get(number, "") or _row_problem(row, image, patient) or problem
-        name = row[image].strip()
-        case = Case(
-            number,
-            row[LINE],
-            name,
-            located(name, root),
-            row[patient].strip() if patient else name,
-            truth=truth,
-            masks={c: row[c].strip() for c in mask_columns if row[c].strip()},
-            root=root,
-            strata={} if cue is None else {cue: row[cue].strip()},
-            split=_split_of(row[split], path, row[LINE]) if split else "",
-            problems={"": problem} if problem else {},
-        )
-        cases.append(_with_problem(case, "one" if single else "any"))
-    return Dataset(path, labels, "one" if single else "any", tuple(cases), tuple(mask_columns))
+def _label_rules(
+    table: pl.DataFrame, columns: Sequence[str], path: Path
+) -> tuple[dict[str, LabelRule], Literal["one", "any"]]:
+    """Return how each label is read, and whether one or any number of them is right."""
+    if len(columns) > 1 or _is_truth(table[columns[0]]):
+        return {name: LabelRule(column=name) for name in columns}, "any"
+    (column,) = columns
+    values, joined = values_of(table[column])
+    if not joined and len(values) < 2:
+        raise SettingError(f"{path} has one class in {column!r}, {', '.join(values) or 'none'}: it takes two")
+    rules = {value: LabelRule(column=column, contains=(value,)) for value in values}
+    return rules, "any" if joined else "one"
 
 
 def _label_columns(table: pl.DataFrame, columns: Sequence[str], path: Path) -> tuple[str, ...]:
@@ -251,18 +280,9 @@ def _label_columns(table: pl.DataFrame, columns: Sequence[str], path: Path) -> t
 
 
 def _is_truth(column: pl.Series) -> bool:
-    """Return whether a column holds only truth values, such as 1, 0 and blank, and no other names or numbers."""
-    cells = {cell.strip() for cell in column}
-    return bool(cells - {""}) and not any(read_truth(cell)[1] for cell in cells)
-
-
-def _truth(row: Row, columns: Sequence[str], labels: Sequence[str], *, one: bool) -> tuple[dict[str, bool | None], str]:
-    if one:
-        cell = row[columns[0]].strip()
-        return {label: cell == label if cell else None for label in labels}, ""
-    answers = {column: read_truth(row[column]) for column in columns}
-    problems = [f"{column} = {text}" for column, (_, text) in answers.items() if text]
-    return {column: value for column, (value, _) in answers.items()}, "; ".join(problems)
+    """Return whether a column holds truth values alone, such as 1, 0 and blank, and at least one of 1 and 0."""
+    answers = [read_truth(cell) for cell in column.unique()]
+    return any(value is not None for value, _ in answers) and not any(problem for _, problem in answers)
 
 
 def _with_problem(case: Case, outcome: str) -> Case:
@@ -275,14 +295,6 @@ def _with_problem(case: Case, outcome: str) -> Case:
     if outcome == "one" and present != 1:
         return dataclasses.replace(case, problems={"": f"{present} classes are right, where one must be"})
     return case
-
-
-def _row_problem(row: Row, image: str, patient: str | None) -> str:
-    if not row[image].strip():
-        return f"{image} is blank: name the picture file"
-    if patient and not row[patient].strip():
-        return f"{patient} is blank: name the patient"
-    return ""
 
 
 def _split_of(cell: str, path: Path, line: object) -> str:

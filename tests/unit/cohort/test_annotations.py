@@ -118,6 +118,18 @@ def test_files_with_names_like_numbers(tmp_path):
         ("100,50,160,90", "beyond its picture of 20 x 12"),
         ("-5,0,3,3", "beyond its picture"),
         ("1 2 3", "pairs of start and length"),
+        ("10 5 8 2", "do not increase"),
+        ("10 5 12 2", "do not increase"),
+        ('{"runs": "1 5", "coding": "backward"}', 'expected "absolute" or "relative"'),
+        ('{"runs": "200 30 20 1", "coding": "relative"}', "leave their picture"),
+        ('{"counts": "0`", "size": [12, 20]}', "were cut"),
+        ('{"counts": "0~", "size": [12, 20]}', "do not use"),
+        ('{"polygons": [[1, 2, 3, 4]]}', "no polygon"),
+        ('{"polygons": [[1, 2, 3, 4, 50, 6]]}', "beyond its picture"),
+        ('{"polygons": [1, 2, 3]}', "no polygon"),
+        ('{"boxes": "1,2,3,4"}', "is no mask"),
+        ('{"file": "none.png", "values": [1]}', "there is no file"),
+        ('{"file": "none.png", "values": ["1"]}', "whole numbers"),
         ("0 5", "count from 1"),
         ("240 2", "leave their picture"),
         ("9" * 5000 + " 1", "no run length"),
@@ -126,14 +138,14 @@ def test_files_with_names_like_numbers(tmp_path):
         ("{" * 100_000, "not JSON"),
         ('{"a":' * 100_000, "not JSON"),
         ("{}", "is no mask"),
-        ('{"counts": "abc", "size": [12, 20]}', "compressed"),
+        ('{"counts": "abc", "size": [12, 20]}', "were cut"),
         ('{"counts": [1, 2], "size": [12, 20]}', "add up to 3"),
         ('{"counts": [-1, 241], "size": [12, 20]}', "no run length"),
         ('{"counts": [0.5, 239.5], "size": [12, 20]}', "no run length"),
         ('{"counts": [], "size": [12, 20]}', "no run length"),
         ('{"counts": [240, null], "size": [12, 20]}', "no run length"),
         ('{"counts": [100000000, 100000000, 100000000], "size": [10000, 30000]}', "at most"),
-        ('{"counts": [240], "size": [0, 240]}', "add up"),
+        ('{"counts": [240], "size": [0, 240]}', "is not possible"),
         ("no_such.png", "there is no file .* expected a box"),
         ("../../../../../../etc/passwd", "not a picture"),
         ("/dev/zero", "empty"),
@@ -180,3 +192,65 @@ def test_boxes_written_as_json_are_the_same_boxes():
     assert np.array_equal(one, read_annotation("1,0,3,2;0,2,1,3", (3, 4), root=Path()))
     with pytest.raises(AnnotationError, match="is no box"):
         read_annotation("[[1, 2, 3]]", (3, 4), root=Path())
+
+
+def test_compressed_run_lengths_have_the_values_of_pycocotools(tmp_path):
+    box = np.zeros(SIZE, bool)
+    box[2:9, 3:15] = True
+    box[5, 6], box[0, 19] = False, True
+    dots = [[0, 1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 1, 0, 1], [0, 1, 0, 0, 1, 1, 1]]
+    dots += [[1, 0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 1, 0, 0], [1, 1, 0, 0, 1, 0, 1]]
+    for mask, letters in ((box, "V1750000LL04400000000000000^1JhN"), (np.array(dots, bool), "31110O113ON0O40L21NO")):
+        size = list(mask.shape)
+        for cell in (json.dumps({"size": size, "counts": letters}), str({"size": size, "counts": letters.encode()})):
+            np.testing.assert_array_equal(read_annotation(cell, mask.shape, root=tmp_path), mask)
+
+
+def test_relative_run_lengths(tmp_path):
+    padded = np.concatenate([[0], MASK.ravel(order="F"), [0]]).astype(int)
+    starts, ends = np.flatnonzero(np.diff(padded) == 1), np.flatnonzero(np.diff(padded) == -1)
+    gaps = starts - np.concatenate([[0], ends[:-1]])
+    runs = " ".join(f"{gap} {length}" for gap, length in zip(gaps, ends - starts, strict=True))
+    cell = {"runs": runs, "coding": "relative"}
+    np.testing.assert_array_equal(read_annotation(json.dumps(cell), SIZE, root=tmp_path), MASK)
+    drawn = json.dumps({"runs": runs, "coding": "relative", "size": list(SIZE)})
+    assert np.array_equal(read_annotation(drawn, (24, 40), root=tmp_path), MASK.repeat(2, axis=0).repeat(2, axis=1))
+    with pytest.raises(AnnotationError, match="set coding"):
+        read_annotation(runs, SIZE, root=tmp_path)
+
+
+def test_polygons_are_filled_where_centres_are_inside(tmp_path):
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
+    diamond = np.abs(rows - 6) + np.abs(columns - 10) < 5.2
+    cell = json.dumps({"polygons": [[10, 0.8, 15.2, 6, 10, 11.2, 4.8, 6]]})
+    np.testing.assert_array_equal(read_annotation(cell, SIZE, root=tmp_path), diamond)
+    corners = json.dumps({"polygons": [[[10, 0.8], [15.2, 6], [10, 11.2], [4.8, 6]]], "boxes": [[0, 0, 2, 3]]})
+    both = diamond.copy()
+    both[:3, :2] = True
+    np.testing.assert_array_equal(read_annotation(corners, SIZE, root=tmp_path), both)
+    # A mask drawn at half the size of the picture.
+    half = json.dumps({"size": [6, 10], "boxes": [[1, 1, 3, 4]]})
+    assert read_annotation(half, SIZE, root=tmp_path).nonzero()[0].min() == 2
+    assert read_annotation(half, SIZE, root=tmp_path).sum() == 6 * 4
+
+
+def test_values_and_bits_of_mask_files(tmp_path):
+    codes = np.random.default_rng(1).integers(0, 8, SIZE).astype(np.uint8)
+    palette = Image.fromarray(codes)
+    palette.putpalette([value for n in range(256) for value in (n, 255 - n, 7)])
+    palette.save(tmp_path / "palette.png")
+    assert Image.open(tmp_path / "palette.png").mode == "P"
+    cell = json.dumps({"file": "palette.png", "values": [2]})
+    np.testing.assert_array_equal(read_annotation(cell, SIZE, root=tmp_path), codes == 2)
+    for name in (saved(tmp_path / "grey.png", codes), saved(tmp_path / "rgb.png", np.dstack([codes] * 3))):
+        read_codes = lambda **how: read_annotation(json.dumps({"file": name, **how}), SIZE, root=tmp_path)  # noqa: E731, B023
+        np.testing.assert_array_equal(read_codes(values=[3, 5]), np.isin(codes, [3, 5]))
+        np.testing.assert_array_equal(read_codes(bits=5), (codes & 5) > 0)
+        np.testing.assert_array_equal(read_codes(), codes > 0)
+    cell = json.dumps({"union": [json.dumps({"file": "grey.png", "values": [3]}), "0,0,4,4"]})
+    expected = codes == 3
+    expected[:4, :4] = True
+    np.testing.assert_array_equal(read_annotation(cell, SIZE, root=tmp_path), expected)
+    saved(tmp_path / "colour.png", np.random.default_rng(0).integers(0, 9, (*SIZE, 3)).astype(np.uint8))
+    with pytest.raises(AnnotationError, match="colour picture"):
+        read_annotation('{"file": "colour.png", "values": [1]}', SIZE, root=tmp_path)

@@ -2,6 +2,7 @@ import pytest
 from PIL import Image
 
 from camscope.cohort.columns import find_column
+from camscope.cohort.open_table import notes_on
 from camscope.errors import SettingError, StudyError
 from camscope.evaluation.data import read_data
 from camscope.study.study import Study
@@ -37,6 +38,12 @@ def test_two_candidates_are_named():
 READERS = {"evaluate": read_data, "train": lambda path, **more: read_dataset(path, labels=["ill"], **more)}
 
 
+@pytest.fixture(autouse=True)
+def _images(tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.new("L", (8, 8)).save(tmp_path / name)
+
+
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
 def test_evaluation_and_training_read_the_same_patients(reader, tmp_path):
     """A table with two columns that could be the patients gave evaluate the one and train the other."""
@@ -56,7 +63,7 @@ def test_no_column_of_patients_is_a_warning(reader, tmp_path):
     (tmp_path / "u.csv").write_text("picture,ill\na.png,1\nb.png,0\n")
     with pytest.raises(SettingError, match=r"no column of images is recognised among picture, ill: .*--image"):
         reader(tmp_path / "u.csv")
-    with pytest.warns(UserWarning, match="no column of patients"):
+    with pytest.warns(UserWarning, match="no patients are known"):
         assert len(reader(tmp_path / "u.csv", image="picture").cases) == 2
 
 
@@ -73,7 +80,7 @@ def test_a_study_reads_the_same_columns(tmp_path):
     (tmp_path / "t.csv").write_text("Image Index,Patient ID,ill\na.png,A,1\nb.png,A,0\n")
     study = Study.read(tmp_path / "study.toml")
     assert [(case.image, case.patient) for case in study.cohort.cases()] == [("a.png", "A"), ("b.png", "A")]
-    assert (study.file.cohort.image, study.file.cohort.patient) == ("Image Index", "Patient ID")
+    assert (study.file.cohort.image.name, study.file.cohort.patient.name) == ("Image Index", "Patient ID")
     (tmp_path / "t.csv").write_text("Image Index,Patient ID,patient,ill\na.png,A,B,1\n")
     with pytest.raises(StudyError, match=r"'Patient ID' and 'patient' could each be .* cohort.patient"):
         Study.read(tmp_path / "study.toml")
@@ -82,8 +89,9 @@ def test_a_study_reads_the_same_columns(tmp_path):
 def test_a_study_without_patients_is_warned_of(tmp_path):
     (tmp_path / "study.toml").write_text(STUDY)
     (tmp_path / "t.csv").write_text("path,ill\na.png,1\n")
-    Image.new("L", (8, 8)).save(tmp_path / "a.png")
     with pytest.warns(UserWarning, match="name the column with cohort.patient"):
         Study.read(tmp_path / "study.toml")
-    _, problems = Study.check(tmp_path / "study.toml")
-    assert any("intervals will be too narrow" in problem.text and not problem.fatal for problem in problems)
+    study, problems = Study.check(tmp_path / "study.toml")
+    assert problems == []
+    (note,) = notes_on(study.cohort, option="cohort.patient")
+    assert "intervals will be too narrow" in note

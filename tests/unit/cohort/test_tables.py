@@ -1,5 +1,7 @@
 """Tables in every form that people have them."""
 
+import gzip
+
 import numpy as np
 import polars as pl
 import pytest
@@ -142,3 +144,80 @@ def test_a_damaged_parquet_table_is_one_error_or_a_table(tmp_path):
         except TableError:
             refused += 1
     assert refused
+
+
+def test_compressed_tables(tmp_path):
+    table, _ = read_table(written(tmp_path, gzip.compress(TEXT.encode()), "t.csv.gz"))
+    assert table.drop(LINE).rows() == [("x.png", "P1", "a, b"), ("y.png", "Ä2", "=1+1")]
+    with pytest.raises(TableError, match="cannot be unpacked"):
+        read_table(written(tmp_path, gzip.compress(TEXT.encode() * 99)[:-9], "cut.csv.gz"))
+
+
+def test_excel_files(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["path", "id", "ill", "seen"], ["x.png", 7, True, None], [None] * 4, ["y.png", 8.5, False, "a, b"]):
+        book.active.append(row)
+    book.create_sheet("other").append(["z"])
+    book["other"].append(["1"])
+    book.save(tmp_path / "t.xlsx")
+    table, ragged = read_table(str(tmp_path / "t.xlsx"))
+    assert table.rows() == [("x.png", "7", "1", "", 2), ("y.png", "8.5", "0", "a, b", 4)]
+    assert ragged == {}
+    assert read_table(str(tmp_path / "t.xlsx"), sheet="other")[0]["z"].to_list() == ["1"]
+    with pytest.raises(TableError, match="no sheet called 'third', but 'Sheet', 'other'"):
+        read_table(str(tmp_path / "t.xlsx"), sheet="third")
+    with pytest.raises(TableError, match="cannot be read"):
+        read_table(written(tmp_path, b"PK no", "u.xlsx"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.jsonl", '{"a": "x", "b": [1, 2]}\n{"a": null, "b": true}\n'),
+        ("t.json", '[{"a": "x", "b": [1, 2]}, {"b": true}]'),
+    ],
+)
+def test_json_records(tmp_path, name, content):
+    table, _ = read_table(written(tmp_path, content.encode(), name))
+    assert table.rows() == [("x", "[1, 2]", 1), ("", "1", 2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.json", b"{", "is no JSON"),
+        ("t.json", b"[1, 2]", "holds no records"),
+        ("t.jsonl", b'{"a": 1}\n{', r"t.jsonl:2: is no JSON"),
+        (
+            "t.json",
+            b'{"images": [{"id": 1}], "annotations": [], "categories": []}',
+            "annotations that COCO does not allow",
+        ),
+        ("t.xml", b"<a>", "is no XML"),
+        ("t.xml", b"<a/>", "is no Pascal VOC annotation"),
+    ],
+)
+def test_json_and_xml_that_hold_no_table(tmp_path, name, content, said):
+    with pytest.raises(TableError, match=said):
+        read_table(written(tmp_path, content, name))
+
+
+def test_folders_whose_paths_say_what_is_there(tmp_path):
+    for name in ("sub-01/ses-1/sub-01_T1w.png", "sub-02/sub-02_T1w.png", "sub-02/sub-03_T1w.png", "readme.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name)
+    table, _ = read_table(str(tmp_path), files="sub-{subject}/**/sub-{subject}_*")
+    assert table.rows() == [("sub-01/ses-1/sub-01_T1w.png", "01", 1), ("sub-02/sub-02_T1w.png", "02", 2)]
+    with pytest.raises(TableError, match=r"no picture fits 'x/\{a\}'; the first is"):
+        read_table(str(tmp_path), files="x/{a}")
+
+
+def test_xml_elements(tmp_path):
+    (tmp_path / "x").mkdir()
+    for n in range(2):
+        text = f"<r id='{n}'><m>a</m><m> b </m><image no='1'/><image no='2'/></r>"
+        (tmp_path / f"x/{n}.xml").write_text(text)
+    columns = {"no": "@no", "report": "/@id", "m": "/m"}
+    table, _ = read_table(str(tmp_path / "x/*.xml"), each="image", columns=columns)
+    assert table.drop(LINE, "file").rows() == [(no, report, "a|b") for report in "01" for no in "12"]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from camscope.cohort.case import Case
 from camscope.errors import AnnotationError, CamscopeError, SettingError
@@ -73,6 +74,8 @@ def test_no_table(tmp_path):
 
 
 def test_rows_that_cannot_be_used_say_why(tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.new("L", (8, 8)).save(tmp_path / name)
     (tmp_path / "t.csv").write_text("path,patient,truth\n,P1,1\na.png,,1\nb.png,P2,\n")
     problems = [case.problem for case in read_data(tmp_path / "t.csv", target="column:truth").cases]
     assert problems == [

@@ -4,19 +4,25 @@ import pickle
 
 import pytest
 
-from camscope.study.cohort import Cohort
+from camscope.cohort.cohort import Cohort
 from camscope.study.config import StudyFile
 
 HEAD = "path,patient,view,sex,a,b,where"
 
 
-def cohort(tmp_path, *rows, **settings):
+def study_file(tmp_path, *rows, explain=None, **settings):
     (tmp_path / "t.csv").write_text("\n".join([HEAD, *rows]) + "\n", encoding="utf-8")
     content = {
         "cohort": {"table": "t.csv", "root": "images", "patient": "patient", "group": "view"} | settings,
         "labels": {"A": {"column": "a", "model": "m", "mask": "where"}, "B": {"column": "b", "model": "m"}},
+        "explain": explain or {},
     }
-    return Cohort(StudyFile.model_validate(content), tmp_path)
+    return StudyFile.model_validate(content)
+
+
+def cohort(tmp_path, *rows, **settings):
+    file = study_file(tmp_path, *rows, **settings)
+    return Cohort(file.cohort, file.labels, tmp_path, files=file.explain.files)
 
 
 def test_a_case(tmp_path):
@@ -43,7 +49,7 @@ def test_addresses(tmp_path):
         ("y.png,,AP,M,1,0,", "", "patient is blank"),
         ("x.png,P1,PA,M,1,0,", "", "the same image and patient as line 2"),
         ("y.png,P2", "", "has 2 cells"),
-        ("y.png,P2,AP,M,yes,0,", "A", "a = 'yes': expected 1, 0, -1 or blank"),
+        ("y.png,P2,AP,M,perhaps,0,", "A", "a = 'perhaps': expected 1, 0, -1 or blank"),
     ],
 )
 def test_rows_that_cannot_be_used(tmp_path, row, where, said):
@@ -56,15 +62,12 @@ def test_rows_that_cannot_be_used(tmp_path, row, where, said):
 @pytest.mark.parametrize(("uncertain", "truth"), [("drop", None), ("positive", True), ("negative", False)])
 def test_uncertain_labels(tmp_path, uncertain, truth):
     made = cohort(tmp_path, "x.png,P1,AP,M,-1,0,")
-    section = made.file.labels["A"].model_copy(update={"uncertain": uncertain})
-    made.file = made.file.model_copy(update={"labels": made.file.labels | {"A": section}})
+    made.labels["A"] = made.labels["A"].model_copy(update={"uncertain": uncertain})
     assert next(made.cases()).truth["A"] is truth
 
 
 def names(tmp_path, *rows, pattern="{group}/{patient}/{image}_{label}.jpg", **settings):
-    file = cohort(tmp_path, *rows, **settings).file
-    file = file.model_copy(update={"explain": file.explain.model_copy(update={"files": pattern})})
-    return [case.name for case in Cohort(file, tmp_path).cases()]
+    return [case.name for case in cohort(tmp_path, *rows, explain={"files": pattern}, **settings).cases()]
 
 
 def test_a_part_has_the_same_cases_wherever_it_is_read(tmp_path, monkeypatch):

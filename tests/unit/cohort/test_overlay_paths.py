@@ -4,8 +4,8 @@ from pathlib import PurePosixPath
 
 import pytest
 
+from camscope.cohort.overlay_paths import picture_name
 from camscope.study.config import PATTERN
-from camscope.study.overlay_paths import picture_name
 
 HOSTILE = [
     "../../etc/passwd", "..", ".", "/abs", "a\\b", "C:\\x", "x\0y", "x\ny\x1b[31m", "n" * 300, "患者" * 100, "<b>x</b>",

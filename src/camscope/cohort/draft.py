@@ -1,0 +1,223 @@
+"""A cohort proposed for a folder or a table: what it seems to be, as settings of a study file."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from camscope.cohort.assemble import CohortTable, assemble
+from camscope.cohort.columns import find_column
+from camscope.cohort.dicom_folder import DICOM_COLUMNS, write_dicom_table
+from camscope.cohort.guesses import guessed_labels, guessed_masks, image_by_content, named_like
+from camscope.cohort.layout import CohortLayout, Survey, TableFile, filled, match, survey
+from camscope.cohort.locate import best_fit
+from camscope.cohort.sections import CohortSection
+from camscope.cohort.sources import read_source
+from camscope.cohort.tables import RESERVED
+from camscope.cohort.truth import listed, values_of
+from camscope.errors import SettingError
+
+Ask = Callable[[str, Sequence[str]], str | None]
+"""Asks the user to choose; None where there is nobody to ask, or no choice."""
+
+
+@dataclass
+class Draft:
+    """A cohort that a folder or table seems to be.
+
+    Attributes:
+        folder: that paths are relative to.
+        layout: name of the known layout; "" for none.
+        cohort: settings of ``[cohort]``.
+        labels: label -> settings of ``[labels.NAME]``, without its model.
+        notes: what is odd or must be known.
+    """
+
+    folder: Path
+    layout: str
+    cohort: dict[str, Any]
+    labels: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def section(self) -> CohortSection:
+        """Return the checked settings of ``[cohort]``."""
+        return CohortSection.model_validate(self.cohort)
+
+
+def draft(path: Path, *, results: Path, ask: Ask = lambda *_: None) -> Draft:
+    """Propose a cohort for a folder or a table.
+
+    Args:
+        path: of the folder or table.
+        results: folder that a table of DICOM headers is written to, if there is no other.
+        ask: is asked what cannot be told.
+
+    Raises:
+        SettingError: nothing there can be a cohort.
+        StudyError: a table cannot be read or joined.
+    """
+    if not path.exists():
+        raise SettingError(f"there is no file or folder {str(path)!r}")
+    found = survey(path)
+    pair = match(found)
+    proposal = _unknown(found, results, ask) if pair is None else _known(*pair, found)
+    content = assemble(proposal.section.model_copy(update={"group": (), "strata": ()}), {}, proposal.folder)
+    names = [name for name in content.table.columns if name not in RESERVED]
+    for key in ("group", "strata"):
+        kept = [name for name in proposal.cohort.get(key, ()) if name in names]
+        proposal.cohort |= {key: kept}
+    _fit_images(proposal, content)
+    layout = pair[0] if pair else None
+    if layout is None or layout.labels.detect:
+        _guess(proposal, assemble(proposal.section, {}, proposal.folder), ask)
+    else:
+        _known_labels(proposal, layout, content, pair[1] if pair else {})
+    if layout is not None:
+        proposal.notes += layout.labels.notes
+    proposal.cohort = {key: value for key, value in proposal.cohort.items() if value not in ([], {}, ())}
+    return proposal
+
+
+def _known(layout: CohortLayout, tables: Mapping[str, TableFile], found: Survey) -> Draft:
+    """Return the cohort of a layout, with the tables that were found."""
+    paths = {key: table.path.relative_to(found.folder).as_posix() for key, table in tables.items()}
+    settings = filled(dict(layout.cohort), paths)
+    if "main" in tables:
+        settings = {"table": paths["main"], **settings}
+    if layout.folder and (pattern := layout.folder[0]).startswith("**/"):
+        place = next(iter(sorted(found.folder.glob(pattern))))
+        table = settings["table"]
+        table["path"] = (place.parent.relative_to(found.folder) / table["path"]).as_posix()
+    settings.setdefault("table", ".")
+    if (patient := settings.get("patient")) and "main" in tables and isinstance(patient, str):
+        joined = {name for table in tables.values() for name in table.columns}
+        if patient not in {*joined, *settings.get("columns", {})}:
+            del settings["patient"]
+    return Draft(found.folder, layout.name, settings)
+
+
+def _unknown(found: Survey, results: Path, ask: Ask) -> Draft:
+    """Return the cohort of a folder or table without a known layout."""
+    candidates = [table for table in found.tables if found.main in (None, table.path)]
+    for table in candidates:
+        settings: dict[str, Any] = {"table": table.path.relative_to(found.folder).as_posix()}
+        image = _role(table.columns, "image", ask) or image_by_content(table.path, found.folder)
+        if image is not None:
+            settings["image"] = image
+            if patient := _role(table.columns, "patient", ask):
+                settings["patient"] = patient
+            settings["group"] = named_like(table.columns, "view")[:1]
+            settings["strata"] = [*settings["group"], *named_like(table.columns, "stratum")]
+            return Draft(found.folder, "", settings)
+    if found.main is not None:
+        columns = found.tables[0].columns
+        image = ask("Which column names the images?", columns)
+        if image is None:
+            raise SettingError(
+                f"{found.main}: no column of images is recognised among {', '.join(columns)}: name one of them 'path'"
+            )
+        return Draft(found.folder, "", {"table": found.main.name, "image": image})
+    if (table_path := write_dicom_table(found.folder, results)) is not None:
+        root = os.path.relpath(found.folder, table_path.parent)
+        settings = {"table": table_path.name, "root": root, "image": "path", "patient": "patient"}
+        settings |= {"group": ["view"], "strata": ["view", "laterality"]}
+        notes = [
+            f"{table_path} was written from the headers: {', '.join(DICOM_COLUMNS)}; patients and studies are hashes"
+        ]
+        return Draft(table_path.parent, "DICOM files", settings, notes=notes)
+    return Draft(found.folder, "class folders", {"table": "."})
+
+
+def _role(columns: Sequence[str], role: Any, ask: Ask) -> str | None:
+    """Return the column with a role; where several could have it, the one that the user chooses, or else the first."""
+    try:
+        return find_column(columns, role, option="")
+    except SettingError:
+        candidates = [name for name in columns if find_column([name], role, option="")]
+        return ask(f"Which column is that of the {role}?", candidates) or candidates[0]
+
+
+def _fit_images(proposal: Draft, content: CohortTable) -> None:
+    """Set where the images lie: a folder and suffix around their names, or a search."""
+    names = list(dict.fromkeys(name for cell in content.table[content.image.name] if (name := cell.strip())))
+    if not names:
+        return
+    fit = best_fit(names, content.root)
+    root = os.path.relpath(fit.root, content.root)
+    source = proposal.section.image
+    if fit.search:
+        proposal.cohort["search"] = True
+    elif source is not None and source.pattern is None and not root.startswith("..") and (fit.suffix or root != "."):
+        text = source.from_ if "{" in source.from_ else f"{{{source.from_}}}"
+        proposal.cohort["image"] = f"{'' if root == '.' else f'{root}/'}{text}{fit.suffix}"
+    elif root != ".":
+        proposal.cohort["root"] = os.path.relpath(fit.root, proposal.folder)
+    if fit.found < fit.total:
+        proposal.notes.append(f"{fit.total - fit.found} of {fit.total} images were not found below {content.root}")
+
+
+def _known_labels(proposal: Draft, layout: CohortLayout, content: CohortTable, tables: Mapping[str, TableFile]) -> None:
+    """Set the labels of a layout, with their masks."""
+    part, names = layout.labels, content.table.columns
+    proposal.labels |= {name: dict(settings) for name, settings in part.given.items()}
+    for name in part.columns:
+        if name in names:
+            proposal.labels[name] = {"column": name, **part.settings}
+    if part.column is not None:
+        cells = content.table[part.column]
+        values = list(part.values) or _frequent(cells, part.most)
+        for value in values:
+            proposal.labels[value] = {"column": part.column, "contains": value, **part.settings}
+    with_boxes = "boxes" in proposal.cohort
+    known_boxes = _box_labels(proposal, content) if with_boxes else set()
+    for name, settings in proposal.labels.items():
+        box = part.boxes.get(name) or (name if part.boxed else None)
+        if with_boxes and box and box.casefold() in known_boxes:
+            settings["mask"] = {"boxes": box}
+        elif part.masks and (column := part.masks.format(label=name)) in names and (content.table[column] != "").any():
+            settings["mask"] = column
+
+
+def _box_labels(proposal: Draft, content: CohortTable) -> set[str]:
+    """Return the labels that boxes have, in small letters."""
+    boxes = proposal.section.boxes
+    if boxes is None or boxes.label is None:
+        return set()
+    table = content.table if boxes.table is None else read_source(boxes.table, proposal.folder)[0]
+    return {part.strip().casefold() for cell in table[boxes.label] for part in cell.split("|")}
+
+
+def _frequent(cells: pl.Series, most: int) -> list[str]:
+    """Return the values in the cells of a column, or the most frequent of them."""
+    values, joined = values_of(cells)
+    if len(values) <= most:
+        return values
+    count = Counter(part for cell in cells for part in (listed(cell) if joined else [cell.strip()]))
+    return sorted(values, key=lambda value: (-count[value], value))[:most]
+
+
+def _guess(proposal: Draft, content: CohortTable, ask: Ask) -> None:
+    """Set labels and masks by what the columns seem to hold."""
+    settings = proposal.cohort
+    section = proposal.section
+    taken = {*section.group, *section.strata, *RESERVED, "path", "file"}
+    for source in (content.image, content.patient):
+        taken |= {source.name, *source.columns(content.table.columns)} if source else set()
+    columns = [name for name in content.table.columns if name not in taken]
+    masks, notes = guessed_masks(content.table.select(columns), content)
+    others = [name for name in columns if name not in named_like(columns, "mask")]
+    labels, more = guessed_labels(content.table.select(others), ask)
+    for name, column in list(masks.items()):
+        if label := next((label for label in labels if column.lower().startswith(f"{label.lower()}_")), None):
+            labels[label]["mask"] = column
+            del masks[name]
+    settings["masks"] = masks
+    proposal.labels |= labels
+    proposal.notes += [*notes, *more]

@@ -1,0 +1,135 @@
+"""What columns without a known layout seem to hold: images, labels, masks."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from PIL import Image
+
+from camscope.cohort.annotations import mask_files
+from camscope.cohort.assemble import CohortTable
+from camscope.cohort.locate import is_missing, places_by_name, searched
+from camscope.cohort.tables import LINE, located, read_table
+from camscope.cohort.truth import listed, read_truth, values_of
+from camscope.errors import CamscopeError
+
+_SAMPLE = 40  # cells of a column
+_FILES, _MOST_CODES = 5, 64  # mask files whose values are looked at, and values
+_MOST_VALUES = 30  # of a column that holds labels
+_NAMES = {
+    "view": r"view|viewposition|projection|position",
+    "stratum": r"sex|gender|patientsex|patientgender|site|hospital|scanner|manufacturer|device|split",
+    "label": r"(.*(label|class|finding|diagnos|patholog|disease|target).*)|dx",
+    "mask": r".*(mask|segmentation|contour|rle|encodedpixels|box).*",
+}
+_BOXES = re.compile(r"\[?\s*\[?[-\d.eE,;\s\[\]]+\]?")
+
+
+def named_like(columns: Sequence[str], kind: str) -> list[str]:
+    """Return the columns whose names are like those of a kind: "view", "stratum", "label" or "mask".
+
+    >>> named_like(["View Position", "Sex", "rsna_class", "age"], "label")
+    ['rsna_class']
+    """
+    plain = {name: re.sub(r"[\s_-]", "", name).lower() for name in columns}
+    return [name for name in columns if re.fullmatch(_NAMES[kind], plain[name])]
+
+
+def image_by_content(path: Path, folder: Path) -> str | None:
+    """Return the column of a table most of whose cells name pictures in a folder; None if there is none."""
+    try:
+        table, _ = read_table(str(path))
+    except CamscopeError:
+        return None
+    places = places_by_name(str(folder))
+    files = set(places.get("", ()))
+    for name in table.columns:
+        if name != LINE and (cells := _sample(table[name])):
+            hits = sum(searched(cell, places) in files for cell in cells)
+            if hits > len(cells) / 2:
+                return name
+    return None
+
+
+def guessed_masks(table: pl.DataFrame, content: CohortTable) -> tuple[dict[str, str], list[str]]:
+    """Return the columns that hold masks, and notes on those whose names say so but whose cells do not."""
+    masks, notes = {}, []
+    for name in named_like(table.columns, "mask"):
+        cells = [cell for cell in _sample(table[name]) if cell not in ("[]", "-1")]
+        files = [located(file, content.root) for cell in cells for file in mask_files(cell)]
+        shapes = all(map(_BOXES.fullmatch, cells)) or all(cell.startswith("{") for cell in cells)
+        if cells and (shapes or (files and not any(map(is_missing, files)))):
+            masks[name] = name
+            notes += _several_values(name, files)
+        elif cells:
+            notes.append(f"{name!r} is called like a mask but holds none that can be read: {cells[0][:60]!r}")
+    return masks, notes
+
+
+def _several_values(name: str, files: Sequence[str]) -> list[str]:
+    """Return a note on mask files whose pixels have several values, each of which may be a structure of its own."""
+    values: set[int] = set()
+    for file in files[:_FILES]:
+        try:
+            values |= set(np.unique(np.asarray(Image.open(file))).tolist())
+        except (OSError, ValueError):
+            return []
+    if not 2 < len(values) <= _MOST_CODES:
+        return []
+    some = ", ".join(map(str, sorted(values)[:12]))
+    example = f'masks = {{ part = {{ from = "{name}", values = [{max(values)}] }} }} or bits = 4'
+    text = f"the files of {name!r} have pixels of {len(values)} values ({some}), each perhaps a structure of its own"
+    return [f"{text}: name them, as in {example}"]
+
+
+def guessed_labels(
+    table: pl.DataFrame, ask: Callable[[str, Sequence[str]], str | None]
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Return the labels that columns seem to hold, and notes on others that could hold some."""
+    named = [name for name in named_like(table.columns, "label") if _few_values(table[name])]
+    truths = [name for name in table.columns if _is_truth(table[name])]
+    chosen = [name for name in named if name not in truths]
+    notes = []
+    if truths and chosen and set(truths) - set(named):
+        others = ", ".join(name for name in truths if name not in named)
+        notes.append(f"columns of 1 and 0 that may be labels too: {others}")
+    if not named and not truths:
+        words = [name for name in table.columns if _few_values(table[name])]
+        chosen = [name] if (name := ask("Which column holds the labels?", words)) else []
+    labels: dict[str, dict[str, Any]] = {}
+    for name in truths if not chosen else [name for name in truths if name in named]:
+        labels[name] = {"column": name}
+    for column in chosen:
+        for value in values_of(table[column])[0]:
+            labels.setdefault(value, {"column": column, "contains": value})
+    if len(labels) > _MOST_VALUES:
+        count = Counter(value for column in chosen for cell in table[column] for value in listed(cell))
+        kept = sorted(labels, key=lambda value: -count[value])[:_MOST_VALUES]
+        notes.append(f"of {len(labels)} labels the {_MOST_VALUES} most frequent were taken")
+        labels = {name: labels[name] for name in labels if name in kept}
+    return labels, notes
+
+
+def _few_values(column: pl.Series) -> bool:
+    """Return whether a column holds a few words that recur."""
+    cells = [cell.strip() for cell in column if cell.strip()]
+    values, joined = values_of(cells)
+    numbers = all(re.fullmatch(r"[-+\d.,eE\s\[\]]+", value) for value in values)
+    most = 200 if joined else _MOST_VALUES
+    return bool(values) and not numbers and len(values) <= most and len(set(cells)) < max(len(cells), 2)
+
+
+def _is_truth(column: pl.Series) -> bool:
+    answers = [read_truth(cell) for cell in column.unique()]
+    return any(value for value, _ in answers) and not any(problem for _, problem in answers)
+
+
+def _sample(column: pl.Series) -> list[str]:
+    cells = [cell.strip() for cell in column if cell.strip()]
+    return cells[:: max(len(cells) // _SAMPLE, 1)]

@@ -1,0 +1,194 @@
+"""Where the images of a cohort lie, and what would fit where they are missing."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from camscope.cohort.tables import located
+from camscope.errors import CamscopeError
+from camscope.images import find_pictures
+from camscope.images.registry import READERS
+from camscope.images.source import is_address, split
+
+_TRIED = 40  # names
+_FOLDERS = 60
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A way to read the names of images so that more files are found.
+
+    Attributes:
+        found: number of names that are files then.
+        total: number of names.
+        root: folder that they are relative to.
+        suffix: that is added to each.
+        search: whether the names are searched below the root.
+    """
+
+    found: int
+    total: int
+    root: str
+    suffix: str = ""
+    search: bool = False
+
+    def words(self, root: str) -> str:
+        """Say what is done to the names, of which the files were looked for below another root.
+
+        >>> Fit(12, 12, "images", ".png").words("images")
+        'with .png added to each name'
+        """
+        parts = [f"with {self.suffix} added to each name"] if self.suffix else []
+        parts += [f"in the folder {self.root}"] if self.root != root else []
+        parts += ["by searching for each name"] if self.search else []
+        return " ".join(parts) or "as they stand"
+
+
+def best_fit(names: Sequence[str], root: str) -> Fit:
+    """Find the suffix and the folder, at or near the root, with which most of some images' names are files.
+
+    Args:
+        names: of the images, not blank.
+        root: folder that they should be relative to.
+    """
+    step = max(len(names) // _TRIED, 1)
+    sample = [_portable(name) for name in names[::step]]
+    ways = [(folder, suffix) for folder in _near(root) for suffix in ("", *filter(None, READERS))]
+    folder, suffix = max(ways, key=lambda way: _count(sample, *way))
+    fit = Fit(_count(map(_portable, names), folder, suffix), len(names), folder, suffix)
+    if fit.found == fit.total or is_address(root):
+        return fit
+    places = places_by_name(root)
+    found = sum(searched(name, places) in places.get("", ()) for name in names)
+    return Fit(found, len(names), root, search=True) if found > fit.found else fit
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Images that are missing.
+
+    Attributes:
+        text: how many, which is the first, and what would fit.
+        all: whether every image is missing.
+    """
+
+    text: str
+    all: bool
+
+
+def missing_images(sources: Mapping[str, str], root: str) -> Missing | None:
+    """Return which images are missing; None if none is.
+
+    Args:
+        sources: image -> path or address.
+        root: folder that the images' names are relative to.
+
+    >>> missing_images({"no/such": "images/no/such"}, "images").text
+    "1 of 1 images are missing, the first is 'no/such': there is no file 'images/no/such'"
+    """
+    missing = [image for image, source in sources.items() if is_missing(source)]
+    if not missing:
+        return None
+    text = f"{len(missing)} of {len(sources)} images are missing, the first is {missing[0]!r}: there is no file "
+    text += repr(sources[missing[0]])
+    fit = best_fit(missing, root)
+    text += f"; {fit.found} of {fit.total} are found {fit.words(root)}" if fit.found else ""
+    return Missing(text, all=len(missing) == len(sources))
+
+
+def is_missing(source: str) -> bool:
+    """Return whether a path names no file of this machine; addresses are not looked up."""
+    name, _ = split(source)
+    return not is_address(name) and not os.path.exists(name)  # noqa: PTH110  Path.exists() raises on long names
+
+
+def _portable(name: str) -> str:
+    return name.strip().replace("\\", "/")
+
+
+def _count(names: Iterable[str], folder: str, suffix: str) -> int:
+    return sum(not is_missing(located(f"{name}{suffix}", folder)) for name in names)
+
+
+def _near(root: str) -> list[str]:
+    """Return the root, the folders in it and in these, and the two folders above it."""
+    if is_address(root) or not os.path.isdir(root):  # noqa: PTH112  long names
+        return [root]
+    below = [str(path) for path in itertools.islice(_folders(Path(root)), _FOLDERS)]
+    return [root, *below, str(Path(root, "..")), str(Path(root, "../.."))]
+
+
+def _folders(root: Path) -> Iterable[Path]:
+    """Return the folders in a folder, and those in each of them, without walking through all files below."""
+    inner = [Path(entry.path) for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
+    yield from sorted(inner)
+    for folder in sorted(inner):
+        yield from sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())
+
+
+def located_images(images: pl.Series, root: str, *, search: bool) -> pl.Series:
+    """Return images as paths relative to the root.
+
+    Args:
+        images: names of images.
+        root: folder or address that they are relative to.
+        search: whether each is searched below the root.
+
+    Returns:
+        Their paths, with the separators of this system. A name that is searched and not found, or that several files
+        have, stays as it is.
+    """
+    names = images.to_list()
+    if is_address(root):
+        return images
+    if search:
+        places = places_by_name(root)
+        names = [searched(name, places) for name in names]
+    else:
+        names = [
+            _portable(name) if "\\" in name and is_missing(located(name.strip(), root)) else name for name in names
+        ]
+    return pl.Series(images.name, names, dtype=pl.String)
+
+
+def places_by_name(root: str) -> dict[str, list[str]]:
+    """Return the pictures below a folder, as relative paths: by their name, by it without suffix, and all under ""."""
+    places: dict[str, list[str]] = defaultdict(list)
+    try:
+        paths = [path.relative_to(root).as_posix() for path, _ in find_pictures([root])]
+    except CamscopeError:
+        return {}
+    for path in paths:
+        file = path.rpartition("/")[2]
+        for name in {file, file.rpartition(".")[0], ""}:
+            places[name].append(path)
+    return places
+
+
+def searched(name: str, places: Mapping[str, list[str]]) -> str:
+    """Return the one path that ends in a name, with or without its suffix; the name itself if that is not one path.
+
+    Leading folders of the name that are not there are left out, but never its last folder.
+
+    >>> places = {"1.png": ["a/1.png", "b/1.png"], "1": ["a/1.png", "b/1.png"]}
+    >>> searched("top/b/1", places), searched("1.png", places), searched("c/1.png", places)
+    ('b/1.png', '1.png', 'c/1.png')
+    """
+    wanted = _portable(name)
+    parts = wanted.split("/")
+    candidates = places.get(parts[-1], []) if parts[-1] else []
+    for start in range(max(len(parts) - 1, 1)):
+        tail = "/" + "/".join(parts[start:])
+        ends = [
+            path for path in candidates if f"/{path}".endswith(tail) or f"/{path}".rpartition(".")[0].endswith(tail)
+        ]
+        if ends:
+            return ends[0] if len(ends) == 1 else wanted
+    return wanted

@@ -1,0 +1,167 @@
+"""Records of JSON and XML files: rows of a table, COCO and Pascal VOC annotations."""
+
+from __future__ import annotations
+
+import glob
+import json
+import xml.etree.ElementTree as ET
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from camscope.errors import CamscopeError, TableError, reason
+from camscope.images import fetch
+
+Record = dict[str, Any]
+_COCO = ("images", "annotations", "categories")
+
+
+def json_records(text: str, path: str, *, lines: bool) -> list[Record]:
+    """Return the records of a JSON text.
+
+    Args:
+        text: the content of a file.
+        path: its name, for errors.
+        lines: whether each line is an object of its own.
+
+    Raises:
+        TableError: it is no JSON, or holds no records.
+
+    >>> json_records('{"a1": {"Edema": 1}, "a2": {"Edema": 0}}', "t.json", lines=False)
+    [{'key': 'a1', 'Edema': 1}, {'key': 'a2', 'Edema': 0}]
+    """
+    numbered = enumerate(text.splitlines(), 1) if lines else [(1, text)]
+    contents = []
+    for number, part in numbered:
+        try:
+            contents += [json.loads(part)] if part.strip() else []
+        except (ValueError, RecursionError) as fault:
+            raise TableError(f"is no JSON: {reason(fault)}", path, number if lines else None) from None
+    content = contents if lines else contents[0] if contents else []
+    if isinstance(content, dict) and all(isinstance(content.get(name), list) for name in _COCO):
+        return coco_records(content, path)
+    if isinstance(content, dict) and content and all(isinstance(value, dict) for value in content.values()):
+        return [{"key": key, **value} for key, value in content.items()]
+    if isinstance(content, list) and all(isinstance(record, dict) for record in content):
+        return content
+    raise TableError("holds no records: expected a list of objects, an object of objects, or COCO annotations", path)
+
+
+def coco_records(content: Mapping[str, Any], path: str) -> list[Record]:
+    """Return one record per image of COCO annotations.
+
+    Returns:
+        What stands of the image (``file_name`` as ``path``), ``classes``, the names of its annotations joined by "|",
+        and per class ``mask of NAME``, its annotations as a mask cell.
+
+    Raises:
+        TableError: an image, annotation or category lacks what COCO says it has.
+    """
+    try:
+        names = {category["id"]: str(category["name"]) for category in content["categories"]}
+        objects: dict[Any, list[tuple[str, Record]]] = defaultdict(list)
+        sizes = {image["id"]: [image["height"], image["width"]] for image in content["images"]}
+        for annotation in content["annotations"]:
+            size = sizes.get(annotation["image_id"])
+            shape = _coco_shape(annotation, size) if size else {}
+            objects[annotation["image_id"]].append((names[annotation["category_id"]], shape))
+        records = []
+        for image in content["images"]:
+            facts = {key: value for key, value in image.items() if key not in ("file_name", "license", "coco_url")}
+            records.append({"path": image["file_name"], **facts, **_described(objects[image["id"]], names.values())})
+    except (KeyError, TypeError, AttributeError) as fault:
+        raise TableError(f"has annotations that COCO does not allow: {type(fault).__name__} {fault}", path) from None
+    return records
+
+
+def _coco_shape(annotation: Mapping[str, Any], size: list[int]) -> Record:
+    outline = annotation.get("segmentation")
+    if isinstance(outline, dict):
+        return outline
+    if outline:
+        return {"size": size, "polygons": outline}
+    x, y, width, height = annotation["bbox"]
+    return {"size": size, "boxes": [[x, y, x + width, y + height]]}
+
+
+def _described(objects: Sequence[tuple[str, Record]], names: Sequence[str] | Any) -> Record:
+    record: Record = {"classes": "|".join(dict.fromkeys(name for name, _ in objects))}
+    for name in dict.fromkeys(names):
+        cells = [json.dumps(shape) for other, shape in objects if other == name and shape]
+        record[f"mask of {name}"] = cells[0] if len(cells) == 1 else {"union": cells} if cells else ""
+    return record
+
+
+def xml_records(path: str, *, each: str | None, columns: Mapping[str, str]) -> list[Record]:
+    """Return the records of XML files.
+
+    Args:
+        path: of a file, or ``folder/*.xml``.
+        each: path of the elements that become records, such as "object"; None for one record per file.
+        columns: column -> path of an element below these, or with "/" before it below the file's root; "@id" is an
+            attribute. Several elements are joined by "|". Without any, the files must be Pascal VOC annotations, with
+            one record per file: ``path``, ``width``, ``height``, ``classes`` and ``mask of NAME`` per class.
+
+    Raises:
+        TableError: no such file, or one that is no XML, or without columns one that is no VOC annotation.
+    """
+    # Not Path.glob(): it takes no absolute patterns.
+    paths = sorted(glob.glob(path)) if glob.has_magic(path) else [path]  # noqa: PTH207
+    if not paths:
+        raise TableError("no file has such a name", path)
+    roots = [(name, _root(name)) for name in paths]
+    if not columns:
+        return _voc_records(roots)
+    records = []
+    for name, root in roots:
+        for element in [root] if each is None else root.iterfind(each):
+            found = {column: _values(place, element, root) for column, place in columns.items()}
+            records.append({"file": Path(name).name} | {column: "|".join(values) for column, values in found.items()})
+    return records
+
+
+def _root(path: str) -> ET.Element:
+    try:
+        return ET.fromstring(fetch(path))
+    except (ET.ParseError, ValueError, LookupError) as fault:
+        raise TableError(f"is no XML: {fault}", path) from None
+    except CamscopeError as error:
+        raise TableError(str(error), path) from None
+
+
+def _values(place: str, element: ET.Element, root: ET.Element) -> Iterator[str]:
+    """Yield the texts or attributes at a place."""
+    start, place = (root, place[1:]) if place.startswith("/") else (element, place)
+    steps, _, attribute = place.partition("@")
+    for match in start.iterfind(steps.rstrip("/")) if steps else [start]:
+        text = match.get(attribute) if attribute else match.text
+        if text and text.strip():
+            yield " ".join(text.split())
+
+
+def _voc_records(roots: Sequence[tuple[str, ET.Element]]) -> list[Record]:
+    parts = []
+    for path, root in roots:
+        if root.tag != "annotation" or root.find("filename") is None:
+            raise TableError(
+                'is no Pascal VOC annotation: say with each and columns = {NAME = "path"} what it is', path
+            )
+        try:
+            size = [int(float(root.findtext(f"size/{side}", "0"))) for side in ("height", "width")]
+            objects = [(item.findtext("name", "").strip(), _voc_box(item, size)) for item in root.iterfind("object")]
+        except ValueError as fault:
+            raise TableError(f"holds a number that is none: {fault}", path) from None
+        parts.append((root.findtext("filename", "").strip(), size, objects))
+    names = sorted({name for _, _, objects in parts for name, _ in objects})
+    return [
+        {"path": name, "width": size[1], "height": size[0], **_described(objects, names)}
+        for name, size, objects in parts
+    ]
+
+
+def _voc_box(item: ET.Element, size: list[int]) -> Record:
+    """Return the box of an object; VOC counts pixels from 1, and the last one is inside."""
+    left, top, right, bottom = (float(item.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax"))
+    shape: Record = {"boxes": [[left - 1, top - 1, right, bottom]]}
+    return shape | {"size": size} if all(size) else shape

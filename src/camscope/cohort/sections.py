@@ -1,0 +1,307 @@
+"""The parts of a study file that say what a cohort is; study, evaluation and training read them alike."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+Uncertain = Literal["drop", "positive", "negative"]
+Blank = Literal["unknown", "negative"]
+Votes = Literal["any", "majority"] | Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a study.
+
+    Attributes:
+        text: what was given, what is possible, what to do.
+        file: the file it stands in.
+        line: in that file, from 1; None where it concerns the file as a whole.
+        fatal: whether no row at all can be made; otherwise the rows that it concerns fail or are doubtful.
+    """
+
+    text: str
+    file: str = ""
+    line: int | None = None
+    fatal: bool = True
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.text}" if place else self.text
+
+
+class Section(BaseModel):
+    """Part of a study file: settings that it does not know are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+
+def _named(key: str) -> BeforeValidator:
+    """Let a text alone stand for a section of which it is one setting."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+
+
+def _alone(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _paired(value: Any) -> Any:
+    """Let names stand for columns that are called so in both tables."""
+    value = _alone(value)
+    return {name: name for name in value} if isinstance(value, list | tuple) else value
+
+
+_Keys = Annotated[dict[str, str], BeforeValidator(_paired)]
+_Several = Annotated[tuple[str, ...], BeforeValidator(_alone)]
+
+
+class TextSource(Section):
+    r"""A text per row: the column with this name, or else a template with columns in braces, or a part of either.
+
+    ``"p{subject_id:.2}/{dicom_id}.jpg"`` formats columns as Python formats text, so that ``.2`` is the first two
+    characters and ``0>8`` fills up with zeros. With ``pattern``, a regular expression, the text is what its groups
+    match, joined by "_", or all that it matches.
+
+    >>> TextSource(from_="Path", pattern=r"patient(\d+)").name
+    'Path ~ patient(\\d+)'
+    """
+
+    from_: Annotated[str, Field(alias="from", min_length=1)]
+    pattern: str | None = None
+
+    @field_validator("from_")
+    @classmethod
+    def _template(cls, value: str) -> str:
+        try:
+            list(string.Formatter().parse(value))
+        except ValueError as fault:
+            raise ValueError(f"{value!r} is no template: {fault}") from None
+        return value
+
+    @field_validator("pattern")
+    @classmethod
+    def _expression(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as fault:
+            raise ValueError(f"{value!r} is no regular expression: {fault}") from None
+        return value
+
+    @property
+    def name(self) -> str:
+        """Return the name of the column that the texts become."""
+        return self.from_ if self.pattern is None else f"{self.from_} ~ {self.pattern}"
+
+    def columns(self, existing: Mapping[str, Any] | list[str]) -> list[str]:
+        """Return the columns that it is made of.
+
+        >>> TextSource(from_="{a}/{b:.2}.png").columns(["a", "b", "c"])
+        ['a', 'b']
+        """
+        fields = [field for _, field, _, _ in string.Formatter().parse(self.from_) if field is not None]
+        return [self.from_] if self.from_ in existing or not fields else fields
+
+
+class MaskSource(TextSource):
+    """Where the mask of a row stands: a cell (see `read_annotation`), and how to read it.
+
+    Attributes:
+        boxes: instead of a column: the boxes of ``[cohort.boxes]`` with this label, or all with "*".
+        coding: of run lengths, "absolute" (from 1, Kaggle) or "relative" (to the end of the run before, SIIM-ACR).
+        size: (height, width) that run lengths, boxes or polygons were drawn at; None: that of the picture.
+        values: pixels of a mask file that belong to the mask.
+        bits: bits of which a pixel of a mask file must have one.
+    """
+
+    from_: Annotated[str, Field(alias="from")] = ""
+    boxes: str | None = None
+    coding: Literal["absolute", "relative"] | None = None
+    size: tuple[int, int] | None = None
+    values: tuple[int, ...] | None = None
+    bits: int | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> MaskSource:
+        if bool(self.from_) == (self.boxes is not None):
+            raise ValueError('a mask is a column, {from = "COLUMN", ...}, or {boxes = "LABEL"}: give one of them')
+        if self.size and not self.coding:
+            raise ValueError("size is for run lengths: give coding with it")
+        return self
+
+    @property
+    def name(self) -> str:
+        """Return the name of the column that the cells become."""
+        return super().name if self.boxes is None else f"boxes of {self.boxes}"
+
+
+class TableSource(Section):
+    """A table: the path of a file or folder, and for some formats what becomes a row.
+
+    Attributes:
+        path: CSV, TSV, Excel, Parquet, JSON or JSON-lines file (CSV, TSV and JSON lines also with .gz), a folder, or
+            XML files (``reports/*.xml``).
+        sheet: of an Excel file; None for the first.
+        each: of XML files, the elements that become rows, such as "object"; None for one row per file.
+        columns: of XML files: column -> path of an element below ``each`` ("bndbox/xmin"), or with "/" before it below
+            the file's root; "@id" is an attribute. Several elements are joined by "|".
+        files: of a folder, the paths of its files with columns in braces: ``"{patient}/{study}_{view}.png"``.
+    """
+
+    path: Annotated[str, Field(min_length=1)]
+    sheet: str | None = None
+    each: str | None = None
+    columns: dict[str, str] = {}
+    files: str | None = None
+
+
+_Text = Annotated[TextSource, _named("from")]
+_Mask = Annotated[MaskSource, _named("from")]
+_Table = Annotated[TableSource, _named("path")]
+
+
+class Cue(Section):
+    """A known cue: a column that says whether it is there (1 / 0), and optionally one that says where."""
+
+    column: str
+    mask: _Mask | None = None
+
+
+class Join(Section):
+    """A table whose columns are added to each row.
+
+    Attributes:
+        table: the table; it has one row per key.
+        on: the columns that must be equal, or column of the cohort -> column of ``table``.
+        prefix: before the names of the columns that are added.
+    """
+
+    table: _Table
+    on: Annotated[_Keys, Field(min_length=1)]
+    prefix: str = ""
+
+
+class Boxes(Section):
+    """Boxes with a row each.
+
+    Attributes:
+        table: their table; None: the cohort's own, which then has several rows per image.
+        on: as in `Join`; needed with ``table``.
+        columns: x, y, width, height, or x0, y0, x1, y1; or one column with all four.
+        form: "xywh" or "xyxy"; None: told by the names of the columns.
+        label: column with the label of the box; None if it has none.
+        size: [height, width] in pixels of the pictures that the boxes were drawn on, or columns with them; None: those
+            of the picture.
+    """
+
+    columns: Annotated[tuple[str, ...], BeforeValidator(_alone)]
+    table: _Table | None = None
+    on: _Keys = {}
+    form: Literal["xywh", "xyxy"] | None = None
+    label: str | None = None
+    size: tuple[int, int] | tuple[str, str] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Boxes:
+        if len(self.columns) not in (1, 4):
+            raise ValueError(
+                f"boxes.columns names {len(self.columns)} columns: give four, or one with all four numbers"
+            )
+        if (self.table is None) != (not self.on):
+            raise ValueError(
+                "boxes in a table of their own need on = [...], the columns that they share with the cohort"
+            )
+        if self.form is None and self._told is None:
+            raise ValueError(
+                f"whether {', '.join(self.columns)} hold the width and height or the other corner is not clear: add "
+                'form = "xywh" or form = "xyxy"'
+            )
+        return self
+
+    @property
+    def corners(self) -> bool:
+        """Return whether the last two numbers are the other corner, and not width and height."""
+        return (self.form or self._told) == "xyxy"
+
+    @property
+    def _told(self) -> Literal["xywh", "xyxy"] | None:
+        if len(self.columns) != 4:
+            return None
+        third = re.sub(r"[^a-z0-9]", "", self.columns[2].lower())
+        if third.endswith(("w", "width")):
+            return "xywh"
+        return "xyxy" if re.search(r"(x1|x2|xmax|right|maxx)$", third) else None
+
+
+class CohortSection(Section):
+    """``[cohort]``: the table and what its columns mean. Paths are relative to the study file, or addresses."""
+
+    table: _Table
+    root: str = "."
+    image: _Text | None = None
+    search: bool = False
+    patient: _Text | None = None
+    columns: dict[str, _Text] = {}
+    join: tuple[Join, ...] = ()
+    only: dict[str, _Several] = {}
+    boxes: Boxes | None = None
+    votes: Votes | None = None
+    reader: str | None = None
+    group: _Several = ()
+    masks: dict[str, _Mask] = {}
+    cues: dict[str, Cue] = {}
+    strata: tuple[str, ...] = ()
+
+    @field_validator("masks")
+    @classmethod
+    def _not_label(cls, value: dict[str, MaskSource]) -> dict[str, MaskSource]:
+        if "label" in value:
+            raise ValueError("a mask cannot be called 'label': that is the mask of each label, given in [labels.NAME]")
+        return value
+
+    @model_validator(mode="after")
+    def _reader_votes(self) -> CohortSection:
+        if self.reader is not None and self.votes is None:
+            raise ValueError('reader names who read an image: say how many must agree with votes = "majority"')
+        return self
+
+    @property
+    def merged(self) -> bool:
+        """Return whether the rows of one image become one case."""
+        return self.votes is not None or (self.boxes is not None and self.boxes.table is None)
+
+
+class LabelRule(Section):
+    """How a label is read from the table.
+
+    Attributes:
+        column: its column; None: the truth is unknown.
+        contains: the label is present where the cell, or the list in it, has one of these values, and absent otherwise.
+        absent: the label is absent where the cell has one of these values, and present where it has any other.
+        above: the label is present where the cell's number is larger.
+        blank: whether a blank cell means "unknown" or "negative".
+        uncertain: how -1 is read.
+        mask: of the finding.
+    """
+
+    column: str | None = None
+    contains: _Several = ()
+    absent: _Several = ()
+    above: float | None = None
+    blank: Blank = "unknown"
+    uncertain: Uncertain = "drop"
+    mask: _Mask | None = None
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> LabelRule:
+        rules = [bool(self.contains), bool(self.absent), self.above is not None]
+        if self.column is None and any(rules):
+            raise ValueError("contains, absent and above need a column")
+        if sum(rules) > 1:
+            raise ValueError("a label is told by contains, by absent or by above: give one of them")
+        return self

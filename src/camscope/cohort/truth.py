@@ -1,0 +1,139 @@
+"""What a cell says about a label: a truth value, words, a list of findings or a number; and the votes of readers."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+from camscope.cohort.sections import LabelRule, Votes
+
+PRESENT, ABSENT, UNCERTAIN, UNKNOWN = "1", "0", "-1", ""
+"""What a cell is reduced to."""
+
+_WORDS = {
+    **dict.fromkeys(("1", "1.0", "true", "yes", "y", "positive", "present"), PRESENT),
+    **dict.fromkeys(("0", "0.0", "false", "no", "n", "negative", "absent"), ABSENT),
+    **dict.fromkeys(("-1", "-1.0", "uncertain"), UNCERTAIN),
+    **dict.fromkeys(("", "nan", "na", "n/a", "none", "null", "unknown"), UNKNOWN),
+}
+_NOTHING = ("no finding", "no findings", "normal", "none", "")
+_SEPARATORS = re.compile(r"[|;]")
+_QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
+
+
+def read_truth(cell: str, *, uncertain: str = "drop") -> tuple[bool | None, str]:
+    """Return what a cell of a label says: present, absent, unknown or uncertain, and what is wrong with it.
+
+    >>> read_truth("yes"), read_truth(""), read_truth("-1", uncertain="positive"), read_truth("maybe")
+    ((True, ''), (None, ''), (True, ''), (None, "'maybe': expected 1, 0, -1 or blank"))
+    """
+    value = _WORDS.get(cell.strip().lower())
+    if value is None:
+        return None, f"{cell.strip()!r}: expected 1, 0, -1 or blank"
+    if value == UNCERTAIN:
+        return {"drop": None, "positive": True, "negative": False}[uncertain], ""
+    return {PRESENT: True, ABSENT: False, UNKNOWN: None}[value], ""
+
+
+def reduced(cell: str, rule: LabelRule) -> str:
+    """Apply the rule of a label to a cell.
+
+    Returns:
+        "1", "0", "-1" or "" for present, absent, uncertain and unknown; the cell itself where it says none of these.
+
+    >>> reduced("['Mass', 'Effusion']", LabelRule(column="Labels", contains="effusion"))
+    '1'
+    >>> reduced("", LabelRule(column="Edema", blank="negative")), reduced("0.3", LabelRule(column="area", above=0.5))
+    ('0', '0')
+    """
+    text = cell.strip()
+    value = UNKNOWN if text in ("[]", "{}") and not rule.contains else _WORDS.get(text.lower(), text)
+    if rule.contains:
+        wanted = {name.strip().casefold() for name in rule.contains}
+        value = UNKNOWN if not text else PRESENT if wanted & {part.casefold() for part in listed(text)} else ABSENT
+    elif rule.absent:
+        unwanted = {name.strip().casefold() for name in rule.absent}
+        value = UNKNOWN if not text else ABSENT if text.casefold() in unwanted else PRESENT
+    elif rule.above is not None and value != UNKNOWN:
+        try:
+            number = float(text)
+        except ValueError:
+            return text
+        value = UNKNOWN if math.isnan(number) else PRESENT if number > rule.above else ABSENT
+    return ABSENT if value == UNKNOWN and rule.blank == "negative" else value
+
+
+def listed(cell: str) -> list[str]:
+    """Return the values in a cell: joined by | or ;, a list as JSON or Python writes it, or the cell itself.
+
+    >>> listed("Mass|Effusion"), listed('["a, b", "c"]'), listed("['a' 'b']"), listed("No Finding"), listed("[]")
+    (['Mass', 'Effusion'], ['a, b', 'c'], ['a', 'b'], ['No Finding'], [])
+    """
+    text = cell.strip()
+    if text.startswith("[") and text.endswith("]"):
+        for parse in (json.loads, _literal):
+            try:
+                values = parse(text)
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+            if isinstance(values, list) and not _run_together(text, values):
+                return [str(value).strip() for value in values]
+        quoted = [first or second for first, second in _QUOTED.findall(text)]
+        return [part.strip() for part in quoted or text[1:-1].split(",") if part.strip()]
+    return [part.strip() for part in _SEPARATORS.split(text) if part.strip()]
+
+
+def _literal(text: str) -> object:
+    return ast.literal_eval(text)
+
+
+def _run_together(text: str, values: Sequence[object]) -> bool:
+    """Return whether Python joined texts that only blanks separate, as NumPy prints them."""
+    return len(_QUOTED.findall(text)) > len(values)
+
+
+def values_of(column: Iterable[str]) -> tuple[list[str], bool]:
+    """Return the different values in the cells of a column, sorted, and whether they stand in lists.
+
+    In lists, values such as "No Finding" are left out: they say that all others are absent.
+
+    >>> values_of(["Mass|Effusion", "No Finding", ""]), values_of(["cat", "dog"])
+    ((['Effusion', 'Mass'], True), (['cat', 'dog'], False))
+    """
+    lists = [(cell.strip(), listed(cell)) for cell in dict.fromkeys(column) if cell.strip()]
+    joined = any(len(values) > 1 or cell.startswith("[") for cell, values in lists)
+    if not joined:
+        return sorted({cell for cell, _ in lists}), False
+    values = {value for _, values in lists for value in values}
+    return sorted(value for value in values if value.casefold() not in _NOTHING), True
+
+
+def voted(cells: Sequence[str], readers: Sequence[str], votes: Votes) -> str:
+    """Return what several rows of one image say together about a label.
+
+    A reader says that it is present if one of their rows does. Readers who say neither do not count.
+
+    Args:
+        cells: of the rows, "1", "0", "-1", "" or something that is none of these.
+        readers: of the rows.
+        votes: how many must say that it is present: "any", the "majority" of those who say either, or a number.
+
+    >>> voted(["1", "0", "0"], ["R1", "R2", "R3"], "majority"), voted(["1", "0", "0"], ["R1", "R2", "R3"], "any")
+    ('0', '1')
+    """
+    says: dict[str, str] = {}
+    order = {PRESENT: 3, UNCERTAIN: 2, ABSENT: 1, UNKNOWN: 0}
+    for cell, reader in zip(cells, readers, strict=True):
+        if cell not in order:
+            return cell
+        if order[cell] >= order[says.get(reader, UNKNOWN)]:
+            says[reader] = cell
+    present = sum(value == PRESENT for value in says.values())
+    decided = [value for value in says.values() if value in (PRESENT, ABSENT)]
+    if not decided:
+        return UNCERTAIN if UNCERTAIN in says.values() else UNKNOWN
+    needed = {"any": 1, "majority": len(decided) // 2 + 1}[votes] if isinstance(votes, str) else votes
+    return PRESENT if present >= needed else ABSENT
