@@ -116,11 +116,8 @@ def measure(
         engine: what scores edited inputs, see `camscope.models.engines`; all else is computed by the network itself.
         progress: called as cases are done.
     """
-    model, index = study.model(label)
     explain = study.file.explain
-    if explain.layer is not None:
-        model = dataclasses.replace(model, layer=explain.layer, layout=None)
-    on_device(model, device)
+    model, index = _placed(study, label, device)
     numbers, regions = rows["case"].to_list(), section.regions
     draw = np.random.default_rng([section.seed, len(numbers)])
     pooled = sorted(draw.permutation(numbers)[: _room(model)].tolist())
@@ -145,12 +142,11 @@ def measure(
         seed=section.seed,
         batch_size=batch_size,
     )
-    cells = cells_of(grid)
     recipients = one_per_patient(pool, EXCHANGED) if section.reliance_map else []
     cell_changes, of_cells = scored(
         cell_edits(
             _counted(recipients, len(recipients), f"exchanging cells for {label}", progress),
-            cells,
+            cells_of(grid),
             donors=PatchDonors(pool, seed=section.seed),
         ),
         score=score,
@@ -158,17 +154,16 @@ def measure(
     )
     explained = MapRecipe(index, test.layer, explain.methods[0], explain.settings)
     null_values, null_maps, of_nulls = _nulls(model, explained, mapped, pool, section=section)
-    threshold = study.file.labels[label].threshold
     return Measured(
         test=test,
         changes=changes,
-        cells=cells,
+        cells=cells_of(grid),
         cell_changes=cell_changes,
         nulls=null_values,
         null_maps=null_maps,
         large=large,
         forwards=forwards + of_cells + of_nulls + test.forwards,
-        threshold=threshold if model.outcome == "value" else float(logit(threshold)),
+        threshold=_threshold(study.file.labels[label].threshold, model),
     )
 
 
@@ -201,8 +196,7 @@ def measure_properties(
     """
     if not section.properties:
         return MeasuredProperties({}, [], [], 0)
-    model, index = study.model(label)
-    on_device(model, device)
+    model, index = _placed(study, label, device)
     find = _disease(study, label, section, model) if section.disease else None
     reader = TraitReader(section.properties, max(model.preprocess.input_size), find)
     reader = readers.setdefault((label if section.disease else "", reader.side), reader)
@@ -236,6 +230,20 @@ def _disease(study: Study, label: str, section: AuditSection, model: Model) -> C
         return np.logical_or.reduce(masks) if masks else None
 
     return find
+
+
+def _placed(study: Study, label: str, device: str) -> tuple[Model, int]:
+    """Return the model of a label on a device, with the study's layer, and the index of the class."""
+    model, index = study.model(label)
+    if study.file.explain.layer is not None:
+        model = dataclasses.replace(model, layer=study.file.explain.layer, layout=None)
+    on_device(model, device)
+    return model, index
+
+
+def _threshold(threshold: float, model: Model) -> float:
+    """Return the log-odds of a threshold; an outcome without a probability has it in its own units."""
+    return threshold if model.outcome == "value" else float(logit(threshold))
 
 
 def _room(model: Model) -> int:
