@@ -102,7 +102,8 @@ def test_the_property_of_an_image_is_that_of_another(table):
     assert data.cases[0].sha256
     spread = np.subtract(*np.percentile(inputs, [75, 25], axis=(2, 3)))
     low = spread < 40
-    assert ((spread > 15) & (spread < 25) | (spread > 50) & (spread < 70)).all()
+    # The audit measures the contrast in the middle of an image, here over the whole.
+    assert ((spread > 12) & (spread < 30) | (spread > 45) & (spread < 80)).all()
     for label in (0, 1):
         assert low[:, label::2].mean() == pytest.approx(0.5, abs=0.12)
     # The content stays: pixels keep their order.
