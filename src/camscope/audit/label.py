@@ -121,8 +121,8 @@ def measure(
     numbers, regions = rows["case"].to_list(), section.regions
     draw = np.random.default_rng([section.seed, len(numbers)])
     pooled = sorted(draw.permutation(numbers)[: _room(model)].tolist())
-    inputs = [model.preprocess(read(case.source))[0] for case in cases_of(study, rows, pooled[:_TESTED])]
-    test = self_test(model, index, _on_its_device(model, np.stack([x.numpy() for x in inputs])))
+    inputs = [model.preprocess(read(case.source))[0].numpy() for case in cases_of(study, rows, pooled[:_TESTED])]
+    test = self_test(model, index, _on_its_device(model, np.stack(inputs)))
     mapped = rows.filter(pl.col("status") == OK)
     grid = (mapped["grid_height"][0], mapped["grid_width"][0]) if len(mapped) else test.grid
     given: dict[str, Any] = {"preprocess": model.preprocess, "regions": regions, "grid": grid}
@@ -131,11 +131,12 @@ def measure(
     large = _large(pool, regions)
     everyone = pool if len(pool) == len(numbers) else subjects(study, label, cases_of(study, rows, numbers), **given)
     score = _score(model, index, layer=test.layer, engine=resolve(engine, None, device=device_of(model)))
+    donors = PatchDonors(pool, seed=section.seed)
     changes, forwards = measured_changes(
         _counted(everyone, len(numbers), f"intervening on {label}", progress),
         regions,
         score=score,
-        donors=PatchDonors(pool, seed=section.seed),
+        donors=donors,
         mean=_mean(pool),
         large=large,
         fill_ins=section.fill_ins,
@@ -143,17 +144,12 @@ def measure(
         batch_size=batch_size,
     )
     recipients = one_per_patient(pool, EXCHANGED) if section.reliance_map else []
+    counted = _counted(recipients, len(recipients), f"exchanging cells for {label}", progress)
     cell_changes, of_cells = scored(
-        cell_edits(
-            _counted(recipients, len(recipients), f"exchanging cells for {label}", progress),
-            cells_of(grid),
-            donors=PatchDonors(pool, seed=section.seed),
-        ),
-        score=score,
-        batch_size=batch_size,
+        cell_edits(counted, cells_of(grid), donors=donors), score=score, batch_size=batch_size
     )
-    explained = MapRecipe(index, test.layer, explain.methods[0], explain.settings)
-    null_values, null_maps, of_nulls = _nulls(model, explained, mapped, pool, section=section)
+    recipe = MapRecipe(index, test.layer, explain.methods[0], explain.settings)
+    null_values, null_maps, of_nulls = _nulls(model, recipe, mapped, pool, section=section)
     return Measured(
         test=test,
         changes=changes,
