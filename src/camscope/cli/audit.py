@@ -22,10 +22,11 @@ def audit(
     engine: Engine = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print audit.json.")] = False,
 ) -> None:
-    """Test, for each label and region, whether the model relies on the region.
+    """Test, for each label, whether the model relies on a region or on a property of the acquisition.
 
     The regions are those in the section audit of the study file. Each region is removed or exchanged in every image,
-    and the change of the log-odds is compared with that of a sham edit. Heat alone is never enough for a verdict.
+    and the change of the log-odds is compared with that of a sham edit. Properties such as contrast or JPEG quality,
+    and each part of the image, are exchanged between patients. Heat alone is never enough for a verdict.
     Writes DIR/audit.json, audit.parquet and audit_changes.parquet.
 
     Example: camscope audit results
@@ -45,13 +46,17 @@ def audited(study: Study, folder: str | Path, *, device: str, **given: Any) -> d
 
 
 def summary(content: dict[str, Any]) -> str:
-    """Return the self-tests, and for each label and region the verdict and its sentence."""
+    """Return the self-tests, and per label the verdicts on regions, and on properties that the model responds to."""
     lines = []
     for label, result in content["labels"].items():
         auc = result["auc"]
         lines.append(f"{label} ({result['model']}): AUC {_number(auc['estimate'])} on {result['patients']} patients")
         lines.append(f"  model: {result['self_test']['sentence']}")
-        lines += [f"  {r['verdict']:<19} {region}: {r['reason']}" for region, r in result["regions"].items()]
+        properties = {f"property:{name}": entry for name, entry in result["properties"].items()}
+        shown = {name: entry for name, entry in properties.items() if entry["verdict"] in ("RELIES", "RESPONDS")}
+        lines += [f"  {r['verdict']:<19} {region}: {r['reason']}" for region, r in (result["regions"] | shown).items()]
+        if result["reliance_map"]:
+            lines.append(f"  reliance map: {result['reliance_map']['sentence']}")
     lines.append(f"{content['forwards']} inputs went through the models")
     return "\n".join(lines)
 
