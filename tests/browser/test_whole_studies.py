@@ -55,7 +55,7 @@ def test_the_page_shows_the_rows_and_answers_to_its_controls(request, page, whic
     for label in rows["label"].unique():
         assert label in text
     if which == "real":
-        assert "heat alone proves nothing" in text.lower()
+        assert "heat maps alone cannot show" in text.lower()
     page.locator("[data-preset=everything]").click()
 
     def chosen():
