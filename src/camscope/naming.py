@@ -1,9 +1,11 @@
-"""File names from arbitrary text, and the usual spellings of methods."""
+"""File names from arbitrary text, the folder for caches, and the usual spellings of methods."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+from pathlib import Path
 
 _LONGEST = 80
 
@@ -30,6 +32,17 @@ def unique_file_name(text: str) -> str:
 def fingerprint(text: str) -> str:
     """Return eight hexadecimal digits of a text's hash."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def cache_folder(part: str) -> Path:
+    """Return a folder in ``CAMSCOPE_CACHE``, or in ``camscope`` in the user's folder for caches.
+
+    >>> cache_folder("openvino").name
+    'openvino'
+    """
+    folder = os.environ.get("CAMSCOPE_CACHE")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return (Path(folder) if folder else home / "camscope") / part
 
 
 def method_spelling(name: str) -> str:

@@ -19,6 +19,7 @@ from camscope.cohort.store import FAILED, Store
 from camscope.errors import StoreError, check_count
 from camscope.progress import Progress
 from camscope.study.config import AuditSection
+from camscope.study.run import study_record
 from camscope.study.study import Study
 
 AUDIT_VERSION = 2
@@ -78,6 +79,7 @@ def audit(
         {
             "audit_version": AUDIT_VERSION,
             "plan": study.plan,
+            "patient_source": study_record(store).get("patients"),
             "settings": dataclasses.asdict(settings)
             | {"cases": section.cases, "level": LEVEL, "fewest_patients": FEWEST},
             "forwards": sum(entry.content["forwards"] for entry in findings.values()),

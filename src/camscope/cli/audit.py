@@ -48,9 +48,13 @@ def audited(study: Study, folder: str | Path, *, device: str, **given: Any) -> d
 def summary(content: dict[str, Any]) -> str:
     """Return the self-tests, and per label the verdicts on regions, and on properties that the model responds to."""
     lines = []
+    known = content["patient_source"] != "none"
+    if not known:
+        lines.append("no patients are known: each image counts as a patient, so every interval may be too narrow")
     for label, result in content["labels"].items():
         auc = result["auc"]
-        lines.append(f"{label} ({result['model']}): AUC {_number(auc['estimate'])} on {result['patients']} patients")
+        people = f"{result['patients']} {'patients' if known else 'images'}"
+        lines.append(f"{label} ({result['model']}): AUC {_number(auc['estimate'])} on {people}")
         lines.append(f"  model: {result['self_test']['sentence']}")
         properties = {f"property:{name}": entry for name, entry in result["properties"].items()}
         shown = {name: entry for name, entry in properties.items() if entry["verdict"] in ("RELIES", "RESPONDS")}

@@ -22,7 +22,7 @@ from camscope.cohort.sections import (
     Problem,
     TextSource,
 )
-from camscope.cohort.sources import check_columns, key_rows, read_source, texts
+from camscope.cohort.sources import check_columns, key_rows, read_source, source_place, texts
 from camscope.cohort.tables import FAULT, LINE, RESERVED, located
 from camscope.cohort.truth import reduced, voted
 from camscope.errors import SettingError, StudyError, nearest
@@ -77,7 +77,7 @@ def assemble(
     Raises:
         StudyError: a table that cannot be read or joined.
     """
-    path, root = located(section.table.path, folder), located(section.root, folder)
+    path, root = source_place(section.table, folder), located(section.root, folder)
     table, ragged = read_source(section.table, folder)
     if os.path.isdir(path):  # noqa: PTH112  as in read_table
         root = path

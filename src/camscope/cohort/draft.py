@@ -15,6 +15,7 @@ from camscope.cohort.assemble import CohortTable, assemble
 from camscope.cohort.columns import find_column
 from camscope.cohort.dicom_folder import DICOM_COLUMNS, write_dicom_table
 from camscope.cohort.guesses import guessed_labels, guessed_masks, image_by_content, named_like
+from camscope.cohort.hub_dataset import is_dataset
 from camscope.cohort.layout import CohortLayout, Survey, TableFile, filled, match, survey
 from camscope.cohort.locate import best_fit
 from camscope.cohort.sections import CohortSection
@@ -63,7 +64,7 @@ def draft(path: Path, *, results: Path, ask: Ask = lambda *_: None) -> Draft:
         SettingError: nothing there can be a cohort.
         StudyError: a table cannot be read or joined.
     """
-    if not path.exists():
+    if not (path.exists() or is_dataset(str(path))):
         raise SettingError(f"there is no file or folder {str(path)!r}")
     found = survey(path)
     pair = match(found)

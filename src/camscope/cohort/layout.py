@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
+from camscope.cohort.hub_dataset import is_dataset
 from camscope.cohort.sections import Section, TextSource
 from camscope.cohort.tables import LINE, read_table
 from camscope.errors import CamscopeError
@@ -136,7 +137,7 @@ def known_texts(columns: Sequence[str]) -> dict[str, TextSource]:
 
 
 def survey(path: Path) -> Survey:
-    """Look at a folder, or at a table and the folder that it lies in.
+    """Look at a folder, at a table and the folder that it lies in, or at a dataset.
 
     Raises:
         TableError: the named table cannot be read.
@@ -144,6 +145,8 @@ def survey(path: Path) -> Survey:
     if path.is_dir():
         tables = [table for file in islice(_table_files(path), _MOST) if (table := _opened(file))]
         return Survey(path, tuple(tables))
+    if is_dataset(str(path)):
+        return Survey(Path(), (TableFile(path, _columns(path)),), path)
     folder = path.parent
     named = TableFile(path, _columns(path))
     others = [file for file in islice(_table_files(folder), _MOST) if file.absolute() != path.absolute()]

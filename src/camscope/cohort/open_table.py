@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from camscope.cohort.cohort import Cohort
 from camscope.cohort.columns import NO_PATIENTS
+from camscope.cohort.hub_dataset import is_dataset
 from camscope.cohort.sections import CohortSection, LabelRule
 from camscope.errors import CamscopeError, SettingError, StudyError
 from camscope.images import peek
@@ -45,7 +46,8 @@ def open_table(
         TableError: the table cannot be read.
     """
     folder = path.rpartition("/")[0] if is_address(path) else str(Path(path).parent)
-    name = path if is_address(path) else Path(path).name
+    folder = "." if is_dataset(path) else folder
+    name = path if is_address(path) or is_dataset(path) else Path(path).name
     content: dict[str, Any] = {"table": name, "image": image, "patient": patient, **settings}
     section = CohortSection.model_validate({key: value for key, value in content.items() if value is not None})
     try:

@@ -9,9 +9,15 @@ from pathlib import Path
 
 import polars as pl
 
+from camscope.cohort.hub_dataset import dataset_place, is_dataset
 from camscope.cohort.sections import Problem, TableSource, TextSource
 from camscope.cohort.tables import RESERVED, located, read_table
 from camscope.errors import StudyError, TableError, nearest
+
+
+def source_place(source: TableSource, folder: str | Path) -> str:
+    """Return the path or address of a table whose name is relative to a folder, or the name of a dataset."""
+    return dataset_place(source.path, folder) if is_dataset(source.path) else located(source.path, folder)
 
 
 def read_source(source: TableSource, folder: str | Path) -> tuple[pl.DataFrame, dict[int, str]]:
@@ -21,7 +27,7 @@ def read_source(source: TableSource, folder: str | Path) -> tuple[pl.DataFrame, 
         StudyError: it cannot be read.
     """
     try:
-        return read_table(located(source.path, folder), **source.model_dump(exclude={"path"}))
+        return read_table(source_place(source, folder), **source.model_dump(exclude={"path"}))
     except TableError as error:
         raise StudyError([Problem(error.text, error.path, error.line)]) from None
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import polars as pl
 
+from camscope.cohort.hub_dataset import dataset_records, is_dataset
 from camscope.cohort.records import json_records, xml_records
 from camscope.cohort.store import EVALUATION, STUDY
 from camscope.delimited import read_records
@@ -51,6 +52,7 @@ def read_table(
     * JSON: a list of objects; an object of objects, whose keys become the column ``key``; or COCO annotations, which
       become one row per image (see `coco_records`).
     * XML, one file or ``folder/*.xml``: see `xml_records`.
+    * ``datasets:NAME``: a dataset of Hugging Face's `datasets` (see `dataset_records`).
     * A folder of class folders: the columns ``path``, ``class``, ``mask`` (from a folder ``masks`` beside the pictures'
       own, ``images``) and one column of 1 and 0 per class. With ``files``, any folder: one row per picture whose path
       fits, with a column for each name in braces.
@@ -69,7 +71,9 @@ def read_table(
         TableError: it cannot be read, or has no rows.
     """
     ragged: Ragged = {}
-    if os.path.isdir(path):  # noqa: PTH112  Path.is_dir() raises on names that are too long
+    if is_dataset(path):
+        table = _of_records(dataset_records(path), path)
+    elif os.path.isdir(path):  # noqa: PTH112  Path.is_dir() raises on names that are too long
         table = _class_folders(Path(path)) if files is None else _fitting_files(Path(path), files)
     elif path.lower().endswith(".xml"):
         table = _of_records(xml_records(path, each=each, columns=columns or {}), path)

@@ -138,7 +138,7 @@ def _content(
         "audit": results.audit,
         "warnings": results.warnings,
         "counts": {
-            "patients": number_of(results.cases, "patient"),
+            "patients": number_of(results.cases, "patient") if results.patients_known else None,
             "images": len(results.cases),
             "maps": statuses.get(OK, 0),
             "failed": statuses.get(FAILED, 0),

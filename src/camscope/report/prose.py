@@ -189,9 +189,13 @@ def _on_cohort(results: Results) -> str:
     positives = []
     for label in results.labels:
         positive_rows = results.first.filter((pl.col("label") == label) & pl.col("truth"))
-        positives.append(f"{label} {len(positive_rows)} in {number_of(positive_rows, 'patient')} patients")
+        people = f" in {number_of(positive_rows, 'patient')} patients" if results.patients_known else ""
+        positives.append(f"{label} {len(positive_rows)}{people}")
+    images = f"{len(cases)} images"
+    who = f"{number_of(cases, 'patient')} patients with {images}" if results.patients_known else images
+    unknown = "" if results.patients_known else " The patients are not known, so each image counted as one."
     return (
-        f"The cohort had {number_of(cases, 'patient')} patients with {len(cases)} images{by_group}. "
+        f"The cohort had {who}{by_group}.{unknown} "
         f"Images with the label: {'; '.join(positives)}. Each label had its own classification score."
     )
 

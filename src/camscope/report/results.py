@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,11 @@ class Results:
     def folder(self) -> Path:
         """Of the study."""
         return self.store.folder
+
+    @property
+    def patients_known(self) -> bool:
+        """Return whether a column or the images' headers name patients; if not, each image counts as one."""
+        return self.record.get("patients") != "none"
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -167,12 +172,11 @@ def read_results(folder: str | Path, *, study: Study | None = None) -> Results:
     audit, warnings = _audit(store.folder, plan)
     if not record.get("finished"):
         warnings = ["This study is not finished: what follows speaks of the rows that there are.", *warnings]
-    if record.get("patients") == "none":
-        warnings = [
-            *warnings,
-            "No patients are known: each image counts as a patient, so every interval on this page may be too narrow.",
-        ]
-    return Results(store, record, file, _root(file, record, study), shards, rows, audit, tuple(warnings))
+    results = Results(store, record, file, _root(file, record, study), shards, rows, audit, tuple(warnings))
+    if results.patients_known:
+        return results
+    text = "No patients are known: each image counts as a patient, so every interval on this page may be too narrow."
+    return replace(results, warnings=(*warnings, text))
 
 
 def _audit(folder: Path, plan: str) -> tuple[dict[str, Any] | None, list[str]]:

@@ -68,8 +68,9 @@ def flow(results: Results, names: Names) -> list[FlowStep]:
     per_image = f"{len(results.labels)} labels" + (f" × {len(results.methods)} methods" if results.methods[1:] else "")
     planned = int(results.record.get("cases", len(cases)))
     when = {"present": "where the label is present", "predicted": "where the label is predicted", "all": "everywhere"}
+    patients = FlowStep("Patients", number_of(cases, "patient"), "with at least one image in the table")
     return [
-        FlowStep("Patients", number_of(cases, "patient"), "with at least one image in the table"),
+        *([patients] if results.patients_known else []),
         FlowStep(
             "Images",
             len(cases),

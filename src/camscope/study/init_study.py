@@ -13,6 +13,7 @@ from typing import Any
 
 from camscope.cohort.cohort import Cohort
 from camscope.cohort.draft import Draft
+from camscope.cohort.hub_dataset import DATASET, is_dataset
 from camscope.cohort.open_table import PatientSource, notes_on, patient_source
 from camscope.cohort.sections import LabelRule
 from camscope.errors import SettingError
@@ -172,6 +173,9 @@ def _moved(settings: Mapping[str, Any], folder: Path, target: Path) -> dict[str,
     """Return the settings of a cohort with their paths relative to another folder."""
 
     def placed(path: str) -> str:
+        if is_dataset(path):
+            name, mark, split = path.removeprefix(DATASET).partition("#")
+            return f"{DATASET}{placed(name)}{mark}{split}" if (folder / name).exists() else path
         return Path(os.path.relpath(folder / path, target)).as_posix()
 
     def walked(content: Any) -> Any:

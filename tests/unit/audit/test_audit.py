@@ -47,6 +47,7 @@ def test_of_many_cases_some_are_changed_and_all_are_counted(write, tmp_path):
         own = rows.filter((pl.col("label") == label) & pl.col("case").is_in(list(map(int, few["clusters"]["cases"]))))
         assert own["truth"].sum() == 6
     assert some["settings"]["cases"] == 12
+    assert some["patient_source"] == "column"
     before = (out / "audit.json").read_bytes()
     audit(write(12), out, device="cpu", batch_size=7)
     assert (out / "audit.json").read_bytes() == before

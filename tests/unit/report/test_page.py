@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from camscope.audit.audit import audit
 from camscope.cli.main import app
 from camscope.cohort.store import FAILED
 from camscope.errors import StoreError
@@ -45,6 +46,22 @@ def test_the_page_has_every_row_with_its_numbers(made):
             continue
         values = np.frombuffer(base64.b64decode(coded), "<i2") * step
         assert np.abs(values - grid).max() <= np.abs(grid).max() / 32767
+
+
+@pytest.mark.filterwarnings("default::UserWarning")  # of unknown patients
+def test_unknown_patients_are_not_counted(make_study, tmp_path):
+    file, out = make_study(), tmp_path / "out"
+    table = file.parent / "cohort.csv"
+    file.write_text(file.read_text().replace('patient = "patient_id"\n', ""))
+    table.write_text(table.read_text().replace("patient_id", "who"))
+    list(run(Study.read(file), out, device="cpu"))
+    page = report(out).read_text(encoding="utf-8")
+    assert "on 8 images of unknown patients" in page
+    assert "<dt>patients</dt><dd>unknown</dd>" in page
+    assert page.count("No patients are known") == 1
+    assert "The cohort had 8 images (AP 4, PA 4). The patients are not known" in page
+    assert "<span>Patients</span>" not in page
+    assert audit(Study.read(file), out, device="cpu")["patient_source"] == "none"
 
 
 def test_a_failed_row_says_why_and_has_no_picture(made):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from camscope.errors import EngineError, first_line, require
 from camscope.models.engines.thin import ThinProducts
 from camscope.models.weights import digest
+from camscope.naming import cache_folder
 from camscope.trace import record, tracing
 from camscope.trace.hooks import Edit
 from camscope.trace.replay import Tail
@@ -80,7 +81,7 @@ def compiled(net: nn.Module, x: Tensor, *, layer: str) -> Compiled:
     openvino = require("openvino", "engine='openvino'", "openvino")
     core = openvino.Core()
     sample, threads = x[:1], torch.get_num_threads()
-    file = cache() / f"{_key(net, sample, layer, openvino.__version__)}.xml"
+    file = cache_folder("openvino") / f"{_key(net, sample, layer, openvino.__version__)}.xml"
     settings = {"NUM_STREAMS": min(threads, len(x)), "INFERENCE_NUM_THREADS": threads}
     try:
         model = core.read_model(file) if file.is_file() else _converted(openvino, replicate(net), sample, layer, file)
@@ -95,13 +96,6 @@ def compiled(net: nn.Module, x: Tensor, *, layer: str) -> Compiled:
         record(net, x, layers=[layer], trunk=light)
         return light
     return replace(light, tail=replace(light.tail, copies=True))  # the network may write into the result
-
-
-def cache() -> Path:
-    """Return where compiled trunks are kept: ``CAMSCOPE_CACHE``, or ``camscope`` in the user's folder for caches."""
-    folder = os.environ.get("CAMSCOPE_CACHE")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (Path(folder) if folder else home / "camscope") / "openvino"
 
 
 def _converted(openvino: Any, net: nn.Module, x: Tensor, layer: str, file: Path) -> Any:
