@@ -129,7 +129,7 @@ def test_a_picture_that_has_changed_is_not_shown(made):
     Image.new("L", (48, 40)).save(file.parent / "images" / "P000" / "PA.png")
     (file.parent / "images" / "P000" / "AP.png").unlink()
     missing = data_of(report(out))["cases"]["missing"]
-    assert missing[:3] == ["the picture has changed since it was explained", "the picture is no longer there", ""]
+    assert missing[:3] == ["the picture has changed since the study was run", "the picture no longer exists", ""]
 
 
 def test_a_study_that_has_moved_is_found_by_its_file(made, tmp_path):
@@ -181,7 +181,7 @@ def test_a_large_cohort_is_shown_in_part_and_counted_whole(make_study, tmp_path)
     said = re.search(r"12 of 40 cases are shown: ([^.]+)\.", text)[1]
     parts = {" ".join(part.split()[1:]): int(part.split()[0]) for part in re.split(r", (?=\d)", said)}
     assert parts["with a row that failed"] == 1
-    assert parts["among the most certain mistakes"] == 3
+    assert parts["wrong predictions with extreme scores"] == 3
     assert sum(parts.values()) == 12 == len(data["cases"]["number"]) == len(data["cases"]["thumbnail"])
     assert data["cases"]["number"] == sorted(data["cases"]["number"])
     shown = all_.filter(pl.col("case").is_in(data["cases"]["number"]))
