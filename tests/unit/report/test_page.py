@@ -69,7 +69,7 @@ def test_an_audit_of_other_rows_is_left_out(made):
     (out / "audit.json").write_text('{"plan": "another", "labels": {}}')
     results = read_results(out)
     assert results.audit is None
-    assert "earlier state" in results.warnings[0]
+    assert "earlier version of the study" in results.warnings[0]
 
 
 def test_style_and_script_run_by_their_hashes_and_nothing_else_does(made):
@@ -156,7 +156,9 @@ def test_methods_that_are_one_are_marked(make_study, tmp_path):
     for _ in run(Study.read(file), tmp_path / "out"):
         pass
     text = report(tmp_path / "out").read_text(encoding="utf-8")
-    pairs = re.findall(r"<td>(\w+), (\w+)( <span class=\"badge none\">one method here</span>)?</td>", text)
+    pairs = re.findall(
+        r"<td>(\w+), (\w+)( <span class=\"badge none\">the same method on this model</span>)?</td>", text
+    )
     marked = {(one, other) for one, other, mark in pairs if mark}
     assert marked == {("gradcam", "hirescam")}
     assert ("gradcam", "layercam", "") in pairs
@@ -199,7 +201,7 @@ def test_a_large_cohort_is_shown_in_part_and_counted_whole(make_study, tmp_path)
         assert surest in data["cases"]["number"]
     assert "cases are shown" not in whole
     for section in ("cohort", "scores"):
-        assert _section(text, section).replace(", as far as it has room", "") == _section(whole, section)
+        assert _section(text, section).replace(", which shows a choice of the cases", "") == _section(whole, section)
     tables = re.compile(r"<tbody>.*?</tbody>", re.DOTALL)
     assert tables.findall(_section(text, "maps")) == tables.findall(_section(whole, "maps"))
 

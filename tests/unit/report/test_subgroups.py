@@ -188,4 +188,4 @@ def test_groups_that_cannot_be_taken_apart_stay_whole():
 def test_a_study_without_subgroups_says_how_to_get_them(data):
     found = subgroups([], **data[0])
     assert found.columns == {}
-    assert "name columns as strata" in found.sentence
+    assert "list columns such as view, site, sex or age as strata" in found.sentence

@@ -136,4 +136,4 @@ def test_a_decision_curve_in_words():
     assert useless.startswith(
         "The model is not shown to be better than both treating all and treating none at any threshold"
     )
-    assert "At a threshold of 0.01" in useless
+    assert "At the label's threshold (0.01)" in useless
