@@ -29,16 +29,16 @@ class Pair:
 
     Attributes:
         label: the label.
-        one: the first method.
-        other: the second method.
+        first: the first method.
+        second: the second method.
         cases: number of cases with both maps.
         correlation: median of Spearman's rank correlations over cases; NaN if all maps are constant.
         same: share of cases whose maps are equal up to a factor.
     """
 
     label: str
-    one: str
-    other: str
+    first: str
+    second: str
     cases: int
     correlation: float
     same: float

@@ -200,8 +200,8 @@ def subgroups(
     for name, values, _ in columns:
         order: dict[str | None, int] = {value: number for number, value in enumerate(_ordered(values))}
         codes = np.array([order.get(value, -1) for value in values], np.intp)
-        known, masks = codes >= 0, {value: codes == number for value, number in order.items() if value is not None}
-        if missing := int((~known).sum()):
+        has_value, masks = codes >= 0, {value: codes == number for value, number in order.items() if value is not None}
+        if missing := int((~has_value).sum()):
             remarks.append(f"{name}: images without a value are left out ({missing:,}).")
         if len(masks) > _MOST_VALUES:
             most = sorted(masks, key=lambda value: -number_of_patients(patients[masks[value]]))[:_MOST_VALUES]
@@ -210,7 +210,7 @@ def subgroups(
         for number, (value, mask) in enumerate(masks.items()):
             is_tested = number == 0 or len(order) > 2
             group, tests = _compared(
-                (name, value), mask, known & ~mask if is_tested else None, (log_odds, predicted, truth, patients)
+                (name, value), mask, has_value & ~mask if is_tested else None, (log_odds, predicted, truth, patients)
             )
             result.setdefault(name, []).append(group)
             p += tests
