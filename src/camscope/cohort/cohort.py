@@ -83,16 +83,16 @@ class Cohort:
 
     @property
     def patients(self) -> bool:
-        """Return whether a column says which patient an image is of."""
+        """Return whether the patients are known."""
         return self._patient is not None
 
     @property
     def content(self) -> pl.DataFrame:
-        """Return what the tables themselves say, without what was found out about it."""
+        """Return the columns of the tables, without added columns."""
         return self.table.drop(CASE, FAULT, NAME)
 
     def with_patients(self, names: Sequence[str]) -> Cohort:
-        """Return this cohort with a name of the patient for each row, "" where it is unknown."""
+        """Return this cohort with the given patient of each row; "" is unknown."""
         cohort = copy.copy(self)
         column = pl.Series(
             _HEADER, [name or image for name, image in zip(names, self._trimmed(self._image), strict=True)]
@@ -101,7 +101,7 @@ class Cohort:
         return cohort
 
     def part(self, table: pl.DataFrame) -> Cohort:
-        """This cohort with some rows of its table, wherever the process works that explains them."""
+        """Return this cohort with some rows of its table; paths become absolute, for processes in other folders."""
         part = copy.copy(self)
         part.table = table
         part.root = self.root if is_address(self.root) else os.path.abspath(self.root)  # noqa: PTH100  may be long
@@ -176,8 +176,8 @@ class Cohort:
         lines = self.table[LINE]
         first = _first_of_each(self._trimmed(self._image), self._trimmed(self._patient))
         return {
-            row: f"the same image and patient as line {lines[original]}: a case counts once, unless votes says how its "
-            "rows become one"
+            row: f"the same image and patient as line {lines[original]}: a case counts once, unless votes defines "
+            "how its rows are merged"
             for row, original in first.items()
         }
 
@@ -214,7 +214,7 @@ class Cohort:
                 lines[image].setdefault(patient, line)
         return [
             Problem(
-                f"image {image!r} stands for {len(owners)} patients: {', '.join(map(repr, owners))}",
+                f"image {image!r} has {len(owners)} patients: {', '.join(map(repr, owners))}",
                 self.path,
                 line,
                 fatal=False,

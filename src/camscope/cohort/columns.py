@@ -21,7 +21,7 @@ _NAMES: dict[Role, tuple[str, ...]] = {
 """Role -> recognised names, in lower case, without spaces, underscores and hyphens."""
 
 NO_PATIENTS = (
-    "no patients are known, so every image counts as a patient of its own: where patients have several images, "
+    "no patients are known, so every image counts as a separate patient: if patients have several images, "
     "intervals will be too narrow and patients may be in several splits; name the column with {option}"
 )
 

@@ -68,7 +68,7 @@ def guessed_masks(table: pl.DataFrame, content: CohortTable) -> tuple[dict[str, 
             masks[name] = name
             notes += _several_values(name, files)
         elif cells:
-            notes.append(f"{name!r} is called like a mask but holds none that can be read: {cells[0][:60]!r}")
+            notes.append(f"{name!r} has the name of a mask, but its cells cannot be read as masks: {cells[0][:60]!r}")
     return masks, notes
 
 
@@ -84,7 +84,7 @@ def _several_values(name: str, files: Sequence[str]) -> list[str]:
         return []
     some = ", ".join(map(str, sorted(values)[:12]))
     example = f'masks = {{ part = {{ from = "{name}", values = [{max(values)}] }} }} or bits = 4'
-    text = f"the files of {name!r} have pixels of {len(values)} values ({some}), each perhaps a structure of its own"
+    text = f"the files of {name!r} have pixels of {len(values)} values ({some}), each may be a separate structure"
     return [f"{text}: name them, as in {example}"]
 
 
@@ -101,7 +101,7 @@ def guessed_labels(
         notes.append(f"columns of 1 and 0 that may be labels too: {others}")
     if not named and not truths:
         words = [name for name in table.columns if _few_values(table[name])]
-        chosen = [name] if (name := ask("Which column holds the labels?", words)) else []
+        chosen = [name] if (name := ask("Which column has the labels?", words)) else []
     labels: dict[str, dict[str, Any]] = {}
     for name in truths if not chosen else [name for name in truths if name in named]:
         labels[name] = {"column": name}

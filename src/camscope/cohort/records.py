@@ -45,7 +45,7 @@ def json_records(text: str, path: str, *, lines: bool) -> list[Record]:
         return [{"key": key, **value} for key, value in content.items()]
     if isinstance(content, list) and all(isinstance(record, dict) for record in content):
         return content
-    raise TableError("holds no records: expected a list of objects, an object of objects, or COCO annotations", path)
+    raise TableError("has no records: expected a list of objects, an object of objects, or COCO annotations", path)
 
 
 def coco_records(content: Mapping[str, Any], path: str) -> list[Record]:
@@ -151,7 +151,7 @@ def _voc_records(roots: Sequence[tuple[str, ET.Element]]) -> list[Record]:
             size = [int(float(root.findtext(f"size/{side}", "0"))) for side in ("height", "width")]
             objects = [(item.findtext("name", "").strip(), _voc_box(item, size)) for item in root.iterfind("object")]
         except ValueError as fault:
-            raise TableError(f"holds a number that is none: {fault}", path) from None
+            raise TableError(f"has an invalid number: {fault}", path) from None
         parts.append((root.findtext("filename", "").strip(), size, objects))
     names = sorted({name for _, _, objects in parts for name, _ in objects})
     return [

@@ -214,9 +214,7 @@ class Boxes(Section):
                 f"boxes.columns names {len(self.columns)} columns: give four, or one with all four numbers"
             )
         if (self.table is None) != (not self.on):
-            raise ValueError(
-                "boxes in a table of their own need on = [...], the columns that they share with the cohort"
-            )
+            raise ValueError("boxes in a separate table need on = [...], the columns that both tables share")
         if self.form is None and self._told is None:
             raise ValueError(
                 f"whether {', '.join(self.columns)} hold the width and height or the other corner is not clear: add "

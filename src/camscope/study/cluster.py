@@ -222,7 +222,7 @@ def _one_by_one(workers: Workers, cohort: Cohort, study: Study, *, made: dict[st
         table = cohort.table.slice(row, 1)
         try:
             yield from ray.get(actor.rows.remote(table))
-        except Exception as fault:  # whatever ends a worker
+        except Exception as fault:  # any reason why a worker died
             actor = None
             step = step or StudyStep(study, Store(made["out"]), device="cpu")
             error = ClusterError(f"no worker could explain this picture: {_words(fault)}")

@@ -83,7 +83,7 @@ def init_study(draft: Draft, file: Path, *, model: Model | None, settings: Mappi
     labels = {name: dict(rule) for name, rule in draft.labels.items()}
     if not labels and model is not None:
         labels = {name: {} for name in model.labels}
-        notes.append("no column holds labels: the truth is unknown, and all cases are explained")
+        notes.append("no column has labels: the truth is unknown, and all cases are explained")
     if not labels:
         raise SettingError("no labels were found: add a column of labels, or give --model, whose classes become labels")
     cohort = Cohort(
