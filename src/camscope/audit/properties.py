@@ -141,7 +141,7 @@ def upper_side(values: Floats) -> Mask | None:
 
     The upper half is above the median, or at least the median if this divides the values more evenly.
 
-     upper_side(np.array([0.0, 0.0, 0.0, 1.0])).tolist()
+    >>> upper_side(np.array([0.0, 0.0, 0.0, 1.0])).tolist()
     [False, False, False, True]
     """
     if np.ptp(values) <= 1e-6 * max(1.0, float(np.abs(values).max())):

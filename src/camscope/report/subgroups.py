@@ -153,7 +153,7 @@ def groupings(
 def banded(values: Sequence[str | None]) -> list[str | None] | None:
     """Return bands of numbers, by quartiles; None for at most 6 different values, or if a value is not a number.
 
-     banded([str(age) for age in range(20, 60)])[::13]
+    >>> banded([str(age) for age in range(20, 60)])[::13]
     ['20 to 29', '30 to 39', '40 to 49', '50 to 59']
 
     Args:

@@ -100,7 +100,7 @@ def cluster_maps(
 ) -> Clusters:
     """Compute spectral clusters of maps, and test their stability.
 
-     draw = np.random.default_rng(0)
+    >>> draw = np.random.default_rng(0)
     >>> maps = draw.random((60, 7, 7)) * 0.2
     >>> maps[:30, 1, 1] += 3
     >>> maps[30:, 5, 5] += 3
@@ -163,7 +163,7 @@ def cluster_maps(
 def typical(labels: npt.ArrayLike, maps: npt.ArrayLike, *, k: int) -> dict[int, Indices]:
     """Return the typical cases of each cluster, whose maps have the largest cosine with the cluster's mean map.
 
-     typical([0, 0, 0, 1], [[[1, 0]], [[3, 1]], [[0, 1]], [[0, 1]]], k=2)
+    >>> typical([0, 0, 0, 1], [[[1, 0]], [[3, 1]], [[0, 1]], [[0, 1]]], k=2)
     {0: array([1, 0]), 1: array([3])}
 
     Args:
