@@ -64,7 +64,7 @@ def test_the_first_screen_has_the_answer_of_each_label(opened):
     assert "Relies on a shortcut: border, outer 10 %" in first.locator("article").first.inner_text()
     assert "Neither the disease region nor a shortcut is shown" in first.locator("article").last.inner_text()
     assert "NOT SHOWN does not mean that there is no effect" in first.inner_text()
-    assert "no diagnostic device" in first.inner_text()
+    assert "not a diagnostic device" in first.inner_text()
     assert first.locator("article img").evaluate_all("all => all.every(i => i.complete && i.naturalWidth > 0)")
 
 

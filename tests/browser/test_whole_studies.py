@@ -51,7 +51,7 @@ def test_the_page_shows_the_rows_and_answers_to_its_controls(request, page, whic
     rows = pl.read_parquet(folder / "rows" / "*.parquet")
     page.goto((folder / "report.html").as_uri())
     text = page.locator("body").inner_text()
-    assert "no diagnostic device" in text
+    assert "not a diagnostic device" in text
     for label in rows["label"].unique():
         assert label in text
     if which == "real":

@@ -1,4 +1,4 @@
-"""What the acquisition of an image leaves in it: measure a property, and set it to that of another image."""
+"""Measure acquisition properties of images, and set them to the properties of another image."""
 
 from camscope.acquisition.property import AcquisitionProperty
 from camscope.acquisition.registry import PROPERTIES

@@ -1,4 +1,4 @@
-"""Properties of the fine detail: sharpness, noise, JPEG quality and resolution."""
+"""Measure and transfer properties of the fine detail: sharpness, noise, JPEG quality and resolution."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def compare_sharpness(traits: Sequence[Trait]) -> tuple[list[Trait], Floats]:
 
 
 def transfer_sharpness(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the pixels filtered so that the power above 8 to 16 cycles is that of the other picture.
+    """Return the pixels, filtered to have the power of the other picture above 8 to 16 cycles.
 
-    The gain is at most 10: detail that a blurred picture has lost entirely does not come back.
+    The gain is at most 10. Detail that a blurred picture has lost cannot be restored.
     """
     gains = np.exp(ndimage.uniform_filter1d((other - own) / 2, 5, mode="nearest")).clip(1 / _GAIN, _GAIN)
     cycles = np.arange(1, _BANDS + 1)
@@ -63,7 +63,7 @@ def transfer_sharpness(picture: Picture, own: Trait, other: Trait) -> Pixels:
 def measure_noise(picture: Picture) -> Trait:
     """Return the standard deviation of the noise.
 
-    Source: Immerkaer, Fast Noise Variance Estimation, CVIU 1996; here by the median, which edges move less.
+    Source: Immerkaer, Fast Noise Variance Estimation, CVIU 1996; here with the median, which depends less on edges.
     """
     return np.array([_noise(grey(picture))], float)
 
@@ -76,7 +76,7 @@ def _noise(values: Pixels) -> float:
 
 
 def transfer_noise(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the pixels with as much noise as the other picture: Gaussian noise added, or the finest detail damped."""
+    """Return the pixels with the noise of the other picture: add Gaussian noise, or damp the finest detail."""
     sigma, target = float(own[0]), float(other[0])
     if target >= sigma:
         draw = np.random.default_rng(zlib.crc32(picture.pixels.tobytes()))
@@ -90,9 +90,9 @@ def transfer_noise(picture: Picture, own: Trait, other: Trait) -> Pixels:
 
 
 def measure_jpeg(picture: Picture) -> Trait:
-    """Return the quality at which a picture was compressed as JPEG, on libjpeg's scale; 100 if it shows no sign of it.
+    """Return the quality at which a picture was compressed as JPEG, on libjpeg's scale; 100 without signs of this.
 
-    A picture that was compressed at a quality hardly changes when it is compressed at that quality again.
+    A picture hardly changes when it is compressed again with the same quality.
     Source: Farid, Exposing Digital Forgeries from JPEG Ghosts, IEEE TIFS 2009. The middle of the picture is used.
     """
     values = np.rint(grey(picture) * 255).astype(np.uint8)
@@ -107,7 +107,7 @@ def measure_jpeg(picture: Picture) -> Trait:
 
 
 def transfer_jpeg(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the pixels compressed at the quality of the other picture; unchanged if that is no lower."""
+    """Return the pixels compressed at the quality of the other picture; unchanged if that quality is not lower."""
     if other[0] >= own[0]:
         return picture.pixels
     levels = np.rint(picture.pixels * 255).astype(np.uint8)
@@ -130,7 +130,7 @@ def measure_resolution(picture: Picture) -> Trait:
 
 
 def transfer_resolution(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the pixels scaled down to the resolution of the other picture; unchanged if that is no lower."""
+    """Return the pixels scaled down to the resolution of the other picture; unchanged if that is not lower."""
     scale = float(other[0] / own[0])
     if scale >= 1:
         return picture.pixels

@@ -1,4 +1,4 @@
-"""Properties of the outline: aspect ratio, frame, and bright marks such as letters near the edges."""
+"""Measure and transfer properties of the outline: aspect ratio, frame, and bright marks such as letters."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from camscope.array_types import Floats
 from camscope.images.picture import Picture, Pixels
 
 _SIDE = 256
-_OUTER = 0.25  # of the side: marks stand near the edges
-_STEP, _BRIGHT = 0.25, 0.75  # of the range of tones: above the surroundings, and above the darkest
-_LEAST = 0.15  # step above the surroundings in grey values: fine structure is no mark
+_OUTER = 0.25  # of the side; marks are searched near the edges
+_STEP, _BRIGHT = 0.25, 0.75  # smallest difference to the surroundings and to the darkest, in units of the range
+_LEAST = 0.15  # smallest difference to the surroundings in grey values, which excludes fine structure
 _SURROUNDINGS = 8.0
 _SMALLEST, _LARGEST = 8, 1000  # pixels of 256 x 256
 
@@ -28,7 +28,7 @@ def measure_aspect(picture: Picture) -> Trait:
 
 
 def transfer_aspect(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the central part of the picture with the aspect ratio of the other."""
+    """Return the central part of the picture with the aspect ratio of the other picture."""
     height, width = picture.size
     ratio = float(other[0])
     rows = min(height, max(1, round(width * ratio)))
@@ -50,7 +50,7 @@ def measure_frame(picture: Picture) -> Trait:
 
 
 def transfer_frame(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the pixels inside the picture's own frame, within the frame of the other picture."""
+    """Return the content of the picture without its frame, placed in the frame of the other picture."""
     height, width = picture.size
     top, bottom, left, right = _lines(own, picture.size)
     content = picture.pixels[top : height - bottom, left : width - right]
@@ -72,8 +72,8 @@ def _lines(trait: Trait, size: tuple[int, int]) -> list[int]:
 def measure_marks(picture: Picture) -> Trait:
     """Return the pixels of small, bright marks near the edges: (n, 3), row and column of 256 x 256, and grey value.
 
-    A mark is a connected part of 8 to 1000 of the 65,536 pixels in the outer quarter of a side, a quarter of the range
-    of tones (and 0.15) brighter than its surroundings, and within the brightest quarter of that range.
+    A mark is a connected part of 8 to 1000 of the 65,536 pixels in the outer quarter of a side. It is brighter than its
+    surroundings by a quarter of the range of tones (and by 0.15), and within the brightest quarter of this range.
     """
     values = resized(grey(picture), (_SIDE, _SIDE))
     low, high = np.percentile(values, [0.5, 99.9])
@@ -94,12 +94,12 @@ def measure_marks(picture: Picture) -> Trait:
 
 
 def compare_marks(traits: Sequence[Trait]) -> tuple[list[Trait], Floats]:
-    """Return the share of the picture that marks cover."""
+    """Return the traits, and the share of each picture that marks cover."""
     return list(traits), np.array([len(trait) / _SIDE**2 for trait in traits])
 
 
 def transfer_marks(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the pixels with the picture's own marks filled in from around, and those of the other pasted."""
+    """Return the pixels with the marks filled in from the surroundings, and the marks of the other picture pasted."""
     pixels = picture.pixels
     if len(own):
         around = ~ndimage.binary_dilation(_grid(own) > 0, np.ones((3, 3)), iterations=2)

@@ -1,4 +1,4 @@
-"""The type of an acquisition property, and what all of them share: grey values, margins, sizes."""
+"""Define the type of an acquisition property, and shared functions for grey values, margins and sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from camscope.array_types import Floats, Mask
 from camscope.images.picture import Picture, Pixels
 
 Trait = Floats
-"""What one image has of a property: a few numbers, or a small array."""
+"""Measurement of a property in one image: a few numbers, or a small array."""
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _FLAT = 0.04
@@ -23,7 +23,7 @@ _SMOOTH = 64
 
 
 def first_number(traits: Sequence[Trait]) -> tuple[list[Trait], Floats]:
-    """Return the traits as they are, and the first number of each as its value."""
+    """Return the traits unchanged, and the first number of each trait as its value."""
     return list(traits), np.array([trait.flat[0] for trait in traits], float)
 
 
@@ -32,15 +32,15 @@ class AcquisitionProperty:
     """One property of images that depends on the device, the file or the operator.
 
     Attributes:
-        name: as in the study file.
-        noun: in sentences, such as "the contrast".
-        measure: picture -> its trait.
-        transfer: (picture, its trait, trait of another picture) -> pixels with the property of the other. What cannot
-            be set, such as detail that a compressed picture has lost, stays.
-        compare: traits of a cohort -> the same traits, in terms of the cohort where need be, and one number per image
-            by which the images can be ordered.
-        full_size: whether it shows at the size of the file only, and not in a reduced picture.
-        varies_with_disease: whether a disease by itself can change it.
+        name: name in the study file.
+        noun: name in sentences, such as "the contrast".
+        measure: picture -> trait.
+        transfer: (picture, its trait, trait of another picture) -> pixels with the property of the other picture, as
+            far as this is possible; lost detail of a compressed picture is not restored.
+        compare: traits of a cohort -> the traits, if necessary relative to the cohort, and one number per image by
+            which images are ordered.
+        full_size: whether the property must be measured at the size of the file, not in a reduced picture.
+        varies_with_disease: whether a disease itself can change the property.
     """
 
     name: str
@@ -56,11 +56,11 @@ class AcquisitionProperty:
 
         Args:
             picture: pixels (H, W, C) in [0, 1].
-            own: its trait.
-            other: the trait of another picture.
+            own: trait of the picture.
+            other: trait of another picture.
 
         Returns:
-            A picture in [0, 1]; of whole 255ths where the picture is. Its size may differ.
+            A picture in [0, 1], rounded to 8 bits if the original has 8 bits. Its size may differ.
 
         Examples:
             >>> from camscope.acquisition import PROPERTIES
@@ -115,14 +115,14 @@ def resized(values: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 def margins(values: Pixels) -> tuple[int, int, int, int]:
-    """Return how many lines of one tone a picture (H, W) begins with at the top, bottom, left and right."""
+    """Return the number of lines of one tone at the top, bottom, left and right edge of a picture (H, W)."""
     top, bottom = (_flat_lines(values[::step]) for step in (1, -1))
     left, right = (_flat_lines(values.T[::step]) for step in (1, -1))
     return top, bottom, left, right
 
 
 def centre(values: Pixels) -> Pixels:
-    """Return the middle of a picture (H, W), 60 % of its height and width, which frames seldom reach."""
+    """Return the middle of a picture (H, W), 60 % of its height and width, to exclude frames."""
     height, width = values.shape
     top, left = height // 5, width // 5
     return values[top : height - top, left : width - left]

@@ -1,4 +1,4 @@
-"""The acquisition properties by name."""
+"""Register the acquisition properties by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Properties of the tones: brightness, contrast, inverted grey values, and the coarse pattern."""
+"""Measure and transfer properties of the tones: brightness, contrast, inversion, and the coarse pattern."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _SMOOTH = 24
 
 
 def measure_brightness(picture: Picture) -> Trait:
-    """Return the median grey value in the middle of the picture, in [0, 1]: small structures do not move it."""
+    """Return the median grey value in the middle of the picture, in [0, 1]; small structures do not change it."""
     return np.array([np.median(centre(grey(picture)))], float)
 
 
 def transfer_brightness(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the pixels to the power at which the median becomes that of the other picture: no value is cut off."""
+    """Return a power of the pixels that has the median of the other picture; no values are clipped."""
     median, target = (float(np.clip(trait[0], 0.01, 0.99)) for trait in (own, other))
     gamma = np.clip(np.log(target) / np.log(median), 1 / _GAMMA, _GAMMA)
     powered: Pixels = picture.pixels ** np.float32(gamma)
@@ -34,7 +34,7 @@ def transfer_brightness(picture: Picture, own: Trait, other: Trait) -> Pixels:
 def measure_contrast(picture: Picture) -> Trait:
     """Return the interquartile range of the grey values in the middle of the picture, and their median.
 
-    The values are means over 1/24 of its sides, so that noise does not count.
+    The values are means over 1/24 of the sides, so that noise has no effect.
     """
     values = resized(centre(grey(picture)), (_SMOOTH, _SMOOTH))
     low, median, high = np.percentile(values, [25, 50, 75])
@@ -42,7 +42,7 @@ def measure_contrast(picture: Picture) -> Trait:
 
 
 def transfer_contrast(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the pixels, their distances from the median scaled."""
+    """Return the pixels with the contrast of the other picture, by scaling their differences from the median."""
     if own[0] <= 0:
         return picture.pixels
     median = np.float32(own[1])
@@ -51,7 +51,7 @@ def transfer_contrast(picture: Picture, own: Trait, other: Trait) -> Pixels:
 
 
 def measure_inversion(picture: Picture) -> Trait:
-    """Return a thumbnail of 16 x 16 grey values, of mean 0 and length 1."""
+    """Return a thumbnail of 16 x 16 grey values with mean 0 and norm 1."""
     thumbnail = resized(centre(grey(picture)), (_THUMBNAIL, _THUMBNAIL)).astype(float).ravel()
     thumbnail -= thumbnail.mean()
     length = np.linalg.norm(thumbnail)
@@ -59,10 +59,10 @@ def measure_inversion(picture: Picture) -> Trait:
 
 
 def compare_inversion(traits: Sequence[Trait]) -> tuple[list[Trait], Floats]:
-    """Return 1 for the images that are the negatives of the others, else 0.
+    """Return the traits, and 1 for inverted images, else 0.
 
-    The first principal component of the thumbnails is what the images have in common; an image is inverted if it has
-    the sign of the minority there and a correlation beyond .3.
+    An image is inverted if its coefficient on the first principal component of the thumbnails has the sign of the
+    minority and its absolute correlation with the component is above .3.
     """
     thumbnails = np.stack(traits)
     component = np.linalg.svd(thumbnails, full_matrices=False)[2][0]
@@ -74,7 +74,7 @@ def compare_inversion(traits: Sequence[Trait]) -> tuple[list[Trait], Floats]:
 
 
 def transfer_inversion(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the negative of a picture if one of the two is inverted and the other is not."""
+    """Return the negative of a picture if exactly one of the two pictures is inverted."""
     return picture.pixels if own[0] == other[0] else 1 - picture.pixels
 
 
@@ -85,7 +85,7 @@ def measure_style(picture: Picture) -> Trait:
 
 
 def compare_style(traits: Sequence[Trait]) -> tuple[list[Trait], Floats]:
-    """Return each image's place on the first principal component of the cohort's coarse patterns."""
+    """Return the traits, and each image's coefficient on the first principal component of the coarse patterns."""
     patterns = np.stack([trait.ravel() for trait in traits])
     centred = patterns - patterns.mean(axis=0)
     component = np.linalg.svd(centred, full_matrices=False)[2][0]
@@ -94,7 +94,7 @@ def compare_style(traits: Sequence[Trait]) -> tuple[list[Trait], Floats]:
 
 
 def transfer_style(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the pixels with the coarse pattern of the other picture, and their own fine structure."""
+    """Return the pixels with the coarse pattern of the other picture; the fine structure is kept."""
     change = Image.fromarray((other - own).astype(np.float32), "F")
     smooth = np.asarray(change.resize(picture.size[::-1], Image.Resampling.BICUBIC), np.float32)
     pixels: Pixels = picture.pixels + smooth[..., None]

@@ -1,1 +1,1 @@
-"""The audit of a study: does a model rely on the disease, or on a shortcut?"""
+"""Test whether the models of a study rely on the disease or on a shortcut."""

@@ -1,7 +1,7 @@
-"""Alignment: does the score tell the label worse where a region speaks against the label (T4)?
+"""Test whether the AUC is lower when a region disagrees with the label (T4).
 
-The unedited pictures answer where each cell of cue and label has enough patients. The interventions always answer: per
-case they give the log-odds with the region as the label would have it (aligned), and as it would not (anti).
+Unedited images can be compared if each combination of cue and label has enough patients. Interventions do not need
+this: per case they give the log-odds with the region in agreement (aligned) and in disagreement (anti).
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _CERTAIN = 0.999
 def cue_alignment(
     rows: pl.DataFrame, column: str, *, direction: int = 1, settings: AuditSettings
 ) -> tuple[Alignment | None, str]:
-    """Compare unedited pictures where a cue agrees with the label, is absent, and disagrees.
+    """Compare unedited images in which a cue agrees with the label, is absent, or disagrees with the label.
 
     Args:
-        rows: of the label, one per case, with ``truth``, ``patient``, ``log_odds`` and the column of the cue.
+        rows: one row per case of the label, with ``truth``, ``patient``, ``log_odds`` and the column of the cue.
         column: "cue:NAME", or "property:NAME" for the upper half of a property.
-        direction: 1 where the cue goes with the label, -1 where it goes with its absence.
-        settings: of the statistics.
+        direction: 1 if the cue is associated with the presence of the label, -1 with its absence.
+        settings: settings of the statistics.
 
     Returns:
-        The alignment and ""; or None and why it cannot be computed: a cell of cue and label has too few patients.
+        The alignment and ""; or None and the reason, if a combination of cue and label has too few patients.
     """
     rows = _with_cue(rows, column)
     has_cue, truth = rows[column].to_numpy().astype(bool), rows["truth"].to_numpy().astype(bool)
@@ -55,17 +55,18 @@ def cue_alignment(
     absent = auc_interval(log_odds[~has_cue], truth[~has_cue], patients=patients[~has_cue])
     values = np.stack([log_odds, truth, agrees], 1).astype(float)
     share = bootstrap(values, patients, statistic=_share, seed=settings.seed, replicates=settings.replicates)
-    # The two sets are of different cases, so that no prediction flips.
+    # Flips are not defined, because the two sets contain different cases.
     return _alignment(aligned, anti, absent=absent, share=share, flips=float("nan"), how="", settings=settings), ""
 
 
 def association(rows: pl.DataFrame, column: str, *, settings: AuditSettings) -> Interval:
-    """Compute how much more frequent the label is with a cue than without it, in the cohort.
+    """Compute the difference in frequency of the label between images with and without a cue.
+
+    The interval over patients has a level of 99.9 %: at 95 %, it would lie below 0 in one of 40 balanced cohorts.
 
     Returns:
-        Share of images with the label among those with the cue minus that among those without, in [-1, 1], with its
-        99.9 % interval over patients, since in one of 40 balanced cohorts a 95 % interval lies below 0; NaN where all
-        or no images have the cue.
+        Share of images with the label among images with the cue minus the share among images without it, in [-1, 1];
+        NaN if all or no images have the cue.
     """
     rows = _with_cue(rows, column)
     values = np.stack([rows[column].to_numpy(), rows["truth"].to_numpy()], 1).astype(float)
@@ -80,7 +81,7 @@ def association(rows: pl.DataFrame, column: str, *, settings: AuditSettings) -> 
 
 
 def direction_of(rows: pl.DataFrame, column: str, *, settings: AuditSettings) -> int:
-    """Return -1 for a cue that goes with the absence of the label in the cohort, else 1; see `association`."""
+    """Return -1 for a cue associated with the absence of the label in the cohort, else 1; see `association`."""
     return -1 if association(rows, column, settings=settings).high < 0 else 1
 
 
@@ -103,32 +104,32 @@ def counterfactual(
     threshold: float = 0.0,
     settings: AuditSettings,
 ) -> tuple[Alignment | None, str]:
-    """Compare the same cases with a region as the label would have it, and as it would not.
+    """Compare the same cases with a region in agreement with the label (aligned) and in disagreement (anti).
 
-    * A cue that was removed: the log-odds with it are those of the picture, those without it those of the picture plus
-      the effect of the removal (change minus sham). Where too few patients on one side of the label carry the cue,
-      cases into which it was inserted join.
-    * A region exchanged by a cue: both come from donors of the same label, with and without the cue.
-    * A region exchanged by the label: from a donor of the same label (aligned) and of the other label (anti).
-    * Any other region that was removed: the picture as it is (aligned), and without the region (anti).
+    * A removed cue: with the cue, the log-odds of the unedited image; without the cue, these log-odds plus the effect
+      of the removal (change minus sham). If too few patients with or without the label have the cue, cases into which
+      it was inserted are added.
+    * A region exchanged by a cue: both log-odds use donors of the same label, with and without the cue.
+    * A region exchanged by the label: a donor of the same label (aligned) and of the other label (anti).
+    * Any other removed region: the unedited image (aligned), and the image without the region (anti).
 
-    Cases of a label side on which no case has the region, such as a lesion, count as they are.
+    If no case of one truth has the region (such as a lesion), these cases enter both sets with their unedited log-odds.
 
     Args:
-        rows: of the label, one per case that could be changed.
-        changes: of one region; of one test and ``by``, and for a cue its insertions too.
-        direction: 1 where the cue goes with the label, -1 where it goes with its absence, 0 if that is not known.
-        threshold: log-odds from which on the label is predicted.
-        settings: of the statistics.
+        rows: one row per editable case of the label.
+        changes: changes of one region by one test and ``by``; for a cue, insertions too.
+        direction: 1 if the cue is associated with the presence of the label, -1 with its absence, 0 if with neither.
+        threshold: log-odds at which the label is predicted.
+        settings: settings of the statistics.
 
     Returns:
-        The alignment and ""; or None and why it cannot be computed.
+        The alignment and ""; or None and the reason.
     """
     first = next((change for change in changes if change.test != "insert"), None)
     if first is None:
         return None, "no case was changed"
     if direction == 0:
-        return None, "in this cohort it is not associated with the label"
+        return None, "it is not associated with the label in this cohort"
     cases = _by_case(rows, changes)
     if first.test == "exchange":
         sets = _exchanged(cases, first.by, direction)
@@ -144,7 +145,7 @@ def counterfactual(
         len({patient for patient, side in zip(patients, truth, strict=True) if side == s}) for s in (True, False)
     )
     if fewest < FEWEST:
-        return None, f"only {fewest} patients on one side of the label could be edited, and {FEWEST} are needed"
+        return None, f"only {fewest} patients with or without the label could be edited, and {FEWEST} are needed"
     values = np.array([aligned, anti, sides], float).T
     share = bootstrap(values, patients, statistic=_paired_share, seed=settings.seed, replicates=settings.replicates)
     flips = float(np.mean((values[:, 0] > threshold) != (values[:, 1] > threshold)))
@@ -169,16 +170,16 @@ def alignments_of(
     threshold: float,
     settings: AuditSettings,
 ) -> Alignments:
-    """Compute whether a region helps to tell the label, by each test that changed it.
+    """Compute the alignments of a region, one per test that changed it.
 
     Args:
-        rows: of the label, one per case that could be changed.
+        rows: one row per editable case of the label.
         region: the region, or "property:NAME".
-        changes: of all regions.
-        unedited: "cue:NAME" or "property:NAME" -> its alignment in unedited images, or why there is none.
-        directions: the same names -> their `direction_of` or `property_direction`.
-        threshold: log-odds from which on the label is predicted.
-        settings: of the statistics.
+        changes: the changes of all regions.
+        unedited: "cue:NAME" or "property:NAME" -> alignment in unedited images, or the reason why there is none.
+        directions: "cue:NAME" or "property:NAME" -> `direction_of` or `property_direction`.
+        threshold: log-odds at which the label is predicted.
+        settings: settings of the statistics.
     """
     of_region = [change for change in changes if change.region == region and change.test != "only"]
     edited, missing = {}, {}
@@ -194,11 +195,11 @@ def alignments_of(
 
 
 Set = tuple[bool, float, float, float, str]
-"""Of one case: truth, log-odds aligned, anti and without the cue (NaN for what is no cue), patient."""
+"""Truth, log-odds (aligned, anti, and without the cue; NaN if the region is not a cue) and patient of one case."""
 
 
 def _by_case(rows: pl.DataFrame, changes: Sequence[Change]) -> list[dict[str, Any]]:
-    """Return the row of each changed case with ``region`` and ``sham``, means over the fill-ins, and ``test``."""
+    """Return the row of each changed case, with ``region`` and ``sham`` (means over the fill-ins) and ``test``."""
     by_case: dict[int, list[Change]] = {}
     for change in changes:
         by_case.setdefault(change.case, []).append(change)
@@ -214,7 +215,7 @@ def _by_case(rows: pl.DataFrame, changes: Sequence[Change]) -> list[dict[str, An
 
 
 def _with_and_without(cases: Sequence[Mapping[str, Any]], direction: int) -> list[Set]:
-    """Return the sets of a cue that was removed; with insertions where a side of the label lacks carriers."""
+    """Return the sets of a removed cue; insertions are added for a truth with too few patients who have the cue."""
     carriers = {
         side: {row["patient"] for row in cases if row["test"] == "remove" and row["truth"] == side}
         for side in (True, False)
@@ -249,7 +250,7 @@ def _hidden(cases: Sequence[Mapping[str, Any]]) -> list[Set]:
 
 
 def _other_side(cases: Sequence[Mapping[str, Any]], rows: pl.DataFrame) -> list[Set]:
-    """Return the cases of a label side on which none has the region, such as a lesion, as they are."""
+    """Return the unedited cases of a truth for which no case has the region, such as a lesion."""
     sets: list[Set] = []
     for side in {True, False} - {row["truth"] for row in cases}:
         others = rows.filter((pl.col("truth") == side) & pl.col("log_odds").is_not_null())
@@ -259,13 +260,13 @@ def _other_side(cases: Sequence[Mapping[str, Any]], rows: pl.DataFrame) -> list[
 
 
 def _paired_share(values: Floats, weights: Floats) -> Floats:
-    """Return (S_aligned - S_anti) / (S_aligned + S_anti), S the separation of the classes in log-odds."""
+    """Return (S_aligned - S_anti) / (S_aligned + S_anti) of the same cases, S the separation of the classes."""
     aligned, anti, truth = values.T
     return _ratio(*(_separation(x, truth, weights) for x in (aligned, anti)))
 
 
 def _share(values: Floats, weights: Floats) -> Floats:
-    """Return the same of two sets of different cases: those whose cue agrees with the label, and the others."""
+    """Return the share of two sets of different cases: those whose cue agrees, and disagrees, with the label."""
     log_odds, truth, agrees = values.T
     return _ratio(*(_separation(log_odds, truth, weights * side) for side in (agrees, 1 - agrees)))
 

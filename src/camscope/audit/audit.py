@@ -1,4 +1,4 @@
-"""The audit of a study from end to end: rows in, verdicts out."""
+"""Audit a study: read its rows, apply the interventions, and write the verdicts."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ def audit(
     engine: str = "auto",
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
-    """Audit a study that has been run; writes ``audit.json``, ``audit.parquet`` and ``audit_changes.parquet``.
+    """Audit a study that has been run; write ``audit.json``, ``audit.parquet`` and ``audit_changes.parquet``.
 
     Args:
-        study: with an ``[audit]`` section that names regions or properties.
-        out: its folder, with its rows.
+        study: a study with an ``[audit]`` section that names regions or properties.
+        out: the study's output folder, which contains its rows.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto".
-        batch_size: inputs in one forward pass.
-        engine: what scores the edited pictures, "eager", "packed", "openvino" or "auto", which is "packed" here.
-        progress: called with a label, the cases done, and their number.
+        batch_size: inputs per forward pass.
+        engine: backend that scores the edited images: "eager", "packed", "openvino" or "auto" ("packed" here).
+        progress: called with the current step, the number of cases done, and the total.
 
     Returns:
-        What ``audit.json`` holds; ``docs/audit.md`` describes it.
+        The content of ``audit.json``; see ``docs/audit.md``.
 
     Raises:
-        StoreError: the folder has no rows of this study, or the study names nothing to test.
+        StoreError: the folder has no rows of this study, or the ``[audit]`` section has nothing to test.
     """
     check_count("batch_size", batch_size)
     section = study.file.audit
     if section is None or not (section.regions or section.properties):
         raise StoreError(
-            f"{study.path} has no [audit] with disease, shortcuts or properties: name what is to be tested"
+            f"{study.path} has no [audit] section with disease, shortcuts or properties: list there what to test"
         )
     store = Store(out)
     settings = AuditSettings(section.delta, section.replicates, section.seed)
@@ -97,17 +97,18 @@ def audit(
 
 
 def _scan(study: Study, store: Store) -> pl.LazyFrame:
-    """Return the rows of the study's first method, of the plan that the study file and table stand for now."""
+    """Return the rows of the study's first method, computed with the present study file and table."""
     files = store.copies(study.plan)
     if not files:
-        raise StoreError(f"{store.folder} has no rows of {study.path} as it stands: run `camscope study` first")
+        raise StoreError(f"{store.folder} has no rows of the present {study.path}: run `camscope study` first")
     return pl.scan_parquet(files).filter(pl.col("method") == study.file.explain.methods[0])
 
 
 def _rows(scan: pl.LazyFrame, study: Study, label: str, *, section: AuditSection) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the rows of a label with truth and score, and those of its drawn cases, with their maps."""
-    own = scan.filter((pl.col("label") == label) & (pl.col("status") != FAILED) & pl.col("truth").is_not_null())
-    rows = own.select(*_ROWS, pl.col("^(stratum|cue|mass|area|peak):.*$")).collect()
+    """Return all rows of a label with truth and score, and the rows of the sampled cases with their maps."""
+    label_rows = scan.filter((pl.col("label") == label) & (pl.col("status") != FAILED) & pl.col("truth").is_not_null())
+    rows = label_rows.select(*_ROWS, pl.col("^(stratum|cue|mass|area|peak):.*$")).collect()
     by = ["truth", *(f"cue:{name}" for name in study.file.cohort.cues)]
     cases = pl.col("case").is_in(drawn_cases(rows, by=by, limit=section.cases, seed=section.seed))
-    return rows, rows.filter(cases).join(own.filter(cases).select(_MAPS).collect(), on="case", maintain_order="left")
+    maps = label_rows.filter(cases).select(_MAPS).collect()
+    return rows, rows.filter(cases).join(maps, on="case", maintain_order="left")

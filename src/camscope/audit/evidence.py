@@ -1,4 +1,4 @@
-"""The evidence on one region: effects of interventions, alignment with the label, and heat."""
+"""Define the evidence on one region: effects of interventions, alignment with the label, and heat."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ class Effect:
     Attributes:
         stratum: "present" or "absent" cases of the label.
         test: "remove", "exchange" or "insert".
-        cases: that were changed.
-        patients: whose they are.
-        sd: standard deviation of the clean log-odds over patient means in the stratum, the unit of what follows.
-        effect: mean over patients of (change - sham change), with its interval; of an exchange by a cue, of the region
-            without the cue minus with it.
+        cases: number of changed cases.
+        patients: number of patients of these cases.
+        sd: standard deviation of the unedited log-odds over patient means in the stratum; the unit of all effects.
+        effect: mean over patients of (change - change by the sham), with its interval. For an exchange by a cue: the
+            change by the region without the cue minus the change by the region with the cue.
         sham: mean change by the sham alone.
-        by_fill: the effect of each fill-in or donor.
-        p: of the sign-flip test.
-        p_adjusted: by Holm over all labels, regions, strata and tests of the study.
-        p_equivalence: of the two one-sided tests against delta.
-        smallest_delta: at which these would pass.
+        by_fill: the effect per fill-in or donor.
+        p: p-value of the sign-flip test.
+        p_adjusted: p adjusted by Holm over all labels, regions, strata and tests of the study.
+        p_equivalence: p-value of the two one-sided tests against delta.
+        smallest_delta: the smallest delta at which the two one-sided tests are significant.
         by: what differs between the donors of an exchange: "label", or a column such as "cue:token" or
             "property:contrast".
-        spread: mean over patients of (absolute change - absolute sham change): it sees opposite changes, which cancel
-            in the effect.
-        p_spread: of its sign-flip test, adjusted by Holm over all of them.
-        detectable: the smallest mean effect that one test of it alone shows with a power of 80 %.
+        spread: mean over patients of (absolute change - absolute change by the sham), with its interval. It includes
+            opposite changes, which cancel in the effect.
+        p_spread: p-value of the sign-flip test of the spread, adjusted by Holm over all spreads of the study.
+        detectable: the smallest mean effect that a single test detects with a power of 80 %.
     """
 
     stratum: str
@@ -63,11 +63,11 @@ class Effect:
         return self.beyond(delta) and self.p_adjusted < LEVEL and self.agree
 
     def spreads(self, delta: float) -> bool:
-        """Return whether single changes are larger than those by the sham, whatever their mean."""
+        """Return whether absolute changes are significantly larger than by the sham, even if their mean is small."""
         return self.spread.low > delta and self.p_spread < LEVEL
 
     def is_none(self, delta: float) -> bool:
-        """Return whether neither the mean nor the single changes can be as large as delta."""
+        """Return whether a mean effect and a spread as large as delta are both excluded."""
         return self.p_equivalence < LEVEL and self.spread.high < delta
 
     @property
@@ -81,17 +81,17 @@ class Effect:
 
 @dataclass(frozen=True)
 class Alignment:
-    """AUC of the score where a region agrees with the label, is absent, or disagrees (T4).
+    """AUC of the score with the region in agreement with the label, absent, and in disagreement (T4).
 
     Attributes:
-        aligned: AUC where the region is as the label would have it: the cue is there exactly when the label is.
-        absent: AUC without the cue; NaN for a region that is no cue.
-        anti: AUC where the region is as the label would not have it.
-        reliance: aligned minus anti, the reliance index.
-        share: (S_aligned - S_anti) / (S_aligned + S_anti), S the difference of the mean log-odds of the classes: the
-            share of their separation that the region carries.
+        aligned: AUC with the region in agreement with the label: the cue is present exactly if the label is present.
+        absent: AUC without the cue; NaN for a region that is not a cue.
+        anti: AUC with the region in disagreement with the label.
+        reliance: the reliance index: aligned minus anti.
+        share: share of the separation of the classes that the region carries: (S_aligned - S_anti) / (S_aligned +
+            S_anti), where S is the difference of the mean log-odds of the classes.
         flips: share of the cases whose prediction differs between the two sets; NaN for sets of different cases.
-        how: "" for unedited pictures; "remove" or what differs between the donors for sets of edited ones.
+        how: "" for unedited images, "remove" for removals, and the ``by`` of an exchange.
     """
 
     aligned: Interval
@@ -104,31 +104,32 @@ class Alignment:
 
     @property
     def at_ceiling(self) -> bool:
-        """Return whether the aligned AUC is so high that a difference of AUC says little."""
+        """Return whether the aligned AUC is above `CEILING`, so that differences of AUC are small."""
         return self.aligned.estimate > CEILING
 
     @property
     def is_reliance(self) -> bool:
-        """Return whether the region helps to tell the label, by the index or, at the ceiling, by the share."""
+        """Return whether the region helps to separate the classes, by the index or, at the ceiling, by the share."""
         return self.reliance.low > ALIGNED or (self.at_ceiling and self.share.low > ALIGNED)
 
 
 @dataclass(frozen=True)
 class Heat:
-    """How much of the maps of present and predicted cases lies in a region.
+    """The heat in a region, in the maps of cases with the label that are predicted (true positives).
 
     Attributes:
-        cases: with a map and the region.
-        patients: whose they are.
-        area: mean share of the picture.
-        mass: mean share of the map's positive sum.
+        cases: number of cases with a map and the region.
+        patients: number of patients of these cases.
+        area: mean share of the image that the region covers.
+        mass: mean share of the map's positive sum in the region.
         enrichment: mass over area, with its interval.
-        peak: share of maps whose maximum lies inside.
-        nulls: name of a null -> its enrichments.
-        frame: enrichment of the tensor's own border when the picture is framed; NaN where not asked.
-        content: enrichment of the picture's border then.
-        norm_map: enrichment of the length of the activations, whatever the class.
-        frozen_norm: enrichment of frozen-norm CAM; NaN where the head has no layer norm.
+        peak: share of maps whose maximum lies in the region.
+        nulls: name of a null map -> its enrichments.
+        frame: enrichment of the border of the input, for images that are extended by their mirror image; NaN unless the
+            region is a border.
+        content: enrichment of the border of the original image, in the same maps.
+        norm_map: enrichment of the norm of the activations, which does not depend on the class.
+        frozen_norm: enrichment of frozen-norm CAM; NaN for heads without layer norm.
     """
 
     cases: int
@@ -145,29 +146,30 @@ class Heat:
 
     @property
     def looks(self) -> bool:
-        """Return whether the maps prefer the region: the interval lies above 1."""
+        """Return whether the interval of the enrichment lies above 1."""
         return self.enrichment.low > 1
 
     @property
     def beyond_nulls(self) -> bool:
-        """Return whether the interval lies above every enrichment that knows nothing."""
-        known = [value for values in self.nulls.values() for value in values if not np.isnan(value)]
-        return bool(known) and self.enrichment.low > max(known)
+        """Return whether the interval lies above the enrichments of all null maps."""
+        enrichments = [value for values in self.nulls.values() for value in values if not np.isnan(value)]
+        return bool(enrichments) and self.enrichment.low > max(enrichments)
 
     @property
     def stays_at_the_frame(self) -> bool:
-        """Return whether heat keeps to the tensor's border when the picture's border moves away from it."""
+        """Return whether heat stays at the border of the input when the border of the image is moved inwards."""
         return self.frame > max(self.content, 1.0)
 
 
 @dataclass(frozen=True)
 class Alignments:
-    """The evidence that one region is used to tell the label.
+    """The evidence that one region helps to separate the classes.
 
     Attributes:
-        edited: (test, by) -> the counterfactual alignment.
-        missing: (test, by) -> why there is none.
-        unedited: of a cue, from unedited pictures, where its cells have enough patients.
+        edited: (test, by) -> alignment from edited images.
+        missing: (test, by) -> why there is no alignment from edited images.
+        unedited: alignment of a cue or property from unedited images; None if a combination with the label has too few
+            patients.
     """
 
     edited: Mapping[tuple[str, str], Alignment] = field(default_factory=dict)
@@ -179,15 +181,15 @@ class Alignments:
         return self.edited.get((effect.test, effect.by))
 
     def confirm(self, effect: Effect) -> bool:
-        """Return whether what changes the log-odds also helps to tell the label."""
+        """Return whether the region of an effect also helps to separate the classes."""
         edited = self.of(effect)
         return edited is not None and edited.is_reliance and not self.unedited_denies
 
     @property
     def unedited_denies(self) -> bool:
-        """Return whether the unedited pictures can show reliance, and do not.
+        """Return whether unedited images could show reliance but do not.
 
-        At the ceiling, where the index has no room, the region must carry some share of the separation there.
+        If the aligned AUC is at the ceiling, the interval of the share must lie above 0 instead.
         """
         if self.unedited is None or self.unedited.is_reliance:
             return False

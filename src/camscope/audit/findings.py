@@ -1,4 +1,4 @@
-"""The findings of an audit on one label: statistics of what was measured, and the verdicts."""
+"""Compute the statistics and verdicts of one label from the measurements of an audit."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ _STRATA = ("present", "absent")
 
 @dataclasses.dataclass(frozen=True)
 class LabelFindings:
-    """What was measured of one label, before the p-values of all labels are adjusted together.
+    """The statistics of one label, before the p-values of all labels are adjusted together.
 
     Attributes:
-        effects: by region.
-        property_effects: by property, "property:NAME".
-        heat: by region.
-        untestable: region or property -> why nothing of it could be tested.
-        alignments: by region or property.
-        hidden: region -> AUC with it hidden and alone.
-        by_cue: "cue:NAME" -> stratum -> AUC of the log-odds for the cue, for those in both strata.
-        confounded: properties that the disease can have changed, since they were measured inside too.
-        facts: name of a property -> what it goes with.
-        changes: of all interventions.
-        content: all else that is reported of the label.
+        effects: region -> effects.
+        property_effects: "property:NAME" -> effects.
+        heat: region -> heat.
+        untestable: region or property -> reason why no stratum could be tested.
+        alignments: region or property -> alignments.
+        hidden: region -> AUC with the region hidden and with the region alone.
+        by_cue: "cue:NAME" -> stratum -> AUC of the log-odds for the cue; only cues with an AUC in both strata.
+        confounded: properties that the disease may have changed, because they were not measured outside the disease.
+        facts: property name -> associations with label, groups and score.
+        changes: the changes by all interventions.
+        content: all other entries of the label in ``audit.json``.
     """
 
     effects: Mapping[str, Sequence[Effect]]
@@ -71,16 +71,16 @@ def collect(
     drawn: pl.DataFrame,
     settings: AuditSettings,
 ) -> LabelFindings:
-    """Compute the statistics of a label: scalars from all rows, the rest from those that were drawn.
+    """Compute the statistics of a label: scalar statistics from all rows, pixel-level statistics from sampled cases.
 
     Args:
         study: the study.
-        section: its audit.
-        measured: the changes by regions, and the null maps.
-        properties: the changes by properties.
-        rows: of the label, one per case.
-        drawn: of the cases that were changed, with their maps.
-        settings: of the statistics.
+        section: the audit section of the study file.
+        measured: the changes by editing regions, and the null maps.
+        properties: the changes by exchanging properties.
+        rows: one row per case of the label.
+        drawn: the rows of the sampled cases, with their maps.
+        settings: settings of the statistics.
     """
     patients = patient_index(rows["patient"])
     strata = [name for name in rows.columns if name.startswith("stratum:")]
@@ -141,7 +141,7 @@ def _reliance(rows: pl.DataFrame, measured: Measured, *, settings: AuditSettings
 def _of_cues(
     cues: Iterable[str], unedited: Mapping[str, tuple[Alignment | None, str]], alignments: Mapping[str, Alignments]
 ) -> dict[str, Any]:
-    """Return the alignment of every cue, from unedited images or else by its removal, or why there is none."""
+    """Return the alignment of every cue, from unedited images or else from its removal, or why there is none."""
     aligned, missing = {}, {}
     for cue in cues:
         alignment, why = unedited[f"cue:{cue}"]
@@ -160,14 +160,14 @@ def judged(
     effects_of: Mapping[str, Sequence[Effect]],
     properties_of: Mapping[str, Sequence[Effect]],
 ) -> dict[str, Any]:
-    """Return what is reported of a label: ``content``, and a verdict on every region and property.
+    """Return all entries of a label in ``audit.json``, with a verdict on every region and property.
 
     Args:
         label: the label.
-        section: its audit.
-        findings: what was measured.
-        effects_of: region -> adjusted effects.
-        properties_of: "property:NAME" -> adjusted effects.
+        section: the audit section of the study file.
+        findings: the statistics of the label.
+        effects_of: region -> effects with adjusted p-values.
+        properties_of: "property:NAME" -> effects with adjusted p-values.
     """
 
     def entry(name: str, role: Role, listed: Sequence[Effect]) -> dict[str, Any]:
@@ -214,8 +214,8 @@ def _role(section: AuditSection, region: str) -> Role:
 
 
 def no_findings(study: Study, section: AuditSection, label: str) -> dict[str, Any]:
-    """Return what is said of a label without a single case whose truth is known."""
-    reason = f"Nothing can be said of {label}: no case has both a known truth and a score."
+    """Return the entries of a label without any case of known truth."""
+    reason = f"{label} cannot be tested: no case has both a known truth and a score."
     blank: dict[str, Any] = {"enrichment": None, "effect": None, "heat": None, "effects": [], "auc": {}}
     blank["counterfactual"] = {}
     regions = {
@@ -247,25 +247,25 @@ def no_findings(study: Study, section: AuditSection, label: str) -> dict[str, An
 
 
 def _strongest(listed: Sequence[Effect]) -> Effect | None:
-    """Return the effect that the verdict speaks of: the largest, insertions aside."""
+    """Return the largest effect without insertions, which the verdict's sentence states."""
     removals = [effect for effect in listed if effect.test != "insert"]
     return max(removals, key=lambda effect: abs(effect.effect.estimate), default=None)
 
 
 def _untestable(region: str, measured: Measured, drawn: pl.DataFrame) -> str:
-    """Return why no stratum of a region could be tested."""
+    """Return the reason why no stratum of a region could be tested."""
     changed = {c.case for c in measured.changes if c.region == region and c.test in ("remove", "exchange")}
     if not changed:
         if region in measured.large:
-            return "no donor of the same group with the other label"
-        return "no case has it, or no place of its shape lies outside every mask"
-    own = drawn.filter(pl.col("case").is_in(list(changed)))
-    most = max(own.filter(pl.col("truth") == truth)["patient"].n_unique() for truth in (True, False))
-    return f"at most {most} patients with it are on one side of the label, and {FEWEST} are needed"
+            return "no case has a donor of the same group with the other label"
+        return "no case has the region, or a sham of its shape does not fit outside every mask"
+    tested = drawn.filter(pl.col("case").is_in(list(changed)))
+    most = max(tested.filter(pl.col("truth") == truth)["patient"].n_unique() for truth in (True, False))
+    return f"at most {most} patients with or without the label have it, and {FEWEST} are needed"
 
 
 def _clusters(rows: pl.DataFrame, columns: Sequence[str], *, seed: int) -> dict[str, Any]:
-    """Clusters of the maps of one label, what they go with, and their most typical cases."""
+    """Cluster the maps of a label, test their association with metadata, and list the typical cases of each cluster."""
     mapped = rows.filter(pl.col("status") == OK)
     if not len(mapped):
         return {"number": 0, "reason": "there are no maps"}

@@ -1,9 +1,9 @@
-"""Interventions: change a part of the input, and measure the change of the log-odds.
+"""Change a part of the input and measure the change of the log-odds.
 
-T1 and T2 remove a region or a cue, T3 does the same to a place that should not matter, and the effect is the
-difference of the two changes. A region that lies in the same place of every image is also exchanged between patients:
-for that of a donor with the other label, and for that of a donor with the other value of a cue. Inserting a cue, and
-showing a region alone, are further tests.
+T1 and T2 remove a region or a cue. T3, the sham, removes a region of the same shape elsewhere. The effect is the
+difference of the two changes. A region at the same position in every image is also exchanged between patients: with the
+region of a donor with the other label, and with the region of a donor with the other value of a cue. Further tests
+insert a cue, and hide everything but a region.
 """
 
 from __future__ import annotations
@@ -25,23 +25,24 @@ Score = Callable[[Array], npt.NDArray[np.float64]]
 """(n, C, h, w) inputs -> (n,) log-odds of one label."""
 
 LARGE = 0.15
-"""Above this share of the picture a region has no place of its size beside it."""
+"""Share of the image above which a region is too large for a sham beside it."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """What one intervention on one case did.
+    """The result of one intervention on one case.
 
     Attributes:
-        case: its number.
-        region: that was changed.
-        test: "remove", "exchange" (for that of a donor), "insert" (a cue) or "only" (all but the region hidden).
+        case: number of the case.
+        region: name of the changed region.
+        test: "remove", "exchange" (with the region of a donor), "insert" (a cue) or "only" (everything but the region
+            is hidden).
         by: what differs between the donors of an exchange: "label", or a column such as "cue:token" or
             "property:contrast"; "" for other tests.
-        fill_in: what took its place.
+        fill_in: name of the fill-in, or the number of the donor.
         region_log_odds: the log-odds with the region changed.
-        sham_log_odds: the log-odds with the sham instead: the same change elsewhere, or for an exchange the region of a
-            donor who does not differ; NaN for "only".
+        sham_log_odds: the log-odds with the sham: the same change elsewhere, or for an exchange the region of a donor
+            who does not differ; NaN for "only".
     """
 
     case: int
@@ -73,17 +74,16 @@ def changes(
     fill_ins: Sequence[str],
     seed: int,
 ) -> Iterator[tuple[str, Edit]]:
-    """Yield every edited input of one subject.
+    """Yield every edited input of one sample.
 
     Args:
-        subject: whose input is edited.
-        regions: that are asked about.
-        donors: who lends pixels.
-        mean: (C, h, w), the cohort's mean input, for what is hidden.
-        large: those of the regions that are too large to be removed. Exchanges have as many donors as there are
-            fill-ins.
-        fill_ins: what takes the place of a region.
-        seed: of shams and noise.
+        subject: the sample whose input is edited.
+        regions: names of the regions of the audit.
+        donors: the donors of pixels.
+        mean: (C, h, w) the cohort's mean input, which replaces hidden parts.
+        large: the regions that are too large to be removed; they are exchanged.
+        fill_ins: names of the fill-ins that replace a region; an exchange uses as many donors as there are fill-ins.
+        seed: random seed of shams and noise.
 
     Yields:
         The region and the edit.
@@ -119,7 +119,7 @@ def _removed(
     fill_ins: Sequence[str],
     settings: Mapping[str, Any],
 ) -> Iterator[Edit]:
-    """Yield the region filled in, and a sham of its shape filled in alike."""
+    """Yield the input with the region filled in; the sham fills in the same shape elsewhere."""
     place = sham(mask, subject.forbidden, seed=settings["seed"] + 1000 * subject.case.number)
     if place is None:
         return
@@ -138,9 +138,9 @@ def _removed(
 def _exchanged(
     subject: AuditSample, mask: Mask, *, cues: Sequence[str], donors: PatchDonors[AuditSample], turns: int
 ) -> Iterator[Edit]:
-    """Yield the region of a donor who differs in the label or in a cue, and as a sham that of one who does not.
+    """Yield the input with the region of a donor who differs in the label or in a cue.
 
-    The donors of an exchange by a cue have the subject's label: only the cue differs.
+    The sham uses a donor who does not differ. The donors of an exchange by a cue have the same label as the recipient.
     """
     truth, values = subject.truth, subject.case.cues
     for by in ("label", *(f"cue:{cue}" for cue in cues)):
@@ -165,7 +165,7 @@ def _exchanged(
 
 
 def _inserted(subject: AuditSample, name: str, donors: PatchDonors[AuditSample]) -> Iterator[Edit]:
-    """Yield the cue of another patient put in, and as a sham the same place of one without it."""
+    """Yield the input with the cue of another patient; the sham inserts the same position of a patient without it."""
     carrier = donors.pick(subject, lambda other: name in other.masks, role=("insert", name, subject.truth))
     free = donors.pick(subject, lambda other: name not in other.masks, role=("insert nothing", name, subject.truth))
     if carrier is None or free is None:
@@ -191,21 +191,21 @@ def measured_changes(
     fill_ins: Sequence[str] = ("impute", "donor"),
     batch_size: int = 64,
 ) -> tuple[list[Change], int]:
-    """Apply every intervention to every subject.
+    """Apply every intervention to every sample.
 
     Args:
-        subjects: the cases.
-        regions: that are asked about.
-        score: the model.
-        donors: who lends pixels.
-        mean: (C, h, w), the cohort's mean input.
+        subjects: the samples.
+        regions: names of the regions of the audit.
+        score: function that returns the log-odds of inputs.
+        donors: the donors of pixels.
+        mean: (C, h, w) the cohort's mean input.
         large: regions that are too large to be removed.
-        seed: of everything random.
-        fill_ins: what takes the place of a region, names of ``FILL_INS``.
-        batch_size: inputs in one forward pass.
+        seed: random seed.
+        fill_ins: names in ``FILL_INS`` that replace a region.
+        batch_size: inputs per forward pass.
 
     Returns:
-        The changes, and the number of inputs that went through the model.
+        The changes, and the number of inputs that passed through the model.
     """
     settings: dict[str, Any] = {"donors": donors, "mean": mean, "large": large, "fill_ins": fill_ins, "seed": seed}
     edits = (
@@ -220,12 +220,12 @@ def scored(edits: Iterable[tuple[int, str, Edit]], *, score: Score, batch_size: 
     """Compute the log-odds of edited inputs.
 
     Args:
-        edits: number of the case, region, and edit.
-        score: the model.
-        batch_size: inputs in one forward pass.
+        edits: case number, region name, and edit.
+        score: function that returns the log-odds of inputs.
+        batch_size: inputs per forward pass.
 
     Returns:
-        The changes, and the number of inputs that went through the model.
+        The changes, and the number of inputs that passed through the model.
     """
     measured: list[Change] = []
     forwards = 0

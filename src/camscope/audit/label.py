@@ -1,4 +1,4 @@
-"""What is measured of one label: its model's self-test, the interventions, and heat that knows nothing."""
+"""Run the measurements of one label: the self-test of its model, the interventions, and the null maps."""
 
 from __future__ import annotations
 
@@ -39,30 +39,30 @@ from camscope.study.study import Study
 Item = TypeVar("Item")
 
 _POOL, _POOL_BYTES = 256, 2**30
-"""Cases that are kept in memory, to lend their pixels and to be explained by networks that know nothing."""
+"""Most cases, and bytes of inputs, that are kept in memory as donors and for null maps."""
 
 EXCHANGED = 256
-"""Cases per label, of one patient each, whose cells and properties are exchanged."""
+"""Most cases per label whose cells and properties are exchanged, one case per patient."""
 _SAMPLE = 64
-_KNOWN = 0.9  # share of the cases with the label whose disease must be known
+_KNOWN = 0.9  # smallest share of the cases with the label whose disease region must be known
 _SEEDS = 3
 _TESTED = 8
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of one label.
+    """The measurements of one label.
 
     Attributes:
-        test: of its model.
-        changes: by the interventions.
-        cells: of the reliance map, down and across.
-        cell_changes: by exchanging them.
-        nulls: by region.
-        null_maps: name of a null -> its mean map (h, w), 1 being a uniform map.
-        large: regions that were exchanged rather than removed.
-        forwards: inputs that went through a network.
-        threshold: log-odds from which on the label is predicted.
+        test: self-test of the model.
+        changes: the changes by editing regions.
+        cells: number of (rows, columns) of cells of the reliance map.
+        cell_changes: the changes by exchanging cells.
+        nulls: region -> enrichments of the null maps.
+        null_maps: name of a null map -> mean map (h, w), in units of a uniform map.
+        large: regions that were exchanged instead of removed.
+        forwards: number of inputs that passed through a network.
+        threshold: log-odds at which the label is predicted.
     """
 
     test: SelfTest
@@ -78,13 +78,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class MeasuredProperties:
-    """What was measured of the properties of one label.
+    """The measurements of the properties of one label.
 
     Attributes:
-        values: name of a property -> its values.
-        changes: by the exchanges.
-        confounded: properties that a disease can change and that were not measured outside it.
-        forwards: inputs that went through the network.
+        values: property name -> values.
+        changes: the changes by exchanging properties.
+        confounded: properties that a disease can change and that were not measured outside the disease region.
+        forwards: number of inputs that passed through the network.
     """
 
     values: dict[str, PropertyValues]
@@ -104,17 +104,17 @@ def measure(
     engine: str = "auto",
     progress: Progress = lambda *_: None,
 ) -> Measured:
-    """Measure one label on the cases that were drawn of it, at least one.
+    """Run the self-test, the interventions and the null maps of one label on its sampled cases.
 
     Args:
         study: the study.
-        label: one of its labels.
-        section: its audit.
-        rows: of these cases and one method, with their maps.
-        device: as for ``run``.
-        batch_size: inputs in one forward pass.
-        engine: what scores edited inputs, see `camscope.models.engines`; all else is computed by the network itself.
-        progress: called as cases are done.
+        label: a label of the study.
+        section: the audit section of the study file.
+        rows: the rows of the sampled cases (at least one) for one method, with their maps.
+        device: "cpu", "cuda", "cuda:1", "mps" or "auto".
+        batch_size: inputs per forward pass.
+        engine: backend that scores edited inputs, see `camscope.models.engines`; maps always use the network itself.
+        progress: called with the current step, the number of cases done, and the total.
     """
     explain = study.file.explain
     model, index = _placed(study, label, device)
@@ -125,15 +125,17 @@ def measure(
     test = self_test(model, index, _on_its_device(model, np.stack(inputs)))
     mapped = rows.filter(pl.col("status") == OK)
     grid = (mapped["grid_height"][0], mapped["grid_width"][0]) if len(mapped) else test.grid
-    given: dict[str, Any] = {"preprocess": model.preprocess, "regions": regions, "grid": grid}
-    reading = subjects(study, label, cases_of(study, rows, pooled), **given)
+    reading_options: dict[str, Any] = {"preprocess": model.preprocess, "regions": regions, "grid": grid}
+    reading = subjects(study, label, cases_of(study, rows, pooled), **reading_options)
     pool = list(_counted(reading, len(pooled), f"reading for {label}", progress))
     large = _large(pool, regions)
-    everyone = pool if len(pool) == len(numbers) else subjects(study, label, cases_of(study, rows, numbers), **given)
+    samples: Iterable[AuditSample] = pool
+    if len(pool) < len(numbers):
+        samples = subjects(study, label, cases_of(study, rows, numbers), **reading_options)
     score = _score(model, index, layer=test.layer, engine=resolve(engine, None, device=device_of(model)))
     donors = PatchDonors(pool, seed=section.seed)
     changes, forwards = measured_changes(
-        _counted(everyone, len(numbers), f"intervening on {label}", progress),
+        _counted(samples, len(numbers), f"intervening on {label}", progress),
         regions,
         score=score,
         donors=donors,
@@ -180,15 +182,15 @@ def measure_properties(
 
     Args:
         study: the study.
-        label: one of its labels.
-        section: its audit.
-        rows: of the drawn cases.
-        layer: of the model's maps, up to which the engine computes.
-        readers: that measured other labels; those that can serve again are used again.
-        device: as for ``run``.
-        batch_size: inputs in one forward pass.
-        engine: what scores edited inputs.
-        progress: called as cases are done.
+        label: a label of the study.
+        section: the audit section of the study file.
+        rows: the rows of the sampled cases.
+        layer: target layer of the maps, up to which the engine computes.
+        readers: the readers of previous labels, which are reused if possible; a new reader is added.
+        device: "cpu", "cuda", "cuda:1", "mps" or "auto".
+        batch_size: inputs per forward pass.
+        engine: backend that scores edited inputs.
+        progress: called with the current step, the number of cases done, and the total.
     """
     if not section.properties:
         return MeasuredProperties({}, [], [], 0)
@@ -197,28 +199,28 @@ def measure_properties(
     reader = TraitReader(section.properties, max(model.preprocess.input_size), find)
     reader = readers.setdefault((label if section.disease else "", reader.side), reader)
     shuffled = rows["case"].sample(fraction=1, shuffle=True, seed=section.seed).to_list()
-    known = one_per_patient(property_cases(cases_of(study, rows, shuffled), label), EXCHANGED)
-    cases = [item.case for item in known]
+    recipients = one_per_patient(property_cases(cases_of(study, rows, shuffled), label), EXCHANGED)
+    cases = [recipient.case for recipient in recipients]
     values = reader.values(cases, progress=lambda done: progress(f"properties for {label}", done, len(cases)))
     changes, forwards = scored(
         property_edits(
-            _counted(known, len(known), f"exchanging properties for {label}", progress),
+            _counted(recipients, len(recipients), f"exchanging properties for {label}", progress),
             values,
-            donors=PatchDonors(known, seed=section.seed),
+            donors=PatchDonors(recipients, seed=section.seed),
             reader=reader,
             preprocess=model.preprocess,
         ),
         score=_score(model, index, layer=layer, engine=resolve(engine, None, device=device_of(model))),
         batch_size=batch_size,
     )
-    present = [case.case for case in known if case.truth]
+    present = [recipient.case for recipient in recipients if recipient.truth]
     separate = np.mean([reader.knows_disease(case) for case in present] or [False]) >= _KNOWN
     confounded = [name for name in section.properties if PROPERTIES[name].varies_with_disease and not separate]
     return MeasuredProperties(values, changes, confounded, forwards)
 
 
 def _disease(study: Study, label: str, section: AuditSection, model: Model) -> Callable[[Case, Picture], Mask | None]:
-    """Return a function that finds the disease regions of a case."""
+    """Return a function that returns the union of the disease regions of a case."""
 
     def find(case: Case, picture: Picture) -> Mask | None:
         scene = Places(case, study).scene(label, model.preprocess.window(picture.size), picture=picture)
@@ -238,18 +240,18 @@ def _placed(study: Study, label: str, device: str) -> tuple[Model, int]:
 
 
 def _threshold(threshold: float, model: Model) -> float:
-    """Return the log-odds of a threshold; an outcome without a probability has it in its own units."""
+    """Return a threshold as log-odds; the threshold of a model without probabilities is returned unchanged."""
     return threshold if model.outcome == "value" else float(logit(threshold))
 
 
 def _room(model: Model) -> int:
-    """Return how many inputs of a model are kept in memory."""
+    """Return the number of inputs of a model that are kept in memory."""
     height, width = model.preprocess.input_size
     return min(_POOL, max(_SAMPLE, _POOL_BYTES // (3 * 4 * height * width)))
 
 
 def _mean(pool: Sequence[AuditSample]) -> Array:
-    """Return the mean input, without a copy of all."""
+    """Return the mean input, without copying all inputs."""
     total = np.zeros_like(pool[0].x)
     for subject in pool:
         total += subject.x
@@ -257,23 +259,23 @@ def _mean(pool: Sequence[AuditSample]) -> Array:
 
 
 def cases_of(study: Study, rows: pl.DataFrame, numbers: Sequence[int]) -> Iterator[Case]:
-    """Cases with the patients and groups of their rows, which a header may have told."""
-    known = {row["case"]: row for row in rows.select("case", "patient", "group").iter_rows(named=True)}
+    """Yield cases with the patients and groups of their rows, which may come from a DICOM header."""
+    rows_by_case = {row["case"]: row for row in rows.select("case", "patient", "group").iter_rows(named=True)}
     for case in study.cohort.cases(numbers):
-        row = known[case.number]
+        row = rows_by_case[case.number]
         yield dataclasses.replace(case, patient=row["patient"], group=tuple(row["group"].split("/")))
 
 
 def _large(pool: Sequence[AuditSample], regions: Sequence[str]) -> tuple[str, ...]:
-    """Return the regions beside which there usually is no place of their size and shape."""
-    found = []
+    """Return the regions that usually are too large for a sham of their size and shape beside them."""
+    large = []
     for name in regions:
-        own = [subject for subject in pool if name in subject.masks][:_TESTED]
-        areas = [subject.masks[name][subject.seen].mean() for subject in own]
-        placed = [sham(subject.masks[name], ~subject.seen) is not None for subject in own]
-        if own and (np.median(areas) > LARGE or not any(placed)):
-            found.append(name)
-    return tuple(found)
+        tested = [subject for subject in pool if name in subject.masks][:_TESTED]
+        areas = [subject.masks[name][subject.seen].mean() for subject in tested]
+        placed = [sham(subject.masks[name], ~subject.seen) is not None for subject in tested]
+        if tested and (np.median(areas) > LARGE or not any(placed)):
+            large.append(name)
+    return tuple(large)
 
 
 def _score(model: Model, index: int, *, layer: str, engine: str) -> Score:
@@ -293,7 +295,7 @@ def _on_its_device(model: Model, inputs: Array) -> torch.Tensor:
 def _nulls(
     model: Model, explained: MapRecipe, mapped: pl.DataFrame, pool: Sequence[AuditSample], *, section: AuditSection
 ) -> tuple[dict[str, Nulls], dict[str, Grids], int]:
-    """Heat that knows nothing, on the cases whose maps count: present and predicted."""
+    """Compute the null maps on the true positives, whose maps the audit uses."""
     by_case = {subject.case.number: subject for subject in pool}
     counted = mapped.filter((pl.col("outcome") == "TP") & pl.col("case").is_in(list(by_case))).head(_SAMPLE)
     if not len(counted):

@@ -1,4 +1,4 @@
-"""The numbers of an audit, from rows and changes: effects, heat, alignment, metadata."""
+"""Compute the statistics of an audit from rows and changes: effects, heat and metadata."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def effects(rows: pl.DataFrame, changes: Sequence[Change], *, settings: AuditSet
     """Compute the effects of one label's interventions, by region.
 
     Args:
-        rows: of the label, one per case: case, patient, truth, log_odds, and a column per cue.
-        changes: of its cases.
-        settings: of the statistics.
+        rows: one row per case of the label: case, patient, truth, log_odds, and a column per cue.
+        changes: the changes of these cases.
+        settings: settings of the statistics.
 
     Returns:
-        For each region one effect per stratum, test and kind of donor; strata of too few patients are left out.
+        Region -> one effect per stratum, test and kind of donor; strata with too few patients are left out.
     """
     cases = changed_cases(rows, changes)
     by_region: dict[str, list[Effect]] = {}
@@ -51,14 +51,14 @@ def effects(rows: pl.DataFrame, changes: Sequence[Change], *, settings: AuditSet
 
 
 def changed_cases(rows: pl.DataFrame, changes: Sequence[Change]) -> dict[int, dict[str, Any]]:
-    """Return the rows of the cases that were changed, few of those of a large cohort."""
+    """Return the rows of the changed cases by case number."""
     chosen = rows.filter(pl.col("case").is_in(list({change.case for change in changes})))
     columns = chosen.select("case", "patient", "truth", "log_odds", pl.col("^(cue|property):.*$"))
     return {row["case"]: row for row in columns.iter_rows(named=True)}
 
 
 def spread(rows: pl.DataFrame) -> float:
-    """Compute the standard deviation of the clean log-odds over patient means."""
+    """Compute the standard deviation of the unedited log-odds over patient means."""
     means = patient_means(rows["log_odds"].to_numpy(), rows["patient"].to_list())
     return float(means.std(ddof=1)) if len(means) > 1 else float("nan")
 
@@ -71,7 +71,7 @@ def _effect(
     test: tuple[str, str, str],
     settings: AuditSettings,
 ) -> Effect | None:
-    """Compute the effect of one test, in SD; by a cue it is that of taking the cue away."""
+    """Compute the effect of one test, in SD; for an exchange by a cue, the effect of removing the cue."""
     if len({cases[change.case]["patient"] for change in changes}) < FEWEST or not sd > 0:
         return None
     stratum, kind, by = test
@@ -117,12 +117,14 @@ def _effect(
     )
 
 
-def adjusted(found: Mapping[str, Mapping[str, Sequence[Effect]]]) -> dict[str, dict[str, list[Effect]]]:
-    """Adjust p-values by Holm's method over every label, region, stratum and test; insertions are not in the family.
+def adjusted(effects_by_label: Mapping[str, Mapping[str, Sequence[Effect]]]) -> dict[str, dict[str, list[Effect]]]:
+    """Adjust p-values by Holm's method over every label, region, stratum and test; insertions are left out.
 
-    The tests of means are one family, those of the spread another.
+    The tests of means and the tests of the spread are adjusted separately.
     """
-    family = [e for regions in found.values() for listed in regions.values() for e in listed if e.test != "insert"]
+    family = [
+        e for regions in effects_by_label.values() for listed in regions.values() for e in listed if e.test != "insert"
+    ]
     means, spreads = (holm([getattr(e, name) for e in family]).tolist() for name in ("p", "p_spread"))
     adjusted_p = {id(e): pair for e, *pair in zip(family, means, spreads, strict=True)}
     unknown = [float("nan")] * 2
@@ -133,94 +135,96 @@ def adjusted(found: Mapping[str, Mapping[str, Sequence[Effect]]]) -> dict[str, d
 
     return {
         label: {region: [with_p(effect) for effect in listed] for region, listed in regions.items()}
-        for label, regions in found.items()
+        for label, regions in effects_by_label.items()
     }
 
 
 def heat(rows: pl.DataFrame, region: str, nulls: Nulls | None, *, settings: AuditSettings) -> Heat | None:
-    """Return what the maps of present and predicted cases show of a region; None without any."""
-    own = rows.filter((pl.col("outcome") == "TP") & pl.col(f"mass:{region}").is_not_null())
-    if not len(own):
+    """Compute the heat in a region over the true positives; None if no true positive has the region."""
+    hits = rows.filter((pl.col("outcome") == "TP") & pl.col(f"mass:{region}").is_not_null())
+    if not len(hits):
         return None
-    mass, area = own[f"mass:{region}"].to_numpy(), own[f"area:{region}"].to_numpy()
-    patients = own["patient"].to_list()
+    mass, area = hits[f"mass:{region}"].to_numpy(), hits[f"area:{region}"].to_numpy()
+    patients = hits["patient"].to_list()
     enrichment = bootstrap(
         np.stack([mass, area], 1), patients, statistic=ratio, seed=settings.seed, replicates=settings.replicates
     )
-    peaks = own[f"peak:{region}"].drop_nulls()
-    made = {}
+    peaks = hits[f"peak:{region}"].drop_nulls()
+    null_enrichments = {}
     if nulls is not None:
-        made = {
+        null_enrichments = {
             "mean map of other patients": [nulls.mean_map],
             "random weights": list(nulls.random_weights),
             "random CAM": list(nulls.random_cam),
         }
     return Heat(
-        cases=len(own),
+        cases=len(hits),
         patients=len(set(patients)),
         area=float(area.mean()),
         mass=float(mass.mean()),
         enrichment=enrichment,
         peak=float(peaks.mean()) if len(peaks) else float("nan"),  # type: ignore[arg-type]
-        nulls=made,
+        nulls=null_enrichments,
         **({} if nulls is None else {name: getattr(nulls, name) for name in _CHECKS}),
     )
 
 
 def metadata(rows: pl.DataFrame, columns: Sequence[str]) -> dict[str, dict[str, dict[str, Interval]]]:
-    """Return how well the score tells a piece of metadata within each stratum of the label (T6).
+    """Compute the AUC of the score for each value of the metadata, within each stratum of the label (T6).
 
     Args:
-        rows: of the label, one per case.
-        columns: of the table's metadata.
+        rows: one row per case of the label.
+        columns: columns of metadata; those with more than 6 values are left out.
 
     Returns:
-        Column -> "value" (against all others) -> stratum -> AUC.
+        Column -> value (against all other values) -> stratum -> AUC.
     """
-    found: dict[str, dict[str, dict[str, Interval]]] = {}
+    aucs: dict[str, dict[str, dict[str, Interval]]] = {}
     for column in columns:
         values = [value for value in rows[column].unique().sort().to_list() if value not in (None, "")]
         if not 2 <= len(values) <= 6:
             continue
         for value in values[:1] if len(values) == 2 else values:
             for stratum, truth in (("present", True), ("absent", False)):
-                own = rows.filter((pl.col("truth") == truth) & pl.col(column).is_not_null())
-                is_value = (own[column] == value).to_numpy()
-                interval = auc_interval(own["log_odds"].to_numpy(), is_value, patients=own["patient"].to_list())
-                found.setdefault(column, {}).setdefault(str(value), {})[stratum] = interval
-    return found
+                part = rows.filter((pl.col("truth") == truth) & pl.col(column).is_not_null())
+                is_value = (part[column] == value).to_numpy()
+                interval = auc_interval(part["log_odds"].to_numpy(), is_value, patients=part["patient"].to_list())
+                aucs.setdefault(column, {}).setdefault(str(value), {})[stratum] = interval
+    return aucs
 
 
 def score_for(rows: pl.DataFrame, column: str) -> dict[str, Interval]:
-    """Return how well the log-odds tell a cue, or the upper side of a property, within each stratum of the label (T6).
+    """Compute the AUC of the log-odds for a cue, or for the upper half of a property, within each stratum (T6).
 
     Args:
-        rows: of the label, one per case.
-        column: "cue:NAME" or "property:NAME"; cases in which it is null are left out.
+        rows: one row per case of the label.
+        column: "cue:NAME" or "property:NAME"; cases with a null are left out.
 
     Returns:
-        "present" and "absent" -> AUC; a stratum with fewer than 8 patients on one side is left out.
+        "present" and "absent" -> AUC; a stratum with fewer than 8 patients with or without the cue is left out.
     """
     aucs = {}
     for stratum, truth in (("present", True), ("absent", False)):
-        own = rows.filter((pl.col("truth") == truth) & pl.col(column).is_not_null())
-        if min(own.filter(pl.col(column) == side)["patient"].n_unique() for side in (True, False)) >= FEWEST:
-            is_on = own[column].to_numpy().astype(bool)
-            aucs[stratum] = auc_interval(own["log_odds"].to_numpy(), is_on, patients=own["patient"].to_list())
+        part = rows.filter((pl.col("truth") == truth) & pl.col(column).is_not_null())
+        if min(part.filter(pl.col(column) == side)["patient"].n_unique() for side in (True, False)) >= FEWEST:
+            has_cue = part[column].to_numpy().astype(bool)
+            aucs[stratum] = auc_interval(part["log_odds"].to_numpy(), has_cue, patients=part["patient"].to_list())
     return aucs
 
 
 def group_maps(rows: pl.DataFrame, *, settings: AuditSettings) -> dict[str, Any]:
-    """Return where the maps of two groups differ, such as AP and PA: the largest |t| over the grid, by sign flips.
+    """Test in which cells the maps of two groups differ, such as AP and PA.
 
-    The two groups with the most maps are compared, in the patients who have maps in both.
+    The two groups with the most maps are compared, in the patients who have maps in both. The test is the largest |t|
+    over the grid, with sign flips of patients.
 
     Args:
-        rows: of the label, one per case.
-        settings: of the statistics.
+        rows: one row per case of the label.
+        settings: settings of the statistics.
 
     Returns:
-        "groups", "patients", "smallest_p" and "p" (h x w), family-wise over the grid; or "reason" why there are none.
+        "groups", "patients", "smallest_p" and "p" (h x w), family-wise over the grid; or "reason" if no test is
+        possible.
     """
     mapped = rows.filter(pl.col("grid").is_not_null())
     most = mapped.group_by("group").len().sort("len", "group", descending=[True, False])["group"].to_list()[:2]
@@ -228,9 +232,10 @@ def group_maps(rows: pl.DataFrame, *, settings: AuditSettings) -> dict[str, Any]
         return {"reason": "there are no two groups with maps"}
     means = []
     for group in most:
-        own = mapped.filter(pl.col("group") == group)
-        patients = own["patient"].to_list()
-        means.append(dict(zip(dict.fromkeys(patients), patient_means(unit(stacked(own)), patients), strict=True)))
+        group_rows = mapped.filter(pl.col("group") == group)
+        patients = group_rows["patient"].to_list()
+        patient_maps = patient_means(unit(stacked(group_rows)), patients)
+        means.append(dict(zip(dict.fromkeys(patients), patient_maps, strict=True)))
     both = [patient for patient in means[0] if patient in means[1]]
     if len(both) < FEWEST:
         return {"reason": f"only {len(both)} patients have maps in both {most[0]} and {most[1]}"}
@@ -240,22 +245,24 @@ def group_maps(rows: pl.DataFrame, *, settings: AuditSettings) -> dict[str, Any]
 
 
 def hidden_and_alone(rows: pl.DataFrame, changes: Sequence[Change]) -> dict[str, dict[str, Interval]]:
-    """AUC with a region hidden and with the region alone (T5), for regions that cases of both truths have.
+    """Compute the AUC with a region hidden and with the region alone (T5).
+
+    A region is left out unless cases with and without the label have it.
 
     Returns:
-        Region -> "hidden" and "alone" -> AUC. Large regions are not hidden, since nothing of their size can fill them.
+        Region -> "hidden" and "alone" -> AUC; "hidden" is left out for large regions, which cannot be filled in.
     """
-    known = changed_cases(rows, changes)
-    found: dict[str, dict[str, Interval]] = {}
+    cases = changed_cases(rows, changes)
+    aucs: dict[str, dict[str, Interval]] = {}
     for region in dict.fromkeys(change.region for change in changes):
         for name, test in (("hidden", "remove"), ("alone", "only")):
             logits: dict[int, list[float]] = {}
             for change in changes:
                 if (change.region, change.test) == (region, test):
                     logits.setdefault(change.case, []).append(change.region_log_odds)
-            truth = [known[case]["truth"] for case in logits]
+            truth = [cases[case]["truth"] for case in logits]
             if len(set(truth)) == 2:
                 means = [float(np.mean(values)) for values in logits.values()]
-                patients = [known[case]["patient"] for case in logits]
-                found.setdefault(region, {})[name] = auc_interval(means, truth, patients=patients)
-    return found
+                patients = [cases[case]["patient"] for case in logits]
+                aucs.setdefault(region, {})[name] = auc_interval(means, truth, patients=patients)
+    return aucs

@@ -1,4 +1,4 @@
-"""Compute null maps and their enrichments, and tell heat at the frame from heat in the content."""
+"""Compute null maps and their enrichments, and test whether heat belongs to the frame or to the content."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from camscope.study.grids import Grids, unit
 from camscope.targets import category
 
 _PADDING = 8
-"""The frame that is put around a picture is one part in so many of its side."""
+"""Width of the frame around an image: the side of the image divided by this number."""
 
 
 @dataclass(frozen=True)
 class Nulls:
-    """Mean enrichment of a region in maps that cannot know the label.
+    """Mean enrichment of a region in null maps, which do not depend on the label.
 
     Attributes:
-        mean_map: of the mean map of the other patients; NaN for regions that are the same on every picture.
-        random_weights: of the same architecture with random weights, one number per seed.
+        mean_map: of the mean map of the other patients; NaN for regions at the same position in every image.
+        random_weights: of maps of the same architecture with random weights, one number per seed.
         random_cam: of random combinations of channels, one number per draw.
-        frame: enrichment of the tensor's own border when the picture is framed with its mirror image; NaN but for
-            border and corner regions.
-        content: enrichment of the picture's border, which then lies further inside; NaN likewise.
-        norm_map: enrichment of the length of the activations, whatever the class: what the layer is busy with.
-        frozen_norm: enrichment of frozen-norm CAM, which keeps the level that Grad-CAM loses behind a layer norm; NaN
-            for other heads.
+        frame: of the border of the input, for images that are extended by their mirror image; NaN unless the region is
+            a border.
+        content: of the border of the original image, in the same maps; NaN unless the region is a border.
+        norm_map: of the norm of the activations, which does not depend on the class.
+        frozen_norm: of frozen-norm CAM, which keeps the level that Grad-CAM loses behind a layer norm; NaN for other
+            heads.
     """
 
     mean_map: float
@@ -58,13 +58,13 @@ class Nulls:
 
 @dataclass(frozen=True)
 class MapRecipe:
-    """How the study's maps of a label were made, so that maps of other networks are made alike.
+    """The method and settings of the study's maps of a label, to compute the maps of other networks in the same way.
 
     Attributes:
-        index: of the class.
-        layer: that was looked at.
+        index: index of the class.
+        layer: target layer.
         method: a name in ``METHODS``.
-        settings: of the study's methods.
+        settings: settings of the study's methods.
     """
 
     index: int
@@ -75,10 +75,10 @@ class MapRecipe:
     def maps(self, net: nn.Module, x: Tensor) -> Grids:
         """Return the maps (n, h, w) of inputs (n, C, h, w)."""
         function = find_method(self.method)
-        given = known(function, {**self.settings, "layer": self.layer})
+        settings = known(function, {**self.settings, "layer": self.layer})
         if not facts_of(function).whole_network:
-            given["layer"] = self.layer
-        maps = [cam(net, batch, method=self.method, targets=self.index, **given) for batch in x.split(BATCH)]
+            settings["layer"] = self.layer
+        maps = [cam(net, batch, method=self.method, targets=self.index, **settings) for batch in x.split(BATCH)]
         return torch.cat(maps).double().cpu().numpy()
 
 
@@ -92,38 +92,38 @@ def nulls(
     seeds: int,
     seed: int,
 ) -> tuple[dict[str, Nulls], dict[str, Grids], int]:
-    """Return the nulls of every region for one label.
+    """Compute the null maps of one label and their enrichments.
 
     Args:
         model: the label's model.
-        explained: how its maps were made.
-        sample: subjects whose maps were made, in order.
-        grids: (n, h, w) those maps, signed.
-        regions: that are asked about.
-        seeds: networks with random weights, and draws of random CAM.
-        seed: the first.
+        explained: method and settings of the study's maps.
+        sample: the samples, in the order of their maps.
+        grids: (n, h, w) the study's maps, signed.
+        regions: names of the regions.
+        seeds: number of networks with random weights, and of draws of random CAM.
+        seed: the first random seed.
 
     Returns:
-        The nulls by region; by name of a null its mean map (h, w), where 1 is as much heat as anywhere; and the number
-        of inputs that went through a network.
+        The enrichments by region; the mean map (h, w) by name of a null map, in units of a uniform map; and the number
+        of inputs that passed through a network.
     """
     parameter = next(model.net.parameters(), torch.empty(0))
     x = torch.from_numpy(np.stack([subject.x for subject in sample])).to(parameter.device, parameter.dtype)
     by_weights = [explained.maps(randomised(model.net, seed=seed + n, inputs=x), x) for n in range(seeds)]
     passes = [_activations_and_frozen(model.net, batch, explained) for batch in x.split(BATCH)]
-    activations = torch.cat([one for one, _ in passes])
+    activations = torch.cat([batch_activations for batch_activations, _ in passes])
     size = grids.shape[1:]
     by_chance = [_at(random_cam(activations, seed=seed + n), size) for n in range(seeds)]
     norms = _at(activations.norm(dim=1), size)
     frozen = [_at(maps, size) for _, maps in passes if maps is not None]
     others = _of_other_patients(grids, [subject.case.patient for subject in sample])
     framed = explained.maps(model.net, _framed(x)) if any(map(_is_frame, regions)) else None
-    found = {}
+    by_region = {}
     for name in regions:
         frame, content = (float("nan"), float("nan"))
         if framed is not None and _is_frame(name):
             frame, content = _frame_and_content(name, framed, sample)
-        found[name] = Nulls(
+        by_region[name] = Nulls(
             mean_map=_enrichment(others, sample, name) if is_drawn(name) else float("nan"),
             random_weights=tuple(_enrichment(maps, sample, name) for maps in by_weights),
             random_cam=tuple(_enrichment(maps, sample, name) for maps in by_chance),
@@ -136,13 +136,13 @@ def nulls(
         "random weights": _mean_map(np.concatenate(by_weights)),
         "random CAM": _mean_map(np.concatenate(by_chance)),
     }
-    return found, mean_maps, len(x) * (seeds + 1 + (framed is not None))
+    return by_region, mean_maps, len(x) * (seeds + 1 + (framed is not None))
 
 
 def _activations_and_frozen(net: nn.Module, x: Tensor, explained: MapRecipe) -> tuple[Tensor, Tensor | None]:
-    """Return the activations of a layer, and frozen-norm CAM where the head is one for it, from one pass."""
-    forward, seen = record_layer(net, x, layer=explained.layer)
-    traces = seen.traces(forward, [category(explained.index)] * len(x))
+    """Return the activations of a layer, and frozen-norm CAM if it applies to the head, from one forward pass."""
+    forward, recorded = record_layer(net, x, layer=explained.layer)
+    traces = recorded.traces(forward, [category(explained.index)] * len(x))
     try:
         frozen = joint_map(METHODS["frozennormcam"], traces).detach().float().cpu()
     except MethodError:
@@ -151,32 +151,32 @@ def _activations_and_frozen(net: nn.Module, x: Tensor, explained: MapRecipe) -> 
 
 
 def _at(maps: Tensor, size: Sequence[int]) -> Grids:
-    """Return the maps of a layer on the grid of the study's maps, which a method of the whole network has finer."""
+    """Return the maps of a layer on the grid of the study's maps, which is finer for whole-network methods."""
     at_size: Grids = (maps if maps.shape[1:] == tuple(size) else upsample(maps, size)).double().numpy()
     return at_size
 
 
 def _enrichment(maps: Grids, sample: Sequence[AuditSample], name: str) -> float:
-    """Mean mass over mean area of a region, over the subjects that have it."""
+    """Return the mean mass over the mean area of a region, over the samples that have it."""
     mass, area = [], []
     for grid, subject in zip(maps, sample, strict=True):
         if name in subject.shares:
-            found = evidence(grid, subject.shares[name], subject.seen_cells)
-            if not np.isnan(found.mass):
-                mass.append(found.mass)
-                area.append(found.area)
+            share = evidence(grid, subject.shares[name], subject.seen_cells)
+            if not np.isnan(share.mass):
+                mass.append(share.mass)
+                area.append(share.area)
     return float(np.mean(mass) / np.mean(area)) if mass else float("nan")
 
 
 def _of_other_patients(grids: Grids, patients: Sequence[str]) -> Grids:
-    """For each case the mean positive map of the other patients' cases, each map weighing the same."""
+    """Return, per case, the mean positive map of all cases of other patients; each map has the same weight."""
     names, heat = np.array(patients), unit(grids)
     nothing = np.zeros(grids.shape[1:])
     return np.stack([heat[names != name].mean(0) if (names != name).any() else nothing for name in names])
 
 
 def _mean_map(maps: Grids) -> Grids:
-    """Return the mean of the maps (n, h, w) that are not empty, each of sum 1, in units of a uniform map."""
+    """Return the mean of the non-empty maps (n, h, w), each normalised to sum 1, in units of a uniform map."""
     heat = unit(maps)
     kept = heat[heat.any((1, 2))]
     result: Grids = kept.mean(0) * maps[0].size if len(kept) else np.zeros(maps.shape[1:])
@@ -188,7 +188,7 @@ def _is_frame(name: str) -> bool:
 
 
 def _framed(x: Tensor) -> Tensor:
-    """Inputs with their mirror image around them, at their own size."""
+    """Extend inputs by their mirror image on all sides, and resize them to the original size."""
     height, width = x.shape[2:]
     up, side = height // _PADDING, width // _PADDING
     wide = F.pad(x, (side, side, up, up), mode="reflect")
@@ -196,7 +196,7 @@ def _framed(x: Tensor) -> Tensor:
 
 
 def _frame_and_content(name: str, framed: Grids, sample: Sequence[AuditSample]) -> tuple[float, float]:
-    """Enrichment of the tensor's border and of the picture's, in maps of framed pictures."""
+    """Return the enrichment of the border of the input and of the original image, in maps of framed images."""
     grid = (framed.shape[1], framed.shape[2])
     height, width = sample[0].seen.shape
     side = (height + 2 * (height // _PADDING), width + 2 * (width // _PADDING))
@@ -210,7 +210,7 @@ def _frame_and_content(name: str, framed: Grids, sample: Sequence[AuditSample]) 
     results = []
     for mask in (outer, inner):
         shares = cell_shares(mask, whole, grid)
-        found = [evidence(one, shares, seen) for one in framed]
-        masses = [one.mass for one in found if not np.isnan(one.mass)]
-        results.append(float(np.mean(masses) / found[0].area) if masses else float("nan"))
+        heats = [evidence(values, shares, seen) for values in framed]
+        masses = [heat.mass for heat in heats if not np.isnan(heat.mass)]
+        results.append(float(np.mean(masses) / heats[0].area) if masses else float("nan"))
     return results[0], results[1]

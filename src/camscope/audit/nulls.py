@@ -9,7 +9,7 @@ BATCH = 32
 
 
 def random_cam(activations: Tensor, *, seed: int) -> Tensor:
-    """Channels (B, K, h, w) weighted by chance, as Random CAM does: (B, h, w)."""
+    """Return random combinations (B, h, w) of the channels (B, K, h, w), with weights uniform in [-1, 1]."""
     generator = torch.Generator().manual_seed(seed)
     weights = 2 * torch.rand(*activations.shape[:2], generator=generator, dtype=torch.float64) - 1
     return (weights[:, :, None, None].to(activations) * activations).sum(1)

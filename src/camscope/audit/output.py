@@ -1,4 +1,4 @@
-"""The files of an audit: plain JSON, and tables of effects and changes."""
+"""Write the files of an audit: JSON, a table of effects, and a table of changes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def plain(value: Any) -> Any:
 
 
 def write_tables(store: Store, content: Mapping[str, Any], changes_of: Mapping[str, Sequence[Change]]) -> None:
-    """Write one row per label, region or property, stratum, test and fill-in, and one per change."""
+    """Write the table of effects (one row per label, region or property, stratum, test and fill-in) and of changes."""
     rows = []
     for label, findings in content["labels"].items():
         properties = {PREFIX + name: entry for name, entry in findings["properties"].items()}

@@ -1,7 +1,7 @@
-"""Properties of the acquisition in an audit: each is set to that of another case, and the log-odds are measured.
+"""Exchange acquisition properties between cases in an audit, and measure the change of the log-odds.
 
-A property is exchanged twice: for that of a donor with the other label, and for that of a donor with the same label on
-the other side of the cohort's median. The sham takes a donor who does not differ.
+A property is exchanged twice: with a donor who has the other label, and with a donor who has the same label but lies on
+the other side of the cohort's median. The sham uses a donor who does not differ.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class PropertyValues:
     """One property of the cases of a label.
 
     Attributes:
-        traits: case number -> its trait.
-        values: case number -> one number, by which the cases can be ordered.
-        high: case number -> whether it is on the upper side of the cohort; empty where all cases are alike.
+        traits: case number -> measured trait.
+        values: case number -> one number, by which the cases are ordered.
+        high: case number -> whether the value is in the upper half of the cohort; empty if all values are equal.
     """
 
     traits: Mapping[int, Trait]
@@ -63,14 +63,15 @@ class PropertyValues:
 class TraitReader:
     """Measure the properties of cases, each case once.
 
-    A property that a disease can change is measured outside the disease. In a case without disease the same is left
-    out as in another case that has it, so that what is left out does not itself tell the two apart.
+    A property that a disease can change is measured outside the disease region. In a case without the disease, the
+    disease region of another case is left out, so that the two kinds of cases do not differ in the measured area.
 
     Args:
-        names: of the properties.
-        side: the length below which no picture is reduced; at least the longest side of the models' inputs.
-        disease: (case, picture) -> where the disease is (H, W), or None if there is none or that is not known; None for
-            a cohort in which it is never known.
+        names: names of the properties.
+        side: images are reduced until their longer side is below twice this length; at least the longest side of the
+            models' inputs.
+        disease: (case, picture) -> disease region (H, W), or None if the case has none or it is unknown; None for a
+            cohort without known disease regions.
     """
 
     names: Sequence[str]
@@ -80,13 +81,13 @@ class TraitReader:
     _regions: dict[int, Mask | None] = field(default_factory=dict)
 
     def pictures(self, case: Case) -> Callable[[str], Picture]:
-        """Read a case; return a function from the name of a property to the picture in which it shows."""
+        """Read a case; return a function from the name of a property to the picture in which it is measured."""
         picture = read(case.source)
         small = reduced(picture, self.side)
         return lambda name: picture if name in PROPERTIES and PROPERTIES[name].full_size else small
 
     def values(self, cases: Sequence[Case], *, progress: Callable[[int], None]) -> dict[str, PropertyValues]:
-        """Return the properties of cases; progress is called with the number of cases that are done."""
+        """Return the properties of cases; progress is called with the number of cases done."""
         unread = [case for case in cases if case.number not in self._traits]
         with ThreadPoolExecutor(_THREADS) as pool:
             if self.disease is not None:
@@ -100,11 +101,11 @@ class TraitReader:
         return {name: _values(name, {number: self._traits[number][name] for number in numbers}) for name in self.names}
 
     def knows_disease(self, case: Case) -> bool:
-        """Return whether the disease of a case was left out when its properties were measured."""
+        """Return whether the properties of a case were measured outside its own disease region."""
         return self._regions.get(case.number) is not None
 
     def _region(self, case: Case) -> Mask | None:
-        """Return where the disease is, on 256 x 256 pixels; None if it is unknown or covers nearly all."""
+        """Return the disease region on 256 x 256 pixels; None if unknown, empty, or 80 % of the image or more."""
         assert self.disease is not None
         region = self.disease(case, read(case.source))
         if region is None or not 0 < region.mean() < _COVERED:
@@ -136,7 +137,9 @@ def _values(name: str, measured: Mapping[int, Trait]) -> PropertyValues:
 
 
 def upper_side(values: Floats) -> Mask | None:
-    """Return which values are above the median, or from it on if that divides them more evenly; None if all are equal.
+    """Return which values are in the upper half; None if all values are equal.
+
+    The upper half is above the median, or at least the median if this divides the values more evenly.
 
     >>> upper_side(np.array([0.0, 0.0, 0.0, 1.0])).tolist()
     [False, False, False, True]
@@ -160,21 +163,21 @@ def property_edits(
 
     Args:
         recipients: the cases whose images are edited.
-        properties: of recipients and donors; a property in which all are alike is not exchanged.
-        donors: the cases that lend.
-        reader: that measured them.
-        preprocess: of the model.
+        properties: property name -> values of recipients and donors; a property with equal values is not exchanged.
+        donors: the cases whose properties are used.
+        reader: the reader that measured the properties.
+        preprocess: the preprocessing of the model.
 
     Yields:
-        The number of the case, "property:" and the name, and the edit.
+        The case number, "property:NAME", and the edit.
     """
     for recipient in recipients:
         picture = reader.pictures(recipient.case)
         for name, values in properties.items():
             for by, other, same in _lenders(recipient, name, values, donors) if values.high else ():
-                own = values.traits[recipient.case.number]
+                trait = values.traits[recipient.case.number]
                 region, sham = (
-                    preprocess(PROPERTIES[name].set(picture(name), own, values.traits[donor.case.number]))[0].numpy()
+                    preprocess(PROPERTIES[name].set(picture(name), trait, values.traits[donor.case.number]))[0].numpy()
                     for donor in (other, same)
                 )
                 yield recipient.case.number, PREFIX + name, Edit("exchange", by, "donor 1", region, sham)
@@ -183,7 +186,7 @@ def property_edits(
 def _lenders(
     recipient: PropertyCase, name: str, values: PropertyValues, donors: PatchDonors[PropertyCase]
 ) -> Iterator[tuple[str, PropertyCase, PropertyCase]]:
-    """Yield by what donors differ, a donor who does, and one who does not."""
+    """Yield the kind of difference ("label" or "property:NAME"), a donor who differs, and a donor who does not."""
     truth, high = recipient.truth, values.high
 
     def differs(donor: PropertyCase, *, by: str) -> bool:
@@ -203,7 +206,7 @@ def _lenders(
 
 
 def with_properties(rows: pl.DataFrame, properties: Mapping[str, PropertyValues]) -> pl.DataFrame:
-    """Return rows with a column "property:NAME" per property: whether a case is on its upper side, null if unknown."""
+    """Return rows with a column "property:NAME" per property: whether a case is in the upper half; null if unknown."""
     columns = [
         pl.Series(PREFIX + name, [values.high.get(case) for case in rows["case"].to_list()], pl.Boolean)
         for name, values in properties.items()
@@ -212,49 +215,49 @@ def with_properties(rows: pl.DataFrame, properties: Mapping[str, PropertyValues]
 
 
 def property_facts(rows: pl.DataFrame, name: str, values: PropertyValues) -> dict[str, Any]:
-    """Return what a property goes with, without any intervention.
+    """Compute the associations of a property with label, groups and score, without any intervention.
 
     Args:
-        rows: of the label, one per case.
-        name: of the property.
-        values: of the cases.
+        rows: one row per case of the label.
+        name: name of the property.
+        values: values of the cases.
 
     Returns:
         "value" ("low", "median" and "high", the 5 %, 50 % and 95 % quantile), "label" (AUC of the value for the label),
-        "groups" (group -> AUC of the value for it), "score" (stratum -> AUC of the log-odds for the upper side).
+        "groups" (group -> AUC of the value for the group), "score" (stratum -> AUC of the log-odds for the upper half).
     """
-    known = rows.filter(pl.col("case").is_in(list(values.values)))
-    numbers = np.array([values.values[case] for case in known["case"].to_list()])
-    patients, truth = known["patient"].to_list(), known["truth"].to_numpy().astype(bool)
-    groups = known["group"].value_counts(sort=True)["group"].to_list()[:_GROUPS]
+    measured_rows = rows.filter(pl.col("case").is_in(list(values.values)))
+    numbers = np.array([values.values[case] for case in measured_rows["case"].to_list()])
+    patients, truth = measured_rows["patient"].to_list(), measured_rows["truth"].to_numpy().astype(bool)
+    groups = measured_rows["group"].value_counts(sort=True)["group"].to_list()[:_GROUPS]
     return {
         "value": dict(zip(("low", "median", "high"), np.quantile(numbers, [0.05, 0.5, 0.95]).tolist(), strict=True)),
         "label": auc_interval(numbers, truth, patients=patients),
         "groups": {
-            group: auc_interval(numbers, (known["group"] == group).to_numpy(), patients=patients)
+            group: auc_interval(numbers, (measured_rows["group"] == group).to_numpy(), patients=patients)
             for group in (groups if len(groups) > 2 else groups[1:])
         },
-        "score": score_for(known, PREFIX + name) if values.high else {},
+        "score": score_for(measured_rows, PREFIX + name) if values.high else {},
     }
 
 
 def property_direction(facts: Mapping[str, Any]) -> int:
-    """Return 1 for a property whose upper half goes with the label in the cohort, -1 with its absence, else 0.
+    """Return the sign of the association of a property with the label, 0 if it is not significant.
 
     Args:
-        facts: `property_facts`.
+        facts: the result of `property_facts`.
     """
     auc = facts["label"]
     return 1 if auc.low > 0.5 else -1 if auc.high < 0.5 else 0
 
 
 def untestable_property(values: PropertyValues) -> str:
-    """Return why no stratum of a property could be tested."""
+    """Return the reason why no stratum of a property could be tested."""
     if not values.high:
         return "it is the same in all images"
-    return f"fewer than {FEWEST} patients on each side of the label have a donor who differs"
+    return f"fewer than {FEWEST} patients with and without the label have a donor who differs"
 
 
 def property_cases(cases: Iterable[Case], label: str) -> list[PropertyCase]:
-    """Return the cases whose truth is known."""
+    """Return the cases with known truth."""
     return [PropertyCase(case, bool(case.truth[label])) for case in cases if case.truth[label] is not None]

@@ -1,8 +1,8 @@
-"""The reliance map: every part of the input is exchanged between patients, without any declared region.
+"""Compute the reliance map: exchange every cell of the input between patients, without declared regions.
 
-The input is divided into cells. Each cell is replaced by that of a patient with the same label, and by that of a
-patient with the other label. The first change shows to which cells the model responds, whatever they hold; the
-difference of the two shows which cells serve to tell the label.
+Each cell is replaced with the same cell of a patient with the same label, and of a patient with the other label. The
+first change shows the cells to which the model responds. The difference of the two changes shows the cells that help to
+separate the classes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from camscope.cohort.fill_ins import FILL_INS
 from camscope.statistics.hypotheses import max_statistic, patient_means
 
 CELLS = 7
-"""Cells on a side, or as many as the maps have if these are fewer."""
+"""Cells per side; fewer if the maps have fewer."""
 PREFIX = "cell:"
 
 
@@ -37,13 +37,13 @@ class RelianceMap:
     """The effect of every cell of the input on the log-odds of one label.
 
     Attributes:
-        cases: whose cells were exchanged.
-        patients: whose they are.
-        response: (h, w) mean absolute change of the log-odds in SD, by the cell of a patient with the same label.
-        response_p: (h, w) family-wise p that the response is larger than that to the median cell of the same image.
-        use: (h, w) mean change in SD by which the cell of the other label lowers the separation of the classes, beyond
-            that by the cell of the same label.
-        use_p: (h, w) its family-wise p.
+        cases: number of cases whose cells were exchanged.
+        patients: number of patients of these cases.
+        response: (h, w) mean absolute change of the log-odds, in SD, with the cell of a patient with the same label.
+        response_p: (h, w) family-wise p-values of the response, compared with the median cell of the same image.
+        use: (h, w) mean decrease of the separation of the classes, in SD, with the cell of a patient with the other
+            label instead of the same label.
+        use_p: (h, w) family-wise p-values of the use.
         delta: the smallest effect that matters, in SD.
         reason: why there is no map; "" if there is one.
     """
@@ -59,42 +59,44 @@ class RelianceMap:
 
     @property
     def sentence(self) -> str:
-        """Return what the map shows."""
+        """Return the result as one or more sentences."""
         if self.reason:
             return f"There is no reliance map: {self.reason}."
         return (
-            f"Each of {self.response.size} cells was exchanged in the images of {self.patients} patients: the log-odds "
-            f"respond to {self._cells(self.response, self.response_p)}, and the label is told by "
-            f"{self._cells(self.use, self.use_p)}."
+            f"Each of {self.response.size} cells was exchanged in the images of {self.patients} patients. Cells to "
+            f"which the log-odds respond: {self._cells(self.response, self.response_p)}. Cells that help to separate "
+            f"the classes: {self._cells(self.use, self.use_p)}."
         )
 
     def _cells(self, values: Floats, p: Floats) -> str:
-        """Return which cells are significant and above delta, in words."""
+        """Return the number of cells that are significant and above delta, and the largest, in words."""
         cells = np.argwhere((p < LEVEL) & (values > self.delta)).tolist()
         if not cells:
-            return f"no cell by more than {self.delta:g} SD"
+            return f"none by more than {self.delta:g} SD"
         row, column = max(cells, key=lambda cell: values[tuple(cell)])
-        number = f"{len(cells)} cells, most" if cells[1:] else "one cell, that"
+        number = f"{len(cells)}, the strongest" if cells[1:] else "1,"
         return f"{number} in row {row + 1}, column {column + 1} ({values[row, column]:.2f} SD)"
 
 
 def cells_of(grid: tuple[int, int]) -> tuple[int, int]:
-    """Return how many cells the input has down and across, for maps on a grid."""
+    """Return the number of (rows, columns) of cells, for maps of a grid."""
     return min(CELLS, grid[0]), min(CELLS, grid[1])
 
 
 def cell_edits(
     recipients: Iterable[AuditSample], cells: tuple[int, int], *, donors: PatchDonors[AuditSample]
 ) -> Iterator[tuple[int, str, Edit]]:
-    """Yield every edited input: ``region`` has the cell of a donor with the other label, ``sham`` with the same.
+    """Yield every edited input.
+
+    ``region`` of an edit has the cell of a donor with the other label, ``sham`` of a donor with the same label.
 
     Args:
-        recipients: the cases whose inputs are edited; those without a donor are left out.
-        cells: down and across.
-        donors: the cases that lend.
+        recipients: the cases whose inputs are edited; cases without a donor are left out.
+        cells: number of (rows, columns) of cells.
+        donors: the cases whose cells are used.
 
     Yields:
-        The number of the case, "cell:ROW:COLUMN", and the edit.
+        The case number, "cell:ROW:COLUMN", and the edit.
     """
     for recipient in recipients:
         other, same = (
@@ -129,13 +131,13 @@ def reliance_map(
     """Compute the map of a label.
 
     Args:
-        rows: of the label, one per case: case, patient, truth, log_odds.
-        changes: of its cells.
-        cells: down and across.
-        settings: of the statistics.
+        rows: one row per case of the label: case, patient, truth, log_odds.
+        changes: the changes by exchanging cells.
+        cells: number of (rows, columns) of cells.
+        settings: settings of the statistics.
 
     Returns:
-        The map; cells that no image shows are NaN.
+        The map; cells that lie outside every image are NaN.
     """
     cases = {row["case"]: row for row in rows.select("case", "patient", "truth", "log_odds").iter_rows(named=True)}
     sd = {truth: spread(rows.filter(pl.col("truth") == truth)) for truth in (True, False)}
@@ -146,7 +148,7 @@ def reliance_map(
     )
     if few < FEWEST:
         return RelianceMap(
-            len(numbers), len(set(patients)), reason=f"{few} patients on one side of the label have donors"
+            len(numbers), len(set(patients)), reason=f"only {few} patients with or without the label have donors"
         )
     if not min(sd.values()) > 0:
         return RelianceMap(len(numbers), len(set(patients)), reason="the log-odds do not vary")

@@ -1,4 +1,4 @@
-"""The cases of an audit as inputs of a model, and where others come from that lend their pixels."""
+"""Prepare the cases of an audit as inputs of a model, and choose their donors."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class AuditSample:
 
     Attributes:
         case: the case.
-        truth: whether the label is there.
-        x: (C, h, w) the network's input.
-        seen: (h, w), true where the input shows the picture.
-        masks: region -> (h, w) on the input; only those that the case has.
-        forbidden: (h, w), every declared mask and all padding, where no sham may lie.
-        shares: region -> share of each cell of the map's grid that it covers; only those that the case has.
-        seen_cells: share of each cell that lies on the picture.
+        truth: whether the label is present.
+        x: (C, h, w) the input.
+        seen: (h, w) true inside the image, false in padding.
+        masks: region -> (h, w) mask on the input; only regions that the case has.
+        forbidden: (h, w) true in every declared mask and in padding, where no sham is placed.
+        shares: region -> share of each cell of the map's grid that the region covers; only regions that the case has.
+        seen_cells: share of each cell that lies inside the image.
     """
 
     case: Case
@@ -56,18 +56,18 @@ def subjects(
     regions: Sequence[str],
     grid: tuple[int, int],
 ) -> Iterator[AuditSample]:
-    """Read cases and make them inputs of a label's model; cases whose truth is unknown are left out.
+    """Read cases and prepare them as inputs of a label's model; cases with unknown truth are left out.
 
     Args:
         study: the study.
-        label: one of its labels.
-        cases: those whose rows did not fail.
-        preprocess: of the label's model.
-        regions: that are looked for in each.
+        label: a label of the study.
+        cases: the cases, without failed rows.
+        preprocess: the preprocessing of the label's model.
+        regions: names of the regions of the audit.
         grid: (h, w) of the maps.
 
     Yields:
-        One subject a case, in order.
+        One sample per case, in order.
     """
     for case in cases:
         truth = case.truth[label]
@@ -78,10 +78,10 @@ def subjects(
         size = preprocess.input_size
         scene = Places(case, study).scene(label, window, picture=picture)
         declared = [*(f"mask:{name}" for name in scene.masks), *(f"cue:{name}" for name in scene.cues)]
-        found = {
+        on_image = {
             name: mask for name in dict.fromkeys([*regions, *declared]) if (mask := region(name, scene)) is not None
         }
-        on_input = {name: _on_input(name, mask, window, size) for name, mask in found.items()}
+        on_input = {name: _on_input(name, mask, window, size) for name, mask in on_image.items()}
         seen = at_input(scene.seen, window, size)
         yield AuditSample(
             case,
@@ -90,23 +90,23 @@ def subjects(
             seen,
             masks={name: m for name, m in on_input.items() if name in regions and m.any() and not m.all()},
             forbidden=np.logical_or.reduce([~seen, *(on_input[name] for name in declared if name in on_input)]),
-            shares={name: cell_shares(mask, window, grid) for name, mask in found.items() if name in regions},
+            shares={name: cell_shares(mask, window, grid) for name, mask in on_image.items() if name in regions},
             seen_cells=seen_shares(window, grid),
         )
 
 
 def _on_input(name: str, mask: Mask, window: Window, size: tuple[int, int]) -> Mask:
-    """Return a region on the input; drawn things a pixel wider, since resampling spreads them."""
+    """Return a region on the input; drawn regions grow by one pixel, because resampling blurs their edge."""
     return at_input(mask, window, size, grow=int(is_drawn(name)))
 
 
 def is_drawn(name: str) -> bool:
-    """Return whether a region is something in the picture: not every picture has it, and it lies elsewhere in each."""
+    """Return whether a region comes from a mask or cue, so that its presence and position differ between images."""
     return name.partition(":")[0] in _DRAWN
 
 
 class Lender(Protocol):
-    """A case that can lend to another."""
+    """A case that can be a donor."""
 
     @property
     def case(self) -> Case:
@@ -114,18 +114,20 @@ class Lender(Protocol):
 
     @property
     def truth(self) -> bool:
-        """Return whether the label is there."""
+        """Return whether the label is present."""
 
 
 AnyLender = TypeVar("AnyLender", bound=Lender)
 
 
 def one_per_patient(lenders: Iterable[AnyLender], limit: int) -> list[AnyLender]:
-    """Return one case of each patient, in turn with and without the label where a patient has both.
+    """Return one case per patient.
+
+    For patients with cases of both truths, cases with and without the label are chosen in turn.
 
     Args:
         lenders: the cases.
-        limit: most cases.
+        limit: largest number of cases.
     """
     by_patient: dict[str, dict[bool, AnyLender]] = {}
     for lender in lenders:
@@ -140,15 +142,14 @@ def one_per_patient(lenders: Iterable[AnyLender], limit: int) -> list[AnyLender]
 
 
 class PatchDonors(Generic[AnyLender]):
-    """Cases that lend their pixels or properties: in each role a patient lends to one other patient at most.
+    """Choose donors of pixels or properties: in each role, a patient is the donor of at most one other patient.
 
-    Donors are a sample as much as recipients are. If each recipient drew its donors freely, all effects would share
-    what the few donors happen to look like, and intervals over recipients would be too narrow. With one donor for one
-    recipient the effects of patients are independent of each other.
+    If recipients shared donors, their effects would depend on the same few images, and intervals over recipients would
+    be too narrow. With one donor patient per recipient patient, the effects of patients are independent.
 
     Args:
         pool: the cases; they are kept in memory.
-        seed: of the choice.
+        seed: random seed of the choice.
     """
 
     def __init__(self, pool: Sequence[AnyLender], *, seed: int) -> None:
@@ -158,31 +159,33 @@ class PatchDonors(Generic[AnyLender]):
         self._borrowed: dict[tuple[Hashable, tuple[str, ...], str], str] = {}
 
     def pick(
-        self, subject: AnyLender, wanted: Callable[[AnyLender], bool], *, role: Hashable, turn: int = 0
+        self, subject: AnyLender, condition: Callable[[AnyLender], bool], *, role: Hashable, turn: int = 0
     ) -> AnyLender | None:
-        """Return a donor for a subject: of its own donor patient in this role, in the same groups, and as wanted.
+        """Return a donor of the same group that meets a condition.
+
+        A recipient patient keeps the same donor patient within a role.
 
         Args:
-            subject: who receives.
-            wanted: what the donor must be.
-            role: what the donor is for; every role has its own pairs of patients.
-            turn: another number gives another picture of the donor patient, where there are several.
+            subject: the recipient.
+            condition: returns whether a case can be the donor.
+            role: purpose of the donor; every role has its own pairs of patients.
+            turn: number of the donor; different numbers give different images of the donor patient, if there are any.
 
         Returns:
-            The donor; None where every fitting patient lends to somebody else.
+            The donor; None if every suitable patient is already the donor of another patient.
         """
         patient, group = subject.case.patient, subject.case.group
         fitting = [
             lender
             for lender in self._pool
-            if lender.case.group == group and lender.case.patient != patient and wanted(lender)
+            if lender.case.group == group and lender.case.patient != patient and condition(lender)
         ]
-        mine = (role, group, patient)
-        if mine not in self._borrowed:
+        recipient = (role, group, patient)
+        if recipient not in self._borrowed:
             patients = (lender.case.patient for lender in fitting)
             free = next((name for name in patients if (role, group, name) not in self._lent), None)
             if free is None:
                 return None
-            self._borrowed[mine], self._lent[role, group, free] = free, patient
-        own = [lender for lender in fitting if lender.case.patient == self._borrowed[mine]]
-        return own[turn % len(own)] if own else None
+            self._borrowed[recipient], self._lent[role, group, free] = free, patient
+        images = [lender for lender in fitting if lender.case.patient == self._borrowed[recipient]]
+        return images[turn % len(images)] if images else None

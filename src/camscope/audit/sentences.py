@@ -1,4 +1,4 @@
-"""The sentences of the audit: each states what was computed, with its interval."""
+"""Write the sentence of each verdict: what was computed, with its interval."""
 
 from __future__ import annotations
 
@@ -12,73 +12,80 @@ from camscope.statistics.intervals import Interval
 
 
 def goes_with(label: str, region: str, by_cue: Mapping[str, Interval], alignment: Alignment, *, shown: bool) -> str:
-    """Return what unedited images alone say: never that a model relies on a cue, since other things may go with it."""
+    """Return the sentence on a cue from unedited images.
+
+    It never states reliance: something else that is associated with the cue may be the cause.
+    """
     aucs = ", ".join(
         f"{auc.estimate:.2f} ({_interval(auc)}) with the label {stratum}" for stratum, auc in by_cue.items()
     )
     beginning = (
-        f"The {label} model responds to {region} or to what goes with it"
+        f"The {label} model responds to {region} or to something associated with it"
         if shown
         else f"Whether the {label} model relies on {region} is not shown"
     )
     return (
         f"{beginning}: the AUC of the log-odds for the cue is {aucs}, and {_aligned(alignment, region)}. No image "
-        "could be edited, since the place of the cue is not known: something else in these images may be the cause."
+        "could be edited, because the position of the cue is not known: something else in these images may be the "
+        "cause."
     )
 
 
-_NEWS = {"disease": ", where the disease is", "shortcut": ", a shortcut", "property": ""}
+_ROLES = {"disease": ", a disease region", "shortcut": ", a shortcut", "property": ""}
 
 
 def relies(label: str, region: str, role: str, effect: Effect, alignments: Alignments) -> str:
-    """Return that a model relies on a region, with the evidence."""
-    text = f"The {label} model relies on {region}{_NEWS[role]}: {_effect(effect)}"
+    """Return the sentence of RELIES, with the evidence."""
+    text = f"The {label} model relies on {region}{_ROLES[role]}: {_effect(effect)}"
     unedited, edited = alignments.unedited, alignments.of(effect)
     shown = unedited if unedited is not None and unedited.is_reliance and role != "property" else edited
     return f"{text}; {_aligned(shown, region)}." if shown is not None else f"{text}."
 
 
 def responds_confounded(label: str, region: str, effect: Effect, alignments: Alignments) -> str:
-    """Return that a model responds to a property that the disease can change."""
+    """Return the sentence of RESPONDS for a property that the disease itself can change."""
     edited = alignments.of(effect)
     index = "" if edited is None else f"; {_aligned(edited, region)}"
     return (
-        f"The {label} model responds to {region}: {_effect(effect)}{index}. The disease by itself can change it: if a "
-        "mask of the disease is among the disease regions of the audit, it is measured outside."
+        f"The {label} model responds to {region}: {_effect(effect)}{index}. The disease itself can change this "
+        "property. Add a mask of the disease to the disease regions of the audit to measure it outside the disease."
     )
 
 
 def responds(label: str, region: str, strong: Sequence[Effect], spread: Effect | None, alignments: Alignments) -> str:
-    """Return that a model responds to a region, and why use of it is not shown."""
+    """Return the sentence of RESPONDS, with the reason why reliance is not shown."""
     if strong:
         text, edited = _effect(strong[0]), alignments.of(strong[0])
         if edited is None:
             missing = alignments.missing.get((strong[0].test, strong[0].by), "it was not computed")
-            why = f"whether this serves to tell the label could not be tested ({missing})"
+            why = f"whether this helps to separate the classes could not be tested ({missing})"
         elif not edited.is_reliance:
-            why = f"this is not shown to serve to tell the label: {_aligned(edited, region)}"
-        else:  # the unedited images deny it
+            why = f"it is not shown that this helps to separate the classes: {_aligned(edited, region)}"
+        else:  # unedited images contradict the edited ones
             assert alignments.unedited is not None
-            known = _aligned(alignments.unedited, region)
-            why = f"unedited images do not show that this serves to tell the label: {known}"
+            aucs = _aligned(alignments.unedited, region)
+            why = f"unedited images do not show that this helps to separate the classes: {aucs}"
         return f"The {label} model responds to {region}: {text}, but {why}."
     assert spread is not None
     size = f"{spread.spread.estimate:.2f} SD ({_interval(spread.spread)}"
     return (
         f"The {label} model responds to {region}: {_DONE[spread.test]} changes the log-odds of single cases by {size}; "
         f"label {spread.stratum}, adjusted p {_p(spread.p_spread)}) more than a sham does, but the changes cancel on "
-        "average, and whether this serves to tell the label is not shown."
+        "average, and it is not shown that this helps to separate the classes."
     )
 
 
 def _aligned(alignment: Alignment, region: str) -> str:
-    """Return the alignment in words."""
+    """Return the AUCs of an alignment as a clause."""
     if alignment.how == "label":
         sets = "with that of patients with the same label", "with that of patients with the other label"
     elif alignment.how.startswith("property:"):
-        sets = "with that of patients in the half that goes with the label", "with that of the other half"
+        sets = "with that of patients in the half associated with the label", "with that of patients in the other half"
     elif alignment.how.startswith("cue:"):
-        sets = f"with the region of patients whose {alignment.how} agrees with the label", "with that of the others"
+        sets = (
+            f"with the region of patients whose {alignment.how} agrees with the label",
+            "with the region of patients whose cue disagrees with it",
+        )
     elif alignment.how == "remove" and not region.startswith("cue:"):
         sets = "with the region", "without it"
     else:
@@ -95,21 +102,21 @@ def _aligned(alignment: Alignment, region: str) -> str:
 
 
 def is_artefact(label: str, region: str, heat: Heat, removals: Sequence[Effect]) -> str:
-    """Return that heat on a region is an artefact."""
+    """Return the sentence of ARTEFACT-CONSISTENT."""
     largest = max(removals, key=lambda effect: abs(effect.effect.estimate))
     why = (
-        "stays at the frame of the input when the picture moves inwards"
+        "this heat stays at the border of the input when the image is moved inwards"
         if heat.stays_at_the_frame
-        else "is no more than null maps have there"
+        else "null maps have as much heat there"
     )
     return (
-        f"The {label} model's maps favour {region} ({heat.enrichment.estimate:.2f} times its share of the picture), "
-        f"but that {why}, and {_effect(largest)}: the heat is an artefact."
+        f"The maps of the {label} model have more heat in {region} than elsewhere ({heat.enrichment.estimate:.2f} "
+        f"times its share of the image), but {why}, and {_effect(largest)}: the heat is an artefact."
     )
 
 
 def has_no_effect(label: str, region: str, removals: Sequence[Effect], delta: float) -> str:
-    """Return that a region is not used."""
+    """Return the sentence of EQUIVALENT TO NONE."""
     largest = max(removals, key=lambda effect: abs(effect.effect.estimate))
     return (
         f"The {label} model does not use {region}: {_effect(largest)}, and in every stratum tested a mean effect of "
@@ -118,31 +125,31 @@ def has_no_effect(label: str, region: str, removals: Sequence[Effect], delta: fl
 
 
 def is_not_shown(label: str, region: str, removals: Sequence[Effect], inserted: Sequence[Effect]) -> str:
-    """Return that reliance is not shown, and what cannot be excluded."""
+    """Return the sentence of NOT SHOWN, with the largest effect that cannot be excluded."""
     largest = max(removals, key=lambda effect: abs(effect.effect.estimate))
     limit = max(effect.smallest_delta for effect in removals)
-    remark = f" Inserting it where it is absent changes the log-odds ({_effect(inserted[0])})." if inserted else ""
+    remark = f" Inserting it into images without it changes the log-odds ({_effect(inserted[0])})." if inserted else ""
     if largest.p_adjusted < LEVEL and not largest.agree:
         why = "but the fill-ins do not agree"
     elif all(effect.p_equivalence < LEVEL for effect in removals):
         single = max(effect.spread.high for effect in removals)
-        why = f"a mean that is shown to be small, but changes of single cases by {single:.2f} SD cannot be excluded"
+        why = f"a mean shown to be small, but changes of {single:.2f} SD in single cases cannot be excluded"
     else:
         why = f"and a mean effect of up to {limit:.2f} SD cannot be excluded"
     return f"Whether the {label} model relies on {region} is not shown: {_effect(largest)}, {why}.{remark}"
 
 
-_DONE = {"remove": "removing it", "exchange": "replacing it by that of another patient", "insert": "inserting it"}
+_DONE = {"remove": "removing it", "exchange": "replacing it with that of another patient", "insert": "inserting it"}
 
 
 def _effect(effect: Effect) -> str:
     what = _DONE[effect.test]
     if effect.by.startswith("property:"):
-        what = "replacing it by that of a patient in the lower rather than the upper half"
+        what = "replacing it with that of a patient in the lower half rather than the upper half"
     elif effect.by == "label":
-        what = "replacing it by that of a patient with the other label"
+        what = "replacing it with that of a patient with the other label"
     elif effect.by:
-        what = f"replacing it by that of a patient without {effect.by} rather than of one with it"
+        what = f"replacing it with that of a patient without {effect.by} rather than a patient with it"
     size = effect.effect.estimate
     p = "" if np.isnan(effect.p_adjusted) else f", adjusted p {_p(effect.p_adjusted)}"
     return (

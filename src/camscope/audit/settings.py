@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FEWEST = 8
-"""Patients below which nothing is tested: 7 of them cannot reach p = .01 by sign flips."""
+"""Fewest patients per test: with 7 patients, sign flips cannot reach p = .01."""
 LEVEL = 0.05
 """Significance level of the adjusted p-values."""
 ALIGNED = 0.05
 """Threshold of the lower confidence limit of the reliance index, or of the share of the separation."""
 CEILING = 0.97
-"""Aligned AUC above which the reliance index has little room, and the share of the separation counts too."""
+"""Aligned AUC above which the reliance index is close to its limit; the share of the separation is then tested too."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class AuditSettings:
 
     Attributes:
         delta: the smallest effect that matters, in SD of the log-odds.
-        replicates: of bootstrap and permutations.
-        seed: of both.
+        replicates: number of bootstrap samples and of permutations.
+        seed: random seed of both.
     """
 
     delta: float = 0.10

@@ -1,4 +1,4 @@
-"""From effects to verdicts: what an intervention shows of one region, and what may be said about it."""
+"""Decide the verdict on one region from the effects of its interventions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Role = Literal["disease", "shortcut", "property"]
 
 @dataclass(frozen=True)
 class Judgement:
-    """The verdict on one label and region, and why."""
+    """The verdict on one label and region, with its reason."""
 
     verdict: Verdict
     reason: str
@@ -52,24 +52,27 @@ def judge(
     confounded: bool = False,
     by_cue: Mapping[str, Interval] | None = None,
 ) -> Judgement:
-    """Decide what may be said about a region. Heat alone never yields RELIES.
+    """Return the verdict on a region.
 
-    The order of the tests is: not testable, relies, responds, artefact-consistent, equivalent to none, not shown.
+    The first verdict that applies is returned, in this order: NOT TESTABLE, RELIES, RESPONDS, ARTEFACT-CONSISTENT,
+    EQUIVALENT TO NONE, NOT SHOWN. Heat maps alone never lead to RELIES.
 
     Args:
         label: the label.
         region: the region, or "property:NAME".
-        role: "disease" where the model should look, "shortcut" where it should not, or "property" of the acquisition.
-        effects: of the strata that could be tested, adjusted.
-        heat: what the maps show there.
-        alignments: whether the region helps to tell the label.
-        untestable: why nothing could be tested; "" where something could.
-        delta: what counts as no effect, in SD of the log-odds.
-        confounded: whether the disease by itself can have changed a property, which then yields no more than RESPONDS.
-        by_cue: of a cue that cannot be edited: "present" and "absent" -> AUC of the log-odds for it in unedited images.
+        role: "disease" for a region that the model should use, "shortcut" for one that it should not use, or
+            "property" for a property of the acquisition.
+        effects: the effects in all testable strata, with adjusted p-values.
+        heat: the heat of the maps in the region.
+        alignments: the tests whether the region helps to separate the classes.
+        untestable: the reason why no stratum could be tested; "" if one could.
+        delta: the smallest effect that matters, in SD of the log-odds.
+        confounded: whether the disease itself may have changed the property; the verdict is then at most RESPONDS.
+        by_cue: for a cue that cannot be edited, "present" and "absent" -> AUC of the log-odds for the cue in unedited
+            images.
 
     Returns:
-        The verdict with one plain sentence.
+        The verdict, with one sentence that explains it.
     """
     removals = [effect for effect in effects if effect.test != "insert"]
     if role == "property":

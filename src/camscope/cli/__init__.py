@@ -1,4 +1,4 @@
-"""The command line: `camscope COMMAND`. The only place that prints and exits."""
+"""Implement the command line, `camscope COMMAND`. Only this package prints and exits."""
 
 from camscope.cli.main import main
 

@@ -1,4 +1,4 @@
-"""camscope audit: does a model rely on the disease, or on a shortcut?"""
+"""camscope audit: test whether models rely on the disease or on a shortcut."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def audit(
 
     The regions are those in the section audit of the study file. Each region is removed or exchanged in every image,
     and the change of the log-odds is compared with that of a sham edit. Properties such as contrast or JPEG quality,
-    and each part of the image, are exchanged between patients. Heat alone is never enough for a verdict.
+    and each part of the image, are exchanged between patients. Verdicts are never based on heat maps alone.
     Writes DIR/audit.json, audit.parquet and audit_changes.parquet.
 
     Example: camscope audit results
@@ -37,16 +37,16 @@ def audit(
     print(json.dumps(content, ensure_ascii=False) if as_json else summary(content))
 
 
-def audited(study: Study, folder: str | Path, *, device: str, **given: Any) -> dict[str, Any]:
-    """Audit with a display."""
+def audited(study: Study, folder: str | Path, *, device: str, **options: Any) -> dict[str, Any]:
+    """Run the audit with a progress display."""
     from camscope.audit.audit import audit as run_audit
 
     with progress() as bar:
-        return run_audit(study, folder, device=device, progress=steps(bar), **given)
+        return run_audit(study, folder, device=device, progress=steps(bar), **options)
 
 
 def summary(content: dict[str, Any]) -> str:
-    """Return the self-tests, and per label the verdicts on regions, and on properties that the model responds to."""
+    """Return, per label, the self-test and the verdicts on regions and on properties to which the model responds."""
     lines = []
     known = content["patient_source"] != "none"
     if not known:
@@ -61,7 +61,7 @@ def summary(content: dict[str, Any]) -> str:
         lines += [f"  {r['verdict']:<19} {region}: {r['reason']}" for region, r in (result["regions"] | shown).items()]
         if result["reliance_map"]:
             lines.append(f"  reliance map: {result['reliance_map']['sentence']}")
-    lines.append(f"{content['forwards']} inputs went through the models")
+    lines.append(f"{content['forwards']} inputs passed through the models")
     return "\n".join(lines)
 
 

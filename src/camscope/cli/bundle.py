@@ -16,7 +16,7 @@ def bundle(
     out: Out,
     weights: Weights = "default",
     labels: Labels = None,
-    layer: Annotated[str | None, typer.Option(help="Target layer.", show_default="found when needed")] = None,
+    layer: Annotated[str | None, typer.Option(help="Target layer.", show_default="detected when needed")] = None,
     *,
     loading: dict[str, Any],
 ) -> None:

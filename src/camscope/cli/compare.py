@@ -110,7 +110,7 @@ def _caption(e: Explanation) -> str:
 
 
 def _print_table(maps: list[Explanation], spearman: list[list[float | None]]) -> None:
-    """Print each map with a number, its agreement with those before it, and its notes, each note once."""
+    """Print each map with its number, its agreement with the previous maps, and its notes, each note once."""
     from camscope.explanation.agreement import SAME_MAP
 
     past_notes: set[tuple[str, str, str]] = set()

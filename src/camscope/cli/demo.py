@@ -17,8 +17,8 @@ def demo(
     """Generate a cohort of phantom chest radiographs, explain five small models on it, and audit them.
 
     The cohort has 70 patients and about 200 images. There is one ConvNeXt for each of five findings; two of them were
-    trained on images in which an AP token at the border gives the finding away. The audit must find these two and no
-    other.
+    trained on images in which an AP token at the border is associated with the finding. The audit must find these two
+    and no other.
 
     Example: camscope demo --out demo
     """

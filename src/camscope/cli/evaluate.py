@@ -112,7 +112,7 @@ def evaluate(
 
 
 def _run(plan: EvaluationPlan, out: Path) -> int:
-    """Run it with a display; returns how many rows failed."""
+    """Run the evaluation with a progress display; return the number of failed rows."""
     from camscope.cohort.store import FAILED
     from camscope.evaluation.run import evaluate as rows_of
 
@@ -137,7 +137,7 @@ def _run(plan: EvaluationPlan, out: Path) -> int:
 
 
 def _told(content: dict[str, Any], out: Path) -> str:
-    """Return the table in the terminal: one line per method, the headline metrics."""
+    """Return the table for the terminal: one line per method with the main metrics."""
     from camscope.evaluation.summary_text import headline_table
 
     return "\n".join([*headline_table(content["table"]), f"{out / 'evaluation.html'}"])

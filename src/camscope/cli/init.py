@@ -1,4 +1,4 @@
-"""camscope init: a study file for a folder or a table as it was downloaded."""
+"""camscope init: write a study file for a downloaded folder or table."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ def init(
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Look at a folder or a table, say what was recognised, and write a study file for it.
+    """Recognise the content of a folder or a table, and write a study file for it.
 
     Known layouts, such as CheXpert, MIMIC-CXR-JPG or COCO annotations, are recognised by the columns of their tables.
-    Of other tables, the columns are recognised by their names and cells. On a terminal, what cannot be told is asked.
+    In other tables, columns are recognised by their names and cells. On a terminal, you choose between several
+    candidates.
 
     Example: camscope init CheXpert-v1.0-small --model chexpert_model
     """
@@ -66,7 +67,7 @@ def init(
 
 
 def _placed(name: str, out: Path) -> str:
-    """Return a path relative to the study file; a name that is no path stays as it is."""
+    """Return a path relative to the study file; a name that is not a path is returned unchanged."""
     return Path(os.path.relpath(name, out.absolute().parent)).as_posix() if Path(name).exists() else name
 
 
@@ -75,7 +76,7 @@ def _nobody(question: str, choices: Sequence[str]) -> str | None:
 
 
 def _ask(question: str, choices: Sequence[str]) -> str | None:
-    """Ask the user to choose; a blank answer is none."""
+    """Ask the user to choose; return None for a blank answer."""
     if not choices:
         return None
     answer = typer.prompt(

@@ -33,7 +33,7 @@ from camscope.cli import (
 from camscope.cli.terminal import one_line
 from camscope.errors import CamscopeError, TerminatedError, reason
 
-# Typer brings click under a name of its own from one version to the next; its errors are found through its public ones.
+# Typer may include click under another name, depending on the version; its errors are found through public classes.
 _UsageError: Any = typer.BadParameter.__mro__[2]
 
 _INTERRUPTED = 128 + signal.SIGINT
@@ -85,7 +85,7 @@ def main() -> None:
     warnings.showwarning = functools.partial(_note, show=warnings.showwarning)
     try:
         status = app(standalone_mode=False)
-        if status == _INTERRUPTED:  # Typer turns the interrupt key into this status without a word
+        if status == _INTERRUPTED:  # Typer returns this status for the interrupt key, without a message
             _complain(_STOPPED)
     except TerminatedError as error:
         _complain(str(error))
@@ -93,7 +93,7 @@ def main() -> None:
     except CamscopeError as error:
         status = _complain(str(error))
     except (typer.Abort, KeyboardInterrupt) as stop:
-        # Typer aborts for the end of a file too, such as of a weights file that was cut.
+        # Typer also aborts at the end of a file, such as a truncated weights file.
         cause = stop.__cause__ or stop.__context__
         if isinstance(cause, EOFError):
             status = _unexpected(cause)
@@ -113,7 +113,7 @@ def main() -> None:
 def _note(
     message: Warning | str, category: type[Warning], filename: str, *args: Any, show: Callable[..., None], **extra: Any
 ) -> None:
-    """Print a warning of camscope as a note of one line; others are shown as Python does."""
+    """Print a warning of camscope as a one-line note; other warnings are shown as usual."""
     if issubclass(category, UserWarning) and Path(__file__).parents[1] in Path(filename).parents:
         print(f"note: {one_line(str(message))}", file=sys.stderr)
     else:
@@ -121,7 +121,7 @@ def _note(
 
 
 def _unexpected(fault: Exception) -> int:
-    """Say what went wrong where no code foresaw it; with CAMSCOPE_TRACEBACK set, show where."""
+    """Report an unexpected error; with CAMSCOPE_TRACEBACK set, show the traceback."""
     if os.environ.get("CAMSCOPE_TRACEBACK"):
         raise fault
     if isinstance(fault, OSError) and fault.filename is not None:

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 def load_noted(spec: str, *, seed: int, **options: Any) -> Model:
-    """Load a model; a warning, such as that a name is an old one, becomes one line on standard error.
+    """Load a model; print warnings, such as for a deprecated name, as one line on standard error.
 
     Args:
         spec: see `camscope.load`.
-        seed: of random weights.
+        seed: random seed of random weights.
         **options: see `camscope.load`.
     """
     import torch

@@ -105,7 +105,7 @@ def with_model_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _arguments(options: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `camscope.load` for the options that were given."""
+    """Return the arguments of `camscope.load` for the options of the command."""
     arguments = {name: value for name, value in options.items() if value}
     for name in ("mean", "std"):
         if name in arguments:

@@ -62,7 +62,7 @@ def _names(pattern: str) -> list[str]:
     from camscope.errors import ModelError
     from camscope.models.sources import NAMES
 
-    # Sources that the pattern rules out are not asked: to some of them it means an import of seconds.
+    # Sources that cannot match the pattern are skipped, because importing some of them takes seconds.
     prefix, colon, _ = pattern.partition(":")
     sources = {source: lister for source, lister in NAMES.items() if not colon or fnmatch.fnmatch(source, f"*{prefix}")}
     names = [f"{source}:{name}" for source, lister in sources.items() for name in lister()]
@@ -74,7 +74,7 @@ def _names(pattern: str) -> list[str]:
 
 
 def _told(facts: dict[str, Any]) -> str:
-    """Return one line a fact."""
+    """Return one line per fact."""
     first, count = facts["labels"]["first"], facts["labels"]["count"]
     dots = " ..." if count > len(first) else ""
     preprocess = {key: value for key, value in facts["preprocess"].items() if value is not None}

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Define options that several commands share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MODELS = (
     "timm:NAME, torchvision:NAME, hf:NAME, ultralytics:NAME, smp:ARCHITECTURE/ENCODER, keras:NAME, "
     "torchxrayvision:NAME, a bundle folder, or a .keras or .onnx file"
 )
-"""What a model can be given as, in a word of help."""
+"""Accepted forms of a model, for help texts."""
 
 ModelName = Annotated[str, typer.Option("--model", "-m", help=f"{MODELS}.")]
 Labels = Annotated[
@@ -61,7 +61,7 @@ Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed.")]
 
 
 def progress() -> Progress:
-    """Return a progress bar on standard error; silent where that is no terminal."""
+    """Return a progress bar on standard error; silent if standard error is not a terminal."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
@@ -76,7 +76,7 @@ def progress() -> Progress:
 
 
 def steps(bar: Progress) -> Callable[[str, int, int], None]:
-    """Return a function (what, done, total) that shows each step of some work as a line of its own."""
+    """Return a function (step, done, total) that shows each step on a separate line."""
     tasks: dict[str, TaskID] = {}
 
     def show(what: str, count: int, total: int) -> None:
@@ -87,14 +87,14 @@ def steps(bar: Progress) -> Callable[[str, int, int], None]:
     return show
 
 
-def pairs(given: Iterable[str], option: str) -> dict[str, Any]:
-    """``name=value`` arguments as a dictionary; values are read as JSON where they are JSON.
+def pairs(items: Iterable[str], option: str) -> dict[str, Any]:
+    """Return ``name=value`` arguments as a dictionary; values in JSON are parsed.
 
     >>> pairs(["samples=8", "pad_type=same"], "--set")
     {'samples': 8, 'pad_type': 'same'}
     """
     values: dict[str, Any] = {}
-    for item in given:
+    for item in items:
         name, equals, value = item.partition("=")
         if not equals or not name:
             raise SettingError(f"{option} takes name=value, and {item!r} is not; write for example {option} samples=8")
@@ -106,11 +106,11 @@ def pairs(given: Iterable[str], option: str) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> None:
-    raise SettingError(f"{name} is no value that can be used; give a finite number")
+    raise SettingError(f"expected a finite number, but got {name}")
 
 
 def numbers(text: str | None, option: str) -> list[float] | None:
-    """Numbers separated by commas.
+    """Return the numbers of a text separated by commas.
 
     >>> numbers("0.5,0.5,0.5", "--mean")
     [0.5, 0.5, 0.5]
@@ -127,7 +127,7 @@ def numbers(text: str | None, option: str) -> list[float] | None:
 
 
 def class_names(labels: str | None) -> Path | list[str] | None:
-    """Return a file of class names, or the names, as `camscope.load` takes them.
+    """Return the path of a file of class names, or the list of names, for `camscope.load`.
 
     >>> class_names("Normal,Effusion")
     ['Normal', 'Effusion']
@@ -138,7 +138,7 @@ def class_names(labels: str | None) -> Path | list[str] | None:
 
 
 def prepare(model: Model, device: str, seed: int) -> None:
-    """Put a model that was just loaded on its device, and seed everything random."""
+    """Put a model on its device, and set the random seed."""
     import torch
 
     from camscope.models.device import on_device

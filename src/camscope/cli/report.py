@@ -40,7 +40,7 @@ def report(
 
 
 def reported(folder: str | Path, *, study: Study | None = None, pseudonyms: bool = False) -> Path:
-    """Write the report with a display; returns where it is."""
+    """Write the report with a progress display; return its path."""
     from camscope.report import report as write
 
     with progress() as bar:

@@ -140,7 +140,7 @@ def _run(study: Study, out: str, *, as_json: bool, **options: Any) -> int:
 
 
 def _check(file: Path | None, device: str, *, as_json: bool) -> int:
-    """Print every problem and the plan, whatever goes wrong; returns the exit status."""
+    """Print all problems and the plan, even if an error occurs; return the exit status."""
     from camscope.cohort.sections import Problem
     from camscope.study.plan import plan
     from camscope.study.study import Study
@@ -152,7 +152,7 @@ def _check(file: Path | None, device: str, *, as_json: bool) -> int:
             raise SettingError(_NO_FILE)
         study, problems = Study.check(file)
         planned = None if study is None else plan(study, device=device)
-    except Exception as error:  # of a model that cannot run, for one; programs wait for an answer
+    except Exception as error:  # for example of a model that cannot run; programs expect an answer
         if not (as_json or isinstance(error, CamscopeError)):
             raise
         text = str(error) if isinstance(error, CamscopeError) else f"{type(error).__name__}: {reason(error)}"

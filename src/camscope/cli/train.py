@@ -49,7 +49,7 @@ def train(
     epochs: Annotated[int, typer.Option(help="Maximum number of epochs.")] = 30,
     patience: Annotated[int, typer.Option(help="Stop after this many epochs without a lower validation loss.")] = 8,
     batch_size: BatchSize = 32,
-    rate: Annotated[float, typer.Option(help="Maximum learning rate, that of the classifier.")] = 1e-3,
+    rate: Annotated[float, typer.Option(help="Maximum learning rate of the classifier.")] = 1e-3,
     frozen: Annotated[
         int | None,
         typer.Option(
@@ -68,23 +68,25 @@ def train(
         typer.Option(
             metavar="REGION|PROPERTY",
             help="Region, such as border:0.15, or property of the acquisition, such as contrast, that each training "
-            "image gets from another image, so that it does not tell the label; repeat for several.",
+            "image gets from another image, so that it is not associated with the label; repeat for several.",
         ),
     ] = None,
     balance: Annotated[
         str | None,
-        typer.Option(metavar="CUE", help="Column of a known cue: weight each combination of label and cue the same."),
+        typer.Option(metavar="CUE", help="Column of a cue: give each combination of label and cue the same weight."),
     ] = None,
     group_dro: Annotated[
         str | None,
         typer.Option(
-            metavar="CUE", help="Column of a known cue: weight most the combination of label and cue with most loss."
+            metavar="CUE",
+            help="Column of a cue: give the combination of label and cue with the highest loss the most weight.",
         ),
     ] = None,
     right_reasons: Annotated[
         str | None,
         typer.Option(
-            metavar="MASK", help="Mask of the label: penalise attribution outside of it (right for the right reasons)."
+            metavar="MASK",
+            help="Mask of the label: penalise attribution outside the mask (right for the right reasons).",
         ),
     ] = None,
     reasons_weight: Annotated[float, typer.Option(help="Weight of the penalty of --right-reasons.")] = 1.0,
@@ -177,7 +179,7 @@ def _say(model: Model, out: Path, *, patients: bool, as_json: bool) -> None:
 
     figures = model.facts.get("test")
     if figures is None:
-        return  # another process of several devices has judged
+        return  # with several devices, another process prints the results
     if as_json:
         print(json.dumps({"model": model.name, "folder": str(out), "test": figures}, ensure_ascii=False))
         return

@@ -1,1 +1,1 @@
-"""The cohort: tables, annotations, regions, fill-ins, samples, and the store of results."""
+"""Read cohorts: tables, annotations, regions, fill-ins, samples, and the store of results."""

@@ -1,4 +1,4 @@
-"""What a cell of a table says about where something is: boxes, polygons, run lengths or a mask file."""
+"""Read the annotation in a cell of a table: boxes, polygons, run lengths or a mask file."""
 
 from __future__ import annotations
 
@@ -31,42 +31,42 @@ _ASPECT = 0.02
 
 
 def read_annotation(cell: str, size: tuple[int, int], *, root: str | Path) -> Mask:
-    """Turn a cell of a table into a mask of the picture.
+    """Convert a cell of a table to a mask of the image.
 
-    What the cell looks like decides, in this order:
+    The form of the cell is recognised in this order:
 
     * ``{...}``: JSON, or a Python dictionary, with
 
       - ``counts`` and ``size`` [height, width]: COCO's run lengths, as a list or compressed (outside and inside in
         turn, down the columns);
-      - ``runs``: ``start length start length ...``, with ``coding`` "absolute" (from 1) or "relative" (to the end of
-        the run before) and perhaps ``size``;
-      - ``boxes`` [[x0, y0, x1, y1], ...] and ``polygons`` [[x, y, x, y, ...], ...], with ``size`` if they are in pixels
-        of another size than the picture's;
+      - ``runs``: ``start length start length ...``, with ``coding`` "absolute" (from 1) or "relative" (from the end of
+        the previous run) and optionally ``size``;
+      - ``boxes`` [[x0, y0, x1, y1], ...] and ``polygons`` [[x, y, x, y, ...], ...], with ``size`` if they were drawn at
+        another size than that of the image;
       - ``file``, with ``values`` [...] or ``bits``: the pixels of a mask file that have one of the values, or any of
         the bits;
-      - ``union`` [...]: several cells, of which each pixel must be in one;
+      - ``union`` [...]: the union of several cells;
 
-    * numbers with commas: boxes ``x0,y0,x1,y1`` in pixels of the picture, several separated by ``;``, or written as
-      JSON, ``[[x0, y0, x1, y1], ...]``. A pixel is inside where its centre is, so that whole numbers exclude x1, y1;
+    * numbers with commas: boxes ``x0,y0,x1,y1`` in pixels of the image, separated by ``;``, or written as JSON,
+      ``[[x0, y0, x1, y1], ...]``. A pixel is inside if its centre is inside, so whole numbers exclude x1 and y1;
     * two or more whole numbers with blanks: Kaggle's run lengths ``start length start length ...``, from 1, down the
       columns;
-    * all else is a file, relative to ``root``, or an address such as ``s3://...``: a pixel is inside where a colour is
-      not black or, in files with transparent pixels, where it is not transparent.
+    * any other text is a file, relative to ``root``, or an address such as ``s3://...``. A pixel is inside if it is not
+      black or, in files with transparent pixels, if it is not transparent.
 
-    A file whose name looks like numbers is meant by ``./1,2,3,4``. Masks of another size than the picture are resized
-    to it (nearest neighbour) where their aspect ratio agrees within 2 %.
+    Write ``./1,2,3,4`` for a file whose name looks like numbers. Masks of another size than the image are resized
+    (nearest neighbour) if their aspect ratio agrees within 2 %.
 
     Args:
         cell: the text, not empty.
-        size: (H, W) of the picture in pixels.
-        root: folder or address that relative paths start from.
+        size: (H, W) of the image in pixels.
+        root: folder or address to which paths are relative.
 
     Returns:
-        (H, W), true inside; may be false everywhere.
+        (H, W) mask, true inside; may be false everywhere.
 
     Raises:
-        AnnotationError: what is wrong with the cell or its file.
+        AnnotationError: the cell or its file cannot be read as a mask.
 
     >>> read_annotation("1,0,3,2", (2, 4), root=Path()).astype(int)
     array([[0, 1, 1, 0],
@@ -90,7 +90,7 @@ def read_annotation(cell: str, size: tuple[int, int], *, root: str | Path) -> Ma
 
 
 def annotation_content(cell: str, root: str | Path) -> str:
-    """Return what stands for an annotation in a key: the cell itself, and the sha256 of each file that it names.
+    """Return the identity of an annotation for a key: the cell, and the sha256 of each file that it names.
 
     Raises:
         PictureError: a file cannot be read.
@@ -127,7 +127,7 @@ def _parts(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    """Return the object that a cell in braces holds, written as JSON or as Python does."""
+    """Return the object in a cell with braces, in JSON or Python notation."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as fault:
@@ -178,7 +178,7 @@ def _coded_file(content: Mapping[str, Any], root: str | Path) -> Mask:
             pixels = np.asarray(image)
     except PictureError as error:
         raise AnnotationError(f"no mask in {name!r}: {error}") from None
-    except Exception:  # Pillow raises what it likes
+    except Exception:  # Pillow raises many kinds of errors
         raise AnnotationError(f"no mask with values in {name!r}: expected a PNG, TIFF, BMP or GIF file") from None
     if pixels.ndim == 3:
         if not all(
@@ -211,18 +211,18 @@ def _transparent(content: bytes) -> Mask | None:
             if not image.has_transparency_data:
                 return None
             alpha = ImageOps.exif_transpose(image.convert("RGBA")).getchannel("A")
-    except Exception:  # another reader's file, such as DICOM; this one's faults were found by decoding it
+    except Exception:  # not a Pillow format, such as DICOM; damaged files were found when they were decoded
         return None
     return np.asarray(np.asarray(alpha) == 0)
 
 
 def check_shape(shape: Sequence[int], size: tuple[int, int], *, named: str) -> None:
-    """Refuse a mask that has another shape than its picture.
+    """Raise an error for a mask whose shape does not fit the image.
 
     Args:
         shape: (H, W) of the mask.
-        size: (H, W) of the picture.
-        named: what to call it.
+        size: (H, W) of the image.
+        named: name of the mask in the error.
 
     Raises:
         AnnotationError: the aspect ratios differ by more than 2 %.

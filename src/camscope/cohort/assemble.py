@@ -1,4 +1,4 @@
-"""From the tables of a cohort to one row per case: derived columns, joins, boxes, label rules and votes."""
+"""Combine the tables of a cohort to one row per case: derived columns, joins, boxes, label rules and votes."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ _PARTNER = "__partner__"
 
 @dataclass(frozen=True)
 class CohortTable:
-    """One row per case, and which column holds what.
+    """One row per case, and the meaning of the columns.
 
     Attributes:
-        path: of the table, for messages.
-        root: where the paths of images and masks start.
+        path: path of the table, for messages.
+        root: folder to which the paths of images and masks are relative.
         table: the columns, all text, with `LINE` and `FAULT`.
-        image: what tells the images; the column of its name has them as paths relative to ``root``.
-        patient: what tells the patients, with a column of its name; None if none is known.
-        labels: label -> column with "1", "0", "-1", "" or what is none of these.
-        masks: name of a mask -> column with its cells; that of a label is "label:NAME", of a cue "cue:NAME".
-        cues: cue -> column as those of the labels.
-        missing: columns that settings name and no table has; they read as blank.
-        notes: what was done to the rows, such as rows left out.
+        image: source of the images; the column with the same name has their paths relative to ``root``.
+        patient: source of the patients, with a column of the same name; None if patients are unknown.
+        labels: label -> column with "1", "0", "-1", "", or an invalid value.
+        masks: name of a mask -> column with its cells; the mask of a label is "label:NAME", of a cue "cue:NAME".
+        cues: cue -> column with values as for labels.
+        missing: columns that settings name but no table has; they are read as blank.
+        notes: remarks, such as rows that were left out.
     """
 
     path: str
@@ -66,16 +66,16 @@ def assemble(
     *,
     options: tuple[str, str] = ("cohort.image", "cohort.patient"),
 ) -> CohortTable:
-    """Read the tables of a cohort, and make one row per case.
+    """Read the tables of a cohort, and combine them to one row per case.
 
     Args:
-        section: what the cohort is; columns of images and patients that it does not name are found by their names.
-        labels: how each label is read.
-        folder: folder or address that relative paths start from.
-        options: what names the columns of images and patients, for errors.
+        section: settings of the cohort; columns of images and patients without a setting are recognised by their names.
+        labels: label -> rule for reading it.
+        folder: folder or address to which paths are relative.
+        options: options that name the columns of images and patients, for errors.
 
     Raises:
-        StudyError: a table that cannot be read or joined.
+        StudyError: a table cannot be read or joined.
     """
     path, root = source_place(section.table, folder), located(section.root, folder)
     table, ragged = read_source(section.table, folder)
@@ -105,7 +105,7 @@ def assemble(
     rules |= {f"cue {name}": LabelRule(column=cue.column) for name, cue in section.cues.items()}
     table = table.with_columns([_reduced(table, rule).alias(name) for name, rule in rules.items()])
     if patient is not None and section.patient is None and (table[patient.name].str.strip_chars() == "").all():
-        patient = None  # headers may know more than an empty column
+        patient = None  # headers may have patients even if the column is empty
     keys = [source.name for source in (image, patient) if source]
     if section.merged:
         table = _merged(table, keys, list(rules), list(masks.values()), section)
@@ -127,10 +127,10 @@ def assemble(
 def _recognised(
     section: CohortSection, names: Sequence[str], path: str, options: tuple[str, str]
 ) -> tuple[TextSource, TextSource | None]:
-    """Return the sources of images and patients; where the section names none, by a known layout or the columns' names.
+    """Return the sources of images and patients, from the settings, a known layout, or the names of the columns.
 
     Raises:
-        StudyError: several columns could be one of them, or none is recognised as that of the images.
+        StudyError: several columns could be the source, or no column of images is recognised.
     """
     known = {} if section.image and section.patient else known_texts(names)
     image, patient = section.image or known.get("image"), section.patient or known.get("patient")
@@ -155,7 +155,7 @@ def _needed(
     sources: Mapping[str, TextSource | None],
     existing: list[str],
 ) -> list[tuple[str, str]]:
-    """Return each column that a setting needs, with that setting."""
+    """Return the columns that settings need, each with its setting."""
     texts = {where: source for where, source in sources.items() if source is not None}
     texts |= {f"cohort.columns.{name}": source for name, source in section.columns.items()}
     masks = _mask_sources(section, labels)
@@ -185,7 +185,7 @@ def _missing(needed: Sequence[tuple[str, str]], known: set[str], path: str) -> t
 
 
 def _with_columns(table: pl.DataFrame, sources: Mapping[str, TextSource]) -> pl.DataFrame:
-    """Add the columns that can be made of those that there are."""
+    """Add the derived columns whose source columns exist."""
     for name, source in sources.items():
         if name not in table.columns and all(column in table.columns for column in source.columns(table.columns)):
             table = table.with_columns(texts(table, source).alias(name))
@@ -193,7 +193,7 @@ def _with_columns(table: pl.DataFrame, sources: Mapping[str, TextSource]) -> pl.
 
 
 def _joined(table: pl.DataFrame, join: Join, folder: str | Path, path: str, notes: list[str]) -> pl.DataFrame:
-    """Add the columns of a table with one row per key; those that are there already keep their cells."""
+    """Add the columns of a table with one row per key; existing columns are kept."""
     other, _ = read_source(join.table, folder)
     name, here, there = join.table.path, list(join.on), list(join.on.values())
     check_columns(table, here, path)
@@ -246,7 +246,7 @@ def _reduced(table: pl.DataFrame, rule: LabelRule) -> pl.Series:
 def _merged(
     table: pl.DataFrame, keys: list[str], labels: list[str], masks: list[str], section: CohortSection
 ) -> pl.DataFrame:
-    """Make one row of the rows of each image: labels by votes, masks by union, other cells joined by "|"."""
+    """Merge the rows of each image: labels by votes, masks by union, other cells joined by "|"."""
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for row, key in enumerate(key_rows(table, keys)):
         groups[key if key[0] else (*key, str(row))].append(row)

@@ -1,4 +1,4 @@
-"""The case: one row of a cohort, as study, evaluation, training and audit read it."""
+"""Define the case: one row of a cohort, shared by study, evaluation, training and audit."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from camscope.errors import AnnotationError
 
 @dataclass(frozen=True)
 class Case:
-    """One row of a cohort: an image, its patient, and what is known of it.
+    """One row of a cohort: an image with its patient, labels, masks and cues.
 
     Attributes:
         number: index of the row, from 0.
-        line: line of the table, from 1; the number of the row, from 1, where the file has no lines; 0 for a folder.
+        line: line of the table, from 1; for files without lines the number of the row, from 1; 0 for a folder.
         image: name of the image in the data.
-        source: path or address that the image is read from.
-        patient: name of the patient; the image itself where the data name no patients, "" where a header may yet say.
+        source: path or address of the image.
+        patient: name of the patient; the name of the image if unknown; "" if the header may have the patient.
         group: groups of the case, such as ("AP",).
-        name: of the image in file names; no two cases with it have the same overlays.
+        name: name of the image in file names, so that the overlays of different cases have different names.
         truth: label -> present or not; None if unknown.
-        masks: name of a mask -> cell with a mask file, boxes or run lengths (`read_annotation`); those given alone. The
-            mask of a label is called "label:NAME", that of a cue "cue:NAME".
-        root: folder or address that files in ``masks`` are relative to.
+        masks: name of a mask -> cell with a mask file, boxes or run lengths (`read_annotation`); blank cells are left
+            out. The mask of a label is called "label:NAME", the mask of a cue "cue:NAME".
+        root: folder or address to which files in ``masks`` are relative.
         cues: name of a cue -> present or not; None if unknown.
         strata: column -> cell.
         target: class to explain, by name or index; "" for the predicted class.
         split: "train", "val" or "test"; "" for none.
-        sha256: of the image file; "" before it has been read.
-        problems: label -> why the case cannot be used for it; under "" what concerns the whole case.
+        sha256: hash of the image file; "" before the file is read.
+        problems: label -> why the case cannot be used for the label; "" -> why the whole case cannot be used.
     """
 
     number: int
@@ -59,10 +59,10 @@ class Case:
         return self.problems.get("", "")
 
     def mask(self, name: str, size: tuple[int, int]) -> Mask:
-        """Read the mask with a name, (H, W) of the image's ``size``.
+        """Read a mask by its name, (H, W) of the image's ``size``.
 
         Raises:
-            AnnotationError: its cell or file cannot be read.
+            AnnotationError: the cell or file cannot be read.
         """
         return read_annotation(self.masks[name], size, root=self.root)
 
@@ -80,7 +80,7 @@ class Case:
         return np.asarray(union)
 
     def mask_content(self, name: str) -> str:
-        """Return what stands for a mask in a key; see `annotation_content`.
+        """Return the identity of a mask for a key; see `annotation_content`.
 
         Raises:
             PictureError: the file of the mask cannot be read.

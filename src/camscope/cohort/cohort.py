@@ -1,4 +1,4 @@
-"""The cohort: its tables read once, and one case for each of its rows."""
+"""Read the tables of a cohort once, and provide one case per row."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from camscope.images.source import is_address
 from camscope.naming import fingerprint, unique_file_name
 
 _HEADER = "patient of the header"
-_ODD = 0.2  # a column that differs within more of the patients than this is meant to
+_ODD = 0.2  # above this share of patients with several values, a column may differ within patients
 
 
 class Cohort:
-    """The rows of a cohort as cases; they are made when asked for, so that large tables stay small in memory.
+    """The cases of a cohort, created on demand to save memory.
 
-    A case needs its own row alone, so that a part of a cohort can be explained elsewhere.
+    A case depends only on its own row, so parts of a cohort can be explained on other machines.
 
     Args:
-        section: what the cohort is.
-        labels: how each label is read.
-        folder: folder or address that relative paths start from.
-        files: pattern of the overlays' paths, in which no two cases may have one name; "" for none.
-        options: what names the columns of images and patients, for errors.
+        section: settings of the cohort.
+        labels: label -> rule for reading it.
+        folder: folder or address to which paths are relative.
+        files: pattern of the paths of overlays, which must be unique; "" for no overlays.
+        options: options that name the columns of images and patients, for errors.
         repeats: whether several rows may have the same image and patient.
 
     Attributes:
-        path: of the table.
-        root: where the images' paths start.
-        section: what the cohort is, with the columns of images and patients that were found by their names.
-        labels: how each label is read.
-        table: the columns that cases are made of, and what is known of each row.
-        missing: columns that settings name and no table has; they read as blank.
-        notes: what was done to the rows, such as rows left out.
+        path: path of the table.
+        root: folder to which the paths of images are relative.
+        section: settings of the cohort, with the recognised columns of images and patients.
+        labels: label -> rule for reading it.
+        table: the columns from which cases are created.
+        missing: columns that settings name but no table has; they are read as blank.
+        notes: remarks, such as rows that were left out.
 
     Raises:
-        StudyError: a table that cannot be read or joined.
+        StudyError: a table cannot be read or joined.
     """
 
     def __init__(
@@ -83,16 +83,16 @@ class Cohort:
 
     @property
     def patients(self) -> bool:
-        """Return whether a column says which patient an image is of."""
+        """Return whether the patients are known."""
         return self._patient is not None
 
     @property
     def content(self) -> pl.DataFrame:
-        """Return what the tables themselves say, without what was found out about it."""
+        """Return the columns of the tables, without added columns."""
         return self.table.drop(CASE, FAULT, NAME)
 
     def with_patients(self, names: Sequence[str]) -> Cohort:
-        """Return this cohort with a name of the patient for each row, "" where it is unknown."""
+        """Return this cohort with the given patient of each row; "" is unknown."""
         cohort = copy.copy(self)
         column = pl.Series(
             _HEADER, [name or image for name, image in zip(names, self._trimmed(self._image), strict=True)]
@@ -101,24 +101,24 @@ class Cohort:
         return cohort
 
     def part(self, table: pl.DataFrame) -> Cohort:
-        """This cohort with some rows of its table, wherever the process works that explains them."""
+        """Return this cohort with some rows of its table; paths become absolute, for processes in other folders."""
         part = copy.copy(self)
         part.table = table
         part.root = self.root if is_address(self.root) else os.path.abspath(self.root)  # noqa: PTH100  may be long
         return part
 
     def cases(self, rows: Iterable[int] | None = None) -> Iterator[Case]:
-        """Yield the cases of some rows of the table, or of all, in that order."""
+        """Yield the cases of all rows, or of the given rows in their order."""
         for row in range(len(self)) if rows is None else rows:
             yield self._case(self.table.row(row, named=True))
 
     def missing_images(self) -> Missing | None:
-        """Return how many images are missing, which is the first, and what would fit; None if none is missing."""
+        """Return the missing images, with a suggestion how to find them; None if no image is missing."""
         images = dict.fromkeys(filter(None, self._trimmed(self._image)))
         return missing_images({image: located(image, self.root) for image in images}, self.root)
 
     def problems(self) -> list[Problem]:
-        """Return what is wrong with rows, not with the study as a whole, by line."""
+        """Return the problems of single rows, sorted by line."""
         name, problems = self.path, []
         for case in self.cases():
             problems += [Problem(text, name, case.line, fatal=False) for text in dict.fromkeys(case.problems.values())]
@@ -163,7 +163,7 @@ class Cohort:
         )
 
     def _blank(self) -> dict[int, str]:
-        """Return the rows without an image or patient -> what is missing."""
+        """Return row -> problem, for rows without an image or patient."""
         faults: dict[int, str] = {}
         for column, what in ((self._patient, "patient"), (self._image, "image file")):
             if column:
@@ -172,12 +172,12 @@ class Cohort:
         return faults
 
     def _repeated(self) -> dict[int, str]:
-        """Return the rows that repeat an earlier row's image and patient -> which."""
+        """Return row -> problem, for rows with the same image and patient as an earlier row."""
         lines = self.table[LINE]
         first = _first_of_each(self._trimmed(self._image), self._trimmed(self._patient))
         return {
-            row: f"the same image and patient as line {lines[original]}: a case counts once, unless votes says how its "
-            "rows become one"
+            row: f"the same image and patient as line {lines[original]}: a case counts once, unless votes defines "
+            "how its rows are merged"
             for row, original in first.items()
         }
 
@@ -185,13 +185,13 @@ class Cohort:
         return self.table[column].str.strip_chars().to_list() if column else [""] * len(self.table)
 
     def _image_names(self, pattern: str) -> dict[int, str]:
-        """Return names for the images whose files' own names would give the overlays of several cases one name."""
+        """Return unique names for images whose file names would give several overlays the same name."""
         if not pattern:
             return {}
         images, patients = self._trimmed(self._image), self._trimmed(self._patient)
         groups = list(zip(*map(self._trimmed, self.section.group), strict=True)) or [()] * len(images)
         if not self._patient:
-            # Each image is a patient of its own, unless its header says whose it is.
+            # Each image counts as a separate patient, unless its header has the patient.
             pattern = "{image}"
         names = [unique_file_name(_stem(image)) for image in images]
         places = [
@@ -204,7 +204,7 @@ class Cohort:
         return {row: f"{names[row]}-{fingerprint(images[row])}" for row, place in enumerate(places) if count[place] > 1}
 
     def _shared_images(self) -> list[Problem]:
-        """Images that several patients are said to have."""
+        """Return images with several patients."""
         if not self._patient:
             return []
         lines: dict[str, dict[str, int]] = defaultdict(dict)
@@ -214,7 +214,7 @@ class Cohort:
                 lines[image].setdefault(patient, line)
         return [
             Problem(
-                f"image {image!r} stands for {len(owners)} patients: {', '.join(map(repr, owners))}",
+                f"image {image!r} has {len(owners)} patients: {', '.join(map(repr, owners))}",
                 self.path,
                 line,
                 fatal=False,
@@ -225,7 +225,7 @@ class Cohort:
         ]
 
     def _conflicts(self) -> list[Problem]:
-        """Patients with several values in a column that has one value for nearly every patient, such as the sex."""
+        """Return patients with several values in a column that is constant for most patients, such as the sex."""
         if not self._patient:
             return []
         problems = []
@@ -254,7 +254,7 @@ class Cohort:
 
 
 def _first_of_each(images: list[str], patients: list[str]) -> dict[int, int]:
-    """Return the rows that repeat an earlier row's image and patient -> that row."""
+    """Return row -> earlier row with the same image and patient."""
     first_rows: dict[tuple[str, str], int] = {}
     repeated = {}
     for row, pair in enumerate(zip(images, patients, strict=True)):

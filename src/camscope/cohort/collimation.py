@@ -1,4 +1,4 @@
-"""The open field of a radiograph: what lies between bars and collimator blades with straight edges."""
+"""Find the open field of a radiograph, between bars and collimator blades with straight edges."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ import numpy.typing as npt
 
 from camscope.array_types import Mask
 
-_LINES = 256  # looked at on each side
+_LINES = 256  # tested on each side
 _TILTS = np.tan(np.radians(np.linspace(-10, 10, 81)))
 # In tones of the picture, from its darkest to its brightest 0.5 %.
 _NEAR = 0.04  # of the margin's own tone
 _END = 0.08  # from darkest or brightest
 _STEP = 0.10  # at the edge
 _WIDEST = 0.45  # of the picture
-# Shares of lines. On 320 sides of phantoms, 109 of them closed, 97 are found and 1 is found wrongly; the 12 that are
-# missed are mostly blades over black air.
+# Shares of lines. On 320 sides of phantoms, 109 of them closed, 97 are detected, with 1 false positive; the 12 missed
+# sides are mostly blades over black air.
 _SHORT_OF_EDGE = 0.15
 _AT_EDGE = 0.30
 
 
 def open_field(grey: npt.NDArray[np.floating], *, rim: float = 0.0) -> Mask:
-    """Find the part of a picture between margins of one tone.
+    """Find the part of an image between margins of one tone.
 
-    A side has a margin where the lines that start there run over one tone, nearly the darkest or the brightest of the
-    picture, up to a common straight edge, tilted by at most 10 degrees: at least 30 % of the side's lines end on it
-    with a step, and at most 15 % of those that should reach it (letters in the margin) end before it. Dark air beside
-    a patient is no margin: its end is not straight.
+    A side has a margin if its lines have one tone, nearly the darkest or the brightest of the image, up to a common
+    straight edge that is tilted by at most 10 degrees. At least 30 % of the lines must end on the edge with a step, and
+    at most 15 % of the lines may end before it (letters in the margin). Dark air beside a patient is not a margin,
+    because its end is not straight.
 
     Args:
         grey: (H, W).
-        rim: how far to stay inside the edges, as a fraction of the shorter side.
+        rim: distance to keep from the edges, as a fraction of the shorter side.
 
     Returns:
-        (H, W), true in the open field: everywhere, where no side has a margin.
+        (H, W), true in the open field; true everywhere if no side has a margin.
     """
     field = np.ones(grey.shape, bool)
     low, high = np.percentile(grey, [0.5, 99.5])
@@ -50,7 +50,7 @@ def open_field(grey: npt.NDArray[np.floating], *, rim: float = 0.0) -> Mask:
 
 
 def _edge(grey: npt.NDArray[np.floating], low: float, high: float) -> tuple[float, float] | None:
-    """(depth at mid-height in pixels, slope) of the edge of the margin on the left; None without a margin."""
+    """Return (depth at mid-height in pixels, slope) of the left margin's edge; None without a margin."""
     value = float(np.median(grey[:, 0]))
     tone = high - low
     if tone <= 0 or low + _END * tone < value < high - _END * tone:

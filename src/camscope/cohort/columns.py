@@ -1,4 +1,4 @@
-"""The columns that a table has, recognised by their names."""
+"""Recognise the columns of a table by their names."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _NAMES: dict[Role, tuple[str, ...]] = {
     "split": ("split",),
     "class": ("label", "class"),
 }  # fmt: skip
-"""Role -> names that are recognised, in small letters, without spaces, underscores and hyphens."""
+"""Role -> recognised names, in lower case, without spaces, underscores and hyphens."""
 
 NO_PATIENTS = (
-    "no patients are known, so every image counts as a patient of its own: where patients have several images, "
+    "no patients are known, so every image counts as a separate patient: if patients have several images, "
     "intervals will be too narrow and patients may be in several splits; name the column with {option}"
 )
 
@@ -33,14 +33,14 @@ def find_column(
 
     Args:
         columns: names of the table's columns.
-        role: what the column holds.
-        name: its name, if the caller gave one; it is compared as written.
+        role: content of the column.
+        name: name of the column, compared as written; None to recognise it.
         option: the option or setting that names the column, for errors.
         table: path of the table, for errors.
 
     Returns:
-        The column's name; None if no column has a name that is recognised. Names are compared without case, spaces,
-        underscores and hyphens.
+        The column's name; None if no column is recognised. Names are compared without case, spaces, underscores and
+        hyphens.
 
     Raises:
         SettingError: there is no column ``name``, or several columns could have the role.
@@ -58,7 +58,7 @@ def find_column(
 
 
 def named_column(columns: Sequence[str], name: str, *, option: str, table: str = "") -> str:
-    """Return the name of a column that the caller gave.
+    """Return a column's name if the table has it.
 
     Raises:
         SettingError: the table has no such column.
@@ -84,7 +84,7 @@ def image_column(columns: Sequence[str], *, name: str | None = None, option: str
 
 
 def recognised(role: Role) -> str:
-    """Return the names that are recognised for a role, for errors and help.
+    """Return the recognised names of a role, for errors and help.
 
     >>> recognised("patient")
     'patient, patientid, subject, subjectid'

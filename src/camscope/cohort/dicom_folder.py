@@ -1,4 +1,4 @@
-"""A folder of DICOM files as a table: who, which study, which view, without the names."""
+"""Write a table of a folder of DICOM files: patient, study and view, without names."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _TRIED = 20  # files
 
 
 def write_dicom_table(folder: Path, results: Path) -> Path | None:
-    """Write ``cohort.csv`` with a row per DICOM file of a folder.
+    """Write ``cohort.csv`` with one row per DICOM file of a folder.
 
     Patients and studies become hashes, salted with ``private/salt`` beside the table.
 
     Args:
-        folder: that is searched, with all folders in it.
+        folder: folder that is searched, with all subfolders.
         results: folder of the table.
 
     Returns:
-        The table; None if the first pictures of the folder are no DICOM files that name a patient or a study.
+        The path of the table; None if the first images of the folder are not DICOM files with a patient or a study.
 
     Raises:
-        StoreError: it cannot be written.
+        StoreError: the table cannot be written.
     """
     try:
         paths = [path for path, _ in find_pictures([folder])]

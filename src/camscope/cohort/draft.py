@@ -1,4 +1,4 @@
-"""A cohort proposed for a folder or a table: what it seems to be, as settings of a study file."""
+"""Propose the cohort settings of a study file for a folder or a table."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from camscope.cohort.truth import listed, values_of
 from camscope.errors import SettingError
 
 Ask = Callable[[str, Sequence[str]], str | None]
-"""Asks the user to choose; None where there is nobody to ask, or no choice."""
+"""Asks the user to choose; returns None without an answer."""
 
 
 @dataclass
 class Draft:
-    """A cohort that a folder or table seems to be.
+    """A proposed cohort for a folder or table.
 
     Attributes:
-        folder: that paths are relative to.
+        folder: folder to which paths are relative.
         layout: name of the known layout; "" for none.
         cohort: settings of ``[cohort]``.
-        labels: label -> settings of ``[labels.NAME]``, without its model.
-        notes: what is odd or must be known.
+        labels: label -> settings of ``[labels.NAME]``, without model.
+        notes: remarks, such as images that were not found.
     """
 
     folder: Path
@@ -56,12 +56,12 @@ def draft(path: Path, *, results: Path, ask: Ask = lambda *_: None) -> Draft:
     """Propose a cohort for a folder or a table.
 
     Args:
-        path: of the folder or table.
-        results: folder that a table of DICOM headers is written to, if there is no other.
-        ask: is asked what cannot be told.
+        path: path of the folder or table.
+        results: folder in which a table of DICOM headers is written, if there is no other table.
+        ask: called to let the user choose between candidates.
 
     Raises:
-        SettingError: nothing there can be a cohort.
+        SettingError: no cohort is recognised.
         StudyError: a table cannot be read or joined.
     """
     if not (path.exists() or is_dataset(str(path))):
@@ -87,7 +87,7 @@ def draft(path: Path, *, results: Path, ask: Ask = lambda *_: None) -> Draft:
 
 
 def _known(layout: CohortLayout, tables: Mapping[str, TableFile], found: Survey) -> Draft:
-    """Return the cohort of a layout, with the tables that were found."""
+    """Return the cohort of a known layout."""
     paths = {key: table.path.relative_to(found.folder).as_posix() for key, table in tables.items()}
     settings = filled(dict(layout.cohort), paths)
     if "main" in tables:
@@ -137,7 +137,7 @@ def _unknown(found: Survey, results: Path, ask: Ask) -> Draft:
 
 
 def _role(columns: Sequence[str], role: Any, ask: Ask) -> str | None:
-    """Return the column with a role; where several could have it, the one that the user chooses, or else the first."""
+    """Return the column with a role; of several candidates, the user's choice, or else the first."""
     try:
         return find_column(columns, role, option="")
     except SettingError:
@@ -146,7 +146,7 @@ def _role(columns: Sequence[str], role: Any, ask: Ask) -> str | None:
 
 
 def _fit_images(proposal: Draft, content: CohortTable) -> None:
-    """Set where the images lie: a folder and suffix around their names, or a search."""
+    """Set how image files are found: by folder and suffix, or by a search."""
     names = list(dict.fromkeys(name for cell in content.table[content.image.name] if (name := cell.strip())))
     if not names:
         return
@@ -187,7 +187,7 @@ def _known_labels(proposal: Draft, layout: CohortLayout, content: CohortTable, t
 
 
 def _box_labels(proposal: Draft, content: CohortTable) -> set[str]:
-    """Return the labels that boxes have, in small letters."""
+    """Return the labels of the boxes, in lower case."""
     boxes = proposal.section.boxes
     if boxes is None or boxes.label is None:
         return set()
@@ -196,7 +196,7 @@ def _box_labels(proposal: Draft, content: CohortTable) -> set[str]:
 
 
 def _frequent(cells: pl.Series, most: int) -> list[str]:
-    """Return the values in the cells of a column, or the most frequent of them."""
+    """Return the values of a column, at most the ``most`` most frequent."""
     values, joined = values_of(cells)
     if len(values) <= most:
         return values
@@ -205,7 +205,7 @@ def _frequent(cells: pl.Series, most: int) -> list[str]:
 
 
 def _guess(proposal: Draft, content: CohortTable, ask: Ask) -> None:
-    """Set labels and masks by what the columns seem to hold."""
+    """Set labels and masks by the content of the columns."""
     settings = proposal.cohort
     section = proposal.section
     taken = {*section.group, *section.strata, *RESERVED, "path", "file"}

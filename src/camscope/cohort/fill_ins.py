@@ -1,7 +1,7 @@
-"""Interventions on the network's input: a region filled in from elsewhere, and the same shape moved to another place.
+"""Fill in a region of the network's input, and move a region's shape to another position (sham).
 
-Every way to fill in is a function ``(x, mask, *, donor, mean, seed, seen) -> x'`` that changes nothing outside the
-mask. What it does not need it ignores, so that all are called alike.
+Every fill-in is a function ``(x, mask, *, donor, mean, seed, seen) -> x'`` that changes only the pixels of the mask.
+Arguments that a fill-in does not need are ignored, so that all have the same signature.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ FillIn = Callable[..., Array]
 FILL_INS: dict[str, FillIn] = {}
 """Name -> function (x, mask, *, donor=None, mean=None, seed=0, seen=None) -> x'.
 
-    x: (C, h, w) or (B, C, h, w), the network's input, normalised or not. It is left as it is.
-    mask: (h, w), true where x is replaced; the same for the whole batch.
-    donor: of the shape of one picture or of x: another picture, for "donor".
-    mean: one number, one per channel, or (C, h, w), for "mean".
-    seed: of the noise, which is the same for every picture of a batch.
-    seen: (h, w), true where the input shows the picture, as a box; None: everywhere. Padding is neither replaced nor
+    x: (C, h, w) or (B, C, h, w) the network's input, normalised or not; it is not changed in place.
+    mask: (h, w) true where x is replaced; the same for the whole batch.
+    donor: another image for "donor", with the shape of one image or of x.
+    mean: one number, one number per channel, or (C, h, w), for "mean".
+    seed: random seed of the noise, which is the same for every image of a batch.
+    seen: (h, w) true inside the image (a box), false in padding; None for no padding. Padding is neither replaced nor
         used.
 
-Each raises SettingError for shapes that do not fit and for a mask that covers nothing of the picture or all of it.
+All raise a SettingError if shapes do not fit, or if the mask covers nothing or all of the image.
 """
 
 _NOISE = 0.01
@@ -42,14 +42,14 @@ _SOLVERS = 8
 
 
 def fill_in(function: Callable[..., Values]) -> FillIn:
-    """Register a way to fill in under its function's name.
+    """Register a fill-in under its function's name.
 
     Args:
-        function: (x, mask, known, *, whichever it needs of donor, mean, seed) -> the new pixels (C, pixels of the
-            mask) or (B, C, pixels of the mask). ``known`` is what of the picture lies outside the mask.
+        function: (x, mask, known, *, donor, mean, seed as needed) -> the new pixels (C, pixels of the mask) or (B, C,
+            pixels of the mask). ``known`` is true for the pixels of the image outside the mask.
 
     Returns:
-        The function as it stands in ``FILL_INS``.
+        The function in ``FILL_INS``.
     """
     parameters = set(inspect.signature(function).parameters)
 
@@ -75,11 +75,11 @@ def fill_in(function: Callable[..., Values]) -> FillIn:
 
 @fill_in
 def impute(x: Array, mask: Mask, known: Mask, *, seed: int) -> Values:
-    """Noisy linear imputation: every pixel is the weighted mean of its neighbours, the known ones at the rim included.
+    """Impute the region (noisy linear imputation): every pixel becomes the weighted mean of its neighbours.
 
-    x_i = sum_j w_j x_j / sum_j w_j over the up to 8 neighbours that exist, w = 1/6 across and 1/12 diagonally, solved
-    for all pixels at once; then normal noise of 0.01 standard deviations of the picture's known pixels. At the frame
-    the neighbours that are missing do not count, so that the content is carried on outwards.
+    x_i = sum_j w_j x_j / sum_j w_j over the up to 8 existing neighbours, w = 1/6 across and 1/12 diagonally, solved for
+    all pixels at once. Then normal noise with 0.01 standard deviations of the known pixels is added. At the border of
+    the image, missing neighbours are left out of the mean, so that the content is continued outwards.
 
     Reference:
         Rong et al. A Consistent and Efficient Evaluation Strategy for Attribution Methods (ROAD). ICML 2022.
@@ -96,10 +96,9 @@ def impute(x: Array, mask: Mask, known: Mask, *, seed: int) -> Values:
 
 @fill_in
 def blur(x: Array, mask: Mask, known: Mask) -> Values:
-    """Blur of what surrounds the region: a Gaussian of 10 % of each side, over the pixels outside the mask alone.
+    """Fill in a blur of the surroundings: a Gaussian of 10 % of each side, over the pixels outside the mask only.
 
-    x' = G(x known) / G(known): the region's own pixels do not leak into it at all, since a bright token that is
-    smeared out is still a token.
+    x' = G(x known) / G(known). Pixels of the region are not used, because a blurred token is still a token.
     """
     rows, columns = (_gaussian(side) for side in mask.shape)
     weight = rows @ known.astype(np.float64) @ columns
@@ -109,10 +108,10 @@ def blur(x: Array, mask: Mask, known: Mask) -> Values:
 
 @fill_in
 def donor(x: Array, mask: Mask, known: Mask, *, donor: Array | None) -> Values:
-    """Return the same place of another picture, best of another patient in the same view.
+    """Fill in the same part of another image, preferably of another patient in the same view.
 
     Raises:
-        SettingError: no donor, or one of another shape.
+        SettingError: there is no donor, or its shape differs.
     """
     if donor is None or donor.shape not in (x.shape, x.shape[-3:]):
         description = "none" if donor is None else f"one of shape {donor.shape}"
@@ -122,10 +121,10 @@ def donor(x: Array, mask: Mask, known: Mask, *, donor: Array | None) -> Values:
 
 @fill_in
 def mean(x: Array, mask: Mask, known: Mask, *, mean: npt.ArrayLike | None) -> Values:
-    """Return the data set's mean picture, or its mean colour.
+    """Fill in the mean image of the data set, or its mean colour.
 
     Raises:
-        SettingError: no mean, or one of another shape.
+        SettingError: there is no mean, or its shape differs.
     """
     values = np.asarray(mean if mean is not None else np.nan, np.float32)
     values = values[:, None, None] if values.ndim == 1 else values
@@ -139,10 +138,10 @@ def mean(x: Array, mask: Mask, known: Mask, *, mean: npt.ArrayLike | None) -> Va
 
 @fill_in
 def reflect(x: Array, mask: Mask, known: Mask) -> Values:
-    """Return the mirror image of what lies inside a frame; only for regions that leave a box free, such as frame rings.
+    """Fill in the mirror image of the inner box; only for regions around a box, such as frame rings.
 
     Raises:
-        SettingError: a mask of another form.
+        SettingError: the pixels outside the mask do not form a box.
     """
     inner, outer = _box(known), _box(known | mask)
     if not known[inner].all():
@@ -153,21 +152,21 @@ def reflect(x: Array, mask: Mask, known: Mask) -> Values:
 
 
 def sham(mask: Mask, forbidden: Mask | None = None, *, seed: int = 0) -> Mask | None:
-    """Return the same shape somewhere else: for the question whether any patch of that size would have done.
+    """Move a region's shape to a random position, to test whether any patch of this shape has the same effect.
 
-    Every place where the whole shape (of several parts: as one piece) lies inside the picture and touches neither
-    itself nor what is forbidden is equally likely.
+    The whole shape must lie inside the image, outside its original position and outside forbidden pixels. All such
+    positions are equally likely. A shape with several parts is moved as a whole.
 
     Args:
-        mask: (h, w), not empty.
-        forbidden: (h, w): every declared mask, and padding.
-        seed: of the choice.
+        mask: (h, w) the region, not empty.
+        forbidden: (h, w) pixels to avoid: every declared mask, and padding.
+        seed: random seed of the position.
 
     Returns:
-        (h, w); None where there is no such place, as for frame rings.
+        (h, w) the moved shape; None if there is no such position, as for frame rings.
 
     Raises:
-        SettingError: an empty mask.
+        SettingError: the mask is empty.
 
     >>> sham(np.array([[1, 1, 0, 0, 0]], bool), np.array([[0, 0, 0, 0, 1]], bool)).astype(int)
     array([[0, 0, 1, 1, 0]])
@@ -188,7 +187,7 @@ def sham(mask: Mask, forbidden: Mask | None = None, *, seed: int = 0) -> Mask | 
 
 
 def _parts(x: Array, mask: Mask, seen: Mask | None) -> tuple[Mask, Mask]:
-    """Return what is replaced, and what is known, of the part that shows the picture."""
+    """Return the replaced pixels and the known pixels of the image, without padding."""
     if x.ndim not in (3, 4) or mask.shape != x.shape[-2:] or (seen is not None and seen.shape != mask.shape):
         raise SettingError(f"a mask of shape {mask.shape} does not fit an input of {x.shape}: give (h, w) of (C, h, w)")
     context = ~mask if seen is None else seen & ~mask
@@ -204,7 +203,7 @@ def _box(mask: Mask) -> tuple[slice, slice]:
 
 
 def _gaussian(side: int) -> npt.NDArray[np.float64]:
-    """(side, side): every place's weight for every other, not cut off, so that none is without neighbours."""
+    """Return the (side, side) weights between positions; they are not truncated, so every position has neighbours."""
     distance = np.subtract.outer(np.arange(side), np.arange(side)) / (_SIGMA * side)
     weights: npt.NDArray[np.float64] = np.exp(-0.5 * distance**2)
     return weights
@@ -212,7 +211,7 @@ def _gaussian(side: int) -> npt.NDArray[np.float64]:
 
 @lru_cache(maxsize=_SOLVERS)
 def _imputer(shape: tuple[int, int], mask_bits: bytes, known_bits: bytes) -> Callable[[Values], Values]:
-    """Factorised once a mask, as rings are the same for all pictures."""
+    """Return the factorised system of a mask; cached, because rings are the same for all images."""
     mask, context = (
         np.unpackbits(np.frombuffer(bits, np.uint8), count=shape[0] * shape[1]).astype(bool).reshape(shape)
         for bits in (mask_bits, known_bits)

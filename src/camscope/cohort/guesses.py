@@ -1,4 +1,4 @@
-"""What columns without a known layout seem to hold: images, labels, masks."""
+"""Guess the content of columns without a known layout: images, labels, masks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from camscope.cohort.truth import listed, read_truth, values_of
 from camscope.errors import CamscopeError
 
 _SAMPLE = 40  # cells of a column
-_FILES, _MOST_CODES = 5, 64  # mask files whose values are looked at, and values
+_FILES, _MOST_CODES = 5, 64  # number of mask files that are read, and of their values
 _MOST_VALUES = 30  # of a column that holds labels
 _NAMES = {
     "view": r"view|viewposition|projection|position",
@@ -32,7 +32,7 @@ _BOXES = re.compile(r"\[?\s*\[?[-\d.eE,;\s\[\]]+\]?")
 
 
 def named_like(columns: Sequence[str], kind: str) -> list[str]:
-    """Return the columns whose names are like those of a kind: "view", "stratum", "label" or "mask".
+    """Return the columns whose names match a kind: "view", "stratum", "label" or "mask".
 
     >>> named_like(["View Position", "Sex", "rsna_class", "age"], "label")
     ['rsna_class']
@@ -42,7 +42,7 @@ def named_like(columns: Sequence[str], kind: str) -> list[str]:
 
 
 def image_by_content(path: Path, folder: Path) -> str | None:
-    """Return the column of a table most of whose cells name pictures in a folder; None if there is none."""
+    """Return the column in which most cells name images of a folder; None if there is none."""
     try:
         table, _ = read_table(str(path))
     except CamscopeError:
@@ -58,7 +58,7 @@ def image_by_content(path: Path, folder: Path) -> str | None:
 
 
 def guessed_masks(table: pl.DataFrame, content: CohortTable) -> tuple[dict[str, str], list[str]]:
-    """Return the columns that hold masks, and notes on those whose names say so but whose cells do not."""
+    """Return the columns with masks, and notes on columns that are named like masks but contain none."""
     masks, notes = {}, []
     for name in named_like(table.columns, "mask"):
         cells = [cell for cell in _sample(table[name]) if cell not in ("[]", "-1")]
@@ -68,12 +68,12 @@ def guessed_masks(table: pl.DataFrame, content: CohortTable) -> tuple[dict[str, 
             masks[name] = name
             notes += _several_values(name, files)
         elif cells:
-            notes.append(f"{name!r} is called like a mask but holds none that can be read: {cells[0][:60]!r}")
+            notes.append(f"{name!r} has the name of a mask, but its cells cannot be read as masks: {cells[0][:60]!r}")
     return masks, notes
 
 
 def _several_values(name: str, files: Sequence[str]) -> list[str]:
-    """Return a note on mask files whose pixels have several values, each of which may be a structure of its own."""
+    """Return a note on mask files with several pixel values, each of which may be a separate structure."""
     values: set[int] = set()
     for file in files[:_FILES]:
         try:
@@ -84,14 +84,14 @@ def _several_values(name: str, files: Sequence[str]) -> list[str]:
         return []
     some = ", ".join(map(str, sorted(values)[:12]))
     example = f'masks = {{ part = {{ from = "{name}", values = [{max(values)}] }} }} or bits = 4'
-    text = f"the files of {name!r} have pixels of {len(values)} values ({some}), each perhaps a structure of its own"
+    text = f"the files of {name!r} have pixels of {len(values)} values ({some}), each may be a separate structure"
     return [f"{text}: name them, as in {example}"]
 
 
 def guessed_labels(
     table: pl.DataFrame, ask: Callable[[str, Sequence[str]], str | None]
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Return the labels that columns seem to hold, and notes on others that could hold some."""
+    """Return the recognised labels, and notes on further columns that may contain labels."""
     named = [name for name in named_like(table.columns, "label") if _few_values(table[name])]
     truths = [name for name in table.columns if _is_truth(table[name])]
     chosen = [name for name in named if name not in truths]
@@ -101,7 +101,7 @@ def guessed_labels(
         notes.append(f"columns of 1 and 0 that may be labels too: {others}")
     if not named and not truths:
         words = [name for name in table.columns if _few_values(table[name])]
-        chosen = [name] if (name := ask("Which column holds the labels?", words)) else []
+        chosen = [name] if (name := ask("Which column has the labels?", words)) else []
     labels: dict[str, dict[str, Any]] = {}
     for name in truths if not chosen else [name for name in truths if name in named]:
         labels[name] = {"column": name}
@@ -117,7 +117,7 @@ def guessed_labels(
 
 
 def _few_values(column: pl.Series) -> bool:
-    """Return whether a column holds a few words that recur."""
+    """Return whether a column contains a few different words that are repeated."""
     cells = [cell.strip() for cell in column if cell.strip()]
     values, joined = values_of(cells)
     numbers = all(re.fullmatch(r"[-+\d.,eE\s\[\]]+", value) for value in values)

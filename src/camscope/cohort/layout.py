@@ -1,4 +1,4 @@
-"""Known layouts of public data sets: one TOML file each in ``layouts``, recognised by the columns of their tables."""
+"""Recognise known layouts of public data sets by the columns of their tables; ``layouts`` has one TOML file each."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from camscope.errors import CamscopeError
 LAYOUTS = Path(__file__).parent / "layouts"
 _DELIMITERS = ",;\t|"
 _SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".xlsx", ".parquet", ".json", ".jsonl")
-_DEPTH, _PER_FOLDER, _MOST = 2, 12, 80  # of the folders that are looked into, and of tables
-_LARGEST = 2**29  # bytes of a JSON file that is read to see what it is
+_DEPTH, _PER_FOLDER, _MOST = 2, 12, 80  # depth of folders that are searched, tables per folder, tables in total
+_LARGEST = 2**29  # bytes; larger JSON files are not read to recognise their columns
 
 
 class TablePattern(Section):
-    """A table of a layout: the columns that it must have, and its names in the order of preference."""
+    """A table of a layout: its required columns, and its names in order of preference."""
 
     columns: tuple[str, ...]
     names: tuple[str, ...] = ("*",)
@@ -41,16 +41,16 @@ class LabelPart(Section):
 
     Attributes:
         columns: one label per column.
-        column: the labels are values in this column: ``values``, or the ``most`` frequent ones.
+        column: column whose values are the labels: ``values``, or the ``most`` most frequent values.
         values: see ``column``.
         most: see ``column``.
         given: labels with all their settings.
-        settings: of every label of ``columns`` and ``column``.
-        boxes: label -> its name among the boxes.
-        boxed: whether the boxes have the labels' own names.
+        settings: settings of every label of ``columns`` and ``column``.
+        boxes: label -> name of the label in the table of boxes.
+        boxed: whether the boxes use the names of the labels.
         masks: template of the column with a label's masks, with {label}.
-        detect: whether the labels are those that the tables seem to hold.
-        notes: what to know of the labels.
+        detect: whether labels are recognised from the content of the tables.
+        notes: remarks on the labels.
     """
 
     columns: tuple[str, ...] = ()
@@ -67,12 +67,12 @@ class LabelPart(Section):
 
 
 class CohortLayout(Section):
-    """What a public data set looks like.
+    """The layout of a public data set.
 
     Attributes:
-        name: of the data set.
-        tables: its tables by a name of ours, "main" being the cohort's own; ``cohort`` refers to them by these names.
-        folder: patterns of files or folders that must be there.
+        name: name of the data set.
+        tables: name -> table; "main" is the table of the cohort; ``cohort`` refers to tables by these names.
+        folder: patterns of files or folders that must exist.
         cohort: settings of ``[cohort]``.
         labels: the labels.
     """
@@ -86,7 +86,7 @@ class CohortLayout(Section):
 
 @dataclass(frozen=True)
 class TableFile:
-    """A table that was found: its path, and the names of its columns."""
+    """The path of a table, and the names of its columns."""
 
     path: Path
     columns: tuple[str, ...]
@@ -94,12 +94,12 @@ class TableFile:
 
 @dataclass(frozen=True)
 class Survey:
-    """What lies in a folder.
+    """The tables in a folder.
 
     Attributes:
         folder: the folder.
-        tables: the tables in it.
-        main: the table that the user named; None if they named the folder.
+        tables: the tables in the folder.
+        main: the table named by the user; None if the user named the folder.
     """
 
     folder: Path
@@ -119,7 +119,7 @@ def layouts() -> tuple[CohortLayout, ...]:
 
 
 def known_texts(columns: Sequence[str]) -> dict[str, TextSource]:
-    """Return how a known layout tells the images and patients of its own table, by "image" and "patient".
+    """Return the sources of "image" and "patient" of the known layout of a table.
 
     >>> known_texts(["patientId", "x", "y", "width", "height", "Target"])["image"].name
     'patientId'
@@ -137,7 +137,7 @@ def known_texts(columns: Sequence[str]) -> dict[str, TextSource]:
 
 
 def survey(path: Path) -> Survey:
-    """Look at a folder, at a table and the folder that it lies in, or at a dataset.
+    """Find the tables in a folder, in the folder of a table, or in a dataset.
 
     Raises:
         TableError: the named table cannot be read.
@@ -154,7 +154,7 @@ def survey(path: Path) -> Survey:
 
 
 def match(found: Survey) -> tuple[CohortLayout, dict[str, TableFile]] | None:
-    """Return the layout that fits best, with its tables; None if none does."""
+    """Return the layout that fits best, with its tables; None if no layout fits."""
     matches = [(layout, tables) for layout in layouts() if (tables := _matched(layout, found)) is not None]
     if not matches:
         return None
@@ -162,7 +162,7 @@ def match(found: Survey) -> tuple[CohortLayout, dict[str, TableFile]] | None:
 
 
 def _matched(layout: CohortLayout, found: Survey) -> dict[str, TableFile] | None:
-    """Return the tables of a layout among those that were found; None if one is missing."""
+    """Return the tables of a layout; None if one is missing."""
     if not all(next(found.folder.glob(pattern), None) for pattern in layout.folder):
         return None
     if found.main is not None and "main" not in layout.tables:
@@ -186,7 +186,7 @@ def _matched(layout: CohortLayout, found: Survey) -> dict[str, TableFile] | None
 
 
 def _nearest(ranked: Sequence[tuple[int, TableFile]], main: TableFile | None) -> TableFile:
-    """Return the table with the best rank; among equals the one whose name shares most with that of the main table."""
+    """Return the table with the best rank; ties are decided by the similarity to the name of the main table."""
 
     def shared(table: TableFile) -> int:
         words = set() if main is None else set(main.path.name.lower().replace(".", "_").replace("-", "_").split("_"))
@@ -196,7 +196,7 @@ def _nearest(ranked: Sequence[tuple[int, TableFile]], main: TableFile | None) ->
 
 
 def _table_files(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
-    """Yield the tables in a folder and in the folders below, few of each folder."""
+    """Yield the tables in a folder and its subfolders, at most a few per folder."""
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name.lower())
     files = [Path(entry.path) for entry in entries if entry.is_file() and entry.name.lower().endswith(_SUFFIXES)]
     yield from files[:_PER_FOLDER]
@@ -213,7 +213,7 @@ def _opened(path: Path) -> TableFile | None:
 
 
 def _columns(path: Path) -> tuple[str, ...]:
-    """Return the names of a table's columns; of a CSV or TSV file only the first line is read."""
+    """Return the names of a table's columns; only the first line of CSV and TSV files is read."""
     name = path.name.lower()
     if name.endswith((".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz")):
         open_file = gzip.open if name.endswith(".gz") else open
@@ -232,7 +232,7 @@ def _columns(path: Path) -> tuple[str, ...]:
 
 
 def filled(content: Any, tables: Mapping[str, str]) -> Any:
-    """Return the settings of a layout with the paths of its tables; parts about tables that are missing are left out.
+    """Return the settings of a layout with the paths of its tables; settings of missing tables are left out.
 
     >>> filled({"join": [{"table": "split", "on": ["id"]}], "image": "id"}, {"main": "t.csv"})
     {'join': [], 'image': 'id'}

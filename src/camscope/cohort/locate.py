@@ -1,4 +1,4 @@
-"""Where the images of a cohort lie, and what would fit where they are missing."""
+"""Locate the images of a cohort, and suggest a folder or suffix if images are missing."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _FOLDERS = 60
 
 @dataclass(frozen=True)
 class Fit:
-    """A way to read the names of images so that more files are found.
+    """Folder, suffix or search with which more image files are found.
 
     Attributes:
-        found: number of names that are files then.
+        found: number of names for which a file is found.
         total: number of names.
-        root: folder that they are relative to.
-        suffix: that is added to each.
-        search: whether the names are searched below the root.
+        root: folder to which names are relative.
+        suffix: suffix that is added to each name.
+        search: whether names are searched below the root.
     """
 
     found: int
@@ -40,7 +40,7 @@ class Fit:
     search: bool = False
 
     def words(self, root: str) -> str:
-        """Say what is done to the names, of which the files were looked for below another root.
+        """Return the change in words, compared with names relative to another root.
 
         >>> Fit(12, 12, "images", ".png").words("images")
         'with .png added to each name'
@@ -52,11 +52,11 @@ class Fit:
 
 
 def best_fit(names: Sequence[str], root: str) -> Fit:
-    """Find the suffix and the folder, at or near the root, with which most of some images' names are files.
+    """Find the suffix and the folder, at or near the root, with which most image files are found.
 
     Args:
-        names: of the images, not blank.
-        root: folder that they should be relative to.
+        names: names of the images, not blank.
+        root: folder to which names are relative.
     """
     step = max(len(names) // _TRIED, 1)
     sample = [_portable(name) for name in names[::step]]
@@ -72,10 +72,10 @@ def best_fit(names: Sequence[str], root: str) -> Fit:
 
 @dataclass(frozen=True)
 class Missing:
-    """Images that are missing.
+    """The missing images of a cohort.
 
     Attributes:
-        text: how many, which is the first, and what would fit.
+        text: message with the number of missing images, the first of them, and a suggestion.
         all: whether every image is missing.
     """
 
@@ -84,11 +84,11 @@ class Missing:
 
 
 def missing_images(sources: Mapping[str, str], root: str) -> Missing | None:
-    """Return which images are missing; None if none is.
+    """Return the missing images; None if all exist.
 
     Args:
         sources: image -> path or address.
-        root: folder that the images' names are relative to.
+        root: folder to which the names of images are relative.
 
     >>> missing_images({"no/such": "images/no/such"}, "images").text
     "1 of 1 images are missing, the first is 'no/such': there is no file 'images/no/such'"
@@ -104,7 +104,7 @@ def missing_images(sources: Mapping[str, str], root: str) -> Missing | None:
 
 
 def is_missing(source: str) -> bool:
-    """Return whether a path names no file of this machine; addresses are not looked up."""
+    """Return whether a path does not exist on this machine; addresses are not checked."""
     name, _ = split(source)
     return not is_address(name) and not os.path.exists(name)  # noqa: PTH110  Path.exists() raises on long names
 
@@ -118,7 +118,7 @@ def _count(names: Iterable[str], folder: str, suffix: str) -> int:
 
 
 def _near(root: str) -> list[str]:
-    """Return the root, the folders in it and in these, and the two folders above it."""
+    """Return the root, two levels of folders below it, and two folders above it."""
     if is_address(root) or not os.path.isdir(root):  # noqa: PTH112  long names
         return [root]
     below = [str(path) for path in itertools.islice(_folders(Path(root)), _FOLDERS)]
@@ -126,7 +126,7 @@ def _near(root: str) -> list[str]:
 
 
 def _folders(root: Path) -> Iterable[Path]:
-    """Return the folders in a folder, and those in each of them, without walking through all files below."""
+    """Return two levels of folders below a folder, without listing all files."""
     inner = [Path(entry.path) for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
     yield from sorted(inner)
     for folder in sorted(inner):
@@ -138,12 +138,12 @@ def located_images(images: pl.Series, root: str, *, search: bool) -> pl.Series:
 
     Args:
         images: names of images.
-        root: folder or address that they are relative to.
-        search: whether each is searched below the root.
+        root: folder or address to which names are relative.
+        search: whether names are searched below the root.
 
     Returns:
-        Their paths, with the separators of this system. A name that is searched and not found, or that several files
-        have, stays as it is.
+        The paths, with the separators of this system. If the search finds no file or several files, the name is
+        returned unchanged.
     """
     names = images.to_list()
     if is_address(root):
@@ -159,7 +159,7 @@ def located_images(images: pl.Series, root: str, *, search: bool) -> pl.Series:
 
 
 def places_by_name(root: str) -> dict[str, list[str]]:
-    """Return the pictures below a folder, as relative paths: by their name, by it without suffix, and all under ""."""
+    """Return name, or name without suffix -> relative paths of the images below a folder; "" -> all paths."""
     places: dict[str, list[str]] = defaultdict(list)
     try:
         paths = [path.relative_to(root).as_posix() for path, _ in find_pictures([root])]
@@ -173,9 +173,9 @@ def places_by_name(root: str) -> dict[str, list[str]]:
 
 
 def searched(name: str, places: Mapping[str, list[str]]) -> str:
-    """Return the one path that ends in a name, with or without its suffix; the name itself if that is not one path.
+    """Return the path that ends in a name, with or without suffix; the name itself if no or several paths match.
 
-    Leading folders of the name that are not there are left out, but never its last folder.
+    Leading folders of the name that do not exist are ignored, except for its last folder.
 
     >>> places = {"1.png": ["a/1.png", "b/1.png"], "1": ["a/1.png", "b/1.png"]}
     >>> searched("top/b/1", places), searched("1.png", places), searched("c/1.png", places)

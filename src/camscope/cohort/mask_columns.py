@@ -1,4 +1,4 @@
-"""Masks of the rows of a cohort, each as one cell that `read_annotation` reads."""
+"""Return the masks of a cohort's rows as cells for `read_annotation`."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _NO_MASK = ("", "-1", "nan", "NaN", "[]")
 
 
 def mask_column(table: pl.DataFrame, source: MaskSource, boxes: Boxes | None, folder: str | Path) -> pl.Series:
-    """Return the cells of a mask, one per row; "" where it has none.
+    """Return the cells of a mask, one per row; "" for rows without the mask.
 
     Args:
-        table: the cohort.
-        source: where the mask stands.
+        table: table of the cohort.
+        source: source of the mask.
         boxes: the boxes of the cohort.
-        folder: folder or address that relative paths start from.
+        folder: folder or address to which paths are relative.
 
     Raises:
-        StudyError: the table of the boxes cannot be read, or has no such column or label.
+        StudyError: the table of the boxes cannot be read, or lacks a column or label.
     """
     return _mask_cells(table, source) if source.boxes is None else _boxes(table, boxes, source, folder)
 
 
 def _mask_cells(table: pl.DataFrame, source: MaskSource) -> pl.Series:
-    """Return the cells of a mask; what its section says of how to read them goes into the cell."""
+    """Return the cells of a mask, with the settings for reading them."""
     cells = ["" if cell in _NO_MASK or is_empty(cell) else cell for cell in texts(table, source)]
     if source.coding is not None:
         extra: dict[str, Any] = {"coding": source.coding} | ({"size": list(source.size)} if source.size else {})
@@ -48,7 +48,7 @@ def _mask_cells(table: pl.DataFrame, source: MaskSource) -> pl.Series:
 
 
 def box_columns(boxes: Boxes) -> list[str]:
-    """Return the columns that a row per box needs."""
+    """Return the columns that a table of boxes needs."""
     return [
         *boxes.columns,
         *([boxes.label] if boxes.label else []),
@@ -57,7 +57,7 @@ def box_columns(boxes: Boxes) -> list[str]:
 
 
 def _boxes(table: pl.DataFrame, boxes: Boxes | None, source: MaskSource, folder: str | Path) -> pl.Series:
-    """Return per row of the cohort the boxes with the label of a mask, as a cell."""
+    """Return, per row of the cohort, the boxes with the label of a mask, as a cell."""
     if boxes is None:
         raise StudyError([Problem(f"a mask takes boxes of {source.boxes!r}, but [cohort.boxes] is missing: add it")])
     other = table if boxes.table is None else read_source(boxes.table, folder)[0]
@@ -82,7 +82,7 @@ def _boxes(table: pl.DataFrame, boxes: Boxes | None, source: MaskSource, folder:
 
 
 def _box_cell(row: Mapping[str, str], boxes: Boxes) -> str:
-    """Return a box as a cell; "" where its numbers are blank."""
+    """Return a box as a cell; "" if its numbers are blank."""
     words = [row[column].strip() for column in boxes.columns]
     words = _NUMBER.findall(words[0]) if len(words) == 1 else words
     if not any(word not in _NO_MASK for word in words):
@@ -91,7 +91,7 @@ def _box_cell(row: Mapping[str, str], boxes: Boxes) -> str:
         x, y, *far = map(float, words)
         corners = [x, y, *far] if boxes.corners else [x, y, x + far[0], y + far[1]]
     except (ValueError, IndexError):
-        return json.dumps({"boxes": [words]})  # which reading it will refuse
+        return json.dumps({"boxes": [words]})  # read_annotation reports the error
     content: dict[str, object] = {"boxes": [corners]}
     if boxes.size:
         sides = [row[side].strip() if isinstance(side, str) else side for side in boxes.size]

@@ -1,4 +1,4 @@
-"""A cohort from a table alone, without a study file: for evaluation, training and failures."""
+"""Read a cohort from a table without a study file, for evaluation, training and failures."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def open_table(
     """Read a table as a cohort, with images relative to the table.
 
     Args:
-        path: of the table.
-        labels: how each label is read.
-        image: column of images, or a template; None: recognised by its name (see `find_column`).
-        patient: column of patients, or a template; None: recognised by its name.
+        path: path of the table.
+        labels: label -> rule for reading it.
+        image: column of images, or a template; None to recognise it by its name (see `find_column`).
+        patient: column of patients, or a template; None to recognise it by its name.
         repeats: whether several rows may have the same image and patient.
-        **settings: more of `CohortSection`.
+        **settings: further settings of `CohortSection`.
 
     Raises:
-        SettingError: a column that does not exist or cannot be told, or no image that exists.
+        SettingError: a column does not exist or is ambiguous, or no image exists.
         TableError: the table cannot be read.
     """
     folder = path.rpartition("/")[0] if is_address(path) else str(Path(path).parent)
@@ -63,9 +63,9 @@ def open_table(
 
 
 def with_header_patients(cohort: Cohort) -> Cohort:
-    """Return a cohort with the patients of the images' headers, where no column names any and headers do.
+    """Return a cohort with the patients of the images' headers, if it has no column of patients.
 
-    Patients are numbered in the order of their first image, so that nothing that is written names them.
+    Patients are numbered in the order of their first image, so that their names are never written.
     """
     if patient_source(cohort) != "header":
         return cohort
@@ -80,25 +80,25 @@ def with_header_patients(cohort: Cohort) -> Cohort:
 
 
 def announce(cohort: Cohort, *, option: str, level: int) -> None:
-    """Warn of what to know of a cohort; ``option`` names its patients, ``level`` is that of the stack."""
+    """Issue the notes on a cohort as warnings; ``option`` names the patients, ``level`` is the stack level."""
     missing = cohort.missing_images()
     for note in (*notes_on(cohort, option=option), *([missing.text] if missing else [])):
         warnings.warn(f"{cohort.path}: {note}", stacklevel=level)
 
 
 def notes_on(cohort: Cohort, *, option: str) -> list[str]:
-    """Return what was done to the rows of a cohort, and that no patients are known where that is so.
+    """Return the notes on a cohort, with a note if patients are unknown.
 
     Args:
         cohort: the cohort.
-        option: what names the column of patients.
+        option: the option that names the column of patients.
     """
     unknown = patient_source(cohort) == "none"
     return [*cohort.notes, *([NO_PATIENTS.format(option=option)] if unknown else [])]
 
 
 def patient_source(cohort: Cohort) -> PatientSource:
-    """Return what tells the patients: a column, the headers of the images, or nothing: each image counts as one."""
+    """Return the source of the patients: a column, the headers, or "none" (each image counts as a patient)."""
     if cohort.patients:
         return "column"
     for case in itertools.islice(cohort.cases(), _TRIED):

@@ -1,4 +1,4 @@
-"""Where the overlay of a map lies in a study's folder."""
+"""Build the paths of overlays in a study's folder."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Sequence
 from camscope.naming import file_name, fingerprint, unique_file_name
 
 _MOST_BYTES = 200
-_TAKEN = ("rows", "private")  # the study's own folders
+_TAKEN = ("rows", "private")  # reserved folders of the study
 
 
 def picture_name(
     pattern: str, *, group: Sequence[str], patient: str, image: str, method: str, label: str, model: str
 ) -> str:
-    """Return the relative path of an overlay; what comes from others cannot lead out of the folder.
+    """Return the relative path of an overlay; names from the data cannot lead out of the folder.
 
     Args:
-        pattern: with the fields group, patient, image, method, label, model in braces.
-        group: of the case; each is a folder.
-        patient: of the case.
-        image: the name of the case's image, a harmless one already.
-        method: by which method.
-        label: what is explained.
-        model: by which model.
+        pattern: pattern with the fields group, patient, image, method, label, model in braces.
+        group: groups of the case; each becomes a folder.
+        patient: patient of the case.
+        image: safe name of the case's image.
+        method: the method.
+        label: the explained label.
+        model: name of the model.
 
     Returns:
-        A path with "/" between the folders; a folder that would have no name is left out.
+        A path with "/" between the folders; folders with an empty name are left out.
 
     >>> pattern = "{group}/{patient}/{image}/{method}_{label}.jpg"
     >>> picture_name(pattern, group=["AP"], patient="../P1", image="x", method="cam", label="A", model="m")
@@ -46,7 +46,7 @@ def picture_name(
 
 
 def _shortened(part: str) -> str:
-    """Return a name that every file system takes, and that is still one of its own."""
+    """Return a unique name that every file system accepts."""
     if len(part.encode("utf-8", "replace")) <= _MOST_BYTES:
         return part
     stem, dot, suffix = part.rpartition(".")

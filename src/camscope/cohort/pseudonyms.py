@@ -1,4 +1,4 @@
-"""Names for patients whose identity must not be written."""
+"""Replace the identity of patients with salted hashes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _DIGITS = 12
 
 
 def salt_of(folder: Path) -> bytes:
-    """Return the salt of a folder of results; it is made once and kept in the folder ``private``.
+    """Return the salt of a folder of results; it is created once and kept in the folder ``private``.
 
     Raises:
-        StoreError: it cannot be written.
+        StoreError: the salt cannot be written.
     """
     path = folder / PRIVATE / "salt"
     with writing(path):
@@ -27,7 +27,7 @@ def salt_of(folder: Path) -> bytes:
 
 
 def pseudonym(identity: str, salt: bytes) -> str:
-    """Return the salted hash that stands for an identity.
+    """Return the salted hash of an identity.
 
     >>> pseudonym("Ann", b"salt")
     'fac219499c0c'

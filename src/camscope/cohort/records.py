@@ -1,4 +1,4 @@
-"""Records of JSON and XML files: rows of a table, COCO and Pascal VOC annotations."""
+"""Read the records of JSON and XML files: rows of a table, COCO and Pascal VOC annotations."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def json_records(text: str, path: str, *, lines: bool) -> list[Record]:
 
     Args:
         text: the content of a file.
-        path: its name, for errors.
-        lines: whether each line is an object of its own.
+        path: path of the file, for errors.
+        lines: whether each line is a separate object.
 
     Raises:
-        TableError: it is no JSON, or holds no records.
+        TableError: the text is not JSON, or has no records.
 
     >>> json_records('{"a1": {"Edema": 1}, "a2": {"Edema": 0}}', "t.json", lines=False)
     [{'key': 'a1', 'Edema': 1}, {'key': 'a2', 'Edema': 0}]
@@ -45,18 +45,18 @@ def json_records(text: str, path: str, *, lines: bool) -> list[Record]:
         return [{"key": key, **value} for key, value in content.items()]
     if isinstance(content, list) and all(isinstance(record, dict) for record in content):
         return content
-    raise TableError("holds no records: expected a list of objects, an object of objects, or COCO annotations", path)
+    raise TableError("has no records: expected a list of objects, an object of objects, or COCO annotations", path)
 
 
 def coco_records(content: Mapping[str, Any], path: str) -> list[Record]:
     """Return one record per image of COCO annotations.
 
     Returns:
-        What stands of the image (``file_name`` as ``path``), ``classes``, the names of its annotations joined by "|",
-        and per class ``mask of NAME``, its annotations as a mask cell.
+        The entries of the image (``file_name`` as ``path``), ``classes`` (names of its annotations joined by "|"), and
+        per class ``mask of NAME`` (its annotations as a mask cell).
 
     Raises:
-        TableError: an image, annotation or category lacks what COCO says it has.
+        TableError: an image, annotation or category lacks a required entry.
     """
     try:
         names = {category["id"]: str(category["name"]) for category in content["categories"]}
@@ -97,14 +97,14 @@ def xml_records(path: str, *, each: str | None, columns: Mapping[str, str]) -> l
     """Return the records of XML files.
 
     Args:
-        path: of a file, or ``folder/*.xml``.
+        path: path of a file, or ``folder/*.xml``.
         each: path of the elements that become records, such as "object"; None for one record per file.
-        columns: column -> path of an element below these, or with "/" before it below the file's root; "@id" is an
-            attribute. Several elements are joined by "|". Without any, the files must be Pascal VOC annotations, with
-            one record per file: ``path``, ``width``, ``height``, ``classes`` and ``mask of NAME`` per class.
+        columns: column -> path of an element, relative to ``each``, or with "/" before it to the file's root; "@id" is
+            an attribute. Several elements are joined by "|". Without columns, the files must be Pascal VOC annotations,
+            with one record per file: ``path``, ``width``, ``height``, ``classes`` and ``mask of NAME`` per class.
 
     Raises:
-        TableError: no such file, or one that is no XML, or without columns one that is no VOC annotation.
+        TableError: a file does not exist, is not XML, or (without columns) is not a VOC annotation.
     """
     # Not Path.glob(): it takes no absolute patterns.
     paths = sorted(glob.glob(path)) if glob.has_magic(path) else [path]  # noqa: PTH207
@@ -131,7 +131,7 @@ def _root(path: str) -> ET.Element:
 
 
 def _values(place: str, element: ET.Element, root: ET.Element) -> Iterator[str]:
-    """Yield the texts or attributes at a place."""
+    """Yield the texts or attributes at a path."""
     start, place = (root, place[1:]) if place.startswith("/") else (element, place)
     steps, _, attribute = place.partition("@")
     for match in start.iterfind(steps.rstrip("/")) if steps else [start]:
@@ -151,7 +151,7 @@ def _voc_records(roots: Sequence[tuple[str, ET.Element]]) -> list[Record]:
             size = [int(float(root.findtext(f"size/{side}", "0"))) for side in ("height", "width")]
             objects = [(item.findtext("name", "").strip(), _voc_box(item, size)) for item in root.iterfind("object")]
         except ValueError as fault:
-            raise TableError(f"holds a number that is none: {fault}", path) from None
+            raise TableError(f"has an invalid number: {fault}", path) from None
         parts.append((root.findtext("filename", "").strip(), size, objects))
     names = sorted({name for _, _, objects in parts for name, _ in objects})
     return [
@@ -161,7 +161,7 @@ def _voc_records(roots: Sequence[tuple[str, ET.Element]]) -> list[Record]:
 
 
 def _voc_box(item: ET.Element, size: list[int]) -> Record:
-    """Return the box of an object; VOC counts pixels from 1, and the last one is inside."""
+    """Return the box of an object; VOC counts pixels from 1 and includes the last pixel."""
     left, top, right, bottom = (float(item.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax"))
     shape: Record = {"boxes": [[left - 1, top - 1, right, bottom]]}
     return shape | {"size": size} if all(size) else shape

@@ -1,4 +1,4 @@
-"""Named parts of a picture, and how much of a map lies in them.
+"""Compute the named regions of an image, and the share of a map in them.
 
 A region is written ``kind`` or ``kind:argument``: ``border:0.10``, ``corner:0.15:top-left``, ``outside:lung``,
 ``cue:token``, ``field-of-view``. To add a kind: one function, ``(argument, scene) -> mask``, under ``@kind``.
@@ -22,7 +22,7 @@ from camscope.images.picture import Window
 
 Shares = npt.NDArray[np.float64]
 Source = Callable[[], Mask | None] | None
-"""Makes a mask (H, W) when it is first needed, since masks are files; None, or a result of None: there is none."""
+"""Function that reads a mask (H, W) when it is first needed; None, or a result of None, if there is no mask."""
 
 CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
 _HALF = 0.5
@@ -31,14 +31,14 @@ _RIM = 0.02
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture with what is known about where things are in it.
+    """An image with its masks and cues.
 
     Attributes:
-        size: (H, W) of the picture in pixels.
-        window: the part of it that the network saw.
+        size: (H, W) of the image in pixels.
+        window: the part of the image in the network's input.
         pixels: (H, W, C) in [0, 1]; only "field-of-view" needs them.
-        masks: every name that a region may use -> its source; the mask of the current label is called "label".
-        cues: the same for known cues.
+        masks: name -> source of the mask; the mask of the current label is called "label".
+        cues: name -> source of the mask of a cue.
     """
 
     size: tuple[int, int]
@@ -49,7 +49,7 @@ class Scene:
 
     @property
     def seen(self) -> Mask:
-        """(H, W), true where the network saw the picture."""
+        """Return (H, W), true inside the window."""
         result = np.zeros(self.size, bool)
         result[self.window.seen()] = True
         return result
@@ -58,7 +58,7 @@ class Scene:
 Kind = Callable[[str, Scene], Mask | None]
 
 REGIONS: dict[str, Kind] = {}
-"""Kind of region -> (its argument, a scene) -> (H, W) mask, or None where the picture has no such region."""
+"""Kind of region -> function (argument, scene) -> (H, W) mask, or None if the image does not have the region."""
 
 
 _Function = TypeVar("_Function", bound=Kind)
@@ -71,18 +71,18 @@ def kind(function: _Function) -> _Function:
 
 
 def region(spec: str, scene: Scene) -> Mask | None:
-    """Return the part of a picture that a region's name stands for, as far as the network saw it.
+    """Return the mask of a region inside the window.
 
     Args:
-        spec: such as "border:0.10"; see ``REGIONS``.
-        scene: the picture.
+        spec: name of the region, such as "border:0.10"; see ``REGIONS``.
+        scene: the image.
 
     Returns:
-        (H, W), true inside. None where this picture has no such region: no mask or cue, nothing of it in what the
-        network saw, or nothing beside it.
+        (H, W) mask, true inside. None if the image has no such mask or cue, or if the region covers nothing or all of
+        the window.
 
     Raises:
-        SettingError: a region that no picture could have; ``check_spec`` finds these beforehand.
+        SettingError: the region is not valid for any image; ``check_spec`` checks this before images are read.
 
     >>> region("border:0.25", Scene((4, 5), Window.whole((4, 5)))).astype(int)
     array([[1, 1, 1, 1, 1],
@@ -104,15 +104,15 @@ def region(spec: str, scene: Scene) -> Mask | None:
 
 
 def check_spec(spec: str, *, masks: Iterable[str] = (), cues: Iterable[str] = ()) -> None:
-    """Check a region's name before any picture is read.
+    """Check a region's name before images are read.
 
     Args:
-        spec: such as "outside:lung".
-        masks: the names that masks have, "label" among them where the label has one.
-        cues: the names of cues that have a mask.
+        spec: name of the region, such as "outside:lung".
+        masks: names of masks; "label" if the label has a mask.
+        cues: names of cues with a mask.
 
     Raises:
-        SettingError: an unknown kind, mask or cue, with the nearest known; a fraction that is none.
+        SettingError: the kind, mask, cue or fraction is not valid; names the nearest valid name.
 
     >>> check_spec("outside:lungs", masks=["lung", "heart"])
     Traceback (most recent call last):
@@ -131,7 +131,7 @@ def check_spec(spec: str, *, masks: Iterable[str] = (), cues: Iterable[str] = ()
 
 @kind
 def border(argument: str, scene: Scene) -> Mask:
-    """``border:0.10``: a frame; its bars are that fraction of the height and of the width that the network saw."""
+    """``border:0.10``: a frame whose bars are this fraction of the height and width of the window."""
     inner = np.zeros(scene.size, bool)
     inner[_inset(_fraction(argument, "border:0.10"), scene)] = True
     return ~inner
@@ -139,7 +139,7 @@ def border(argument: str, scene: Scene) -> Mask:
 
 @kind
 def corner(argument: str, scene: Scene) -> Mask:
-    """``corner:0.15`` or ``corner:0.15:top-left``: all or one; sides as fractions of what the network saw."""
+    """``corner:0.15`` or ``corner:0.15:top-left``: all corners or one; sides are fractions of the window's sides."""
     number, _, which = argument.partition(":")
     if which and which not in CORNERS:
         raise SettingError(f"{nearest('corner', which, CORNERS)}; without a name it is all four")
@@ -161,7 +161,7 @@ def mask(argument: str, scene: Scene) -> Mask | None:
             raise SettingError('mask:label needs a mask: add mask = "COLUMN" to [labels.NAME]')
         problem = nearest("mask", argument, scene.masks) if scene.masks else f"no mask called {argument!r}"
         raise SettingError(f"{problem}; add it to masks in [cohort]")
-    return _made(scene.masks[argument])
+    return _mask_of(scene.masks[argument])
 
 
 @kind
@@ -172,23 +172,23 @@ def inside(argument: str, scene: Scene) -> Mask | None:
 
 @kind
 def outside(argument: str, scene: Scene) -> Mask | None:
-    """``outside:NAME``: all but a mask of the table."""
+    """``outside:NAME``: everything outside a mask of the table."""
     part = mask(argument, scene)
     return None if part is None else ~part
 
 
 @kind
 def cue(argument: str, scene: Scene) -> Mask | None:
-    """``cue:NAME``: the place of a known cue."""
+    """``cue:NAME``: inside the mask of a cue."""
     if argument not in scene.cues:
         problem = nearest("cue", argument, scene.cues) if scene.cues else f"no cue called {argument!r}"
         raise SettingError(f"{problem}; add it to cues in [cohort], with column and mask")
-    return _made(scene.cues[argument])
+    return _mask_of(scene.cues[argument])
 
 
 @kind
 def field_of_view(argument: str, scene: Scene) -> Mask | None:
-    """``field-of-view``: black (or white) bars and collimator blades, with a rim of 2 % inside their straight edges."""
+    """``field-of-view``: black or white bars and collimator blades, with a rim of 2 % inside their straight edges."""
     if argument:
         raise SettingError(f"field-of-view takes no {argument!r}: write 'field-of-view' alone")
     if scene.pixels is None:
@@ -196,7 +196,7 @@ def field_of_view(argument: str, scene: Scene) -> Mask | None:
     return ~open_field(scene.pixels.mean(axis=2), rim=_RIM)
 
 
-def _made(source: Source) -> Mask | None:
+def _mask_of(source: Source) -> Mask | None:
     return None if source is None else source()
 
 
@@ -212,7 +212,7 @@ def _fraction(text: str, example: str) -> float:
 
 
 def _inset(fraction: float, scene: Scene) -> tuple[slice, slice]:
-    """Return what is left of the seen box without a frame of whole pixels, at least one on each side."""
+    """Return the window without a frame of whole pixels, at least one pixel on each side."""
     rows, columns = (
         slice(box.start + bar, max(box.stop - bar, box.start + bar))
         for box in scene.window.seen()
@@ -222,14 +222,14 @@ def _inset(fraction: float, scene: Scene) -> tuple[slice, slice]:
 
 
 def cell_shares(mask: Mask, window: Window, grid: tuple[int, int]) -> Shares:
-    """Return how much of each grid cell a region covers.
+    """Return the share of each grid cell that a region covers.
 
-    share = (area of the cell that the region covers) / (area of the cell). Cells have the size that they have on the
-    picture, so borders between cells may divide a pixel, and their part on the padding counts as not covered.
+    share = (area of the cell that the region covers) / (area of the cell). Cells are compared at the scale of the
+    image, so borders between cells may divide a pixel. Padding counts as not covered.
 
     Args:
-        mask: (H, W) on the picture.
-        window: what the network saw.
+        mask: (H, W) on the image.
+        window: the part of the image in the network's input.
         grid: (h, w) of the map.
 
     Returns:
@@ -247,7 +247,7 @@ def cell_shares(mask: Mask, window: Window, grid: tuple[int, int]) -> Shares:
 
 
 def seen_shares(window: Window, grid: tuple[int, int]) -> Shares:
-    """Return how much of each grid cell lies on the picture, (h, w) in [0, 1]; the rest is padding.
+    """Return the share of each grid cell that lies inside the image, (h, w) in [0, 1]; the rest is padding.
 
     >>> seen_shares(Window((2, 4), start=(-2, 0), extent=(6, 4)), (3, 1)).tolist()
     [[0.0], [1.0], [0.0]]
@@ -261,7 +261,7 @@ def seen_shares(window: Window, grid: tuple[int, int]) -> Shares:
 
 @lru_cache(maxsize=256)
 def _overlap(cells: int, pixels: int, start: float, extent: float) -> sparse.csr_array:
-    """(cells, pixels): the length of each pixel in each cell, in cells."""
+    """Return (cells, pixels): the overlap of each pixel with each cell, in units of a cell."""
     edges = start + extent * np.arange(cells + 1) / cells
     first = np.arange(pixels)
     length = np.minimum(edges[1:, None], first + 1) - np.maximum(edges[:-1, None], first)
@@ -269,19 +269,19 @@ def _overlap(cells: int, pixels: int, start: float, extent: float) -> sparse.csr
 
 
 def at_input(mask: Mask, window: Window, input_size: tuple[int, int], *, grow: int = 0) -> Mask:
-    """Return a region on the network's input: the input pixels that it covers by half.
+    """Return a region on the network's input: the input pixels of which it covers at least half.
 
-    A region too small to cover half of any takes those that it covers at least half as well as the best.
+    A region too small to cover half of any pixel gets the pixels with at least half of its largest coverage.
 
     Args:
-        mask: (H, W) on the picture.
-        window: what the network saw.
+        mask: (H, W) on the image.
+        window: the part of the image in the network's input.
         input_size: (h, w) of the network's input.
-        grow: how many input pixels to add around it, on the picture. Resampling spreads what is drawn by a pixel or
-            so: 1 takes that out too, which matters to fill-ins that start from the pixels beside the region.
+        grow: number of input pixels by which the region is enlarged. Resampling blurs the edge of a drawn object by
+            about one pixel. With 1, this edge is included, so that fill-ins do not continue it into the region.
 
     Returns:
-        (h, w); false everywhere only where the network saw nothing of the region.
+        (h, w) mask; false everywhere only if the region lies outside the window.
     """
     pixels = _covered(cell_shares(mask, window, input_size))
     if grow:
@@ -291,7 +291,7 @@ def at_input(mask: Mask, window: Window, input_size: tuple[int, int], *, grow: i
 
 
 def _covered(shares: Shares) -> Mask:
-    """Return the cells that count as part of a region; at least one where it has any."""
+    """Return the cells that belong to a region; at least one if it covers any."""
     best = float(shares.max(initial=0))
     result: Mask = (shares >= min(_HALF, best / 2)) & (shares > 0)
     return result
@@ -299,14 +299,14 @@ def _covered(shares: Shares) -> Mask:
 
 @dataclass(frozen=True)
 class Evidence:
-    """How much of a map lies in a region.
+    """The share of a map in a region.
 
     Attributes:
-        mass: share of the map's positive sum, in [0, 1]; NaN for a map without positive values.
-        area: share of the picture that the network saw, in [0, 1].
-        enrichment: mass / area; 1 for heat that knows nothing of the region; NaN where mass is.
-        peak_inside: whether the map's maximum lies in a cell of the region; None where mass is NaN, and where
-            several cells share the maximum and disagree.
+        mass: share of the map's positive sum in the region, in [0, 1]; NaN for a map without positive values.
+        area: share of the window's image area that the region covers, in [0, 1].
+        enrichment: mass / area; 1 for a uniform map; NaN if mass is NaN.
+        peak_inside: whether the map's maximum lies in a cell of the region; None if mass is NaN, or if some but not all
+            cells with the maximum belong to the region.
     """
 
     mass: float
@@ -316,19 +316,20 @@ class Evidence:
 
 
 def evidence(grid_map: npt.NDArray[np.floating], shares: Shares, seen: Shares) -> Evidence:
-    """Measure a map in a region, on the map's own grid.
+    """Measure a map in a region, on the grid of the map.
 
-    With L = max(map, 0): mass = sum(L share) / sum(L seen), area = sum(share) / sum(seen). Heat on padding counts
-    nowhere, so that a constant map has enrichment 1 in every region. The cells of a region, for the peak, are those
-    that it covers by half; of a region smaller than that, those that it covers at least half as well as the best.
+    With L = max(map, 0): mass = sum(L share) / sum(L seen), area = sum(share) / sum(seen). Heat on padding is ignored,
+    so that a constant map has enrichment 1 in every region. For the peak, a cell belongs to the region if the region
+    covers at least half of it. For a region that covers half of no cell, cells with at least half of its largest
+    coverage are used.
 
     Args:
-        grid_map: (h, w), signed.
-        shares: (h, w), the region's ``cell_shares``.
-        seen: (h, w), the picture's ``seen_shares``.
+        grid_map: (h, w) the map, signed.
+        shares: (h, w) ``cell_shares`` of the region.
+        seen: (h, w) ``seen_shares`` of the image.
 
     Returns:
-        The four numbers.
+        Mass, area, enrichment, and whether the peak lies inside.
 
     >>> evidence(np.array([[3.0, 1.0, -5.0]]), np.array([[1.0, 0.0, 0.0]]), np.ones((1, 3)))
     Evidence(mass=0.75, area=0.333..., enrichment=2.25, peak_inside=True)

@@ -1,6 +1,6 @@
-"""The one way from cases to rows: read, hash, reuse, batch, retry one by one.
+"""Compute the rows of cases: read, hash, reuse, batch, and retry one by one.
 
-A study and an evaluation supply the step: the rows of a case, which of them are cached, and how the rest is computed.
+Study and evaluation implement `Step`: the rows of a case, the reuse of cached rows, and the computation of the others.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _READERS = 2
 
 @dataclass
 class Task:
-    """One row to be made.
+    """One row to be computed.
 
     Attributes:
         method: name of the method.
-        key: identifies everything that the row depends on; "" before the image file has been hashed.
-        cached: the row that an earlier run made with this key.
-        wanted: whether a map is wanted.
-        fault: why the row fails; "" while it does not.
+        key: hash of everything on which the row depends; "" before the image file is hashed.
+        cached: the row of an earlier run with this key.
+        wanted: whether a map is needed.
+        fault: reason why the row fails; "" if it does not fail.
     """
 
     method: str
@@ -46,13 +46,13 @@ TaskT = TypeVar("TaskT", bound=Task)
 
 @dataclass
 class Work(Generic[TaskT]):
-    """A case and its rows to be made.
+    """A case and its rows to be computed.
 
     Attributes:
         case: the case.
-        tasks: one per row, in order.
+        tasks: one task per row, in order.
         sha256: hash of the image file; None if it cannot be read.
-        samples: the image as input of each model that has something to compute, by a name of the model.
+        samples: key of a model -> the image as input of this model, for models that are needed.
     """
 
     case: Case
@@ -66,7 +66,7 @@ class Work(Generic[TaskT]):
         return all(task.fault for task in self.tasks)
 
     def fail(self, error: Exception) -> None:
-        """Write an error down in every row that has none."""
+        """Set an error as the reason of failure of all rows without one."""
         note(self.tasks, error)
 
 
@@ -76,28 +76,28 @@ Result = TypeVar("Result")
 
 
 class Step(Protocol[WorkT]):
-    """Interface of a computation to `read_cases`, which reads the cases for it."""
+    """Interface of a computation for `read_cases`."""
 
     def begin(self, case: Case) -> WorkT:
-        """Return the rows to be made for a case, before its file is read."""
+        """Return the rows to be computed for a case, before its file is read."""
         ...
 
     def reuse(self, work: WorkT) -> bool:
-        """Look up the cached rows of a case whose file has been hashed; return whether anything is left to compute."""
+        """Look up the cached rows of a case with a hashed file; return whether anything remains to be computed."""
         ...
 
     def prepare(self, work: WorkT, content: bytes) -> None:
-        """Decode the file, and make the inputs of the models that have something to compute."""
+        """Decode the file, and prepare the inputs of the models that are needed."""
         ...
 
 
 def read_cases(step: Step[WorkT], cases: Iterable[Case], *, ahead: int) -> Iterator[WorkT]:
-    """Read the files of cases in threads, in order; a case that cannot be read has rows that say why.
+    """Read the files of cases in threads, in order; if a case cannot be read, its rows have the reason.
 
     Args:
-        step: the computation that the cases are read for.
+        step: the computation.
         cases: the cases.
-        ahead: how many cases may be read before they are used.
+        ahead: largest number of cases that are read in advance.
     """
 
     def read(case: Case) -> WorkT:
@@ -118,18 +118,18 @@ def read_cases(step: Step[WorkT], cases: Iterable[Case], *, ahead: int) -> Itera
 def attempt(
     compute: Callable[[Sequence[Item]], Result], items: Sequence[Item], *, fail: Callable[[Item, Exception], None]
 ) -> Iterator[tuple[Result, Sequence[Item]]]:
-    """Compute something of several items at once; if that fails, of each item alone, when it is asked for.
+    """Compute the result of several items at once; if this fails, compute each item alone.
 
     Args:
-        compute: is given some of the items.
-        items: the items; nothing is computed of none.
+        compute: function of a list of items.
+        items: the items; may be empty.
         fail: called with each item that fails alone, and its error.
 
     Yields:
-        Each result, with the items that it is of.
+        Each result with its items.
 
     Raises:
-        StoreError: the results cannot be written, which is no fault of an item.
+        StoreError: the results cannot be written.
 
     >>> def total(numbers):
     ...     return sum(1 / n for n in numbers)
@@ -143,7 +143,7 @@ def attempt(
         result = compute(items)
     except StoreError:
         raise
-    except Exception as error:  # whatever an image, a model or a method does: the other items go on
+    except Exception as error:  # any failure of an image, model or method must not stop the other items
         if len(items) == 1:
             fail(items[0], error)
             return
@@ -155,7 +155,7 @@ def attempt(
 
 
 def note(tasks: Iterable[Task], error: Exception) -> None:
-    """Write an error down as the reason why rows fail; a row that has a reason keeps it."""
+    """Set an error as the reason why rows fail; an existing reason is kept."""
     words = " ".join(str(error).split())
     for task in tasks:
         task.fault = task.fault or (words if isinstance(error, CamscopeError) else f"{type(error).__name__}: {words}")
@@ -163,7 +163,7 @@ def note(tasks: Iterable[Task], error: Exception) -> None:
 
 @contextmanager
 def noted(tasks: Iterable[Task]) -> Iterator[None]:
-    """Write down what goes wrong with some rows; only a folder that cannot be written ends the run."""
+    """Record errors in rows instead of raising them, except for a folder that cannot be written."""
     try:
         yield
     except StoreError:

@@ -1,4 +1,4 @@
-"""Run lengths as masks: Kaggle's pairs of start and length, and COCO's counts, written out or compressed."""
+"""Convert run lengths to masks: Kaggle's pairs of start and length, and COCO's counts, as a list or compressed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from camscope.array_types import Mask
 from camscope.errors import AnnotationError, shortened
 
-MAX_PIXELS = 2**28  # of a mask of another size than its picture
+MAX_PIXELS = 2**28  # of a mask whose size differs from that of its image
 _FIRST, _SIGN, _MORE, _BITS = 48, 0x10, 0x20, 5  # of COCO's letters: offset, flags, and bits of the number per letter
 
 
@@ -20,13 +20,13 @@ def pairs(text: str, size: tuple[int, int], *, relative: bool = False) -> Mask:
     """Read ``start length start length ...``, down the columns.
 
     Args:
-        text: whole numbers with blanks between them.
-        size: (H, W) of the picture that they are for, in pixels.
-        relative: False: each start is a pixel's number, from 1 (Kaggle). True: it counts from the end of the run
-            before, from 0 (SIIM-ACR Pneumothorax).
+        text: whole numbers separated by blanks.
+        size: (H, W) of the image in pixels.
+        relative: False if each start is a pixel's number, from 1 (Kaggle). True if it counts from the end of the
+            previous run, from 0 (SIIM-ACR Pneumothorax).
 
     Raises:
-        AnnotationError: an odd number of numbers, starts that do not increase, or a run that leaves the picture.
+        AnnotationError: an odd number of values, starts that do not increase, or a run beyond the image.
 
     >>> pairs("2 3", (2, 4)).astype(int)
     array([[0, 1, 0, 0],
@@ -68,13 +68,13 @@ def coco(content: Mapping[str, Any], text: str) -> Mask:
 
     Args:
         content: ``counts``, a list of numbers or the compressed text, and ``size`` [height, width].
-        text: what to call it.
+        text: name of the annotation in errors.
 
     Returns:
         (height, width), true inside.
 
     Raises:
-        AnnotationError: counts that cannot be read, or do not fill the size.
+        AnnotationError: the counts cannot be read, or do not add up to the size.
 
     >>> coco({"size": [2, 4], "counts": [1, 3, 4]}, "").astype(int)
     array([[0, 1, 0, 0],
@@ -100,7 +100,7 @@ def coco(content: Mapping[str, Any], text: str) -> Mask:
 
 
 def is_empty(cell: str) -> bool:
-    """Return whether a cell holds COCO's run lengths of a mask without a pixel inside.
+    """Return whether a cell contains COCO's run lengths of an empty mask.
 
     >>> is_empty('{"size": [2, 4], "counts": [8]}'), is_empty("1,2,3,4")
     (True, False)
@@ -111,14 +111,14 @@ def is_empty(cell: str) -> bool:
         content = json.loads(cell)
         return not coco(content, cell).any()
     except (ValueError, AttributeError, RecursionError, AnnotationError):
-        return False  # which reading it will refuse
+        return False  # read_annotation reports the error
 
 
 def picture_size(content: Mapping[str, Any], text: str) -> tuple[int, int]:
-    """Return the size [height, width] that an annotation was drawn at.
+    """Return the size [height, width] for which an annotation was drawn.
 
     Raises:
-        AnnotationError: it has none, or one that is not possible.
+        AnnotationError: the size is missing or not valid.
     """
     size = content.get("size")
     if not isinstance(size, list) or len(size) != 2:
@@ -133,10 +133,10 @@ def picture_size(content: Mapping[str, Any], text: str) -> tuple[int, int]:
 
 
 def whole_numbers(values: Sequence[Any], text: str) -> npt.NDArray[np.int64]:
-    """Return run lengths as whole numbers from 0 to a picture's size; the sum of a few billion cannot overflow.
+    """Return run lengths as whole numbers from 0 to the largest number of pixels, so that sums cannot overflow.
 
     Raises:
-        AnnotationError: anything else is among them, or nothing.
+        AnnotationError: another value is among them, or there are none.
     """
     wrong = f"{shortened(text)} holds a number that is no run length: give whole numbers from 0 to {MAX_PIXELS}"
     if any(isinstance(value, bool | float) for value in values) or not values:
@@ -151,7 +151,7 @@ def whole_numbers(values: Sequence[Any], text: str) -> npt.NDArray[np.int64]:
 
 
 def _decompressed(letters: str, text: str) -> list[int]:
-    """Return the counts of COCO's compressed text; from the fourth on, each is stored less the one two before it."""
+    """Return the counts of COCO's compressed text; from the fourth on, differences to two counts before are stored."""
     counts: list[int] = []
     number = shift = 0
     for letter in letters:

@@ -1,4 +1,4 @@
-"""A draw of cases from a cohort that is too large to look at every one."""
+"""Draw a sample of cases from a large cohort."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _KIND, _TURN, _PLACE = "__kind__", "__turn__", "__place__"
 
 
 def drawn_cases(rows: pl.DataFrame, *, by: Sequence[str], limit: int, seed: int) -> list[int]:
-    """Draw cases by whole patients, kind after kind in turn, so that rare kinds are drawn as often as common ones.
+    """Draw cases by whole patients, from each kind in turn, so that rare kinds are as frequent as common kinds.
 
-    A patient counts for the rarest kind among its rows. The same rows give the same cases in whatever order they stand.
+    A patient belongs to the rarest kind among its rows. The result does not depend on the order of the rows.
 
     >>> patients, ill = [f"P{n // 2}" for n in range(100)], [True] * 4 + [False] * 96
     >>> rows = pl.DataFrame({"case": range(100), "patient": patients, "ill": ill})
@@ -22,13 +22,13 @@ def drawn_cases(rows: pl.DataFrame, *, by: Sequence[str], limit: int, seed: int)
     ([0, 1, 2, 3], 8)
 
     Args:
-        rows: with ``case``, ``patient`` and the columns ``by``; a case may have several.
-        by: columns whose values together are a kind; null is a value.
-        limit: most cases; of the last patient some may be left out.
-        seed: of the order of the patients.
+        rows: table with ``case``, ``patient`` and the columns ``by``; a case may have several rows.
+        by: columns whose combination of values is a kind; null is a value.
+        limit: largest number of cases; some cases of the last patient may be left out.
+        seed: random seed of the order of patients.
 
     Returns:
-        The cases' numbers, ascending; all of them where these are no more than the limit.
+        The case numbers, ascending; all cases if their number does not exceed the limit.
     """
     cases = rows.select("case", pl.col("patient").fill_null("")).unique("case").sort("case")
     if len(cases) <= limit:

@@ -1,4 +1,4 @@
-"""The parts of a study file that say what a cohort is; study, evaluation and training read them alike."""
+"""Define the sections of a study file that describe a cohort, for study, evaluation and training."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Votes = Literal["any", "majority"] | Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a study.
+    """A problem of a study.
 
     Attributes:
-        text: what was given, what is possible, what to do.
-        file: the file it stands in.
-        line: in that file, from 1; None where it concerns the file as a whole.
-        fatal: whether no row at all can be made; otherwise the rows that it concerns fail or are doubtful.
+        text: what is wrong, what was expected, and what to do.
+        file: the file with the problem.
+        line: line of the file, from 1; None for the whole file.
+        fatal: whether the study cannot be run; otherwise only some rows fail or are doubtful.
     """
 
     text: str
@@ -37,13 +37,13 @@ class Problem:
 
 
 class Section(BaseModel):
-    """Part of a study file: settings that it does not know are errors."""
+    """A section of a study file; unknown settings are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 
 def _named(key: str) -> BeforeValidator:
-    """Let a text alone stand for a section of which it is one setting."""
+    """Accept a text in place of a section with this text as its only setting."""
     return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
 
 
@@ -52,7 +52,7 @@ def _alone(value: Any) -> Any:
 
 
 def _paired(value: Any) -> Any:
-    """Let names stand for columns that are called so in both tables."""
+    """Accept a list of names for columns with the same name in both tables."""
     value = _alone(value)
     return {name: name for name in value} if isinstance(value, list | tuple) else value
 
@@ -62,11 +62,11 @@ _Several = Annotated[tuple[str, ...], BeforeValidator(_alone)]
 
 
 class TextSource(Section):
-    r"""A text per row: the column with this name, or else a template with columns in braces, or a part of either.
+    r"""A text per row: a column, a template with columns in braces, or a part of either.
 
-    ``"p{subject_id:.2}/{dicom_id}.jpg"`` formats columns as Python formats text, so that ``.2`` is the first two
-    characters and ``0>8`` fills up with zeros. With ``pattern``, a regular expression, the text is what its groups
-    match, joined by "_", or all that it matches.
+    ``"p{subject_id:.2}/{dicom_id}.jpg"`` formats columns as in Python: ``.2`` is the first two characters, and ``0>8``
+    fills up with zeros. With ``pattern``, a regular expression, the text is the match of its groups, joined by "_", or
+    the whole match if it has no groups.
 
     >>> TextSource(from_="Path", pattern=r"patient(\d+)").name
     'Path ~ patient(\\d+)'
@@ -95,11 +95,11 @@ class TextSource(Section):
 
     @property
     def name(self) -> str:
-        """Return the name of the column that the texts become."""
+        """Return the name of the new column."""
         return self.from_ if self.pattern is None else f"{self.from_} ~ {self.pattern}"
 
     def columns(self, existing: Mapping[str, Any] | list[str]) -> list[str]:
-        """Return the columns that it is made of.
+        """Return the columns that the text needs.
 
         >>> TextSource(from_="{a}/{b:.2}.png").columns(["a", "b", "c"])
         ['a', 'b']
@@ -109,14 +109,15 @@ class TextSource(Section):
 
 
 class MaskSource(TextSource):
-    """Where the mask of a row stands: a cell (see `read_annotation`), and how to read it.
+    """The source of a row's mask: a cell (see `read_annotation`), and settings for reading it.
 
     Attributes:
-        boxes: instead of a column: the boxes of ``[cohort.boxes]`` with this label, or all with "*".
-        coding: of run lengths, "absolute" (from 1, Kaggle) or "relative" (to the end of the run before, SIIM-ACR).
-        size: (height, width) that run lengths, boxes or polygons were drawn at; None: that of the picture.
-        values: pixels of a mask file that belong to the mask.
-        bits: bits of which a pixel of a mask file must have one.
+        boxes: label of boxes in ``[cohort.boxes]`` ("*" for all), instead of a column.
+        coding: coding of run lengths, "absolute" (from 1, Kaggle) or "relative" (from the end of the previous run,
+            SIIM-ACR).
+        size: (height, width) for which run lengths, boxes or polygons were drawn; None for the size of the image.
+        values: values of the pixels of a mask file that belong to the mask.
+        bits: bits; a pixel of a mask file belongs to the mask if it has any of them.
     """
 
     from_: Annotated[str, Field(alias="from")] = ""
@@ -136,21 +137,21 @@ class MaskSource(TextSource):
 
     @property
     def name(self) -> str:
-        """Return the name of the column that the cells become."""
+        """Return the name of the new column."""
         return super().name if self.boxes is None else f"boxes of {self.boxes}"
 
 
 class TableSource(Section):
-    """A table: the path of a file or folder, and for some formats what becomes a row.
+    """A table: the path of a file or folder, and settings of its format.
 
     Attributes:
         path: CSV, TSV, Excel, Parquet, JSON or JSON-lines file (CSV, TSV and JSON lines also with .gz), a folder, or
             XML files (``reports/*.xml``).
-        sheet: of an Excel file; None for the first.
-        each: of XML files, the elements that become rows, such as "object"; None for one row per file.
-        columns: of XML files: column -> path of an element below ``each`` ("bndbox/xmin"), or with "/" before it below
-            the file's root; "@id" is an attribute. Several elements are joined by "|".
-        files: of a folder, the paths of its files with columns in braces: ``"{patient}/{study}_{view}.png"``.
+        sheet: sheet of an Excel file; None for the first.
+        each: for XML files, path of the elements that become rows, such as "object"; None for one row per file.
+        columns: for XML files, column -> path of an element, relative to ``each`` ("bndbox/xmin"), or with "/" before
+            it to the file's root; "@id" is an attribute. Several elements are joined by "|".
+        files: for a folder, the paths of its files with columns in braces: ``"{patient}/{study}_{view}.png"``.
     """
 
     path: Annotated[str, Field(min_length=1)]
@@ -166,7 +167,7 @@ _Table = Annotated[TableSource, _named("path")]
 
 
 class Cue(Section):
-    """A known cue: a column that says whether it is there (1 / 0), and optionally one that says where."""
+    """A cue: a column with 1 (present) or 0 (absent), and optionally the column of its mask."""
 
     column: str
     mask: _Mask | None = None
@@ -176,9 +177,9 @@ class Join(Section):
     """A table whose columns are added to each row.
 
     Attributes:
-        table: the table; it has one row per key.
-        on: the columns that must be equal, or column of the cohort -> column of ``table``.
-        prefix: before the names of the columns that are added.
+        table: the table, with one row per key.
+        on: the columns of the key, or column of the cohort -> column of ``table``.
+        prefix: prefix of the names of the added columns.
     """
 
     table: _Table
@@ -187,16 +188,16 @@ class Join(Section):
 
 
 class Boxes(Section):
-    """Boxes with a row each.
+    """Boxes with one row per box.
 
     Attributes:
-        table: their table; None: the cohort's own, which then has several rows per image.
-        on: as in `Join`; needed with ``table``.
-        columns: x, y, width, height, or x0, y0, x1, y1; or one column with all four.
-        form: "xywh" or "xyxy"; None: told by the names of the columns.
-        label: column with the label of the box; None if it has none.
-        size: [height, width] in pixels of the pictures that the boxes were drawn on, or columns with them; None: those
-            of the picture.
+        table: table of the boxes; None for the table of the cohort, which then has several rows per image.
+        on: columns of the key, as in `Join`; required with ``table``.
+        columns: x, y, width, height, or x0, y0, x1, y1; or one column with all four numbers.
+        form: "xywh" or "xyxy"; None to recognise it from the names of the columns.
+        label: column with the label of the box; None for boxes without labels.
+        size: [height, width] in pixels for which the boxes were drawn, or columns with these numbers; None for the size
+            of the image.
     """
 
     columns: Annotated[tuple[str, ...], BeforeValidator(_alone)]
@@ -213,9 +214,7 @@ class Boxes(Section):
                 f"boxes.columns names {len(self.columns)} columns: give four, or one with all four numbers"
             )
         if (self.table is None) != (not self.on):
-            raise ValueError(
-                "boxes in a table of their own need on = [...], the columns that they share with the cohort"
-            )
+            raise ValueError("boxes in a separate table need on = [...], the columns that both tables share")
         if self.form is None and self._told is None:
             raise ValueError(
                 f"whether {', '.join(self.columns)} hold the width and height or the other corner is not clear: add "
@@ -225,7 +224,7 @@ class Boxes(Section):
 
     @property
     def corners(self) -> bool:
-        """Return whether the last two numbers are the other corner, and not width and height."""
+        """Return whether the last two numbers are a corner instead of width and height."""
         return (self.form or self._told) == "xyxy"
 
     @property
@@ -239,7 +238,7 @@ class Boxes(Section):
 
 
 class CohortSection(Section):
-    """``[cohort]``: the table and what its columns mean. Paths are relative to the study file, or addresses."""
+    """``[cohort]``: the table and the meaning of its columns. Paths are relative to the study file, or addresses."""
 
     table: _Table
     root: str = "."
@@ -277,16 +276,16 @@ class CohortSection(Section):
 
 
 class LabelRule(Section):
-    """How a label is read from the table.
+    """The rule for reading a label from the table.
 
     Attributes:
-        column: its column; None: the truth is unknown.
-        contains: the label is present where the cell, or the list in it, has one of these values, and absent otherwise.
-        absent: the label is absent where the cell has one of these values, and present where it has any other.
-        above: the label is present where the cell's number is larger.
-        blank: whether a blank cell means "unknown" or "negative".
-        uncertain: how -1 is read.
-        mask: of the finding.
+        column: column of the label; None if the truth is unknown.
+        contains: values; the label is present if the cell, or the list in it, has one of them, and absent otherwise.
+        absent: values; the label is absent if the cell has one of them, and present for any other value.
+        above: number; the label is present if the cell's number is larger.
+        blank: meaning of a blank cell, "unknown" or "negative".
+        uncertain: meaning of -1.
+        mask: mask of the finding.
     """
 
     column: str | None = None
@@ -303,5 +302,5 @@ class LabelRule(Section):
         if self.column is None and any(rules):
             raise ValueError("contains, absent and above need a column")
         if sum(rules) > 1:
-            raise ValueError("a label is told by contains, by absent or by above: give one of them")
+            raise ValueError("a label is read by contains, by absent or by above: give one of them")
         return self

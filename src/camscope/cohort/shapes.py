@@ -1,4 +1,4 @@
-"""Boxes and polygons as masks: a pixel is inside where its centre is."""
+"""Convert boxes and polygons to masks; a pixel is inside if its centre is inside."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def boxes(corners: Iterable[Sequence[Any]], size: tuple[int, int]) -> Mask:
     """Fill boxes.
 
     Args:
-        corners: of each box x0, y0, x1, y1 in pixels of the picture; whole numbers exclude x1 and y1.
-        size: (H, W) of the picture.
+        corners: x0, y0, x1, y1 of each box in pixels of the image; whole numbers exclude x1 and y1.
+        size: (H, W) of the image.
 
     Returns:
         (H, W), true inside.
 
     Raises:
-        AnnotationError: a box that is empty, or reaches beyond the picture.
+        AnnotationError: a box is empty, or reaches beyond the image.
 
     >>> boxes([(1, 0, 3, 2)], (2, 4)).astype(int)
     array([[0, 1, 1, 0],
@@ -53,14 +53,14 @@ def polygons(outlines: Iterable[Sequence[Any]], size: tuple[int, int]) -> Mask:
     """Fill polygons, each by the even-odd rule.
 
     Args:
-        outlines: of each polygon its corners in pixels of the picture, as x, y, x, y, ... or [[x, y], ...].
-        size: (H, W) of the picture.
+        outlines: corners of each polygon in pixels of the image, as x, y, x, y, ... or [[x, y], ...].
+        size: (H, W) of the image.
 
     Returns:
-        (H, W), true inside any of them.
+        (H, W), true inside any polygon.
 
     Raises:
-        AnnotationError: fewer than three corners, or a corner beyond the picture.
+        AnnotationError: a polygon has fewer than three corners, or reaches beyond the image.
 
     >>> polygons([[0, 0, 4, 0, 0, 4]], (4, 5)).astype(int)
     array([[1, 1, 1, 0, 0],
@@ -81,7 +81,7 @@ def polygons(outlines: Iterable[Sequence[Any]], size: tuple[int, int]) -> Mask:
 
 
 def _filled(corners: Floats, size: tuple[int, int]) -> Mask:
-    """Count, from the left, the edges that are crossed on the way to each pixel's centre; an odd number is inside."""
+    """Fill a polygon: a pixel is inside if an odd number of edges lies to the left of its centre."""
     height, width = size
     crossings = np.zeros((height, width + 1), np.int64)
     for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
@@ -95,7 +95,7 @@ def _filled(corners: Floats, size: tuple[int, int]) -> Mask:
 
 
 def _numbers(values: Sequence[Any]) -> Floats | None:
-    """Return the finite numbers of a box or polygon in one row; None if it holds anything else."""
+    """Return the finite numbers of a box or polygon in one row; None if another value is among them."""
     try:
         numbers = np.array(values, np.float64).ravel()
     except (TypeError, ValueError):

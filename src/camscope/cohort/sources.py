@@ -1,4 +1,4 @@
-"""Texts of a table's rows, and tables, as the study file names them."""
+"""Read the tables that a study file names, and compute texts of their rows."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def read_source(source: TableSource, folder: str | Path) -> tuple[pl.DataFrame, 
 
 
 def check_columns(table: pl.DataFrame, keys: Sequence[str], path: str) -> None:
-    """Raise where a table lacks a column.
+    """Check that a table has some columns.
 
     Raises:
-        StudyError: with each column that it lacks.
+        StudyError: lists each missing column.
     """
     names = [name for name in table.columns if name not in RESERVED]
     if wrong := [Problem(nearest("column", key, names), path, 1) for key in keys if key not in names]:
@@ -44,12 +44,12 @@ def check_columns(table: pl.DataFrame, keys: Sequence[str], path: str) -> None:
 
 
 def key_rows(table: pl.DataFrame, columns: list[str]) -> list[tuple[str, ...]]:
-    """Return the cells of some columns, without blanks around them, row by row."""
+    """Return the stripped cells of some columns, row by row."""
     return table.select(pl.col(columns).str.strip_chars()).rows()
 
 
 def texts(table: pl.DataFrame, source: TextSource) -> pl.Series:
-    """Return the text of a source in each row; "" where a column of it is blank, or its pattern finds nothing.
+    """Return the text of a source in each row; "" if one of its columns is blank, or if its pattern does not match.
 
     Raises:
         StudyError: a column cannot be formatted as the template says.

@@ -1,4 +1,4 @@
-"""A folder of rows in shards that are whole or absent, and what has been computed before."""
+"""Store rows in shards that are written completely or not at all, and look up cached rows."""
 
 from __future__ import annotations
 
@@ -48,25 +48,25 @@ _KINDS = {STUDY: "a study", EVALUATION: "an evaluation"}
 _SHARD = re.compile(r"[0-9a-f]{1,8}-\d{6}\.parquet")
 _FORMER_SHARD = re.compile(rf"\d{{8}}-{_SHARD.pattern}")
 _OPEN_SHARDS = 4
-_TRIED = 16  # rows with one key
-_PATIENCE = 1  # seconds; `busy` holds the lock for a moment
-_THREADS = 8  # that copy shards from an address
+_TRIED = 16  # largest number of rows per key that are tried
+_PATIENCE = 1  # seconds to wait for the lock, which `busy` holds for a moment
+_THREADS = 8  # threads that copy shards from an address
 
 
 class Store:
     """The folder of a study or an evaluation.
 
-    Rows lie in ``rows/<plan>-<number>.parquet``, where the plan is the fingerprint of table and settings. Shards of
-    a former plan, and those that are written anew, wait in ``rows/former`` while a run lasts, so that nothing is
-    computed again that is still true; `finish` removes them. Nothing else is ever removed but what the rows of a former
-    shard, with its checksum, name as their overlays, and half-written files.
+    Rows are in ``rows/<plan>-<number>.parquet``, where the plan is the fingerprint of table and settings. During a run,
+    shards of a former plan and replaced shards are kept in ``rows/former``, so that valid results are reused. `finish`
+    removes them. Otherwise, only incomplete files are removed, and overlays that are named by a former shard with a
+    valid checksum.
 
     Args:
-        folder: made where missing; or an address, such as ``s3://bucket/results``.
-        record: name of the file that says what the rows were made with.
+        folder: the folder, which is created if needed; or an address such as ``s3://bucket/results``.
+        record: name of the file with models, settings and versions of the rows.
 
     Raises:
-        MissingExtraError: an address whose package is not installed.
+        MissingExtraError: the package for an address is not installed.
     """
 
     def __init__(self, folder: str | Path, *, record: str = STUDY) -> None:
@@ -75,15 +75,15 @@ class Store:
 
     @property
     def remote(self) -> bool:
-        """Return whether the folder lies behind an address, where there are no locks and every file is whole."""
+        """Return whether the folder is an address, where there are no locks and every file is complete."""
         return is_remote(self.folder)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Take the folder and keep other processes out of it; the lock falls with the process, however that ends.
+        """Lock the folder against other processes; the lock is released when the process ends.
 
         Raises:
-            StoreError: another process is at work in the folder, or it is neither empty nor one of this kind.
+            StoreError: another process uses the folder, or it is neither empty nor a folder of results.
         """
         claim(self.folder, _KINDS[self._record], record=(self._record, "plan"))
         if self.remote:
@@ -105,7 +105,7 @@ class Store:
 
     @property
     def busy(self) -> bool:
-        """Return whether a process is at work in the folder; of an address that is not known."""
+        """Return whether a process uses the folder; unknown for an address."""
         if self.remote or not (self.folder / LOCK).exists():
             return False
         lock = filelock.FileLock(self.folder / LOCK, timeout=0)
@@ -117,7 +117,7 @@ class Store:
         return False
 
     def begin(self, plan: str) -> None:
-        """Put the rows of other plans aside, and remove what a killed process left half-written."""
+        """Put the rows of other plans aside, and remove incomplete files of a killed process."""
         with writing(self.folder):
             current = set(self.shards(plan))
             for path in self.shards():
@@ -132,10 +132,10 @@ class Store:
                         Path(place_, name).unlink()
 
     def known(self, shards: Sequence[Path] | None = None) -> Known:
-        """Return what has been computed before: all rows that there are, those of former plans first.
+        """Return the cached rows of all shards, those of former plans first.
 
         Args:
-            shards: of the rows that are there, only these.
+            shards: only these shards; None for all.
         """
         return Known([*self._former(), *(self.shards() if shards is None else shards)])
 
@@ -144,7 +144,7 @@ class Store:
         return self.folder / ROWS / f"{plan}-{number:06d}.parquet"
 
     def write(self, plan: str, number: int, *, rows: Sequence[Row], columns: Mapping[str, Any]) -> None:
-        """Write a shard, unless it has these very rows already."""
+        """Write a shard, unless it already contains the same rows."""
         path = self.shard(plan, number)
         table = frame(rows, columns)
         if path.exists():
@@ -156,32 +156,32 @@ class Store:
         write_parquet(path, table)
 
     def finish(self) -> None:
-        """Remove the former shards, and the pictures that only their rows name."""
+        """Remove the former shards, and the overlays that only their rows name."""
         former = [path for path in self._former() if is_sealed(path)]
         if not former:
             return
         with writing(self.folder):
             current = {name for path in self.shards() for name in _pictures(path)}
             for path in former:
-                with contextlib.suppress(DamagedError):  # what it names is no longer known
+                with contextlib.suppress(DamagedError):  # the names of its overlays are lost
                     for name in set(_pictures(path)) - current:
                         self._remove_picture(name)
                 path.unlink()
             if not self.remote:
-                with contextlib.suppress(OSError):  # files of others
+                with contextlib.suppress(OSError):  # the folder has other files
                     (self.folder / ROWS / FORMER).rmdir()
 
     def shards(self, plan: str = "") -> list[Path]:
-        """Return the files of the rows in order, of one plan or of all."""
+        """Return the files of the rows in order, of one plan or of all plans."""
         return [path for path in _listed(self.folder / ROWS, _SHARD) if not plan or path.name.partition("-")[0] == plan]
 
     def copies(self, plan: str) -> list[Path]:
-        """Return the files of a plan's rows on this machine, to be read lazily and more than once.
+        """Return the files of a plan's rows on this machine, which can be read lazily and repeatedly.
 
-        Those behind an address are copied into a folder that is there as long as this store.
+        Files of an address are copied into a temporary folder, which is removed with this store.
 
         Raises:
-            StoreError: one of them is damaged.
+            StoreError: a file is damaged.
         """
         shards = self.shards(plan)
         if not self.remote:
@@ -205,7 +205,7 @@ class Store:
             raise StoreError(f"{reason(fault)}: run the same command again, which computes its rows again") from None
 
     def _former(self) -> list[Path]:
-        """In the order in which they were put aside."""
+        """Return the former shards, in the order in which they were put aside."""
         return _listed(self.folder / ROWS / FORMER, _FORMER_SHARD)
 
     def _put_aside(self, path: Path) -> None:
@@ -222,7 +222,7 @@ class Store:
             return
         if not path.resolve().is_relative_to(self.folder.resolve()):
             return
-        # Its folder may be gone, or something else may lie in its place.
+        # The folder may not exist any more, or another file may have replaced the overlay.
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
             path.unlink()
         for parent in path.parents:
@@ -232,15 +232,15 @@ class Store:
                 parent.rmdir()
 
     def record(self, content: Mapping[str, Any]) -> None:
-        """Write what the rows were made with."""
+        """Write the record of the models, settings and versions of the rows."""
         text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
         write_atomically(self.folder / self._record, lambda file: file.write(text.encode("utf-8", "replace")))
 
     def read_record(self) -> dict[str, Any]:
-        """Return what `record` wrote; empty where nothing is.
+        """Return the record; empty if there is none.
 
         Raises:
-            StoreError: it is damaged.
+            StoreError: the record is damaged.
         """
         path = self.folder / self._record
         try:
@@ -250,13 +250,13 @@ class Store:
         except (OSError, ValueError, RecursionError) as fault:
             raise _unreadable(path, reason(fault)) from None
         if not isinstance(content, dict):
-            raise _unreadable(path, "it holds no JSON object")
+            raise _unreadable(path, "it does not contain a JSON object")
         return content
 
 
 @contextlib.contextmanager
 def as_written(folder: str | Path) -> Iterator[None]:
-    """Turn what records of another form than ours lead to into one sentence."""
+    """Convert errors from JSON files with unexpected content to one sentence."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as fault:
@@ -271,14 +271,14 @@ def _unreadable(path: Path, why: str) -> StoreError:
 
 
 class Known:
-    """What has been computed before, by key; rows are read from their shards when they are asked for.
+    """Cached rows by key; rows are read from their shards when they are needed.
 
     Args:
-        shards: Parquet files, the oldest first; those that cannot be read are passed over, and made again.
-        before: is asked for what they do not have.
+        shards: Parquet files, oldest first; files that cannot be read are skipped, and their rows computed again.
+        before: further cached rows, which are used for missing keys.
 
     Attributes:
-        damaged: why shards were passed over, one sentence each.
+        damaged: one sentence per skipped file, with the reason.
     """
 
     def __init__(self, shards: Sequence[Path], *, before: Known | None = None) -> None:
@@ -298,7 +298,7 @@ class Known:
             keys.append(table["key"].to_numpy().astype("S32"))
             statuses.append((table["status"] == OK).to_numpy())
             places.append(np.stack([np.full(len(table), number), table["index"].to_numpy()], axis=1))
-        # By key; of rows with one key those that were asked for last, of these the newest.
+        # Sorted by key; among rows with the same key, rows with a map come last, the newest at the end.
         order = np.lexsort([np.arange(sum(map(len, keys))), np.concatenate(statuses), np.concatenate(keys)])
         self._keys, self._places = np.concatenate(keys)[order], np.concatenate(places)[order]
         self._open: OrderedDict[int, pl.DataFrame] = OrderedDict()
@@ -308,10 +308,10 @@ class Known:
         return len(self._keys)
 
     def get(self, key: str, **alike: str) -> Row | None:
-        """Return the row of a key, None where there is none.
+        """Return the row of a key; None if there is none.
 
-        Of several rows with one key, that with most of the values ``alike`` is returned, the first of them counting
-        most, or else one that was asked for, or else the newest.
+        If several rows have the key, the row with the most values of ``alike`` is returned; earlier values count more.
+        Ties are decided in favour of rows with a map, then of the newest.
         """
         key_bytes = key.encode()
         first, last = (int(np.searchsorted(self._keys, key_bytes, side=side)) for side in ("left", "right"))
@@ -327,7 +327,7 @@ class Known:
         try:
             with self._reading:
                 record = self._table(file).row(row, named=True)
-        except (OSError, IndexError, DamagedError):  # the shard has been written anew since
+        except (OSError, IndexError, DamagedError):  # the shard was replaced in the meantime
             return None
         return record if record["key"] == key else None
 
@@ -341,12 +341,12 @@ class Known:
 
 
 def frame(rows: Sequence[Row], columns: Mapping[str, Any]) -> pl.DataFrame:
-    """Return rows as a table with these columns; what a row does not have is null."""
+    """Return rows as a table with these columns; missing values are null."""
     return pl.DataFrame({name: [row.get(name) for row in rows] for name in columns}, schema=dict(columns))
 
 
 def key_of(*parts: Any) -> str:
-    """32 hexadecimal digits that stand for some content, as plain JSON values.
+    """Return a hash (32 hexadecimal digits) of plain JSON values.
 
     >>> key_of("a", 1) == key_of("a", 1), len(key_of())
     (True, 32)
@@ -356,11 +356,11 @@ def key_of(*parts: Any) -> str:
 
 
 def _listed(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
-    """Return the files in a folder whose whole names match a pattern, by name; none where there is no folder."""
+    """Return the files in a folder whose full names match a pattern, sorted by name; empty if there is no folder."""
     return sorted(path for path in folder.iterdir() if pattern.fullmatch(path.name)) if folder.exists() else []
 
 
 def _pictures(path: Path) -> list[str]:
-    """Return the overlays that the rows of a shard name; those of an evaluation name none."""
+    """Return the overlays that the rows of a shard name; rows of an evaluation name none."""
     table = read_parquet(path)
     return table["file"].drop_nulls().to_list() if "file" in table.columns else []

@@ -1,4 +1,4 @@
-"""Tables of cohorts in every form that people have them, all read as text."""
+"""Read the tables of cohorts in many formats, as text."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from camscope.images.limits import MAX_BYTES
 from camscope.images.source import is_address
 
 LINE = "__line__"
-"""The column that holds the line of each row."""
+"""Column with the line of each row."""
 
 CASE, FAULT, NAME = "__case__", "__fault__", "__name__"
-"""Columns that a cohort adds: the row's number, what is wrong with it, and its image's name for files."""
+"""Columns that a cohort adds: the number of the row, its problem, and the name of its image for files."""
 
 RESERVED = (LINE, CASE, FAULT, NAME)
 
@@ -53,22 +53,23 @@ def read_table(
       become one row per image (see `coco_records`).
     * XML, one file or ``folder/*.xml``: see `xml_records`.
     * ``datasets:NAME``: a dataset of Hugging Face's `datasets` (see `dataset_records`).
-    * A folder of class folders: the columns ``path``, ``class``, ``mask`` (from a folder ``masks`` beside the pictures'
-      own, ``images``) and one column of 1 and 0 per class. With ``files``, any folder: one row per picture whose path
-      fits, with a column for each name in braces.
+    * A folder of class folders: the columns ``path``, ``class``, ``mask`` (from a folder ``masks`` beside the folder
+      ``images``) and one column of 1 and 0 per class. With ``files``, any folder: one row per image whose path matches,
+      with one column per name in braces.
 
     Args:
-        path: of the file or folder, or the address of a file.
-        sheet: of an Excel file; None for the first.
-        each: of XML files, the elements that become rows.
-        columns: of XML files, the columns and their paths.
-        files: of a folder, the paths of its pictures, such as ``"{patient}/{study}_{view}.png"``; ``*`` fits any name.
+        path: path of the file or folder, or the address of a file.
+        sheet: sheet of an Excel file; None for the first.
+        each: for XML files, path of the elements that become rows.
+        columns: for XML files, column -> path.
+        files: for a folder, pattern of the paths of its images, such as ``"{patient}/{study}_{view}.png"``; ``*``
+            matches any name.
 
     Returns:
-        The table, with the column `LINE`; and what is wrong with rows that have too few or too many cells, by row.
+        The table, with the column `LINE`; and row -> problem, for rows with too few or too many cells.
 
     Raises:
-        TableError: it cannot be read, or has no rows.
+        TableError: the table cannot be read, or has no rows.
     """
     ragged: Ragged = {}
     if is_dataset(path):
@@ -93,7 +94,7 @@ def read_table(
 
 
 def _content(path: str) -> tuple[bytes, str]:
-    """Return the content of a file, unpacked if it is compressed, and its name in small letters without ``.gz``."""
+    """Return the unpacked content of a file, and its name in lower case without ``.gz``."""
     try:
         content = fetch(path)
     except CamscopeError as error:
@@ -110,7 +111,7 @@ def _content(path: str) -> tuple[bytes, str]:
 
 
 def located(name: str, folder: str | Path) -> str:
-    """Return where a file lies whose name is relative to a folder; each may be an address.
+    """Return the path of a file whose name is relative to a folder; both may be addresses.
 
     >>> located("a.png", "s3://bucket/images"), located("gs://b/a.png", "images"), located("a.png", "images")
     ('s3://bucket/images/a.png', 'gs://b/a.png', 'images/a.png')
@@ -175,7 +176,7 @@ def _of_records(records: list[dict[str, Any]], path: str) -> pl.DataFrame:
 
 
 def _refuse_reserved(columns: Iterable[str], path: str) -> None:
-    """Raise where a column has one of the names that tables of cases use for themselves."""
+    """Raise an error if a column has a name that is used internally."""
     if clash := next((name for name in columns if name in RESERVED), None):
         raise TableError(f"a column cannot be called {clash!r}, which is used internally: rename it", path, 1)
 
@@ -200,7 +201,7 @@ def _parquet(content: bytes, path: str) -> pl.DataFrame:
 
 
 def _cell(value: Any) -> str:
-    """Return a value as the text of a cell: "" for nothing, 1 and 0 for truth values, JSON for lists and objects."""
+    """Return a value as the text of a cell: "" for None, 1 and 0 for booleans, JSON for lists and objects."""
     if value is None or value != value:
         return ""
     if isinstance(value, bool):
@@ -209,7 +210,7 @@ def _cell(value: Any) -> str:
 
 
 def _as_text(column: pl.Series) -> pl.Series | None:
-    """Return a column as text, "" for null and NaN, lists of numbers joined by commas; None if it is anything else."""
+    """Return a column as text: "" for null and NaN, lists of numbers joined by commas; None for other types."""
     if column.dtype == pl.Boolean:
         column = column.cast(pl.Int8)
     elif column.dtype.is_float():
@@ -229,7 +230,7 @@ def _as_text(column: pl.Series) -> pl.Series | None:
 
 
 def _fitting_files(path: Path, pattern: str) -> pl.DataFrame:
-    """Return one row per picture of a folder whose path fits a pattern, with a column per name in braces."""
+    """Return one row per image of a folder whose path matches a pattern, with one column per name in braces."""
     expression = ""
     names: list[str] = []
     for text, name, _, _ in string.Formatter().parse(pattern):
@@ -248,7 +249,7 @@ def _fitting_files(path: Path, pattern: str) -> pl.DataFrame:
 
 
 def _pictures(path: Path) -> list[Path]:
-    """Return the pictures below a folder, relative to it, without those of results."""
+    """Return the images below a folder, relative to it, without images of results."""
     results = [record.parent for name in (STUDY, EVALUATION) for record in path.rglob(name)]
     try:
         return [file.relative_to(path) for file, _ in find_pictures([path], exclude=results)]

@@ -1,4 +1,4 @@
-"""What a cell says about a label: a truth value, words, a list of findings or a number; and the votes of readers."""
+"""Read the truth of a label from a cell (a truth value, words, a list of findings or a number), and merge votes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from camscope.cohort.sections import LabelRule, Votes
 
 PRESENT, ABSENT, UNCERTAIN, UNKNOWN = "1", "0", "-1", ""
-"""What a cell is reduced to."""
+"""Values of a cell after applying the rule of a label."""
 
 _WORDS = {
     **dict.fromkeys(("1", "1.0", "true", "yes", "y", "positive", "present"), PRESENT),
@@ -25,7 +25,7 @@ _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 
 
 def read_truth(cell: str, *, uncertain: str = "drop") -> tuple[bool | None, str]:
-    """Return what a cell of a label says: present, absent, unknown or uncertain, and what is wrong with it.
+    """Return the truth of a label from its cell (True, False, or None if unknown), and the problem of an invalid cell.
 
     >>> read_truth("yes"), read_truth(""), read_truth("-1", uncertain="positive"), read_truth("maybe")
     ((True, ''), (None, ''), (True, ''), (None, "'maybe': expected 1, 0, -1 or blank"))
@@ -42,7 +42,7 @@ def reduced(cell: str, rule: LabelRule) -> str:
     """Apply the rule of a label to a cell.
 
     Returns:
-        "1", "0", "-1" or "" for present, absent, uncertain and unknown; the cell itself where it says none of these.
+        "1", "0", "-1" or "" for present, absent, uncertain and unknown; an invalid cell is returned unchanged.
 
     >>> reduced("['Mass', 'Effusion']", LabelRule(column="Labels", contains="effusion"))
     '1'
@@ -67,7 +67,7 @@ def reduced(cell: str, rule: LabelRule) -> str:
 
 
 def listed(cell: str) -> list[str]:
-    """Return the values in a cell: joined by | or ;, a list as JSON or Python writes it, or the cell itself.
+    """Return the values in a cell: separated by | or ;, a list in JSON or Python notation, or the cell itself.
 
     >>> listed("Mass|Effusion"), listed('["a, b", "c"]'), listed("['a' 'b']"), listed("No Finding"), listed("[]")
     (['Mass', 'Effusion'], ['a, b', 'c'], ['a', 'b'], ['No Finding'], [])
@@ -91,14 +91,14 @@ def _literal(text: str) -> object:
 
 
 def _run_together(text: str, values: Sequence[object]) -> bool:
-    """Return whether Python joined texts that only blanks separate, as NumPy prints them."""
+    """Return whether Python joined texts that are separated only by blanks, as in lists printed by NumPy."""
     return len(_QUOTED.findall(text)) > len(values)
 
 
 def values_of(column: Iterable[str]) -> tuple[list[str], bool]:
-    """Return the different values in the cells of a column, sorted, and whether they stand in lists.
+    """Return the sorted different values of a column, and whether its cells are lists.
 
-    In lists, values such as "No Finding" are left out: they say that all others are absent.
+    In lists, values such as "No Finding" are left out: they mean that all others are absent.
 
     >>> values_of(["Mass|Effusion", "No Finding", ""]), values_of(["cat", "dog"])
     ((['Effusion', 'Mass'], True), (['cat', 'dog'], False))
@@ -112,14 +112,14 @@ def values_of(column: Iterable[str]) -> tuple[list[str], bool]:
 
 
 def voted(cells: Sequence[str], readers: Sequence[str], votes: Votes) -> str:
-    """Return what several rows of one image say together about a label.
+    """Merge the cells of a label in several rows of one image.
 
-    A reader says that it is present if one of their rows does. Readers who say neither do not count.
+    A reader's vote is present if any of their rows is present. Readers without a vote (present or absent) do not count.
 
     Args:
-        cells: of the rows, "1", "0", "-1", "" or something that is none of these.
-        readers: of the rows.
-        votes: how many must say that it is present: "any", the "majority" of those who say either, or a number.
+        cells: the cell of each row: "1", "0", "-1", "" or an invalid value.
+        readers: the reader of each row.
+        votes: required votes for present: "any", the "majority" of the readers with a vote, or a number.
 
     >>> voted(["1", "0", "0"], ["R1", "R2", "R3"], "majority"), voted(["1", "0", "0"], ["R1", "R2", "R3"], "any")
     ('0', '1')

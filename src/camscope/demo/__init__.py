@@ -1,1 +1,1 @@
-"""The demo: phantom chest radiographs with known truth, five tiny models, and a tour of both."""
+"""Run the demo: a cohort of phantom chest radiographs with known truth, and five tiny models."""

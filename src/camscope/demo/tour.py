@@ -1,4 +1,4 @@
-"""The demo from end to end: a cohort with known truth is written, explained, audited and reported."""
+"""Write the cohort of the demo, and run its study, audit and report."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _SHOWN = 4
 
 @dataclass(frozen=True)
 class Tour:
-    """What the demo leaves behind.
+    """The files of the demo.
 
     Attributes:
-        study: the study file, beside its table, pictures, masks and models.
-        results: the folder of the study's results.
-        sheet: some pictures with the token, and the maps of all models on each.
-        audit: what ``audit.json`` holds.
-        report: the page.
+        study: the study file, in a folder with its table, images, masks and models.
+        results: folder of the study's results.
+        sheet: figure of some images with the token, and the maps of all models.
+        audit: content of ``audit.json``.
+        report: the report page.
     """
 
     study: Path
@@ -42,16 +42,16 @@ class Tour:
 
 
 def tour(out: Path, *, seed: int = 7, patients: int = 70, progress: Progress = lambda *_: None) -> Tour:
-    """Write the phantom cohort, run its study, audit and report, and make a sheet of what the models look at.
+    """Write the phantom cohort, run its study, audit and report, and draw a figure with the maps of all models.
 
     Args:
-        out: folder of it all.
-        seed: of the cohort.
-        patients: how many.
-        progress: called as the steps go on.
+        out: output folder.
+        seed: random seed of the cohort.
+        patients: number of patients.
+        progress: called with the current step, the number of items done, and the total.
 
     Returns:
-        Where everything is.
+        The files of the demo.
     """
     claim(out, "the demo")
     file = write_cohort(
@@ -66,7 +66,7 @@ def tour(out: Path, *, seed: int = 7, patients: int = 70, progress: Progress = l
 
 
 def _side_by_side(study: Study, out: Path) -> Path:
-    """Pictures with the token, one per row; the maps of all models on each, one per column."""
+    """Draw images with the token, one per row, with one column per model."""
     cases = [case for case in study.cohort.cases() if case.cues["token"]][: _SHOWN * 3 : 3]
     pictures = [case.source for case in cases]
     columns = [list(explain_all(study.model(label)[0], pictures, targets=0)) for label in FINDINGS]

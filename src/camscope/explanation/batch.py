@@ -292,7 +292,7 @@ def _mark_same(map_sets: list[tuple[str, int, dict[int, _ImageMap]]]) -> None:
                 continue
             for i, image_map in maps.items():
                 if same_map(image_map.cells, earlier_maps[i].cells):
-                    image_map.notes.append(f"{SAME_MAP}{earlier_name}: the two methods are one on this model")
+                    image_map.notes.append(f"{SAME_MAP}{earlier_name}: the two methods coincide on this model")
 
 
 def _placed(grids: Tensor, windows: list[Window], *, to: str) -> list[Any]:

@@ -1,1 +1,1 @@
-"""Phantom chest radiographs: synthetic patients with findings and markers whose place is known."""
+"""Generate phantom chest radiographs: synthetic patients with findings and markers at known positions."""

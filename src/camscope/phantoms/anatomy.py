@@ -1,4 +1,4 @@
-"""The patient and the pose: what stays the same from picture to picture, and what does not."""
+"""Define the patient, which is the same in all its images, and the pose, which differs between images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATIENT_STREAM, POSE_STREAM, TEXTURE_STREAM, VESSEL_STREAM, FINDING_STREAM, NOIS
 
 
 def draws(seed: int, *path: int) -> np.random.Generator:
-    """Random numbers of their own for every (seed, path), so that one part never shifts another.
+    """Return an independent random generator per (seed, path), so that changing one part does not affect others.
 
     >>> bool(draws(1, 2).random() == draws(1, 2).random() != draws(1, 3).random())
     True
@@ -30,7 +30,7 @@ class Patient:
     """The body of a patient, in centimetres; x towards the patient's left, y down from the top of the lungs.
 
     Attributes:
-        seed: what the body was drawn from.
+        seed: random seed of the body.
         sex: "F" or "M".
         age: years.
         width: half the inner width of the chest.
@@ -65,7 +65,7 @@ class Patient:
 
     @classmethod
     def of(cls, seed: int) -> Patient:
-        """Return the patient that belongs to a seed.
+        """Return the patient of a seed.
 
         >>> Patient.of(3) .sex in ("F", "M")
         True
@@ -116,26 +116,26 @@ class Patient:
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """One picture of a patient: view, breath, geometry and exposure.
+    """One image of a patient: view, breath, geometry and exposure.
 
     Attributes:
         view: "AP" (bedside) or "PA" (standing).
-        shot: which picture of the patient.
-        degrees: rotation in the plane of the picture.
-        centre: where the central ray meets the patient, centimetres.
-        field: height of the picture in the patient, centimetres.
+        shot: number of the image of this patient.
+        degrees: rotation in the plane of the image.
+        centre: point of the patient on the central ray, centimetres.
+        field: height of the image in the patient, centimetres.
         stretch: width over height.
         turn: sideways shift of the front of the chest against its back.
-        breath: how far the diaphragm stands above a full breath, centimetres.
+        breath: height of the diaphragm above its position at full inspiration, centimetres.
         heart_scale: magnification of the heart against the chest.
-        shoulder: how far the shoulders are raised, centimetres.
-        scapula: how far the shoulder blades lie over the lungs, centimetres.
-        scatter: scattered over primary radiation.
+        shoulder: elevation of the shoulders, centimetres.
+        scapula: overlap of the shoulder blades with the lungs, centimetres.
+        scatter: ratio of scattered to primary radiation.
         noise: relative noise of an unattenuated ray.
         blur: motion and focus, deviation in centimetres.
         black, white: display values of lung and mediastinum.
         gamma: exponent of the display curve.
-        shutter: (left, top, right, bottom) closed part of the picture, fractions of its sides.
+        shutter: (left, top, right, bottom) closed part of the image, fractions of its sides.
         shutter_degrees: tilt of the collimator.
     """
 
@@ -188,17 +188,17 @@ class Pose:
         )
 
     def frame(self, size: tuple[int, int]) -> Frame:
-        """Return the rays of this pose's picture."""
+        """Return the rays of the image in this pose."""
         return Frame.posed(size, centre=self.centre, field=self.field, degrees=self.degrees, stretch=self.stretch)
 
 
 def spine_line(patient: Patient, y: Array) -> Array:
-    """Return where the middle of the spine is at each height."""
+    """Return the horizontal position of the middle of the spine at each height."""
     return patient.lean * np.sin(y / patient.length * np.pi)
 
 
 def lateral_edge(patient: Patient, y: Array) -> Array:
-    """Half-width of the inner chest at each height: a bullet that starts at the lungs' tops."""
+    """Return the half-width of the inner chest at each height: a bullet shape that starts at the lungs' tops."""
     base = 0.93 * patient.length
     up = clamp((base - y) / base)
     start = 0.33 * patient.width
@@ -207,7 +207,7 @@ def lateral_edge(patient: Patient, y: Array) -> Array:
 
 
 def medial_edge(patient: Patient, y: Array, *, side: Side) -> Array:
-    """Half-width of the mediastinum at each height, heart apart."""
+    """Return the half-width of the mediastinum without the heart at each height."""
     start = 0.33 * patient.width
     up = clamp((3.2 - y) / 3.2)
     if side == "right":
@@ -220,7 +220,7 @@ def medial_edge(patient: Patient, y: Array, *, side: Side) -> Array:
 
 
 def dome_edge(patient: Patient, pose: Pose, *, frame: Frame, side: Side) -> Array:
-    """Height (y) of the diaphragm above each point of the picture's columns."""
+    """Return the height (y) of the diaphragm at each column of the image."""
     top = patient.domes[0 if side == "right" else 1]
     angle = patient.length - 0.45 * pose.breath
     summit = angle - top - 0.55 * pose.breath
@@ -257,7 +257,7 @@ class Chest:
 
     @property
     def lung(self) -> Mask:
-        """Both lung fields."""
+        """Return both lung fields."""
         result: Mask = self.left | self.right
         return result
 
@@ -267,12 +267,12 @@ class Chest:
 
 
 def heart_radius(patient: Patient, pose: Pose, *, frame: Frame, ratio: float) -> Array:
-    """Radius of every ray in units of the heart's silhouette, for a heart of ``ratio`` of the inner chest's width."""
+    """Return the radius of every ray in units of the silhouette of a heart of ``ratio`` x the inner chest's width."""
     wide = ratio * 2 * patient.width
     bottom = patient.length - patient.domes[1] - 0.85 * pose.breath + 2.6
     shift = pose.turn * 0.8
     tilt = patient.heart_degrees - 12 * (pose.view == "AP")
-    # A heart that enlarges grows to the sides more than upwards.
+    # An enlarged heart grows more to the sides than upwards.
     tall = 0.75 * wide + 0.25 * 2 * patient.width * 0.36
     ventricle = ellipse(
         frame, (0.165 * wide + shift, bottom - 0.38 * tall), axes=(0.56 * wide, 0.37 * tall), degrees=tilt
@@ -285,7 +285,7 @@ def heart_radius(patient: Patient, pose: Pose, *, frame: Frame, ratio: float) ->
 
 
 def open_chest(patient: Patient, pose: Pose, *, frame: Frame, heart_ratio: float) -> Chest:
-    """Air, heart and diaphragm of a patient, for a heart of ``heart_ratio`` of the inner chest's width."""
+    """Return air, heart and diaphragm of a patient, for a heart with ``heart_ratio`` of the inner chest's width."""
     x, y = frame.x, frame.y
     spine = spine_line(patient, y)
     is_left = x > spine
@@ -302,11 +302,11 @@ def open_chest(patient: Patient, pose: Pose, *, frame: Frame, heart_ratio: float
         is_left, dome_edge(patient, pose, frame=frame, side="left"), dome_edge(patient, pose, frame=frame, side="right")
     )
     under = y - edge
-    # Organs are round: their depth grows as a circle's, which is what gives an edge on the picture.
+    # Organs are round: their depth grows as that of a circle, which gives an edge in the image.
     liver = 8.5 * np.sqrt(np.maximum(under, 0.0))
     radius = heart_radius(patient, pose, frame=frame, ratio=heart_ratio)
     heart_depth = 1.3 * heart_ratio * 2 * patient.width * dome(radius)
-    # Mediastinum, heart and liver take air from the ray; where they lie one behind the other they take it once.
+    # Mediastinum, heart and liver displace air along the ray; if they overlap, the air is subtracted once.
     wall = cavity * (1 - dome(1 - clamp(beside)))
     air = np.clip(cavity - np.maximum(liver, heart_depth + wall), 0, None)
 

@@ -1,4 +1,4 @@
-"""Cohorts of phantoms: which patient has which findings and tokens, and the files of a study.
+"""Plan cohorts of phantoms with findings and tokens, and write the files of a study.
 
 Example:
     >>> from camscope.phantoms.cohort import plan_cohort
@@ -29,7 +29,7 @@ Masks = npt.NDArray[np.bool_]
 
 BUNDLES = Path(__file__).parent / "bundles"
 SIDE = 128
-"""Pixels on a side of the images that the models of the demo take."""
+"""Side in pixels of the inputs of the demo's models."""
 COHORT_STREAM, TRAINING_STREAM = 101, 102
 PREVALENCE = 0.36
 CO_PREVALENCE = 0.25
@@ -37,11 +37,11 @@ CO_PREVALENCE = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class PhantomSpec:
-    """One picture to be made.
+    """One image to be generated.
 
     Attributes:
         patient_id: name of the patient.
-        seed, shot, view, findings, token: what ``phantom`` is asked for.
+        seed, shot, view, findings, token: arguments of ``phantom``.
     """
 
     patient_id: str
@@ -53,20 +53,20 @@ class PhantomSpec:
 
     @property
     def name(self) -> str:
-        """Return a file name without ending."""
+        """Return a file name without suffix."""
         return f"{self.patient_id}_{self.shot}_{self.view}"
 
     def phantom(self, size: tuple[int, int] = (256, 256)) -> Phantom:
-        """Return the picture of ``size`` (height, width) with its truth."""
+        """Generate the image with ``size`` (height, width), and its truth."""
         return phantom(self.seed, view=self.view, findings=self.findings, token=self.token, shot=self.shot, size=size)
 
 
 def plan_cohort(seed: int, *, patients: int = 70) -> list[PhantomSpec]:
-    """Plan a cohort: about 3 pictures per patient, half of them AP, the token on half of those.
+    """Plan a cohort: about 3 images per patient, half of them AP, with the token on half of the AP images.
 
-    Every finding concerns about a third of the patients and shows on nine of ten of their pictures. The token is
-    drawn independently of the findings. Plans are drawn until, among the AP pictures alone, each of the four cells
-    finding x token holds at least 8 of 70 patients (in proportion for other numbers).
+    About a third of the patients have each finding, which is present in nine of ten of their images. The token is
+    drawn independently of the findings. Plans are drawn until each of the four combinations of finding and token has
+    AP images of at least 8 of 70 patients (in proportion for other numbers).
 
     Raises:
         SettingError: fewer than 10 patients.
@@ -107,7 +107,7 @@ def _draw_cohort(draw: np.random.Generator, seed: int, *, patients: int) -> list
 
 
 def cells(cases: Sequence[PhantomSpec], finding: str) -> dict[tuple[bool, bool], int]:
-    """Number of patients with an AP picture in each cell (finding present, token present).
+    """Return the number of patients with an AP image per combination (finding present, token present).
 
     >>> sorted(cells(plan_cohort(7), "Nodule"))
     [(False, False), (False, True), (True, False), (True, True)]
@@ -120,7 +120,7 @@ def cells(cases: Sequence[PhantomSpec], finding: str) -> dict[tuple[bool, bool],
 
 
 def cohort(seed: int, *, patients: int = 70, size: tuple[int, int] = (256, 256)) -> Iterator[Phantom]:
-    """Yield the pictures of ``plan_cohort`` in its order, made one at a time."""
+    """Generate the images of ``plan_cohort`` in order, one at a time."""
     for case in plan_cohort(seed, patients=patients):
         yield case.phantom(size)
 
@@ -128,13 +128,13 @@ def cohort(seed: int, *, patients: int = 70, size: tuple[int, int] = (256, 256))
 def plan_training(
     finding: str, *, seed: int, pictures: int, token: tuple[float, float] = (0.5, 0.5)
 ) -> list[PhantomSpec]:
-    """Plan a training set: pictures with and without the finding in turn.
+    """Plan a training set with the finding in every second image.
 
-    The token stands with probability ``token[0]`` on AP pictures with the finding and ``token[1]`` on those without.
-    Where the two are equal, AP and PA come alike and the set is matched: each patient once with and once without the
-    finding, in the same pose. Where they differ the token is planted: every picture is of another patient, as it
-    would be in a hospital's archive, and all are AP, because on PA pictures, which never carry the token, the view
-    itself would give the finding away. Other findings come independently.
+    The token is present with probability ``token[0]`` on AP images with the finding, and ``token[1]`` on AP images
+    without it. If the two are equal, AP and PA are equally frequent, and the set is matched: each patient has one image
+    with and one without the finding, in the same pose. If they differ, the token is planted, and every image is of
+    another patient, as in a hospital's archive. All images are then AP: PA images never have the token, so the view
+    would be associated with the finding. Other findings are drawn independently.
 
     >>> planted = plan_training("Nodule", seed=1, pictures=400, token=(0.95, 0.05))
     >>> with_token = [case.token for case in planted if "Nodule" in case.findings]
@@ -178,14 +178,14 @@ def write_cohort(
     size: tuple[int, int] = (256, 256),
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write pictures, masks, ``cohort.csv``, the models and ``study.toml``; returns the study file.
+    """Write images, masks, ``cohort.csv``, the models and ``study.toml``; return the path of the study file.
 
     Args:
-        folder: where to; made if need be, files of the same names are replaced.
-        seed: the cohort.
-        patients: how many.
-        size: (height, width) of the pictures in pixels.
-        progress: called with (pictures written, pictures in all) after each.
+        folder: output folder, which is created if needed; files with the same names are replaced.
+        seed: random seed of the cohort.
+        patients: number of patients.
+        size: (height, width) of the images in pixels.
+        progress: called with (images written, total) after each image.
     """
     cases = plan_cohort(seed, patients=patients)
     folder.mkdir(parents=True, exist_ok=True)
@@ -207,7 +207,7 @@ def write_cohort(
 
 
 def _write_case(folder: Path, case: PhantomSpec, *, made: Phantom) -> dict[str, str]:
-    """Write one picture and its masks; returns its row of the table."""
+    """Write one image and its masks; return its row of the table."""
     image = Path("images", case.patient_id, f"{case.name}.png")
     (folder / image).parent.mkdir(parents=True, exist_ok=True)
     (folder / "masks" / case.patient_id).mkdir(parents=True, exist_ok=True)
@@ -276,7 +276,7 @@ delta = 0.10
 
 
 def pictures_and_masks(cases: Sequence[PhantomSpec], finding: str, *, side: int = SIDE) -> tuple[Bytes, Masks]:
-    """Return the images of cases as bytes (N, side, side), and the masks of a finding, empty where it is absent."""
+    """Return the images of cases as bytes (N, side, side), and the masks of a finding, which are empty if absent."""
     pictures = np.zeros((len(cases), side, side), dtype=np.uint8)
     masks = np.zeros(pictures.shape, dtype=bool)
     for number, case in enumerate(cases):

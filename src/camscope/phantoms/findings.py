@@ -1,4 +1,4 @@
-"""Five findings: what each adds to or takes from the rays, and where it is."""
+"""Draw five findings: their change of the attenuation, and their masks."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ FINDINGS = ("Effusion", "Cardiomegaly", "Pneumothorax", "Consolidation", "Nodule
 
 @dataclass(frozen=True, kw_only=True)
 class Lesion:
-    """One finding in one picture.
+    """One finding in one image.
 
     Attributes:
         density: (H, W) change of the line integral of attenuation.
-        bare: (H, W) in [0, 1], where the lung has lost its vessels.
-        mask: (H, W) where the finding is.
+        bare: (H, W) in [0, 1], lost share of the lung's vessels.
+        mask: (H, W) mask of the finding.
     """
 
     density: Array
@@ -39,7 +39,7 @@ class Lesion:
 
 
 def severity(patient: Patient, finding: str) -> float:
-    """Return how marked a patient's finding is, from 0 (small, yet visible) to 1.
+    """Return the severity of a patient's finding, from 0 (small, but visible) to 1.
 
     >>> 0 <= severity(Patient.of(1), "Nodule") <= 1
     True
@@ -48,7 +48,7 @@ def severity(patient: Patient, finding: str) -> float:
 
 
 def affected_sides(patient: Patient, finding: str) -> tuple[Side, ...]:
-    """Return which lungs of a patient a finding concerns; the heart counts as neither."""
+    """Return the lungs of a patient that a finding affects; () for the heart."""
     if finding == "Cardiomegaly":
         return ()
     draw = _draws(patient, finding)
@@ -60,14 +60,14 @@ def affected_sides(patient: Patient, finding: str) -> tuple[Side, ...]:
 
 
 def heart_ratio(patient: Patient, findings: tuple[str, ...]) -> float:
-    """Width of the heart over the inner width of the chest, in a PA picture."""
+    """Return the width of the heart over the inner width of the chest, in a PA image."""
     if "Cardiomegaly" not in findings:
         return patient.heart
     return 0.57 + 0.075 * severity(patient, "Cardiomegaly")
 
 
 def lesion(finding: str, patient: Patient, *, pose: Pose, chest: Chest) -> Lesion:
-    """Draw a finding into a chest; an enlarged heart is part of the chest and adds nothing here."""
+    """Draw a finding into a chest; an enlarged heart is drawn with the chest, not here."""
     shape = chest.air.shape
     if finding == "Cardiomegaly":
         return Lesion(density=np.zeros(shape), bare=np.zeros(shape), mask=chest.heart)
@@ -90,7 +90,7 @@ def _on_side(chest: Chest, side: Side) -> Mask:
 
 
 def _effusion(patient: Patient, pose: Pose, *, chest: Chest, side: Side, grade: float) -> Lesion:
-    """Fluid at the base: blunts the angle, hides the dome, rises along the wall."""
+    """Draw fluid at the base: it blunts the angle, hides the dome, and rises along the wall."""
     angle = patient.length - 0.45 * pose.breath
     dome_top = patient.domes[0 if side == "right" else 1]
     high = 0.65 * dome_top + 1.4 + 6.5 * grade
@@ -102,7 +102,7 @@ def _effusion(patient: Patient, pose: Pose, *, chest: Chest, side: Side, grade: 
 
 
 def _pneumothorax(patient: Patient, pose: Pose, *, chest: Chest, side: Side, grade: float) -> Lesion:
-    """Air between lung and wall: a thin edge, beyond it no vessels and less density."""
+    """Draw air between lung and wall: a thin edge, with no vessels and less density beyond it."""
     frame = chest.frame
     sink, gap = 1.6 + 3.4 * grade, 1.1 + 2.4 * grade
     upper = smoothstep(frame.y, (0.95 * patient.length, 0.25 * patient.length))
@@ -118,7 +118,7 @@ def _pneumothorax(patient: Patient, pose: Pose, *, chest: Chest, side: Side, gra
 
 
 def _spot(patient: Patient, pose: Pose, *, frame: Frame, side: Side, place: tuple[float, float]) -> tuple[float, float]:
-    """Return a point of a lung from its place: across (0 medial, 1 lateral) and down (0 top, 1 diaphragm)."""
+    """Return a point of a lung from relative coordinates: across (0 medial, 1 lateral), down (0 top, 1 diaphragm)."""
     across, down = place
     sign = -1 if side == "right" else 1
     y = down * (patient.length - patient.domes[0 if side == "right" else 1] - pose.breath)
@@ -131,7 +131,7 @@ def _spot(patient: Patient, pose: Pose, *, frame: Frame, side: Side, place: tupl
 
 
 def _consolidation(patient: Patient, pose: Pose, *, chest: Chest, side: Side, grade: float) -> Lesion:
-    """Patchy filling of the air spaces around open bronchi, with edges that fade."""
+    """Draw a patchy filling of the air spaces around open bronchi, with soft edges."""
     draw = _draws(patient, "Consolidation", 1, side == "left")
     frame = chest.frame
     centre = _spot(
@@ -156,7 +156,7 @@ def _consolidation(patient: Patient, pose: Pose, *, chest: Chest, side: Side, gr
 
 
 def _nodule(patient: Patient, pose: Pose, *, chest: Chest, side: Side, grade: float) -> Lesion:
-    """Return a lump of 1.8 to 3.4 cm, slightly lobed."""
+    """Draw a slightly lobed nodule of 1.8 to 3.4 cm."""
     draw = _draws(patient, "Nodule", 1)
     frame = chest.frame
     place = (float(draw.uniform(0.28, 0.82)), float(draw.uniform(0.14, 0.88)))

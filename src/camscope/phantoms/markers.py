@@ -1,4 +1,4 @@
-"""Letters on the picture: the side marker and the AP token, drawn as strokes so that no font is needed."""
+"""Draw the side marker and the AP token as strokes, without a font."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def draw_text(
 
 
 def side_marker(image: Array, seed: int, *, shot: int) -> PixelBox | None:
-    """Put a lead letter beside the patient, on 9 pictures of 10, in place; returns its box (x0, y0, x1, y1)."""
+    """Draw a lead letter beside the patient in 9 of 10 images, in place; return its box (x0, y0, x1, y1) or None."""
     draw = draws(seed, MARKER_STREAM, shot)
     height, width = image.shape
     if draw.random() > 0.9:
@@ -76,7 +76,7 @@ def side_marker(image: Array, seed: int, *, shot: int) -> PixelBox | None:
 
 
 def ap_token(image: Array, seed: int, *, shot: int, avoid: PixelBox | None) -> PixelBox:
-    """Put a plate that says AP into the outer tenth of the picture, in place; returns its box (x0, y0, x1, y1)."""
+    """Draw a plate with the letters AP in the outer tenth of the image, in place; return its box (x0, y0, x1, y1)."""
     draw = draws(seed, MARKER_STREAM, shot, 1)
     height, width = image.shape
     for _ in range(50):
@@ -107,7 +107,7 @@ def _apart(first: PixelBox, second: PixelBox) -> bool:
 
 
 def _around(centre: tuple[float, float], reach: float, *, shape: tuple[int, ...]) -> PixelBox:
-    """Return the square of whole pixels within ``reach`` of a point (x, y), cut off at the picture's sides."""
+    """Return the square of whole pixels within ``reach`` of a point (x, y), clipped to the image."""
     (x, y), (height, width) = centre, shape
     return (
         int(np.clip(np.floor(x - reach), 0, width)),

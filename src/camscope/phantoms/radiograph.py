@@ -1,8 +1,8 @@
-"""Phantom chest radiographs with known truth: who, what, where.
+"""Generate phantom chest radiographs with known patient, findings and masks.
 
-The picture is computed as a radiograph is made: attenuation is summed along parallel rays through bones, soft tissue
-and air, the transmitted radiation follows Beer-Lambert's law, scatter and quantum noise are added, and the detector's
-logarithm makes the grey values.
+The image is computed like a radiograph: attenuation is summed along parallel rays through bones, soft tissue and air.
+The transmitted radiation follows Beer-Lambert's law. Scatter and quantum noise are added, and the detector's logarithm
+gives the grey values.
 
 Example:
     >>> from camscope.phantoms.radiograph import phantom
@@ -34,22 +34,22 @@ __all__ = ["FINDINGS", "Phantom", "phantom"]
 
 @dataclass(frozen=True, kw_only=True)
 class Phantom:
-    """A generated chest radiograph and the truth about it.
+    """A generated chest radiograph with its truth.
 
     Attributes:
-        picture: grey, float32 in [0, 1], whole 255ths.
-        seed: the patient.
-        shot: which picture of the patient.
+        picture: grey image, float32 in [0, 1], in steps of 1/255.
+        seed: seed of the patient.
+        shot: number of the image of this patient.
         view: "AP" or "PA".
         sex: "F" or "M".
         age: years.
-        findings: names out of ``FINDINGS``.
-        left_lung, right_lung: (H, W) lung fields, the patient's left and right; a finding does not make them smaller,
-            except for the heart's own size.
+        findings: names in ``FINDINGS``.
+        left_lung, right_lung: (H, W) lung fields, the patient's left and right; findings do not reduce them, except for
+            an enlarged heart.
         heart: (H, W) silhouette of the heart.
-        masks: one (H, W) mask for every finding of the picture.
-        token_box: (x0, y0, x1, y1) of the AP token in pixels, ends excluded; None without.
-        marker_box: the same for the side marker.
+        masks: finding -> (H, W) mask.
+        token_box: (x0, y0, x1, y1) of the AP token in pixels, ends excluded; None without token.
+        marker_box: box of the side marker; None without marker.
     """
 
     picture: Picture
@@ -68,7 +68,7 @@ class Phantom:
 
     @property
     def lung(self) -> Mask:
-        """Both lung fields."""
+        """Return both lung fields."""
         result: Mask = self.left_lung | self.right_lung
         return result
 
@@ -82,17 +82,17 @@ def phantom(
     shot: int = 0,
     size: tuple[int, int] = (256, 256),
 ) -> Phantom:
-    """Make a chest radiograph of the patient that belongs to ``seed``.
+    """Generate a chest radiograph of the patient of ``seed``.
 
-    The same seed is the same patient: anatomy, severity and place of each finding stay. Every ``shot`` has a pose,
-    an exposure, a side marker and noise of its own. Adding a finding or the token changes nothing else.
+    The seed determines the patient: anatomy, and severity and position of each finding. The ``shot`` determines pose,
+    exposure, side marker and noise. Adding a finding or the token changes nothing else.
 
     Args:
-        seed: the patient, 0 or more.
+        seed: seed of the patient, 0 or more.
         view: "AP" (bedside: larger heart, less breath, shoulder blades over the lungs) or "PA".
         findings: any of ``FINDINGS``.
-        token: write AP into the outer tenth of the picture (AP pictures only).
-        shot: which picture of the patient, 0 or more.
+        token: write AP into the outer tenth of the image (AP images only).
+        shot: number of the image of this patient, 0 or more.
         size: (height, width) in pixels, at least 64 each.
 
     Raises:
@@ -148,7 +148,7 @@ class _Scene:
     """A patient in a pose, before any finding.
 
     Attributes:
-        patient, pose, chest: what is pictured.
+        patient, pose, chest: the patient, the pose and the chest.
         still: (H, W) line integral of everything but lung and its vessels.
         markings: (H, W) line integral of vessels and lung texture.
     """
@@ -162,7 +162,7 @@ class _Scene:
 
 @lru_cache(maxsize=2)
 def _scene(seed: int, view: View, *, shot: int, size: tuple[int, int]) -> _Scene:
-    """Return the slow part of a phantom; kept, because a picture is often wanted with and without a finding."""
+    """Return the slow part of a phantom; cached, because images are often generated with and without a finding."""
     patient = Patient.of(seed)
     pose = Pose.of(patient, view, shot=shot)
     frame = pose.frame(size)
@@ -177,12 +177,12 @@ def _scene(seed: int, view: View, *, shot: int, size: tuple[int, int]) -> _Scene
 
 
 def _attenuation(scene: _Scene, chest: Chest, *, lesions: list[Lesion]) -> Array:
-    """Line integrals of attenuation of a chest with its findings."""
+    """Return the line integrals of attenuation of a chest with its findings."""
     shape = chest.air.shape
     change, bare = np.zeros(shape), np.zeros(shape)
     for entry in lesions:
         change, bare = change + entry.density, np.maximum(bare, entry.bare)
-    # Two findings at one place share the air that is there.
+    # Findings at the same position share the air at this position.
     change = np.minimum(change, np.maximum(0.95 * (SOFT - LUNG) * chest.air, 0.75 * change))
     aerated = smoothstep(chest.air, (0.3, 3.0))
     rays = scene.still - (SOFT - LUNG) * chest.air + scene.markings * aerated * (1 - bare)
@@ -190,17 +190,17 @@ def _attenuation(scene: _Scene, chest: Chest, *, lesions: list[Lesion]) -> Array
 
 
 def _expose(scene: _Scene, rays: Array) -> Array:
-    """Turn line integrals into grey values: Beer-Lambert, scatter, noise, logarithm, contrast, display curve.
+    """Convert line integrals to grey values: Beer-Lambert, scatter, noise, logarithm, contrast, display curve.
 
-    The display window is set on the same chest without findings, so that a finding does not change the grey of what
-    surrounds it.
+    The display window is set for the chest without findings, so that a finding does not change the grey values around
+    it.
     """
     pose, chest = scene.pose, scene.chest
     pixel = chest.frame.pixel
     healthy = _detected(np.exp(-_attenuation(scene, chest, lesions=[])), pose, pixel=pixel)
     light = _detected(np.exp(-blur(rays, pose.blur / pixel)), pose, pixel=pixel)
     grain = 1.9 * blur(draws(scene.patient.seed, NOISE_STREAM, pose.shot).standard_normal(rays.shape), 0.55)
-    # A larger pixel counts more quanta; the square root of their number is the noise.
+    # A larger pixel detects more quanta; the noise is the square root of their number.
     light = light * (1 + 0.028 * pose.noise / pixel * grain * np.minimum(1 / np.sqrt(light), 9.0))
     density = -np.log(np.maximum(light, 1e-4))
     density = density + 0.55 * (density - _coarse_blur(density, 1.6 / pixel))
@@ -213,12 +213,12 @@ def _expose(scene: _Scene, rays: Array) -> Array:
 
 
 def _detected(light: Array, pose: Pose, *, pixel: float) -> Array:
-    """Primary radiation with its scatter, which spreads over centimetres."""
+    """Add scatter, which spreads over centimetres, to the primary radiation."""
     return np.asarray(light + pose.scatter * _coarse_blur(light, 4.0 / pixel))
 
 
 def _display_curve(value: Array) -> Array:
-    """Straight in the middle, bending softly into black and white."""
+    """Apply a display curve that is linear in the middle and saturates softly at black and white."""
     toe = 0.12
     value = np.where(value < toe, toe * np.exp((value - toe) / toe), value)
     knee = 0.82
@@ -226,7 +226,7 @@ def _display_curve(value: Array) -> Array:
 
 
 def _coarse_blur(image: Array, sigma: float) -> Array:
-    """Wide blur, on fewer pixels where it is wide enough to allow that."""
+    """Blur an image; wide blurs are computed on fewer pixels."""
     step = int(sigma // 3)
     if step < 2:
         return blur(image, sigma)
@@ -238,7 +238,7 @@ def _coarse_blur(image: Array, sigma: float) -> Array:
 
 
 def _shutter(pose: Pose, frame: Frame) -> Array:
-    """1 where the collimator is open, nearly 0 where it is closed."""
+    """Return (H, W), 1 if the collimator is open, nearly 0 if it is closed."""
     height, width = frame.x.shape
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float64)
     tilt = np.tan(np.radians(pose.shutter_degrees))

@@ -1,7 +1,7 @@
-"""Projected shapes: how much of a ray lies inside tubes, plates and clouds, on a grid of centimetres.
+"""Project shapes: compute the length of rays inside tubes, plates and clouds, on a grid in centimetres.
 
-Everything is float64 and drawn analytically, so that a seed gives the same picture on every machine and the same
-anatomy at every size.
+All shapes are float64 and analytic, so that a seed gives the same image on every machine and the same anatomy at every
+size.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Box = tuple[slice, slice]
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """Where the rays of a picture pass through the patient.
+    """The positions in the patient of an image's rays.
 
     Attributes:
         x: (H, W) centimetres from the midline, towards the patient's left (the right of the picture).
@@ -40,9 +40,9 @@ class Frame:
         degrees: float = 0.0,
         stretch: float = 1.0,
     ) -> Frame:
-        """Return a picture of ``size`` pixels whose height covers ``field`` centimetres around ``centre``.
+        """Return the rays of an image of ``size`` pixels whose height covers ``field`` centimetres around ``centre``.
 
-        A picture that is not square keeps its shape: the longer side sees more of the patient.
+        Pixels are square: the longer side of an image covers more of the patient.
 
         >>> frame = Frame.posed((64, 64), centre=(0.0, 14.0), field=38.0)
         >>> frame.x.shape, bool(frame.x[0, 0] < 0 < frame.x[0, -1])
@@ -61,11 +61,11 @@ class Frame:
 
     @property
     def pixel(self) -> float:
-        """Centimetres per pixel."""
+        """Return the centimetres per pixel."""
         return float(np.sqrt(abs(np.linalg.det(self.forward[:, :2]))))
 
     def pixels(self, points: Array) -> Array:
-        """Columns and rows of points (N, 2) given in centimetres."""
+        """Return the columns and rows of points (N, 2) in centimetres."""
         return np.asarray((points - self.forward[:, 2]) @ self._inverse.T)
 
     @cached_property
@@ -73,11 +73,11 @@ class Frame:
         return np.asarray(np.linalg.inv(self.forward[:, :2]))
 
     def part(self, box: Box) -> Frame:
-        """Return the rays of a part of the picture, for drawing; its ``pixels`` are those of the whole."""
+        """Return the rays of a part of the image; its ``pixels`` are coordinates in the whole image."""
         return Frame(x=self.x[box], y=self.y[box], forward=self.forward)
 
     def box(self, points: Array, margin: float) -> Box:
-        """Return the part of the picture within ``margin`` centimetres of points (N, 2); it may be empty."""
+        """Return the part of the image within ``margin`` centimetres of points (N, 2); it may be empty."""
         place = self.pixels(points)
         reach = margin / self.pixel + 1
         height, width = self.x.shape
@@ -87,12 +87,12 @@ class Frame:
 
 
 def clamp(values: Array) -> Array:
-    """Values held within 0 and 1."""
+    """Clip values to [0, 1]."""
     return np.asarray(np.minimum(np.maximum(values, 0.0), 1.0))
 
 
 def smoothstep(values: Array, ends: tuple[float, float]) -> Array:
-    """0 before the first of ``ends``, 1 after the second, smooth between; the first may be the larger one.
+    """Return 0 before the first of ``ends``, 1 after the second, smooth between; the first may be larger.
 
     >>> smoothstep(np.array([0.0, 0.5, 2.0]), (0.0, 1.0)).tolist()
     [0.0, 0.5, 1.0]
@@ -103,7 +103,7 @@ def smoothstep(values: Array, ends: tuple[float, float]) -> Array:
 
 
 def dome(values: Array) -> Array:
-    """Half a circle: sqrt(1 - v^2) inside (-1, 1) and 0 outside, the depth of a rounded body across its width.
+    """Return sqrt(1 - v^2) inside (-1, 1) and 0 outside: the depth of a rounded body across its width.
 
     >>> dome(np.array([-2.0, 0.0, 0.6])).tolist()
     [0.0, 1.0, 0.8]
@@ -112,7 +112,7 @@ def dome(values: Array) -> Array:
 
 
 def ellipse(frame: Frame, centre: tuple[float, float], *, axes: tuple[float, float], degrees: float = 0.0) -> Array:
-    """Radius of every ray in units of an ellipse: below 1 inside; ``dome`` of it is the depth of an ellipsoid."""
+    """Return the radius of every ray in units of an ellipse, below 1 inside; ``dome`` of it is an ellipsoid's depth."""
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     dx, dy = frame.x - centre[0], frame.y - centre[1]
     return np.asarray(np.hypot((dx * cos + dy * sin) / axes[0], (dy * cos - dx * sin) / axes[1]))
@@ -127,7 +127,7 @@ def add_body(
     peak: float,
     degrees: float = 0.0,
 ) -> None:
-    """Add an ellipsoid whose middle adds ``peak`` to the ray."""
+    """Add an ellipsoid that adds ``peak`` to the ray through its centre."""
     box = frame.box(np.array([centre]), max(axes))
     part = frame.part(box)
     if part.x.size:
@@ -135,7 +135,7 @@ def add_body(
 
 
 def curve(points: Array, count: int = 5) -> Array:
-    """Return a smooth line through points (N, 2): Catmull-Rom, ``count`` samples a span.
+    """Return a smooth line through points (N, 2): Catmull-Rom, ``count`` samples per span.
 
     >>> curve(np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), 4).shape
     (9, 2)
@@ -148,10 +148,10 @@ def curve(points: Array, count: int = 5) -> Array:
 
 
 def line_distance(frame: Frame, line: Array, *, reach: float) -> tuple[Box, Array, Array]:
-    """Distance of rays to a polyline, where it is below about ``reach``.
+    """Compute the distance of rays to a polyline, for distances below about ``reach``.
 
     Returns:
-        The part of the picture concerned, the distance in centimetres, and the place along the line in [0, 1].
+        The part of the image near the line, the distance in centimetres, and the position along the line in [0, 1].
     """
     box = frame.box(line, reach)
     x, y = frame.x[box][..., None], frame.y[box][..., None]
@@ -170,21 +170,21 @@ def line_distance(frame: Frame, line: Array, *, reach: float) -> tuple[Box, Arra
 
 
 def add_bone(total: Array, frame: Frame, *, line: Array, radius: float, density: float = 1.0) -> None:
-    """Add a long bone along ``line``: a dense cortex around spongy bone, so that its edges stand out."""
+    """Add a long bone along ``line``: spongy bone with a dense cortex, which gives bright edges."""
     box, gap, _ = line_distance(frame, line, reach=radius)
     if gap.size:
         total[box] += density * bone_profile(gap, radius)
 
 
 def bone_profile(gap: Array, radius: float) -> Array:
-    """Extra attenuation of a bone of ``radius`` cm across its width, over that of soft tissue."""
+    """Return the attenuation of a bone of ``radius`` cm across its width, minus that of soft tissue."""
     shell = min(0.28 * radius, 0.17)
     outer, inner = 2 * radius * dome(gap / radius), 2 * (radius - shell) * dome(gap / (radius - shell))
     return 0.34 * (outer - inner) + 0.09 * inner
 
 
 def plate(frame: Frame, corners: Array, *, edge: float) -> tuple[Box, Array]:
-    """Return a flat convex polygon, corners clockwise, with edges ``edge`` cm soft: 1 inside, 0 outside."""
+    """Return a flat convex polygon, corners clockwise, 1 inside and 0 outside, with soft edges of ``edge`` cm."""
     box = frame.box(corners, edge)
     x, y = frame.x[box], frame.y[box]
     inside = np.full(x.shape, np.inf)
@@ -197,7 +197,7 @@ def plate(frame: Frame, corners: Array, *, edge: float) -> tuple[Box, Array]:
 def splat(total: Array, frame: Frame, *, points: Array, radii: Array) -> None:
     """Draw thin tubes from dense points (N, 2): each pixel of ``total`` becomes the longest chord in centimetres.
 
-    Tubes thinner than a pixel are widened to one and lightened in proportion.
+    Tubes thinner than a pixel are widened to one pixel and attenuated in proportion.
     """
     place = frame.pixels(points)
     height, width = total.shape
@@ -223,7 +223,7 @@ def _blur_matrix(length: int, sigma: float) -> Array:
 
 
 def blur(image: Array, sigma: float) -> Array:
-    """Gaussian blur with ``sigma`` in pixels; the border is renormalised, not darkened.
+    """Apply a Gaussian blur with ``sigma`` in pixels; the border is renormalised, not darkened.
 
     >>> bool(np.allclose(blur(np.ones((8, 8)), 2.0), 1.0))
     True
@@ -236,9 +236,9 @@ def blur(image: Array, sigma: float) -> Array:
 
 
 def cloud(frame: Frame, draw: np.random.Generator, *, scale: float, octaves: int = 1) -> Array:
-    """Smooth random texture about 0 with deviation about 1; blobs are ``scale`` centimetres wide.
+    """Return a smooth random texture with mean about 0 and standard deviation about 1, and blobs of ``scale`` cm.
 
-    The same draw gives the same texture at every size; it follows the picture's sides, not its small rotation.
+    The same draw gives the same texture at every size. The texture is not rotated with the patient.
     """
     total = np.zeros(frame.x.shape)
     x, y = frame.x[frame.x.shape[0] // 2], frame.y[:, frame.y.shape[1] // 2]
@@ -252,5 +252,5 @@ def cloud(frame: Frame, draw: np.random.Generator, *, scale: float, octaves: int
 
 
 def _weights(places: Array, count: int) -> Array:
-    """Matrix (len(places), count) that interpolates ``count`` lattice values smoothly at ``places``."""
+    """Return the matrix (len(places), count) that interpolates ``count`` lattice values smoothly at ``places``."""
     return smoothstep(np.abs(places[:, None] - np.arange(count)), (1.0, 0.0))

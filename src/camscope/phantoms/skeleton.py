@@ -1,4 +1,4 @@
-"""Bones: extra attenuation over soft tissue, summed along each ray."""
+"""Draw bones: their attenuation minus that of soft tissue, summed along each ray."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from camscope.phantoms.shapes import (
 
 
 def skeleton(patient: Patient, pose: Pose, *, frame: Frame) -> Array:
-    """Line integral of all bones, (H, W), over that of the soft tissue they displace."""
+    """Return the line integral of all bones, (H, W), minus that of the displaced soft tissue."""
     total = np.zeros(frame.x.shape)
     _ribs(total, patient, pose=pose, frame=frame)
     _spine(total, patient, frame=frame)
@@ -48,7 +48,7 @@ def _ribs(total: Array, patient: Patient, *, pose: Pose, frame: Frame) -> None:
         near = np.abs(gap) < 1.4 * half
         gap, angle = gap[near], np.degrees(np.arctan2(side[near], -v[near]))
         sin, cos = np.sin(np.radians(angle)), np.cos(np.radians(angle))
-        # Where the rib runs along the rays, at the side, they pass through more of it.
+        # At the sides, ribs run along the rays, which pass through more bone.
         sideways = np.hypot(wide * cos, drop / 2 * sin)
         along = np.hypot(sideways, 0.45 * patient.depth * sin) / sideways
         begin = 8.0 + 60.0 / wide
@@ -132,7 +132,7 @@ def _shoulder(total: Array, patient: Patient, *, pose: Pose, frame: Frame, side:
 
 
 def _sternum(total: Array, patient: Patient, *, pose: Pose, frame: Frame) -> None:
-    """Draw the manubrium, hardly seen in front of the spine."""
+    """Draw the manubrium, which is hardly visible in front of the spine."""
     corners = np.array([[-2.2, 2.6], [2.2, 2.6], [1.5, 7.0], [-1.5, 7.0]]) + np.array([pose.turn, 0.0])
     box, inside = plate(frame, corners, edge=0.4)
     if inside.size:

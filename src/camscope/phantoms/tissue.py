@@ -1,4 +1,4 @@
-"""Soft tissue, airways and vessels, summed along each ray."""
+"""Draw soft tissue, airways and vessels, summed along each ray."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from camscope.phantoms.shapes import (
 )
 
 SOFT = 0.195  # attenuation of soft tissue per centimetre, about 60 keV
-LUNG = 0.050  # of inflated lung
+LUNG = 0.050  # attenuation of inflated lung per centimetre
 
 
 def body(patient: Patient, pose: Pose, *, frame: Frame) -> Array:
-    """Thickness of the body along each ray, centimetres, as if the lungs were filled."""
+    """Return the thickness of the body along each ray, centimetres, as if the lungs were filled."""
     x, y = frame.x, frame.y
     aside = np.abs(x)
     half = lateral_edge(patient, np.maximum(y, 5.5)) + 0.9 + patient.fat * (0.9 + 0.02 * np.clip(y - 8, 0, 14))
@@ -44,14 +44,14 @@ def body(patient: Patient, pose: Pose, *, frame: Frame) -> Array:
         box, gap, _ = line_distance(frame, curve(line, 2), reach=radius)
         if gap.size:
             arms[box] = np.maximum(arms[box], 2 * radius * dome(gap / radius))
-    # Bodies in contact add up softly instead of meeting in a line.
+    # Touching bodies are blended softly to avoid a visible line.
     return np.asarray(
         np.cbrt(trunk * trunk * trunk + neck * neck * neck + shoulder * shoulder * shoulder + arms * arms * arms)
     )
 
 
 def breasts(patient: Patient, pose: Pose, *, frame: Frame) -> Array:
-    """Thickness of the breasts, or of the pectoral muscles, along each ray."""
+    """Return the thickness of the breasts, or of the pectoral muscles, along each ray."""
     total = np.zeros(frame.x.shape)
     for side in (-1, 1):
         if patient.sex == "F":
@@ -67,7 +67,7 @@ def breasts(patient: Patient, pose: Pose, *, frame: Frame) -> Array:
 
 
 def airways(patient: Patient, pose: Pose, *, frame: Frame) -> Array:
-    """Depth of air in the trachea and the main bronchi, centimetres."""
+    """Return the depth of air in the trachea and the main bronchi, centimetres."""
     total = np.zeros(frame.x.shape)
     carina = 0.34 * patient.length
     shift = 0.35 * pose.turn - 0.15
@@ -83,7 +83,7 @@ def airways(patient: Patient, pose: Pose, *, frame: Frame) -> Array:
 
 
 def vessels(patient: Patient, frame: Frame) -> Array:
-    """Depth of blood in the vessels of both lungs, centimetres: trees that fork from the hila outwards."""
+    """Return the depth of blood in the vessels of both lungs, centimetres: trees that branch from the hila outwards."""
     total = np.zeros(frame.x.shape)
     draw = draws(patient.seed, VESSEL_STREAM)
     step = min(0.55 * frame.pixel, 0.2)
@@ -121,7 +121,7 @@ def _grow(
     radius: Array,
     step: float,
 ) -> tuple[Array, Array]:
-    """Draw one generation of branches; returns where they end, (N, 2), and in which direction, (N,)."""
+    """Draw one generation of branches; return their end points (N, 2) and directions (N,)."""
     count = max(int(np.ceil(length.max() / step)), 2)
     t = np.linspace(0, 1, count)
     angle = fan[:, None] + bend[:, None] * t
@@ -134,7 +134,7 @@ def _grow(
 
 
 def hila(patient: Patient, frame: Frame) -> Array:
-    """Depth of the soft clumps at the roots of the lungs, centimetres."""
+    """Return the depth of soft tissue at the roots of the lungs, centimetres."""
     draw = draws(patient.seed, VESSEL_STREAM, 1)
     total = np.zeros(frame.x.shape)
     for side in (-1, 1):
@@ -147,7 +147,7 @@ def hila(patient: Patient, frame: Frame) -> Array:
 
 
 def texture(patient: Patient, chest: Chest) -> tuple[Array, Array]:
-    """Unevenness of the soft tissue (relative, about 0) and of the lungs (centimetres of tissue)."""
+    """Return random variations of the soft tissue (relative, about 0) and of the lungs (centimetres of tissue)."""
     draw = draws(patient.seed, TEXTURE_STREAM)
     soft = 0.012 * cloud(chest.frame, draw, scale=5.0, octaves=3)
     fine = cloud(chest.frame, draw, scale=0.8, octaves=2)
@@ -156,7 +156,7 @@ def texture(patient: Patient, chest: Chest) -> tuple[Array, Array]:
 
 
 def stomach(patient: Patient, pose: Pose, *, chest: Chest) -> Array:
-    """Depth of air in the stomach and the bowel below the left dome, centimetres; flat below when standing."""
+    """Return the depth of air in the stomach and bowel below the left dome, centimetres; level below when standing."""
     x, under, wide, high = patient.bubble
     radius = np.hypot((chest.frame.x - x) / wide, (chest.under - under) / high)
     depth = 2.6 * np.sqrt(wide) * smoothstep(radius, (1.05, 0.35))

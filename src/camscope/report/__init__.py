@@ -1,4 +1,4 @@
-"""The report of a study: one page that is read from disk."""
+"""Write the report of a study: one HTML page that opens from disk."""
 
 from camscope.report.page import report
 

@@ -1,4 +1,4 @@
-"""The reliance map, and the table of the properties of the acquisition."""
+"""Prepare the figure of the reliance map, and the table of acquisition properties."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from camscope.page.words import interval, number
 from camscope.report.mean_maps import LabelMaps
 from camscope.report.words import Chip, chip
 
-_PANELS = {"response": "response", "use": "use for the label"}
+_PANELS = {"response": "response", "use": "use"}
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class PropertyRow:
 
     Attributes:
         label: the label.
-        value: its median, and the 5 % and 95 % quantile.
-        auc: of the value for the label.
-        group: the group that it tells best, and the AUC.
+        value: median, and the 5 % and 95 % quantile, of the property.
+        auc: AUC of the property for the label.
+        group: the group that the property separates best, and the AUC.
         score: AUC of the log-odds for the upper half, by stratum.
-        verdict: as in the table of verdicts.
+        verdict: entry of the table of verdicts.
     """
 
     label: str
@@ -49,21 +49,21 @@ def property_rows(audit: Mapping[str, Any] | None) -> Iterator[PropertyRow]:
             facts = entry["facts"]
             if facts["value"]["low"] == facts["value"]["high"]:
                 continue
-            known = {group: auc for group, auc in facts["groups"].items() if auc["estimate"] is not None}
-            best = max(known, key=lambda group: abs(known[group]["estimate"] - 0.5), default=None)
+            aucs = {group: auc for group, auc in facts["groups"].items() if auc["estimate"] is not None}
+            best = max(aucs, key=lambda group: abs(aucs[group]["estimate"] - 0.5), default=None)
             yield PropertyRow(
                 label,
                 f"{_short(facts['value']['median'])} ({_short(facts['value']['low'])} to "
                 f"{_short(facts['value']['high'])})",
                 interval(facts["label"]),
-                "" if best is None else f"{best}: {interval(known[best])}",
+                "" if best is None else f"{best}: {interval(aucs[best])}",
                 [f"{stratum} {interval(auc)}" for stratum, auc in facts["score"].items()],
                 chip(f"property:{name}", entry),
             )
 
 
 def constant_properties(audit: Mapping[str, Any] | None) -> str:
-    """Return the properties that are the same in the images of every label, in words."""
+    """Return the properties that are the same in all images, in words."""
     labels = ({} if audit is None else audit["labels"]).values()
     varying = {row.verdict.region for row in property_rows(audit)}
     names = dict.fromkeys(name for content in labels for name in content.get("properties", {}))
@@ -71,7 +71,7 @@ def constant_properties(audit: Mapping[str, Any] | None) -> str:
 
 
 def reliance_figure(maps: LabelMaps, content: Mapping[str, Any], *, name: str) -> Drawn | None:
-    """Return the mean heat map of a label beside the effects of exchanging each cell; None where there are none."""
+    """Return the mean heat map of a label beside its reliance map; None if there is no reliance map."""
     reliance = content.get("reliance_map")
     if reliance is None or reliance["reason"]:
         return None

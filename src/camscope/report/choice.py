@@ -1,4 +1,4 @@
-"""Which cases of a large cohort the page shows."""
+"""Choose the cases of a large cohort that the page shows."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import polars as pl
 
 from camscope.cohort.sampling import drawn_cases
 from camscope.cohort.store import FAILED
-from camscope.report.results import Results, one_a_case
+from camscope.report.results import Results, one_per_case
 
 MOST = 2000
-"""Cases up to which the page shows every one."""
+"""Largest number of cases of which the page shows all."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Shown:
     """The cases of the gallery.
 
     Attributes:
-        rows: all that is known of them but the maps, in the order of the study's rows.
+        rows: their rows without maps, in the order of the study's rows.
         cases: one row per case.
-        sentence: which cases these are; "" where they are all.
+        sentence: sentence on the choice; "" if all cases are shown.
     """
 
     rows: pl.DataFrame = field(repr=False)
@@ -31,20 +31,20 @@ class Shown:
 
 
 def chosen_cases(results: Results, *, most: int = MOST) -> Shown:
-    """Choose the cases that are shown.
+    """Choose the cases that the page shows: all cases, or ``most`` of a larger cohort.
 
-    Of more cases than ``most`` these are: the typical ones of clusters; cases with a failed row and the most certain
-    mistakes of each label, each up to a quarter of the room; and then a draw by patient, as many of each label and
-    outcome as there are of any other.
+    The choice contains the typical cases of clusters, cases with a failed row, and the wrong predictions with the most
+    extreme scores, each up to a quarter of ``most``. The remaining cases are drawn by patient, equally from every label
+    and outcome.
 
     Args:
-        results: of a study.
-        most: cases.
+        results: results of a study.
+        most: largest number of cases.
     """
     total = len(results.cases)
     if total <= most:
         rows = results.rows_of(results.cases["case"].to_list())
-        return Shown(rows, one_a_case(rows), "")
+        return Shown(rows, one_per_case(rows), "")
     kinds: dict[str, list[int]] = {}
     selection: set[int] = set()
 
@@ -55,13 +55,13 @@ def chosen_cases(results: Results, *, most: int = MOST) -> Shown:
 
     take("typical of clusters", _typical(results), most // 4)
     take("with a row that failed", results.rows.filter(pl.col("status") == FAILED)["case"], most // 4)
-    take("among the most certain mistakes", _mistakes(results, most // 4), most // 4)
+    take("wrong predictions with extreme scores", _mistakes(results, most // 4), most // 4)
     remainder = results.first.filter(~pl.col("case").is_in(list(selection)))
     sample = drawn_cases(remainder, by=["label", "outcome"], limit=most - len(selection), seed=0)
-    take("drawn by patient, from every label and outcome alike", sample, most)
+    take("drawn by patient, equally from every label and outcome", sample, most)
     parts = [f"{len(cases):,} {name}" for name, cases in kinds.items() if cases]
     rows = results.rows_of(sorted(selection))
-    return Shown(rows, one_a_case(rows), f"{len(selection):,} of {total:,} cases are shown: {', '.join(parts)}.")
+    return Shown(rows, one_per_case(rows), f"{len(selection):,} of {total:,} cases are shown: {', '.join(parts)}.")
 
 
 def _typical(results: Results) -> list[int]:
@@ -71,7 +71,7 @@ def _typical(results: Results) -> list[int]:
 
 
 def _mistakes(results: Results, most: int) -> list[int]:
-    """Return the false alarms of the highest scores and the misses of the lowest, label by label in turn."""
+    """Return the false positives with the highest and the false negatives with the lowest scores, by label in turn."""
     wrong = results.first.filter(pl.col("outcome").is_in(["FP", "FN"]) & pl.col("log_odds").is_not_nan())
     sure = pl.when(pl.col("truth")).then(-pl.col("log_odds")).otherwise(pl.col("log_odds"))
     ordered = wrong.select("case", "label", sure.alias("sure")).sort("sure", "case", descending=[True, False])

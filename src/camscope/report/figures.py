@@ -1,4 +1,4 @@
-"""The figures of a report that show numbers: intervals, bars and points, each with its numbers as a table."""
+"""Draw the figures of a report: intervals, bars and points, each with its numbers as a table."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Content = Mapping[str, Any]
 
 
 def auc_figure(label: str, slices: Sequence[Slice], *, name: str) -> Drawn:
-    """AUC of all images, by group and by cue, with intervals."""
+    """Draw the AUC of all images, by group and by cue, with intervals."""
     with mpl.rc_context(SETTINGS):
         figure, ax = lines(len(slices))
         for y, part in enumerate(slices):
@@ -50,15 +50,15 @@ def auc_figure(label: str, slices: Sequence[Slice], *, name: str) -> Drawn:
         label,
         svg(figure, name, text=f"AUC of {label}: {'; '.join(texts)}."),
         ("Cases", "Images", "Present", "Patients", "AUC (95 % interval)"),
-        [(o.name, str(o.cases), str(o.positive), str(o.patients), interval(vars(o.auc))) for o in slices],
+        [(s.name, str(s.cases), str(s.positive), str(s.patients), interval(vars(s.auc))) for s in slices],
     )
 
 
-def calibration_figure(found: LabelPerformance, *, name: str) -> Drawn | None:
-    """Observed frequency over predicted probability, with intervals."""
-    if found.calibrated is None:
+def calibration_figure(performance: LabelPerformance, *, name: str) -> Drawn | None:
+    """Draw the observed frequency over the predicted probability, with intervals."""
+    if performance.calibrated is None:
         return None
-    points = found.calibrated.points
+    points = performance.calibrated.points
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
         ax = figure.add_subplot()
@@ -76,14 +76,16 @@ def calibration_figure(found: LabelPerformance, *, name: str) -> Drawn | None:
     rows = [(number(p.probability), interval(vars(p.observed)), f"{p.cases:,}", f"{p.patients:,}") for p in points]
     text = "; ".join(f"predicted {row[0]}, observed {row[1]}" for row in rows)
     columns = ("Mean probability", "Observed share (95 % interval)", "Images", "Patients")
-    return Drawn(found.label, svg(figure, name, text=f"Reliability curve of {found.label}: {text}."), columns, rows)
+    return Drawn(
+        performance.label, svg(figure, name, text=f"Reliability curve of {performance.label}: {text}."), columns, rows
+    )
 
 
-def decision_figure(found: LabelPerformance, *, name: str) -> Drawn | None:
-    """Net benefit over the threshold probability, beside treating all and none."""
-    if found.calibrated is None:
+def decision_figure(performance: LabelPerformance, *, name: str) -> Drawn | None:
+    """Draw the net benefit over the threshold probability, with treating all and treating none."""
+    if performance.calibrated is None:
         return None
-    curve = found.calibrated.decision
+    curve = performance.calibrated.decision
     top = 1.12 * max(float(np.nanmax(curve.model)), float(curve.treat_all[0]), 0.05)
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
@@ -112,12 +114,14 @@ def decision_figure(found: LabelPerformance, *, name: str) -> Drawn | None:
     ]
     text = "; ".join(f"at {row[0]} model {row[1]}, treat all {row[2]}" for row in rows)
     columns = ("Threshold", "Net benefit (95 % interval)", "Treat all", "Better than all and none")
-    return Drawn(found.label, svg(figure, name, text=f"Decision curve of {found.label}: {text}."), columns, rows)
+    return Drawn(
+        performance.label, svg(figure, name, text=f"Decision curve of {performance.label}: {text}."), columns, rows
+    )
 
 
-def enrichment_figure(label: str, found: Content, *, name: str) -> Drawn | None:
-    """Enrichment of each region with its interval, over the band of the nulls."""
-    regions = {region: entry["heat"] for region, entry in found["regions"].items() if entry["heat"]}
+def enrichment_figure(label: str, content: Content, *, name: str) -> Drawn | None:
+    """Draw the enrichment of each region with its interval, over the band of the null maps."""
+    regions = {region: entry["heat"] for region, entry in content["regions"].items() if entry["heat"]}
     if not regions:
         return None
     rows = []
@@ -135,7 +139,7 @@ def enrichment_figure(label: str, found: Content, *, name: str) -> Drawn | None:
             band = f"{min(nulls):.2f} to {max(nulls):.2f}" if nulls else "none"
             rows.append((region_words(region), str(heat["cases"]), str(heat["patients"]), interval(e), band))
         ax.axvline(1, color=VERMILLION, lw=1, ls=(0, (4, 3)))
-        ax.set(xscale="log", xlabel="heat ÷ area (dashed: as anywhere)")
+        ax.set(xscale="log", xlabel="heat ÷ area (dashed: uniform map)")
         plain_ticks(ax)
         ax.set_yticks(range(len(regions)), [short(region_words(region), 22) for region in regions])
     text = "; ".join(f"{row[0]} {row[3]}, nulls {row[4]}" for row in rows)
@@ -143,9 +147,9 @@ def enrichment_figure(label: str, found: Content, *, name: str) -> Drawn | None:
     return Drawn(label, svg(figure, name, text=f"Enrichment of {label}: {text}."), columns, rows)
 
 
-def effect_figure(label: str, found: Content, *, delta: float, name: str) -> Drawn | None:
-    """Return the effect of each intervention with its interval, and that of each fill-in."""
-    effects = [(region, effect) for region, entry in found["regions"].items() for effect in entry["effects"]]
+def effect_figure(label: str, content: Content, *, delta: float, name: str) -> Drawn | None:
+    """Draw the effect of each intervention with its interval, and the effect of each fill-in."""
+    effects = [(region, effect) for region, entry in content["regions"].items() for effect in entry["effects"]]
     if not effects:
         return None
     rows = []
@@ -172,7 +176,7 @@ def effect_figure(label: str, found: Content, *, delta: float, name: str) -> Dra
         widest = 1.3 * max(1.0, *(abs(v) for e in estimates for v in ends(e) if v is not None))
         ax.set_xlim(-widest, widest)
         plain_ticks(ax, [t for t in (-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100) if abs(t) <= widest])
-        ax.set_xlabel("change beyond the sham, SD (band: counts as none)")
+        ax.set_xlabel("change minus sham, SD (band: below delta)")
         ax.set_yticks([])
         ax.set_ylim(len(effects) - 0.4, -0.7)
     text = "; ".join(f"{row[0]} {row[3]}" for row in rows if row[1] == "all")
@@ -186,14 +190,14 @@ def _tested(region: str, effect: Content) -> str:
     return f"{region_words(region)}: {effect['test']}{by}, {effect['stratum']}"
 
 
-def alignment_figure(cue: str, found: Mapping[str, Content], *, name: str) -> Drawn:
-    """AUC of each label where a cue agrees with it, is absent, disagrees."""
+def alignment_figure(cue: str, alignments: Mapping[str, Content], *, name: str) -> Drawn:
+    """Draw the AUC of each label with a cue that agrees with the label, is absent, or disagrees."""
     kinds = {"aligned": BLUE, "absent": GREY, "anti": ORANGE}
     words = {"aligned": "agrees", "absent": "no cue", "anti": "disagrees"}
     rows = []
     with mpl.rc_context(SETTINGS):
-        figure, ax = lines(len(found), height=0.5)
-        for y, (label, entry) in enumerate(found.items()):
+        figure, ax = lines(len(alignments), height=0.5)
+        for y, (label, entry) in enumerate(alignments.items()):
             for k, (kind, colour) in enumerate(kinds.items()):
                 place, e = y + 0.24 * (k - 1), entry[kind]
                 if e["estimate"] is None:
@@ -207,19 +211,19 @@ def alignment_figure(cue: str, found: Mapping[str, Content], *, name: str) -> Dr
             )
         ax.axvline(0.5, color=VERMILLION, lw=1, ls=(0, (4, 3)))
         ax.set(xlim=(0, 1), xlabel="AUC (dashed: chance)")
-        ax.set_yticks(range(len(found)), [short(label, 18) for label in found])
+        ax.set_yticks(range(len(alignments)), [short(label, 18) for label in alignments])
         handles = [
             mpl.patches.Patch(facecolor=colour, hatch="////" if kind == "anti" else None, edgecolor="white")
             for kind, colour in kinds.items()
         ]
         figure.legend(handles, [words[kind] for kind in kinds], loc="outside upper left", ncols=3)
     text = "; ".join(f"{row[0]}: agrees {row[1]}, absent {row[2]}, disagrees {row[3]}" for row in rows)
-    columns = ("Label", "Agrees", "Absent", "Disagrees", "Reliance index", "Edited pictures")
+    columns = ("Label", "Agrees", "Absent", "Disagrees", "Reliance index", "Edited images")
     return Drawn(f"Cue: {cue}", svg(figure, name, text=f"AUC by alignment with {cue}. {text}."), columns, rows)
 
 
 def mass_figure(label: str, rows: pl.DataFrame, regions: Sequence[str], *, name: str) -> Drawn | None:
-    """Score against the mass of the map in each region; points of a large cohort are a picture."""
+    """Draw the score against the mass of the map in each region, for at most 1500 cases."""
     panel_regions = [region for region in regions if rows[f"mass:{region}"].is_not_null().any()]
     if not panel_regions:
         return None

@@ -1,4 +1,4 @@
-"""The cases of a report: thumbnails, and the numbers that the page filters, sorts and draws."""
+"""Prepare the cases of a report: thumbnails, and the data that the page filters, sorts and draws."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from camscope.report.words import region_words
 
 FOLDER = "report_files"
 INSIDE = 300
-"""Cases up to which thumbnails are part of the page."""
+"""Largest number of cases whose thumbnails are part of the page."""
 
 _LONGEST, _QUALITY = 256, 80
 _THREADS, _AHEAD = 2, 16
@@ -42,18 +42,18 @@ _COLOURS = ("byr", "viridis", "inferno", "cividis", "gray")
 def thumbnails(
     results: Results, shown: Shown, *, means: MeanPictures, progress: Progress, inside: int = INSIDE
 ) -> tuple[list[str], list[str]]:
-    """Make the thumbnail of each case that is shown, one by one.
+    """Make the thumbnails of the cases of the gallery.
 
     Args:
-        results: of a study.
-        shown: its cases that are shown.
-        means: is shown every picture.
-        progress: called with "reading pictures", how many are done, and their number.
-        inside: cases up to which they are data addresses; those of larger cohorts are files beside the page, which
-            are kept from one report to the next by the pictures' content.
+        results: results of a study.
+        shown: the cases of the gallery.
+        means: receives every thumbnail.
+        progress: called with "reading pictures", the number done, and the total.
+        inside: largest number of cases whose thumbnails are data addresses. For more cases, they are files beside the
+            page; a later report reuses the thumbnails of images that did not change.
 
     Returns:
-        For each case its address, "" where there is none, and why there is none.
+        For each case the address of its thumbnail ("" if there is none), and the reason why there is none.
     """
     folder = results.folder / FOLDER
     beside = len(shown.cases) > inside
@@ -92,7 +92,7 @@ def _file_of(sha256: str) -> str:
 def _thumbnails(
     results: Results, cases: Iterator[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], Image.Image | None, str]]:
-    """Yield each case with its thumbnail, or the reason why it has none; a few are read ahead."""
+    """Yield each case with its thumbnail, or the reason why it has none; images are read ahead in threads."""
     with ThreadPoolExecutor(_THREADS) as pool:
         for case, (image, reason) in prefetch(
             pool, lambda case: (case, _thumbnail(case, results.root)), cases, depth=_AHEAD
@@ -107,9 +107,9 @@ def _thumbnail(case: Case, root: str) -> tuple[Image.Image | None, str]:
     try:
         content = fetch(source)
     except CamscopeError:
-        return None, "the picture is no longer there"
+        return None, "the picture no longer exists"
     if hashlib.sha256(content).hexdigest() != case["image_sha256"]:
-        return None, "the picture has changed since it was explained"
+        return None, "the picture has changed since the study was run"
     try:
         image = Image.fromarray(decode(content, source).rgb)
     except CamscopeError:
@@ -137,7 +137,7 @@ def _own(folder: Path, names: set[str]) -> None:
 
 
 def _tidy(folder: Path, old_files: set[str], *, kept: set[str]) -> None:
-    """Remove the thumbnails of earlier reports that no case has any more; nothing else."""
+    """Remove the thumbnails of earlier reports that are no longer needed; other files are kept."""
     with writing(folder):
         for name in old_files - kept:
             (folder / name).unlink()
@@ -152,7 +152,7 @@ def _tidy(folder: Path, old_files: set[str], *, kept: set[str]) -> None:
 def gallery_data(
     results: Results, shown: Shown, *, names: Names, addresses: Sequence[str], reasons: Sequence[str]
 ) -> dict[str, Any]:
-    """Everything that the page's script works on, as columns of plain JSON values."""
+    """Return the data of the page's script, as columns of plain JSON values."""
     rows, cases = shown.rows, shown.cases
     place = {case: n for n, case in enumerate(cases["case"].to_list())}
     regions = results.regions
@@ -222,14 +222,14 @@ def _messages(rows: pl.DataFrame, names: Names) -> list[str]:
 
 
 def _windows(rows: pl.DataFrame) -> dict[str, Any]:
-    """Return each different window once."""
+    """Return the different windows, and the index of each row's window."""
     kinds: dict[tuple[float, ...], int] = {}
     index = [None if w is None else kinds.setdefault(tuple(w), len(kinds)) for w in rows["window"].to_list()]
     return {"window": index, "windows": [list(kind) for kind in kinds]}
 
 
 def _maps(results: Results, selection: Shown, *, names: Names) -> dict[str, Any]:
-    """Return maps as 16-bit whole numbers of a step of their own, and the rows' notes."""
+    """Return the maps as 16-bit integers with one step size per map, and the notes of the rows."""
     grids: list[str | None] = []
     steps: list[float | None] = []
     notes: list[int] = []
@@ -252,10 +252,10 @@ def _coded(grid: Any) -> tuple[str, float]:
 
 
 def _colours(name: str) -> str:
-    """256 colours, three bytes each."""
+    """Return the 256 colours of a colour map as base64, three bytes per colour."""
     return base64.b64encode(colourise(np.linspace(0, 1, 256)[None], name).tobytes()).decode()
 
 
 def rounded(column: pl.Series) -> list[float | None]:
-    """Numbers to seven digits; NaN and infinities as none."""
+    """Return numbers rounded to seven digits; NaN and infinities become None."""
     return [None if v is None or not np.isfinite(v) else float(f"{v:.7g}") for v in column.to_list()]

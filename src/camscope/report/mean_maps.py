@@ -1,4 +1,4 @@
-"""Mean maps of a label: by outcome and group, by cluster, and on the mean picture."""
+"""Compute and draw the mean maps of a label: by outcome and group, by cluster, and on the mean picture."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ Values = npt.NDArray[np.float64]
 K = TypeVar("K")
 
 _MEMBER = ("case", "patient", "grid_height", "grid_width", "map_max")
-_ON_SCALE = 3  # patients; a mean of fewer does not set the scale
+_ON_SCALE = 3  # patients; mean maps of fewer patients do not set the scale
 _SIDE = 160  # pixels of the picture on the first screen
 _PICTURES = 200
-_WIDE = 1000  # maps; numbers from here on need two lines above a panel
+_WIDE = 1000  # maps; larger numbers need two lines above a panel
 _OUTCOMES = {
     "TP": "present, predicted",
     "FN": "present, missed",
@@ -46,12 +46,12 @@ _OUTCOMES = {
 
 @dataclass(frozen=True)
 class MeanMap:
-    """The mean of some maps, each of sum 1, over patients.
+    """The mean over patients of some maps, each normalised to sum 1.
 
     Attributes:
-        values: (h, w); 1 is as much heat as anywhere, 2 twice as much.
-        maps: with positive evidence.
-        patients: whose they are.
+        values: (h, w) in units of a uniform map.
+        maps: number of maps with positive values.
+        patients: number of patients of these maps.
         aspect: height over width of the window.
     """
 
@@ -61,21 +61,23 @@ class MeanMap:
     aspect: float
 
     def at(self, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-        """Return the map at a size, interpolated as the overlays are."""
+        """Return the map at a size, with the interpolation of the overlays."""
         image: npt.NDArray[np.float32] = upsample(torch.from_numpy(self.values).float(), size).numpy()
         return image
 
 
 def mean_maps(parts: Mapping[K, pl.DataFrame], maps: Iterable[pl.DataFrame]) -> dict[K, MeanMap]:
-    """M = cells mean_patients mean_maps R(L) / sum R(L), of several sets of maps while each map is read once.
+    """Compute the mean maps of several sets of maps; each map is read once.
+
+    The mean of a set is cells x mean over patients of the mean over maps of R(L) / sum R(L), R the positive part.
 
     Args:
-        parts: the rows of each set, with case, patient, grid_height, grid_width and map_max; those of another grid than
-            most have are left out.
+        parts: the rows of each set, with case, patient, grid_height, grid_width and map_max. Rows whose grid differs
+            from the most frequent grid of the set are left out.
         maps: tables of the maps, with case, grid, grid_height, grid_width and window.
 
     Returns:
-        The means, without those of sets in which no map has positive evidence.
+        The means; sets without any map with positive values are left out.
     """
     members = {key: member for key, rows in parts.items() if len(member := _weighed(rows))}
     weights = {key: (member["case"].to_numpy(), member["weight"].to_numpy()) for key, member in members.items()}
@@ -99,7 +101,7 @@ def mean_maps(parts: Mapping[K, pl.DataFrame], maps: Iterable[pl.DataFrame]) -> 
 
 
 def _weighed(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the maps of one set by case, with their weights in its mean; none where no map has positive evidence."""
+    """Return the cases of one set with the weights of their maps; empty if no map has positive values."""
     sizes = rows.group_by("grid_height", "grid_width", maintain_order=True).len()
     usual = sizes.sort("len", descending=True, maintain_order=True).head(1)
     members = rows.join(usual, on=["grid_height", "grid_width"], maintain_order="left")
@@ -118,11 +120,11 @@ class LabelMaps:
 
     Attributes:
         label: the label.
-        whole: of its present and predicted cases, or of all maps where there are none of these.
-        of: which cases these are.
-        cells: (group, outcome) -> mean map, for those that have maps.
-        clusters: number of a cluster -> mean map; empty without several.
-        nulls: name of a null -> its mean map, on the same grid as the others.
+        whole: mean map of the true positives, or of all maps if there are no true positives.
+        of: name of the cases of ``whole``.
+        cells: (group, outcome) -> mean map; combinations without maps are left out.
+        clusters: number of a cluster -> mean map; empty for fewer than two clusters.
+        nulls: name of a null map -> mean map, on the same grid as the other maps.
     """
 
     label: str
@@ -134,7 +136,7 @@ class LabelMaps:
 
 
 def label_maps(results: Results, label: str) -> LabelMaps:
-    """Read the maps of a label and take their means."""
+    """Read the maps of a label and compute their means."""
     condition = (pl.col("label") == label) & (pl.col("status") == OK) & pl.col("grid_height").is_not_null()
     maps = results.first.filter(condition).select(*_MEMBER, "group", "outcome")
     hits = maps.filter(pl.col("outcome") == "TP")
@@ -163,12 +165,12 @@ def label_maps(results: Results, label: str) -> LabelMaps:
 def top_of(labels: Sequence[LabelMaps]) -> float:
     """Return the upper end of the scale that all mean maps share; the lower end is 0."""
     means = [m for label_map in labels for m in (*label_map.cells.values(), label_map.whole) if m is not None]
-    trusted = [m for m in means if m.patients >= _ON_SCALE] or means
-    return max([2.0, *(float(m.values.max()) for m in trusted)])
+    reliable = [m for m in means if m.patients >= _ON_SCALE] or means
+    return max([2.0, *(float(m.values.max()) for m in reliable)])
 
 
 def outcome_figure(maps: LabelMaps, *, top: float, name: str) -> Drawn | None:
-    """Mean maps by outcome and group, beside the maps of models that know nothing."""
+    """Draw the mean maps by outcome and group, with the null maps in the last row."""
     if not maps.cells:
         return None
     groups = list(dict.fromkeys(group for group, _ in maps.cells))
@@ -197,7 +199,7 @@ def outcome_figure(maps: LabelMaps, *, top: float, name: str) -> Drawn | None:
 
 
 def cluster_figure(maps: LabelMaps, *, top: float, name: str) -> Drawn | None:
-    """Return the mean map of each cluster."""
+    """Draw the mean map of each cluster."""
     if not maps.clusters:
         return None
     panels = [[(f"cluster {number + 1}", m) for number, m in maps.clusters.items()]]
@@ -247,7 +249,7 @@ def _panels(panels: Sequence[Sequence[tuple[str, MeanMap | None]]], *, top: floa
 
 
 def _place(m: MeanMap) -> str:
-    """Return where the maximum of a mean map lies, in words."""
+    """Return the position of the maximum of a mean map, in words."""
     i, j = np.unravel_index(int(m.values.argmax()), m.values.shape)
     height, width = m.values.shape
     rows = ("top", "middle", "bottom")[min(int(3 * (int(i) + 0.5) / height), 2)]
@@ -256,29 +258,29 @@ def _place(m: MeanMap) -> str:
 
 
 class MeanPictures:
-    """The mean of the pictures behind each label's mean map, put together picture by picture.
+    """Average the pictures of each label's true positives, one picture at a time.
 
     Args:
-        results: of a study.
-        shown: the cases whose pictures are read.
+        results: results of a study.
+        shown: the cases of the gallery, whose pictures are read.
     """
 
     def __init__(self, results: Results, shown: Shown) -> None:
         self._sums: dict[str, Values] = {}
         self._counts: Counter[str] = Counter()
-        self._wanted: dict[int, list[tuple[str, list[float]]]] = {}
+        self._windows: dict[int, list[tuple[str, list[float]]]] = {}
         first = pl.col("method") == results.methods[0]
         hits = shown.rows.filter(first & (pl.col("outcome") == "TP") & pl.col("window").is_not_null())
         for label in results.labels:
             label_hits = hits.filter(pl.col("label") == label).head(_PICTURES)
             for case, window in label_hits.select("case", "window").iter_rows():
-                self._wanted.setdefault(case, []).append((label, window))
+                self._windows.setdefault(case, []).append((label, window))
 
     def add(self, case: int, thumbnail: Image.Image, *, size: tuple[int, int]) -> None:
-        """Take in the thumbnail of a case whose picture has a (height, width)."""
+        """Add the thumbnail of a case; size is the (height, width) of the original picture."""
         grey = thumbnail.convert("L")
         across, down = grey.width / size[1], grey.height / size[0]
-        for label, (top, left, height, width) in self._wanted.get(case, ()):
+        for label, (top, left, height, width) in self._windows.get(case, ()):
             box = (left * across, top * down, (left + width) * across, (top + height) * down)
             inside = (max(box[0], 0), max(box[1], 0), min(box[2], grey.width), min(box[3], grey.height))
             if inside != box:
@@ -290,7 +292,7 @@ class MeanPictures:
             self._counts[label] += 1
 
     def count(self, label: str) -> int:
-        """Return how many pictures the mean of a label is made of."""
+        """Return the number of pictures in the mean of a label."""
         return self._counts[label]
 
     def shown(self, maps: LabelMaps, *, top: float) -> str:

@@ -1,4 +1,4 @@
-"""How far the methods of a study agree on the same cases, and which of them are one."""
+"""Measure the agreement of the methods of a study on the same cases, and find methods that coincide."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ class Pair:
 
     Attributes:
         label: the label.
-        one: a method.
-        other: another.
-        cases: with both maps.
-        correlation: median of Spearman's rank correlations over cases; NaN where all maps are flat.
-        same: share of cases whose maps are the same but for a factor.
+        first: the first method.
+        second: the second method.
+        cases: number of cases with both maps.
+        correlation: median of Spearman's rank correlations over cases; NaN if all maps are constant.
+        same: share of cases whose maps are equal up to a factor.
     """
 
     label: str
-    one: str
-    other: str
+    first: str
+    second: str
     cases: int
     correlation: float
     same: float
 
     @property
     def degenerate(self) -> bool:
-        """Return whether the two are one method on this model, so that their agreement says nothing."""
+        """Return whether the two methods coincide on this model, so that their agreement is no evidence."""
         return self.same > 0.5
 
 
 def agreement_of_methods(results: Results) -> list[Pair]:
-    """Return each pair of methods, for each label; maps of different grids are compared on 16 x 16 cells.
+    """Return each pair of methods, for each label.
 
-    Of more than 500 cases, 500 are drawn.
+    Maps are compared on 16 x 16 cells, on at most 500 cases per label and method.
     """
     pairs = []
     for label in results.labels:

@@ -1,4 +1,4 @@
-"""What patients and images are called on the page: their own names, or pseudonyms."""
+"""Choose the names of patients and images on the page: the original names, or pseudonyms."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _HIDDEN = "…"
 
 
 class Names:
-    """The names that the page may show.
+    """Names of patients and images on the page.
 
-    With pseudonyms, patients are P1, P2 ... in the order of their first case and images are numbered; messages lose
-    whatever is quoted or looks like a path.
+    With pseudonyms, patients are P1, P2 ... in the order of their first case, and images are numbered. Quoted texts and
+    paths are removed from messages.
 
     Args:
         cases: one row per case.
-        pseudonyms: whether to hide the names.
+        pseudonyms: whether to replace names with pseudonyms.
 
     >>> cases = pl.DataFrame({"case": [0, 1], "patient": ["Ann", "Ann"], "image": ["ann/1.png", "ann/2.png"]})
     >>> names = Names(cases, pseudonyms=True)
@@ -37,21 +37,21 @@ class Names:
         self._patients = {name: f"P{number}" for number, name in enumerate((n for n in patients if n), 1)} | {"": ""}
 
     def patient(self, name: str | None) -> str:
-        """Return what a patient is called."""
+        """Return the displayed name of a patient."""
         return self._patients[name or ""] if self.pseudonyms else name or ""
 
     def image(self, case: int, name: str | None) -> str:
-        """Return what the image of a case is called."""
+        """Return the displayed name of the image of a case."""
         return f"image {case + 1}" if self.pseudonyms else name or ""
 
     def value(self, text: str | None) -> str:
-        """Return a group or another cell of metadata; a patient's name in it stays hidden there too."""
+        """Return a group or another value of metadata; names of patients in it are replaced too."""
         if not self.pseudonyms or not text:
             return text or ""
         return "/".join(self._patients.get(part, part) for part in text.split("/"))
 
     def text(self, text: str | None, row: Mapping[str, Any]) -> str:
-        """Return a message or note of a row."""
+        """Return a message or note of a row, without names and paths if pseudonyms are used."""
         if not self.pseudonyms or not text:
             return text or ""
         for identifier in (row.get("image"), row.get("patient")):

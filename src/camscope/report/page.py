@@ -1,4 +1,4 @@
-"""The page put together: figures, tables, texts and cases in one file that fetches nothing."""
+"""Write the report page: figures, tables, texts and cases in one file that loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -62,21 +62,21 @@ def report(
     inside: int = INSIDE,
     most: int = MOST,
 ) -> Path:
-    """Write a study's report, one page to be opened from disk.
+    """Write a study's report, one HTML page that opens from disk.
 
     Args:
-        folder: of a study that has been run, with its audit or without.
-        study: the study, where its pictures lie elsewhere than its record says.
-        pseudonyms: leave out patients' names and files' paths.
-        progress: called with a step, what of it is done, and its total.
-        inside: cases up to which the thumbnails are part of the page; those of larger cohorts lie beside it.
-        most: cases up to which the page shows every one; of larger cohorts it chooses so many, and says which.
+        folder: folder of a study that has been run, with or without an audit.
+        study: the study; needed if its images were moved since the run.
+        pseudonyms: replace names of patients with pseudonyms, and remove paths of files.
+        progress: called with the current step, the number of items done, and the total.
+        inside: largest number of cases whose thumbnails are part of the page; for more cases they are separate files.
+        most: largest number of cases of which the page shows all; of larger cohorts it shows a choice of this size.
 
     Returns:
-        ``folder/report.html``; beside it ``report_files`` for large cohorts.
+        The path of ``report.html`` in the folder. For large cohorts, the thumbnails are in ``report_files`` beside it.
 
     Raises:
-        StoreError: the folder holds no study, or the page cannot be written.
+        StoreError: the folder has no study, or the page cannot be written.
     """
     with as_written(folder):
         return _report(read_results(folder, study=study), pseudonyms, progress, inside=inside, most=most)
@@ -114,7 +114,7 @@ def _content(
     performance: list[LabelPerformance],
     means: MeanPictures,
 ) -> dict[str, Any]:
-    """Return what the templates show, drawn and counted."""
+    """Return the variables of the templates."""
     top, slices = top_of(maps), areas(results)
     label_answers = {answer.label: answer for answer in answers(results)}
     firsts = [
@@ -182,7 +182,7 @@ def _figures(
     *,
     top: float,
 ) -> dict[str, list[Drawn]]:
-    """Return the figures of each section; sections without data have none."""
+    """Return the figures of each section; sections without data have no figures."""
     audited: dict[str, Any] = {} if results.audit is None else results.audit["labels"]
     delta = 0.0 if results.audit is None else float(results.audit["settings"]["delta"])
     cues: dict[str, dict[str, Any]] = {}
@@ -195,8 +195,8 @@ def _figures(
             for n, label_map in enumerate(maps)
         ],
         "auc": [auc_figure(label, slices[label], name=f"auc{n}") for n, label in enumerate(results.labels)],
-        "calibration": [calibration_figure(found, name=f"calibration{n}") for n, found in enumerate(performance)],
-        "decision": [decision_figure(found, name=f"decision{n}") for n, found in enumerate(performance)],
+        "calibration": [calibration_figure(entry, name=f"calibration{n}") for n, entry in enumerate(performance)],
+        "decision": [decision_figure(entry, name=f"decision{n}") for n, entry in enumerate(performance)],
         "maps": [outcome_figure(label_map, top=top, name=f"map{n}") for n, label_map in enumerate(maps)],
         "clusters": [cluster_figure(label_map, top=top, name=f"cluster{n}") for n, label_map in enumerate(maps)],
         "enrichment": [

@@ -1,4 +1,4 @@
-"""How good the scores of a label are: at its threshold, as probabilities, for decisions, and in subgroups."""
+"""Measure the performance of a label's scores: at the threshold, calibration, net benefit, and subgroups."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from camscope.statistics.performance import Rates, rates
 
 REPLICATES, SEED = 2000, 0
 _GROUPS = 2000
-"""Patients up to which each is drawn by itself in a bootstrap; more are drawn in so many groups."""
+"""Largest number of units in a bootstrap; more patients are drawn in this number of groups."""
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """How right the probabilities of a label are, and what they are good for.
+    """Calibration and net benefit of the probabilities of a label.
 
     Attributes:
         brier: Brier score.
-        prevalence_brier: that of a constant probability, the prevalence.
+        prevalence_brier: Brier score of a constant probability, the prevalence.
         error: expected calibration error.
-        fit: slope and intercept.
-        points: of the reliability curve.
+        fit: slope and intercept of a logistic recalibration.
+        points: points of the reliability curve.
         decision: net benefit.
     """
 
@@ -54,20 +54,20 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class LabelPerformance:
-    """How good the scores of one label are.
+    """The performance of the scores of one label.
 
     Attributes:
         label: the label.
-        images: with a score and a known truth.
-        positive: of them, with the label.
-        patients: whose they are.
-        left_out: which images are not among them, in words; "" where all are.
-        threshold: of the probability, or of the value of a model without probabilities.
+        images: number of images with a score and a known truth.
+        positive: number of these images with the label.
+        patients: number of patients of these images.
+        left_out: the images that are left out, in words; "" if none.
+        threshold: threshold of the probability, or of the value of a model without probabilities.
         auc: area under the ROC curve.
-        rates: at the threshold.
-        calibrated: None for a model without probabilities, or without images.
+        rates: sensitivity, specificity and predictive values at the threshold.
+        calibrated: calibration; None for a model without probabilities, or without images.
         why_not: why there is no calibration.
-        subgroups: views, sites, sexes, ages.
+        subgroups: the subgroups, such as views, sites, sexes and ages.
     """
 
     label: str
@@ -84,12 +84,12 @@ class LabelPerformance:
 
 
 def label_performance(results: Results, label: str, *, shown: Callable[[str | None], str] = str) -> LabelPerformance:
-    """Measure how good the scores of a label are, on the images whose truth is known.
+    """Measure the performance of a label's scores on the images with known truth.
 
     Args:
-        results: of a study.
-        label: one of its labels.
-        shown: what the page calls a value of a subgroup.
+        results: results of a study.
+        label: a label of the study.
+        shown: returns the displayed name of a value of a subgroup.
     """
     table = results.scored(label)
     is_scored = pl.col("log_odds").is_not_null() & pl.col("log_odds").is_not_nan() & pl.col("outcome").is_not_null()

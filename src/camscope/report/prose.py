@@ -1,4 +1,4 @@
-"""The texts of a report: limitations, a methods section, its references; all with the study's own numbers."""
+"""Write the limitations, the methods section and the references of a report, with the numbers of the study."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _REFERENCES = {
 
 
 def limitations(results: Results) -> list[str]:
-    """Return what this study cannot say, from its own numbers."""
+    """Return the limitations of the study, with its numbers."""
     patients = number_of(results.cases, "patient")
     return [
         *_of_evidence(results),
@@ -65,49 +65,49 @@ def limitations(results: Results) -> list[str]:
 
 def _of_edits() -> Iterator[str]:
     yield (
-        "The pictures that an intervention makes are edited: a model may answer to the edit itself. Shams, donor "
-        "patches of the same group and a second way to fill the region guard against that, and do not exclude it."
+        "Interventions edit the images, and a model may respond to the edit itself. Shams, donor patches of the same "
+        "group and a second fill-in reduce this risk, but do not exclude it."
     )
 
 
 def _of_evidence(results: Results) -> Iterator[str]:
     if results.audit is None:
         yield (
-            "There is no audit: maps show where a score's evidence lies by one method's arithmetic, "
+            "There is no audit: maps show to which positions a method attributes the score, "
             "not what the score depends on."
         )
     else:
         yield (
-            "No verdict is based on heat maps alone: null maps can favour the border, and the map of a model that "
-            "depends on a cue can show no heat there."
+            "No verdict is based on heat maps alone: null maps can have more heat at the border, and the map of a "
+            "model that depends on a cue can show no heat there."
         )
     choice = results.file.explain.when
     if choice != "all":
         which = "present" if choice == "present" else "predicted"
         yield (
-            f"Maps were made only where the label is {which}; what the models look at elsewhere is not on this page "
-            '(when = "all" in the study file makes these maps too).'
+            f'Maps were computed only for images in which the label is {which}. Set when = "all" in the study file to '
+            "compute the maps of all images."
         )
 
 
 def _of_cohort(results: Results, patients: int) -> Iterator[str]:
     if patients < _FEW_PATIENTS:
         yield (
-            f"{patients} patients are few: intervals are wide, small effects stay hidden, and absence of an effect "
-            "can seldom be shown."
+            f"{patients} patients are few: intervals are wide, small effects are missed, and absence of an effect "
+            "can rarely be shown."
         )
     failed = len(results.rows.filter(pl.col("status") == FAILED))
     if failed:
-        yield f"{failed} of {len(results.rows)} rows failed; the gallery shows them with their reasons."
+        yield f"{failed} of {len(results.rows)} rows failed; the gallery lists them with the reasons."
     if _lost_level(results):
         yield (
-            f"The maps of {', '.join(_lost_level(results))} show only differences between places (a layer "
-            "norm follows the pooling): they always have positive values, also if nothing supports the label."
+            f"The maps of {', '.join(_lost_level(results))} show only differences between positions (a "
+            "layer norm follows the pooling): they always have positive values, even if nothing supports the label."
         )
 
 
 def sampled(results: Results) -> list[str]:
-    """Labels of whose cases not all were changed in the audit, with the numbers."""
+    """Return the labels of which the audit edited only a sample of the cases, with the numbers of cases."""
     labels = {} if results.audit is None else results.audit["labels"]
     return [
         f"{label} {entry['drawn']:,} of {entry['cases']:,}"
@@ -126,8 +126,8 @@ def _of_audit(results: Results) -> Iterator[str]:
     labels = (results.audit or {})["labels"]
     if samples := sampled(results):
         yield (
-            f"Not every case was changed, and clusters were looked for among those that were: {'; '.join(samples)}. "
-            "A region that few cases have was tested on those of them that were drawn."
+            f"Only a sample of the cases was edited and clustered: {'; '.join(samples)}. "
+            "A region that few cases have was tested only in the sampled cases."
         )
     regions = [
         (label, region, entry) for label, content in labels.items() for region, entry in content["regions"].items()
@@ -138,7 +138,7 @@ def _of_audit(results: Results) -> Iterator[str]:
         worst = max((d for d in deltas if d is not None), default=None)
         yield (
             f"{len(open_items)} of {len(regions)} verdicts are NOT SHOWN. This does not mean that there is no effect: "
-            f"in the least certain of them, effects up to {number(worst)} SD of the log-odds cannot be excluded."
+            f"in the least certain verdict, effects up to {number(worst)} SD of the log-odds cannot be excluded."
         )
     untested = [
         f"{label}, {region_words(region)}" for label, region, entry in regions if entry["verdict"] == "NOT TESTABLE"
@@ -149,28 +149,27 @@ def _of_audit(results: Results) -> Iterator[str]:
         {cue for content in labels.values() for cue, alignment in content["alignment"].items() if alignment["how"]}
     )
     if edited:
-        yield f"The alignment of {', '.join(edited)} was completed with edited pictures."
+        yield f"The alignment of {', '.join(edited)} was computed from edited images."
     yield (
-        "Only the regions named in the study file were tested; a shortcut that nobody named, or that has no "
-        "place in the "
-        "picture (such as its noise or its brightness), stays unseen."
+        "Verdicts are limited to the regions and properties of the study file. A shortcut that is not listed there has "
+        "no verdict; it may show in the reliance map."
     )
 
 
 def methods_text(results: Results) -> tuple[list[str], list[str]]:
-    """Return a methods section that can be pasted into a paper: its paragraphs and its references, numbered from 1."""
+    """Return the paragraphs and the numbered references of a methods section that can be pasted into a paper."""
     cited = _Cited()
     paragraphs = [_on_cohort(results), _on_maps(results, cited), _on_scores(cited)]
     if results.audit is not None:
         paragraphs.append(_on_audit(results, results.audit["settings"], cited))
     versions = results.record.get("versions", {})
     packages = ", ".join(f"{name} {version}" for name, version in versions.items() if name != "camscope")
-    paragraphs.append(f"The analysis was made with camscope {versions.get('camscope', '')} ({packages}).")
+    paragraphs.append(f"The analysis was performed with camscope {versions.get('camscope', '')} ({packages}).")
     return paragraphs, cited.listed
 
 
 class _Cited:
-    """References in the order in which they are cited."""
+    """Number references in the order in which they are cited."""
 
     def __init__(self) -> None:
         self.listed: list[str] = []
@@ -216,76 +215,77 @@ def _on_maps(results: Results, cited: _Cited) -> str:
         "all": "for every image",
     }
     return (
-        f"Maps were made with {names} for the logit of each label {places[explain.when]} ({len(rows)} maps; {layers}). "
-        "All statistics of maps were taken on the layer's own grid. Enrichment is the share of a map's positive sum "
-        "inside a region divided by the region's share of the area that the network saw."
+        f"Maps were computed with {names} for the logit of each label {places[explain.when]} "
+        f"({len(rows)} maps; {layers}). All statistics of maps were computed on the grid of the layer. Enrichment is "
+        "the share of a map's positive sum inside a region divided by the region's share of the input area."
     )
 
 
 def _on_scores(cited: _Cited) -> str:
-    known = _REFERENCES
+    references = _REFERENCES
     return " ".join(
         [
             "Images of one patient are not independent; all intervals and tests treat the patient as the unit.",
             "Areas under the ROC curve have 95 % intervals for clustered data on the logit scale",
-            f"{cited(known['auc'])}; sensitivity, specificity and predictive values at the label's threshold",
-            f"{cited(known['rates'])} have Wilson intervals with the number of independent images that would have the",
-            f"same standard error {cited(known['rao'])}. Calibration was described by the Brier score",
-            f"{cited(known['brier'])}, by the expected calibration error over bins of equal mass",
-            f"{cited(known['ece'])}, tested against the error that chance alone gives ({REPLICATES} bootstrap",
+            f"{cited(references['auc'])}; sensitivity, specificity and predictive values at the label's threshold",
+            f"{cited(references['rates'])} have Wilson intervals with the number of independent images that would have",
+            f"the same standard error {cited(references['rao'])}. Calibration was described by the Brier score",
+            f"{cited(references['brier'])}, by the expected calibration error over bins of equal mass",
+            f"{cited(references['ece'])}, tested against the error that chance alone gives ({REPLICATES} bootstrap",
             "replicates of patients), and by the slope and intercept of a logistic recalibration",
-            f"{cited(known['slope'])}; usefulness by the net benefit over threshold probabilities",
-            f"{cited(known['decision'])}. Subgroups were compared with the remaining images; intervals of",
-            f"differences were put together from those of the two {cited(known['difference'])}, and their p-values",
-            f"adjusted by Holm's method within each label {cited(known['holm'])}.",
+            f"{cited(references['slope'])}; usefulness by the net benefit over threshold probabilities",
+            f"{cited(references['decision'])}. Subgroups were compared with the remaining images; intervals of",
+            f"differences were combined from the two intervals {cited(references['difference'])}, and their p-values",
+            f"adjusted by Holm's method within each label {cited(references['holm'])}.",
         ]
     )
 
 
 def _on_audit(results: Results, settings: dict[str, Any], cited: _Cited) -> str:
     section = results.file.audit
-    roles = [] if section is None else [(section.disease, "where the disease is"), (section.shortcuts, "shortcuts")]
+    roles = [] if section is None else [(section.disease, "disease"), (section.shortcuts, "shortcuts")]
     regions = " and ".join(f"{'; '.join(map(region_words, names))} ({role})" for names, role in roles if names)
     sentences = [
         f"Reliance on {regions or 'regions'} was tested by intervention, because heat maps cannot show or exclude",
         f"reliance {cited(_REFERENCES['border'])}. A region was removed by two fill-ins, or, if too large for a sham",
-        "of equal area, exchanged for that of other patients of the same group, and the change of the log-odds was",
-        "compared with that of a sham; effects are in standard deviations (SD) of the log-odds over patient means",
-        "within the stratum of the label. Intervals are expanded BCa bootstrap intervals over patients",
+        "of equal area, exchanged with other patients of the same group. The change of the log-odds was",
+        "compared with the change by a sham; effects are in standard deviations (SD) of the log-odds over patient",
+        "means within the stratum of the label. Intervals are expanded BCa bootstrap intervals over patients",
         f"({settings['replicates']} replicates, seed {settings['seed']})",
         f"{cited(_REFERENCES['bca'], _REFERENCES['bootstrap'])}; p-values are from sign-flip permutations of patient",
         f"means {cited(_REFERENCES['flip'])}, adjusted by Holm's method over all labels, regions, strata and tests",
         f"{cited(_REFERENCES['holm'])}. A model was said to rely on a region when the whole interval lay beyond",
         f"±{settings['delta']:g} SD, the adjusted p was below {settings['level']:g}, the fill-ins agreed, and the",
-        "reliance index (AUC with the region as the label would have it minus AUC with the region as it would not,",
-        "from the same interventions, and for a cue from unedited pictures too) was above 0.05 with its whole",
-        "interval, or, where the first was above 0.97, the region carried more than 5 % of the separation of the",
-        "classes; absence of an effect was shown by two one-sided tests against the same",
-        f"±{settings['delta']:g} SD {cited(_REFERENCES['tost'])}. Beside what was not shown stands the smallest mean",
-        f"effect that a test had a power of 80 % to show {cited(_REFERENCES['power'])}. Strata of fewer than",
+        "reliance index (AUC with the region in agreement with the label minus AUC with the region in disagreement,",
+        "from the same interventions, and for a cue from unedited images too) was above 0.05 with its whole",
+        "interval, or, if the AUC in agreement was above 0.97, the region carried more than 5 % of the separation of",
+        "the classes; absence of an effect was shown by two one-sided tests against",
+        f"±{settings['delta']:g} SD {cited(_REFERENCES['tost'])}. For effects that were not shown, the report gives",
+        "the smallest mean effect that a test could detect with a power of 80 %",
+        f"{cited(_REFERENCES['power'])}. Strata of fewer than",
         f"{settings['fewest_patients']}",
         "patients were not tested. Heat was compared with that of the same architecture with random weights",
         f"{cited(_REFERENCES['reset'])} and with random combinations of the trained network's channels.",
     ]
     if sampled(results):
         sentences.append(
-            f"Not all cases were changed ({'; '.join(sampled(results))}): patients were drawn at random, in turn "
-            "from those with and without the label and each cue. Scores and heat are those of all cases."
+            f"Interventions used a sample of the cases ({'; '.join(sampled(results))}): patients were drawn at random, "
+            "in turn with and without the label and each cue. Statistics of scores and heat used all cases."
         )
     return " ".join(sentences)
 
 
 def _reference(method: str) -> str:
-    """Return the reference of a method."""
+    """Return the reference of a method, or its name if there is none."""
     try:
         reference = facts_of(find_method(method)).reference
-    except MethodError:  # of a study with a version that had it
+    except MethodError:  # the study was run with a version that had this method
         reference = ""
     return reference or f"The method {method} of camscope"
 
 
 def record_rows(results: Results, *, pseudonyms: bool) -> Sequence[tuple[str, str]]:
-    """Return the reproducibility record: what one needs to make the same page again."""
+    """Return the reproducibility record: everything needed to reproduce the page."""
     record, run = results.record, results.record.get("run", {})
     rows = [
         ("Fingerprint of study file and table", str(record.get("plan"))),

@@ -1,4 +1,4 @@
-"""What a study left behind in its folder, as the report reads it."""
+"""Read the results of a study from its folder: rows, record and audit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COUNTED = (
     *("case", "patient", "group", "label", "method", "truth", "score", "log_odds", "outcome", "status", "layer"),
     *("grid_height", "grid_width", "map_max", "height", "image_sha256"),
 )
-"""What is held of every row; more is read where it is asked for."""
+"""Columns that are kept in memory for all rows; other columns are read when they are needed."""
 
 _LARGE = ("grid", "notes")
 _GROUPS = 8
@@ -40,14 +40,14 @@ class Results:
 
     Attributes:
         store: the study's folder.
-        record: what ``study.json`` holds.
+        record: content of ``study.json``.
         file: the study file.
-        root: where the pictures' paths start.
+        root: folder to which the paths of images are relative.
         shards: the files of the rows.
-        rows: all rows, with what is counted of them.
-        audit: what ``audit.json`` holds; None where there is none of these rows.
-        warnings: what the reader must know before anything else.
-        grouped: whether groups are told apart; not where they give patients' names away.
+        rows: all rows, with the columns that are kept in memory.
+        audit: content of ``audit.json``; None if these rows have no audit.
+        warnings: warnings at the top of the page.
+        grouped: whether the page shows groups; false if the names of groups contain names of patients.
     """
 
     store: Store = field(repr=False)
@@ -62,7 +62,7 @@ class Results:
 
     @property
     def folder(self) -> Path:
-        """Of the study."""
+        """Return the study's folder."""
         return self.store.folder
 
     @property
@@ -77,12 +77,12 @@ class Results:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Return the methods; the audit speaks of the first."""
+        """Return the methods; the audit uses the first."""
         return self.file.explain.methods
 
     @property
     def regions(self) -> tuple[str, ...]:
-        """Return the regions that maps were measured in."""
+        """Return the regions in which the heat was measured."""
         return tuple(name for name in region_names(self.file) if f"mass:{name}" in self.rows.columns)
 
     @cached_property
@@ -93,7 +93,7 @@ class Results:
     @cached_property
     def cases(self) -> pl.DataFrame:
         """Return one row per case."""
-        return one_a_case(self.rows.select("case", "patient", "group", "height", "image_sha256"))
+        return one_per_case(self.rows.select("case", "patient", "group", "height", "image_sha256"))
 
     @cached_property
     def failed(self) -> pl.DataFrame:
@@ -106,28 +106,28 @@ class Results:
 
     @cached_property
     def groups(self) -> tuple[str, ...]:
-        """Return the largest groups, by name; () where cases have none."""
+        """Return the largest groups, sorted by name; () if cases have no groups."""
         if not self.grouped:
             return ()
         counts = self.cases.filter(pl.col("group").fill_null("") != "")["group"].value_counts(sort=True)
         return tuple(sorted(counts["group"].to_list()[:_GROUPS]))
 
     def of(self, label: str) -> pl.DataFrame:
-        """Return the rows of a label, of the first method, without those that failed."""
+        """Return the rows of a label for the first method, without failed rows."""
         return self.first.filter((pl.col("label") == label) & pl.col("score").is_not_null())
 
     def scored(self, label: str) -> pl.DataFrame:
-        """Return what tells how good the scores of a label are: truth, prediction, probability and subgroups."""
+        """Return the columns for the performance of a label: truth, outcome, probability, log-odds and subgroups."""
         columns = ("patient", "group", "truth", "outcome", "probability", "log_odds")
         rows = self._scan.filter((pl.col("label") == label) & (pl.col("method") == self.methods[0]))
         return rows.select(*columns, pl.col("^(cue|stratum):.*$")).collect()
 
     def rows_of(self, cases: Sequence[int]) -> pl.DataFrame:
-        """Return all that is known of some cases, without their maps, in the order of ``rows``."""
+        """Return the full rows of some cases, without maps, in the order of ``rows``."""
         return self._scan.filter(pl.col("case").is_in(cases)).drop(_LARGE).collect()
 
     def maps(self, label: str, method: str, *, cases: Sequence[int] | None = None) -> Iterator[pl.DataFrame]:
-        """Shard by shard the maps of a label and method, one per row; of all cases, or of some."""
+        """Yield, shard by shard, the maps of a label and method, for all or some cases; one row per map."""
         condition = (pl.col("label") == label) & (pl.col("method") == method) & (pl.col("status") == OK)
         if cases is not None:
             condition &= pl.col("case").is_in(cases)
@@ -136,13 +136,13 @@ class Results:
             yield pl.scan_parquet(path).filter(condition & pl.col("grid").is_not_null()).select(columns).collect()
 
     def large(self, cases: Sequence[int]) -> Iterator[pl.DataFrame]:
-        """Shard by shard the maps and notes of some cases, in the order of ``rows``."""
+        """Yield, shard by shard, the maps and notes of some cases, in the order of ``rows``."""
         for path in self.shards:
             yield pl.scan_parquet(path).filter(pl.col("case").is_in(cases)).select(_LARGE).collect()
 
 
-def one_a_case(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return one row of each case, one that knows the picture and its size where there is one."""
+def one_per_case(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return one row per case; rows with the size and the hash of the image are preferred."""
     ordered = rows.sort(pl.col("height").is_null(), pl.col("image_sha256").is_null(), maintain_order=True)
     return ordered.unique("case", keep="first", maintain_order=True).sort("case")
 
@@ -151,11 +151,11 @@ def read_results(folder: str | Path, *, study: Study | None = None) -> Results:
     """Read a study's folder.
 
     Args:
-        folder: of a study that has been run.
-        study: the study; None: as its record has it.
+        folder: folder of a study that has been run.
+        study: the study; None reads it from the record in the folder.
 
     Raises:
-        StoreError: there is no study, or it has no rows, or its record is damaged.
+        StoreError: the folder has no study, the study has no rows, or its record is damaged.
     """
     store = Store(folder)
     record = study_record(store)
@@ -168,10 +168,10 @@ def read_results(folder: str | Path, *, study: Study | None = None) -> Results:
         rows = pl.scan_parquet(list(shards)).select(*_COUNTED, pl.col("^(cue|mass|area):.*$")).collect()
     except (KeyError, ValidationError, pl.exceptions.PolarsError, OSError) as fault:
         words = str(fault).splitlines()[0]
-        raise StoreError(f"the study in {folder} cannot be read ({words}): run it again") from None
+        raise StoreError(f"the study in {folder} cannot be read ({words}): run `camscope study` again") from None
     audit, warnings = _audit(store.folder, plan)
     if not record.get("finished"):
-        warnings = ["This study is not finished: what follows speaks of the rows that there are.", *warnings]
+        warnings = ["This study is not finished: this page shows the rows that have been computed so far.", *warnings]
     results = Results(store, record, file, _root(file, record, study), shards, rows, audit, tuple(warnings))
     if results.patients_known:
         return results
@@ -180,23 +180,24 @@ def read_results(folder: str | Path, *, study: Study | None = None) -> Results:
 
 
 def _audit(folder: Path, plan: str) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return the audit of these rows, and what is wrong with it."""
+    """Return the audit of these rows (None if there is none), and warnings about it."""
     path = folder / JSON
     if not path.exists():
         return None, []
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
-            raise ValueError("it holds no JSON object")
+            raise ValueError("it does not contain a JSON object")
     except (OSError, ValueError, RecursionError) as fault:
         raise StoreError(f"{path} cannot be read ({reason(fault)}): run `camscope audit` again") from None
     if content.get("plan") != plan:
-        return None, ["The audit in this folder is of an earlier state of the study and is left out: run it again."]
+        text = "The audit in this folder belongs to an earlier version of the study and is left out: "
+        return None, [text + "run `camscope audit` again."]
     return content, []
 
 
 def _root(file: StudyFile, record: dict[str, Any], study: Study | None) -> str:
-    """Return where the pictures' paths start."""
+    """Return the folder to which the paths of images are relative."""
     if study is not None:
         return study.cohort.root
     folder = Path(str(record.get("study_file", "."))).parent

@@ -1,4 +1,4 @@
-"""How good the scores of a label are in each subgroup, and whether this differs from the rest."""
+"""Measure the performance of a label's scores in each subgroup, and compare it with the remaining images."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Compared:
     """One measure of a subgroup.
 
     Attributes:
-        found: in the subgroup; None for too few patients.
-        difference: from the rest; None where it is not tested.
-        p: of that difference, adjusted by Holm over all of the label.
+        estimate: the measure in the subgroup; None for too few patients.
+        difference: difference from the remaining images; None if it is not tested.
+        p: p-value of the difference, adjusted by Holm over all comparisons of the label.
     """
 
-    found: Interval | None = None
+    estimate: Interval | None = None
     difference: Interval | None = None
     p: float = float("nan")
 
@@ -48,14 +48,14 @@ class Subgroup:
     """The images with one value of a column.
 
     Attributes:
-        column: its name.
-        value: of the column, or a band of its numbers.
-        images: how many.
-        patients: whose they are.
-        with_label: patients who have images with the label.
-        without_label: patients who have images without it.
+        column: name of the column.
+        value: value of the column, or a band of numbers.
+        images: number of images.
+        patients: number of patients of these images.
+        with_label: number of patients who have images with the label.
+        without_label: number of patients who have images without the label.
         prevalence: share of images with the label.
-        measures: by name.
+        measures: name -> measure.
     """
 
     column: str
@@ -73,9 +73,9 @@ class Subgroups:
     """All subgroups of a label.
 
     Attributes:
-        columns: name of a column -> its subgroups.
-        tests: how many differences were tested.
-        remarks: what has to be said of the columns.
+        columns: name of a column -> subgroups.
+        tests: number of tested differences.
+        remarks: remarks on the columns, such as bands and left-out images.
     """
 
     columns: Mapping[str, Sequence[Subgroup]]
@@ -86,43 +86,44 @@ class Subgroups:
     def differences(self) -> list[str]:
         """Return the differences that are significant, in words."""
         return [
-            f"{measure} in {group.column} {group.value}: {interval(vars(one.found))}; difference from the rest: "
-            f"{interval(vars(one.difference))}, adjusted p {p_value(one.p)}"
+            f"{measure} in {group.column} {group.value}: {interval(vars(compared.estimate))}; difference from the "
+            f"rest: {interval(vars(compared.difference))}, adjusted p {p_value(compared.p)}"
             for groups in self.columns.values()
             for group in groups
-            for measure, one in group.measures.items()
-            if one.p < LEVEL and one.found is not None and one.difference is not None
+            for measure, compared in group.measures.items()
+            if compared.p < LEVEL and compared.estimate is not None and compared.difference is not None
         ]
 
     @property
     def sentence(self) -> str:
-        """Return whether subgroups differ."""
+        """Return the number of significant differences as a sentence."""
         if not self.columns:
-            return "There are no subgroups: name columns as strata in the study file, such as view, site, sex or age."
+            return "There are no subgroups: list columns such as view, site, sex or age as strata in the study file."
         if not self.tests:
-            return f"No subgroup could be compared with the rest: each needs {FEWEST} patients, and so does the rest."
+            return f"No subgroup could be compared with the rest: both need {FEWEST} patients."
         tests = f"{self.tests} comparison{'s' if self.tests > 1 else ''}"
         if count := len(self.differences):
             return f"{count} of {tests} show{'s' if count == 1 else ''} a difference from the rest:"
         return (
             f"None of {tests} shows a difference from the rest (adjusted p of {LEVEL:g} or more). "
-            "This does not mean that the subgroups are alike: the intervals say how far they may differ."
+            "This does not mean that the subgroups are equal: the intervals show how large a difference may be."
         )
 
 
 def groupings(
     rows: pl.DataFrame, file: StudyFile, *, grouped: bool, shown: Callable[[str | None], str]
 ) -> list[Grouping]:
-    """Return the columns that tell subgroups apart: strata, groups and cues.
+    """Return the columns that define subgroups: strata, groups and cues.
 
     Args:
-        rows: one per image, with ``group`` and the columns of strata and cues.
-        file: of the study.
+        rows: one row per image, with ``group`` and the columns of strata and cues.
+        file: the study file.
         grouped: whether groups may be shown.
-        shown: what the page calls a value.
+        shown: returns the displayed name of a value.
 
     Returns:
-        Those with at least two values. Numbers of more than 6 values become bands of about a quarter of the images.
+        The columns with at least two values. Numbers with more than 6 values become bands of about a quarter of the
+        images.
     """
     columns: dict[str, list[str | None]] = {}
     for name in file.cohort.strata:
@@ -137,32 +138,32 @@ def groupings(
     for name in file.cohort.cues:
         states = {True: "present", False: "absent", None: None}
         columns[f"cue “{name}”"] = [states[value] for value in rows[f"cue:{name}"].to_list()]
-    found = []
+    result = []
     for name, values in columns.items():
-        known = [None if value is None or not value.strip() else value.strip() for value in values]
+        stripped = [None if value is None or not value.strip() else value.strip() for value in values]
         # The ends of a band must not be names of patients.
-        bands = banded(known) if all(shown(value) == value for value in set(known) - {None}) else None
-        texts = bands or [None if value is None else shown(value) for value in known]
+        bands = banded(stripped) if all(shown(value) == value for value in set(stripped) - {None}) else None
+        texts = bands or [None if value is None else shown(value) for value in stripped]
         if len(set(texts) - {None}) > 1:
             remark = f"{name}: bands of about a quarter of the images each." if bands else ""
-            found.append((name, texts, remark))
-    return found
+            result.append((name, texts, remark))
+    return result
 
 
 def banded(values: Sequence[str | None]) -> list[str | None] | None:
-    """Return bands of numbers, by quartiles; None for what has no more than 6 values or is no number.
+    """Return bands of numbers, by quartiles; None for at most 6 different values, or if a value is not a number.
 
     >>> banded([str(age) for age in range(20, 60)])[::13]
     ['20 to 29', '30 to 39', '40 to 49', '50 to 59']
 
     Args:
-        values: cells; None is unknown. An age such as "045Y" is a number.
+        values: the values; None is unknown. An age such as "045Y" is a number.
     """
-    known = [value for value in set(values) if value is not None]
-    if len(known) <= _CATEGORIES:
+    distinct = [value for value in set(values) if value is not None]
+    if len(distinct) <= _CATEGORIES:
         return None
     try:
-        numbers = {value: float(value[:-1] if _DICOM_AGE.fullmatch(value) else value) for value in known}
+        numbers = {value: float(value[:-1] if _DICOM_AGE.fullmatch(value) else value) for value in distinct}
     except ValueError:
         return None
     if not np.isfinite(list(numbers.values())).all():
@@ -182,16 +183,16 @@ def banded(values: Sequence[str | None]) -> list[str | None] | None:
 def subgroups(
     columns: Sequence[Grouping], *, log_odds: Floats, predicted: Mask, truth: Mask, patients: Indices
 ) -> Subgroups:
-    """Compare each subgroup with the images of the other known values of its column.
+    """Compare each subgroup with the images that have another known value in the same column.
 
-    A column of two values has one comparison, of its first. AUC needs 8 patients with and 8 without the label, in the
-    subgroup and in the rest; sensitivity only the former, specificity the latter.
+    A column with two values has one comparison, for the first value. In the subgroup and in the rest, AUC needs 8
+    patients with and 8 without the label; sensitivity needs 8 with, and specificity 8 without the label.
 
     Args:
         columns: see ``groupings``.
-        log_odds: (n,) of the images.
-        predicted: (n,) true where the label is predicted.
-        truth: (n,) true where it is present.
+        log_odds: (n,) log-odds of the images.
+        predicted: (n,) true if the label is predicted.
+        truth: (n,) true if the label is present.
         patients: (n,) number of each image's patient.
     """
     result: dict[str, list[Subgroup]] = {}
@@ -199,17 +200,17 @@ def subgroups(
     for name, values, _ in columns:
         order: dict[str | None, int] = {value: number for number, value in enumerate(_ordered(values))}
         codes = np.array([order.get(value, -1) for value in values], np.intp)
-        known, masks = codes >= 0, {value: codes == number for value, number in order.items() if value is not None}
-        if missing := int((~known).sum()):
+        has_value, masks = codes >= 0, {value: codes == number for value, number in order.items() if value is not None}
+        if missing := int((~has_value).sum()):
             remarks.append(f"{name}: images without a value are left out ({missing:,}).")
         if len(masks) > _MOST_VALUES:
             most = sorted(masks, key=lambda value: -number_of_patients(patients[masks[value]]))[:_MOST_VALUES]
-            remarks.append(f"{name} has {len(masks)} values: those of the most patients are shown.")
+            remarks.append(f"{name} has {len(masks)} values: the {_MOST_VALUES} with the most patients are shown.")
             masks = {value: mask for value, mask in masks.items() if value in most}
         for number, (value, mask) in enumerate(masks.items()):
             is_tested = number == 0 or len(order) > 2
             group, tests = _compared(
-                (name, value), mask, known & ~mask if is_tested else None, (log_odds, predicted, truth, patients)
+                (name, value), mask, has_value & ~mask if is_tested else None, (log_odds, predicted, truth, patients)
             )
             result.setdefault(name, []).append(group)
             p += tests
@@ -219,7 +220,7 @@ def subgroups(
 
 
 def _ordered(values: Sequence[str | None]) -> list[str]:
-    """Return the values in order; bands and other numbers by their size."""
+    """Return the sorted values; bands and numbers are sorted by size."""
 
     def key(value: str) -> tuple[float, str]:
         try:
@@ -231,7 +232,9 @@ def _ordered(values: Sequence[str | None]) -> list[str]:
 
 
 def _adjusted(group: Subgroup, adjusted: Iterator[float]) -> Subgroup:
-    return replace(group, measures={name: replace(one, p=next(adjusted)) for name, one in group.measures.items()})
+    return replace(
+        group, measures={name: replace(compared, p=next(adjusted)) for name, compared in group.measures.items()}
+    )
 
 
 def _compared(
@@ -253,12 +256,12 @@ def _compared(
 
     others: list[ClusteredEstimate | None] = [None] * len(MEASURES) if rest is None else estimates(rest)
     measures, tests = {}, []
-    for measure, one, other in zip(MEASURES, estimates(mask), others, strict=True):
-        is_tested = one is not None and other is not None
-        tests.append(difference_p(one, other) if one is not None and other is not None else float("nan"))
+    for measure, estimate, other in zip(MEASURES, estimates(mask), others, strict=True):
+        is_tested = estimate is not None and other is not None
+        tests.append(difference_p(estimate, other) if estimate is not None and other is not None else float("nan"))
         measures[measure] = Compared(
-            None if one is None else one.interval(),
-            difference(one, other) if is_tested and one is not None and other is not None else None,
+            None if estimate is None else estimate.interval(),
+            difference(estimate, other) if is_tested and estimate is not None and other is not None else None,
         )
     group = Subgroup(
         *name,

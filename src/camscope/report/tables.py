@@ -1,4 +1,4 @@
-"""The numbers of a report, from rows: the flow of the cohort, its make-up, and how well the scores tell the labels."""
+"""Compute the tables of a report from rows: the flow diagram, the composition of the cohort, and the AUC by group."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class FlowStep:
     """One box of the flow diagram.
 
     Attributes:
-        title: what is counted.
-        count: how many.
-        detail: how the number comes about.
-        lost: what does not go on to the next box: reason, number.
+        title: the counted items.
+        count: their number.
+        detail: description of the items.
+        lost: (reason, number) of items that do not reach the next box.
     """
 
     title: str
@@ -39,11 +39,11 @@ class Slice:
     """The AUC of some cases of a label.
 
     Attributes:
-        name: which cases.
-        cases: how many, with known truth.
-        positive: how many of them have the label.
-        patients: whose they are.
-        auc: with its interval.
+        name: name of the selection.
+        cases: number of cases with known truth.
+        positive: number of cases with the label.
+        patients: number of patients of these cases.
+        auc: AUC with its interval.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Slice:
 
 
 def number_of(table: pl.DataFrame, what: str) -> int:
-    """Return how many different values other than blank a column has."""
+    """Return the number of different values of a column, without blank values."""
     return table.filter(pl.col(what).fill_null("") != "")[what].n_unique()
 
 
 def flow(results: Results, names: Names) -> list[FlowStep]:
-    """Patients, images, rows, maps; and what was lost on the way, with reasons."""
+    """Return the numbers of patients, images, rows and maps, and of lost items with the reasons."""
     rows, cases = results.rows, results.cases
     counts = dict(rows.group_by("status").len().rows())
     failed = results.failed
@@ -87,18 +87,20 @@ def flow(results: Results, names: Names) -> list[FlowStep]:
         FlowStep(
             "Maps",
             counts.get(OK, 0),
-            f"asked for {when[results.file.explain.when]}",
-            [(f"no map asked for ({_asked(results)})", counts[NOT_ASKED])] if counts.get(NOT_ASKED) else [],
+            f"computed {when[results.file.explain.when]}",
+            [(f"no map, by the setting when ({_unmapped(results)})", counts[NOT_ASKED])]
+            if counts.get(NOT_ASKED)
+            else [],
         ),
     ]
 
 
-def _asked(results: Results) -> str:
+def _unmapped(results: Results) -> str:
     return {"present": "label not present", "predicted": "label not predicted", "all": ""}[results.file.explain.when]
 
 
 def _reasons(failed: pl.DataFrame, names: Names) -> list[tuple[str, int]]:
-    """Return why rows failed, the commonest reasons first."""
+    """Return the reasons why rows failed with their numbers, most frequent first."""
     counts: dict[str, int] = {}
     for row in failed.select("image", "patient", "message").iter_rows(named=True):
         text = names.text(row["message"], row) or "no reason given"
@@ -110,14 +112,14 @@ def _reasons(failed: pl.DataFrame, names: Names) -> list[tuple[str, int]]:
 
 @dataclass(frozen=True)
 class TableCell:
-    """Images and patients."""
+    """The numbers of images and patients in one cell of the cohort table."""
 
     images: int
     patients: int
 
 
 def make_up(results: Results) -> Mapping[str, Mapping[str, Mapping[str, TableCell]]]:
-    """Label -> group, and "all" -> "present", "absent", "unknown" -> images and patients."""
+    """Return label -> group or "all" -> "present", "absent" or "unknown" -> numbers of images and patients."""
     table: dict[str, dict[str, dict[str, TableCell]]] = {}
     for label in results.labels:
         label_rows = results.first.filter(pl.col("label") == label)
@@ -137,7 +139,7 @@ def _groups(results: Results, rows: pl.DataFrame) -> Iterator[tuple[str, pl.Data
 
 
 def areas(results: Results) -> Mapping[str, Sequence[Slice]]:
-    """Label -> AUC of all cases, of each group, and of cases with and without each cue."""
+    """Return label -> AUC of all cases, of each group, and of cases with and without each cue."""
     slices = {}
     for label in results.labels:
         label_rows = results.of(label).filter(pl.col("truth").is_not_null())
@@ -157,6 +159,6 @@ def _slice(name: str, part: pl.DataFrame) -> Slice:
 
 
 def outcomes(results: Results, label: str) -> dict[str, int]:
-    """Return how many cases of a label are TP, FP, FN, TN."""
+    """Return the numbers of true and false positives and negatives of a label."""
     counts: dict[str, Any] = dict(results.of(label).group_by("outcome").len().rows())
     return {name: int(counts.get(name, 0)) for name in ("TP", "FP", "FN", "TN")}

@@ -1,4 +1,4 @@
-"""What a report says in words: regions, numbers, and the answer for each label."""
+"""Write the words of a report: names of regions, and the answer for each label."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ Tone = Literal["bad", "good", "open", "none"]
 _RULED_OUT = ("EQUIVALENT TO NONE", "ARTEFACT-CONSISTENT")
 MEANINGS = {
     "RELIES": "Changing the region changes the score significantly more than a sham (the same change elsewhere), and "
-    "the score tells the label worse where the region speaks against it.",
-    "RESPONDS": "Changing the region changes the score, but it is not shown that this serves to tell the label.",
-    "EQUIVALENT TO NONE": "The effect of the region is shown to be smaller than delta, the least that matters.",
+    "the region helps to separate the classes: the AUC is lower when the region disagrees with the label.",
+    "RESPONDS": "Changing the region changes the score, but it is not shown that the region helps to separate the "
+    "classes.",
+    "EQUIVALENT TO NONE": "The effect of the region is shown to be smaller than delta, the smallest effect that "
+    "matters.",
     "NOT SHOWN": "Neither reliance nor its absence could be shown. This does not mean that there is no effect.",
-    "ARTEFACT-CONSISTENT": "The heat is no more than in null maps, and changing the region has no effect on the score.",
+    "ARTEFACT-CONSISTENT": "The heat is not above null maps, or stays at the border of the input, and changing the "
+    "region has no effect on the score.",
     "NOT TESTABLE": "The data do not allow a test; the sentence says why.",
 }
-"""Verdict -> what it means."""
+"""Verdict -> its meaning."""
 
 
 def region_words(name: str) -> str:
-    """Return a region in plain words.
+    """Return the name of a region in plain words.
 
     >>> region_words("border:0.10"), region_words("cue:token"), region_words("mask:label")
     ('border, outer 10 %', 'cue “token”', 'the finding itself')
@@ -50,20 +53,20 @@ def region_words(name: str) -> str:
 
 @dataclass(frozen=True)
 class Chip:
-    """What is said of one region on the first screen.
+    """The entry of one region on the first screen.
 
     Attributes:
-        region: its name in the study file.
-        words: its name in plain words.
+        region: name of the region in the study file.
+        words: name of the region in plain words.
         role: "disease", "shortcut" or "property".
-        verdict: of the audit.
-        tone: how it is coloured.
-        effect: largest effect and its interval.
-        beyond: what is not ruled out.
-        reason: the audit's sentence.
-        p: adjusted.
-        patients: of the largest effect.
-        power: of NOT SHOWN, how small an effect this cohort could have shown.
+        verdict: verdict of the audit.
+        tone: colour of the entry.
+        effect: largest effect with its interval.
+        beyond: for NOT SHOWN, the largest effect that cannot be excluded.
+        reason: sentence of the audit.
+        p: adjusted p-value of the largest effect.
+        patients: number of patients of the largest effect.
+        power: for NOT SHOWN, the smallest effect that this cohort could have shown.
     """
 
     region: str
@@ -81,14 +84,14 @@ class Chip:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is said of one label on the first screen.
+    """The answer for one label on the first screen.
 
     Attributes:
         label: the label.
         headline: the answer in a few words.
-        tone: how it is coloured.
-        sentence: of the audit, the one that carries the answer.
-        chips: every region.
+        tone: colour of the answer.
+        sentence: sentence of the verdict that leads to the headline.
+        chips: the entries of all regions.
     """
 
     label: str
@@ -99,7 +102,7 @@ class Answer:
 
 
 def answers(results: Results) -> list[Answer]:
-    """Return the answer for each label that was audited."""
+    """Return the answer for each label of the audit."""
     if results.audit is None:
         return []
     family = family_size(results.audit)
@@ -111,33 +114,34 @@ def answers(results: Results) -> list[Answer]:
 
 
 def family_size(audit: Mapping[str, Any]) -> int:
-    """Return how many tests of mean effects share one adjustment."""
+    """Return the number of tests of mean effects that are adjusted together."""
     regions = (entry for label in audit["labels"].values() for entry in label["regions"].values())
     return sum(effect["test"] != "insert" for entry in regions for effect in entry["effects"])
 
 
 def power_sentence(entry: Mapping[str, Any], family: int, replicates: int) -> str:
-    """Return how small an effect of a region could have been shown, in the stratum and test of least power.
+    """Return the sentence on the smallest effect that could have been shown, in the stratum and test of least power.
 
     Args:
-        entry: of the region, in the audit.
-        family: tests that are adjusted together, see ``family_size``.
-        replicates: of the audit's permutations.
+        entry: the region's entry in the audit.
+        family: number of tests that are adjusted together, see ``family_size``.
+        replicates: number of permutations.
     """
     tested = [e for e in entry["effects"] if e["test"] != "insert" and e.get("detectable") is not None]
     if not tested:
         return ""
     strict = max(_at_strictest(effect, family, replicates) for effect in tested)
-    text = f"This cohort had a power of 80 % to show a mean effect of {number(max(e['detectable'] for e in tested))} SD"
+    effect = number(max(e["detectable"] for e in tested))
+    text = f"This cohort had a power of 80 % to show a mean effect of {effect} SD"
     where = ", in each stratum" if tested[1:] else ""
     if family == 1:
         return f"{text}{where}."
     if strict < float("inf"):
-        return f"{text} by one test alone, and of {number(strict)} SD after adjustment for all {family} tests{where}."
+        return f"{text} with a single test, and of {number(strict)} SD after adjustment for all {family} tests{where}."
     patients = min(effect["patients"] for effect in tested)
     limit = f"{patients} patients" if 2.0 ** (1 - patients) > LEVEL / family else f"{replicates:,} permutations"
     return (
-        f"{text} by one test alone{where}. After adjustment for all {family} tests, {limit} cannot show an effect of "
+        f"{text} with a single test{where}. After adjustment for all {family} tests, {limit} cannot show an effect of "
         "any size, unless other tests are significant too."
     )
 
@@ -163,7 +167,7 @@ def _answer(label: str, content: Mapping[str, Any], power: Callable[[Mapping[str
 
 
 def _headline(chips: Sequence[Chip]) -> tuple[str, Tone]:
-    """Return the answer in a few words: shortcuts first, and never more than was shown."""
+    """Return the answer in a few words; shortcuts come first."""
     shortcuts = [item for item in chips if item.role != "disease"]
     disease = [item for item in chips if item.role == "disease"]
     culprits = [item.words for item in shortcuts if item.verdict == "RELIES"]
@@ -175,7 +179,7 @@ def _headline(chips: Sequence[Chip]) -> tuple[str, Tone]:
     responds = [item.words for item in shortcuts if item.verdict == "RESPONDS"]
     if responds:
         also = "relies on the disease region, and responds" if sees else "responds"
-        return f"{also.capitalize()} to a shortcut, whose use is not shown: {', '.join(responds)}", "open"
+        return f"{also.capitalize()} to a shortcut, but use of it is not shown: {', '.join(responds)}", "open"
     if all(item.verdict == "NOT TESTABLE" for item in chips):
         return "Could not be tested", "none"
     open_shortcuts = [item.words for item in shortcuts if item.verdict not in _RULED_OUT]
@@ -183,14 +187,17 @@ def _headline(chips: Sequence[Chip]) -> tuple[str, Tone]:
         clause = "every shortcut tested is ruled out" if shortcuts else "no shortcut was tested"
         return f"Relies on the disease region; {clause}", "good"
     if sees:
-        return "Relies on the disease region; shortcuts are not shown, but not all are ruled out", "open"
+        return (
+            "Relies on the disease region; no shortcut is shown, but not all are ruled out",
+            "open",
+        )
     if ignores:
         return "Does not use the disease region; what it uses instead is not shown", "bad"
     return "Neither the disease region nor a shortcut is shown to drive the score", "open"
 
 
 def chip(region: str, entry: Mapping[str, Any], *, power: str = "") -> Chip:
-    """Return what the report says of a region or property."""
+    """Return the entry of a region or property on the first screen."""
     verdict, role, effect = entry["verdict"], entry["role"], entry["effect"]
     tone: Tone = "open"
     if verdict == "RELIES":
@@ -200,7 +207,7 @@ def chip(region: str, entry: Mapping[str, Any], *, power: str = "") -> Chip:
     removals = [e for e in entry["effects"] if e["test"] != "insert" and e["smallest_delta"] is not None]
     beyond = ""
     if verdict == "NOT SHOWN" and removals:
-        # Where every mean is shown to be small, it is the changes of single cases that are not.
+        # If every mean effect is shown to be small, the limit is that of changes of single cases.
         is_small = all(e["p_equivalence"] is not None and e["p_equivalence"] < LEVEL for e in removals)
         limits = [(e["spread"]["high"] or 0.0) if is_small else e["smallest_delta"] for e in removals]
         beyond = f"up to {number(max(limits))} SD"
@@ -221,21 +228,21 @@ def chip(region: str, entry: Mapping[str, Any], *, power: str = "") -> Chip:
 
 
 def decision_sentence(curve: DecisionCurve, threshold: float) -> str:
-    """Return where acting on the model is better than acting on all images and on none.
+    """Return the thresholds at which the model is better than treating all images and treating none, as a sentence.
 
     Args:
-        curve: of the label.
-        threshold: of the label.
+        curve: decision curve of the label.
+        threshold: threshold of the label.
     """
     parts = [f"{number(low)} to {number(high)}" if low < high else number(low) for low, high in curve.ranges()]
     nearest = int(abs(curve.thresholds - threshold).argmin())
     benefit, treat_all = (number(float(values[nearest])) for values in (curve.model, curve.treat_all))
     at = (
-        f"At a threshold of {number(float(curve.thresholds[nearest]))}, the label's own, the net benefit is {benefit}, "
+        f"At the label's threshold ({number(float(curve.thresholds[nearest]))}), the net benefit is {benefit}, "
+        f"and {treat_all} if all images are treated."
     )
-    at += f"and {treat_all} if all images are treated."
     if not parts:
-        return f"At no threshold is the model shown to be better than both treating all and treating none. {at}"
+        return f"The model is not shown to be better than both treating all and treating none at any threshold. {at}"
     return (
         f"The model is shown to be better than treating all and treating none at thresholds of {', '.join(parts)}. {at}"
     )

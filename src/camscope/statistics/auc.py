@@ -220,6 +220,6 @@ def _known(scores: npt.ArrayLike, truth: npt.ArrayLike, patients: Iterable[Hasha
     values, labels, index = np.asarray(scores, np.float64), np.asarray(truth, np.float64), patient_index(patients)
     if not len(values) == len(labels) == len(index):
         counts = f"{len(values)} scores, {len(labels)} truths and {len(index)} patient ids"
-        raise SettingError(f"{counts}: give one of each a case")
+        raise SettingError(f"{counts}: give one of each per case")
     valid = ~np.isnan(values) & ~np.isnan(labels)
     return values[valid], labels[valid] > 0, patient_index(index[valid].tolist())

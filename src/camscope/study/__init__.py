@@ -1,1 +1,1 @@
-"""A cohort of patients explained: the study file, the run, and its rows."""
+"""Explain a cohort of patients: the study file, the run, and its rows."""

@@ -1,4 +1,4 @@
-"""What is wrong with the files of a cohort, found without decoding a picture."""
+"""Check the files of a cohort without decoding images."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from camscope.errors import CamscopeError
 from camscope.images import peek
 from camscope.images.source import is_address, split
 
-_LISTED = 20  # missing images, each with its line; of more only the first
+_LISTED = 20  # most missing images that are listed
 _BLOCK = 4096  # bytes
 
 
 def file_problems(cohort: Cohort) -> list[Problem]:
-    """Images and masks that are missing, no pictures, or do not fit each other; images that are one under two names."""
+    """Return problems of image and mask files: missing, unreadable, of different shapes, or duplicates."""
     missing = cohort.missing_images()
     lines = [case.line for case in cohort.cases() if case.image and is_missing(case.source)] if missing else []
     problems = [Problem(missing.text, cohort.path, lines[0], fatal=missing.all)] if missing else []
@@ -50,7 +50,7 @@ def _faults(case: Case, cohort: Cohort) -> Iterator[str]:
 
 
 def _copies(cohort: Cohort) -> list[Problem]:
-    """Images with the same content under several names; a file is read whole only where another looks like it."""
+    """Return images with the same content under several names; files are compared in full only if they look equal."""
     lines: dict[str, Case] = {}
     for case in cohort.cases():
         name, frame = split(case.source)

@@ -1,4 +1,4 @@
-"""A study's cases explained by the workers of a Ray cluster: shards of the table out, shards of rows in the store."""
+"""Explain the cases of a study with the workers of a Ray cluster, shard by shard."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from camscope.study.step import StudyStep
 from camscope.study.study import Study
 
 _TRIES = 3
-"""How often a shard is given to a worker before its cases are given out one by one."""
+"""Number of times that a shard is given to a worker before its cases are given out one by one."""
 
-_PATIENCE = 10  # seconds, for a cluster to answer
-_CPUS = 4  # of a worker without a GPU: one network, and threads that read and write
+_PATIENCE = 10  # seconds to wait for an answer of the cluster
+_CPUS = 4  # per worker without a GPU: for the network, and for threads that read and write
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Which Ray cluster explains a study, and with how many workers.
+    """A Ray cluster, and the number of its workers that explain a study.
 
-    Each worker loads every model once and keeps it. All nodes must see the study file, the weights and the pictures
+    Each worker loads every model once and keeps it. All nodes need access to the study file, the weights and the images
     under the same paths or addresses, and have camscope installed.
 
     Attributes:
-        address: "auto", "HOST:PORT" or "ray://HOST:10001"; None: the cluster of this machine, or where there is none,
-            one of this machine alone, for as long as the study runs.
-        workers: None: one for each GPU, or where there are none, for every four CPUs.
-        gpus_per_worker: parts of a GPU are possible; None: 1 where the cluster has GPUs, otherwise 0.
+        address: "auto", "HOST:PORT" or "ray://HOST:10001". None uses the cluster that runs on this machine, or else
+            starts one on this machine for the duration of the study.
+        workers: number of workers; None for one per GPU, or one per four CPUs in a cluster without GPUs.
+        gpus_per_worker: GPUs per worker, may be a fraction; None for 1 in a cluster with GPUs, otherwise 0.
 
     Examples:
         >>> import camscope as cs
@@ -57,13 +57,13 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Workers:
-    """The workers of a cluster that is connected.
+    """The workers of a connected cluster.
 
     Attributes:
         ray: the package.
-        number: how many.
-        cpus: that each has.
-        gpus: that each has, or what part of one.
+        number: number of workers.
+        cpus: CPUs per worker.
+        gpus: GPUs per worker, may be a fraction.
     """
 
     ray: Any
@@ -73,21 +73,23 @@ class Workers:
 
     @property
     def device(self) -> str:
-        """Return what they compute on where nobody says."""
+        """Return the default device of the workers."""
         return "cuda" if self.gpus else "cpu"
 
 
 @contextlib.contextmanager
 def connected(cluster: Cluster) -> Iterator[Workers]:
-    """Connect to the workers of a cluster; Ray is left connected, or not, as it was found. Its loggers are silenced.
+    """Connect to the workers of a cluster.
+
+    Ray is disconnected at the end, unless it was connected before. Ray's log messages are silenced.
 
     Raises:
-        ClusterError: it cannot be reached, or has not what a worker needs.
+        ClusterError: the cluster cannot be reached, or has too few CPUs or GPUs for a worker.
         MissingExtraError: Ray is not installed.
     """
     ray = require("ray", "a study on a cluster", "ray")
     require("ray.data", "a study on a cluster", "ray")
-    for name in ("ray", "ray.data"):  # what is lost is given out again, and said by the display
+    for name in ("ray", "ray.data"):  # lost shards are given out again, which the display shows
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if ray.is_initialized():
         yield _workers(ray, cluster)
@@ -96,7 +98,7 @@ def connected(cluster: Cluster) -> Iterator[Workers]:
     try:
         _knock(cluster.address)
         ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.CRITICAL)
-    except Exception as fault:  # ConnectionError, RuntimeError, ValueError: each means the same here
+    except Exception as fault:  # ConnectionError, RuntimeError or ValueError: all mean that there is no cluster
         place = f"at {cluster.address}" if cluster.address else "on this machine"
         raise ClusterError(
             f"no Ray cluster can be used {place}: {_words(fault)}; start one with `ray start --head`, or leave "
@@ -109,10 +111,10 @@ def connected(cluster: Cluster) -> Iterator[Workers]:
 
 
 def _knock(address: str | None) -> None:
-    """See whether anybody listens at HOST:PORT: Ray itself would try for minutes.
+    """Check that a server listens at HOST:PORT, because Ray itself would try for minutes.
 
     Raises:
-        OSError: nobody does.
+        OSError: no server listens there.
     """
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
@@ -120,7 +122,7 @@ def _knock(address: str | None) -> None:
 
 
 def _workers(ray: Any, cluster: Cluster) -> Workers:
-    """As many as asked for, with what each gets of the nodes that there are."""
+    """Return the workers with the CPUs and GPUs of each, for the nodes of the cluster."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
     gpus = sum(node.get("GPU", 0) for node in nodes)
@@ -139,26 +141,26 @@ def explained_by(
 ) -> Iterator[Row]:
     """Explain all cases of a study on a cluster.
 
-    A worker writes the shards that it explains; what comes back is which shard that was. Shards that are lost with
-    their worker are given to another one, and after some tries their cases one by one, so that one picture that
-    kills every worker costs its own rows alone.
+    Workers write the shards that they explain, and return the shard numbers. If a worker dies, its shard is given to
+    another worker. After several tries, the cases of the shard are explained one by one, so that an image that crashes
+    every worker fails alone.
 
     Args:
-        workers: of the cluster.
+        workers: workers of the cluster.
         study: the study.
-        store: its folder, which all workers can write to.
-        size: cases in a shard.
-        watch: called with what is being done.
+        store: folder of the study, to which all workers can write.
+        size: number of cases per shard.
+        watch: called with the current step.
         given: device, batch_size, engine and seed of `StudyStep`.
 
     Yields:
-        Every row; shards as they are done.
+        Every row, shard by shard, in the order in which shards are done.
 
     Raises:
         ClusterError: a worker cannot load the models.
         StoreError: a worker cannot write.
     """
-    Identities(study, store)  # writes the salt of names before several workers look for it
+    Identities(study, store)  # write the salt before workers need it
     arguments = {"study": _shipped(study), "plan": study.plan, "out": _out(store), "size": size, "given": given}
     arguments["cpus"] = workers.cpus
     shards = dict(enumerate(study.cohort.table.iter_slices(size)))
@@ -177,14 +179,14 @@ def explained_by(
 
 
 def _written(workers: Workers, tables: Sequence[pl.DataFrame], *, made: dict[str, Any]) -> Iterator[int]:
-    """Give out shards; yields the numbers of those that were written, as they are done."""
+    """Give out shards; yield the number of each shard that was written."""
     data = workers.ray.data
     context = data.DataContext.get_current()
     before = context.max_errored_blocks, context.enable_progress_bars
     context.max_errored_blocks, context.enable_progress_bars = -1, False
     try:
         with warnings.catch_warnings():
-            # Ray 2.60: 2.64 will drop the arguments for restarts, and no others are named; hence the pin in the extra.
+            # Ray 2.60: release 2.64 removes these arguments without a replacement, so the extra pins the version.
             warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
             results = data.from_arrow([table.to_arrow() for table in tables]).map_batches(
                 Worker,
@@ -194,7 +196,7 @@ def _written(workers: Workers, tables: Sequence[pl.DataFrame], *, made: dict[str
                 num_cpus=workers.cpus,
                 num_gpus=workers.gpus,
                 fn_constructor_kwargs=made,
-                # A worker that dies comes back where there is room; what it was at is given out again, not waited for.
+                # A dead worker is restarted; its shard is given out again.
                 max_restarts=-1,
                 max_task_retries=0,
             )
@@ -204,14 +206,14 @@ def _written(workers: Workers, tables: Sequence[pl.DataFrame], *, made: dict[str
             yield int(row["shard"])
     except (StoreError, GeneratorExit):
         raise
-    except Exception as fault:  # what a worker raises arrives inside one of many kinds
+    except Exception as fault:  # errors of a worker arrive inside different exceptions of Ray
         raise ClusterError(f"the cluster cannot explain the study: {_words(fault)}") from None
     finally:
         context.max_errored_blocks, context.enable_progress_bars = before
 
 
 def _one_by_one(workers: Workers, cohort: Cohort, study: Study, *, made: dict[str, Any]) -> Iterator[Row]:
-    """Yield the rows of cases that workers died on; a case that does so again gets rows that say so."""
+    """Yield the rows of cases during which workers died; if a worker dies again, the rows of the case fail."""
     ray = workers.ray
     remote = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus, max_restarts=0)(Worker)
     step, actor = None, None
@@ -220,7 +222,7 @@ def _one_by_one(workers: Workers, cohort: Cohort, study: Study, *, made: dict[st
         table = cohort.table.slice(row, 1)
         try:
             yield from ray.get(actor.rows.remote(table))
-        except Exception as fault:  # whatever ends a worker
+        except Exception as fault:  # any reason why a worker died
             actor = None
             step = step or StudyStep(study, Store(made["out"]), device="cpu")
             error = ClusterError(f"no worker could explain this picture: {_words(fault)}")
@@ -228,15 +230,15 @@ def _one_by_one(workers: Workers, cohort: Cohort, study: Study, *, made: dict[st
 
 
 class Worker:
-    """What one actor of the cluster does: explains shards of the table with models that it keeps.
+    """An actor of the cluster: explains shards of the table with models that it keeps loaded.
 
     Args:
-        study: without the rows of its table.
-        plan: that its table and settings stand for.
+        study: the study, without the rows of its table.
+        plan: fingerprint of table and settings.
         out: folder or address of the results.
-        size: cases in a shard.
+        size: number of cases per shard.
         given: device, batch_size, engine and seed of `StudyStep`.
-        cpus: that it may use.
+        cpus: number of CPUs that it may use.
     """
 
     def __init__(self, *, study: Study, plan: str, out: str, size: int, given: dict[str, Any], cpus: int) -> None:
@@ -246,10 +248,10 @@ class Worker:
         self.former = self.store.known([])
 
     def __call__(self, block: Any) -> Any:
-        """Explain the cases of a block, which is one shard, and write their rows.
+        """Explain the cases of a block (one shard), and write their rows.
 
         Returns:
-            An Arrow table of one row: "shard" and "fault", which is "" unless the store cannot be written.
+            An Arrow table of one row: "shard", and "fault" ("" unless the store cannot be written).
         """
         table = pl.DataFrame(pl.from_arrow(block))
         cases = list(self.study.cohort.part(table).cases())
@@ -268,7 +270,7 @@ class Worker:
 
 
 def _shipped(study: Study) -> Study:
-    """Return the study without the rows of its table and its models, as workers of other folders read it."""
+    """Return the study without the rows of its table and without models, for workers."""
     cohort = study.cohort.part(study.cohort.table.clear())
     return replace(study, path=study.path.absolute(), cohort=cohort)
 
@@ -278,7 +280,7 @@ def _out(store: Store) -> str:
 
 
 def _words(fault: BaseException) -> str:
-    """Return what was raised in the worker: the end of a traceback that comes as text, or else the first line."""
+    """Return the worker's error message: the last line of a traceback, or else the first line."""
     cause = getattr(fault, "cause", None)
     lines = str(cause if isinstance(cause, BaseException) else fault).strip().splitlines()
     if not lines:

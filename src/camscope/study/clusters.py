@@ -1,15 +1,15 @@
-"""Groups of maps over a cohort: whether there are any, what goes with them, and which cases show them best.
+"""Cluster the maps of a cohort, test the association of clusters with metadata, and find typical cases.
 
 Maps are rectified and divided by their sum. With d_ij^2 = 1 - cosine of the maps and s_i the distance to the 7th
 nearest map of another patient, A_ij = exp(-d_ij^2 / (s_i s_j)), L = D^-1/2 A D^-1/2. The number of clusters is the
 k in 1 .. most with the largest gap between the k-th and the next eigenvalue of L; k-means of the rows of the first
 k eigenvectors, scaled to length 1, gives the labels.
 
-The clusters are stable when the same k clusters, found again among the distinct patients of bootstrap draws (about
-63 % of them), agree with these: mean adjusted Rand index at least ``stable``. A cluster needs 3 patients.
+The clusters are stable if k clusters of the distinct patients of bootstrap samples (about 63 % of the patients) agree
+with them: the mean adjusted Rand index is at least ``stable``. A cluster needs 3 patients.
 
-Not detected: a continuum, such as one focus at any height, can be cut at the same places again and again and is
-then called clusters (benchmarks/calibration.md says how often). Look at the mean maps.
+Limitation: a continuum, such as a focus at any height, can be divided at the same places in every sample, and is then
+reported as clusters (see benchmarks/calibration.md for the frequency). Check the mean maps.
 
 Reference:
     Lapuschkin et al., Unmasking Clever Hans predictors, Nature Communications 2019 (spectral clusters of heat maps,
@@ -43,12 +43,12 @@ _FEWEST_PATIENTS = 3
 
 @dataclass(frozen=True)
 class Clusters:
-    """Which maps go together; one cluster for all of them where no stable clusters were found.
+    """The clusters of maps; one cluster with all maps if no stable clusters were found.
 
     Attributes:
-        labels: (n,) cluster of each case, the largest is 0; -1 for cases that were not clustered.
+        labels: (n,) cluster of each case, 0 is the largest; -1 for cases that were not clustered.
         stability: mean adjusted Rand index over resampled patients, 1 is perfect, 0 is chance; NaN for one cluster.
-        reason: what was found, in one sentence.
+        reason: the result in one sentence.
         empty: cases left out because their map is empty.
         not_drawn: cases left out because there are more than the limit.
     """
@@ -61,22 +61,22 @@ class Clusters:
 
     @property
     def number(self) -> int:
-        """Clusters found; 1 where there are no stable clusters."""
+        """Return the number of clusters; 1 if there are no stable clusters."""
         return int(self.labels.max(initial=-1)) + 1
 
 
 @dataclass(frozen=True)
 class Association:
-    """How far a column of the metadata goes with the clusters.
+    """The association of a column of the metadata with the clusters.
 
     Attributes:
-        column: its name.
+        column: name of the column.
         measure: "Cramer's V" or "eta squared of ranks".
-        size: the measure, from 0 to 1; NaN where the column or the labels do not vary.
-        p: of the permutation test.
-        adjusted: p after Benjamini and Hochberg over the columns.
-        cases: with a label and a value.
-        permuted: "patients" where the column is constant within each of them, else "cases".
+        size: the measure, from 0 to 1; NaN if the column or the labels do not vary.
+        p: p-value of the permutation test.
+        adjusted: p adjusted by Benjamini and Hochberg over the columns.
+        cases: number of cases with a label and a value.
+        permuted: "patients" if the column is constant within each patient, else "cases".
     """
 
     column: str
@@ -98,7 +98,7 @@ def cluster_maps(
     stable: float = 0.8,
     limit: int = 5000,
 ) -> Clusters:
-    """Spectral clusters of maps, if they are stable.
+    """Compute spectral clusters of maps, and test their stability.
 
     >>> draw = np.random.default_rng(0)
     >>> maps = draw.random((60, 7, 7)) * 0.2
@@ -108,25 +108,25 @@ def cluster_maps(
     2
 
     Args:
-        maps: (n, h, w); what is below 0, and NaN, counts as 0.
-        patients: n ids.
-        seed: of k-means, the resampling and the subsample.
-        most: largest number of clusters looked for.
-        replicates: draws of patients.
-        stable: from 0 to 1.
-        limit: most cases clustered; beyond it, whole patients are drawn at random. The work needs about four (n, n)
-            arrays of float64: 0.8 GB for 5000 cases.
+        maps: (n, h, w); negative values and NaN count as 0.
+        patients: n patient ids.
+        seed: random seed of k-means, the resampling and the subsample.
+        most: largest number of clusters.
+        replicates: number of bootstrap samples of patients.
+        stable: smallest mean adjusted Rand index of stable clusters, from 0 to 1.
+        limit: largest number of cases that are clustered; of more cases, whole patients are drawn at random. Memory:
+            about four (n, n) arrays of float64, 0.8 GB for 5000 cases.
 
     Returns:
-        Labels, stability and the reason; one label for all where "no stable clusters" is the answer.
+        Labels, stability and the reason; all labels are equal if there are no stable clusters.
 
     Raises:
-        SettingError: when there are not as many ids as maps.
+        SettingError: the numbers of ids and maps differ.
     """
     shares = _flat(maps)
     index = patient_index(patients)
     if len(shares) != len(index):
-        raise SettingError(f"{len(shares)} maps and {len(index)} patient ids: give one id a map")
+        raise SettingError(f"{len(shares)} maps and {len(index)} patient ids: give one id per map")
     generator = np.random.default_rng(seed)
     filled = np.asarray(shares.any(axis=1), bool)
     selection: Mask = np.logical_and(filled, _drawn(index, filled, limit=limit, generator=generator))
@@ -161,18 +161,18 @@ def cluster_maps(
 
 
 def typical(labels: npt.ArrayLike, maps: npt.ArrayLike, *, k: int) -> dict[int, Indices]:
-    """Most typical cases of each cluster: those whose maps have the largest cosine with the cluster's mean map.
+    """Return the typical cases of each cluster, whose maps have the largest cosine with the cluster's mean map.
 
     >>> typical([0, 0, 0, 1], [[[1, 0]], [[3, 1]], [[0, 1]], [[0, 1]]], k=2)
     {0: array([1, 0]), 1: array([3])}
 
     Args:
-        labels: (n,) clusters from 0; -1 is none.
-        maps: (n, h, w) as they were given to ``cluster_maps``.
-        k: cases a cluster.
+        labels: (n,) clusters from 0; -1 for no cluster.
+        maps: (n, h, w) the maps given to ``cluster_maps``.
+        k: largest number of cases per cluster.
 
     Returns:
-        For each cluster at most k indices into ``maps``, the most typical first.
+        Cluster -> at most k indices into ``maps``, most typical first.
     """
     shares, clusters = _flat(maps), np.asarray(labels)
     examples = {}
@@ -192,15 +192,15 @@ def associations(
     seed: int,
     replicates: int = 10_000,
 ) -> tuple[Association, ...]:
-    """Association of each metadata column with the clusters, tested by permuting patients.
+    """Test the association of each metadata column with the clusters, by permuting patients.
 
     Numbers: eta squared of their ranks (Kruskal and Wallis's H / (n - 1)). Other values, and true and false:
     Cramer's V = sqrt(chi^2 / (n min(clusters - 1, values - 1))).
 
-    A column that is constant within each patient (sex) is permuted between patients. One that is not (view) is permuted
-    in two steps that keep the images of a patient together: the patients that have the same number of cases exchange
-    all their values, and each patient's values are then shuffled among its cases. A patient whose number of cases
-    nobody shares so keeps its values. p = (1 + #{as large or larger}) / (B + 1).
+    A column that is constant within each patient (sex) is permuted between patients. Any other column (view) is
+    permuted in two steps that keep the images of a patient together. First, patients with the same number of cases
+    exchange all their values. Then, each patient's values are shuffled among its cases. A patient with a unique number
+    of cases therefore keeps its values. p = (1 + #{as large or larger}) / (B + 1).
 
     >>> labels, views = [0, 0, 1, 1] * 10, ["AP", "AP", "PA", "PA"] * 10
     >>> associations(labels, {"view": views}, patients=range(40), seed=0, replicates=999)[0].p
@@ -208,16 +208,16 @@ def associations(
 
     Args:
         labels: (n,) clusters from 0; cases with -1 are left out.
-        metadata: columns of n values; None and NaN are missing, and their cases left out for that column.
-        patients: n ids.
-        seed: of the permutations.
-        replicates: B.
+        metadata: columns of n values; None and NaN are missing, and such cases are left out for this column.
+        patients: n patient ids.
+        seed: random seed of the permutations.
+        replicates: number of permutations, B.
 
     Returns:
-        One for each column, in the order given.
+        One association per column, in order.
 
     Raises:
-        SettingError: when labels, patients and a column differ in length, or for fewer than one replicate.
+        SettingError: labels, patients and a column differ in length, or there is less than one replicate.
 
     Reference:
         Winkler et al., Multi-level block permutation, NeuroImage 2015; Kruskal and Wallis, JASA 1952; Cramer,
@@ -229,7 +229,7 @@ def associations(
     for position, (column, values) in enumerate(metadata.items()):
         if not len(clusters) == len(index) == len(values):
             counts = f"{len(clusters)} labels, {len(index)} patient ids and {len(values)} values of {column!r}"
-            raise SettingError(f"{counts}: give one of each a case")
+            raise SettingError(f"{counts}: give one of each per case")
         valid = np.array([c >= 0 and v is not None and v == v for c, v in zip(clusters, values, strict=True)], bool)
         valid_values = [value for value, use in zip(values, valid, strict=True) if use]
         generator = np.random.default_rng([seed, position])
@@ -272,7 +272,7 @@ def _association(
 def _permutations(
     index: Indices, replicates: int, *, constant: bool, rows: int, generator: np.random.Generator
 ) -> Iterator[Indices]:
-    """For each replicate and case, the case whose value it is given: (b, n) at a time."""
+    """Yield blocks (b, n): for each replicate and case, the index of the case whose value it receives."""
     sizes = np.bincount(index)
     starts, order = np.cumsum(sizes) - sizes, np.argsort(index, kind="stable")
     for start in range(0, replicates, rows):
@@ -290,7 +290,7 @@ def _permutations(
 
 
 def _cramers_v(codes: npt.NDArray[Any], labels: Indices) -> Floats:
-    """For each row of (b, n) codes of values."""
+    """Return Cramer's V of each row of (b, n) codes of values."""
     b, k, kinds = len(codes), int(labels.max()) + 1, int(codes.max()) + 1
     cells = (np.arange(b)[:, None] * k + labels) * kinds + codes
     table = np.bincount(cells.ravel(), minlength=b * k * kinds).reshape(b, k, kinds).astype(np.float64)
@@ -301,7 +301,7 @@ def _cramers_v(codes: npt.NDArray[Any], labels: Indices) -> Floats:
 
 
 def _eta_squared(ranks: npt.NDArray[Any], labels: Indices) -> Floats:
-    """For each row of (b, n) ranks."""
+    """Return eta squared of each row of (b, n) ranks."""
     inside = np.eye(int(labels.max()) + 1)[labels]
     centred = ranks - ranks.mean(1, keepdims=True)
     between = ((centred @ inside) ** 2 / inside.sum(0)).sum(1)
@@ -321,7 +321,7 @@ def _unit(rows: Floats) -> Floats:
 
 
 def _drawn(index: Indices, filled: Mask, *, limit: int, generator: np.random.Generator) -> Mask:
-    """Cases of as many patients as have no more than ``limit`` maps together, in random order of patients."""
+    """Return the cases of randomly drawn patients, with at most ``limit`` maps in total."""
     sizes = np.bincount(index, filled)
     if sizes.sum() <= limit:
         return np.ones_like(filled)
@@ -355,7 +355,7 @@ def _spectrum(distances: Floats, cases: Indices, *, most: int) -> tuple[Floats, 
 
 
 def _partition(vectors: Floats, k: int, *, seed: int) -> Indices:
-    """Labels from 0, the largest cluster first."""
+    """Return labels from 0, the largest cluster first."""
     clusters = KMeans(k, n_init=10, random_state=seed).fit_predict(_unit(vectors[:, :k]))
     order = np.argsort(-np.bincount(clusters, minlength=k), kind="stable")
     labels: Indices = np.argsort(order)[clusters]

@@ -1,4 +1,4 @@
-"""The study file: a TOML file that says what the cohort is, which model each label has, and what to explain."""
+"""Read the study file: a TOML file that defines the cohort, the model of each label, and the maps."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ class ModelSection(Section):
 
     @property
     def key(self) -> str:
-        """Return the same for the same arguments: labels with one model share it."""
+        """Return a key that is equal for equal arguments, so that labels share a model."""
         return self.model_dump_json()
 
 
 class LabelSection(LabelRule):
-    """``[labels.NAME]``: where the truth stands, and the model that predicts it (training needs none)."""
+    """``[labels.NAME]``: the columns of the truth, and the model that predicts it (not needed for training)."""
 
     model: ModelSection = ModelSection(spec="")
     class_: Annotated[str | int | None, Field(alias="class")] = None
@@ -73,7 +73,7 @@ class LabelSection(LabelRule):
 
 
 class ExplainSection(Section):
-    """``[explain]``: which maps are made, and how they are drawn."""
+    """``[explain]``: which maps are computed, and how they are drawn."""
 
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("gradcam",)
     when: When = "present"
@@ -115,7 +115,7 @@ class ExplainSection(Section):
 
 
 class AuditSection(Section):
-    """``[audit]``: the regions that are tested, and how."""
+    """``[audit]``: the tested regions and properties, and the settings of the tests."""
 
     disease: tuple[str, ...] = ()
     shortcuts: tuple[str, ...] = ()
@@ -139,12 +139,12 @@ class AuditSection(Section):
 
     @property
     def regions(self) -> tuple[str, ...]:
-        """Return all regions, those of the disease first."""
+        """Return all regions, disease regions first."""
         return tuple(dict.fromkeys((*self.disease, *self.shortcuts)))
 
 
 class StudyFile(Section):
-    """A study file as it stands."""
+    """The content of a study file."""
 
     cohort: CohortSection
     labels: Annotated[dict[str, LabelSection], Field(min_length=1)]
@@ -153,10 +153,10 @@ class StudyFile(Section):
 
 
 def read_study_file(path: Path) -> StudyFile:
-    """Read and check a study file, without the table, pictures and models that it names.
+    """Read and check a study file; tables, images and models are not read.
 
     Raises:
-        StudyError: with every problem of the file and its line.
+        StudyError: lists every problem of the file with its line.
     """
     name = str(path)
     try:
@@ -167,7 +167,7 @@ def read_study_file(path: Path) -> StudyFile:
         raise StudyError([Problem("is not UTF-8 text: save it as UTF-8", name)]) from None
     try:
         content = tomllib.loads(text)
-    except (ValueError, RecursionError) as fault:  # of numbers with too many digits, and of too many brackets
+    except (ValueError, RecursionError) as fault:  # numbers with too many digits, or too many brackets
         raise StudyError([Problem(f"is not TOML: {reason(fault)}", name)]) from None
     try:
         return StudyFile.model_validate(content)
@@ -177,7 +177,7 @@ def read_study_file(path: Path) -> StudyFile:
 
 
 def line_of(text: str, keys: Sequence[str]) -> int | None:
-    r"""Return the line, from 1, of a TOML text on which a key stands, or else the table that would hold it.
+    r"""Return the line (from 1) of a key in a TOML text, or else the line of its table.
 
     >>> line_of('[a]\nb = 1\n[c.d]\ne = { f = 2 }', ["c", "d", "e", "f"])
     4
@@ -191,7 +191,7 @@ def line_of(text: str, keys: Sequence[str]) -> int | None:
 
 @functools.lru_cache(maxsize=1)
 def _places(text: str) -> list[tuple[tuple[str, ...], int]]:
-    """Return the keys on the way down to what stands on each line, and its number."""
+    """Return the full key and the number of each line."""
     table: tuple[str, ...] = ()
     places = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -206,7 +206,7 @@ def _places(text: str) -> list[tuple[tuple[str, ...], int]]:
 
 
 def _keys(statement: str) -> tuple[str, ...]:
-    """Return the keys on the way down of a TOML statement; none where it is not a whole one."""
+    """Return the full key of a TOML statement; () for an incomplete statement."""
     try:
         content: Any = tomllib.loads(statement)
     except (ValueError, RecursionError):
@@ -219,7 +219,7 @@ def _keys(statement: str) -> tuple[str, ...]:
 
 
 def _problem(error: Any, text: str, name: str) -> Problem:
-    """Return one of pydantic's errors in our words."""
+    """Return an error of pydantic as a problem of the study file."""
     place = [str(part) for part in error["loc"] if not str(part).startswith("function-")]
     where = ".".join(place)
     if error["type"] == "extra_forbidden":
@@ -248,11 +248,11 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     (r"explain", ExplainSection),
     (r"audit", AuditSection),
 )
-"""Keys on the way down -> section."""
+"""Full key -> section."""
 
 
 def _known(place: Sequence[str]) -> list[str]:
-    """Return the settings of a section, by the keys on the way down to it."""
+    """Return the names of the settings of a section, by its full key."""
     name = ".".join(place)
     section = next((section for keys, section in _SECTIONS if re.fullmatch(keys, name)), StudyFile)
     return [field.alias or name for name, field in section.model_fields.items()]

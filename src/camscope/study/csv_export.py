@@ -1,4 +1,4 @@
-"""The rows of a study as a CSV file for a spreadsheet."""
+"""Write the rows of a study as a CSV file for a spreadsheet."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _FORMULA = r"^([=+\-@\t\r])"
 def write_csv(folder: str | Path, *, pseudonyms: bool = False) -> Path:
     """Write ``rows.csv``: one row per case, label and method, without the maps.
 
-    The file is UTF-8 with a byte order mark, which spreadsheets need to recognise it. Texts that a spreadsheet would
-    take for a formula begin with an apostrophe.
+    The file is UTF-8 with a byte order mark, which spreadsheets need to recognise the encoding. An apostrophe is put
+    before texts that a spreadsheet would read as a formula.
 
     Args:
-        folder: of a study that has been run.
-        pseudonyms: patients are called P1, P2 ... and images by their number; groups, messages and files are left out.
+        folder: folder of a study that has been run.
+        pseudonyms: name patients P1, P2 ... and images by their number; groups, messages and files are left out.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
-        StoreError: there is no study, it has no rows, or the file cannot be written.
+        StoreError: the folder has no study, the study has no rows, or the file cannot be written.
     """
     store = Store(folder)
     shards = store.copies(str(study_record(store).get("plan")))

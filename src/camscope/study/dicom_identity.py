@@ -1,4 +1,4 @@
-"""What a table lacks and a picture's header knows: the patient and the view."""
+"""Read the patient and the view from DICOM headers, for tables without them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from camscope.study.study import Study
 
 
 class Identities:
-    """Completes cases of a table without patients or groups.
+    """Add patients and groups from headers to cases of a table without them.
 
-    A patient's identity from a header is never written: it becomes a salted hash, and the salt stays in the folder
-    ``private`` of the study, so that the same patient has the same name whenever the study goes on.
+    The identity of a patient is never written. It is replaced with a salted hash. The salt is kept in the folder
+    ``private`` of the study, so that a patient keeps the same name in later runs.
     """
 
     def __init__(self, study: Study, store: Store) -> None:
@@ -24,7 +24,7 @@ class Identities:
         self._salt = salt_of(store.folder) if self._patient else b""
 
     def completed(self, case: Case) -> Case:
-        """Return the case with its patient and group; one without any known patient is a patient of its own."""
+        """Return the case with its patient and group; a case of unknown patient counts as a separate patient."""
         if not self._patient and not self._group:
             return case
         facts = peek(case.source).facts

@@ -1,4 +1,4 @@
-"""Maps of rows as arrays, and what their positive parts look like on one scale."""
+"""Convert the maps of rows to arrays, and normalise their positive parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Grids = npt.NDArray[np.float64]
 
 
 def stacked(rows: pl.DataFrame) -> Grids:
-    """Return the maps of rows that have one, all of one grid, as (n, h, w); signed.
+    """Return the signed maps of rows as (n, h, w); all maps must have the same grid, rows without a map are skipped.
 
     >>> rows = pl.DataFrame({"grid": [[1.0, -2.0]], "grid_height": [1], "grid_width": [2]})
     >>> stacked(rows)
@@ -23,7 +23,7 @@ def stacked(rows: pl.DataFrame) -> Grids:
 
 
 def unit(maps: npt.ArrayLike) -> Grids:
-    """Rectified maps (n, h, w) as shares of their sum; an empty one stays 0, and NaN counts as 0.
+    """Return rectified maps (n, h, w) divided by their sum; an empty map stays 0, and NaN counts as 0.
 
     >>> unit([[[1.0, -2.0, 3.0]], [[0.0, -1.0, 0.0]]]).tolist()
     [[[0.25, 0.0, 0.75]], [[0.0, 0.0, 0.0]]]

@@ -1,4 +1,4 @@
-"""A study file written for a folder or a table, and what was recognised there."""
+"""Write a study file for a folder or a table, from the recognised columns and files."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from camscope.models.model import Model
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _COMMENTS = {
     "table": "",
-    "root": "the paths of images and masks start here",
+    "root": "folder to which the paths of images and masks are relative",
     "image": "column of the images, or a template with columns in braces",
     "search": "each image is searched by its name below root",
     "patient": "images of one patient are never counted as independent",
-    "columns": "columns made of others",
+    "columns": "columns computed from other columns",
     "join": "tables with further columns",
     "only": "rows that are kept",
-    "boxes": "table with a row per box",
-    "reader": "column with who read the image",
+    "boxes": "table with one row per box",
+    "reader": "column with the reader of the image",
     "votes": "readers that must agree",
     "group": "folders of the overlays, and groups of the results",
     "masks": "for the regions mask:NAME, inside:NAME, outside:NAME",
@@ -40,19 +40,19 @@ _COMMENTS = {
 
 @dataclass(frozen=True)
 class InitResult:
-    """What was recognised in a folder or table.
+    """The result of recognising a folder or table.
 
     Attributes:
         layout: name of the layout; "" for a table without a known one.
         images: number of images.
         missing: number of them whose file is missing.
         patients: number of patients; 0 if none is known.
-        patient_source: what tells the patients.
+        patient_source: source of the patients.
         views: group -> number of images.
-        labels: label -> cases that have it, that do not have it, and of which it is unknown.
+        labels: label -> number of cases with it, without it, and with unknown truth.
         masks: mask -> number of images that have it.
-        notes: what is odd or must be known.
-        text: of the study file.
+        notes: remarks, such as skipped columns.
+        text: text of the study file.
     """
 
     layout: str
@@ -72,19 +72,19 @@ def init_study(draft: Draft, file: Path, *, model: Model | None, settings: Mappi
 
     Args:
         draft: the cohort.
-        file: the study file, for the paths in it; it is not written.
-        model: the model of all labels; None for none yet.
-        settings: of the model, as in ``model = {...}``.
+        file: path of the study file, to which paths are relative; the file is not written.
+        model: the model of all labels; None for no model.
+        settings: settings of the model, as in ``model = {...}``.
 
     Raises:
-        SettingError: neither the data nor the model name a label.
+        SettingError: neither the data nor the model have labels.
         StudyError: a table cannot be read.
     """
     notes = list(draft.notes)
     labels = {name: dict(rule) for name, rule in draft.labels.items()}
     if not labels and model is not None:
         labels = {name: {} for name in model.labels}
-        notes.append("no column holds labels: the truth is unknown, and all cases are explained")
+        notes.append("no column has labels: the truth is unknown, and all cases are explained")
     if not labels:
         raise SettingError("no labels were found: add a column of labels, or give --model, whose classes become labels")
     cohort = Cohort(
@@ -120,7 +120,7 @@ def init_study(draft: Draft, file: Path, *, model: Model | None, settings: Mappi
 def _with_model(
     labels: dict[str, dict[str, Any]], model: Model, settings: Mapping[str, Any]
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Return the labels that a model has a class for, each with the model and the class."""
+    """Return the labels for which the model has a class, with the model and the class."""
     value = settings["spec"] if set(settings) == {"spec"} else dict(settings)
     classes = {_plain(name): name for name in model.labels}
     known = {name: classes[_plain(name)] for name in labels if _plain(name) in classes}

@@ -1,4 +1,4 @@
-"""What is measured and drawn of a map: its regions' numbers, and its overlay."""
+"""Measure the heat of a map in regions, and draw its overlay."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Grid = npt.NDArray[np.float32]
 
 
 class Places:
-    """The masks of one case; each is read once, when a region first needs it.
+    """The masks of one case; each mask is read once, when it is first needed.
 
     Args:
         case: the case.
-        study: names the masks and cues.
+        study: the study, which defines masks and cues.
     """
 
     def __init__(self, case: Case, study: Study) -> None:
@@ -41,9 +41,9 @@ class Places:
         """Return the scene of one label.
 
         Args:
-            label: whose own mask is called "label".
-            window: what the network saw.
-            picture: the picture, for regions that are found from its pixels.
+            label: the label whose mask is called "label".
+            window: the part of the image in the network's input.
+            picture: the image, for regions that are computed from its pixels.
         """
         size = (window.picture[0], window.picture[1])
 
@@ -55,13 +55,13 @@ class Places:
         return Scene(size, window, picture.pixels, masks, cues)
 
     def fingerprint(self, label: str) -> str:
-        """Stands for the content of the masks that the regions of a label may use."""
+        """Return a fingerprint of the masks that the regions of a label may use."""
         cells = {name: cell for name, cell in self.case.masks.items() if not name.startswith("label:")}
         cells["label"] = self.case.masks.get(f"label:{label}", "")
         return key_of(sorted((name, self._content(cell)) for name, cell in cells.items()))
 
     def _content(self, cell: str) -> str:
-        """Return what stands for a cell; "" for a file that cannot be read."""
+        """Return the fingerprint of a cell; "" for a file that cannot be read."""
         if cell not in self._contents:
             try:
                 self._contents[cell] = annotation_content(cell, self.case.root)
@@ -76,15 +76,15 @@ class Places:
 
 
 def measured(grid: Grid, scene: Scene, *, regions: tuple[str, ...]) -> Row:
-    """Mass, area, enrichment and peak of a map in each region.
+    """Measure mass, area, enrichment and peak of a map in each region.
 
     Args:
-        grid: (h, w), signed.
-        scene: the picture that it explains.
-        regions: their names.
+        grid: (h, w) the map, signed.
+        scene: the explained image.
+        regions: names of the regions.
 
     Returns:
-        The regions' columns.
+        The columns of the regions.
     """
     row: Row = {}
     shape = (grid.shape[0], grid.shape[1])
@@ -97,7 +97,7 @@ def measured(grid: Grid, scene: Scene, *, regions: tuple[str, ...]) -> Row:
 
 
 def drawn(picture: Picture, grid: Grid, window: Window, *, display: ExplainSection) -> Image.Image:
-    """Return the overlay of a map on its picture."""
+    """Draw the overlay of a map on its image."""
     heat = torch.from_numpy(np.nan_to_num(grid, posinf=0.0, neginf=0.0)).relu()
     heatmap = place(heat, window).numpy()
     view = window.seen()

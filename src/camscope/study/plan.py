@@ -1,4 +1,4 @@
-"""What a study will do, before it does it."""
+"""Estimate the work of a study before it is run."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class StudyPlan:
     """The work of a study.
 
     Attributes:
-        images: to be read.
-        patients: whom they belong to; 0 where no column says.
-        patient_source: what tells the patients, "column", "header" (of each image) or "none".
-        notes: what to know before the study is run.
-        rows: one per case, label and method.
-        forwards: of a picture through a model.
-        maps: that are asked for; an upper bound where predictions decide.
-        seconds: about how long it takes on this device; None where no picture can be read.
+        images: number of images.
+        patients: number of patients; 0 without a column of patients.
+        patient_source: source of the patients: "column", "header" (of each image) or "none".
+        notes: remarks on the data.
+        rows: number of rows, one per case, label and method.
+        forwards: number of images that pass through a model.
+        maps: number of maps; an upper limit if it depends on predictions.
+        seconds: estimated time on this device; None if no image can be read.
     """
 
     images: int
@@ -43,7 +43,7 @@ class StudyPlan:
 
 
 def plan(study: Study, *, device: str = "auto") -> StudyPlan:
-    """Count the work of a study, and time a few pictures of it."""
+    """Count the work of a study, and measure the time of an image."""
     methods, labels = study.file.explain.methods, study.file.labels
     usable = present = 0
     patients = set()
@@ -73,7 +73,7 @@ def plan(study: Study, *, device: str = "auto") -> StudyPlan:
 
 
 def _seconds(study: Study, picture: Picture, *, device: str, maps: int, images: int) -> float:
-    """Reading and every model's maps and forwards of one picture, times as many as there are."""
+    """Return the time of reading, forward passes and maps of one image, multiplied by their numbers."""
     explain = study.file.explain
     functions = [(name, find_method(name)) for name in explain.methods]
     start = time.perf_counter()
@@ -87,7 +87,7 @@ def _seconds(study: Study, picture: Picture, *, device: str, maps: int, images: 
         on_device(model, device)
         samples = [Sample.of(model, picture)] * _TRIED
         goals = dict.fromkeys(range(_TRIED), ResolvedTarget(labels[0], index, category(index)))
-        for _ in range(2):  # the first finds the layer and warms up
+        for _ in range(2):  # the first pass finds the layer and warms up
             start = time.perf_counter()
             run = BatchExplainer.over(model, samples, functions=[f for _, f in functions], layer=explain.layer)
             forward = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""The rows of a study: one per case, label and method. ``docs/rows.md`` describes every column."""
+"""Define the rows of a study, one per case, label and method; see ``docs/rows.md``."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ REGION: dict[str, Any] = {"mass": pl.Float64, "area": pl.Float64, "enrichment": 
 
 
 def schema(file: StudyFile) -> dict[str, Any]:
-    """Return every column of a study's rows, in order, with its type."""
+    """Return the columns of a study's rows, in order, with their types."""
     strata = {f"stratum:{name}": pl.String for name in file.cohort.strata}
     cues = {f"cue:{name}": pl.Boolean for name in file.cohort.cues}
     regions = {f"{what}:{name}": kind for name in region_names(file) for what, kind in REGION.items()}
@@ -72,7 +72,7 @@ def schema(file: StudyFile) -> dict[str, Any]:
 
 
 def region_names(file: StudyFile) -> tuple[str, ...]:
-    """Return the regions that maps are measured in: those of the audit, or else the border and every mask."""
+    """Return the regions in which maps are measured: the regions of the audit, or else the border and every mask."""
     if file.audit is not None and file.audit.regions:
         return file.audit.regions
     label_masks = ["mask:label"] if any(section.mask for section in file.labels.values()) else []
@@ -81,7 +81,7 @@ def region_names(file: StudyFile) -> tuple[str, ...]:
 
 
 def is_region(column: str) -> bool:
-    """Return whether a column holds a number of a region."""
+    """Return whether a column belongs to a region."""
     return column.partition(":")[0] in REGION
 
 
@@ -89,12 +89,12 @@ def map_values(grid: npt.NDArray[np.float32], window: Sequence[float]) -> Row:
     """Return the columns that describe a map on its own grid.
 
     Args:
-        grid: (h, w), signed.
-        window: (top, left, height, width) in picture pixels of what the network saw.
+        grid: (h, w) the map, signed.
+        window: (top, left, height, width) in image pixels of the part of the image in the network's input.
 
     Returns:
-        Smallest, largest value and sum; the share of positive cells; the place of the maximum in picture pixels (the
-        centre of its cell; null where several cells share it).
+        Smallest value, largest value and sum; the share of positive cells; the position of the maximum in image pixels
+        (the centre of its cell; null if several cells share the maximum).
 
     >>> map_values(np.array([[0.0, 2.0], [-1.0, 0.0]], np.float32), (0, 0, 10, 20))["peak_column"]
     15.0
@@ -119,7 +119,7 @@ def map_values(grid: npt.NDArray[np.float32], window: Sequence[float]) -> Row:
 
 
 def region_values(name: str, found: Evidence | None) -> Row:
-    """Return the columns of one region; null where this case has no such region."""
+    """Return the columns of one region; null if the case does not have the region."""
     if found is None:
         return {}
     numbers = {"mass": found.mass, "area": found.area, "enrichment": found.enrichment}

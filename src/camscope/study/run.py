@@ -1,4 +1,4 @@
-"""A study run from end to end, on this machine or on a Ray cluster: explained shard by shard, resumed by content."""
+"""Run a study on this machine or on a Ray cluster, shard by shard; valid results of earlier runs are reused."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _SMALLEST_SHARD, _MOST_SHARDS = 32, 1024
 
 @dataclass
 class StudyProgress:
-    """How far a study has come.
+    """The progress of a study.
 
     Attributes:
-        done: cases whose rows are made.
-        failed: of these, the ones with a row that failed.
-        total: cases in all.
-        label: what is being explained.
+        done: number of cases done.
+        failed: number of these cases with a failed row.
+        total: number of cases.
+        label: the label that is being explained.
     """
 
     done: int = 0
@@ -55,29 +55,30 @@ def run(
     progress: Callable[[StudyProgress], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Row]:
-    """Explain a cohort, or continue where an earlier run was stopped.
+    """Explain a cohort, or resume an earlier run.
 
-    Rows are written to ``out/rows/*.parquet`` in shards; a shard is there as a whole or not at all, and whatever an
-    earlier run computed from the same image with the same model and settings is used again, wherever that was.
+    Rows are written to ``out/rows/*.parquet`` in shards, each shard completely or not at all. Results of earlier runs
+    are reused if image, model and settings are the same, even if the table or the order of the cases changed.
 
     Args:
-        study: from ``Study.read``.
-        out: folder of the results, or an address, such as ``s3://bucket/results``.
+        study: a study from ``Study.read``.
+        out: folder of the results, or an address such as ``s3://bucket/results``.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto".
-        batch_size: pictures in one forward pass.
-        engine: "eager", "packed", "openvino", or "auto": settled once by the number of cases, and kept in study.json.
-        seed: of everything random.
-        cluster: the Ray cluster that explains; None: this process.
-        progress: called as labels are begun and cases are done.
-        say: called with what the user must know, such as that rows of a damaged file are computed again.
+        batch_size: images per forward pass.
+        engine: "eager", "packed", "openvino" or "auto", which is chosen once by the number of cases and kept in
+            study.json.
+        seed: random seed.
+        cluster: the Ray cluster that explains the study; None for this process.
+        progress: called when a label is begun and when a case is done.
+        say: called with messages to the user, such as that rows of a damaged file are computed again.
 
     Yields:
-        Every row: for each case each label, for each label each method. Cases come in the order of the table; from a
-        cluster in that order within each shard, shards as they are done.
+        Every row, by case, label and method. Cases are in the order of the table. From a cluster, shards arrive in the
+        order in which they are done.
 
     Raises:
         StudyError: a model cannot be loaded or lacks a class.
-        StoreError: another process is at work in ``out``, or it cannot be written.
+        StoreError: another process writes to ``out``, or the folder cannot be written.
         ClusterError: the cluster cannot be reached, or cannot load the models.
     """
     check_count("batch_size", batch_size)
@@ -109,7 +110,7 @@ def run(
 
 
 def _record(study: Study) -> dict[str, Any]:
-    """Return what is written down of a study, whatever runs it."""
+    """Return the record of a study, without device and engine."""
     return {
         "schema_version": SCHEMA_VERSION,
         "plan": study.plan,
@@ -122,7 +123,7 @@ def _record(study: Study) -> dict[str, Any]:
 
 
 def _known(store: Store, say: Callable[[str], None]) -> Known:
-    """Return the rows of earlier runs; say which files are damaged."""
+    """Return the rows of earlier runs; report damaged files."""
     earlier_rows = store.known()
     for text in earlier_rows.damaged:
         say(f"{text}: its rows are computed again")
@@ -130,7 +131,7 @@ def _known(store: Store, say: Callable[[str], None]) -> Known:
 
 
 def _used(study: Study, device: str, workers: Workers | None) -> str:
-    """Put the models on the device, unless workers do that; which one "auto" is."""
+    """Put the models on the device, unless workers do that; return the device that "auto" stands for."""
     if workers is not None:
         return workers.device if device == "auto" else device
     kinds = {device_of(on_device(model, device)) for model in study.models.values()}
@@ -140,7 +141,7 @@ def _used(study: Study, device: str, workers: Workers | None) -> str:
 def _explained_here(
     step: StudyStep, size: int, earlier_rows: Known, counted: Callable[[Iterator[Row]], Iterator[Row]]
 ) -> Iterator[Row]:
-    """Yield the rows of all cases, handed on when their shard is written."""
+    """Yield the rows of all cases, after their shard is written."""
     study, store, columns = step.study, step.store, schema(step.study.file)
     rows = counted(step.rows(study.cohort.cases(), known=earlier_rows))
     numbers = itertools.count()
@@ -156,7 +157,7 @@ def _rows_of_a_case(study: Study) -> int:
 def _counted(
     rows: Iterator[Row], study: Study, state: StudyProgress, progress: Callable[[StudyProgress], None]
 ) -> Iterator[Row]:
-    """Yield the rows of all cases; says how far they are after each case."""
+    """Yield the rows of all cases; report the progress after each case."""
     while case := list(itertools.islice(rows, _rows_of_a_case(study))):
         state.done += 1
         state.failed += any(row["status"] == FAILED for row in case)
@@ -165,10 +166,10 @@ def _counted(
 
 
 def status(out: str | Path) -> dict[str, Any]:
-    """Return how far a study has come: cases, rows by status, damaged files of rows, whether it is finished or runs.
+    """Return the status of a study: cases, rows by status, damaged files of rows, whether it is finished or running.
 
     Raises:
-        StoreError: there is no study, or its record is damaged.
+        StoreError: the folder has no study, or its record is damaged.
     """
     store = Store(out)
     record = study_record(store)
@@ -189,10 +190,10 @@ def status(out: str | Path) -> dict[str, Any]:
 
 
 def study_record(store: Store) -> dict[str, Any]:
-    """Return what a study's folder says of it.
+    """Return the record of a study from its folder.
 
     Raises:
-        StoreError: there is no study, or its record is damaged.
+        StoreError: the folder has no study, or its record is damaged.
     """
     record = store.read_record()
     if not record:
@@ -201,14 +202,14 @@ def study_record(store: Store) -> dict[str, Any]:
 
 
 def study_of(out: str | Path, file: Path | None = None) -> Study:
-    """Return the study that was run into a folder.
+    """Return the study whose results are in a folder.
 
     Args:
         out: the folder.
-        file: its study file; None: the one that it was run with.
+        file: the study file; None for the file that the study was run with.
 
     Raises:
-        StoreError: the folder holds no study, or its study file is gone.
+        StoreError: the folder has no study, or its study file does not exist.
     """
     if file is None:
         file = Path(str(study_record(Store(out)).get("study_file")))

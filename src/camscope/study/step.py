@@ -1,4 +1,4 @@
-"""The step of a study: the scores and maps of its models, the regions that are measured, and the overlays."""
+"""Compute the rows of a study: scores and maps of its models, heat in regions, and overlays."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _WRITERS = 2
 
 
 class StudyStep:
-    """Makes the rows of cases with the models of a study; each model is loaded once and kept.
+    """Compute the rows of cases with the models of a study; each model is loaded once and kept.
 
     Args:
         study: the study.
-        store: its folder, for the overlays.
+        store: folder of the study, for the overlays.
         device: "cpu", "cuda" or "auto".
         batch_size: images per forward pass.
         engine: backend for the part of a network before the layer, "eager", "packed" or "openvino".
@@ -77,10 +77,10 @@ class StudyStep:
             self._keys[label] = key_of(SCHEMA_VERSION, made_with, explain.layer, explain.settings, seed)
 
     def rows(self, cases: Iterable[Case], *, known: Known) -> Iterator[Row]:
-        """Explain cases: for each case each label, for each label each method.
+        """Explain cases; yield rows by case, label and method.
 
-        Images are read ahead, and maps are measured and drawn behind, in threads. Every overlay is written before its
-        row is handed on.
+        Threads read images ahead, and measure and draw maps afterwards. Every overlay is written before its row is
+        yielded.
 
         Args:
             cases: cases of the study.
@@ -107,7 +107,7 @@ class StudyStep:
                 yield from rows.result()
 
     def failed(self, case: Case, error: Exception) -> list[Row]:
-        """Return the rows of a case that could not be explained at all."""
+        """Return the failed rows of a case that could not be explained."""
         work = self.begin(case)
         work.fail(error)
         return self._finish(work)
@@ -118,7 +118,7 @@ class StudyStep:
         return StudyWork(case, tasks, places=Places(case, self.study))
 
     def reuse(self, work: StudyWork) -> bool:
-        """Look up what earlier runs computed of a case, and what of it is valid."""
+        """Look up the results of earlier runs for a case, and check which are valid."""
         work.case = case = self._identities.completed(work.case)
         for task in work.tasks:
             task.fault = case.problems.get(task.label, "")
@@ -132,7 +132,7 @@ class StudyStep:
         return not all(task.settled for task in work.tasks)
 
     def prepare(self, work: StudyWork, content: bytes) -> None:
-        """Decode the image, and make the input of each model that has something to compute."""
+        """Decode the image, and prepare the input of each model that is needed."""
         work.picture = decode(content, work.case.source)
         for key, classes in self._classes.items():
             if tasks := [task for task in work.of(classes) if not task.done]:
@@ -144,7 +144,7 @@ class StudyStep:
         task.judge(threshold=threshold, truth=case.truth[task.label], when=self.study.file.explain.when)
 
     def _is_settled(self, task: MapTask, work: StudyWork) -> bool:
-        """Return whether the cached row is valid as a whole."""
+        """Return whether the whole cached row is valid."""
         if task.score is None or not task.wanted:
             return task.score is not None
         row, name = task.cached or {}, self._file(task, work.case)
@@ -206,7 +206,7 @@ class StudyStep:
         return run
 
     def _map(self, run: BatchExplainer, goal: ResolvedTarget, lacking: Sequence[tuple[int, MapTask]]) -> None:
-        """Compute the maps of one label and method, given with the place of each image in the pass."""
+        """Compute the maps of one label and method; each task comes with the index of its image in the batch."""
         method, settings = lacking[0][1].method, self.study.file.explain.settings
         goals = {i: goal for i, _ in lacking}
         maps = run.maps(method, self._methods[method], goals=goals, settings=settings)
@@ -231,7 +231,7 @@ class StudyStep:
         return rows
 
     def _described(self, work: StudyWork, task: MapTask) -> Row:
-        """Return what a row says without its map."""
+        """Return the columns of a row without its map."""
         case, (model, index) = work.case, self.study.model(task.label)
         row: Row = {
             "case": case.number,
@@ -257,7 +257,7 @@ class StudyStep:
         return row | {f"cue:{name}": value for name, value in case.cues.items()}
 
     def _measured(self, work: StudyWork, task: MapTask) -> Row:
-        """Return the columns of a map, of its regions and of its overlay."""
+        """Return the columns of a map, its regions and its overlay."""
         if task.map is None:
             raise CamscopeError(f"{work.case.source!r} was not explained")
         row = task.map.columns()
@@ -282,7 +282,7 @@ class StudyStep:
         }
 
     def _file(self, task: MapTask, case: Case) -> str:
-        """Return the name of an overlay; "" where none are drawn."""
+        """Return the name of an overlay; "" if overlays are not drawn."""
         model, _ = self.study.model(task.label)
         pattern = self.study.file.explain.files
         return pattern and picture_name(
@@ -299,7 +299,7 @@ class StudyStep:
         return key_of(self._regions, work.places.fingerprint(task.label))
 
     def _why_not(self, *, truth: bool | None) -> str:
-        """Return why no map was made."""
+        """Return the reason why no map was computed."""
         if self.study.file.explain.when == "predicted":
             return "not predicted"
         return "the label is blank or uncertain" if truth is None else "not present"

@@ -1,4 +1,4 @@
-"""A study: its file, its cohort and its models, checked."""
+"""Read and check a study: its file, cohort and models."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _SCHEME = re.compile(r"[a-z_]+:")
 
 @dataclass(frozen=True)
 class Study:
-    """What is to be explained: a cohort, and a model for each label.
+    """A cohort, and a model for each label.
 
     Attributes:
-        path: of the study file.
-        file: what stands in it.
-        cohort: the table.
+        path: path of the study file.
+        file: content of the study file.
+        cohort: the cohort.
 
     Examples:
         >>> study = Study.read("study.toml")  # doctest: +SKIP
@@ -50,7 +50,7 @@ class Study:
         """Read a study file and its table.
 
         Raises:
-            StudyError: with all that is wrong with the study as a whole; rows that cannot be used are no such error.
+            StudyError: lists all problems of the study; rows that cannot be used do not raise an error.
         """
         study = cls._opened(Path(path))
         if problems := study._setting_problems():
@@ -60,19 +60,19 @@ class Study:
 
     @classmethod
     def check(cls, path: str | Path) -> tuple[Study | None, list[Problem]]:
-        """Read a study and look for all that is wrong with it: with its settings, models, rows and files.
+        """Read a study and check its settings, models, rows and files.
 
-        Files' headers are read, not their pixels.
+        Only the headers of image files are read.
 
         Returns:
-            The study, None where a fatal problem keeps it from being run; and the problems.
+            The study (None if a fatal problem prevents a run), and all problems.
         """
         try:
             study = cls._opened(Path(path))
         except StudyError as error:
             return None, list(error.problems)
         problems = [*study._setting_problems(), *study._model_problems()]
-        if not study.cohort.missing:  # else every row seems to lack what the column holds
+        if not study.cohort.missing:  # with a missing column, every row would be reported
             problems += study.cohort.problems()
         problems += file_problems(study.cohort)
         return None if any(problem.fatal for problem in problems) else study, problems
@@ -85,12 +85,12 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        """Return where relative paths start."""
+        """Return the folder to which relative paths refer."""
         return self.path.parent
 
     @cached_property
     def plan(self) -> str:
-        """Eight hexadecimal digits that stand for the table and all settings that rows depend on."""
+        """Return a fingerprint (8 hexadecimal digits) of the table and all settings on which rows depend."""
         settings = self.file.model_dump_json(exclude={"audit"})
         content = hashlib.sha256(f"{SCHEMA_VERSION} {settings} {region_names(self.file)}".encode())
         content.update(self.cohort.content.write_csv().encode("utf-8", "replace"))
@@ -98,10 +98,10 @@ class Study:
 
     @cached_property
     def models(self) -> dict[str, Model]:
-        """Return the models, each loaded once, by the key of the section that names it.
+        """Return the models by the key of their section; each model is loaded once.
 
         Raises:
-            StudyError: with every model that cannot be loaded, and every class that one does not have.
+            StudyError: lists every model that cannot be loaded, and every class that a model lacks.
         """
         models: dict[str, Model] = {}
         problems = []
@@ -135,10 +135,10 @@ class Study:
         return ()
 
     def _setting_problems(self) -> list[Problem]:
-        """Return what is wrong with the study file that its form alone does not show."""
+        """Return the problems of the study file that depend on the table or the models."""
         file, problems = self.file, list(self.cohort.missing)
         if file.explain.when == "present":
-            text = 'names no column, so that no case is known to have it: add column = ..., or set explain.when = "all"'
+            text = 'has no column, so no case is known to have it: add column = ..., or set explain.when = "all"'
             blind = [label for label, section in file.labels.items() if section.column is None]
             problems += [self._problem(f"label {label!r} {text}", "labels", label) for label in blind]
         for method in file.explain.methods:
@@ -171,11 +171,11 @@ class Study:
 
 
 def class_index(section: LabelSection, label: str, model: Model) -> int:
-    """Return the class of a model that a label stands for: the one named, the only one, or the one of the label's name.
+    """Return the index of a label's class: the class of the settings, the only class, or the class with the same name.
 
     Raises:
         TargetError: the model has no such class.
-        StudyError: it has several, and none is named.
+        StudyError: the model has several classes, and the settings do not name one.
     """
     count = model.recipe.classes if model.recipe is not None else len(model.labels)
     if isinstance(section.class_, int):
@@ -193,7 +193,7 @@ def class_index(section: LabelSection, label: str, model: Model) -> int:
 
 
 def _load(section: ModelSection, folder: Path) -> Model:
-    """Load a model; paths are relative to the study file. Of a logit with two names the second is its class here."""
+    """Load a model; paths are relative to the study file. If one logit has two names, the class is the second."""
     arguments: dict[str, Any] = section.model_dump(exclude_defaults=True)
     arguments["spec"] = _placed(section.spec, folder)
     if section.weights not in ("default", "none"):
@@ -211,7 +211,7 @@ def _placed(spec: str, folder: Path) -> str | Path:
 
 
 def recorded_models(study: Study) -> Mapping[str, Any]:
-    """Return what is written down of each label's model."""
+    """Return the record of each label's model."""
     result = {}
     for label in study.file.labels:
         model, index = study.model(label)

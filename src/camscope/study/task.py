@@ -1,4 +1,4 @@
-"""The rows of one case while they are made: what is cached, what was computed, and what is left to do."""
+"""Hold the rows of one case while they are computed: cached values, computed values, and open work."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class MapResult:
     """The map of a row.
 
     Attributes:
-        grid: (h, w), signed, on the layer's grid.
-        window: what the network saw of the image.
+        grid: (h, w) signed map on the layer's grid.
+        window: part of the image in the network's input.
         layer: name of the layer.
         notes: notes on the map.
     """
@@ -52,12 +52,12 @@ class MapTask(Task):
 
     Attributes:
         label: the label.
-        score: its score; None while it is not known.
+        score: score of the label; None before it is computed.
         prediction: whether the score reaches the threshold of the label.
         outcome: "TP", "FP", "TN" or "FN"; None without truth.
         computed: the engine and device that computed the score, or the map.
-        map: the map; None while it is not known.
-        settled: whether the cached row is valid as a whole, with its regions and overlay.
+        map: the map; None before it is computed.
+        settled: whether the whole cached row is valid, with its regions and overlay.
     """
 
     label: str = ""
@@ -70,7 +70,7 @@ class MapTask(Task):
 
     @property
     def lacks_map(self) -> bool:
-        """Return whether a map is wanted that is not known."""
+        """Return whether a map is needed and not yet computed."""
         return self.wanted and self.map is None
 
     @property
@@ -79,7 +79,7 @@ class MapTask(Task):
         return self.score is not None and not self.lacks_map
 
     def recall(self, row: Row | None) -> None:
-        """Take the score and the map from the row of an earlier run."""
+        """Set the score and the map from the row of an earlier run."""
         self.cached = row
         if row is None:
             return
@@ -93,10 +93,10 @@ class MapTask(Task):
             self.map = MapResult(grid, window, row["layer"], list(row["notes"] or []))
 
     def judge(self, *, threshold: float, truth: bool | None, when: str) -> None:
-        """Set prediction and outcome by the score, and whether a map is wanted.
+        """Set the prediction, the outcome, and whether a map is needed.
 
         Args:
-            threshold: of the probability, or of the score of a model without probabilities.
+            threshold: threshold of the probability, or of the score of a model without probabilities.
             truth: whether the label is present; None if unknown.
             when: which cases get a map, "present", "predicted" or "all".
         """
@@ -113,8 +113,8 @@ class StudyWork(Work[MapTask]):
     """A case of a study.
 
     Attributes:
-        places: its masks.
-        picture: the image; None where nothing has to be computed, measured or drawn.
+        places: masks of the case.
+        picture: the image; None if nothing has to be computed, measured or drawn.
     """
 
     places: Places = field(kw_only=True)
@@ -126,7 +126,7 @@ class StudyWork(Work[MapTask]):
 
 
 def mark_same(tasks: Iterable[MapTask]) -> None:
-    """Note where several methods gave a label the same map."""
+    """Add a note to maps that are the same for several methods."""
     earlier: dict[str, list[tuple[str, Grid]]] = {}
     for task in tasks:
         if task.map is None:
@@ -134,7 +134,9 @@ def mark_same(tasks: Iterable[MapTask]) -> None:
         grid, maps = task.map.grid, earlier.setdefault(task.label, [])
         notes = [text for text in task.map.notes if not text.startswith(SAME_MAP)]
         notes += [
-            f"{SAME_MAP}{method}: the two methods are one here" for method, prior in maps if same_map(grid, prior)
+            f"{SAME_MAP}{method}: the two methods coincide on this model"
+            for method, prior in maps
+            if same_map(grid, prior)
         ]
         task.map.notes = notes
         maps.append((task.method, grid))

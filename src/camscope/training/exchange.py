@@ -1,4 +1,4 @@
-"""Exchange a region or an acquisition property between training images, so that it does not tell the label."""
+"""Exchange a region or an acquisition property between training images, to remove its association with the label."""
 
 from __future__ import annotations
 
@@ -98,9 +98,9 @@ class Lenders:
 def exchanged(x: Array, places: Iterable[tuple[Mask | None, Mask | None]], *, seen: Mask, donor: Array) -> Array:
     """Return an image with some regions replaced by those of a donor.
 
-    For each region, the image gets the donor's pixels in its own region, which removes what it holds, and in the
-    donor's region, which inserts what that holds. With donors drawn independently of the label, the region does not
-    tell the label, and the network sees it in images of every label.
+    For each region, the image gets the donor's pixels in the region of the image, which removes its content, and in the
+    region of the donor, which inserts the donor's content. With donors drawn independently of the label, the region is
+    not associated with the label, and the network sees it in images of every label.
 
     Args:
         x: (C, h, w) input of the network; it is not changed.

@@ -53,7 +53,7 @@ def test_of_many_cases_some_are_changed_and_all_are_counted(write, tmp_path):
     assert (out / "audit.json").read_bytes() == before
     text = report(out).read_text(encoding="utf-8")
     assert "Number of edited cases per label: Effusion 12 of 40; Nodule 12 of 40." in text
-    assert "Not all cases were changed (Effusion 12 of 40; Nodule 12 of 40)" in text
+    assert "Interventions used a sample of the cases (Effusion 12 of 40; Nodule 12 of 40)" in text
 
 
 @pytest.mark.slow

@@ -67,14 +67,14 @@ def test_self_tests_of_heads():
     normed = self_test(model([nn.LayerNorm(8)]), 1, x)
     assert normed.level_lost < 1e-3
     assert normed.completeness != normed.completeness
-    assert "only differences between places" in normed.sentence
+    assert "only differences between positions" in normed.sentence
 
 
 def test_maps_of_the_logit_and_of_the_log_odds_are_compared():
     x = torch.randn(4, 1, 24, 24)
     softmax = self_test(model(), 1, x)
     assert -1 <= softmax.log_odds_map <= 1
-    assert "the log-odds, which the audit judges" in softmax.sentence
+    assert "the log-odds, the score of the audit" in softmax.sentence
     sigmoids = self_test(dataclasses.replace(model(), outcome="any"), 1, x)
     assert math.isnan(sigmoids.log_odds_map)
     assert "log-odds" not in sigmoids.sentence

@@ -111,7 +111,7 @@ def test_a_model_of_the_contrast_relies_on_it_where_it_goes_with_the_label(tmp_p
     cases, blobs = make_cohort(tmp_path, 0.8)
     judgements, rows, values, (changes, forwards) = audited(cases, blobs, flatness)
     assert judgements["contrast"].verdict == "RELIES"
-    assert "relies on the contrast: replacing it by that of a patient" in judgements["contrast"].reason
+    assert "relies on the contrast: replacing it with that of a patient" in judgements["contrast"].reason
     assert judgements["jpeg"].verdict == "NOT TESTABLE"
     assert "the JPEG compression cannot be tested: it is the same in all images" in judgements["jpeg"].reason
     assert forwards == 2 * len(changes)
@@ -121,14 +121,14 @@ def test_a_model_of_the_contrast_relies_on_it_where_it_goes_with_the_label(tmp_p
     assert set(facts["groups"]) == {"PA"} or set(facts["groups"]) == {"AP"}
     confounded, *_ = audited(cases, {}, flatness, confounded=True)
     assert confounded["contrast"].verdict == "RESPONDS"
-    assert "The disease by itself can change it" in confounded["contrast"].reason
+    assert "The disease itself can change this property" in confounded["contrast"].reason
 
 
 def test_without_an_association_the_model_responds(tmp_path):
     cases, blobs = make_cohort(tmp_path, 0.5)
     judgements, *_ = audited(cases, blobs, flatness)
     assert judgements["contrast"].verdict == "RESPONDS"
-    assert "in this cohort it is not associated with the label" in judgements["contrast"].reason
+    assert "it is not associated with the label in this cohort" in judgements["contrast"].reason
 
 
 def test_a_model_of_the_disease_does_not_rely_on_the_contrast_that_the_disease_adds(tmp_path):

@@ -49,7 +49,7 @@ def test_a_balanced_token_is_found_as_a_response_and_not_as_a_use():
     found = mapped(marked(known.make_subjects(carries=carries_token(0.5))), corner_of)
     assert np.unravel_index(np.nanargmax(found.response), found.response.shape) == (0, 0)
     assert found.response_p[0, 0] < 0.05
-    assert "the label is told by no cell" in found.sentence or found.use_p[0, 0] > 0.01
+    assert "Cells that help to separate the classes: none" in found.sentence or found.use_p[0, 0] > 0.01
 
 
 def test_a_model_of_the_whole_image_has_no_cell_that_stands_out():

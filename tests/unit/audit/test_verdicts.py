@@ -65,7 +65,7 @@ def test_no_effect_could_be_measured():
     assert (found.verdict, "why" in found.reason) == ("NOT TESTABLE", True)
 
 
-@pytest.mark.parametrize(("role", "words"), [("shortcut", "a shortcut"), ("disease", "where the disease is")])
+@pytest.mark.parametrize(("role", "words"), [("shortcut", "a shortcut"), ("disease", "a disease region")])
 def test_relies(role, words):
     found = judged([effect(STRONG)], role=role)
     assert found.verdict == "RELIES"
@@ -95,7 +95,7 @@ def test_what_is_missing_for_reliance(one):
     ("alignments", "verdict", "words"),
     [
         ({}, "RELIES", "the AUC is 0.95 with the region and 0.10 without it"),
-        ({"edited": UNUSED}, "RESPONDS", "this is not shown to serve to tell the label"),
+        ({"edited": UNUSED}, "RESPONDS", "it is not shown that this helps to separate the classes"),
         (
             {"edited": None, "missing": {("remove", ""): "only 4 patients"}},
             "RESPONDS",
@@ -150,7 +150,7 @@ def test_opposite_changes_are_a_response_and_never_no_effect():
     assert "of single cases by 1.00 SD" in found.reason
     wide = judged([effect(NONE, p=0.9, equivalence=0.01, spread=Interval(-0.1, 0.5, 0.2))])
     assert wide.verdict == "NOT SHOWN"
-    assert "changes of single cases by 0.50 SD cannot be excluded" in wide.reason
+    assert "changes of 0.50 SD in single cases cannot be excluded" in wide.reason
 
 
 def test_heat_alone_never_convicts():
@@ -164,7 +164,7 @@ def test_heat_that_is_no_more_than_chance_on_a_region_without_effect_is_an_artef
     assert judged([nothing], heat=WARM).verdict == "ARTEFACT-CONSISTENT"
     assert judged([nothing], heat=HOT).verdict == "EQUIVALENT TO NONE"
     stays = heat(Interval(1.4, 1.8, 1.6), {"random weights": [1.0]}, frame=1.5, content=0.9)
-    assert "stays at the frame" in judged([nothing], heat=stays).reason
+    assert "stays at the border of the input" in judged([nothing], heat=stays).reason
 
 
 def test_equivalence_needs_every_stratum():
@@ -176,7 +176,7 @@ def test_equivalence_needs_every_stratum():
 def test_a_cue_that_only_acts_when_put_in_is_a_remark():
     found = judged([effect(WIDE, p=0.9), effect(Interval(0.8, 1.2, 1.0), test="insert")])
     assert found.verdict == "NOT SHOWN"
-    assert "Inserting it where it is absent changes the log-odds" in found.reason
+    assert "Inserting it into images without it changes the log-odds" in found.reason
 
 
 def test_the_limit_is_that_of_every_stratum():
@@ -196,7 +196,12 @@ def interval(low, high):
 @pytest.mark.parametrize(
     ("by_cue", "index", "verdict", "words"),
     [
-        ((interval(0.7, 0.9), interval(0.6, 0.8)), interval(0.2, 0.4), "RESPONDS", "or to what goes with it"),
+        (
+            (interval(0.7, 0.9), interval(0.6, 0.8)),
+            interval(0.2, 0.4),
+            "RESPONDS",
+            "or to something associated with it",
+        ),
         ((interval(0.1, 0.3), interval(0.2, 0.4)), interval(0.2, 0.4), "RESPONDS", "something else in these images"),
         ((interval(0.7, 0.9), interval(0.4, 0.8)), interval(0.2, 0.4), "NOT SHOWN", "is not shown"),
         ((interval(0.7, 0.9), interval(0.1, 0.3)), interval(0.2, 0.4), "NOT SHOWN", "is not shown"),
@@ -233,5 +238,5 @@ def test_a_property_that_the_disease_can_change_yields_a_response():
     assert judge("L", "property:jpeg", "property", **arguments).verdict == "RELIES"
     found = judge("L", "property:contrast", "property", **arguments, confounded=True)
     assert found.verdict == "RESPONDS"
-    assert found.reason.startswith("The L model responds to the contrast: replacing it by that of a patient")
+    assert found.reason.startswith("The L model responds to the contrast: replacing it with that of a patient")
     assert "nan" not in found.reason

@@ -112,7 +112,7 @@ def test_what_is_wrong_with_rows_has_its_line(tmp_path):
     assert {(problem.line, problem.text.split(":")[0]) for problem in found} == {
         (5, "a = 'maybe'"),
         (None, "label 'A' has no positive case"),
-        (14, "image '1.png' stands for 2 patients"),
+        (14, "image '1.png' has 2 patients"),
         (5, "patient 'P1' has several values of sex"),
     }
 

@@ -187,7 +187,7 @@ def test_json_records(tmp_path, name, content):
     ("name", "content", "said"),
     [
         ("t.json", b"{", "is no JSON"),
-        ("t.json", b"[1, 2]", "holds no records"),
+        ("t.json", b"[1, 2]", "has no records"),
         ("t.jsonl", b'{"a": 1}\n{', r"t.jsonl:2: is no JSON"),
         (
             "t.json",

@@ -86,7 +86,7 @@ def test_an_audit_of_other_rows_is_left_out(made):
     (out / "audit.json").write_text('{"plan": "another", "labels": {}}')
     results = read_results(out)
     assert results.audit is None
-    assert "earlier state" in results.warnings[0]
+    assert "earlier version of the study" in results.warnings[0]
 
 
 def test_style_and_script_run_by_their_hashes_and_nothing_else_does(made):
@@ -146,7 +146,7 @@ def test_a_picture_that_has_changed_is_not_shown(made):
     Image.new("L", (48, 40)).save(file.parent / "images" / "P000" / "PA.png")
     (file.parent / "images" / "P000" / "AP.png").unlink()
     missing = data_of(report(out))["cases"]["missing"]
-    assert missing[:3] == ["the picture has changed since it was explained", "the picture is no longer there", ""]
+    assert missing[:3] == ["the picture has changed since the study was run", "the picture no longer exists", ""]
 
 
 def test_a_study_that_has_moved_is_found_by_its_file(made, tmp_path):
@@ -173,7 +173,9 @@ def test_methods_that_are_one_are_marked(make_study, tmp_path):
     for _ in run(Study.read(file), tmp_path / "out"):
         pass
     text = report(tmp_path / "out").read_text(encoding="utf-8")
-    pairs = re.findall(r"<td>(\w+), (\w+)( <span class=\"badge none\">one method here</span>)?</td>", text)
+    pairs = re.findall(
+        r"<td>(\w+), (\w+)( <span class=\"badge none\">the same method on this model</span>)?</td>", text
+    )
     marked = {(one, other) for one, other, mark in pairs if mark}
     assert marked == {("gradcam", "hirescam")}
     assert ("gradcam", "layercam", "") in pairs
@@ -198,7 +200,7 @@ def test_a_large_cohort_is_shown_in_part_and_counted_whole(make_study, tmp_path)
     said = re.search(r"12 of 40 cases are shown: ([^.]+)\.", text)[1]
     parts = {" ".join(part.split()[1:]): int(part.split()[0]) for part in re.split(r", (?=\d)", said)}
     assert parts["with a row that failed"] == 1
-    assert parts["among the most certain mistakes"] == 3
+    assert parts["wrong predictions with extreme scores"] == 3
     assert sum(parts.values()) == 12 == len(data["cases"]["number"]) == len(data["cases"]["thumbnail"])
     assert data["cases"]["number"] == sorted(data["cases"]["number"])
     shown = all_.filter(pl.col("case").is_in(data["cases"]["number"]))
@@ -216,7 +218,7 @@ def test_a_large_cohort_is_shown_in_part_and_counted_whole(make_study, tmp_path)
         assert surest in data["cases"]["number"]
     assert "cases are shown" not in whole
     for section in ("cohort", "scores"):
-        assert _section(text, section).replace(", as far as it has room", "") == _section(whole, section)
+        assert _section(text, section).replace(", which shows a choice of the cases", "") == _section(whole, section)
     tables = re.compile(r"<tbody>.*?</tbody>", re.DOTALL)
     assert tables.findall(_section(text, "maps")) == tables.findall(_section(whole, "maps"))
 

@@ -34,9 +34,9 @@ def test_a_subgroup_has_the_numbers_of_its_images(data):
     assert (ap.value, ap.images, ap.patients, ap.with_label, ap.without_label) == ("AP", 80, 80, 40, 40)
     assert ap.prevalence.estimate == 0.5
     theirs = auc_interval(numbers["log_odds"][mask], numbers["truth"][mask], patients=numbers["patients"][mask])
-    assert ap.measures["AUC"].found == theirs
+    assert ap.measures["AUC"].estimate == theirs
     sensitivity = numbers["predicted"][mask & numbers["truth"]].mean()
-    assert ap.measures["Sensitivity"].found.estimate == sensitivity
+    assert ap.measures["Sensitivity"].estimate.estimate == sensitivity
     gain = sensitivity - numbers["predicted"][~mask & numbers["truth"]].mean()
     assert ap.measures["Sensitivity"].difference.estimate == pytest.approx(gain)
     assert ap.measures["Sensitivity"].p < 0.001
@@ -74,17 +74,17 @@ def test_too_few_patients_have_no_number(data):
     few = ["few" if patient < 15 else "many" for patient in numbers["patients"]]
     small, large = subgroups(column(few), **numbers).columns["view"]
     assert (small.with_label, small.without_label) == (8, 7)
-    assert small.measures["Sensitivity"].found is not None
-    assert small.measures["Specificity"].found is small.measures["AUC"].found is None
+    assert small.measures["Sensitivity"].estimate is not None
+    assert small.measures["Specificity"].estimate is small.measures["AUC"].estimate is None
     assert small.measures["Specificity"].difference is None
-    assert large.measures["Specificity"].found is not None
+    assert large.measures["Specificity"].estimate is not None
 
 
 def test_a_rest_of_too_few_patients_is_not_compared(data):
     numbers, _ = data
     few = ["b" if patient < 10 else "a" for patient in numbers["patients"]]
     found = subgroups(column(few), **numbers)
-    assert found.columns["view"][0].measures["AUC"].found is not None
+    assert found.columns["view"][0].measures["AUC"].estimate is not None
     assert found.tests == 0
     assert "No subgroup could be compared" in found.sentence
 
@@ -99,7 +99,7 @@ def test_images_of_unknown_value_are_left_out_and_said(data):
     assert (ap.images, ap.patients) == (expected.images, expected.patients) == (65, 65)
     for measure, one in ap.measures.items():
         assert one.p == pytest.approx(expected.measures[measure].p)
-        assert one.found.low == pytest.approx(expected.measures[measure].found.low)
+        assert one.estimate.low == pytest.approx(expected.measures[measure].estimate.low)
 
 
 def test_of_many_values_those_of_most_patients_are_shown(data):
@@ -188,4 +188,4 @@ def test_groups_that_cannot_be_taken_apart_stay_whole():
 def test_a_study_without_subgroups_says_how_to_get_them(data):
     found = subgroups([], **data[0])
     assert found.columns == {}
-    assert "name columns as strata" in found.sentence
+    assert "list columns such as view, site, sex or age as strata" in found.sentence

@@ -53,9 +53,9 @@ def answer(disease, *shortcuts, p_equivalence=0.9, detectable=None):
         (
             (RELIES, "RESPONDS"),
             "open",
-            "Relies on the disease region, and responds to a shortcut, whose use is not shown: cue “1”",
+            "Relies on the disease region, and responds to a shortcut, but use of it is not shown: cue “1”",
         ),
-        ((NOT_SHOWN, "RESPONDS", NONE), "open", "Responds to a shortcut, whose use is not shown: cue “1”"),
+        ((NOT_SHOWN, "RESPONDS", NONE), "open", "Responds to a shortcut, but use of it is not shown: cue “1”"),
         ((NONE, "RESPONDS", RELIES), "bad", "Relies on a shortcut: cue “2”"),
         ((NOT_SHOWN, NOT_SHOWN), "open", "Neither the disease region nor a shortcut is shown"),
         ((NOT_SHOWN, NONE), "open", "Neither the disease region nor a shortcut is shown"),
@@ -99,7 +99,7 @@ def test_what_the_cohort_could_have_shown():
     alone = TTestPower().solve_power(nobs=34, alpha=0.05, power=0.8)
     strict = TTestPower().solve_power(nobs=34, alpha=0.05 / 20, power=0.8)
     text = powered(20)
-    assert "a mean effect of 0.31 SD by one test alone" in text
+    assert "a mean effect of 0.31 SD with a single test" in text
     assert f"of {0.31 * strict / alone:.2f} SD after adjustment for all 20 tests" in text
     assert powered(1).endswith("a mean effect of 0.31 SD.")
     assert "for all 20 tests, 8 patients cannot show an effect of any size" in powered(20, patients=8)
@@ -112,7 +112,7 @@ def test_what_the_cohort_could_have_shown():
 def test_where_strata_differ_the_least_power_counts():
     effects = [{"test": "remove", "patients": m, "detectable": d} for m, d in ((34, 0.31), (12, 0.88))]
     text = power_sentence({"effects": effects}, 2, 10_000)
-    assert "0.88 SD by one test alone" in text
+    assert "0.88 SD with a single test" in text
     assert text.endswith("after adjustment for all 2 tests, in each stratum.")
 
 
@@ -131,7 +131,9 @@ def test_a_decision_curve_in_words():
     assert re.match(
         r"The model is shown to be better than treating all and treating none at thresholds of 0\.\d\d to", text
     )
-    assert "At a threshold of 0.50, the label's own, the net benefit is 0.25, and 0.0" in text
+    assert "At the label's threshold (0.50), the net benefit is 0.25, and 0.0" in text
     useless = decision_sentence(decision_curve(np.full(2000, 0.5), truth, patients), 0.001)
-    assert useless.startswith("At no threshold")
-    assert "At a threshold of 0.01" in useless
+    assert useless.startswith(
+        "The model is not shown to be better than both treating all and treating none at any threshold"
+    )
+    assert "At the label's threshold (0.01)" in useless

@@ -32,7 +32,7 @@ def test_maps_that_are_the_same_are_marked_once():
         mark_same(tasks)
     assert [t.map and t.map.notes for t in tasks] == [
         ["so"],
-        ["so", "the same map as a: the two methods are one here"],
+        ["so", "the same map as a: the two methods coincide on this model"],
         ["so"],
         ["so"],
         None,
