@@ -316,7 +316,7 @@ def test_where_a_preprocess_is_used_a_callable_works_or_says_why_not(tmp_path):
         model.preprocess.at((96, 96))
     with pytest.raises(ModelError, match="cannot be written as a bundle: its preprocessing Compose is a callable"):
         model.save(tmp_path / "bundle")
-    with pytest.raises(SettingError, match="give either it or them"):
+    with pytest.raises(SettingError, match="expected either preprocess or mean, std, input_size and fit, but got both"):
         cs.load(model.net, preprocess=steps, mean=[0.5])
     e = cs.explain(model, picture_of((100, 150)))
     assert e.to_dict()["preprocess"] == written
