@@ -103,10 +103,10 @@ def _described(metric: str) -> str:
     """Return the description of a metric: the first line of its docstring.
 
     >>> _described("tuned_iou")
-    'Overlap with the region of the heat of at least t of its maximum, at the threshold that is best on average.'
+    'Compute the overlap with the region where heat >= t * maximum, for the t that is best on average.'
     """
     text = (METRICS[metric].__doc__ or "").splitlines()[0].replace("`", "")
-    return text.replace("for each of THRESHOLDS", "at the threshold that is best on average")
+    return text.replace("for each t of THRESHOLDS", "for the t that is best on average")
 
 
 def _order(table: Mapping[str, Any], what: str) -> list[Mapping[str, Any]]:
