@@ -1,4 +1,4 @@
-"""Whether probabilities are right: Brier score, reliability curve, calibration error, slope and intercept."""
+"""Calibration of probabilities: Brier score, reliability curve, expected calibration error, slope and intercept."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ReliabilityBin:
 
     Attributes:
         cases: images in the bin.
-        patients: whose they are.
+        patients: number of patients of these images.
         probability: mean probability of these images.
         observed: share of them with the label, with its interval over patients.
     """
@@ -94,7 +94,7 @@ def brier(
     Reference:
         Brier, Verification of forecasts expressed in terms of probability, Monthly Weather Review 1950.
     """
-    p, y = _checked(probabilities, truth, patients)
+    p, y = checked(probabilities, truth, patients)
     if not len(p):
         return UNKNOWN
     members, index = np.unique(patients, return_inverse=True)
@@ -133,13 +133,13 @@ def reliability(probabilities: npt.ArrayLike, truth: npt.ArrayLike, patients: In
         One point per bin, probabilities ascending; none without images.
 
     Raises:
-        SettingError: as for ``brier``.
+        SettingError: for probabilities outside [0, 1] or NaN, or when the numbers of images differ.
 
     Reference:
         Nguyen and O'Connor, Posterior calibration and exploratory analysis for natural language processing models,
         EMNLP 2015 (bins of equal mass).
     """
-    p, y = _checked(probabilities, truth, patients)
+    p, y = checked(probabilities, truth, patients)
     bins = bin_index(p)
     points = []
     for number in range(int(bins.max(initial=-1)) + 1):
@@ -188,7 +188,8 @@ def calibration_error(
         The error in [0, 1]; ends, chance and p are NaN for fewer than two patients, all NaN without images.
 
     Raises:
-        SettingError: as for ``brier``, or for fewer than one replicate.
+        SettingError: for probabilities outside [0, 1] or NaN, when the numbers of images differ, or for fewer than one
+            replicate.
 
     Reference:
         Guo et al., On calibration of modern neural networks, ICML 2017; Broecker and Smith, Increasing the reliability
@@ -196,7 +197,7 @@ def calibration_error(
         application, 1997 (intervals from tests).
     """
     at_least_one(replicates)
-    p, y = _checked(probabilities, truth, patients)
+    p, y = checked(probabilities, truth, patients)
     if not len(p):
         return CalibrationError(UNKNOWN, float("nan"), float("nan"))
     members, index = np.unique(patients, return_inverse=True)
@@ -300,7 +301,12 @@ def _fitted(design: Floats, y: Floats, offset: Floats, index: Indices, level: fl
     return Interval(estimate - reach, estimate + reach, estimate)
 
 
-def _checked(probabilities: npt.ArrayLike, truth: npt.ArrayLike, patients: Indices) -> tuple[Floats, Floats]:
+def checked(probabilities: npt.ArrayLike, truth: npt.ArrayLike, patients: Indices) -> tuple[Floats, Floats]:
+    """Return probabilities and truth as numbers.
+
+    Raises:
+        SettingError: for probabilities outside [0, 1] or NaN, or when the numbers of images differ.
+    """
     p, y = np.asarray(probabilities, np.float64), np.asarray(truth, np.float64)
     _same_number(p, y, patients)
     if not ((p >= 0) & (p <= 1)).all():

@@ -14,7 +14,6 @@ from camscope.statistics.hypotheses import Indices
 from camscope.statistics.intervals import Interval
 
 Limits = Callable[[float], tuple[float, float]]
-Mask = npt.NDArray[np.bool_]
 
 _NARROWEST, _WIDEST = 1e-6, 1 - 1e-12
 
@@ -122,8 +121,8 @@ def difference(one: ClusteredEstimate, other: ClusteredEstimate, *, level: float
     0.0
 
     Args:
-        one: with the influences of all patients.
-        other: of the same patients, in the same order.
+        one: an estimate, with the influences of all patients.
+        other: an estimate from the same patients, in the same order.
         level: of confidence.
 
     Returns:
@@ -152,8 +151,8 @@ def difference_p(one: ClusteredEstimate, other: ClusteredEstimate) -> float:
     True
 
     Args:
-        one: as for ``difference``.
-        other: as for ``difference``.
+        one: an estimate, with the influences of all patients.
+        other: an estimate from the same patients, in the same order.
 
     Returns:
         p in [1e-12, 1]; NaN where the difference has no interval.

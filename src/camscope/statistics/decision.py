@@ -1,4 +1,4 @@
-"""Whether acting on a model does more good than harm: decision curves."""
+"""Decision curves: the net benefit of acting on the predictions of a model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from scipy import stats
 
 from camscope.array_types import Floats
 from camscope.errors import SettingError
+from camscope.statistics.calibration import checked
 from camscope.statistics.clustered import share
 from camscope.statistics.hypotheses import Indices
 
@@ -79,12 +80,8 @@ def decision_curve(
         Vickers and Elkin, Decision curve analysis: a novel method for evaluating prediction models, Medical Decision
         Making 2006.
     """
-    p, y, at = np.asarray(probabilities, np.float64), np.asarray(truth, bool), np.asarray(thresholds, np.float64)
-    if not len(p) == len(y) == len(patients):
-        counts = f"{len(p)}, {len(y)} and {len(patients)}"
-        raise SettingError(f"Expected one probability, truth and patient per image, but got {counts}.")
-    if not ((p >= 0) & (p <= 1)).all():
-        raise SettingError("Expected probabilities between 0 and 1, but got other values; leave NaN out first.")
+    p, y = checked(probabilities, truth, patients)
+    at = np.asarray(thresholds, np.float64)
     if not ((at > 0) & (at < 1)).all():
         raise SettingError("Expected threshold probabilities above 0 and below 1.")
     index = np.unique(patients, return_inverse=True)[1].reshape(-1)
@@ -94,7 +91,7 @@ def decision_curve(
     treated, is_better = np.empty((m, len(at))), np.zeros(len(at), bool)
     for n, (threshold, cost) in enumerate(zip(at, odds, strict=True)):
         acted = p >= threshold
-        treated[:, n] = np.bincount(index, acted * np.where(y, 1.0, -cost), minlength=m)
+        treated[:, n] = np.bincount(index, acted * np.where(y == 1, 1.0, -cost), minlength=m)
         missed, found = (share(y, of, index).interval(level) for of in (~acted, acted))
         is_better[n] = missed.high < threshold < found.low
     everyone = positives[:, None] - (images - positives)[:, None] * odds

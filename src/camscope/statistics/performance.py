@@ -1,4 +1,4 @@
-"""How well predictions tell a label at its threshold: sensitivity, specificity and predictive values."""
+"""Performance of predictions at a threshold: sensitivity, specificity and predictive values."""
 
 from __future__ import annotations
 

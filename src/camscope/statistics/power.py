@@ -1,4 +1,4 @@
-"""How small an effect a test could have shown."""
+"""Power: the smallest effect that a test could have shown."""
 
 from __future__ import annotations
 
