@@ -10,20 +10,15 @@ is false if the index is below 0.02.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 from collections import Counter, defaultdict
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import planted
 import torch
 
 from camscope.statistics.auc import auc
-from camscope.statistics.intervals import exact_interval
 
 FRESH, USED, UNUSED = 2000, 0.10, 0.02
 
@@ -96,32 +91,13 @@ def table(results):
 
 
 def _relies(members):
-    if not members:
-        return "-"
-    count = sum(m["verdicts"]["cue:token"] == "RELIES" for m in members)
-    interval = exact_interval(count, len(members))
-    return f"{count}/{len(members)} ({interval.low:.0%} to {interval.high:.0%})"
+    return planted.rate(sum(m["verdicts"]["cue:token"] == "RELIES" for m in members), len(members))
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=20, help="networks per design")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/audit/designs.json"))
-    parser.add_argument("--table", type=Path, help="print the table of earlier results")
-    arguments = parser.parse_args()
-    if arguments.table:
-        table(json.loads(arguments.table.read_text()))
-        return
-    results = []
-    jobs = [(name, 1000 + seed) for seed, name in itertools.product(range(arguments.runs), DESIGNS)]
-    with ProcessPoolExecutor(arguments.workers) as pool:
-        for result in pool.map(run, jobs):
-            results.append(result)
-            arguments.out.write_text(json.dumps(results))
-            print(result, flush=True)
-    table(results)
+def jobs(runs):
+    """Networks, design by design in turn, so that a run that is stopped is balanced."""
+    return [(name, 1000 + seed) for seed, name in itertools.product(range(runs), DESIGNS)]
 
 
 if __name__ == "__main__":
-    main()
+    planted.main(__doc__, "designs.json", run=run, jobs=jobs, table=table)

@@ -87,13 +87,17 @@ def trained(head, cue, chances, seed, *, epochs=EPOCHS, noise=0.0):
     made = [picture(draw, disease=t, cue=cue if draw.random() < chances[int(t)] else None)[0] for t in truth]
     x = torch.from_numpy(np.stack(made))[:, None] * 4 - 2
     y = torch.from_numpy(truth ^ (np.random.default_rng([seed, 3]).random(TRAINED) < noise)).float()
+    return fitted(lambda: network(head), x, y, seed, epochs=epochs)
+
+
+def fitted(build, x, y, seed, *, epochs=EPOCHS):
+    """A network fitted to inputs (n, 1, h, w) and labels (n,)."""
     torch.manual_seed(seed)
-    net = network(head)
+    net = build()
     optimiser = torch.optim.AdamW(net.parameters(), lr=4e-3)
-    steps = epochs * (TRAINED // 24)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=epochs * (len(x) // 24))
     for _ in range(epochs):
-        for batch in torch.randperm(TRAINED).split(24):
+        for batch in torch.randperm(len(x)).split(24):
             loss = F.binary_cross_entropy_with_logits(net(x[batch])[:, 0], y[batch])
             optimiser.zero_grad()
             loss.backward()
@@ -244,16 +248,16 @@ def table(results):
         for name in SHORTCUTS:
             relies = sum(one["verdicts"].get(name) == "RELIES" for one in ones)
             known = sum(name in one["verdicts"] for one in ones)
-            cells.append(_rate(relies, known))
+            cells.append(rate(relies, known))
         heat = [one["border_share"] > one["border_area"] for one in ones if not np.isnan(one["border_share"])]
-        cells.append(_rate(sum(heat), len(heat)))
+        cells.append(rate(sum(heat), len(heat)))
         print("| " + " | ".join(map(str, cells)) + " |")
     clean = [one for (arm, patients), ones in groups.items() if arm in "AC" and patients == 70 for one in ones]
     wrong = sum("RELIES" in [one["verdicts"].get(name) for name in SHORTCUTS] for one in clean)
     planted = [one for (arm, patients), ones in groups.items() if arm == "B 0.95" and patients == 70 for one in ones]
     right = sum(one["verdicts"]["cue:token"] == "RELIES" for one in planted)
-    print(f"\nFalse RELIES in arms A and C, 70 patients, either region: {_rate(wrong, len(clean))}.")
-    print(f"Power in arm B at strength .95, 70 patients: {_rate(right, len(planted))}.\n")
+    print(f"\nFalse RELIES in arms A and C, 70 patients, either region: {rate(wrong, len(clean))}.")
+    print(f"Power in arm B at strength .95, 70 patients: {rate(right, len(planted))}.\n")
     print(
         "RELIES on the border is no error in arm B, whose models use a cue that may lie there. The heat rule: the mean"
     )
@@ -275,31 +279,42 @@ def table(results):
         print(f"| {arm} | {cue} | {head} | {np.mean([one['auc'] for one in ones]):.2f} | {said} |")
 
 
-def _rate(count, total):
+def rate(count, total):
+    """A share with its exact interval, as text."""
     if not total:
         return "-"
     interval = exact_interval(count, total)
     return f"{count}/{total} = {count / total:.1%} ({interval.low:.1%} to {interval.high:.1%})"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=20, help="networks a cell")
+def main(description, out, *, run, jobs, table, runs=20):
+    """Run the jobs, writing the results after each, or print the table of earlier results.
+
+    Args:
+        description: the text of ``--help``.
+        out: the file of results, unless another is given.
+        run: (job) -> result, in a process of its own.
+        jobs: (number of networks per cell) -> jobs.
+        table: (results) -> None, prints.
+        runs: networks per cell, unless another number is given.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=runs, help="networks per cell")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/audit/planted.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/audit") / out)
     parser.add_argument("--table", type=Path, help="print the table of earlier results")
-    given = parser.parse_args()
-    if given.table:
-        table(json.loads(given.table.read_text()))
+    arguments = parser.parse_args()
+    if arguments.table:
+        table(json.loads(arguments.table.read_text()))
         return
     results, start = [], time.time()
-    with ProcessPoolExecutor(given.workers) as pool:
-        for result in pool.map(run, jobs(given.runs)):
+    with ProcessPoolExecutor(arguments.workers) as pool:
+        for result in pool.map(run, jobs(arguments.runs)):
             results.append(result)
-            given.out.write_text(json.dumps(results))
+            arguments.out.write_text(json.dumps(results))
             print(f"{len(results)} networks, {time.time() - start:.0f} s", flush=True)
     table(results)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, "planted.json", run=run, jobs=jobs, table=table)

@@ -11,21 +11,17 @@ own functions; every property is tested, not only the planted one.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import tempfile
 from collections import Counter, defaultdict
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import planted
 import polars as pl
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
-from torch import nn
 
 from camscope.acquisition import PROPERTIES
 from camscope.acquisition.detail import _compressed as compressed
@@ -48,9 +44,8 @@ from camscope.audit.verdicts import judge
 from camscope.cohort.case import Case
 from camscope.models.preprocess import Preprocess
 from camscope.statistics.auc import auc
-from camscope.statistics.intervals import exact_interval
 
-SIDE, IMAGES, PATIENTS, TRAINED, EPOCHS, BLOB = 96, 3, 70, 480, 10, 0.12
+SIDE, IMAGES, PATIENTS, TRAINED, EPOCHS, BLOB, AGREEMENT = 96, 3, 70, 480, 10, 0.12, 0.75
 PLANTED = {
     "brightness": lambda x, on, draw: x + (0.06 if on else -0.06),
     "contrast": lambda x, on, draw: x.mean() + (x - x.mean()) * (1.3 if on else 0.8),
@@ -94,41 +89,22 @@ def picture(draw, *, disease, planted, on):
     return PLANTED[planted](pixels + BLOB * blob, on, draw).clip(0, 1), blob > 0.1
 
 
-def network():
-    return nn.Sequential(
-        *[nn.Conv2d(1, 12, 3, 2, 1), nn.ReLU(), nn.Conv2d(12, 24, 3, 2, 1), nn.ReLU(), nn.Conv2d(24, 32, 3, 2, 1)],
-        *[nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 1)],
-    )
-
-
-def trained(planted, strength, seed):
+def trained(name, strength, seed):
     draw = np.random.default_rng([seed, 1])
     truth = np.arange(TRAINED) % 2 == 1
-    made = [picture(draw, disease=t, planted=planted, on=(draw.random() < strength) == t)[0] for t in truth]
+    made = [picture(draw, disease=t, planted=name, on=(draw.random() < strength) == t)[0] for t in truth]
     x = (torch.from_numpy(np.stack(made)).float()[:, None] - 0.5) / 0.25
-    y = torch.from_numpy(truth).float()
-    torch.manual_seed(seed)
-    net = network()
-    optimiser = torch.optim.AdamW(net.parameters(), lr=4e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=EPOCHS * (TRAINED // 24))
-    for _ in range(EPOCHS):
-        for batch in torch.randperm(TRAINED).split(24):
-            loss = F.binary_cross_entropy_with_logits(net(x[batch])[:, 0], y[batch])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-    return net.eval()
+    return planted.fitted(lambda: planted.network("linear"), x, torch.from_numpy(truth).float(), seed, epochs=EPOCHS)
 
 
-def cohort(planted, agreement, seed, folder):
+def cohort(name, seed, folder):
     """Cases of a cohort, three pictures per patient, with files; the property agrees with the label that often."""
     draw = np.random.default_rng([seed, 2])
     cases, on, blobs = [], [], []
     for number in range(PATIENTS * IMAGES):
         truth = bool(number // IMAGES % 2)
-        on.append((draw.random() < agreement) == truth)
-        pixels, blob = picture(draw, disease=truth, planted=planted, on=on[-1])
+        on.append((draw.random() < AGREEMENT) == truth)
+        pixels, blob = picture(draw, disease=truth, planted=name, on=on[-1])
         blobs.append(blob if truth else None)
         path = Path(folder) / f"{number}.png"
         Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(path)
@@ -137,7 +113,7 @@ def cohort(planted, agreement, seed, folder):
     return cases, np.array(on), blobs
 
 
-def audited(net, planted, agreement, seed, masks):
+def audited(net, planted_name, seed):
     """The verdict on each property, and the AUC where the planted one agrees with the label and where it does not."""
     preprocess = Preprocess(input_size=(SIDE, SIDE), mean=(0.5,), std=(0.25,))
 
@@ -146,11 +122,11 @@ def audited(net, planted, agreement, seed, masks):
             return net(torch.from_numpy(inputs))[:, 0].double().numpy()
 
     with tempfile.TemporaryDirectory() as folder:
-        cases, on, blobs = cohort(planted, agreement, seed, folder)
-        reader = TraitReader(tuple(PROPERTIES), SIDE, (lambda case, _: blobs[case.number]) if masks else None)
+        cases, on, blobs = cohort(planted_name, seed, folder)
+        reader = TraitReader(tuple(PROPERTIES), SIDE, lambda case, _: blobs[case.number])
         values = reader.values(cases, progress=lambda done: None)
         known = property_cases(cases, "disease")
-        inputs = np.stack([preprocess(reader.pictures(case)("jpeg"))[0].numpy() for case in cases])
+        inputs = np.stack([preprocess(reader.pictures(case).full)[0].numpy() for case in cases])
         donors = PatchDonors(known, seed=seed)
         edits = property_edits(known, values, donors=donors, reader=reader, preprocess=preprocess)
         changes, _ = scored(edits, score=score)
@@ -171,9 +147,7 @@ def audited(net, planted, agreement, seed, masks):
         column = PREFIX + name
         unedited, directions = {}, {}
         if of_name.high:
-            directions[column] = property_direction(
-                property_facts(rows, column.removeprefix(PREFIX), values[column.removeprefix(PREFIX)])
-            )
+            directions[column] = property_direction(property_facts(rows, name, of_name))
             unedited[column] = cue_alignment(rows, column, direction=directions[column] or 1, settings=SETTINGS)
         judged = judge(
             *("disease", column, "property"),
@@ -184,7 +158,6 @@ def audited(net, planted, agreement, seed, masks):
             ),
             untestable=untestable_property(of_name),
             delta=SETTINGS.delta,
-            confounded=not masks and PROPERTIES[name].varies_with_disease,
         )
         verdicts[name] = judged.verdict
         verdicts[f"{name} reason"] = judged.reason
@@ -194,19 +167,11 @@ def audited(net, planted, agreement, seed, masks):
 
 
 def run(job):
-    planted, arm, seed, agreement, masks = job
+    name, arm, seed = job
     torch.set_num_threads(1)
-    net = trained(planted, {"A": 0.5, "B": 0.95}[arm], seed)
-    verdicts, aucs = audited(net, planted, agreement, seed, masks)
-    return {
-        "planted": planted,
-        "arm": arm,
-        "seed": seed,
-        "agreement": agreement,
-        "masks": masks,
-        "aucs": aucs,
-        "verdicts": verdicts,
-    }
+    net = trained(name, {"A": 0.5, "B": 0.95}[arm], seed)
+    verdicts, aucs = audited(net, name, seed)
+    return {"planted": name, "arm": arm, "seed": seed, "aucs": aucs, "verdicts": verdicts}
 
 
 def table(results):
@@ -216,17 +181,17 @@ def table(results):
         f"Small networks, {PATIENTS} patients with {IMAGES} images each; arm B was trained with the property on 95 % "
         "of the images with the label and 5 % of the others, arm A on half of each.\n"
     )
-    print("| property | association in the cohort | RELIES in B | RESPONDS in B | RELIES in A | RESPONDS in A |")
-    print("|---|---|---|---|---|---|")
+    print("| property | RELIES in B | RESPONDS in B | RELIES in A | RESPONDS in A |")
+    print("|---|---|---|---|---|")
     groups = defaultdict(list)
     for result in results:
-        groups[result["planted"], result["agreement"]].append(result)
-    for (planted, agreement), group in groups.items():
+        groups[result["planted"]].append(result)
+    for name, group in groups.items():
         cells = []
         for arm, verdict in itertools.product("BA", ("RELIES", "RESPONDS")):
-            own = [result["verdicts"][planted] for result in group if result["arm"] == arm]
+            own = [result["verdicts"][name] for result in group if result["arm"] == arm]
             cells.append(f"{own.count(verdict)} of {len(own)}")
-        print(f"| {planted} | {agreement:.0%} | {' | '.join(cells)} |")
+        print(f"| {name} | {' | '.join(cells)} |")
     counts = Counter()
     for result in results:
         for name in PROPERTIES:
@@ -235,38 +200,13 @@ def table(results):
     print("\nVerdicts on the properties that were not planted:\n")
     for arm in "AB":
         total = sum(count for (a, _), count in counts.items() if a == arm)
-        if total:
-            relies = counts[arm, "RELIES"]
-            exact = exact_interval(relies, total)
-            interval = f"{exact.low:.1%} to {exact.high:.1%}"
-            print(f"* arm {arm}: RELIES in {relies} of {total} ({relies / total:.1%}, {interval})")
+        print(f"* arm {arm}: RELIES in {planted.rate(counts[arm, 'RELIES'], total)}")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--properties", nargs="*", default=list(PLANTED))
-    parser.add_argument("--agreements", nargs="*", type=float, default=[0.75])
-    parser.add_argument("--masks", nargs="*", type=int, default=[1])
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--table", type=Path)
-    arguments = parser.parse_args()
-    if arguments.table:
-        table(json.loads(arguments.table.read_text()))
-        return
-    jobs = list(
-        itertools.product(arguments.properties, "AB", range(arguments.runs), arguments.agreements, arguments.masks)
-    )
-    with ProcessPoolExecutor(arguments.workers) as pool:
-        results = []
-        for result in pool.map(run, jobs):
-            results.append(result)
-            print({k: v for k, v in result.items() if k != "verdicts"}, flush=True)
-            print("   ", {k: v for k, v in result["verdicts"].items() if " " not in k}, flush=True)
-            if arguments.out:
-                arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+def jobs(runs):
+    """Networks, property by property."""
+    return list(itertools.product(PLANTED, "AB", range(runs)))
 
 
 if __name__ == "__main__":
-    main()
+    planted.main(__doc__, "properties.json", run=run, jobs=jobs, table=table, runs=5)
