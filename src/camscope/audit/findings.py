@@ -111,7 +111,7 @@ def collect(
         | {PREFIX + name: untestable_property(values) for name, values in properties.values.items()},
         alignments=alignments,
         hidden=hidden_and_alone(drawn, measured.changes),
-        by_cue={column: aucs for column in unedited if len(aucs := score_for(rows, column)) == len(_STRATA)},
+        by_cue=_by_cue(rows, [region for region in section.regions if region in unedited]),
         confounded=[PREFIX + name for name in properties.confounded],
         facts=facts,
         changes=[*changes, *measured.cell_changes],
@@ -136,6 +136,11 @@ def collect(
 def _reliance(rows: pl.DataFrame, measured: Measured, *, settings: AuditSettings) -> dict[str, Any]:
     computed = reliance_map(rows, measured.cell_changes, measured.cells, settings=settings)
     return dataclasses.asdict(computed) | {"sentence": computed.sentence}
+
+
+def _by_cue(rows: pl.DataFrame, cues: Iterable[str]) -> dict[str, dict[str, Interval]]:
+    """Return the AUC of the log-odds for each cue that has enough patients in both strata."""
+    return {cue: aucs for cue in cues if len(aucs := score_for(rows, cue)) == len(_STRATA)}
 
 
 def _of_cues(

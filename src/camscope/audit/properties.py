@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -59,6 +59,17 @@ class PropertyValues:
     high: Mapping[int, bool]
 
 
+class CasePictures(NamedTuple):
+    """The image of a case, and the reduced image in which most properties are measured and set."""
+
+    full: Picture
+    small: Picture
+
+    def of(self, name: str) -> Picture:
+        """Return the version in which a property is measured and set."""
+        return self.full if PROPERTIES[name].full_size else self.small
+
+
 @dataclass
 class TraitReader:
     """Measure the properties of cases, each case once.
@@ -80,11 +91,10 @@ class TraitReader:
     _traits: dict[int, Mapping[str, Trait]] = field(default_factory=dict)
     _regions: dict[int, Mask | None] = field(default_factory=dict)
 
-    def pictures(self, case: Case) -> Callable[[str], Picture]:
-        """Read a case; return a function from the name of a property to the picture in which it is measured."""
+    def pictures(self, case: Case) -> CasePictures:
+        """Read a case."""
         picture = read(case.source)
-        small = reduced(picture, self.side)
-        return lambda name: picture if name in PROPERTIES and PROPERTIES[name].full_size else small
+        return CasePictures(picture, reduced(picture, self.side))
 
     def values(self, cases: Sequence[Case], *, progress: Callable[[int], None]) -> dict[str, PropertyValues]:
         """Return the properties of cases; progress is called with the number of cases done."""
@@ -113,17 +123,17 @@ class TraitReader:
         return resized(region.astype(np.float32), (_SIDE, _SIDE)) > 0
 
     def _measured(self, case: Case) -> Mapping[str, Trait]:
-        picture = self.pictures(case)
+        pictures = self.pictures(case)
         lenders = [number for number, region in self._regions.items() if region is not None]
         lender = case.number if self.knows_disease(case) else lenders[case.number % len(lenders)] if lenders else None
         region = None if lender is None else self._regions[lender]
-        small = picture("")
-        healthy = small if region is None else without(small, resized(region.astype(np.float32), small.size) > 0.5)
-
-        def version(name: str) -> Picture:
-            return healthy if PROPERTIES[name].varies_with_disease else picture(name)
-
-        return {name: PROPERTIES[name].measure(version(name)) for name in self.names}
+        healthy = small = pictures.small
+        if region is not None:
+            healthy = without(small, resized(region.astype(np.float32), small.size) > 0.5)
+        items = [PROPERTIES[name] for name in self.names]
+        return {
+            item.name: item.measure(healthy if item.varies_with_disease else pictures.of(item.name)) for item in items
+        }
 
 
 def _values(name: str, measured: Mapping[int, Trait]) -> PropertyValues:
@@ -172,12 +182,14 @@ def property_edits(
         The case number, "property:NAME", and the edit.
     """
     for recipient in recipients:
-        picture = reader.pictures(recipient.case)
+        pictures = reader.pictures(recipient.case)
         for name, values in properties.items():
             for by, other, same in _lenders(recipient, name, values, donors) if values.high else ():
                 trait = values.traits[recipient.case.number]
                 region, sham = (
-                    preprocess(PROPERTIES[name].set(picture(name), trait, values.traits[donor.case.number]))[0].numpy()
+                    preprocess(PROPERTIES[name].set(pictures.of(name), trait, values.traits[donor.case.number]))[
+                        0
+                    ].numpy()
                     for donor in (other, same)
                 )
                 yield recipient.case.number, PREFIX + name, Edit("exchange", by, "donor 1", region, sham)

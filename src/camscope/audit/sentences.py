@@ -11,7 +11,9 @@ from camscope.audit.settings import ALIGNED, LEVEL
 from camscope.statistics.intervals import Interval
 
 
-def goes_with(label: str, region: str, by_cue: Mapping[str, Interval], alignment: Alignment, *, shown: bool) -> str:
+def goes_with(
+    label: str, region: str, by_cue: Mapping[str, Interval], alignment: Alignment, *, shown: bool, untestable: str
+) -> str:
     """Return the sentence on a cue from unedited images.
 
     It never states reliance: something else that is associated with the cue may be the cause.
@@ -25,9 +27,8 @@ def goes_with(label: str, region: str, by_cue: Mapping[str, Interval], alignment
         else f"Whether the {label} model relies on {region} is not shown"
     )
     return (
-        f"{beginning}: the AUC of the log-odds for the cue is {aucs}, and {_aligned(alignment, region)}. No image "
-        "could be edited, because the position of the cue is not known: something else in these images may be the "
-        "cause."
+        f"{beginning}: the AUC of the log-odds for the cue is {aucs}, and {_aligned(alignment, region)}. Edited images "
+        f"could not test this ({untestable}): something else in these images may be the cause."
     )
 
 

@@ -81,7 +81,7 @@ def judge(
         aucs = by_cue.values()
         apart = all(interval.low > 0.5 for interval in aucs) or all(interval.high < 0.5 for interval in aucs)
         shown = apart and alignments.unedited.is_reliance
-        sentence = goes_with(label, region, by_cue, alignments.unedited, shown=shown)
+        sentence = goes_with(label, region, by_cue, alignments.unedited, shown=shown, untestable=untestable)
         return Judgement("RESPONDS" if shown else "NOT SHOWN", sentence)
     if not removals:
         return Judgement("NOT TESTABLE", f"Whether the {label} model uses {region} cannot be tested: {untestable}.")

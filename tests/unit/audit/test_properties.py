@@ -70,7 +70,7 @@ def audited(cases, blobs, score, *, confounded=False):
     known = property_cases(cases, "L")
     edits = property_edits(known, values, donors=PatchDonors(known, seed=0), reader=reader, preprocess=PREPROCESS)
     changes, forwards = scored(edits, score=score)
-    inputs = np.stack([PREPROCESS(reader.pictures(case)(""))[0].numpy() for case in cases])
+    inputs = np.stack([PREPROCESS(reader.pictures(case).full)[0].numpy() for case in cases])
     rows = pl.DataFrame(
         {
             "case": [case.number for case in cases],

@@ -223,6 +223,7 @@ def test_a_cue_without_a_place_never_yields_more_than_a_response(by_cue, index, 
     )
     assert found.verdict == verdict
     assert words in found.reason
+    assert "could not test this (no case has it)" in found.reason
     assert "0.80 (95 % confidence interval 0.70 to 0.90) with the label present" in found.reason or by_cue[0].low != 0.7
 
 
