@@ -137,3 +137,15 @@ def test_a_decision_curve_in_words():
         "The model is not shown to be better than both treating all and treating none at any threshold"
     )
     assert "At the label's threshold (0.01)" in useless
+
+
+def test_without_regions_the_reliance_map_speaks():
+    label = {"regions": {}, "properties": {}, "reliance_map": {"sentence": "Each cell."}}
+    (found,) = answers(SimpleNamespace(audit={"labels": {"Nodule": label}}))
+    assert (found.headline, found.sentence, found.tone) == (
+        "No region was declared; reliance on a property is not shown",
+        "Each cell.",
+        "open",
+    )
+    (found,) = answers(SimpleNamespace(audit={"labels": {"Nodule": label | {"reliance_map": None}}}))
+    assert found.sentence == ""
