@@ -160,7 +160,8 @@ def _answer(label: str, content: Mapping[str, Any], power: Callable[[Mapping[str
     chips += [chip(f"property:{name}", entry) for name, entry in properties if entry["verdict"] == "RELIES"]
     if not chips:
         cells = content.get("reliance_map") or {"sentence": ""}
-        return Answer(label, "No region was declared; reliance on a property is not shown", "open", cells["sentence"], chips)
+        headline = "No region was declared; reliance on a property is not shown"
+        return Answer(label, headline, "open", cells["sentence"], chips)
     headline, tone = _headline(chips)
     carrying = [item for item in chips if item.verdict == "RELIES"]
     carrying.sort(key=lambda item: item.role == "disease")
