@@ -47,6 +47,7 @@ class Expected:
         classes: names of the model's classes.
         masks: label or mask -> number of images with it.
         table: what is given to `init`, relative to the folder; "" for the folder itself.
+        splits: split -> number of images; {} where none is known.
     """
 
     layout: str
@@ -56,6 +57,7 @@ class Expected:
     classes: Sequence[str]
     masks: dict[str, int] = field(default_factory=dict)
     table: str = ""
+    splits: dict[str, int] = field(default_factory=dict)
 
 
 def picture(path: Path, *, size: tuple[int, int] = (SIZE, SIZE), value: int | None = None) -> None:
@@ -115,10 +117,12 @@ def nih(root: Path) -> Expected:
     table(root / "Data_Entry_2017.csv", header, rows)
     boxes = [[rows[0][0], "Cardiomegaly", 256, 512, 256.0, 128, "", "", ""]]
     boxes += [[rows[5][0], "Infiltrate", 0, 0, 512, 512, "", "", ""]]
+    (root / "train_val_list.txt").write_text("\n".join(row[0] for row in rows[:8]))
+    (root / "test_list.txt").write_text("\n".join(row[0] for row in rows[8:]))
     table(root / "BBox_List_2017.csv", "Image Index,Finding Label,Bbox [x,y,w,h],,,", boxes)
     labels = {"Cardiomegaly": (4, 8, 0), "Effusion": (4, 8, 0), "Infiltration": (2, 10, 0)}
     masks = {"Cardiomegaly": 1, "Infiltration": 1}
-    return Expected("NIH ChestX-ray14", 12, 6, labels, [*labels, "Hernia"], masks)
+    return Expected("NIH ChestX-ray14", 12, 6, labels, [*labels, "Hernia"], masks, splits={"train": 8, "test": 4})
 
 
 def chexpert(root: Path) -> Expected:
@@ -130,7 +134,7 @@ def chexpert(root: Path) -> Expected:
         view = ["Lateral", ""] if n % 2 else ["Frontal", "AP"]
         rows.append([f"CheXpert-v1.0-small/{path}", "Female", 68, *view, *cells.values()])
     table(root / "train.csv", ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT], rows)
-    return Expected("CheXpert", 8, 4, {"Edema": (2, 4, 2)}, ["Edema", "Mass"])
+    return Expected("CheXpert", 8, 4, {"Edema": (2, 4, 2)}, ["Edema", "Mass"], splits={"train": 8})
 
 
 def mimic(root: Path) -> Expected:
@@ -139,7 +143,7 @@ def mimic(root: Path) -> Expected:
         subject, study, image = 10000032 + n // 4, 50414267 + n // 2, f"02aa804e-{n}"
         picture(root / f"files/p{str(subject)[:2]}/p{subject}/s{study}/{image}.jpg")
         metadata.append([image, subject, study, "CHEST", ["PA", "LATERAL"][n % 2], 3056, 2544, 21800506, 213014.531])
-        split.append([image, study, subject, "train" if n < 4 else "test"])
+        split.append([image, study, subject, "validate" if n < 4 else "test"])
         if n % 2 == 0:
             labels.append([subject, study, *(["1.0", "", "0.0", "-1.0"][n // 2] for _ in CHEXPERT)])
     name = "mimic-cxr-2.0.0-"
@@ -151,7 +155,7 @@ def mimic(root: Path) -> Expected:
     for labeller in ("chexpert", "negbio"):
         table(root / f"{name}{labeller}.csv.gz", ["subject_id", "study_id", *order], labels)
     table(root / f"{name}split.csv.gz", ["dicom_id", "study_id", "subject_id", "split"], split)
-    return Expected("MIMIC-CXR-JPG", 8, 2, {"Edema": (2, 4, 2)}, ["Edema", "Mass"])
+    return Expected("MIMIC-CXR-JPG", 8, 2, {"Edema": (2, 4, 2)}, ["Edema", "Mass"], splits={"val": 4, "test": 4})
 
 
 def padchest(root: Path) -> Expected:

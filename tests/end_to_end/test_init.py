@@ -1,11 +1,13 @@
 """Public data sets as they are shipped: `init`, then `study --check` and `study` without an edit."""
 
 import json
+from collections import Counter
 
 import polars as pl
 import pytest
 
 from camscope.cohort.layout import layouts
+from camscope.training.dataset import read_dataset
 from layout_folders import LAYOUTS
 from running import inside
 
@@ -40,6 +42,9 @@ def test_a_data_set_as_it_is_shipped(data):
     if expected.patients:
         assert rows["patient"].n_unique() == expected.patients
     assert (folder / "results/report.html").exists()
+    splits = Counter(case.split for case in read_dataset(folder / "study.toml").cases)
+    assert {name: count for name, count in splits.items() if name} == expected.splits
+    assert ("of the training or validation set" in check.stdout) == bool({"train", "val"} & set(expected.splits))
 
 
 def test_every_layout_has_a_small_copy():

@@ -23,6 +23,7 @@ from camscope.cohort.sections import (
     TextSource,
 )
 from camscope.cohort.sources import check_columns, key_rows, read_source, source_place, texts
+from camscope.cohort.split_column import split_source, split_words, with_lists
 from camscope.cohort.tables import FAULT, LINE, RESERVED, located
 from camscope.cohort.truth import reduced, voted
 from camscope.errors import SettingError, StudyError, nearest
@@ -40,6 +41,7 @@ class CohortTable:
         table: the columns, all text, with `LINE` and `FAULT`.
         image: source of the images; the column with the same name has their paths relative to ``root``.
         patient: source of the patients, with a column of the same name; None if patients are unknown.
+        split: whether the column `SPLIT` has the split of each case, "train", "val", "test" or "".
         labels: label -> column with "1", "0", "-1", "", or an invalid value.
         masks: name of a mask -> column with its cells; the mask of a label is "label:NAME", of a cue "cue:NAME".
         cues: cue -> column with values as for labels.
@@ -52,6 +54,7 @@ class CohortTable:
     table: pl.DataFrame = field(repr=False)
     image: TextSource
     patient: TextSource | None
+    split: bool
     labels: Mapping[str, str]
     masks: Mapping[str, str]
     cues: Mapping[str, str]
@@ -95,6 +98,9 @@ def assemble(
     blank = {column for _, column in needed} - set(table.columns)
     table = table.with_columns([pl.lit("").alias(column) for column in blank])
     table = _with_columns(table, section.columns)
+    split = split_source(section.split, table, path, notes)
+    if split is not None:
+        table = with_lists(table, split, image, folder) if split.lists else _with_columns(table, {split.name: split})
     table = _only(table, section.only, notes)
     table = _with_columns(table, {source.name: source for source in (image, patient) if source})
     masks = {name: f"mask {name}" for name in _mask_sources(section, labels)}
@@ -109,6 +115,8 @@ def assemble(
     keys = [source.name for source in (image, patient) if source]
     if section.merged:
         table = _merged(table, keys, list(rules), list(masks.values()), section)
+    if split is not None:
+        table = table.with_columns(split_words(table, split.name, path))
     table = table.with_columns(located_images(table[image.name], root, search=section.search))
     return CohortTable(
         path=path,
@@ -116,6 +124,7 @@ def assemble(
         table=table,
         image=image,
         patient=patient,
+        split=split is not None,
         labels={name: f"label {name}" for name in labels},
         masks=masks,
         cues={name: f"cue {name}" for name in section.cues},
@@ -158,6 +167,8 @@ def _needed(
     """Return the columns that settings need, each with its setting."""
     texts = {where: source for where, source in sources.items() if source is not None}
     texts |= {f"cohort.columns.{name}": source for name, source in section.columns.items()}
+    if section.split is not None and not section.split.lists:
+        texts["cohort.split"] = section.split
     masks = _mask_sources(section, labels)
     for name, source in masks.items():
         kind, _, rest = name.partition(":")
@@ -166,7 +177,8 @@ def _needed(
     needed = [(where, column) for where, source in texts.items() for column in source.columns(existing)]
     needed += [("cohort.group", name) for name in section.group]
     needed += [("cohort.strata", name) for name in section.strata]
-    needed += [("cohort.only", name) for name in section.only]
+    listed = {section.split.name} if section.split is not None and section.split.lists else set()
+    needed += [("cohort.only", name) for name in section.only if name not in listed]
     needed += [("cohort.reader", section.reader)] if section.reader else []
     needed += [(f"cohort.cues.{name}", cue.column) for name, cue in section.cues.items()]
     needed += [(f"labels.{name}.column", rule.column) for name, rule in labels.items() if rule.column is not None]

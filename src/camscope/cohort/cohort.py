@@ -16,7 +16,7 @@ from camscope.cohort.case import Case
 from camscope.cohort.locate import Missing, missing_images
 from camscope.cohort.overlay_paths import picture_name
 from camscope.cohort.sections import CohortSection, LabelRule, Problem
-from camscope.cohort.tables import CASE, FAULT, LINE, NAME, located
+from camscope.cohort.tables import CASE, FAULT, LINE, NAME, SPLIT, located
 from camscope.cohort.truth import read_truth
 from camscope.images.source import is_address
 from camscope.naming import fingerprint, unique_file_name
@@ -69,6 +69,7 @@ class Cohort:
         self.section = section.model_copy(update={"image": content.image, "patient": content.patient})
         columns = [self._image, *([self._patient] if self._patient else []), *section.group, *section.strata]
         columns += [*content.labels.values(), *content.masks.values(), *content.cues.values()]
+        columns += [SPLIT] if content.split else []
         self.table = content.table.select([LINE, FAULT, *dict.fromkeys(columns)]).with_row_index(CASE)
         faults = ({} if repeats else self._repeated()) | self._blank()
         names = self._image_names(files)
@@ -89,7 +90,7 @@ class Cohort:
     @property
     def content(self) -> pl.DataFrame:
         """Return the columns of the tables, without added columns."""
-        return self.table.drop(CASE, FAULT, NAME)
+        return self.table.drop(CASE, FAULT, NAME, SPLIT, strict=False)
 
     def with_patients(self, names: Sequence[str]) -> Cohort:
         """Return this cohort with the given patient of each row; "" is unknown."""
@@ -159,6 +160,7 @@ class Cohort:
             root=str(self.root),
             cues=cues,
             strata={column: cells[column].strip() for column in self.section.strata},
+            split=cells.get(SPLIT, ""),
             problems=problems,
         )
 

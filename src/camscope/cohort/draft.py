@@ -97,6 +97,8 @@ def _known(layout: CohortLayout, tables: Mapping[str, TableFile], found: Survey)
         table = settings["table"]
         table["path"] = (place.parent.relative_to(found.folder) / table["path"]).as_posix()
     settings.setdefault("table", ".")
+    if layout.lists and all((found.folder / name).is_file() for name in layout.lists.values()):
+        settings["split"] = {"lists": layout.lists}
     if (patient := settings.get("patient")) and "main" in tables and isinstance(patient, str):
         joined = {name for table in tables.values() for name in table.columns}
         if patient not in {*joined, *settings.get("columns", {})}:

@@ -73,6 +73,7 @@ class CohortLayout(Section):
         name: name of the data set.
         tables: name -> table; "main" is the table of the cohort; ``cohort`` refers to tables by these names.
         folder: patterns of files or folders that must exist.
+        lists: split -> name of the text file that lists its images, if all these files exist.
         cohort: settings of ``[cohort]``.
         labels: the labels.
     """
@@ -80,6 +81,7 @@ class CohortLayout(Section):
     name: str
     tables: dict[str, TablePattern] = Field(default_factory=dict)
     folder: tuple[str, ...] = ()
+    lists: dict[str, str] = Field(default_factory=dict)
     cohort: dict[str, Any]
     labels: LabelPart = LabelPart()
 

@@ -97,6 +97,16 @@ def notes_on(cohort: Cohort, *, option: str) -> list[str]:
     return [*cohort.notes, *([NO_PATIENTS.format(option=option)] if unknown else [])]
 
 
+def note_on_training(cohort: Cohort) -> list[str]:
+    """Return a note if images are of the training or validation set, for commands that judge a model on them."""
+    splits = [case.split for case in cohort.cases()]
+    trained = sum(split in ("train", "val") for split in splits)
+    if not trained:
+        return []
+    text = f"{trained} of {len(splits)} images are of the training or validation set: the results of a model that was "
+    return [f"{text}trained on them are too good; keep the test set alone with cohort.only"]
+
+
 def patient_source(cohort: Cohort) -> PatientSource:
     """Return the source of the patients: a column, the headers, or "none" (each image counts as a patient)."""
     if cohort.patients:

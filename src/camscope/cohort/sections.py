@@ -141,6 +141,28 @@ class MaskSource(TextSource):
         return super().name if self.boxes is None else f"boxes of {self.boxes}"
 
 
+class SplitSource(TextSource):
+    """The split of each row: a text with train, val, test or blank, or lists of the images of each split.
+
+    Attributes:
+        lists: split -> text file or files with one image per line; the splits become the column "split".
+    """
+
+    from_: Annotated[str, Field(alias="from")] = ""
+    lists: dict[Literal["train", "val", "test"], _Several] = {}
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> SplitSource:
+        if bool(self.from_) == bool(self.lists):
+            raise ValueError('a split is a column, {from = "COLUMN", ...}, or {lists = {...}}: give one of them')
+        return self
+
+    @property
+    def name(self) -> str:
+        """Return the name of the new column."""
+        return "split" if self.lists else super().name
+
+
 class TableSource(Section):
     """A table: the path of a file or folder, and settings of its format.
 
@@ -163,6 +185,7 @@ class TableSource(Section):
 
 _Text = Annotated[TextSource, _named("from")]
 _Mask = Annotated[MaskSource, _named("from")]
+_Split = Annotated[SplitSource, _named("from")]
 _Table = Annotated[TableSource, _named("path")]
 
 
@@ -245,6 +268,7 @@ class CohortSection(Section):
     image: _Text | None = None
     search: bool = False
     patient: _Text | None = None
+    split: _Split | None = None
     columns: dict[str, _Text] = {}
     join: tuple[Join, ...] = ()
     only: dict[str, _Several] = {}

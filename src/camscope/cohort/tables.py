@@ -28,10 +28,10 @@ from camscope.images.source import is_address
 LINE = "__line__"
 """Column with the line of each row."""
 
-CASE, FAULT, NAME = "__case__", "__fault__", "__name__"
-"""Columns that a cohort adds: the number of the row, its problem, and the name of its image for files."""
+CASE, FAULT, NAME, SPLIT = "__case__", "__fault__", "__name__", "__split__"
+"""Columns that a cohort adds: the number of the row, its problem, the name of its image for files, and its split."""
 
-RESERVED = (LINE, CASE, FAULT, NAME)
+RESERVED = (LINE, CASE, FAULT, NAME, SPLIT)
 
 Ragged = dict[int, str]
 

@@ -14,7 +14,7 @@ from typing import Any
 from camscope.cohort.cohort import Cohort
 from camscope.cohort.draft import Draft
 from camscope.cohort.hub_dataset import DATASET, is_dataset
-from camscope.cohort.open_table import PatientSource, notes_on, patient_source
+from camscope.cohort.open_table import PatientSource, note_on_training, notes_on, patient_source
 from camscope.cohort.sections import LabelRule
 from camscope.errors import SettingError
 from camscope.models.model import Model
@@ -26,6 +26,7 @@ _COMMENTS = {
     "image": "column of the images, or a template with columns in braces",
     "search": "each image is searched by its name below root",
     "patient": "images of one patient are never counted as independent",
+    "split": "training, validation and test set",
     "columns": "columns computed from other columns",
     "join": "tables with further columns",
     "only": "rows that are kept",
@@ -100,7 +101,8 @@ def init_study(draft: Draft, file: Path, *, model: Model | None, settings: Mappi
         labels, more = _with_model(labels, model, settings)
         notes += more
     missing = cohort.missing_images()
-    notes += [*notes_on(cohort, option="cohort.patient"), *([missing.text] if missing else [])]
+    notes += [*notes_on(cohort, option="cohort.patient"), *note_on_training(cohort)]
+    notes += [missing.text] if missing else []
     masks = Counter(name.removeprefix("label:") for case in cases for name in case.masks)
     views = Counter("/".join(case.group) or "unknown" for case in cases)
     return InitResult(
@@ -180,12 +182,16 @@ def _moved(settings: Mapping[str, Any], folder: Path, target: Path) -> dict[str,
 
     def walked(content: Any) -> Any:
         if isinstance(content, dict):
-            return {key: moved_table(value) if key == "table" else walked(value) for key, value in content.items()}
+            return {key: moved[key](value) if key in moved else walked(value) for key, value in content.items()}
         return [walked(part) for part in content] if isinstance(content, list) else content
 
     def moved_table(table: Any) -> Any:
         return {**table, "path": placed(table["path"])} if isinstance(table, dict) else placed(table)
 
+    def moved_lists(lists: Mapping[str, str]) -> dict[str, str]:
+        return {split: placed(path) for split, path in lists.items()}
+
+    moved = {"table": moved_table, "lists": moved_lists}
     root = placed(settings.get("root", "."))
     result: dict[str, Any] = walked(settings)
     return result | ({"root": root} if root != "." else {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from camscope.cohort.open_table import PatientSource, notes_on, patient_source
+from camscope.cohort.open_table import PatientSource, note_on_training, notes_on, patient_source
 from camscope.errors import CamscopeError
 from camscope.explanation.batch import BatchExplainer, ResolvedTarget, Sample
 from camscope.explanation.method_lookup import find_method
@@ -67,7 +67,7 @@ def plan(study: Study, *, device: str = "auto") -> StudyPlan:
         forwards=usable * len(study.models),
         maps=maps * len(methods),
         patient_source=patient_source(study.cohort),
-        notes=tuple(notes_on(study.cohort, option="cohort.patient")),
+        notes=(*notes_on(study.cohort, option="cohort.patient"), *note_on_training(study.cohort)),
         seconds=None if first is None else _seconds(study, first, device=device, maps=maps, images=usable),
     )
 

@@ -19,6 +19,7 @@ from camscope.cohort.cohort import Cohort
 from camscope.cohort.columns import find_column
 from camscope.cohort.open_table import open_table, with_header_patients
 from camscope.cohort.sections import LabelRule
+from camscope.cohort.split_column import SPLIT_WORDS
 from camscope.cohort.tables import LINE, read_table
 from camscope.cohort.truth import read_truth, values_of
 from camscope.errors import SettingError, nearest
@@ -27,13 +28,6 @@ from camscope.study.study import Study
 
 SPLITS = ("train", "val", "test")
 UNKNOWN = "its label is unknown"
-
-_SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-    "": "",
-}
 
 
 @dataclass(frozen=True)
@@ -155,7 +149,7 @@ def read_dataset(
 
 
 def _class_folders(path: Path) -> Dataset:
-    parts = {child.name: split for child in sorted(path.iterdir()) if (split := _SPLIT_NAMES.get(child.name.lower()))}
+    parts = {child.name: split for child in sorted(path.iterdir()) if (split := SPLIT_WORDS.get(child.name.lower()))}
     rows = []
     for name, split in (parts or {"": ""}).items():
         table, _ = read_table(str(path / name))
@@ -205,20 +199,10 @@ def _table(path: Path, label_names: Sequence[str], image: str | None, patient: s
         image=image,
         patient=patient,
         masks={name: {"from": name} for name in masks if name != "label"},
-        strata=tuple(name for name in (split, cue) if name),
+        strata=(cue,) if cue else (),
+        split=split,
     )
-    dataset = _of_cohort(cohort, path, tuple(rules), outcome, tuple(masks))
-    if split is None:
-        return dataset
-    cases = [
-        dataclasses.replace(
-            case,
-            split=_split_of(case.strata[split], path, case.line),
-            strata={name: value for name, value in case.strata.items() if name == cue},
-        )
-        for case in dataset.cases
-    ]
-    return dataclasses.replace(dataset, cases=tuple(cases))
+    return _of_cohort(cohort, path, tuple(rules), outcome, tuple(masks))
 
 
 def _recognised(columns: Sequence[str], image: str | None, patient: str | None) -> set[str | None]:
@@ -295,13 +279,6 @@ def _with_problem(case: Case, outcome: str) -> Case:
     if outcome == "one" and present != 1:
         return dataclasses.replace(case, problems={"": f"{present} classes are right, where one must be"})
     return case
-
-
-def _split_of(cell: str, path: Path, line: object) -> str:
-    name = cell.strip().lower()
-    if name not in _SPLIT_NAMES:
-        raise SettingError(f"{path}:{line}: no split called {cell!r}; expected train, val, test or blank")
-    return _SPLIT_NAMES[name]
 
 
 def truth_of(cases: Sequence[Case], labels: Sequence[str]) -> npt.NDArray[np.float64]:

@@ -26,8 +26,8 @@ _LISTED = 5
 def split(dataset: Dataset, *, fractions: Sequence[float] = FRACTIONS, seed: int = 0) -> Dataset:
     """Assign every usable image to a split.
 
-    Splits in the data are kept, and must not leak. If only the validation set is missing, it is taken from the training
-    set. Without splits in the data, patients are assigned as a whole, images of identical bytes stay together, and each
+    Splits in the data are kept, and must not leak; a missing validation or test set is taken from the training set.
+    Without splits in the data, patients are assigned as a whole, images of identical bytes stay together, and each
     split gets its share of every label.
 
     Args:
@@ -50,13 +50,14 @@ def split(dataset: Dataset, *, fractions: Sequence[float] = FRACTIONS, seed: int
     if not split_names:
         shares = dict(zip(SPLITS, fractions, strict=True))
         result = _dealt(dataset, dataset.usable, shares, seed)
-    elif split_names == {"train", "test"}:
-        _refuse_leaks(dataset.usable)
-        train, val = fractions[0], fractions[1]
-        shares = {"train": train / (train + val), "val": val / (train + val)}
-        result = _dealt(dataset, dataset.of("train"), shares, seed)
     else:
+        _refuse_leaks(dataset.usable)
         result = dataset
+        absent = {name: share for name, share in zip(SPLITS, fractions, strict=True) if name not in split_names}
+        if absent and "train" in split_names:
+            taken = {"train": fractions[0], **absent}
+            shares = {name: share / sum(taken.values()) for name, share in taken.items()}
+            result = _dealt(dataset, dataset.of("train"), shares, seed)
     _refuse_leaks(result.usable)
     empty = [name for name in SPLITS if not result.of(name)]
     if empty:

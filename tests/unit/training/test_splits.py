@@ -76,12 +76,24 @@ def test_a_stated_split_that_leaks_is_refused_by_name(kind):
         split(dataclasses.replace(data, cases=tuple(leaking)))
 
 
-def test_a_missing_validation_set_is_taken_out_of_training():
-    stated = [dataclasses.replace(e, split="test" if int(e.patient[1:]) % 4 == 0 else "train") for e in made(80).cases]
+@pytest.mark.parametrize("given", [("test",), ("val",), ()])
+def test_a_missing_set_is_taken_from_the_training_set(given):
+    words = [*given, "train", "train", "train"][:4]
+    stated = [dataclasses.replace(e, split=words[int(e.patient[1:]) % len(words)]) for e in made(80).cases]
     data = dataclasses.replace(made(80), cases=tuple(stated))
     dealt = split(data)
-    assert [e.image for e in dealt.of("test")] == [e.image for e in data.of("test")]
-    assert 0.1 < len(dealt.of("val")) / len(data.of("train")) < 0.3
+    for name in given:
+        assert [e.image for e in dealt.of(name)] == [e.image for e in data.of(name)]
+    for name in {"val", "test"} - {*given}:
+        assert 0.1 < len(dealt.of(name)) / len(data.of("train")) < 0.3
+    patients = [{e.patient for e in dealt.of(name)} for name in SPLITS]
+    assert len(set.union(*patients)) == sum(map(len, patients))
+
+
+def test_nothing_is_taken_from_a_test_set():
+    stated = tuple(dataclasses.replace(e, split="test") for e in made(8).cases)
+    with pytest.raises(SettingError, match="nothing is left for train and val"):
+        split(dataclasses.replace(made(8), cases=stated))
 
 
 def test_too_few_patients_and_wrong_shares():

@@ -1,0 +1,107 @@
+"""Assign the cases of a cohort to training, validation and test set, by a column or by lists of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from camscope.cohort.columns import find_column
+from camscope.cohort.sections import Problem, SplitSource, TextSource
+from camscope.cohort.sources import texts
+from camscope.cohort.tables import LINE, SPLIT, located
+from camscope.errors import CamscopeError, SettingError, StudyError
+from camscope.images import fetch
+
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    "": "",
+}
+"""Word in lower case -> "train", "val", "test" or ""."""
+
+_LISTED_IN = "split"
+
+
+def split_source(
+    section_split: SplitSource | None, table: pl.DataFrame, path: str, notes: list[str]
+) -> SplitSource | None:
+    """Return the source of the splits: the setting, or else a column called "split" in which all words are known.
+
+    Raises:
+        StudyError: several columns could hold the splits, or lists are given although the table has a column "split".
+    """
+    if section_split is not None:
+        if section_split.lists and _LISTED_IN in table.columns:
+            raise StudyError([Problem(f"has a column {_LISTED_IN!r}: leave cohort.split.lists out", path, 1)])
+        return section_split
+    try:
+        name = find_column(table.columns, "split", option="cohort.split")
+    except SettingError as error:
+        raise StudyError([Problem(str(error), path, 1)]) from None
+    if name is None:
+        return None
+    if (odd := _odd(table, name)) is not None:
+        notes.append(f"the column {name!r} assigns no image to a split: {odd}")
+        return None
+    return SplitSource(from_=name)
+
+
+def with_lists(table: pl.DataFrame, source: SplitSource, image: TextSource, folder: str | Path) -> pl.DataFrame:
+    """Add the column "split" from lists of images: text files with one image per line, by its name or its file name.
+
+    Raises:
+        StudyError: a list cannot be read, no image is in a list, or an image is in two lists.
+    """
+    splits: dict[str, str] = {}
+    for split, files in source.lists.items():
+        for file in files:
+            for name in _names(file, folder):
+                if splits.setdefault(name, split) != split:
+                    raise StudyError([Problem(f"{name!r} is in the lists of {splits[name]} and of {split}", file)])
+    images = texts(table, image)
+    cells = [splits.get(name) or splits.get(_base(name), "") for name in images]
+    if not any(cells):
+        text = f"no image is in a list: the first image is {images[0]!r}, the first of the lists {next(iter(splits))!r}"
+        raise StudyError([Problem(text, next(iter(source.lists.values()))[0])])
+    return table.with_columns(pl.Series(_LISTED_IN, cells, pl.String))
+
+
+def split_words(table: pl.DataFrame, name: str, path: str) -> pl.Series:
+    """Return the split of each row, "train", "val", "test" or "", as the column `SPLIT`.
+
+    Raises:
+        StudyError: a cell has another word.
+    """
+    if (odd := _odd(table, name)) is not None:
+        raise StudyError([Problem(odd.text, path, odd.line)])
+    return pl.Series(SPLIT, [SPLIT_WORDS[_plain(cell)] for cell in table[name]], pl.String)
+
+
+def _odd(table: pl.DataFrame, name: str) -> Problem | None:
+    """Return the problem of the first cell with an unknown word."""
+    for cell, line in zip(table[name], table[LINE], strict=True):
+        if _plain(cell) not in SPLIT_WORDS:
+            return Problem(f"no split called {cell!r}; expected train, val, test or blank", line=line)
+    return None
+
+
+def _names(file: str, folder: str | Path) -> Sequence[str]:
+    try:
+        text = fetch(located(file, folder)).decode("utf-8-sig", "replace")
+    except CamscopeError as error:
+        raise StudyError([Problem(f"the list cannot be read: {error}", file)]) from None
+    names = [name for line in text.splitlines() if (name := line.strip())]
+    if not names:
+        raise StudyError([Problem("the list is empty", file)])
+    return names
+
+
+def _base(name: str) -> str:
+    return name.replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def _plain(cell: str) -> str:
+    return cell.strip().lower()

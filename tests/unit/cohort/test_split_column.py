@@ -1,0 +1,103 @@
+"""The split of a case: a column, a part of a path, or lists of images."""
+
+import pytest
+
+from camscope.cohort.cohort import Cohort
+from camscope.cohort.open_table import note_on_training
+from camscope.cohort.sections import CohortSection, LabelRule
+from camscope.errors import StudyError
+from camscope.training.dataset import read_dataset
+
+LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    def make(text, *, lists=(), **settings):
+        (tmp_path / "t.csv").write_text(text)
+        for name, content in dict(lists).items():
+            (tmp_path / name).write_text(content)
+        section = CohortSection.model_validate({"table": "t.csv", "image": "path", **settings})
+        return Cohort(section, {}, tmp_path)
+
+    return make
+
+
+def splits(made):
+    return [case.split for case in made.cases()]
+
+
+def test_a_column_called_split_is_recognised(cohort):
+    made = cohort("path,Split\na,Training\nb,validate\nc, TEST \nd,\n")
+    assert splits(made) == ["train", "val", "test", ""]
+    assert "__split__" not in made.content.columns
+    assert "2 of 4 images are of the training or validation set" in note_on_training(made)[0]
+    assert note_on_training(cohort("path,split\na,test\nb,\n")) == []
+
+
+def test_a_column_with_other_words_is_an_error_if_named_and_a_note_if_not(cohort):
+    text = "path,split\na,train\nb,fold 2\n"
+    made = cohort(text)
+    assert splits(made) == ["", ""]
+    assert "no split called 'fold 2'" in made.notes[0]
+    with pytest.raises(StudyError, match=r"t.csv:3: no split called 'fold 2'"):
+        cohort(text, split="split")
+    with pytest.raises(StudyError, match="'split' and 'Split' could each be that of the split"):
+        cohort("path,split,Split\na,train,test\n")
+    assert splits(cohort(text.replace("split", "fold"))) == ["", ""]
+
+
+def test_a_part_of_the_path(cohort):
+    text = "path\nv1/train/a.png\nv1/valid/b.png\nv1/c.png\n"
+    assert splits(cohort(text, split={"from": "path", "pattern": "(train|valid|test)/"})) == ["train", "val", ""]
+
+
+@pytest.mark.parametrize("image", ["path", "images/{path}"])
+def test_lists_name_images_by_path_or_file_name(cohort, image):
+    lists = {"train_val_list.txt": "\ufeffa.png\r\nb.png\r\n", "test_list.txt": "c.png\n\n"}
+    made = cohort("path\na.png\nb.png\nc.png\nd.png\n", image=image, split={"lists": LISTS}, lists=lists)
+    assert splits(made) == ["train", "train", "test", ""]
+    tested = cohort("path\na.png\nb.png\nc.png\n", split={"lists": LISTS}, lists=lists, only={"split": "test"})
+    assert [case.image for case in tested.cases()] == ["c.png"]
+    assert tested.notes == ("2 of 3 rows are left out: split is not 'test'",)
+
+
+@pytest.mark.parametrize(
+    ("lists", "said"),
+    [
+        ({"train_val_list.txt": "a\nc\n", "test_list.txt": "b\nc\n"}, "'c' is in the lists of train and of test"),
+        ({"train_val_list.txt": "x/1.png\n", "test_list.txt": "y\n"}, "the first image is 'a', the first of the lists"),
+        ({"train_val_list.txt": "a\n", "test_list.txt": " \n"}, "test_list.txt: the list is empty"),
+        ({"train_val_list.txt": "a\n"}, "test_list.txt: the list cannot be read"),
+    ],
+)
+def test_lists_that_cannot_be_used(cohort, lists, said):
+    with pytest.raises(StudyError, match=said):
+        cohort("path\na\nb\n", split={"lists": LISTS}, lists=lists)
+
+
+def test_lists_beside_a_column(cohort):
+    with pytest.raises(StudyError, match=r"has a column 'split': leave cohort\.split\.lists out"):
+        cohort("path,split\na,train\n", split={"lists": LISTS}, lists=dict.fromkeys(LISTS.values(), "a\n"))
+    with pytest.raises(ValueError, match="give one of them"):
+        CohortSection.model_validate({"table": "t", "split": {"from": "a", "lists": LISTS}})
+
+
+def test_rows_of_one_image_in_two_splits_are_an_error(cohort):
+    with pytest.raises(StudyError, match=r"no split called 'train\|test'"):
+        cohort("path,split\na,train\na,test\n", votes="any")
+
+
+def test_a_study_file_is_trained_with_the_split_of_a_joined_table(make_study, tmp_path):
+    path = make_study(8)
+    lines = [f"P{n // 2:03}/{'AP' if n % 2 else 'PA'}.png,{'train' if n < 4 else 'test'}" for n in range(8)]
+    (path.parent / "splits.csv").write_text("\n".join(["path,split", *lines]) + "\n")
+    joined = '[cohort]\njoin = [{ table = "splits.csv", on = ["path"] }]'
+    path.write_text(path.read_text().replace("[cohort]", joined, 1))
+    assert [case.split for case in read_dataset(path).cases] == ["train"] * 4 + ["test"] * 4
+
+
+def test_labels_are_read_as_before(tmp_path):
+    (tmp_path / "t.csv").write_text("path,split,Edema\na,test,1\n")
+    (case,) = Cohort(CohortSection(table="t.csv"), {"Edema": LabelRule(column="Edema")}, tmp_path).cases()
+    assert (case.truth["Edema"], case.split) == (True, "test")
