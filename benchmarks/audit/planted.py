@@ -33,7 +33,7 @@ from camscope.audit.samples import AuditSample, PatchDonors
 from camscope.audit.settings import AuditSettings
 from camscope.audit.verdicts import judge
 from camscope.cohort.case import Case
-from camscope.cohort.regions import Scene, cell_shares, evidence, region, seen_shares
+from camscope.cohort.regions import Scene, cell_shares, evidence, region, visible_shares
 from camscope.images import Window
 from camscope.statistics.auc import auc
 from camscope.statistics.intervals import exact_interval
@@ -144,7 +144,7 @@ def cohort(cue, patients, seed, *, images=IMAGES, prevalence=0.5, chances=(0.5, 
                 masks=grown,
                 forbidden=forbidden,
                 shares=shares,
-                seen_cells=seen_shares(window, (8, 8)),
+                visible_cells=visible_shares(window, (8, 8)),
             )
         )
     return subjects
@@ -200,7 +200,7 @@ def audited(net, cue, patients, seed, **design):
     if positive:
         maps = cs.cam(net, torch.from_numpy(inputs[positive]), targets=0).numpy()
         seen = [
-            evidence(m, subjects[i].shares["border:0.15"], subjects[i].seen_cells)
+            evidence(m, subjects[i].shares["border:0.15"], subjects[i].visible_cells)
             for m, i in zip(maps, positive, strict=True)
         ]
         share, area = float(np.nanmean([e.mass for e in seen])), seen[0].area

@@ -128,7 +128,7 @@ def test_maps_are_placed_and_coloured_as_overlays_are(opened, rows):
     row = rows.row(0, named=True)
     window = Window((row["height"], row["width"]), tuple(row["window"][:2]), tuple(row["window"][2:]))
     grid = torch.tensor(row["grid"]).reshape(row["grid_height"], row["grid_width"])
-    heatmap, seen = place(grid.relu(), window).numpy(), window.seen()
+    heatmap, seen = place(grid.relu(), window).numpy(), window.visible()
     drawn = pixels(opened, ".card canvas")
     assert drawn.shape[:2] == (row["height"], row["width"])
     inside = np.zeros(heatmap.shape, bool)

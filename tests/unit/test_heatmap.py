@@ -75,7 +75,7 @@ def test_any_window_against_pixels_by_hand(pictures, grid, window):
     for one, expected in zip(result, maps, strict=True):
         torch.testing.assert_close(one, by_hand(expected, window), rtol=1e-12, atol=1e-12)
     inside = torch.zeros(window.picture, dtype=torch.bool)
-    inside[window.seen()] = True
+    inside[window.visible()] = True
     assert not result[:, ~inside].any()
     assert bool((result[:, inside] != 0).all())
 
@@ -92,7 +92,7 @@ def test_place_is_linear_and_keeps_a_constant(pictures):
     window = Window((20, 24), (2.3, -3.7), (11.45, 31.2))
     a, b = pictures(4, 4), pictures(4, 4, seed=1)
     torch.testing.assert_close(place(2 * a - b, window), 2 * place(a, window) - place(b, window))
-    seen = place(torch.ones(4, 4), window)[window.seen()]
+    seen = place(torch.ones(4, 4), window)[window.visible()]
     torch.testing.assert_close(seen, torch.ones_like(seen))
 
 

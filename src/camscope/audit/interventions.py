@@ -94,8 +94,8 @@ def changes(
             if name.startswith("cue:"):
                 yield from ((name, edit) for edit in _inserted(subject, name, donors))
             continue
-        mask = mask & subject.seen
-        rest = subject.seen & ~mask
+        mask = mask & subject.visible
+        rest = subject.visible & ~mask
         if not mask.any() or not rest.any():
             continue
         if name in large or not is_drawn(name):
@@ -103,10 +103,10 @@ def changes(
             edits = _exchanged(subject, mask, cues=cues, donors=donors, turns=len(fill_ins))
             yield from ((name, edit) for edit in edits)
         if name not in large:
-            settings = {"mean": mean, "seed": seed + number, "seen": subject.seen}
+            settings = {"mean": mean, "seed": seed + number, "visible": subject.visible}
             edits = _removed(subject, name, mask=mask, donors=donors, fill_ins=fill_ins, settings=settings)
             yield from ((name, edit) for edit in edits)
-        alone = FILL_INS["mean"](subject.x, rest, mean=mean, seen=subject.seen)
+        alone = FILL_INS["mean"](subject.x, rest, mean=mean, visible=subject.visible)
         yield name, Edit("only", "", "mean", alone, None)
 
 
@@ -159,7 +159,7 @@ def _exchanged(
             if other is None or same is None:
                 break
             region, sham_ = (
-                FILL_INS["donor"](subject.x, mask, donor=lender.x, seen=subject.seen) for lender in (other, same)
+                FILL_INS["donor"](subject.x, mask, donor=lender.x, visible=subject.visible) for lender in (other, same)
             )
             yield Edit("exchange", by, f"donor {turn + 1}", region, sham_)
 
@@ -170,11 +170,11 @@ def _inserted(subject: AuditSample, name: str, donors: PatchDonors[AuditSample])
     free = donors.pick(subject, lambda other: name not in other.masks, role=("insert nothing", name, subject.truth))
     if carrier is None or free is None:
         return
-    mask = carrier.masks[name] & subject.seen
+    mask = carrier.masks[name] & subject.visible
     if not mask.any():
         return
     region, other = (
-        FILL_INS["donor"](subject.x, mask, donor=lender.x, seen=subject.seen) for lender in (carrier, free)
+        FILL_INS["donor"](subject.x, mask, donor=lender.x, visible=subject.visible) for lender in (carrier, free)
     )
     yield Edit("insert", "", "donor", region, other)
 

@@ -271,8 +271,8 @@ def _large(pool: Sequence[AuditSample], regions: Sequence[str]) -> tuple[str, ..
     large = []
     for name in regions:
         tested = [subject for subject in pool if name in subject.masks][:_TESTED]
-        areas = [subject.masks[name][subject.seen].mean() for subject in tested]
-        placed = [sham(subject.masks[name], ~subject.seen) is not None for subject in tested]
+        areas = [subject.masks[name][subject.visible].mean() for subject in tested]
+        placed = [sham(subject.masks[name], ~subject.visible) is not None for subject in tested]
         if tested and (np.median(areas) > LARGE or not any(placed)):
             large.append(name)
     return tuple(large)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from camscope.audit.nulls import BATCH, random_cam
 from camscope.audit.samples import AuditSample, is_drawn
-from camscope.cohort.regions import Scene, border, cell_shares, evidence, seen_shares
+from camscope.cohort.regions import Scene, border, cell_shares, evidence, visible_shares
 from camscope.errors import MethodError
 from camscope.explanation.maps import cam
 from camscope.explanation.method_lookup import find_method, known
@@ -161,7 +161,7 @@ def _enrichment(maps: Grids, sample: Sequence[AuditSample], name: str) -> float:
     mass, area = [], []
     for grid, subject in zip(maps, sample, strict=True):
         if name in subject.shares:
-            share = evidence(grid, subject.shares[name], subject.seen_cells)
+            share = evidence(grid, subject.shares[name], subject.visible_cells)
             if not np.isnan(share.mass):
                 mass.append(share.mass)
                 area.append(share.area)
@@ -198,7 +198,7 @@ def _framed(x: Tensor) -> Tensor:
 def _frame_and_content(name: str, framed: Grids, sample: Sequence[AuditSample]) -> tuple[float, float]:
     """Return the enrichment of the border of the input and of the original image, in maps of framed images."""
     grid = (framed.shape[1], framed.shape[2])
-    height, width = sample[0].seen.shape
+    height, width = sample[0].visible.shape
     side = (height + 2 * (height // _PADDING), width + 2 * (width // _PADDING))
     argument = name.partition(":")[2]
     whole = Window.whole(side)
@@ -206,11 +206,11 @@ def _frame_and_content(name: str, framed: Grids, sample: Sequence[AuditSample]) 
     outer = border(argument, Scene(side, whole))
     picture = border(argument, Scene((height, width), Window.whole((height, width))))
     inner = np.pad(picture, ((top, top), (left, left)))
-    seen = seen_shares(whole, grid)
+    visible = visible_shares(whole, grid)
     results = []
     for mask in (outer, inner):
         shares = cell_shares(mask, whole, grid)
-        heats = [evidence(values, shares, seen) for values in framed]
+        heats = [evidence(values, shares, visible) for values in framed]
         masses = [heat.mass for heat in heats if not np.isnan(heat.mass)]
         results.append(float(np.mean(masses) / heats[0].area) if masses else float("nan"))
     return results[0], results[1]

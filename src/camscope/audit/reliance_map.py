@@ -110,13 +110,14 @@ def cell_edits(
             for side, count in zip(recipient.x.shape[1:], cells, strict=True)
         )
         for row, column in np.ndindex(cells):
-            mask = np.zeros(recipient.seen.shape, bool)
+            mask = np.zeros(recipient.visible.shape, bool)
             mask[rows[row] : rows[row + 1], columns[column] : columns[column + 1]] = True
-            mask &= recipient.seen
-            if not mask.any() or (recipient.seen & ~mask).sum() == 0:
+            mask &= recipient.visible
+            if not mask.any() or (recipient.visible & ~mask).sum() == 0:
                 continue
             region, sham = (
-                FILL_INS["donor"](recipient.x, mask, donor=donor.x, seen=recipient.seen) for donor in (other, same)
+                FILL_INS["donor"](recipient.x, mask, donor=donor.x, visible=recipient.visible)
+                for donor in (other, same)
             )
             yield recipient.case.number, f"{PREFIX}{row}:{column}", Edit("exchange", "label", "donor 1", region, sham)
 

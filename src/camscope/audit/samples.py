@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from camscope.array_types import Mask
 from camscope.cohort.case import Case
-from camscope.cohort.regions import Shares, at_input, cell_shares, region, seen_shares
+from camscope.cohort.regions import Shares, at_input, cell_shares, region, visible_shares
 from camscope.images import Window, read
 from camscope.models.preprocess import Preprocess
 from camscope.study.measure import Places
@@ -30,21 +30,21 @@ class AuditSample:
         case: the case.
         truth: whether the label is present.
         x: (C, h, w) the input.
-        seen: (h, w) true inside the image, false in padding.
+        visible: (h, w) true inside the image, false in padding.
         masks: region -> (h, w) mask on the input; only regions that the case has.
         forbidden: (h, w) true in every declared mask and in padding, where no sham is placed.
         shares: region -> share of each cell of the map's grid that the region covers; only regions that the case has.
-        seen_cells: share of each cell that lies inside the image.
+        visible_cells: share of each cell that lies inside the image.
     """
 
     case: Case
     truth: bool
     x: Array = field(repr=False)
-    seen: Mask = field(repr=False)
+    visible: Mask = field(repr=False)
     masks: Mapping[str, Mask] = field(repr=False)
     forbidden: Mask = field(repr=False)
     shares: Mapping[str, Shares] = field(repr=False)
-    seen_cells: Shares = field(repr=False)
+    visible_cells: Shares = field(repr=False)
 
 
 def subjects(
@@ -82,16 +82,16 @@ def subjects(
             name: mask for name in dict.fromkeys([*regions, *declared]) if (mask := region(name, scene)) is not None
         }
         on_input = {name: _on_input(name, mask, window, size) for name, mask in on_image.items()}
-        seen = at_input(scene.seen, window, size)
+        visible = at_input(scene.visible, window, size)
         yield AuditSample(
             case,
             truth,
             tensor.numpy(),
-            seen,
+            visible,
             masks={name: m for name, m in on_input.items() if name in regions and m.any() and not m.all()},
-            forbidden=np.logical_or.reduce([~seen, *(on_input[name] for name in declared if name in on_input)]),
+            forbidden=np.logical_or.reduce([~visible, *(on_input[name] for name in declared if name in on_input)]),
             shares={name: cell_shares(mask, window, grid) for name, mask in on_image.items() if name in regions},
-            seen_cells=seen_shares(window, grid),
+            visible_cells=visible_shares(window, grid),
         )
 
 

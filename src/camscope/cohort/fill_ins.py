@@ -1,6 +1,6 @@
 """Fill in a region of the network's input, and move a region's shape to another position (sham).
 
-Every fill-in is a function ``(x, mask, *, donor, mean, seed, seen) -> x'`` that changes only the pixels of the mask.
+Every fill-in is a function ``(x, mask, *, donor, mean, seed, visible) -> x'`` that changes only the pixels of the mask.
 Arguments that a fill-in does not need are ignored, so that all have the same signature.
 """
 
@@ -23,15 +23,15 @@ Values = npt.NDArray[np.floating]
 FillIn = Callable[..., Array]
 
 FILL_INS: dict[str, FillIn] = {}
-"""Name -> function (x, mask, *, donor=None, mean=None, seed=0, seen=None) -> x'.
+"""Name -> function (x, mask, *, donor=None, mean=None, seed=0, visible=None) -> x'.
 
     x: (C, h, w) or (B, C, h, w) the network's input, normalised or not; it is not changed in place.
     mask: (h, w) true where x is replaced; the same for the whole batch.
     donor: another image for "donor", with the shape of one image or of x.
     mean: one number, one number per channel, or (C, h, w), for "mean".
     seed: random seed of the noise, which is the same for every image of a batch.
-    seen: (h, w) true inside the image (a box), false in padding; None for no padding. Padding is neither replaced nor
-        used.
+    visible: (h, w) true inside the image (a box), false in padding; None for no padding. Padding is neither replaced
+        nor used.
 
 All raise a SettingError if shapes do not fit, or if the mask covers nothing or all of the image.
 """
@@ -60,9 +60,9 @@ def fill_in(function: Callable[..., Values]) -> FillIn:
         donor: Array | None = None,
         mean: npt.ArrayLike | None = None,
         seed: int = 0,
-        seen: Mask | None = None,
+        visible: Mask | None = None,
     ) -> Array:
-        mask, context = _parts(x, mask, seen)
+        mask, context = _parts(x, mask, visible)
         options = {"donor": donor, "mean": mean, "seed": seed}
         result = x.astype(np.float32, copy=True)
         result[..., mask] = function(x, mask, context, **{name: options[name] for name in parameters & options.keys()})
@@ -186,12 +186,12 @@ def sham(mask: Mask, forbidden: Mask | None = None, *, seed: int = 0) -> Mask | 
     return moved
 
 
-def _parts(x: Array, mask: Mask, seen: Mask | None) -> tuple[Mask, Mask]:
+def _parts(x: Array, mask: Mask, visible: Mask | None) -> tuple[Mask, Mask]:
     """Return the replaced pixels and the known pixels of the image, without padding."""
-    if x.ndim not in (3, 4) or mask.shape != x.shape[-2:] or (seen is not None and seen.shape != mask.shape):
+    if x.ndim not in (3, 4) or mask.shape != x.shape[-2:] or (visible is not None and visible.shape != mask.shape):
         raise SettingError(f"a mask of shape {mask.shape} does not fit an input of {x.shape}: give (h, w) of (C, h, w)")
-    context = ~mask if seen is None else seen & ~mask
-    mask = mask if seen is None else seen & mask
+    context = ~mask if visible is None else visible & ~mask
+    mask = mask if visible is None else visible & mask
     if not mask.any() or not context.any():
         raise SettingError("a mask must cover some of the picture and leave some of it free")
     return mask, context

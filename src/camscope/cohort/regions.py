@@ -48,10 +48,10 @@ class Scene:
     cues: Mapping[str, Source] = field(default_factory=dict)
 
     @property
-    def seen(self) -> Mask:
+    def visible(self) -> Mask:
         """Return (H, W), true inside the window."""
         result = np.zeros(self.size, bool)
-        result[self.window.seen()] = True
+        result[self.window.visible()] = True
         return result
 
 
@@ -98,7 +98,7 @@ def region(spec: str, scene: Scene) -> Mask | None:
         return None
     if mask.shape != scene.size:
         raise SettingError(f"the mask of {spec!r} has shape {mask.shape}, its picture {scene.size}: give it that size")
-    view = scene.seen
+    view = scene.visible
     mask = mask & view
     return mask if mask.any() and (view & ~mask).any() else None
 
@@ -215,7 +215,7 @@ def _inset(fraction: float, scene: Scene) -> tuple[slice, slice]:
     """Return the window without a frame of whole pixels, at least one pixel on each side."""
     rows, columns = (
         slice(box.start + bar, max(box.stop - bar, box.start + bar))
-        for box in scene.window.seen()
+        for box in scene.window.visible()
         for bar in [max(round(fraction * (box.stop - box.start)), 1)]
     )
     return rows, columns
@@ -246,10 +246,10 @@ def cell_shares(mask: Mask, window: Window, grid: tuple[int, int]) -> Shares:
     return np.clip(covered, 0, 1)
 
 
-def seen_shares(window: Window, grid: tuple[int, int]) -> Shares:
+def visible_shares(window: Window, grid: tuple[int, int]) -> Shares:
     """Return the share of each grid cell that lies inside the image, (h, w) in [0, 1]; the rest is padding.
 
-    >>> seen_shares(Window((2, 4), start=(-2, 0), extent=(6, 4)), (3, 1)).tolist()
+    >>> visible_shares(Window((2, 4), start=(-2, 0), extent=(6, 4)), (3, 1)).tolist()
     [[0.0], [1.0], [0.0]]
     """
     rows, columns = (
@@ -285,7 +285,7 @@ def at_input(mask: Mask, window: Window, input_size: tuple[int, int], *, grow: i
     """
     pixels = _covered(cell_shares(mask, window, input_size))
     if grow:
-        view = _covered(seen_shares(window, input_size))
+        view = _covered(visible_shares(window, input_size))
         pixels = ndimage.binary_dilation(pixels, np.ones((3, 3)), iterations=grow, mask=pixels | view)
     return pixels
 
@@ -315,18 +315,18 @@ class Evidence:
     peak_inside: bool | None
 
 
-def evidence(grid_map: npt.NDArray[np.floating], shares: Shares, seen: Shares) -> Evidence:
+def evidence(grid_map: npt.NDArray[np.floating], shares: Shares, visible: Shares) -> Evidence:
     """Measure a map in a region, on the grid of the map.
 
-    With L = max(map, 0): mass = sum(L share) / sum(L seen), area = sum(share) / sum(seen). Heat on padding is ignored,
-    so that a constant map has enrichment 1 in every region. For the peak, a cell belongs to the region if the region
-    covers at least half of it. For a region that covers half of no cell, cells with at least half of its largest
+    With L = max(map, 0): mass = sum(L share) / sum(L visible), area = sum(share) / sum(visible). Heat on padding is
+    ignored, so that a constant map has enrichment 1 in every region. For the peak, a cell belongs to the region if the
+    region covers at least half of it. For a region that covers half of no cell, cells with at least half of its largest
     coverage are used.
 
     Args:
         grid_map: (h, w) the map, signed.
         shares: (h, w) ``cell_shares`` of the region.
-        seen: (h, w) ``seen_shares`` of the image.
+        visible: (h, w) ``visible_shares`` of the image.
 
     Returns:
         Mass, area, enrichment, and whether the peak lies inside.
@@ -334,12 +334,12 @@ def evidence(grid_map: npt.NDArray[np.floating], shares: Shares, seen: Shares) -
     >>> evidence(np.array([[3.0, 1.0, -5.0]]), np.array([[1.0, 0.0, 0.0]]), np.ones((1, 3)))
     Evidence(mass=0.75, area=0.333..., enrichment=2.25, peak_inside=True)
     """
-    heat = np.where(seen > 0, np.asarray(grid_map, np.float64).clip(0), 0)
-    area = float(shares.sum() / seen.sum()) if seen.any() else float("nan")
+    heat = np.where(visible > 0, np.asarray(grid_map, np.float64).clip(0), 0)
+    area = float(shares.sum() / visible.sum()) if visible.any() else float("nan")
     peak = float(heat.max(initial=0))
     if not 0 < peak < np.inf or not area > 0:
         return Evidence(float("nan"), area, float("nan"), None)
     heat = heat / peak
-    mass = float((heat * shares).sum() / (heat * seen).sum())
+    mass = float((heat * shares).sum() / (heat * visible).sum())
     at_peak = _covered(shares)[heat == 1]
     return Evidence(mass, area, mass / area, bool(at_peak[0]) if at_peak.all() or not at_peak.any() else None)

@@ -119,8 +119,8 @@ def try_method(
     try:
         run = BatchExplainer.over(model, [sample], functions=[function], layer=layer)
         count = partial(_counted, run, name, function, goal, most=most)
-        if run.seen is not None and "channels" not in method_settings and _all_channels(function):
-            (trace, *_) = run.seen.traces(run.forward, [goal.target])
+        if run.recorded is not None and "channels" not in method_settings and _all_channels(function):
+            (trace, *_) = run.recorded.traces(run.forward, [goal.target])
             return _reduced(name, method_settings, count, most=most, channels=trace.activations.shape[1])
         passes = count(method_settings)
     except _TooManyPassesError as excess:

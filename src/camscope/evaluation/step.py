@@ -160,7 +160,7 @@ class EvaluationStep:
         samples = [work.samples[self.plan.model.name] for work in works]
         start = time.perf_counter()
         run = BatchExplainer.over(self.plan.model, samples, functions=functions, layer=self._layer)
-        self._layer = self._layer or (run.seen.layer if run.seen else None)
+        self._layer = self._layer or (run.recorded.layer if run.recorded else None)
         for work, output in zip(works, run.outputs.cpu(), strict=True):
             try:
                 work.goal = goal_of(self.plan.model, work.case, output)
@@ -273,7 +273,7 @@ def thumbnail(sample: Sample, grid: Tensor) -> bytes:
     window = Window(small.size, start, extent)
     heat = place(grid.nan_to_num(0.0, 0.0, 0.0).relu(), window).numpy()
     values = np.zeros(small.size, np.float32)
-    values[window.seen()] = render.scale(heat[window.seen()], "minmax")[0]
+    values[window.visible()] = render.scale(heat[window.visible()], "minmax")[0]
     buffer = BytesIO()
     render.overlay(small, values, window=window).save(buffer, "JPEG", quality=_QUALITY)
     return buffer.getvalue()

@@ -40,7 +40,7 @@ def agreement(explanations: Sequence[Explanation]) -> npt.NDArray[np.float64]:
         window = _coarse(e.window)
         maps.append(place(torch.from_numpy(np.nan_to_num(e.cpu().grid)).double(), window).numpy())
         inside = np.zeros_like(mask)
-        inside[window.seen()] = True
+        inside[window.visible()] = True
         mask &= inside
     rows, number = torch.from_numpy(np.array([values[mask] for values in maps])), len(maps)
     correlations: npt.NDArray[np.float64] = spearman(rows.repeat_interleave(number, 0), rows.repeat(number, 1)).numpy()

@@ -62,7 +62,7 @@ def run_pass(
 def apply_method(
     function: Method | NetworkMethod,
     forward: Forward,
-    seen: RecordedLayer | None,
+    recorded: RecordedLayer | None,
     targets: Sequence[Target],
     *,
     settings: Mapping[str, Any],
@@ -75,7 +75,7 @@ def apply_method(
     Args:
         function: the method.
         forward: a pass from `run_pass`.
-        seen: the layer that it was recorded at.
+        recorded: the layer that it was recorded at.
         targets: one per image, or per image of ``rows``.
         settings: keyword arguments of the method.
         rows: numbers of the images to explain; None for all.
@@ -85,9 +85,9 @@ def apply_method(
     Raises:
         MethodError: the method cannot be applied to this network.
     """
-    if seen is not None and not facts_of(function).whole_network:
-        traces = seen.traces(forward, targets, rows=rows)
-        return Applied(joint_map(function, traces, **settings), traces[0].scores, seen.layer, forward, traces)
+    if recorded is not None and not facts_of(function).whole_network:
+        traces = recorded.traces(forward, targets, rows=rows)
+        return Applied(joint_map(function, traces, **settings), traces[0].scores, recorded.layer, forward, traces)
     forward = forward if rows is None else forward.only(rows)
     arguments = _provided(function, forward, settings, layer=layer, layout=layout)
     with torch.inference_mode(mode=False), torch.enable_grad(), without_autocast(forward.outputs):

@@ -65,7 +65,7 @@ class BatchExplainer:
         model: the model.
         samples: the prepared images.
         forward: the recorded forward pass.
-        seen: the layer that was recorded; None if no method needs one.
+        recorded: the layer that was recorded; None if no method needs one.
         layer: the layer that was named, by the caller or the model.
         layout: axes of that layer's output, if the model knows them.
     """
@@ -73,7 +73,7 @@ class BatchExplainer:
     model: Model
     samples: Sequence[Sample]
     forward: Forward
-    seen: RecordedLayer | None
+    recorded: RecordedLayer | None
     layer: str | None = None
     layout: Layout | None = None
 
@@ -224,7 +224,7 @@ class BatchExplainer:
             result = apply_method(
                 function,
                 self.forward,
-                self.seen,
+                self.recorded,
                 targets,
                 settings=known(function, settings),
                 rows=subset,
@@ -243,14 +243,16 @@ class BatchExplainer:
 
     def _shares(self, rows: list[int] | None, targets: Sequence[Target]) -> list[list[str]]:
         """Return the notes on the layer: the engine, and the share of the score that passes through the layer."""
-        if self.seen is None:
+        if self.recorded is None:
             raise AssertionError("only a pass that was recorded at a layer has a share")
-        layer_notes = [*([self.seen.engine.note] if self.seen.engine.note else []), *self.seen.place_notes]
-        if self.seen.complete:
+        layer_notes = [*([self.recorded.engine.note] if self.recorded.engine.note else []), *self.recorded.place_notes]
+        if self.recorded.complete:
             return [layer_notes for _ in targets]
         forward = self.forward if rows is None else self.forward.only(rows)
-        shares = carried_share(forward, self.seen, targets)
-        return [[f"{self.seen.paths_around}: it carries {share:.0%} of the score", *layer_notes] for share in shares]
+        shares = carried_share(forward, self.recorded, targets)
+        return [
+            [f"{self.recorded.paths_around}: it carries {share:.0%} of the score", *layer_notes] for share in shares
+        ]
 
 
 class MethodMaps(NamedTuple):
@@ -339,7 +341,7 @@ class _RepeatRecord(Mapping[str, Any]):
             "recipe": None if model.recipe is None else dataclasses.asdict(model.recipe),
             "preprocess": model.preprocess.to_dict(),
             "outcome": model.outcome,
-            "engine": "eager" if run.seen is None else run.seen.engine.name,
+            "engine": "eager" if run.recorded is None else run.recorded.engine.name,
         }
 
     def __getitem__(self, name: str) -> Any:

@@ -61,17 +61,17 @@ def examine(model: Model) -> dict[str, Any]:
 
 def _inside(run: BatchExplainer) -> dict[str, Any]:
     """Return the facts about the layers: layer, layout, grid, channels, head, same."""
-    if run.seen is None:
+    if run.recorded is None:
         head = f"a black box: only methods that need nothing but scores work ({', '.join(methods_of_scores())})"
         return {"layer": None, "layout": None, "grid": [], "channels": None, "head": head, "same": []}
     goal = goals_of(run.model, [None], run.outputs[0])[0]
     with torch.inference_mode(mode=False), torch.enable_grad():
-        (trace, *_) = run.seen.traces(run.forward, [goal.target])
+        (trace, *_) = run.recorded.traces(run.forward, [goal.target])
         head = head_of(trace, run.model)
-    record = run.forward.records[run.seen.layers[0]]
+    record = run.forward.records[run.recorded.layers[0]]
     return {
-        "layer": run.seen.layer,
-        "layout": axes(run.seen.layouts[0], record.ndim),
+        "layer": run.recorded.layer,
+        "layout": axes(run.recorded.layouts[0], record.ndim),
         "grid": list(trace.activations.shape[2:]),
         "channels": trace.activations.shape[1],
         "head": head,

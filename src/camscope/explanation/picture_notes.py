@@ -23,7 +23,7 @@ def picture_notes(picture: Picture, tensor: Tensor, window: Window) -> tuple[str
         window: the part of the picture that the input shows.
     """
     notes: list[str] = []
-    view = picture.pixels[window.seen()]
+    view = picture.pixels[window.visible()]
     flat = tensor.flatten(1)
     if view.size and bool((view.max((0, 1)) == view.min((0, 1))).all()):
         values = ", ".join(f"{value:.3g}" for value in view[0, 0][:3])

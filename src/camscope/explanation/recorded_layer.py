@@ -127,7 +127,7 @@ def locate_in(forward: Forward) -> Locate:
     return locate
 
 
-def carried_share(forward: Forward, seen: RecordedLayer, targets: Sequence[Target]) -> list[float]:
+def carried_share(forward: Forward, recorded: RecordedLayer, targets: Sequence[Target]) -> list[float]:
     """Compute the share of each score that a layer carries, if other paths lead around the layer.
 
     The share is (s(x) - s(x; A = A(0))) / (s(x) - s(0)): the part of the score difference between an
@@ -135,23 +135,23 @@ def carried_share(forward: Forward, seen: RecordedLayer, targets: Sequence[Targe
 
     Args:
         forward: a pass recorded at the layer.
-        seen: that layer.
+        recorded: that layer.
         targets: one per image.
 
     Returns:
         One share per image; NaN where the score does not differ from that of a blank image.
     """
     with torch.no_grad():
-        scores = next(trace.scores for trace in seen.traces(forward, targets)).detach()
+        scores = next(trace.scores for trace in recorded.traces(forward, targets)).detach()
         pictures = torch.zeros_like(forward.pictures)
         blank = record(
             forward.net,
             with_picture(forward.inputs, pictures, picture=forward.picture),
-            layers=seen.layers,
+            layers=recorded.layers,
             picture=forward.picture,
         )
-        edits = {name: _replaced_by(blank.records[name].detach()) for name in seen.layers}
-        mixed = record(forward.net, forward.inputs, layers=seen.layers, edits=edits, picture=forward.picture)
+        edits = {name: _replaced_by(blank.records[name].detach()) for name in recorded.layers}
+        mixed = record(forward.net, forward.inputs, layers=recorded.layers, edits=edits, picture=forward.picture)
         edited_scores = [
             torch.stack([t(o) for t, o in zip(targets, run.outputs, strict=True)]) for run in (blank, mixed)
         ]

@@ -103,7 +103,7 @@ class Explanation:
         Returns:
             (H, W) in [0, 1], and the raw values at 0 and 1.
         """
-        region = self.window.seen()
+        region = self.window.visible()
         values, limits = render.scale(_array(self.heatmap[region]), scale)
         whole = np.zeros(self.heatmap.shape, np.float32)
         whole[region] = values

@@ -99,7 +99,7 @@ class Window:
         """Return the window of a network that sees the whole picture, however resized."""
         return cls(tuple(size), (0.0,) * len(size), tuple(float(length) for length in size))
 
-    def seen(self) -> tuple[slice, ...]:
+    def visible(self) -> tuple[slice, ...]:
         """Return the picture pixels whose centres lie inside the window, as one slice per axis."""
         slices = []
         for size, start, extent in zip(self.picture, self.start, self.extent, strict=True):

@@ -88,7 +88,7 @@ def overlay(
         raise SettingError(f"opacity {opacity} is not possible; it lies in 0 (picture alone) to 1 (map alone)")
     pixels, table = picture.bytes, _blended(cmap, float(opacity))
     laid: Bytes = np.array(np.broadcast_to(pixels, (*picture.size, 3)))
-    view = (window or Window.whole(picture.size)).seen()
+    view = (window or Window.whole(picture.size)).visible()
     levels = _bytes(values[view]).astype(np.uint16) << 8
     if pixels.shape[2] == 1:
         laid[view] = np.take(table, levels | pixels[view][..., 0], axis=0)

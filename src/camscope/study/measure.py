@@ -11,7 +11,7 @@ from camscope import render
 from camscope.array_types import Mask
 from camscope.cohort.annotations import annotation_content
 from camscope.cohort.case import Case
-from camscope.cohort.regions import Scene, Source, cell_shares, evidence, region, seen_shares
+from camscope.cohort.regions import Scene, Source, cell_shares, evidence, region, visible_shares
 from camscope.cohort.store import Row, key_of
 from camscope.errors import CamscopeError
 from camscope.heatmap import place
@@ -88,7 +88,7 @@ def measured(grid: Grid, scene: Scene, *, regions: tuple[str, ...]) -> Row:
     """
     row: Row = {}
     shape = (grid.shape[0], grid.shape[1])
-    view = seen_shares(scene.window, shape)
+    view = visible_shares(scene.window, shape)
     for name in regions:
         mask = region(name, scene)
         result = None if mask is None else evidence(grid, cell_shares(mask, scene.window, shape), view)
@@ -100,7 +100,7 @@ def drawn(picture: Picture, grid: Grid, window: Window, *, display: ExplainSecti
     """Draw the overlay of a map on its image."""
     heat = torch.from_numpy(np.nan_to_num(grid, posinf=0.0, neginf=0.0)).relu()
     heatmap = place(heat, window).numpy()
-    view = window.seen()
+    view = window.visible()
     values = np.zeros(picture.size, np.float32)
     values[view] = render.scale(heatmap[view], display.scale)[0]
     return render.overlay(picture, values, cmap=display.cmap, opacity=display.opacity, window=window)

@@ -95,7 +95,7 @@ class Lenders:
         return group[int(draw.integers(len(group)))]
 
 
-def exchanged(x: Array, places: Iterable[tuple[Mask | None, Mask | None]], *, seen: Mask, donor: Array) -> Array:
+def exchanged(x: Array, places: Iterable[tuple[Mask | None, Mask | None]], *, visible: Mask, donor: Array) -> Array:
     """Return an image with some regions replaced by those of a donor.
 
     For each region, the image gets the donor's pixels in the region of the image, which removes its content, and in the
@@ -105,7 +105,7 @@ def exchanged(x: Array, places: Iterable[tuple[Mask | None, Mask | None]], *, se
     Args:
         x: (C, h, w) input of the network; it is not changed.
         places: for each region, where it lies in the image and in the donor, (h, w) each, or None.
-        seen: (h, w), true where the input shows the image, and not padding.
+        visible: (h, w), true where the input shows the image, and not padding.
         donor: (C, h, w) another training image.
 
     Returns:
@@ -117,15 +117,15 @@ def exchanged(x: Array, places: Iterable[tuple[Mask | None, Mask | None]], *, se
     Examples:
         >>> left, right = np.array([[1, 0, 0]], bool), np.array([[0, 0, 1]], bool)
         >>> x, donor = np.float32([[[1, 2, 3]]]), np.float32([[[7, 8, 9]]])
-        >>> exchanged(x, [(left, right)], seen=left | ~left, donor=donor)
+        >>> exchanged(x, [(left, right)], visible=left | ~left, donor=donor)
         array([[[7., 2., 9.]]], dtype=float32)
     """
-    union = np.zeros_like(seen)
+    union = np.zeros_like(visible)
     for pair in places:
         for mask in pair:
             if mask is not None:
                 union |= mask
-    return np.where(union & seen, donor, x)
+    return np.where(union & visible, donor, x)
 
 
 def small_enough(picture: Picture, side: int) -> Picture:

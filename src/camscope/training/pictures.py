@@ -19,7 +19,7 @@ from torch.utils import data
 from camscope.acquisition.property import Trait
 from camscope.array_types import Mask
 from camscope.cohort.case import Case
-from camscope.cohort.regions import Scene, Source, at_input, check_spec, region, seen_shares
+from camscope.cohort.regions import Scene, Source, at_input, check_spec, region, visible_shares
 from camscope.errors import CamscopeError, SettingError, nearest
 from camscope.images import decode, fetch, read
 from camscope.models.preprocess import Preprocess
@@ -41,14 +41,14 @@ class PreparedImage(NamedTuple):
 
     Attributes:
         x: (C, h, w) normalised input.
-        seen: (h, w), true where the input shows the image, and not padding.
+        visible: (h, w), true where the input shows the image, and not padding.
         places: for each region to hide and then to exchange, its mask (h, w); None if the image has no such region.
         reason: (h, w), true where the evidence should lie; None if unknown.
         traits: name of each property to exchange -> trait of the image.
     """
 
     x: Tensor
-    seen: Mask
+    visible: Mask
     places: tuple[Mask | None, ...] = ()
     reason: Mask | None = None
     traits: Mapping[str, Trait] = MappingProxyType({})
@@ -100,7 +100,7 @@ class Preparation:
         picture = decode(content, case.source)
         x, window = self.preprocess(picture)
         size = self.preprocess.input_size
-        view = seen_shares(window, size) >= _HALF
+        view = visible_shares(window, size) >= _HALF
 
         def source(name: str) -> Source:
             return (lambda: case.mask(name, picture.size)) if name in case.masks else None
@@ -293,7 +293,7 @@ class Pictures(data.Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         lender = self._prepared(other)
         own_places = self._places(image, regions, draw)
         places = zip(own_places, (lender.places[k] for k in regions), strict=True)
-        return torch.from_numpy(exchanged(x.numpy(), places, seen=image.seen, donor=lender.x.numpy()))
+        return torch.from_numpy(exchanged(x.numpy(), places, visible=image.visible, donor=lender.x.numpy()))
 
     def _hidden(self, image: PreparedImage, place: int, draw: np.random.Generator) -> Tensor:
         """Return the input with its regions hidden."""
@@ -301,7 +301,7 @@ class Pictures(data.Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         masks = [mask for mask in places if mask is not None]
         donor_place = (place + int(draw.integers(1, max(len(self), 2)))) % len(self)
         donor = self._prepared(self.numbers[donor_place])
-        x = hidden(image.x.numpy(), masks, seen=image.seen, donor=donor.x.numpy(), draw=draw)
+        x = hidden(image.x.numpy(), masks, visible=image.visible, donor=donor.x.numpy(), draw=draw)
         return torch.from_numpy(x)
 
 

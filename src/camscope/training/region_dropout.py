@@ -16,7 +16,7 @@ FILLS = ("blur", "mean", "donor")
 Array = npt.NDArray[np.float32]
 
 
-def hidden(x: Array, masks: Sequence[Mask], *, seen: Mask, donor: Array, draw: np.random.Generator) -> Array:
+def hidden(x: Array, masks: Sequence[Mask], *, visible: Mask, donor: Array, draw: np.random.Generator) -> Array:
     """Return an image with some regions hidden.
 
     Each region is blurred out from its surroundings, painted in the mean colour of the rest, or replaced by the same
@@ -26,7 +26,7 @@ def hidden(x: Array, masks: Sequence[Mask], *, seen: Mask, donor: Array, draw: n
     Args:
         x: (C, h, w) input of the network; it is not changed.
         masks: regions to hide, (h, w) each.
-        seen: (h, w), true where the input shows the image, and not padding.
+        visible: (h, w), true where the input shows the image, and not padding.
         donor: (C, h, w) another training image.
         draw: random generator of the fill-ins.
 
@@ -34,9 +34,9 @@ def hidden(x: Array, masks: Sequence[Mask], *, seen: Mask, donor: Array, draw: n
         (C, h, w) input with the regions hidden.
     """
     for mask in masks:
-        remainder = seen & ~mask
+        remainder = visible & ~mask
         fill = str(draw.choice(FILLS))
-        if not (mask & seen).any() or not remainder.any():
+        if not (mask & visible).any() or not remainder.any():
             continue
-        x = FILL_INS[fill](x, mask, donor=donor, mean=x[:, remainder].mean(1), seen=seen)
+        x = FILL_INS[fill](x, mask, donor=donor, mean=x[:, remainder].mean(1), visible=visible)
     return x

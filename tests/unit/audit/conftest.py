@@ -8,7 +8,7 @@ import pytest
 
 from camscope.audit.samples import AuditSample
 from camscope.cohort.case import Case
-from camscope.cohort.regions import cell_shares, seen_shares
+from camscope.cohort.regions import cell_shares, visible_shares
 from camscope.images import Window
 
 SIDE = 24
@@ -45,9 +45,9 @@ def make_subjects(patients=40, *, images=2, seed=0, carries=None):
             forbidden |= masks.get(name, forbidden)
         shares = {name: cell_shares(mask, window, (6, 6)) for name, mask in masks.items()}
         seen = np.ones((SIDE, SIDE), bool)
-        cells = seen_shares(window, (6, 6))
+        cells = visible_shares(window, (6, 6))
         made.append(
-            AuditSample(case, truth, x, seen, masks=masks, forbidden=forbidden, shares=shares, seen_cells=cells)
+            AuditSample(case, truth, x, seen, masks=masks, forbidden=forbidden, shares=shares, visible_cells=cells)
         )
     return made
 

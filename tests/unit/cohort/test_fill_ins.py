@@ -49,10 +49,10 @@ def test_padding_is_neither_used_nor_replaced(name):
     ring = RING.copy()
     ring[:8] = ring[16:] = True
     padded = np.where(seen, X, 50).astype(np.float32)
-    filled = FILL_INS[name](padded, ring, donor=DONOR, mean=MEAN, seen=seen)
+    filled = FILL_INS[name](padded, ring, donor=DONOR, mean=MEAN, visible=seen)
     assert (filled[..., ~seen] == 50).all()
     assert (filled[..., ring & seen] != X[..., ring & seen]).mean() > 0.99
-    other = FILL_INS[name](X, ring, donor=DONOR, mean=MEAN, seen=seen)
+    other = FILL_INS[name](X, ring, donor=DONOR, mean=MEAN, visible=seen)
     np.testing.assert_array_equal(filled[..., seen], other[..., seen])
 
 
@@ -122,8 +122,8 @@ def test_reflect_mirrors_at_the_inner_edge():
         ("impute", np.zeros((24, 30), bool), {}, "leave some of it free"),
         ("blur", np.ones((24, 30), bool), {}, "leave some of it free"),
         ("impute", PATCH.T, {}, "does not fit"),
-        ("impute", PATCH, {"seen": PATCH.T}, "does not fit"),
-        ("impute", PATCH, {"seen": PATCH}, "leave some of it free"),
+        ("impute", PATCH, {"visible": PATCH.T}, "does not fit"),
+        ("impute", PATCH, {"visible": PATCH}, "leave some of it free"),
         ("donor", PATCH, {}, "given: none"),
         ("donor", PATCH, {"donor": DONOR[:1]}, r"given: one of shape \(1, 24, 30\)"),
         ("mean", PATCH, {}, "a mean is needed"),

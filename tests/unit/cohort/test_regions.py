@@ -15,7 +15,7 @@ from camscope.cohort.regions import (
     evidence,
     kind,
     region,
-    seen_shares,
+    visible_shares,
 )
 from camscope.errors import SettingError
 from camscope.heatmap import place
@@ -178,8 +178,8 @@ def test_shares_of_cells_that_are_covered_in_part():
     np.testing.assert_allclose(cell_shares(mask, crop, (1, 1)), [[0.5 / 3]])
     letterbox = Window((4, 4), (0.0, -4.0), (4.0, 12.0))
     np.testing.assert_allclose(cell_shares(mask, letterbox, (1, 3)), [[0.0, 0.25, 0.0]])
-    np.testing.assert_allclose(seen_shares(letterbox, (1, 3)), [[0.0, 1.0, 0.0]])
-    np.testing.assert_allclose(seen_shares(letterbox, (1, 2)), [[1 / 3, 1 / 3]])
+    np.testing.assert_allclose(visible_shares(letterbox, (1, 3)), [[0.0, 1.0, 0.0]])
+    np.testing.assert_allclose(visible_shares(letterbox, (1, 2)), [[1 / 3, 1 / 3]])
 
 
 def exact_area(mask, window):
@@ -200,7 +200,7 @@ def test_shares_add_up_to_the_area_for_every_window_and_grid():
         mask = draw.random(SIZE) < 0.4
         grid = tuple(int(n) for n in draw.integers(1, 30, 2))
         cell = math.prod(window.extent) / math.prod(grid)
-        shares, seen = cell_shares(mask, window, grid), seen_shares(window, grid)
+        shares, seen = cell_shares(mask, window, grid), visible_shares(window, grid)
         assert shares.sum() * cell == pytest.approx(exact_area(mask, window))
         assert seen.sum() * cell == pytest.approx(exact_area(np.ones(SIZE, bool), window))
         assert (shares <= seen + 1e-12).all()
@@ -212,7 +212,9 @@ def test_a_constant_map_is_enriched_nowhere():
         for spec in ("border:0.2", "corner:0.3:top-right", "outside:label"):
             mask = region(spec, scene(window, masks={"label": lambda: LESION}))
             if mask is not None:
-                found = evidence(np.full((7, 9), 3.0), cell_shares(mask, window, (7, 9)), seen_shares(window, (7, 9)))
+                found = evidence(
+                    np.full((7, 9), 3.0), cell_shares(mask, window, (7, 9)), visible_shares(window, (7, 9))
+                )
                 assert found.enrichment == pytest.approx(1)
                 assert found.mass == pytest.approx(found.area)
 
@@ -221,14 +223,14 @@ def test_mass_on_the_grid_is_the_mass_of_the_map_in_cells():
     draw = np.random.default_rng(3)
     grid_map = draw.standard_normal((5, 6))  # 40 x 60 pixels: cells of 8 x 10
     heat = grid_map.clip(0).repeat(8, axis=0).repeat(10, axis=1)
-    found = evidence(grid_map, cell_shares(LESION, WHOLE, (5, 6)), seen_shares(WHOLE, (5, 6)))
+    found = evidence(grid_map, cell_shares(LESION, WHOLE, (5, 6)), visible_shares(WHOLE, (5, 6)))
     assert found.mass == pytest.approx(heat[LESION].sum() / heat.sum())
     assert found.area == pytest.approx(LESION.mean())
     assert found.enrichment == pytest.approx(found.mass / LESION.mean())
 
 
 def test_evidence_of_maps_without_heat_is_not_a_number():
-    shares, seen = cell_shares(LESION, WHOLE, (5, 6)), seen_shares(WHOLE, (5, 6))
+    shares, seen = cell_shares(LESION, WHOLE, (5, 6)), visible_shares(WHOLE, (5, 6))
     for empty in (np.zeros((5, 6)), np.full((5, 6), -1.0), np.full((5, 6), np.nan)):
         found = evidence(empty, shares, seen)
         assert math.isnan(found.mass)
@@ -241,7 +243,7 @@ def test_heat_on_the_padding_counts_nowhere():
     letterbox = Window(SIZE, (-10.0, 0.0), (60.0, 60.0))  # rows 0 and 5 of 6 are padding
     grid_map = np.ones((6, 6))
     grid_map[0] = 100
-    found = evidence(grid_map, cell_shares(LESION, letterbox, (6, 6)), seen_shares(letterbox, (6, 6)))
+    found = evidence(grid_map, cell_shares(LESION, letterbox, (6, 6)), visible_shares(letterbox, (6, 6)))
     assert found.mass == pytest.approx(LESION.mean())
 
 
@@ -290,7 +292,7 @@ def test_nothing_small_is_lost_on_the_input():
         found = at_input(mask, window, (6, 5))
         assert found.any() == bool(exact_area(mask, window) > 0)
         shown = place(torch.from_numpy(found.astype(np.float64)), window).numpy()
-        if (mask & scene(window).seen).any():
+        if (mask & scene(window).visible).any():
             assert shown[mask].item() > 0
 
 

@@ -160,9 +160,9 @@ def test_padding_stays():
     seen = np.ones((4, 6), bool)
     seen[:, :2] = False
     x, donor = np.zeros((1, 4, 6), np.float32), np.ones((1, 4, 6), np.float32)
-    result = exchanged(x, [(np.ones((4, 6), bool), None)], seen=seen, donor=donor)
+    result = exchanged(x, [(np.ones((4, 6), bool), None)], visible=seen, donor=donor)
     np.testing.assert_array_equal(result[0], seen)
-    np.testing.assert_array_equal(exchanged(x, [(None, None)], seen=seen, donor=donor), x)
+    np.testing.assert_array_equal(exchanged(x, [(None, None)], visible=seen, donor=donor), x)
     assert not x.any()
 
 
