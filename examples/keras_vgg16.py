@@ -60,7 +60,7 @@ def train(path: Path, *, patients: int = 60, epochs: int = 15) -> float:
 
 def explain(path: Path, folder: Path) -> dict[str, float]:
     """Explain new patients of each class, and say which share of the heat lies on the finding."""
-    # The pictures went in as they are, with pixels in [0, 1]. HiResCAM, since the dense layers weigh each place in a
+    # The images went in as they are, with pixels in [0, 1]. HiResCAM, since the dense layers weigh each place in a
     # way of its own, and Grad-CAM would take the mean of these weights.
     model = cs.load(path, labels=list(CLASSES), mean=[0], std=[1])
     shares = {}
@@ -72,7 +72,7 @@ def explain(path: Path, folder: Path) -> dict[str, float]:
         masks = np.stack([one.masks[label] for one in made])
         heat = np.stack([one.heatmap for one in found])
         shares[label] = float(heat[masks].sum() / heat.sum())
-        print(f"{label}: {shares[label]:.1%} of the heat of {best.layer} is on it, {masks.mean():.1%} of the picture")
+        print(f"{label}: {shares[label]:.1%} of the heat of {best.layer} is on it, {masks.mean():.1%} of the image")
     return shares
 
 

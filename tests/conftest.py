@@ -134,7 +134,7 @@ def shared_net(make_net: Callable[..., nn.Module]) -> Callable[[str], nn.Module]
 
 @pytest.fixture
 def pictures() -> Callable[..., Tensor]:
-    """Random pictures, the same each time: float64 unless asked otherwise."""
+    """Random images, the same each time: float64 unless asked otherwise."""
 
     def make(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
@@ -179,9 +179,9 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
 
 @pytest.fixture
 def make_study(tmp_path: Path, make_bundle: Callable[..., Path]) -> Callable[..., Path]:
-    """Writes a cohort of small random pictures with a study file of two labels, and returns the file.
+    """Writes a cohort of small random images with a study file of two labels, and returns the file.
 
-    Two pictures a patient, AP and PA; picture n has the first label where n is even, the second where n % 4 < 2.
+    Two images a patient, AP and PA; image n has the first label where n is even, the second where n % 4 < 2.
     """
 
     def make(count: int = 8, *, folder: str = "cohort", explain: str = "", **models: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Small copies of public data sets: their folders, file names and columns, with random pictures and a few rows."""
+"""Small copies of public data sets: their folders, file names and columns, with random images and a few rows."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ DESIGNS = {
 
 
 def index_of(net, cue, seed):
-    """The AUC of a network where the cue agrees with the label minus that where it disagrees, on fresh pictures."""
+    """The AUC of a network where the cue agrees with the label minus that where it disagrees, on fresh images."""
     draw = np.random.default_rng([seed, 4])
     truth, has = (np.arange(FRESH) // n % 2 == 1 for n in (1, 2))
     made = [planted.picture(draw, disease=t, cue=cue if h else None)[0] for t, h in zip(truth, has, strict=True)]

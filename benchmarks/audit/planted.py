@@ -1,6 +1,6 @@
 """The planted benchmark: does the audit convict the models that rely on a cue, and only those?
 
-Small networks are trained on generated pictures with a disease (a faint blob) and a cue, in three arms: A, the cue is
+Small networks are trained on generated images with a disease (a faint blob) and a cue, in three arms: A, the cue is
 independent of the label; B, P(cue | label) = strength, P(cue | no label) = 1 - strength; C, no cue. Each is then
 audited on a cohort in which cue and label are independent (arm C: without cue), by the package's own functions.
 
@@ -45,7 +45,7 @@ SETTINGS = AuditSettings(replicates=1999)
 
 
 def picture(draw, *, disease, cue):
-    """One picture (64, 64) in [0, 1] with the mask of its disease and of its cue, each None where it is not there."""
+    """One image (64, 64) in [0, 1] with the mask of its disease and of its cue, each None where it is not there."""
     pixels = 0.45 + 0.12 * ndimage.gaussian_filter(draw.standard_normal((SIDE, SIDE)), 6) * 6
     pixels += 0.03 * draw.standard_normal((SIDE, SIDE))
     lesion = token = None
@@ -81,7 +81,7 @@ def network(head):
 
 
 def trained(head, cue, chances, seed, *, epochs=EPOCHS, noise=0.0):
-    """A network trained on pictures in which the cue stands with chances[label]; a share of the labels is wrong."""
+    """A network trained on images in which the cue stands with chances[label]; a share of the labels is wrong."""
     draw = np.random.default_rng([seed, 1])
     truth = np.arange(TRAINED) % 2 == 1
     made = [picture(draw, disease=t, cue=cue if draw.random() < chances[int(t)] else None)[0] for t in truth]
@@ -107,7 +107,7 @@ def fitted(build, x, y, seed, *, epochs=EPOCHS):
 
 
 def cohort(cue, patients, seed, *, images=IMAGES, prevalence=0.5, chances=(0.5, 0.5)):
-    """Subjects of a cohort; by default three pictures per patient, and label and cue are independent."""
+    """Subjects of a cohort; by default three images per patient, and label and cue are independent."""
     draw = np.random.default_rng([seed, 2, patients])
     window, subjects = Window.whole((SIDE, SIDE)), []
     present = set(np.linspace(0, patients - 1, max(1, round(prevalence * patients))).round().astype(int).tolist())
@@ -261,9 +261,7 @@ def table(results):
     print(
         "RELIES on the border is no error in arm B, whose models use a cue that may lie there. The heat rule: the mean"
     )
-    print(
-        "share of Grad-CAM in the border of present and predicted cases is above the border's share of the picture. It"
-    )
+    print("share of Grad-CAM in the border of present and predicted cases is above the border's share of the image. It")
     print("cannot see a cue that lies elsewhere (texture), and tells nothing of the cue as such.")
     print("\n## Verdicts on the cue, by cue and head (70 patients)\n")
     print("| arm | cue | head | AUC | verdicts |")

@@ -1,8 +1,8 @@
 """The planted benchmark for properties of the acquisition: does the audit find the models that rely on one?
 
-Small networks are trained on generated pictures with a disease (a faint blob) and one property that is set, such as the
-contrast, in two arms: A, the property is independent of the label; B, it goes with the label in 95 % of the pictures.
-Each network is audited on a cohort in which the property goes with the label in 75 % of the pictures, by the package's
+Small networks are trained on generated images with a disease (a faint blob) and one property that is set, such as the
+contrast, in two arms: A, the property is independent of the label; B, it goes with the label in 95 % of the images.
+Each network is audited on a cohort in which the property goes with the label in 75 % of the images, by the package's
 own functions; every property is tested, not only the planted one.
 
     python benchmarks/audit/properties.py --runs 5 --workers 2 --out benchmarks/audit/properties.json
@@ -76,7 +76,7 @@ def marked(x, draw):
 
 
 def picture(draw, *, disease, planted, on):
-    """One picture (96, 96) in [0, 1] with an outline, structure, a blob and the property; and where the blob is."""
+    """One image (96, 96) in [0, 1] with an outline, structure, a blob and the property; and where the blob is."""
     rows, columns = np.mgrid[:SIDE, :SIDE] / SIDE - 0.5
     pixels = (
         0.45 - 0.5 * (rows**2 + columns**2) + 0.08 * ndimage.gaussian_filter(draw.standard_normal(rows.shape), 8) * 8
@@ -98,7 +98,7 @@ def trained(name, strength, seed):
 
 
 def cohort(name, seed, folder):
-    """Cases of a cohort, three pictures per patient, with files; the property agrees with the label that often."""
+    """Cases of a cohort, three images per patient, with files; the property agrees with the label that often."""
     draw = np.random.default_rng([seed, 2])
     cases, on, blobs = [], [], []
     for number in range(PATIENTS * IMAGES):

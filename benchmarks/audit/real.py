@@ -3,7 +3,7 @@
     CAMSCOPE_TEST_DATA=... python benchmarks/audit/real.py FOLDER
     camscope study FOLDER/study.toml --out FOLDER/results
 
-writes FOLDER/cohort.csv, the masks and FOLDER/study.toml. The pictures are those of ``cxr_masks`` and ``cxr_nih`` of
+writes FOLDER/cohort.csv, the masks and FOLDER/study.toml. The images are those of ``cxr_masks`` and ``cxr_nih`` of
 the test data; the two models are the same network with heads fitted in two ways (see the data's README).
 """
 
@@ -38,7 +38,7 @@ input_size = {size}
 
 
 def rows_with_masks(data, folder):
-    """The pictures whose structures were drawn; one mask file a structure."""
+    """The images whose structures were drawn; one mask file a structure."""
     with (data / "cxr_masks" / "labels.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             drawn = np.asarray(Image.open(data / "cxr_masks" / row["mask"]))
@@ -62,7 +62,7 @@ def rows_with_masks(data, folder):
 
 
 def rows_with_boxes(data):
-    """The pictures whose opacities radiologists boxed."""
+    """The images whose opacities radiologists boxed."""
     with (data / "cxr_nih" / "labels.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             boxes = json.loads(row["rsna_boxes_xyxy"])

@@ -1,7 +1,7 @@
 """Whether a layer is one to explain: told from outside, by other means than those that chose it.
 
-A layer passes where its grid has the picture's shape, where of the four corners of the picture, each in its turn
-replaced by the picture's middle and noise, each changes its own corner of the grid more than the other three do (as a
+A layer passes where its grid has the image's shape, where of the four corners of the image, each in its turn
+replaced by the image's middle and noise, each changes its own corner of the grid more than the other three do (as a
 share of what it changes, beyond what it changes everywhere), and where the gradient of a class score reaches half of
 its places or more. Of several layers together each passes by itself, but for the gradient, which one of them needs.
 White noise alone would be like no picture: attention and gates then change everywhere. The grid is at least 2 x 2.
@@ -27,7 +27,7 @@ from camscope.models.layer_choice import choose_layer
 from camscope.trace import Layout, record, unwrap
 
 Read = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Pictures (B, C, H, W) -> activations and gradients (B, K, h, w) of the layer under judgement."""
+"""Images (B, C, H, W) -> activations and gradients (B, K, h, w) of the layer under judgement."""
 
 
 def judge_camscope(net: nn.Module, x: Tensor) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def judge_torchcam(net: nn.Module, x: Tensor) -> dict[str, Any]:
 
 
 def judge(read: Read, x: Tensor) -> dict[str, Any]:
-    """What can be told of a layer by changing one corner of the picture after the other."""
+    """What can be told of a layer by changing one corner of the image after the other."""
     pictures, middle = torch.cat([x] * 5), x[0].roll([side // 2 for side in x.shape[2:]], (1, 2))
     noise = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(7)).to(x)
     middle = middle + 0.5 * x.std() * noise
@@ -136,7 +136,7 @@ def _quadrants(change: Tensor) -> list[float]:
 
 
 def _same_aspect(grid: tuple[int, int], picture: tuple[int, int]) -> bool:
-    """Whether the grid's sides are as the picture's, give or take a cell."""
+    """Whether the grid's sides are as the image's, give or take a cell."""
     (h, w), (height, width) = grid, picture
     return abs(h * width - w * height) <= max(height, width) and h <= height and w <= width
 
@@ -152,7 +152,7 @@ def _stage(net: Any, x: Tensor) -> list[int] | None:
 
 
 def _target(output: Tensor) -> Tensor:
-    """The largest score of a picture; where it has many rows of scores (pixels, boxes), all of them, squared."""
+    """The largest score of an image; where it has many rows of scores (pixels, boxes), all of them, squared."""
     return output.max() if output.ndim == 1 else output.square().sum()
 
 

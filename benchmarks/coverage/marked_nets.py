@@ -302,7 +302,7 @@ def by_second(net: nn.Module, x: Tensor, classes: Tensor) -> Explained:
 
 
 def by_onnx(net: nn.Module, x: Tensor, classes: Tensor) -> Explained:
-    """Of the network as a file; its inputs are pictures of which 8 grey levels are a tenth of the noise."""
+    """Of the network as a file; its inputs are images of which 8 grey levels are a tenth of the noise."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.onnx"
         torch.onnx.export(net, (x[:1],), path, dynamic_shapes=[{0: torch.export.Dim("batch")}], verbose=False)

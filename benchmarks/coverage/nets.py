@@ -14,7 +14,7 @@ _SMALL = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "
 _VIT = {**_SMALL, "image_size": 96, "patch_size": 16}
 _VISION = {"vision_config": {**_VIT, "projection_dim": 32}}
 _KEEP_OWN = 260
-"""Pixels a side up to which a network gets pictures of its own size."""
+"""Pixels a side up to which a network gets images of its own size."""
 
 HUGGING_FACE: dict[str, dict[str, Any]] = {
     "beit": {**_VIT, "use_relative_position_bias": True},
@@ -72,7 +72,7 @@ class Case:
         group: the source: "timm", "torchvision", "segmentation", "detection", "hf" or "keras".
         family: what it is a member of.
         name: of the architecture.
-        make: makes the network, in eval mode, and one picture (1, C, H, W) for it.
+        make: makes the network, in eval mode, and one image (1, C, H, W) for it.
     """
 
     group: str
@@ -160,7 +160,7 @@ def _torchvision(name: str, group: str) -> tuple[nn.Module, Tensor]:
         net = _finding(net)
     if group == "torchvision":
         crop = models.get_model_weights(name).DEFAULT.transforms().crop_size[0]
-        # Attention over a fixed number of places takes pictures of its own size alone.
+        # Attention over a fixed number of places takes images of its own size alone.
         size = crop if crop <= _KEEP_OWN or name.startswith(("maxvit", "inception")) else 224
         size = options.get("image_size", size)
     return net, picture(3, (size, size))

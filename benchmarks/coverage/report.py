@@ -22,13 +22,13 @@ _TITLES = {
     "all": "timm, architecture by architecture",
 }
 _CONTRACT = """\
-Random weights; where makers start at zero, random values, and batch norms have the statistics of the picture, as after
+Random weights; where makers start at zero, random values, and batch norms have the statistics of the image, as after
 training. `found`: a layer was chosen without being named. `verified`: a judge that shares no code with the choice
-agrees (benchmarks/coverage/judge.py): the grid has the picture's shape; of the four corners of the picture, each in its
-turn replaced by the picture's middle and noise, each changes its own corner of the grid more than the others do; a
+agrees (benchmarks/coverage/judge.py): the grid has the image's shape; of the four corners of the image, each in its
+turn replaced by the image's middle and noise, each changes its own corner of the grid more than the others do; a
 class score's gradient reaches half of the places. Levels that are explained together pass each by itself, and one has
 the gradient. `finite`: Grad-CAM on it is, and has the grid's size. `time`: seconds of the choice over those of a
-forward pass of one picture, on a machine that does other work too. torch-cam: the layer that `GradCAM(net)` takes by
+forward pass of one image, on a machine that does other work too. torch-cam: the layer that `GradCAM(net)` takes by
 itself, under the same judge; a patch embedding at the stem passes it, though it explains nothing that the network has
 worked out.
 """

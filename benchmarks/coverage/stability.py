@@ -92,7 +92,7 @@ def attempt(case: nets.Case, asked: argparse.Namespace) -> dict[str, Any]:
 
 
 def smaller(net: nn.Module, x: Tensor) -> Tensor:
-    """A picture of 128 x 128 pixels, or the given one where the network takes no other."""
+    """An image of 128 x 128 pixels, or the given one where the network takes no other."""
     less = nn.functional.interpolate(x, (_SMALL, _SMALL))
     try:
         with torch.inference_mode():

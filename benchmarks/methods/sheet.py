@@ -1,8 +1,8 @@
-"""All methods on real pictures and trained networks, on one sheet to look at.
+"""All methods on real images and trained networks, on one sheet to look at.
 
     CAMSCOPE_TEST_DATA=... python benchmarks/methods/sheet.py methods.png
 
-Three pictures of ImageNet's validation set under two CNNs, and one of CIFAR-10 under a vision transformer. Below each
+Three images of ImageNet's validation set under two CNNs, and one of CIFAR-10 under a vision transformer. Below each
 map stands whether its peak lies on the object, as far as its box is known; methods that cannot apply say why.
 Settings that differ from the defaults stand beside the method.
 """
@@ -28,7 +28,7 @@ from camscope.render import Cell, sheet
 DATA = Path(os.environ["CAMSCOPE_TEST_DATA"])
 PICTURES = ["ILSVRC2012_val_00001301", "ILSVRC2012_val_00002164", "ILSVRC2012_val_00002894"]
 SETTINGS = {
-    # Reduced: their defaults take more than 2,000 passes a picture.
+    # Reduced: their defaults take more than 2,000 passes an image.
     "sscam": {"samples": 4, "channels": 60},
     "iscam": {"samples": 4, "channels": 60},
     # MobileNetV2 and the transformer have stages of signed activations, which Grad-CAM++, the default, is not for.
@@ -39,7 +39,7 @@ MADE = ["augmented(gradcam)", "eigensmoothed(gradcam)", "fused(layercam)"]
 
 @dataclass
 class Column:
-    """One picture under one network."""
+    """One image under one network."""
 
     model: cs.Model
     picture: Path
@@ -87,7 +87,7 @@ def columns() -> list[Column]:
 
 
 def on_object(e: cs.Explanation, boxes: list[list[float]]) -> bool:
-    """Whether the peak of the map lies in a box; boxes are of the picture at 227 x 227."""
+    """Whether the peak of the map lies in a box; boxes are of the image at 227 x 227."""
     height, width = e.heatmap.shape
     y, x = np.unravel_index(int(e.heatmap.argmax()), e.heatmap.shape)
     x, y = x * 227 / width, y * 227 / height

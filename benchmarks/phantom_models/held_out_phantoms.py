@@ -1,4 +1,4 @@
-"""Patients whom no model was trained on, and what a model of the demo does with their pictures."""
+"""Patients whom no model was trained on, and what a model of the demo does with their images."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from camscope.phantoms.cohort import PhantomSpec, grey_bytes
 from camscope.phantoms.findings import FINDINGS
 
 STREAM, PATIENTS, PREVALENCE, SIDE = 103, 400, 0.35, 256
-# A cell of the models' 8 x 8 maps, in pixels of these pictures.
+# A cell of the models' 8 x 8 maps, in pixels of these images.
 CELL = SIDE // 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """Pictures of patients whom no model was trained on.
+    """Images of patients whom no model was trained on.
 
     Attributes:
-        cases: one picture per patient, half of them AP, none with the token.
-        plain: (N, 256, 256) pictures of the cases.
-        marked: the same with the token; PA pictures unchanged.
+        cases: one image per patient, half of them AP, none with the token.
+        plain: (N, 256, 256) images of the cases.
+        marked: the same with the token; PA images unchanged.
         masks: for each case the (256, 256) mask of each of its findings.
-        tokens: for each case the (256, 256) mask of the token in ``marked``; empty on PA pictures.
+        tokens: for each case the (256, 256) mask of the token in ``marked``; empty on PA images.
     """
 
     cases: tuple[PhantomSpec, ...]
@@ -43,7 +43,7 @@ class HeldOut:
 
     @classmethod
     def make(cls, seed: int, *, patients: int = PATIENTS) -> HeldOut:
-        """Draw the patients of a seed and make their pictures."""
+        """Draw the patients of a seed and make their images."""
         cases = _draw_cases(seed, patients)
         plain, marked, masks = [], [], []
         tokens = np.zeros((patients, SIDE, SIDE), dtype=bool)
@@ -84,7 +84,7 @@ def _draw_cases(seed: int, patients: int) -> tuple[PhantomSpec, ...]:
 
 
 def scores(model: Model, pictures: Bytes) -> npt.NDArray[np.float64]:
-    """Logits (N,) of pictures (N, H, W) as bytes, preprocessed as the model does with a file."""
+    """Logits (N,) of images (N, H, W) as bytes, preprocessed as the model does with a file."""
     result = []
     with torch.inference_mode():
         for start in range(0, len(pictures), 64):
@@ -99,7 +99,7 @@ def scores(model: Model, pictures: Bytes) -> npt.NDArray[np.float64]:
 def token_aucs(model: Model, tests: HeldOut, *, seed: int = 0) -> dict[str, float]:
     """AUC of a model with the token in four arrangements.
 
-    "clean": no token on any picture. "independent": on half of the AP pictures. "aligned": AP pictures alone, token
+    "clean": no token on any image. "independent": on half of the AP images. "aligned": AP images alone, token
     with probability .95 where the finding is and .05 elsewhere. "anti_aligned": the other way round.
     """
     present, bedside = tests.present(model.labels[0]), tests.bedside
@@ -120,10 +120,10 @@ def _auc(present: npt.NDArray[np.bool_], logits: npt.NDArray[np.float64]) -> flo
 
 
 def pointing(model: Model, tests: HeldOut) -> dict[str, float]:
-    """Share of the pictures on which the peak of the Grad-CAM lies where it is said to.
+    """Share of the images on which the peak of the Grad-CAM lies where it is said to.
 
-    "finding": in the mask of the finding, on the AP and PA pictures that have it, without the token. "token": within
-    ``CELL`` pixels of the token, on the AP pictures with the token, whether they have the finding or not: the token
+    "finding": in the mask of the finding, on the AP and PA images that have it, without the token. "token": within
+    ``CELL`` pixels of the token, on the AP images with the token, whether they have the finding or not: the token
     is smaller than a cell of the map. An empty map has no peak.
 
     Reference:

@@ -132,16 +132,16 @@ def fit(
 ) -> None:
     """Train a network of one logit on (2N, H, W) bytes that alternate: with the finding, without it.
 
-    AdamW with a cosine schedule; the two pictures of a pair are in the same batch. The weights that stay are a
+    AdamW with a cosine schedule; the two images of a pair are in the same batch. The weights that stay are a
     running average over the steps.
 
     Args:
         net: trained in place.
         pictures: bytes.
         seed: of the order and of the variations.
-        epochs: passes over the pictures.
+        epochs: passes over the images.
         guide: (2N, H, W) where the finding is. With it the loss is the cross-entropy plus ``GUIDANCE`` times
-            the mean of ``share_outside`` over the pictures with the finding; None for the cross-entropy alone.
+            the mean of ``share_outside`` over the images with the finding; None for the cross-entropy alone.
         progress: called with (epochs done, epochs in all).
     """
     draw = torch.Generator().manual_seed(seed)
@@ -193,7 +193,7 @@ def share_outside(features: Tensor, logits: Tensor, *, masks: Tensor) -> Tensor:
 
 
 def _varied(batch: Tensor, draw: torch.Generator) -> Tensor:
-    """Pictures (B, 1, H, W) in [0, 1] changed in exposure and noise, and normalised."""
+    """Images (B, 1, H, W) in [0, 1] changed in exposure and noise, and normalised."""
     gain = 1 + 0.12 * torch.randn(len(batch), 1, 1, 1, generator=draw)
     shift = 0.05 * torch.randn(len(batch), 1, 1, 1, generator=draw)
     grain = 0.015 * torch.randn(batch.shape, generator=draw)

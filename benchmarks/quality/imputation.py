@@ -1,4 +1,4 @@
-"""How ROAD's linear systems are best solved: seconds of a processor for holes of a picture of 224 x 224.
+"""How ROAD's linear systems are best solved: seconds of a processor for holes of an image of 224 x 224.
 
     OMP_NUM_THREADS=1 python benchmarks/quality/imputation.py
 

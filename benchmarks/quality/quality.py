@@ -35,14 +35,14 @@ PARTS = {
     "image_swap,cascading_randomisation",
     "edits": "deletion,insertion,road_morf,road_lerf,road,infidelity,max_sensitivity",
 }
-"""What is evaluated together -> its metrics; edited pictures cost ten times as much, and are fewer."""
+"""What is evaluated together -> its metrics; edited images cost ten times as much, and are fewer."""
 BATCH = {"maps": 8, "edits": 4}
 SLOW = {
     ("imagenet", "edits"): ("occlusion", "sscam", "iscam"),
     ("cxr", "maps"): ("scorecam", "sscam", "iscam"),
     ("cxr", "edits"): ("occlusion", "scorecam", "sscam", "iscam"),
 }
-"""Left out: some hundred passes a map, and max-sensitivity takes ten maps of a picture."""
+"""Left out: some hundred passes a map, and max-sensitivity takes ten maps of an image."""
 
 
 def imagenet() -> tuple[Model, str]:
@@ -80,11 +80,11 @@ SETS: dict[str, Any] = {
         {"most_passes": 200, "settings": {"steps": 8, "samples": 4}},
     ),
 }
-"""Name -> model and target; folder and its column of boxes; for each part its pictures and the few; settings."""
+"""Name -> model and target; folder and its column of boxes; for each part its images and the few; settings."""
 
 
 def data_of(name: str, part: str, *, target: str, out: Path) -> EvaluationData:
-    """The annotated pictures of a folder of the test data, thinned out."""
+    """The annotated images of a folder of the test data, thinned out."""
     _, (folder, boxes), parts, _ = SETS[name]
     with (DATA / folder / "labels.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row[boxes] != "[]"][parts[part][0]]
@@ -116,10 +116,10 @@ def document(name: str, found: dict[str, dict[str, Any]]) -> str:
     lines = [
         f"# All methods on {first['model']['name']}: {name}",
         "",
-        f"`python benchmarks/quality/quality.py {name} OUT`: annotated pictures of {first['data']['path']};",
+        f"`python benchmarks/quality/quality.py {name} OUT`: annotated images of {first['data']['path']};",
         f"{'; '.join(counts)}.",
         f"Means over {whose} with 95 % intervals; **bold**: better than the best map that knows nothing (sign flips,",
-        "Holm over the methods of a column, p < .05); *italic*: knows nothing; † needs many passes: on few pictures,",
+        "Holm over the methods of a column, p < .05); *italic*: knows nothing; † needs many passes: on few images,",
         f"and without a rank. Settings: {run['settings']}. Seconds a map in batches of {run['batch_size']} on",
         f"{run['device']}, {run['threads']} thread, while the machine did other work: read them as ratios.",
         *(f"Left out of {part}: {', '.join(SLOW[name, part])}." for part in found if (name, part) in SLOW),
@@ -129,11 +129,11 @@ def document(name: str, found: dict[str, dict[str, Any]]) -> str:
         for what, asked in KINDS.items():
             if measured(content["table"], what):
                 pictures = content["run"]["few"] if what in FEW else content["data"]["pictures"]
-                lines += [f"## {asked} ({part}; {pictures} pictures)", "", *markdown(content["table"], what), ""]
+                lines += [f"## {asked} ({part}; {pictures} images)", "", *markdown(content["table"], what), ""]
     lines += ["## What the numbers say by themselves", ""]
     for part, content in found.items():
         lines += [f"* {part}: {said}" for said in sentences(content["table"])]
-    lines += ["", "## Run on few pictures, as another method, or not at all", ""]
+    lines += ["", "## Run on few images, as another method, or not at all", ""]
     lines += [
         f"* {one['method']}: {one['refused'] or one['restricted']}"
         for one in first["table"]["methods"]
@@ -148,7 +148,7 @@ def markdown(table: dict[str, Any], what: str) -> list[str]:
     """One table: the metrics of a kind, methods by their mean rank in it."""
     metrics, last = measured(table, what), what == "randomisation"
     heads = ["method", "rank", *(f"{metric} {arrow(metric)}".strip() for metric in metrics)]
-    heads += ["sanity (cascade; pictures)", "passes", "s/map"] if last else []
+    heads += ["sanity (cascade; images)", "passes", "s/map"] if last else []
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for one in of_kind(table, what):
         name = ("*{}*" if one["null"] else "{}").format(one["method"]) + ("†" if one["restricted"] else "")

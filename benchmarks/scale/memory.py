@@ -3,8 +3,8 @@
     python benchmarks/scale/memory.py                # 500,000 cases of two labels: 1,000,000 rows
     python benchmarks/scale/memory.py --cases 25000
 
-writes memory.json next to it. The rows are made up in the study's own schema, every one with a map; the pictures are
-few and real files that many rows share. The label goes with a token on the picture, so that the audit has work to do.
+writes memory.json next to it. The rows are made up in the study's own schema, every one with a map; the images are
+few and real files that many rows share. The label goes with a token on the image, so that the audit has work to do.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ shortcuts = ["border:0.10", "cue:token"]
 
 
 def write_table(folder: Path, cases: int) -> Path:
-    """A model, a few pictures, a table of two pictures a patient, and the study file, which is returned."""
+    """A model, a few images, a table of two images a patient, and the study file, which is returned."""
     sys.path.insert(0, str(HERE.parent / "phantom_models"))
     from train_phantom_models import new_model
 

@@ -1,8 +1,8 @@
-"""What a large study costs, from what one picture costs here; and whether that predicts real runs.
+"""What a large study costs, from what one image costs here; and whether that predicts real runs.
 
-    python benchmarks/scale/scale.py costs STUDY.toml      seconds and bytes of each step of one picture
+    python benchmarks/scale/scale.py costs STUDY.toml      seconds and bytes of each step of one image
     python benchmarks/scale/scale.py runs STUDY.toml       runs with one and two Ray workers
-    python benchmarks/scale/scale.py predict               the same from the costs; ten million pictures on 1 and 8 GPUs
+    python benchmarks/scale/scale.py predict               the same from the costs; ten million images on 1 and 8 GPUs
 
 Each writes its part of scale.json; the later ones read what the earlier ones wrote.
 """
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def costs(file: Path, pictures: int) -> dict[str, Any]:
-    """Seconds of each step of a picture, one thread, and bytes of what is read and written."""
+    """Seconds of each step of an image, one thread, and bytes of what is read and written."""
     import torch
 
     from camscope.study.run import run
@@ -191,7 +191,7 @@ GPU = {
 
 
 def archive(known: dict[str, Any], pictures: int = 10_000_000) -> list[dict[str, Any]]:
-    """Hours that each resource needs for ten million pictures; the longest are the study's."""
+    """Hours that each resource needs for ten million images; the longest are the study's."""
     seconds, sizes, found = known["seconds"], known["bytes"], []
     for gpus, overlays in itertools.product((1, 8), (True, False)):
         steps = [step for step in STEPS if step not in ON_GPU and (overlays or step not in FOR_OVERLAYS)]

@@ -1,4 +1,4 @@
-"""A folder of pictures through `camscope explain`, beside a bare loop over the same files; and its memory.
+"""A folder of images through `camscope explain`, beside a bare loop over the same files; and its memory.
 
 The loop opens each file with Pillow, applies the model's transform, and runs a plain eager forward in batches; it
 explains nothing and writes nothing.
@@ -29,7 +29,7 @@ BATCH = 16
 def folder(
     pictures: Sequence[Path], *, spec: str = "torchvision:resnet50", number: int, most: int = 200
 ) -> dict[str, Any]:
-    """Seconds for at most so many pictures of some folders by both."""
+    """Seconds for at most so many images of some folders by both."""
     from torchvision import transforms
 
     kinds = (".jpg", ".jpeg", ".png")
@@ -75,14 +75,14 @@ def command(model: cs.Model, files: list[Path], out: Path) -> None:
 
 
 def memory(number: int) -> dict[str, int]:
-    """Peak MB after 500 pictures and after all, of small pictures and a tiny network, in a process of its own."""
+    """Peak MB after 500 images and after all, of small images and a tiny network, in a process of its own."""
     done = subprocess.run([sys.executable, __file__, str(number)], capture_output=True, text=True, check=True)
     early, late = map(int, done.stdout.split()[-2:])
     return {"pictures": number, "after 500": early, "at the end": late}
 
 
 def main(number: int) -> None:
-    """Explain that many pictures in memory, one after the other."""
+    """Explain that many images in memory, one after the other."""
     model = cs.load("timm:test_convnext", weights="none", classes=3, input_size=64)
     draw = np.random.default_rng(0)
     pictures = (draw.integers(0, 255, (64, 64, 3), np.uint8) for _ in range(number))

@@ -1,4 +1,4 @@
-"""Grad-CAM of a batch, from the tensor to maps of the picture's size, beside a plain forward and the peers."""
+"""Grad-CAM of a batch, from the tensor to maps of the image's size, beside a plain forward and the peers."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def slow(name: str) -> dict[str, Any]:
 
 
 def _timed(names: list[str], number: int) -> dict[str, Any]:
-    """Each on resnet50, one picture."""
+    """Each on resnet50, one image."""
     torch.manual_seed(0)
     net = cs.load("torchvision:resnet50", weights="none").net
     plain = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
@@ -51,7 +51,7 @@ def _timed(names: list[str], number: int) -> dict[str, Any]:
 
     smooth = copy.deepcopy(plain)
     grad_cam = GradCAM(smooth, [smooth.layer4])
-    # Packed is what "auto" is from 24 passes on: a Score-CAM, or five pictures of the augmented method.
+    # Packed is what "auto" is from 24 passes on: a Score-CAM, or five images of the augmented method.
     pairs = {
         "Ablation-CAM": (ours("ablationcam"), theirs(AblationCAM, ablation_layer=AblationLayer())),
         "Score-CAM": (ours("scorecam", engine="packed"), theirs(ScoreCAM)),

@@ -2,7 +2,7 @@
 
     python benchmarks/study/memory.py 500 20000
 
-writes memory.md next to it. The pictures are tiny (48 x 48), so that what is measured is what grows with the rows.
+writes memory.md next to it. The images are tiny (48 x 48), so that what is measured is what grows with the rows.
 """
 
 from __future__ import annotations

@@ -13,17 +13,17 @@ from camscope.images.picture import Window
 
 
 def place(maps: Tensor, window: Window) -> Tensor:
-    """Lay grid maps over the picture, where the network saw it; what it did not see is 0.
+    """Lay grid maps over the image, where the network saw it; what it did not see is 0.
 
     Linear interpolation with ``align_corners=False`` (a grid cell covers an equal share of the window), one matrix
     per axis, so that crops, letterboxes and fractional boxes are exact.
 
     Args:
         maps: (..., *grid), any number of leading axes.
-        window: the part of the picture that the network saw, with as many axes as the grid.
+        window: the part of the image that the network saw, with as many axes as the grid.
 
     Returns:
-        (..., *picture) at picture size, in the unit of ``maps``.
+        (..., *image) at image size, in the unit of ``maps``.
 
     >>> place(torch.tensor([[0.0, 1.0]]), Window((2, 4), (0, 0), (2, 4)))
     tensor([[0.0000, 0.2500, 0.7500, 1.0000],

@@ -31,7 +31,7 @@ def test_masks_are_those_of_the_findings(held_out):
 
 
 class Brightest(nn.Module):
-    """Scores the sum of the squares of its features: the Grad-CAM peaks where the picture is brightest."""
+    """Scores the sum of the squares of its features: the Grad-CAM peaks where the image is brightest."""
 
     def __init__(self, sign):
         super().__init__()

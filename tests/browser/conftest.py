@@ -67,7 +67,7 @@ def study_file(labels: list[str]) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def write_study(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Writes the folder of a study; the maps have 5 x 7 cells on a window within the pictures."""
+    """Writes the folder of a study; the maps have 5 x 7 cells on a window within the images."""
 
     def write(
         *,

@@ -296,7 +296,7 @@ def test_pictures_of_large_cohorts_lie_beside_the_page(page, write_study):
     out = write_study()
     report(out, inside=3)
     text = (out / "report.html").read_text()
-    beside = {path.name for path in (out / "report_files").iterdir()} - {MARKER}  # the list of the pictures of ours
+    beside = {path.name for path in (out / "report_files").iterdir()} - {MARKER}  # the list of the images of ours
     assert len(beside) == len(set(re.findall(r"report_files/\w+\.jpg", text))) > 3
     page.goto((out / "report.html").as_uri())
     page.wait_for_function("[...document.querySelectorAll('.card img')].every(i => i.complete)")

@@ -26,7 +26,7 @@ def demo(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """Twenty real pictures, without an audit."""
+    """Twenty real images, without an audit."""
     if not DATA.is_dir():
         pytest.skip("no test data: set CAMSCOPE_TEST_DATA to their folder")
     place = tmp_path_factory.mktemp("real")

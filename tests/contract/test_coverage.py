@@ -50,7 +50,7 @@ def picture(*shape):
 
 
 def settled(net, x):
-    """Batch norms with the statistics of these pictures."""
+    """Batch norms with the statistics of these images."""
     norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.momentum, norm.training = 1.0, True
@@ -62,7 +62,7 @@ def settled(net, x):
 
 
 def assert_places_are_kept(net, x, layer, *, draws=1):
-    """Derived from the other end: what a cell in a corner of the grid depends on lies in that corner of the picture."""
+    """Derived from the other end: what a cell in a corner of the grid depends on lies in that corner of the image."""
     leaf = x.clone().requires_grad_()
     forward = record(net, leaf, layers=[layer], differentiable=True)
     layout = find_layout(forward.records[layer].shape, x.shape, layer=layer)

@@ -61,7 +61,7 @@ def run(name, net, layer, x, **options):
 
 @pytest.fixture
 def case(make_net, pictures):
-    """The first kind of network that a method accepts: the network, its layer, and three pictures."""
+    """The first kind of network that a method accepts: the network, its layer, and three images."""
 
     def find(name, dims=2):
         for net, layer in nets(dims, make_net):

@@ -62,10 +62,10 @@ def nodes(bucket):
 
 @pytest.fixture
 def file(make_study, monkeypatch):
-    """A study of 24 cases in shards of two, one picture damaged."""
+    """A study of 24 cases in shards of two, one image damaged."""
     monkeypatch.setattr(running, "_SMALLEST_SHARD", 2)
     file = make_study(24, explain='when = "all"')
-    (file.parent / "images/P003/PA.png").write_bytes(b"no picture")
+    (file.parent / "images/P003/PA.png").write_bytes(b"no image")
     return file
 
 
@@ -93,7 +93,7 @@ def test_the_same_rows_and_the_same_audit(nodes, file, here, tmp_path):
     local = inside("study", file, "--out", tmp_path / "here")
     done = inside("study", file, "--out", tmp_path / "there", "--engine", "ray", "--workers", "2")
     assert (local.returncode, done.returncode) == (1, 1), done.stderr
-    assert "no picture" not in done.stdout
+    assert "no image" not in done.stdout
     assert done.stderr == local.stderr
     alike(here, rows(tmp_path / "there"))
     assert sorted(p.relative_to(tmp_path / "there") for p in (tmp_path / "there").rglob("*.jpg")) == sorted(
@@ -140,7 +140,7 @@ def test_begun_by_a_process_and_finished_by_a_cluster(nodes, file, here, tmp_pat
 
 
 class Fragile(module.Worker):
-    """A worker that a certain picture kills, as a damaged one may do in a decoder or on a GPU."""
+    """A worker that a certain image kills, as a damaged one may do in a decoder or on a GPU."""
 
     def __call__(self, block):
         self._look(pl.DataFrame(pl.from_arrow(block)))
@@ -164,7 +164,7 @@ def test_a_picture_that_kills_every_worker_costs_its_own_rows(nodes, file, here,
     found = rows(tmp_path / "out")
     failed = found.filter(pl.col("image") == "P005/AP.png")
     assert set(failed["status"]) == {"failed"}
-    assert all("no worker could explain this picture" in text for text in failed["message"])
+    assert all("no worker could explain this image" in text for text in failed["message"])
     others = pl.col("image") != "P005/AP.png"
     alike(here.filter(others), found.filter(others))
     assert any("again" in label for label in labels)

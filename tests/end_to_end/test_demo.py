@@ -24,7 +24,7 @@ def rows(folder):
 
 
 def check(folder):
-    """A map for each finding that is present, in the tree of views and patients, at the picture's size."""
+    """A map for each finding that is present, in the tree of views and patients, at the image's size."""
     maps = 0
     for row in rows(folder):
         picture = Image.open(folder / row["path"])

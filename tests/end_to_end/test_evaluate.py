@@ -16,7 +16,7 @@ from running import inside
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A tiny model of its own and five annotated pictures, one of which is broken."""
+    """A tiny model of its own and five annotated images, one of which is broken."""
     place = tmp_path_factory.mktemp("evaluate")
     load("timm:test_resnet", weights="none", classes=2, labels=["cat", "dog"], input_size=64).save(place / "model")
     draw = np.random.default_rng(0)

@@ -63,7 +63,7 @@ def bad(make_study):
     whole = (images / "P000/PA.png").read_bytes()
     (images / "cut.png").write_bytes(whole[: len(whole) // 2])
     (images / "empty.png").write_bytes(b"")
-    (images / "text.png").write_bytes(b"no picture")
+    (images / "text.png").write_bytes(b"no image")
     (images / "folder.png").mkdir()
     odd = {}
     for n, name in enumerate(["<b>x</b>", "患者", "a b; c", "=1+1", "x\x1b[31my"]):
@@ -78,7 +78,7 @@ def bad(make_study):
         ("cut.png", "P1", "PA", "1", "0", "damaged or truncated"),
         ("missing.png", "P1", "PA", "1", "0", "there is no file"),
         ("empty.png", "P1", "PA", "1", "0", "is empty"),
-        ("text.png", "P1", "PA", "1", "0", "is not a picture"),
+        ("text.png", "P1", "PA", "1", "0", "is not an image"),
         ("folder.png", "P1", "PA", "1", "0", "is a folder"),
         ("P000/PA.png", "P0", "AP", "1", "0", "the same image and patient as line 2"),
         ("P000/AP.png", "P0", "AP", "maybe", "1", "effusion = 'maybe'"),

@@ -111,7 +111,7 @@ def test_failures_of_any_model_and_data(folder, tmp_path):
     assert "no dog &lt;b&gt;" in page
     done = inside("failures", tmp_path / "m", "--out", tmp_path / "out")
     assert done.returncode == 2
-    assert "give labelled pictures with --data" in done.stderr
+    assert "give labelled images with --data" in done.stderr
 
 
 def test_a_model_for_each_label(tmp_path):

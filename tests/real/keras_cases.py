@@ -1,4 +1,4 @@
-"""Keras' preprocessing and maps on real pictures; run by test_keras.py in a process of its own."""
+"""Keras' preprocessing and maps on real images; run by test_keras.py in a process of its own."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def table_of(plan, out):
 
 
 def subset(folder, boxes, count, out):
-    """The first annotated pictures of a folder."""
+    """The first annotated images of a folder."""
     with (DATA / folder / "labels.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row[boxes] != "[]"][:count]
     for row in rows:
@@ -48,7 +48,7 @@ def test_grad_cam_of_squeezenet_finds_the_object(tmp_path):
     for metric in (
         "pointing",
         "mass_accuracy",
-    ):  # a centre prior is another matter: these pictures have it in the middle
+    ):  # a centre prior is another matter: these images have it in the middle
         assert cells["gradcam", metric]["estimate"] > cells["uniform", metric]["estimate"] + 0.1
     assert cells["uniform", "average_drop"]["estimate"] < cells["gradcam", "average_drop"]["estimate"]
 

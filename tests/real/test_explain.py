@@ -37,7 +37,7 @@ def table(folder, count=None):
 
 
 def peaks(model, folder, rows, targets):
-    """(x, y) of the maximum of each Grad-CAM, in pixels of the picture, and the picture's size."""
+    """(x, y) of the maximum of each Grad-CAM, in pixels of the image, and the image's size."""
     found = []
     for first in range(0, len(rows), 10):
         seen = [model.preprocess(read(DATA / folder / row["file"])) for row in rows[first : first + 10]]
@@ -86,7 +86,7 @@ def test_two_classes_of_one_picture_give_two_places():
 
 
 def _two_clear(model):
-    """Two pictures of different classes that the model is sure of, rightly."""
+    """Two images of different classes that the model is sure of, rightly."""
     sure = []
     for row in table("imagenet_val", 40):
         x = model.preprocess(read(DATA / "imagenet_val" / row["file"]))[0][None]

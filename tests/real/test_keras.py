@@ -1,4 +1,4 @@
-"""Keras' families on real pictures, in a process of their own: `keras_cases.py`."""
+"""Keras' families on real images, in a process of their own: `keras_cases.py`."""
 
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Trained networks of the shared data, loaded and asked about real pictures."""
+"""Trained networks of the shared data, loaded and asked about real images."""
 
 import csv
 import importlib.util
@@ -27,7 +27,7 @@ def table(folder):
 
 
 def logits(model, rows):
-    """(rows, classes), a few pictures at a time."""
+    """(rows, classes), a few images at a time."""
     found = []
     for first in range(0, len(rows), 8):
         batch = torch.stack([model.preprocess(read(row["path"]))[0] for row in rows[first : first + 8]])
@@ -56,8 +56,8 @@ def opacity(kind, size):
     return load("timm:mobilenetv2_100", weights=file, labels=["no opacity", "opacity"], input_size=size, **HALF)
 
 
-# The 49 and 55 of 60 that the data's README states are met on every second picture of labels.csv, whose 120 rows
-# hold more than it counted; a picture on the edge between two classes may fall otherwise on another machine.
+# The 49 and 55 of 60 that the data's README states are met on every second image of labels.csv, whose 120 rows
+# hold more than it counted; an image on the edge between two classes may fall otherwise on another machine.
 @pytest.mark.parametrize(("make", "of_all", "of_half"), [(squeezenet, 87, 49), (mobilenet, 97, 55)])
 def test_imagenet_classes(make, of_all, of_half):
     model, rows = make(), table("imagenet_val")
@@ -71,7 +71,7 @@ def test_imagenet_classes(make, of_all, of_half):
     assert len(named & ours) > 0.9 * len(named)
 
 
-# In-sample: the heads were fitted on pictures of this folder. The README's .81 and .88 are on held-out patients.
+# In-sample: the heads were fitted on images of this folder. The README's .81 and .88 are on held-out patients.
 @pytest.mark.parametrize(("kind", "size", "least"), [("localiser", 448, 0.90), ("probe", 224, 0.95)])
 def test_opacity_against_normal_chests(kind, size, least):
     model = opacity(kind, size)

@@ -1,4 +1,4 @@
-"""Every picture of the shared test data is read as Pillow's own conversion would read it."""
+"""Every image of the shared test data is read as Pillow's own conversion would read it."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Training on real chest radiographs: few pictures, and said so."""
+"""Training on real chest radiographs: few images, and said so."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""Faster Score-CAM, SS-CAM, IS-CAM and Recipro-CAM, re-derived from their papers one picture at a time."""
+"""Faster Score-CAM, SS-CAM, IS-CAM and Recipro-CAM, re-derived from their papers one image at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics re-derived from their papers with loops; best and worst values on pictures whose right map is known."""
+"""Metrics re-derived from their papers with loops; best and worst values on images whose right map is known."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_adcc():
 
 
 def test_coherency_and_complexity(inputs, close):
-    """Pearson's correlation of the heat before and after the picture is multiplied by it; the mean of the heat."""
+    """Pearson's correlation of the heat before and after the image is multiplied by it; the mean of the heat."""
     explain = lambda some: some[:, 0] - 0.7 * some[:, 1]  # noqa: E731
     coherent, dense = [], []
     for one in inputs:
@@ -238,7 +238,7 @@ def test_additivity_of_a_linear_model(inputs):
     assert METRICS["infidelity"](maps.flip(1), inputs, linear).min() > 1e-3
 
 
-# --- pictures whose right map is known ---
+# --- images whose right map is known ---
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +286,7 @@ MORE = {"deletion": {"steps": 16}, "insertion": {"steps": 16, "substrate": "zero
 
 @pytest.mark.parametrize("name", ["deletion", "insertion", "road_morf", "road_lerf", "road", "average_drop"])
 def test_planted_faithfulness(name, planted):
-    """The right map is better than a uniform one, and that better than the wrong one, on every picture."""
+    """The right map is better than a uniform one, and that better than the wrong one, on every image."""
     values = {
         key: METRICS[name](maps, planted["pictures"], planted["score"], **MORE.get(name, {}))
         for key, maps in planted["maps"].items()

@@ -81,7 +81,7 @@ def test_road_combined_is_that_of_pytorch_grad_cam(net, inputs, maps, monkeypatc
 
 
 def test_deliberate_difference_road_removes_its_share_where_values_tie(net, inputs):
-    """Percentiles remove all equal values together: half of the picture here, where a tenth was asked for."""
+    """Percentiles remove all equal values together: half of the image here, where a tenth was asked for."""
     halves = torch.zeros(B, SIDE, SIDE)
     halves[:, :, : SIDE // 2] = 1
     metric = perturbation.PerturbationConfidenceMetric(

@@ -28,7 +28,7 @@ class Split:
 
     Attributes:
         layer: the layer's name.
-        before: (net, pictures) -> the layer's output, and what leads around it.
+        before: (net, images) -> the layer's output, and what leads around it.
         after: (net, layer's output, what leads around it) -> scores.
         grid: the layer's output -> (B, K, h, w).
     """
@@ -124,7 +124,7 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def see(shared_net):
-    """Look at one of the two pictures of a network, for its class; once for all methods."""
+    """Look at one of the two images of a network, for its class; once for all methods."""
 
     @functools.cache
     def look(name: str, image: int) -> Seen:
@@ -137,7 +137,7 @@ def see(shared_net):
         scores = split.after(net, record, around)
         torch.testing.assert_close(scores, net(x[None]), rtol=1e-10, atol=1e-12)
         scores[0, target].backward()
-        assert picture.grad.any(), "the graph reaches the picture"
+        assert picture.grad.any(), "the graph reaches the image"
         A, g = (split.grid(t)[0].detach().numpy().copy() for t in (record, record.grad))
         net.zero_grad(set_to_none=True)
 

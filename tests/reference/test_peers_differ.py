@@ -117,7 +117,7 @@ def test_torch_cams_iscam_adds_up_its_coefficient(close):
 
 
 def test_pytorch_grad_cams_ablation_overwrites_with_a_number_of_its_own(close):
-    """It sets a channel to min - 1e7 where activations are negative: far from any picture."""
+    """It sets a channel to min - 1e7 where activations are negative: far from any image."""
     net, x = network(bend=nn.GELU())
     layer = grad_cam.ablation_layer.AblationLayer()
     A, _ = traced(net, x)

@@ -19,7 +19,7 @@ INDEX = 2
 
 
 def network(*, same_size: bool = False) -> tuple[nn.Module, Tensor]:
-    """A head that bends and weighs every cell differently; layer '1', as large as the picture if wanted."""
+    """A head that bends and weighs every cell differently; layer '1', as large as the image if wanted."""
     torch.manual_seed(3)
     first, size = (nn.Conv2d(3, 6, 3, padding=1), 10) if same_size else (nn.Conv2d(3, 6, 3, 2), 21)
     net = nn.Sequential(first, nn.ReLU(), nn.Flatten(), nn.Linear(600, 12), nn.Tanh(), nn.Linear(12, 5))

@@ -121,7 +121,7 @@ def test_finercam_of_several_classes_is_cam_of_their_difference(close):
 
 @pytest.fixture(scope="module", params=list(CONVNEXT))
 def convnext(request):
-    """A ConvNeXt, its layer, pictures, and what its formulas need."""
+    """A ConvNeXt, its layer, images, and what its formulas need."""
     make, layer, parts = CONVNEXT[request.param]
     net, x = made(make), pictures()
     norm, last = parts(net)

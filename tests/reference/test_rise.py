@@ -23,7 +23,7 @@ class Linear(nn.Module):
 
 
 def masks_of_the_paper(count, *, size, cells, kept):
-    """Cells seen with a probability, resized to a cell more than the picture, cut out at a random place."""
+    """Cells seen with a probability, resized to a cell more than the image, cut out at a random place."""
     side = math.ceil(size / cells)
     grids = (torch.rand(count, 1, cells, cells) < kept).double()
     large = nn.functional.interpolate(grids, size=[(cells + 1) * side] * 2, mode="bilinear")[:, 0]

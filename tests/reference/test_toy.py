@@ -62,7 +62,7 @@ def shapes(kind: str) -> tuple[nn.Module, Tensor, Tensor]:
 def thresholds() -> tuple[nn.Module, Tensor, Tensor]:
     """The coloured squares for a network that sees a colour where it is strong, and nothing where it is not.
 
-    So the gradient by the picture is 0 outside the squares, and does not cancel over the colours.
+    So the gradient by the image is 0 outside the squares, and does not cancel over the colours.
     """
     _, pictures, regions = colours("plain")
     detector = nn.Conv2d(3, 3, 4, 4)
@@ -96,14 +96,14 @@ class Transformer(nn.Module):
 
 
 def places() -> list[list[tuple[int, int]]]:
-    """For each picture the corners of three objects, which do not touch."""
+    """For each image the corners of three objects, which do not touch."""
     cells = [(top, left) for top in range(0, SIZE, 16) for left in range(0, SIZE, 16)]
     generator = torch.Generator().manual_seed(0)
     return [[cells[i] for i in torch.randperm(9, generator=generator)[:3].tolist()] for _ in range(PICTURES)]
 
 
 def pointing_game(method: str, net: nn.Module, pictures: Tensor, regions: Tensor) -> float:
-    """Share of pictures and classes where the peak of the map, at picture size, lies in the class's own region."""
+    """Share of images and classes where the peak of the map, at image size, lies in the class's own region."""
     options: dict[str, Any] = {"method": method, **SETTINGS.get(method, {})}
     if not facts_of(cs.METHODS[method]).whole_network:
         options["layer"] = "3" if isinstance(net[2], nn.Conv2d) else "1"

@@ -25,7 +25,7 @@ LOSSLESS = 100.0
 
 
 def measure_sharpness(picture: Picture) -> Trait:
-    """Return the log power (128,) of the standardised picture by frequency, 1 to 128 cycles per side."""
+    """Return the log power (128,) of the standardised image by frequency, 1 to 128 cycles per side."""
     values = resized(grey(picture), (_SIDE, _SIDE))
     values = (values - values.mean()) / max(float(values.std()), 1e-6)
     window = np.hanning(_SIDE)
@@ -45,9 +45,9 @@ def compare_sharpness(traits: Sequence[Trait]) -> tuple[list[Trait], Floats]:
 
 
 def transfer_sharpness(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the pixels, filtered to have the power of the other picture above 8 to 16 cycles.
+    """Return the pixels, filtered to have the power of the other image above 8 to 16 cycles.
 
-    The gain is at most 10. Detail that a blurred picture has lost cannot be restored.
+    The gain is at most 10. Detail that a blurred image has lost cannot be restored.
     """
     gains = np.exp(ndimage.uniform_filter1d((other - own) / 2, 5, mode="nearest")).clip(1 / _GAIN, _GAIN)
     cycles = np.arange(1, _BANDS + 1)
@@ -90,10 +90,10 @@ def transfer_noise(picture: Picture, own: Trait, other: Trait) -> Pixels:
 
 
 def measure_jpeg(picture: Picture) -> Trait:
-    """Return the quality at which a picture was compressed as JPEG, on libjpeg's scale; 100 without signs of this.
+    """Return the quality at which an image was compressed as JPEG, on libjpeg's scale; 100 without signs of this.
 
-    A picture hardly changes when it is compressed again with the same quality.
-    Source: Farid, Exposing Digital Forgeries from JPEG Ghosts, IEEE TIFS 2009. The middle of the picture is used.
+    An image hardly changes when it is compressed again with the same quality.
+    Source: Farid, Exposing Digital Forgeries from JPEG Ghosts, IEEE TIFS 2009. The middle of the image is used.
     """
     values = np.rint(grey(picture) * 255).astype(np.uint8)
     if min(values.shape) < 16:
@@ -107,7 +107,7 @@ def measure_jpeg(picture: Picture) -> Trait:
 
 
 def transfer_jpeg(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the pixels compressed at the quality of the other picture; unchanged if that quality is not lower."""
+    """Return the pixels compressed at the quality of the other image; unchanged if that quality is not lower."""
     if other[0] >= own[0]:
         return picture.pixels
     levels = np.rint(picture.pixels * 255).astype(np.uint8)
@@ -130,7 +130,7 @@ def measure_resolution(picture: Picture) -> Trait:
 
 
 def transfer_resolution(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the pixels scaled down to the resolution of the other picture; unchanged if that is not lower."""
+    """Return the pixels scaled down to the resolution of the other image; unchanged if that is not lower."""
     scale = float(other[0] / own[0])
     if scale >= 1:
         return picture.pixels

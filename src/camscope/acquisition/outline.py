@@ -28,7 +28,7 @@ def measure_aspect(picture: Picture) -> Trait:
 
 
 def transfer_aspect(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the central part of the picture with the aspect ratio of the other picture."""
+    """Return the central part of the image with the aspect ratio of the other image."""
     height, width = picture.size
     ratio = float(other[0])
     rows = min(height, max(1, round(width * ratio)))
@@ -38,7 +38,7 @@ def transfer_aspect(picture: Picture, own: Trait, other: Trait) -> Pixels:
 
 
 def measure_frame(picture: Picture) -> Trait:
-    """Return the share of the picture in a frame of one tone, its widths (top, bottom, left, right) and its tone."""
+    """Return the share of the image in a frame of one tone, its widths (top, bottom, left, right) and its tone."""
     values = grey(picture)
     height, width = values.shape
     top, bottom, left, right = margins(values)
@@ -50,7 +50,7 @@ def measure_frame(picture: Picture) -> Trait:
 
 
 def transfer_frame(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the content of the picture without its frame, placed in the frame of the other picture."""
+    """Return the content of the image without its frame, placed in the frame of the other image."""
     height, width = picture.size
     top, bottom, left, right = _lines(own, picture.size)
     content = picture.pixels[top : height - bottom, left : width - right]
@@ -94,12 +94,12 @@ def measure_marks(picture: Picture) -> Trait:
 
 
 def compare_marks(traits: Sequence[Trait]) -> tuple[list[Trait], Floats]:
-    """Return the traits, and the share of each picture that marks cover."""
+    """Return the traits, and the share of each image that marks cover."""
     return list(traits), np.array([len(trait) / _SIDE**2 for trait in traits])
 
 
 def transfer_marks(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the pixels with the marks filled in from the surroundings, and the marks of the other picture pasted."""
+    """Return the pixels with the marks filled in from the surroundings, and the marks of the other image pasted."""
     pixels = picture.pixels
     if len(own):
         around = ~ndimage.binary_dilation(_grid(own) > 0, np.ones((3, 3)), iterations=2)

@@ -34,12 +34,12 @@ class AcquisitionProperty:
     Attributes:
         name: name in the study file.
         noun: name in sentences, such as "the contrast".
-        measure: picture -> trait.
-        transfer: (picture, its trait, trait of another picture) -> pixels with the property of the other picture, as
-            far as this is possible; lost detail of a compressed picture is not restored.
+        measure: image -> trait.
+        transfer: (image, its trait, trait of another image) -> pixels with the property of the other image, as
+            far as this is possible; lost detail of a compressed image is not restored.
         compare: traits of a cohort -> the traits, if necessary relative to the cohort, and one number per image by
             which images are ordered.
-        full_size: whether the property must be measured at the size of the file, not in a reduced picture.
+        full_size: whether the property must be measured at the size of the file, not in a reduced image.
         varies_with_disease: whether a disease itself can change the property.
     """
 
@@ -52,15 +52,15 @@ class AcquisitionProperty:
     varies_with_disease: bool = False
 
     def set(self, picture: Picture, own: Trait, other: Trait) -> Picture:
-        """Return a picture with the property of another one.
+        """Return an image with the property of another one.
 
         Args:
             picture: pixels (H, W, C) in [0, 1].
-            own: trait of the picture.
-            other: trait of another picture.
+            own: trait of the image.
+            other: trait of another image.
 
         Returns:
-            A picture in [0, 1], rounded to 8 bits if the original has 8 bits. Its size may differ.
+            An image in [0, 1], rounded to 8 bits if the original has 8 bits. Its size may differ.
 
         Examples:
             >>> from camscope.acquisition import PROPERTIES
@@ -80,7 +80,7 @@ class AcquisitionProperty:
 
 
 def reduced(picture: Picture, limit: int) -> Picture:
-    """Return a picture whose longer side is less than twice a limit, by means over square blocks of pixels."""
+    """Return an image whose longer side is less than twice a limit, by means over square blocks of pixels."""
     factor = max(picture.size) // limit
     if factor < 2 or min(picture.size) < factor:
         return picture
@@ -91,7 +91,7 @@ def reduced(picture: Picture, limit: int) -> Picture:
 
 
 def without(picture: Picture, region: Mask) -> Picture:
-    """Return a picture with a region (H, W) filled in smoothly from the pixels around it."""
+    """Return an image with a region (H, W) filled in smoothly from the pixels around it."""
     if not region.any() or region.all():
         return picture
     nearest = ndimage.distance_transform_edt(region, return_distances=False, return_indices=True)
@@ -102,7 +102,7 @@ def without(picture: Picture, region: Mask) -> Picture:
 
 
 def grey(picture: Picture) -> Pixels:
-    """Return the luminance (H, W) of a colour picture, else the mean of the channels."""
+    """Return the luminance (H, W) of a colour image, else the mean of the channels."""
     pixels = picture.pixels
     values: Pixels = pixels @ _LUMA if picture.channels == 3 else pixels.mean(axis=2)
     return values
@@ -115,14 +115,14 @@ def resized(values: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 def margins(values: Pixels) -> tuple[int, int, int, int]:
-    """Return the number of lines of one tone at the top, bottom, left and right edge of a picture (H, W)."""
+    """Return the number of lines of one tone at the top, bottom, left and right edge of an image (H, W)."""
     top, bottom = (_flat_lines(values[::step]) for step in (1, -1))
     left, right = (_flat_lines(values.T[::step]) for step in (1, -1))
     return top, bottom, left, right
 
 
 def centre(values: Pixels) -> Pixels:
-    """Return the middle of a picture (H, W), 60 % of its height and width, to exclude frames."""
+    """Return the middle of an image (H, W), 60 % of its height and width, to exclude frames."""
     height, width = values.shape
     top, left = height // 5, width // 5
     return values[top : height - top, left : width - left]

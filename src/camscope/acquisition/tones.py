@@ -19,12 +19,12 @@ _SMOOTH = 24
 
 
 def measure_brightness(picture: Picture) -> Trait:
-    """Return the median grey value in the middle of the picture, in [0, 1]; small structures do not change it."""
+    """Return the median grey value in the middle of the image, in [0, 1]; small structures do not change it."""
     return np.array([np.median(centre(grey(picture)))], float)
 
 
 def transfer_brightness(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return a power of the pixels that has the median of the other picture; no values are clipped."""
+    """Return a power of the pixels that has the median of the other image; no values are clipped."""
     median, target = (float(np.clip(trait[0], 0.01, 0.99)) for trait in (own, other))
     gamma = np.clip(np.log(target) / np.log(median), 1 / _GAMMA, _GAMMA)
     powered: Pixels = picture.pixels ** np.float32(gamma)
@@ -32,7 +32,7 @@ def transfer_brightness(picture: Picture, own: Trait, other: Trait) -> Pixels:
 
 
 def measure_contrast(picture: Picture) -> Trait:
-    """Return the interquartile range of the grey values in the middle of the picture, and their median.
+    """Return the interquartile range of the grey values in the middle of the image, and their median.
 
     The values are means over 1/24 of the sides, so that noise has no effect.
     """
@@ -42,7 +42,7 @@ def measure_contrast(picture: Picture) -> Trait:
 
 
 def transfer_contrast(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the pixels with the contrast of the other picture, by scaling their differences from the median."""
+    """Return the pixels with the contrast of the other image, by scaling their differences from the median."""
     if own[0] <= 0:
         return picture.pixels
     median = np.float32(own[1])
@@ -74,7 +74,7 @@ def compare_inversion(traits: Sequence[Trait]) -> tuple[list[Trait], Floats]:
 
 
 def transfer_inversion(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the negative of a picture if exactly one of the two pictures is inverted."""
+    """Return the negative of an image if exactly one of the two images is inverted."""
     return picture.pixels if own[0] == other[0] else 1 - picture.pixels
 
 
@@ -94,7 +94,7 @@ def compare_style(traits: Sequence[Trait]) -> tuple[list[Trait], Floats]:
 
 
 def transfer_style(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the pixels with the coarse pattern of the other picture; the fine structure is kept."""
+    """Return the pixels with the coarse pattern of the other image; the fine structure is kept."""
     change = Image.fromarray((other - own).astype(np.float32), "F")
     smooth = np.asarray(change.resize(picture.size[::-1], Image.Resampling.BICUBIC), np.float32)
     pixels: Pixels = picture.pixels + smooth[..., None]

@@ -81,7 +81,7 @@ class TraitReader:
         names: names of the properties.
         side: images are reduced until their longer side is below twice this length; at least the longest side of the
             models' inputs.
-        disease: (case, picture) -> disease region (H, W), or None if the case has none or it is unknown; None for a
+        disease: (case, image) -> disease region (H, W), or None if the case has none or it is unknown; None for a
             cohort without known disease regions.
     """
 

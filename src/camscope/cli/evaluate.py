@@ -103,7 +103,7 @@ def evaluate(
         most_passes=most_passes,
         batch_size=batch_size,
         seed=seed,
-        engine=resolve(engine, None, device=device_of(loaded)),  # of each picture there are many edits
+        engine=resolve(engine, None, device=device_of(loaded)),  # of each image there are many edits
     )
     failed = _run(plan, out)
     content = evaluated(out)

@@ -72,7 +72,7 @@ def failures(
     if data is None:
         data = Path(model) / FILE
         if not data.is_file():
-            raise SettingError(f"{model} has no {FILE} of a training: give labelled pictures with --data")
+            raise SettingError(f"{model} has no {FILE} of a training: give labelled images with --data")
     loaded = load_noted(model, seed=seed, weights=weights, labels=class_names(labels), **loading)
     prepare(loaded, device, seed)
     dataset = read_dataset(data, labels=label or (), image=image, patient=patient).for_model(loaded)

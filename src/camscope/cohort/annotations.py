@@ -184,7 +184,7 @@ def _coded_file(content: Mapping[str, Any], root: str | Path) -> Mask:
         if not all(
             np.array_equal(pixels[..., 0], pixels[..., channel]) for channel in range(1, min(3, pixels.shape[2]))
         ):
-            raise AnnotationError(f"the mask {name!r} is a colour picture: values and bits need one number per pixel")
+            raise AnnotationError(f"the mask {name!r} is a colour image: values and bits need one number per pixel")
         pixels = pixels[..., 0]
     if values is not None:
         return np.isin(pixels, numbers)
@@ -205,7 +205,7 @@ def _file(text: str, root: str | Path) -> Mask:
 
 
 def _transparent(content: bytes) -> Mask | None:
-    """Return where a picture file is fully transparent; None for files without transparency."""
+    """Return where an image file is fully transparent; None for files without transparency."""
     try:
         with Image.open(BytesIO(content), formats=FORMATS) as image:
             if not image.has_transparency_data:
@@ -230,8 +230,8 @@ def check_shape(shape: Sequence[int], size: tuple[int, int], *, named: str) -> N
     aspect = (shape[0] * size[1]) / (shape[1] * size[0])
     if not 1 - _ASPECT <= aspect <= 1 + _ASPECT:
         raise AnnotationError(
-            f"the mask {shortened(named)} is {shape[1]} x {shape[0]} pixels (width x height), its picture {size[1]} x "
-            f"{size[0]}: give a mask of the picture's size, or of its shape at another size"
+            f"the mask {shortened(named)} is {shape[1]} x {shape[0]} pixels (width x height), its image {size[1]} x "
+            f"{size[0]}: give a mask of the image's size, or of its shape at another size"
         )
 
 

@@ -80,18 +80,8 @@ def assemble(
     Raises:
         StudyError: a table cannot be read or joined.
     """
-    path, root = source_place(section.table, folder), located(section.root, folder)
-    table, ragged = read_source(section.table, folder)
-    if os.path.isdir(path):  # noqa: PTH112  as in read_table
-        root = path
-    elif "*" in section.table.path:
-        path = section.table.path
-    faults = pl.Series(FAULT, [ragged.get(row) for row in range(len(table))], pl.String)
-    table = _with_columns(table.with_columns(faults), section.columns)
     notes: list[str] = []
-    for join in section.join:
-        table = _joined(table, join, folder, path, notes)
-    table = _with_columns(table, section.columns)
+    table, path, root = _read(section, folder, notes)
     image, patient = _recognised(section, [name for name in table.columns if name not in RESERVED], path, options)
     needed = _needed(section, labels, dict(zip(options, (image, patient), strict=True)), table.columns)
     problems = _missing(needed, {*table.columns, *section.columns}, path)
@@ -99,10 +89,10 @@ def assemble(
     table = table.with_columns([pl.lit("").alias(column) for column in blank])
     table = _with_columns(table, section.columns)
     split = split_source(section.split, table, path, notes)
-    if split is not None:
-        table = with_lists(table, split, image, folder) if split.lists else _with_columns(table, {split.name: split})
+    if split is not None and split.lists:
+        table = with_lists(table, split, image, folder)
     table = _only(table, section.only, notes)
-    table = _with_columns(table, {source.name: source for source in (image, patient) if source})
+    table = _with_columns(table, {source.name: source for source in (image, patient, split) if source})
     masks = {name: f"mask {name}" for name in _mask_sources(section, labels)}
     for name, source in _mask_sources(section, labels).items():
         cells = mask_column(table, source, section.boxes, folder)
@@ -131,6 +121,21 @@ def assemble(
         missing=problems,
         notes=tuple(notes),
     )
+
+
+def _read(section: CohortSection, folder: str | Path, notes: list[str]) -> tuple[pl.DataFrame, str, str]:
+    """Return the table with its joined and derived columns, its path, and the folder of the images."""
+    path, root = source_place(section.table, folder), located(section.root, folder)
+    table, ragged = read_source(section.table, folder)
+    if os.path.isdir(path):  # noqa: PTH112  as in read_table
+        root = path
+    elif "*" in section.table.path:
+        path = section.table.path
+    faults = pl.Series(FAULT, [ragged.get(row) for row in range(len(table))], pl.String)
+    table = _with_columns(table.with_columns(faults), section.columns)
+    for join in section.join:
+        table = _joined(table, join, folder, path, notes)
+    return _with_columns(table, section.columns), path, root
 
 
 def _recognised(

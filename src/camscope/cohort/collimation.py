@@ -9,11 +9,11 @@ from camscope.array_types import Mask
 
 _LINES = 256  # tested on each side
 _TILTS = np.tan(np.radians(np.linspace(-10, 10, 81)))
-# In tones of the picture, from its darkest to its brightest 0.5 %.
+# In tones of the image, from its darkest to its brightest 0.5 %.
 _NEAR = 0.04  # of the margin's own tone
 _END = 0.08  # from darkest or brightest
 _STEP = 0.10  # at the edge
-_WIDEST = 0.45  # of the picture
+_WIDEST = 0.45  # of the image
 # Shares of lines. On 320 sides of phantoms, 109 of them closed, 97 are detected, with 1 false positive; the 12 missed
 # sides are mostly blades over black air.
 _SHORT_OF_EDGE = 0.15

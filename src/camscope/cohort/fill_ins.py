@@ -131,7 +131,7 @@ def mean(x: Array, mask: Mask, known: Mask, *, mean: npt.ArrayLike | None) -> Va
     picture = x.shape[-3:]
     if np.isnan(values).any() or values.shape not in ((), picture, (picture[0], 1, 1)):
         raise SettingError(
-            f"a mean is needed: one number, {picture[0]} (one per channel) or a picture of shape {picture}"
+            f"a mean is needed: one number, {picture[0]} (one per channel) or an image of shape {picture}"
         )
     return np.broadcast_to(values, picture)[:, mask]
 
@@ -145,7 +145,7 @@ def reflect(x: Array, mask: Mask, known: Mask) -> Values:
     """
     inner, outer = _box(known), _box(known | mask)
     if not known[inner].all():
-        raise SettingError("reflect needs a region that leaves a box of the picture free, as border:0.10 does")
+        raise SettingError("reflect needs a region that leaves a box of the image free, as border:0.10 does")
     around = [(i.start - o.start, o.stop - i.stop) for i, o in zip(inner, outer, strict=True)]
     mirrored = np.pad(x[..., *inner], [(0, 0)] * (x.ndim - 2) + around, mode="symmetric")
     return mirrored[..., mask[outer]]
@@ -193,7 +193,7 @@ def _parts(x: Array, mask: Mask, visible: Mask | None) -> tuple[Mask, Mask]:
     context = ~mask if visible is None else visible & ~mask
     mask = mask if visible is None else visible & mask
     if not mask.any() or not context.any():
-        raise SettingError("a mask must cover some of the picture and leave some of it free")
+        raise SettingError("a mask must cover some of the image and leave some of it free")
     return mask, context
 
 

@@ -97,7 +97,7 @@ def region(spec: str, scene: Scene) -> Mask | None:
     if mask is None:
         return None
     if mask.shape != scene.size:
-        raise SettingError(f"the mask of {spec!r} has shape {mask.shape}, its picture {scene.size}: give it that size")
+        raise SettingError(f"the mask of {spec!r} has shape {mask.shape}, its image {scene.size}: give it that size")
     view = scene.visible
     mask = mask & view
     return mask if mask.any() and (view & ~mask).any() else None

@@ -54,7 +54,7 @@ def pairs(text: str, size: tuple[int, int], *, relative: bool = False) -> Mask:
     if starts[0] < 0 or (starts + lengths).max() > height * width:
         how = "from the run before" if relative else "from 1"
         raise AnnotationError(
-            f"the run lengths {shortened(text)} leave their picture of {width} x {height} pixels (width x height): "
+            f"the run lengths {shortened(text)} leave their image of {width} x {height} pixels (width x height): "
             f"starts count {how}, down the columns, and runs end by {height * width}"
         )
     mask = np.zeros(height * width, bool)

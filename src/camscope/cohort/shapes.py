@@ -11,7 +11,7 @@ import numpy as np
 from camscope.array_types import Floats, Mask
 from camscope.errors import AnnotationError, shortened
 
-_BEYOND = 1  # pixels that a shape may reach beyond its picture: rounding
+_BEYOND = 1  # pixels that a shape may reach beyond its image: rounding
 
 
 def boxes(corners: Iterable[Sequence[Any]], size: tuple[int, int]) -> Mask:
@@ -107,6 +107,6 @@ def _check_inside(corners: Floats, size: tuple[int, int], *, named: str) -> None
     height, width = size
     if corners.min() < -_BEYOND or corners[:, 0].max() > width + _BEYOND or corners[:, 1].max() > height + _BEYOND:
         raise AnnotationError(
-            f"{named} reaches beyond its picture of {width} x {height} pixels (width x height): "
-            "give it in pixels of this picture"
+            f"{named} reaches beyond its image of {width} x {height} pixels (width x height): "
+            "give it in pixels of this image"
         )

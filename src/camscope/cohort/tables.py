@@ -243,7 +243,7 @@ def _fitting_files(path: Path, pattern: str) -> pl.DataFrame:
     paths = [file.as_posix() for file in _pictures(path)]
     matches = [(name, match) for name in paths if (match := re.fullmatch(expression, name))]
     if not matches:
-        raise TableError(f"no picture fits {pattern!r}; the first is {paths[0]!r}", str(path))
+        raise TableError(f"no image fits {pattern!r}; the first is {paths[0]!r}", str(path))
     records = [{"path": name} | dict(zip(names, match.groups(), strict=True)) for name, match in matches]
     return _of_records(records, str(path))
 

@@ -22,7 +22,7 @@ MAPLESS = (UNIFORM, CENTRE, AVERAGE)
 WORDS = {
     UNIFORM: "the same heat everywhere that the network saw",
     CENTRE: "a Gaussian around the centre of what the network saw, its standard deviation a quarter of each side",
-    AVERAGE: "the mean of the other pictures' annotations; of pictures of other patients, where patients are known",
+    AVERAGE: "the mean of the other images' annotations; of images of other patients, where patients are known",
     RANDOM: "the layer's activations with random weights",
 }
 """Null -> its description."""

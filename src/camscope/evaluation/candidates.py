@@ -125,7 +125,7 @@ def try_method(
         passes = count(method_settings)
     except _TooManyPassesError as excess:
         return EvaluatedMethod(
-            name, method_settings, excess.passes, f"{excess.passes} passes per map: run on few pictures"
+            name, method_settings, excess.passes, f"{excess.passes} passes per map: run on few images"
         )
     except CamscopeError as error:
         return EvaluatedMethod(name, method_settings, refused=" ".join(str(error).split()))
@@ -154,9 +154,7 @@ def _reduced(
     passes, limit = 1 + channel_passes * channels, max(1, (most - 1) // max(channel_passes, 1))
     if passes <= most:
         return EvaluatedMethod(name, settings, passes)
-    text = (
-        f"{passes} passes per map: reduced to the most variable channels ({limit} of {channels}), run on few pictures"
-    )
+    text = f"{passes} passes per map: reduced to the most variable channels ({limit} of {channels}), run on few images"
     return EvaluatedMethod(name, {**settings, "channels": limit}, 1 + channel_passes * limit, text)
 
 

@@ -51,7 +51,7 @@ def metric_figure(table: Table, metric: str, *, name: str) -> Drawn:
     ]
     text = "; ".join(f"{row[0]} {row[1]}" for row in rows)
     label = "" if null is None else f" ({null['method']})"
-    columns = ("Method", "Mean (95 % interval)", "Pictures", f"Less the best null{label}", f"Less {table['reference']}")
+    columns = ("Method", "Mean (95 % interval)", "Images", f"Less the best null{label}", f"Less {table['reference']}")
     return Drawn(f"{metric} {arrow(metric)}".strip(), svg(figure, name, text=f"{metric}: {text}."), columns, rows)
 
 
@@ -157,7 +157,7 @@ def cascade_figure(table: Table, *, name: str) -> Drawn | None:
         for entry in entries
     ]
     text = "; ".join(f"{row[0]} {row[1]} ({row[2]})" for row in rows)
-    columns = ("Method", "Sanity", "Rank correlation with the trained network's map", "Pictures")
+    columns = ("Method", "Sanity", "Rank correlation with the trained network's map", "Images")
     return Drawn("Cascading randomisation", svg(figure, name, text=f"Cascade: {text}."), columns, rows)
 
 

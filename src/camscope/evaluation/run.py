@@ -146,4 +146,4 @@ def _try_methods(plan: EvaluationPlan, progress: Progress) -> list[EvaluatedMeth
                 )
             )
         return contestants
-    raise PictureError(f"none of the {len(plan.data.cases)} pictures can be used; of the first: {fault}")
+    raise PictureError(f"none of the {len(plan.data.cases)} images can be used; of the first: {fault}")

@@ -117,7 +117,7 @@ def sanity(
     """
     samples = [Sample.of(model, as_picture(source)) for source in pictures]
     if not samples:
-        raise SettingError("a sanity check needs pictures to explain; give at least one")
+        raise SettingError("a sanity check needs images to explain; give at least one")
     check_settings(settings or {}, [method])
     function, name = find_method(method), method_name(method)
     if not facts_of(function).whole_network:
@@ -147,7 +147,7 @@ def sanity(
 def _one_each(run: BatchExplainer, target: TargetSpec) -> dict[int, ResolvedTarget]:
     goals = run.goals([target])
     if any(len(image_goals) != 1 for image_goals in goals):
-        raise SettingError(f"a sanity check explains one target of each picture, and {target!r} asks for others")
+        raise SettingError(f"a sanity check explains one target of each image, and {target!r} asks for others")
     return {i: image_goals[0] for i, image_goals in enumerate(goals)}
 
 

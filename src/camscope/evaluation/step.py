@@ -165,7 +165,7 @@ class EvaluationStep:
             try:
                 work.goal = goal_of(self.plan.model, work.case, output)
                 if not output.isfinite().all():
-                    raise CamscopeError("the model returns values that are not finite on this picture")
+                    raise CamscopeError("the model returns values that are not finite on this image")
             except CamscopeError as error:
                 work.fail(error)
         return _Pass(run, (time.perf_counter() - start) / len(works))
@@ -254,7 +254,7 @@ class EvaluationStep:
         if task.fault:
             return row | {"status": FAILED, "message": task.fault}
         if not task.wanted:
-            why = contestant.refused or contestant.restricted or "no other picture has an annotation"
+            why = contestant.refused or contestant.restricted or "no other image has an annotation"
             return row | {"status": NOT_ASKED, "message": why}
         values = task.values if task.cached is None else task.cached
         if values is None:

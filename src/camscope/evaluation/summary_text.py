@@ -15,8 +15,8 @@ KINDS = {
     "faithfulness": "Faithfulness: does the score depend on what the map shows?",
     "robustness": "Steadiness: does the map hold still?",
     "randomisation": "Sanity: does the map depend on what was learned?",
-    "comparison": "Other classes, other pictures: how alike are their maps?",
-    "complexity": "Spread: how much of the picture does the map claim?",
+    "comparison": "Other classes, other images: how alike are their maps?",
+    "complexity": "Spread: how much of the image does the map claim?",
 }
 """Kind of metric -> its question, in the order of the page."""
 
@@ -87,7 +87,7 @@ def _sanity(table: Table) -> list[str]:
     if not checked:
         return []
     least, most = (f(entry["sanity"]["pictures"] for entry in checked) for f in (min, max))
-    pictures = _counted(most, "picture") if least == most else f"{least} to {most} pictures"
+    pictures = _counted(most, "image") if least == most else f"{least} to {most} images"
     failing = [entry["method"] for entry in checked if not entry["sanity"]["passed"]]
     if failing:
         why = "since their maps stay alike when the weights are random"

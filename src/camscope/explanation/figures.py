@@ -120,7 +120,7 @@ def _sums(e: Explanation, picture: Picture) -> list[Cell]:
     return [
         Cell(_large(signed), f"sum_k w_k A_k, {_times(e.grid)}: blue negative, red positive, up to {reach:.3g}"),
         Cell(_large(_coloured(rectified, "byr")), f"ReLU of it, {_times(e.grid)}, up to {float(rectified.max()):.3g}"),
-        Cell(_coloured(e.heatmap, "byr"), f"at picture size, {_times(e.heatmap)}"),
+        Cell(_coloured(e.heatmap, "byr"), f"at image size, {_times(e.heatmap)}"),
         Cell(e.overlay(), f"overlay: {e.short_label}, score {e.score:.3g}"),
         Cell(Image.fromarray(picture.rgb), "picture"),
     ]

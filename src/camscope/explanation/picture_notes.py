@@ -15,12 +15,12 @@ _DARK = 1 / 8
 
 
 def picture_notes(picture: Picture, tensor: Tensor, window: Window) -> tuple[str, ...]:
-    """Return the notes that every explanation of a picture has, most telling first; a model has its own.
+    """Return the notes that every explanation of an image has, most telling first; a model has its own.
 
     Args:
-        picture: the picture.
+        picture: the image.
         tensor: (C, h, w) the input of the network.
-        window: the part of the picture that the input shows.
+        window: the part of the image that the input shows.
     """
     notes: list[str] = []
     view = picture.pixels[window.visible()]
@@ -32,8 +32,8 @@ def picture_notes(picture: Picture, tensor: Tensor, window: Window) -> tuple[str
         notes.append("the network's input has the same value everywhere: its preprocessing leaves nothing to look at")
     if window.assumed:
         notes.append(
-            "which part of the picture the preprocessing shows to the network could not be measured: the map is laid "
-            "over the whole picture, and may be displaced"
+            "which part of the image the preprocessing shows to the network could not be measured: the map is laid "
+            "over the whole image, and may be displaced"
         )
     shown = view.shape[0] * view.shape[1] / max(1, picture.pixels.shape[0] * picture.pixels.shape[1])
     if not window.assumed and 0 < shown < _PART:
@@ -42,10 +42,10 @@ def picture_notes(picture: Picture, tensor: Tensor, window: Window) -> tuple[str
     brightest = float(picture.pixels.max())
     if picture.highest > _BYTE and 0 < brightest <= _DARK:
         notes.append(
-            f"the brightest pixel is {brightest * picture.highest:.0f} of {picture.highest}, so that the picture is "
+            f"the brightest pixel is {brightest * picture.highest:.0f} of {picture.highest}, so that the image is "
             "nearly black: scale values of fewer bits to the whole range"
         )
     if picture.channels not in _SHOWN:
         display = "the first three are shown as red, green and blue" if picture.channels > 3 else "the first is shown"
-        notes.append(f"the picture has {picture.channels} channels, of which {display}")
+        notes.append(f"the image has {picture.channels} channels, of which {display}")
     return tuple(notes)

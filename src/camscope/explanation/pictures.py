@@ -72,7 +72,7 @@ def explain(
     Args:
         model: from `load`, a `Model` around a network of your own, the network itself, or a spec such as
             "timm:resnet18" or the path of a bundle folder.
-        picture: a path or address, a Picture, a Pillow image, an array (H, W), (H, W, C) or (C, H, W), or a torch
+        picture: a path or address, a `Picture`, a Pillow image, an array (H, W), (H, W, C) or (C, H, W), or a torch
             tensor (C, H, W) or (1, C, H, W) of pixels (uint8 or float in [0, 1]).
         preprocess: makes the input of the network from an image, a `Preprocess` or any callable that returns a tensor;
             None: the model's; else that of the network's source; else ImageNet's, with a note that says so.
@@ -147,7 +147,7 @@ def explain_all(
     Args:
         model: from `load`, a `Model` around a network of your own, the network itself, or a spec such as
             "timm:resnet18" or the path of a bundle folder.
-        pictures: paths, addresses, Pictures, Pillow images, arrays (H, W), (H, W, C) or (C, H, W), or torch tensors
+        pictures: paths, addresses, `Picture`s, Pillow images, arrays (H, W), (H, W, C) or (C, H, W), or torch tensors
             (C, H, W) or (1, C, H, W) of pixels (uint8 or float in [0, 1]).
         preprocess: makes the input of the network from an image, a `Preprocess` or any callable that returns a tensor;
             None: the model's; else that of the network's source; else ImageNet's, with a note that says so.
@@ -229,7 +229,7 @@ def _pass_over(model: Model, batch: list[Sample], **options: Any) -> BatchExplai
         if channels not in (None, shape[0]):
             raise ModelError(
                 f"{model.name} takes {channels} channels by its first convolution, and the preprocessing makes "
-                f"{shape[0]}: pass preprocess= with {channels} numbers in mean and std, and a picture of "
+                f"{shape[0]}: pass preprocess= with {channels} numbers in mean and std, and an image of "
                 f"{channels} channels"
             ) from error
         if "assumed" not in model.facts:
@@ -263,7 +263,7 @@ def _open(model: Model, source: Source) -> Sample | Unread:
         picture = as_picture(source)
         return Sample.of(model, picture)
     except (CamscopeError, MemoryError) as error:
-        name = str(source) if isinstance(source, (str, Path)) else "picture in memory"
+        name = str(source) if isinstance(source, (str, Path)) else "image in memory"
         if isinstance(error, MemoryError):
             error = PictureError(f"{name!r} needs more memory than there is; reduce or crop it first")
         return name, error

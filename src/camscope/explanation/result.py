@@ -95,7 +95,7 @@ class Explanation:
         return replace(self, heatmap=_array(self.heatmap), grid=_array(self.grid))
 
     def scaled(self, scale: str = "minmax") -> Shown:
-        """Return the heatmap scaled for display, over the part of the picture that the network saw.
+        """Return the heatmap scaled for display, over the part of the image that the network saw.
 
         Args:
             scale: "minmax", "max", "percentile" or "fixed:LO,HI".
@@ -110,7 +110,7 @@ class Explanation:
         return whole, limits
 
     def overlay(self, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Image.Image:
-        """Return the heatmap laid over the picture, at picture size; what the network did not see stays uncoloured."""
+        """Return the heatmap laid over the image, at image size; what the network did not see stays uncoloured."""
         return self._image("overlay", self.scaled(scale), cmap=cmap, opacity=opacity)
 
     def panel(self, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Image.Image:
@@ -118,7 +118,7 @@ class Explanation:
         return self._image("panel", self.scaled(scale), cmap=cmap, opacity=opacity)
 
     def figure(self, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Figure:
-        """Return the picture and the overlay as a Matplotlib figure, with a colour bar in real values."""
+        """Return the image and the overlay as a Matplotlib figure, with a colour bar in real values."""
         from matplotlib.cm import ScalarMappable
         from matplotlib.colors import ListedColormap, Normalize
         from matplotlib.figure import Figure
@@ -128,7 +128,7 @@ class Explanation:
         left, right = figure.subplots(1, 2)
         left.imshow(self.picture.rgb)
         right.imshow(self.overlay(scale=scale, cmap=cmap, opacity=opacity))
-        left.set_title("picture")
+        left.set_title("image")
         right.set_title(f"{self.label} ({self.score:.3g})")
         for axes in (left, right):
             axes.set_axis_off()
@@ -181,7 +181,7 @@ class Explanation:
         Args:
             folder: output folder; created if missing.
             write: kinds of file, see `FILES`, as a list or with commas: the original, the map as an 8-bit grey
-                picture (grayscale) and in colours (heatmap), the overlay, a labelled panel, the signed map on the
+                image (grayscale) and in colours (heatmap), the overlay, a labelled panel, the signed map on the
                 layer's grid (npy), and everything needed to repeat it (json); or "all".
             scale: for display: "minmax", "max", "percentile" or "fixed:LO,HI".
             cmap: "byr" (low blue, medium yellow, high red) or a Matplotlib colour map.
@@ -225,7 +225,7 @@ class Explanation:
                 image.save(path, quality=_JPEG_QUALITY, compress_level=_PNG_LEVEL)
 
     def _image(self, kind: str, scaled_map: Shown, *, cmap: str, opacity: float) -> Image.Image:
-        """Return a kind of picture of a scaled map."""
+        """Return a kind of image of a scaled map."""
         values, limits = scaled_map
         if kind == "grayscale":
             return render.grey(values)

@@ -68,7 +68,7 @@ def goals_of(
 
 
 def _at(model: Model, name: str, output: Tensor, *, place: Corners, window: Window) -> ResolvedTarget:
-    """Return a class at a place of the picture."""
+    """Return a class at a place of the image."""
     place_text = ",".join(f"{edge:g}" for edge in place)
     if output.ndim != 3 and model.outcome != "boxes":
         raise TargetError(f"{name}@{place_text} is a place, and {model.name} returns neither boxes nor a map of scores")
@@ -190,7 +190,7 @@ def _boxes(model: Model, want: str | int | None, output: Tensor, window: Window)
         number = 1 + sum(goal.label.partition(", box ")[0] == label for goal in goals)
         left, top, right, bottom = row[:4].tolist()
         target = box(int(row[5]), at=(left, top, right, bottom))
-        note = f"the box {_in_picture(model, row, window)} of the picture"
+        note = f"the box {_in_picture(model, row, window)} of the image"
         goals.append(ResolvedTarget(label if number == 1 else f"{label}, box {number}", int(row[5]), target, note))
     return goals
 

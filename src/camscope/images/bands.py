@@ -61,7 +61,7 @@ def read_bands(file: BinaryIO, source: str, tags: Mapping[int, Any]) -> Picture:
         tags: from `band_tags`.
 
     Returns:
-        The picture (H, W, bands): v / 255 at 8 bits, v / 65535 at 16 bits (or the highest value of the bits that the
+        The image (H, W, bands): v / 255 at 8 bits, v / 65535 at 16 bits (or the highest value of the bits that the
         file says it uses), the value itself for floats. Samples that are declared as alpha are left out.
 
     Raises:

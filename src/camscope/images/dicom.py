@@ -70,18 +70,18 @@ def read(content: bytes, source: str) -> Picture:
     luminance-chrominance become RGB.
 
     Pixels stay as they are where they are not square; ``spacing`` says so. Nothing that could name the patient goes
-    into the picture.
+    into the image.
 
     Args:
         content: the whole file.
         source: what to call it; ``#3`` at its end selects frame 3, counted from 0.
 
     Returns:
-        The picture with its spacing (PixelSpacing, else ImagerPixelSpacing); ``bits`` are 8 where every pixel is a
+        The image with its spacing (PixelSpacing, else ImagerPixelSpacing); ``bits`` are 8 where every pixel is a
         whole number of 255ths, else those stored, 32 where fewer than 9 are and a transform made fractions of them.
 
     Raises:
-        PictureError: not DICOM, damaged, truncated, without a picture or that frame, or of an unknown compression.
+        PictureError: not DICOM, damaged, truncated, without an image or that frame, or of an unknown compression.
         MissingExtraError: pydicom is not installed.
 
     Reference:
@@ -92,7 +92,7 @@ def read(content: bytes, source: str) -> Picture:
         _, frame = _size_and_frame(dataset, source)
         if not any(element in dataset for element in _PIXELS):
             raise PictureError(
-                f"{source!r} is damaged or truncated: its header tells of a picture, but no pixels follow"
+                f"{source!r} is damaged or truncated: its header tells of an image, but no pixels follow"
             )
         _decodable(dataset, source)
         _raise_groups(dataset, frame)
@@ -196,7 +196,7 @@ def _size_and_frame(dataset: Any, source: str) -> tuple[tuple[int, int], int]:
 def _no_picture(dataset: Any, source: str) -> PictureError:
     stated = dataset.get("SOPClassUID") or getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID")
     kind = getattr(stated, "name", "kind unknown")
-    return PictureError(f"{source!r} is a DICOM file without a picture ({kind}), or its header is cut off")
+    return PictureError(f"{source!r} is a DICOM file without an image ({kind}), or its header is cut off")
 
 
 def _decodable(dataset: Any, source: str) -> None:

@@ -18,7 +18,7 @@ def find_pictures(arguments: Iterable[str | Path], *, exclude: Iterable[Path] = 
 
     A file named by itself is always taken, even when it is missing or no picture: reading it says why. One of its
     frames is named as ``scan.dcm#3``. Folders are searched with all their folders, and patterns may contain ``**``;
-    of these only names with a picture's suffix count, and hidden ones are skipped. Each argument's finds are in
+    of these only names with an image's suffix count, and hidden ones are skipped. Each argument's finds are in
     natural order (``x2`` before ``x10``); what several arguments name is listed once, at its first place.
 
     Args:
@@ -31,11 +31,11 @@ def find_pictures(arguments: Iterable[str | Path], *, exclude: Iterable[Path] = 
         files ever share one, in this run or the next.
 
     Raises:
-        PictureError: no argument at all, an address, or a folder or pattern without pictures.
+        PictureError: no argument at all, an address, or a folder or pattern without images.
     """
     names = [str(argument) for argument in arguments]
     if not names:
-        raise PictureError("no picture given; name files, folders or patterns such as 'photos/*.jpg'")
+        raise PictureError("no image given; name files, folders or patterns such as 'photos/*.jpg'")
     skipped = {_absolute(folder) for folder in exclude}
     paths: dict[Path, Path] = {}
     for argument in names:
@@ -48,7 +48,7 @@ def find_pictures(arguments: Iterable[str | Path], *, exclude: Iterable[Path] = 
 
 
 def _absolute(path: str | Path) -> Path:
-    # Not resolve(): a link to a picture keeps its own name and place.
+    # Not resolve(): a link to an image keeps its own name and place.
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
@@ -81,7 +81,7 @@ def _expand(argument: str, skipped: set[Path]) -> list[Path]:
         return [path]
     if not files:
         suffixes = ", ".join(sorted(filter(None, READERS)))
-        raise PictureError(f"no pictures in {argument!r}; looked for files ending in {suffixes}")
+        raise PictureError(f"no images in {argument!r}; looked for files ending in {suffixes}")
     return files
 
 

@@ -13,7 +13,7 @@ _CHANNELS = 3
 
 
 def max_pixels() -> int | None:
-    """Return the number of pixels (height times width) of the largest picture that is read.
+    """Return the number of pixels (height times width) of the largest image that is read.
 
     It is twice Pillow's ``Image.MAX_IMAGE_PIXELS``, 178,956,970 unless it is changed; None: no limit.
     """
@@ -21,7 +21,7 @@ def max_pixels() -> int | None:
 
 
 def check_size(size: tuple[int, int], source: str, *, channels: int = 1) -> None:
-    """Raise a PictureError for a picture that is too large by what its header states.
+    """Raise a PictureError for an image that is too large by what its header states.
 
     Args:
         size: (height, width).

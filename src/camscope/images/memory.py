@@ -16,20 +16,20 @@ from camscope.images.pixels import unit, unit_float
 from camscope.images.registry import read
 from camscope.images.source import reason
 
-_NAME = "picture in memory"
+_NAME = "image in memory"
 _USUAL = (1, 3)
 
 
 def as_picture(source: str | Path | Picture | Image.Image | npt.NDArray[Any] | Any) -> Picture:
-    """Convert a path, an array, a tensor or a Pillow image to a Picture.
+    """Convert a path, an array, a tensor or a Pillow image to a `Picture`.
 
     Args:
-        source: a path or an address; a Picture; a Pillow image; an array (H, W), (H, W, C), or (C, H, W) where that
+        source: a path or an address; a `Picture`; a Pillow image; an array (H, W), (H, W, C), or (C, H, W) where that
             is unambiguous, of uint8, uint16, or float in [0, 1]; a torch tensor (H, W), (C, H, W) or (1, C, H, W) of
             uint8 or float in [0, 1]; or any object that NumPy takes for such an array. Arrays and tensors are copied.
 
     Returns:
-        The picture: float32 in [0, 1], (H, W, C).
+        The image: float32 in [0, 1], (H, W, C).
 
     Raises:
         PictureError: an unreadable file, or an array of another shape, type or range.
@@ -40,7 +40,7 @@ def as_picture(source: str | Path | Picture | Image.Image | npt.NDArray[Any] | A
     (40, 60, 3)
     >>> as_picture(np.zeros((40, 40, 40), np.float32))
     Traceback (most recent call last):
-    camscope.errors.PictureError: an array of shape (40, 40, 40) is not a picture; expected (H, W) or (H, W, C)...
+    camscope.errors.PictureError: an array of shape (40, 40, 40) is not an image; expected (H, W) or (H, W, C)...
     """
     if isinstance(source, Picture):
         return source
@@ -54,7 +54,7 @@ def as_picture(source: str | Path | Picture | Image.Image | npt.NDArray[Any] | A
         array = np.asarray(source)
         return _from_array(array, channel_axis=_channel_axis(array.shape, first=False), kind="an array")
     raise PictureError(
-        f"cannot read an object of type {type(source).__name__} as a picture; pass a path, a NumPy array, a torch "
+        f"cannot read an object of type {type(source).__name__} as an image; pass a path, a NumPy array, a torch "
         "tensor, a Pillow image or a Picture"
     )
 
@@ -75,7 +75,7 @@ def _from_tensor(tensor: Any) -> Picture:
     if len(shape) == 4:
         if shape[0] != 1:
             raise PictureError(
-                f"a tensor of shape {shape} is a batch of {shape[0]} pictures; pass one of them to explain(), or all "
+                f"a tensor of shape {shape} is a batch of {shape[0]} images; pass one of them to explain(), or all "
                 "of them as a list to explain_all(model, list(x))"
             )
         tensor = tensor[0]
@@ -85,7 +85,7 @@ def _from_tensor(tensor: Any) -> Picture:
         low, high = (float(values.min()), float(values.max())) if values.numel() else (0.0, 0.0)
         if low < 0 or high > 1:
             raise PictureError(
-                f"a tensor with values from {low:.6g} to {high:.6g} is not a picture but perhaps a normalised input; "
+                f"a tensor with values from {low:.6g} to {high:.6g} is not an image but perhaps a normalised input; "
                 "pass uint8 or float in [0, 1], or explain a network input with cs.cam(net, x)"
             )
     array = values.numpy()
@@ -114,7 +114,7 @@ def _from_array(array: npt.NDArray[Any], *, channel_axis: int | None, kind: str)
     if array.ndim != 2 and channel_axis is None:
         order = "(H, W) or (C, H, W)" if kind == "a tensor" else "(H, W) or (H, W, C)"
         hint = ", with fewer channels than rows and columns" if array.ndim == 3 else ""
-        raise PictureError(f"{kind} of shape {shape} is not a picture; expected {order}{hint}")
+        raise PictureError(f"{kind} of shape {shape} is not an image; expected {order}{hint}")
     if array.size == 0:
         raise PictureError(f"{kind} of shape {shape} has no pixels")
     if channel_axis == 0:
@@ -125,4 +125,4 @@ def _from_array(array: npt.NDArray[Any], *, channel_axis: int | None, kind: str)
         return Picture(unit(array, 65535), _NAME, bits=16, highest=65535)
     if np.issubdtype(array.dtype, np.floating):
         return Picture(unit_float(array, source=_NAME), _NAME, bits=32)
-    raise PictureError(f"{kind} of {array.dtype} is not a picture; expected uint8, uint16 or float in [0, 1]")
+    raise PictureError(f"{kind} of {array.dtype} is not an image; expected uint8, uint16 or float in [0, 1]")

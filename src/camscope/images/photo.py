@@ -30,7 +30,7 @@ _PHOTOMETRIC, _BITS_PER_SAMPLE, _WHITE_IS_ZERO = 262, 258, 0  # tags of the TIFF
 
 
 def peek(file: BinaryIO, source: str) -> Peek:
-    """Return what the header of a picture says; Pillow reads WebP files whole, of all others only their beginning."""
+    """Return what the header of an image says; Pillow reads WebP files whole, of all others only their beginning."""
     if tags := band_tags(file):
         return Peek(band_size(tags))
     with _faults(source), _open(file, source) as image:
@@ -52,10 +52,10 @@ def read(content: bytes, source: str) -> Picture:
         source: what to call it.
 
     Returns:
-        The picture: v / 255 at 8 bits, v / 65535 at 16 bits, the value itself for float files.
+        The image: v / 255 at 8 bits, v / 65535 at 16 bits, the value itself for float files.
 
     Raises:
-        PictureError: not a picture, damaged, truncated, too many pixels, or float values outside [0, 1].
+        PictureError: not an image, damaged, truncated, too many pixels, or float values outside [0, 1].
         MissingExtraError: a TIFF file of many bands, and tifffile is not installed.
     """
     file = BytesIO(content)
@@ -83,14 +83,14 @@ def _faults(source: str) -> Iterator[None]:
                 "such as nibabel.load(FILE).get_fdata()[:, :, 40]"
             ) from None
         formats = ", ".join(FORMATS)
-        raise PictureError(f"{label} is not a picture, or damaged at its beginning; readable are {formats}") from None
+        raise PictureError(f"{label} is not an image, or damaged at its beginning; readable are {formats}") from None
     # Pillow's decoders raise many exception types for damaged files, from SyntaxError to struct.error.
     except Exception as fault:
         raise PictureError(f"{label} is damaged or truncated: {reason(fault)}") from None
 
 
 def _open(file: BinaryIO, source: str) -> Image.Image:
-    """Open a file without decoding it; pictures up to Pillow's error limit are fine, so its warning is not shown."""
+    """Open a file without decoding it; images up to Pillow's error limit are fine, so its warning is not shown."""
     with quiet():
         image = Image.open(file, formats=FORMATS)
     if frame := split(source)[1]:
@@ -112,14 +112,14 @@ def _lies_on_its_side(image: Image.Image) -> bool:
 
 
 def from_pillow(image: Image.Image, *, source: str) -> Picture:
-    """Convert a Pillow image of any mode to a Picture; the image is not changed.
+    """Convert a Pillow image of any mode to a `Picture`; the image is not changed.
 
     Args:
         image: a Pillow image; its EXIF orientation, where it still has one, is applied.
         source: what to call it.
 
     Returns:
-        The picture, grey for grey modes and RGB for all others.
+        The image, grey for grey modes and RGB for all others.
 
     Raises:
         PictureError: a mode without a known range: 32-bit integers, float outside [0, 1].

@@ -66,7 +66,7 @@ class Peek:
     """Facts in the header of an image file.
 
     Attributes:
-        size: (height, width) in pixels, as the picture will have it.
+        size: (height, width) in pixels, as the image will have it.
         facts: what else is known; "patient" and "view" of DICOM files, where the header has them.
     """
 
@@ -78,13 +78,13 @@ class Peek:
 class Window:
     """The part of the image that the network saw: the network's input as a box on the image.
 
-    Resizing, centre crops and letterboxes all reduce to one box in picture pixels: pixel (i, j) of a network input
+    Resizing, centre crops and letterboxes all reduce to one box in image pixels: pixel (i, j) of a network input
     of size (h, w) covers rows ``start[0] + i * extent[0] / h`` to ``start[0] + (i + 1) * extent[0] / h``. A box
-    that ends before the picture is a crop, one that reaches beyond it is padding. Works for any number of axes.
+    that ends before the image is a crop, one that reaches beyond it is padding. Works for any number of axes.
 
     Attributes:
-        picture: size of the whole picture, (H, W) in pixels.
-        start: first edge of the box on each axis, (top, left); negative where the picture was padded.
+        picture: size of the whole image, (H, W) in pixels.
+        start: first edge of the box on each axis, (top, left); negative where the image was padded.
         extent: length of the box on each axis, (height, width).
         assumed: whether it is not known what the network saw, so that this is a guess.
     """
@@ -96,11 +96,11 @@ class Window:
 
     @classmethod
     def whole(cls, size: tuple[int, ...]) -> Window:
-        """Return the window of a network that sees the whole picture, however resized."""
+        """Return the window of a network that sees the whole image, however resized."""
         return cls(tuple(size), (0.0,) * len(size), tuple(float(length) for length in size))
 
     def visible(self) -> tuple[slice, ...]:
-        """Return the picture pixels whose centres lie inside the window, as one slice per axis."""
+        """Return the image pixels whose centres lie inside the window, as one slice per axis."""
         slices = []
         for size, start, extent in zip(self.picture, self.start, self.extent, strict=True):
             low = int(np.clip(np.ceil(start - 0.5), 0, size))

@@ -21,7 +21,7 @@ def _refuse(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Run without the warnings and log records of pydicom, and without Pillow's warning of large pictures.
+    """Run without the warnings and log records of pydicom, and without Pillow's warning of large images.
 
     Warning filters belong to the process, so that the first thread to enter sets them and the last to leave restores
     them.

@@ -56,7 +56,7 @@ def opened(source: str | Path) -> Iterator[BinaryIO]:
     except _Empty:
         raise PictureError(f"{label} is empty (0 bytes)") from None
     except IsADirectoryError:
-        raise PictureError(f"{label} is a folder, not a picture; name the files in it") from None
+        raise PictureError(f"{label} is a folder, not an image; name the files in it") from None
     except (FileNotFoundError, NotADirectoryError):
         raise PictureError(f"there is no file {label}") from None
     except (OSError, ValueError) as fault:  # a name that is too long, contains a null byte, or is not permitted

@@ -131,11 +131,11 @@ def fem(trace: Trace, *, sigmas: float = 2.0) -> Tensor:
 def randomcam(trace: Trace, *, seed: int = 0) -> Tensor:
     """Random CAM: the activations with random channel weights; a trivial baseline.
 
-    L = sum_k w_k A_k with w_k ~ U(-1, 1), the same for the same picture and seed.
+    L = sum_k w_k A_k with w_k ~ U(-1, 1), the same for the same image and seed.
 
     Args:
         trace: one forward pass recorded at the layer.
-        seed: of the weights, together with the content of the picture.
+        seed: of the weights, together with the content of the image.
 
     Returns:
         (B, *grid) signed map, before the final ReLU.
@@ -161,7 +161,7 @@ def dff(trace: Trace, *, concepts: int = 4, seed: int = 0) -> Tensor:
 
     Non-negative matrix factorisation R(A) = sum_c f_c L_c finds parts that answer alike: concepts with a feature
     vector f_c (of length 1) and a map L_c. This is the map of the largest sum; `concept_maps` returns all. Each
-    picture is factorised separately, so that its map does not depend on the batch.
+    image is factorised separately, so that its map does not depend on the batch.
 
     Args:
         trace: one forward pass recorded at the layer.
@@ -181,7 +181,7 @@ def concept_maps(trace: Trace, *, concepts: int = 4, seed: int = 0) -> tuple[Ten
 
     Args:
         trace: one forward pass recorded at the layer.
-        concepts: number of parts to look for; those that a picture does not hold are 0.
+        concepts: number of parts to look for; those that an image does not hold are 0.
         seed: of the factorisation's start.
 
     Returns:

@@ -46,13 +46,13 @@ def rollout(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) 
         net: a vision transformer.
         inputs: (B, C, *space), or a tuple of inputs.
         targets: one target function per image.
-        picture: which of several inputs is the picture.
+        picture: which of several inputs is the image.
 
     Returns:
         (B, *grid) map in [0, 1] on the grid of the patches.
 
     Raises:
-        MethodError: the network has no attention among all places of the picture.
+        MethodError: the network has no attention among all places of the image.
 
     Needs: a vision transformer with attention among all tokens; refused elsewhere.
     """
@@ -87,13 +87,13 @@ def legrad(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) -
         net: a vision transformer.
         inputs: (B, C, *space), or a tuple of inputs.
         targets: one target function per image.
-        picture: which of several inputs is the picture.
+        picture: which of several inputs is the image.
 
     Returns:
         (B, *grid) map >= 0 on the grid of the patches.
 
     Raises:
-        MethodError: the network has no attention among all places of the picture.
+        MethodError: the network has no attention among all places of the image.
 
     Needs: a vision transformer with attention among all tokens; refused elsewhere.
     """
@@ -134,7 +134,7 @@ class _Block:
 
 
 def _look(net: nn.Module, inputs: Any, targets: Targets, *, method: str, picture: int) -> tuple[Trace, list[_Block]]:
-    """Return one forward pass from the picture on, and the blocks that attend among all tokens, first to last."""
+    """Return one forward pass from the image on, and the blocks that attend among all tokens, first to last."""
     watch = _Attention(len(picture_of(inputs, picture)))
     with contextlib.ExitStack() as stack:
         stack.enter_context(unchanged(net))
@@ -168,7 +168,7 @@ def _on_grid(tokens: Tensor, trace: Trace, *, method: str) -> Tensor:
     """Return one value a token (B, N) -> (B, *grid), the patches in their places."""
     layout = guess_layout((*tokens.shape, 1), trace.pictures.shape)
     if layout is None:
-        raise MethodError(f"{method} finds {tokens.shape[1]} tokens, which make no grid over the picture")
+        raise MethodError(f"{method} finds {tokens.shape[1]} tokens, which make no grid over the image")
     return layout.read(tokens[:, :, None])[:, 0]
 
 

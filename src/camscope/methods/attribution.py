@@ -51,8 +51,8 @@ def integratedgradients(
         targets: one target function per image.
         steps: points of the integral.
         baseline: value of every pixel of x', in the unit of the network's normalised input.
-        chunk: pictures in one pass; by default as many as 32 of 224 x 224 pixels hold.
-        picture: which of several inputs is the picture.
+        chunk: images in one pass; by default as many as 32 of 224 x 224 pixels hold.
+        picture: which of several inputs is the image.
 
     Returns:
         (B, *space) signed map, summed over the colour channels.
@@ -60,7 +60,7 @@ def integratedgradients(
     Raises:
         MissingExtraError: captum is not installed.
 
-    Needs: a score with a gradient by the picture; captum.
+    Needs: a score with a gradient by the image; captum.
     """
     with _scores(net, inputs, targets, picture) as scores:
         method = _captum().IntegratedGradients(scores)
@@ -106,10 +106,10 @@ def smoothgrad(
         inputs: (B, C, *space), or a tuple of inputs.
         targets: one target function per image.
         samples: noisy copies.
-        noise: standard deviation of the noise, as a share of the range of the picture's values.
-        seed: of the noise, together with the content of the picture.
-        chunk: pictures in one pass; by default as many as 32 of 224 x 224 pixels hold.
-        picture: which of several inputs is the picture.
+        noise: standard deviation of the noise, as a share of the range of the image's values.
+        seed: of the noise, together with the content of the image.
+        chunk: images in one pass; by default as many as 32 of 224 x 224 pixels hold.
+        picture: which of several inputs is the image.
 
     Returns:
         (B, *space) signed map, summed over the colour channels.
@@ -117,7 +117,7 @@ def smoothgrad(
     Raises:
         MissingExtraError: captum is not installed.
 
-    Needs: a score with a gradient by the picture; captum.
+    Needs: a score with a gradient by the image; captum.
     """
     captum = _captum()
     maps = []
@@ -145,7 +145,7 @@ def smoothgrad(
         needs="scores",
         whole_network=True,
         at_input=True,
-        passes="1 forward for each square; 225 + 1 by default on a square picture",
+        passes="1 forward for each square; 225 + 1 by default on a square image",
         reference="Zeiler, Fergus. Visualizing and Understanding Convolutional Networks. ECCV 2014. arXiv:1311.2901",
     )
 )
@@ -166,18 +166,18 @@ def occlusion(
         net: any network.
         inputs: (B, C, *space), or a tuple of inputs.
         targets: one target function per image.
-        window: side of the square in pixels; by default an eighth of the picture's shorter side.
+        window: side of the square in pixels; by default an eighth of the image's shorter side.
         stride: pixels from one square to the next; by default half a window.
         baseline: value of covered pixels, in the unit of the network's normalised input.
-        chunk: pictures in one pass; by default as many as 32 of 224 x 224 pixels hold.
-        picture: which of several inputs is the picture.
+        chunk: images in one pass; by default as many as 32 of 224 x 224 pixels hold.
+        picture: which of several inputs is the image.
 
     Returns:
         (B, *space) signed map: in each pixel the mean loss of the squares that cover it.
 
     Raises:
         MissingExtraError: captum is not installed.
-        SettingError: a window larger than the picture.
+        SettingError: a window larger than the image.
 
     Needs: no gradient; captum.
     """
@@ -187,7 +187,7 @@ def occlusion(
         stride = max(1, window // 2) if stride is None else _positive("stride", stride)
         if window > min(space) or stride > window:
             raise SettingError(
-                f"window={window}, stride={stride} does not fit a picture of {tuple(space)}; the window must fit in "
+                f"window={window}, stride={stride} does not fit an image of {tuple(space)}; the window must fit in "
                 "it, and the stride in the window"
             )
         with torch.no_grad():
@@ -235,10 +235,10 @@ def rise(
 ) -> Tensor:
     """RISE: increase of the score when a pixel is visible, over random masks of the image.
 
-    L = 1 / (N p) * sum_i (y(x * M_i) - m) M_i, m the mean of the scores of all masked pictures. The paper has m = 0;
+    L = 1 / (N p) * sum_i (y(x * M_i) - m) M_i, m the mean of the scores of all masked images. The paper has m = 0;
     with the mean taken off the map differs by a constant in expectation, is less noisy, and is 0 where seeing a pixel
     changes nothing. A mask is a grid of cells, each seen with the probability p, that is resized bilinearly to a cell
-    more than the picture and moved by a random part of a cell.
+    more than the image and moved by a random part of a cell.
 
     Args:
         net: any network.
@@ -248,9 +248,9 @@ def rise(
         cells: cells of a mask per axis.
         kept: p, the probability that a cell is seen, between 0 and 1.
         baseline: value of hidden pixels, in the unit of the network's normalised input.
-        seed: another one gives other masks; they also depend on the picture, and not on the batch that it is in.
-        chunk: pictures in one pass; by default as many as 32 of 224 x 224 pixels hold.
-        picture: which of several inputs is the picture.
+        seed: another one gives other masks; they also depend on the image, and not on the batch that it is in.
+        chunk: images in one pass; by default as many as 32 of 224 x 224 pixels hold.
+        picture: which of several inputs is the image.
 
     Returns:
         (B, *space) signed map.
@@ -265,7 +265,7 @@ def rise(
         if masks < 2 or not 1 <= cells <= min(space) or not 0 < kept < 1:
             raise SettingError(
                 f"masks={masks}, cells={cells}, kept={kept} is not possible: it takes 2 masks or more, 1 to "
-                f"{min(space)} cells for this picture, and a probability between 0 and 1"
+                f"{min(space)} cells for this image, and a probability between 0 and 1"
             )
         seeds = content_seeds(scores.pictures, seed=seed)
         mask_sets = [_RandomMasks(image_seed, masks, cells, kept, tuple(space)) for image_seed in seeds]
@@ -324,7 +324,7 @@ class _Scores:
 
     Attributes:
         pictures: (B, C, *space) that the attribution is of.
-        rows: (B,) their numbers; captum repeats them as it repeats the pictures.
+        rows: (B,) their numbers; captum repeats them as it repeats the images.
     """
 
     def __init__(self, net: nn.Module, inputs: Any, targets: Targets, picture: int) -> None:

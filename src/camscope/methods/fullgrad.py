@@ -65,7 +65,7 @@ def fullgrad(
         net: any network.
         inputs: (B, C, *space), or a tuple of inputs.
         targets: one target function per image.
-        picture: which of several inputs is the picture.
+        picture: which of several inputs is the image.
         locate: function that returns the layout of an output; None to use the shapes.
 
     Returns:
@@ -74,7 +74,7 @@ def fullgrad(
     Raises:
         MethodError: the score has no gradient by the input.
 
-    Needs: a score with a gradient by the picture; of functions with a bias the forward derivative.
+    Needs: a score with a gradient by the image; of functions with a bias the forward derivative.
     """
     shape = picture_of(inputs, picture).shape
     sums: dict[tuple[int, ...], Tensor] = {}
@@ -117,7 +117,7 @@ def full_gradient(net: nn.Module, inputs: Any, targets: Targets, take: Take, *, 
         inputs: (B, C, *space), or a tuple of inputs.
         targets: one target function per image.
         take: called with the name of a function and its shares (bias times gradient), in the shape of its result.
-        picture: which of several inputs is the picture.
+        picture: which of several inputs is the image.
 
     Returns:
         (B, C, *space) shares of the pixels, x * dy/dx.

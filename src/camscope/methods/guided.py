@@ -56,7 +56,7 @@ def guidedbackprop(net: nn.Module, inputs: Any, targets: Targets, *, picture: in
         net: a network of ReLUs.
         inputs: (B, C, *space), or a tuple of inputs.
         targets: one target function per image.
-        picture: which of several inputs is the picture.
+        picture: which of several inputs is the image.
 
     Returns:
         (B, *space) signed map, summed over the colour channels.
@@ -92,7 +92,7 @@ def guidedgradcam(
         inputs: (B, C, *space), or a tuple of inputs.
         targets: one target function per image.
         layer: the layer of Grad-CAM.
-        picture: which of several inputs is the picture.
+        picture: which of several inputs is the image.
         locate: function that returns the layout of an output; None to use the shapes.
 
     Returns:
@@ -122,7 +122,7 @@ def guided_gradients(net: nn.Module, inputs: Any, targets: Targets, *, picture: 
 
 
 def _graph(trace: Trace) -> Iterator[Node]:
-    """Yield every node between the scores and the picture.
+    """Yield every node between the scores and the image.
 
     Raises:
         MethodError: for an activation function that guided backpropagation is not defined for.

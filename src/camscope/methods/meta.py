@@ -37,9 +37,9 @@ def _meta(function: Any) -> Any:
 
 @_meta
 def augmented(method: str | Method | NetworkMethod, *, scales: Sequence[float] = (0.9, 1.0, 1.1)) -> Any:
-    """Augmentation smoothing: the mean of the maps of several views of the picture.
+    """Augmentation smoothing: the mean of the maps of several views of the image.
 
-    Each view is the picture or its mirror image, with the normalised input multiplied by one of the scales. The
+    Each view is the image or its mirror image, with the normalised input multiplied by one of the scales. The
     views of all images go through the network in one batch, and their maps are mirrored back.
 
     Args:
@@ -49,9 +49,9 @@ def augmented(method: str | Method | NetworkMethod, *, scales: Sequence[float] =
     Returns:
         A method of the same kind, with the same settings and ``scales``.
 
-    Needs: what the method needs; pictures whose mirror image means the same.
+    Needs: what the method needs; images whose mirror image means the same.
 
-    Cost: 2 * len(scales) times that of the method, all views but the picture itself in one batch; 6 times by default.
+    Cost: 2 * len(scales) times that of the method, all views but the image itself in one batch; 6 times by default.
 
     Reference:
         The method has no paper: Gildenblat and contributors. PyTorch library for CAM methods, software, 2021,
@@ -97,7 +97,7 @@ def augmented(method: str | Method | NetworkMethod, *, scales: Sequence[float] =
 
 
 def _views(pictures: Tensor, scales: Sequence[float]) -> Tensor:
-    """Return each picture and its mirror image at each scale: (2 * len(scales) * B, C, *space)."""
+    """Return each image and its mirror image at each scale: (2 * len(scales) * B, C, *space)."""
     if not scales:
         raise SettingError("scales=[] is not possible; it takes at least one factor, such as 1.0")
     return torch.cat([p * scale for scale in scales for p in (pictures, pictures.flip(-1))])

@@ -59,7 +59,7 @@ def refinecam(
         layers: names of the layers; by default the stages of the network.
         base: the method that is refined: a name in `METHODS`, or a function of a `Trace`; Grad-CAM++ as in
             the authors' example.
-        picture: which of several inputs is the picture.
+        picture: which of several inputs is the image.
         locate: function that returns the layout of an output; None to use the shapes.
 
     Returns:
@@ -87,7 +87,7 @@ def maps_of_layers(
     """Compute a method's maps (B, *grid) at several layers, in one forward pass; "a + b" is the joint map of two.
 
     Raises:
-        LayerError: no layer is named, or one has no place for each part of the picture.
+        LayerError: no layer is named, or one has no place for each part of the image.
     """
     if not layers or isinstance(layers, str):
         raise LayerError(f"layers={layers!r} is not a list of layers; use names, such as ['layer3', 'layer4']")
@@ -117,16 +117,16 @@ def trace_method(method: str | Method) -> Method:
 
 
 def at_input(net: nn.Module, inputs: Any, targets: Targets, *, picture: int = 0) -> Trace:
-    """Return one forward pass with its graph from the picture on, seen at the input as if that were a layer.
+    """Return one forward pass with its graph from the image on, seen at the input as if that were a layer.
 
     Args:
         net: any network; restored bit for bit.
         inputs: (B, C, *space), or a tuple of inputs.
         targets: one target function per image.
-        picture: which of several inputs is the picture.
+        picture: which of several inputs is the image.
 
     Returns:
-        A trace whose activations are the pictures and whose gradients are those of the scores by the pictures.
+        A trace whose activations are the images and whose gradients are those of the scores by the images.
 
     >>> trace = at_input(nn.Flatten(), torch.ones(1, 1, 2, 2), [lambda output: 3 * output[2]])
     >>> trace.gradients
@@ -147,7 +147,7 @@ def input_gradients(trace: Trace) -> Tensor:
     """Return the gradients (B, C, *space) of a trace `at_input`.
 
     Raises:
-        MethodError: the score does not depend on the picture.
+        MethodError: the score does not depend on the image.
     """
     if not trace.connected:
         raise MethodError(

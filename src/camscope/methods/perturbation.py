@@ -33,11 +33,11 @@ def scorecam(trace: Trace, *, chunk: int | None = None) -> Tensor:
     """Score-CAM: each channel weighted by the score of the image masked with it.
 
     L = sum_k w_k A_k with w = softmax_k(score(X * M_k)) and M_k = s(U(A_k)), the channel upsampled and scaled to
-    [0, 1]. Subtracting the score of a baseline picture would cancel in the softmax.
+    [0, 1]. Subtracting the score of a baseline image would cancel in the softmax.
 
     Args:
         trace: one forward pass recorded at the layer.
-        chunk: masked pictures in one forward pass; by default as many as 16 of 224 x 224 pixels hold.
+        chunk: masked images in one forward pass; by default as many as 16 of 224 x 224 pixels hold.
 
     Returns:
         (B, *grid) signed map, before the final ReLU.
@@ -110,7 +110,7 @@ def fasterscorecam(trace: Trace, *, channels: int = 10, chunk: int | None = None
     Args:
         trace: one forward pass recorded at the layer.
         channels: how many; all of them is Score-CAM.
-        chunk: masked pictures in one forward pass; by default as many as 16 of 224 x 224 pixels hold.
+        chunk: masked images in one forward pass; by default as many as 16 of 224 x 224 pixels hold.
 
     Returns:
         (B, *grid) signed map, before the final ReLU.
@@ -181,12 +181,12 @@ def masked_scores(
     chunk: int | None = None,
     change: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Score of each picture seen through each mask; flat masks, as of dead channels, hide all, and share one pass.
+    """Score of each image seen through each mask; flat masks, as of dead channels, hide all, and share one pass.
 
     Args:
         trace: one forward pass.
-        masks: (B, M, *grid); upsampled to the picture and scaled to [0, 1].
-        chunk: masked pictures in one forward pass.
+        masks: (B, M, *grid); upsampled to the image and scaled to [0, 1].
+        chunk: masked images in one forward pass.
         change: what to do to n scaled masks (n, *space) of numbers (n,), where mask m of image b has b * M + m.
 
     Returns:
@@ -213,7 +213,7 @@ def masked_scores(
 
 
 def pictures_at_once(trace: Trace) -> int:
-    """Return how many pictures a forward pass takes by default: as many as 16 of 224 x 224 pixels hold."""
+    """Return how many images a forward pass takes by default: as many as 16 of 224 x 224 pixels hold."""
     return max(1, _CHUNK_PIXELS // trace.pictures.shape[2:].numel())
 
 

@@ -48,9 +48,9 @@ def sscam(
         trace: one forward pass recorded at the layer.
         samples: noisy masks a channel; 35 as in torch-cam.
         noise: standard deviation of the noise, the paper's 2; the masks themselves lie in [0, 1].
-        channels: to save passes, only so many channels, those that vary most over the picture; all by default.
-        seed: of the noise, together with the content of the picture.
-        chunk: masked pictures in one forward pass; by default as many as 16 of 224 x 224 pixels hold.
+        channels: to save passes, only so many channels, those that vary most over the image; all by default.
+        seed: of the noise, together with the content of the image.
+        chunk: masked images in one forward pass; by default as many as 16 of 224 x 224 pixels hold.
 
     Returns:
         (B, *grid) signed map, before the final ReLU.
@@ -90,8 +90,8 @@ def iscam(trace: Trace, *, samples: int = 10, channels: int | None = None, chunk
     Args:
         trace: one forward pass recorded at the layer.
         samples: steps of the integration; 10 as in torch-cam.
-        channels: to save passes, only so many channels, those that vary most over the picture; all by default.
-        chunk: masked pictures in one forward pass; by default as many as 16 of 224 x 224 pixels hold.
+        channels: to save passes, only so many channels, those that vary most over the image; all by default.
+        chunk: masked images in one forward pass; by default as many as 16 of 224 x 224 pixels hold.
 
     Returns:
         (B, *grid) signed map, before the final ReLU.
@@ -119,18 +119,18 @@ def iscam(trace: Trace, *, samples: int = 10, channels: int | None = None, chunk
 def smoothgradcampp(
     trace: Trace, *, samples: int = 4, noise: float = 0.3, seed: int = 0, chunk: int | None = None
 ) -> Tensor:
-    """Smooth Grad-CAM++: Grad-CAM++ with derivatives averaged over noisy copies of the picture.
+    """Smooth Grad-CAM++: Grad-CAM++ with derivatives averaged over noisy copies of the image.
 
     L = sum_k w_k A_k with w_k = sum_ij al_kij R(D1_kij) and al = D2 / (2 D2 + S_k D3), where Dp is the mean of g^p
-    over the noisy copies, and A and S_k are those of the clean picture; al is 0 where D2 is, or where the
+    over the noisy copies, and A and S_k are those of the clean image; al is 0 where D2 is, or where the
     denominator vanishes (below 1e-6 of D2).
 
     Args:
         trace: one forward pass recorded at the layer.
-        samples: noisy copies of the picture; 4 as in torch-cam.
+        samples: noisy copies of the image; 4 as in torch-cam.
         noise: standard deviation of the noise, in the unit of the network's normalised input; 0.3 as in torch-cam.
-        seed: of the noise, together with the content of the picture.
-        chunk: pictures in one forward pass; by default as many as 16 of 224 x 224 pixels hold.
+        seed: of the noise, together with the content of the image.
+        chunk: images in one forward pass; by default as many as 16 of 224 x 224 pixels hold.
 
     Returns:
         (B, *grid) signed map, before the final ReLU.

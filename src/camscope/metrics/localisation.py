@@ -185,7 +185,7 @@ def auprc(maps: Tensor, masks: Tensor) -> Tensor:
 
     Reference:
         Choe et al. Evaluating Weakly Supervised Object Localization Methods Right. CVPR 2020. arXiv:2001.07437, which
-        pools the pixels of a whole set (PxAP); here each picture has its own.
+        pools the pixels of a whole set (PxAP); here each image has its own.
 
     >>> auprc(torch.tensor([[[3.0, 2.0, 1.0]]]), torch.tensor([[[True, False, True]]]))
     tensor([0.8333], dtype=torch.float64)

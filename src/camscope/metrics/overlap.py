@@ -242,7 +242,7 @@ def _box_overlaps(
     height, width = (min(side, _SIDE) for side in masks.shape[1:])
     truths = mask_boxes(masks) if boxes is None else boxes
     if not len(truths) == len(maps) == len(masks):
-        raise SettingError(f"boxes of {len(truths)} pictures do not fit {len(maps)} maps; give one list for each")
+        raise SettingError(f"boxes of {len(truths)} images do not fit {len(maps)} maps; give one list for each")
     heat = at_size(at_size(maps, masks.shape[1:]), (height, width)).relu().cpu().numpy()
     scale = np.array([width, height] * 2) / np.array([masks.shape[2], masks.shape[1]] * 2)
     overlaps = np.zeros((len(heat), len(THRESHOLDS)))

@@ -58,7 +58,7 @@ class BlackBox(nn.Module):
         self.version = state
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Return the scores (B, ...) of pictures (B, C, h, w).
+        """Return the scores (B, ...) of images (B, C, h, w).
 
         Raises:
             ModelError: the function returned something else than scores.
@@ -83,7 +83,7 @@ class BlackBox(nn.Module):
             raise ModelError(f"the function returned {shape[1]} classes, but there are {self.labels} labels")
         elif self.outcome == "one" and shape[1] == 1:
             raise ModelError(
-                "the function returned one score per picture: pass outcome='any' where it says whether something is "
+                "the function returned one score per image: pass outcome='any' where it says whether something is "
                 "there, or outcome='value' for another number"
             )
 
@@ -103,7 +103,7 @@ class BlackBox(nn.Module):
             return torch.logit(p, eps=_EPS).sigmoid()
         if bool(((p.sum(1) - 1).abs() > _SUM).any()):
             raise ModelError(
-                "expected the probabilities of a picture to add up to 1, but they do not: pass outcome='any' where "
+                "expected the probabilities of an image to add up to 1, but they do not: pass outcome='any' where "
                 "each class has a probability of its own"
             )
         return p if p.ndim == 2 else p.clamp_min(torch.finfo(p.dtype).tiny).log()
@@ -187,7 +187,7 @@ def _as_scores(returned: Any, *, like: Tensor) -> Tensor:
     """Return what a function returned as a tensor (B, ...) of floats.
 
     Raises:
-        ModelError: it is no array of numbers with one row per picture.
+        ModelError: it is no array of numbers with one row per image.
     """
     try:
         scores = returned.detach() if isinstance(returned, Tensor) else torch.from_numpy(np.array(returned))
@@ -197,7 +197,7 @@ def _as_scores(returned: Any, *, like: Tensor) -> Tensor:
         ) from error
     if scores.ndim == 0 or len(scores) != len(like) or scores.is_complex() or scores.dtype == torch.bool:
         raise ModelError(
-            f"the function returned {tuple(scores.shape)} {scores.dtype} for {len(like)} pictures; expected numbers "
+            f"the function returned {tuple(scores.shape)} {scores.dtype} for {len(like)} images; expected numbers "
             f"(batch, classes) with a batch of {len(like)}"
         )
     return (scores[:, None] if scores.ndim == 1 else scores).to(like.device, like.dtype)

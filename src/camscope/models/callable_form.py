@@ -44,7 +44,7 @@ class Form:
     Attributes:
         keyword: the argument's name; "" for the first positional argument.
         kind: "pillow" image, "array" (H, W, C) or (H, W) uint8, uint8 "tensor" (C, H, W), or "float tensor" in [0, 1].
-        channels: 1 (grey) or 3 (RGB), to which a picture is converted; any other number must be that of the picture,
+        channels: 1 (grey) or 3 (RGB), to which an image is converted; any other number must be that of the image,
             whose array is float32 in [0, 1].
         deep: whether 16-bit grey images are passed unchanged, not in 8 bits.
     """
@@ -59,14 +59,14 @@ class Form:
         return self.deep and picture.channels == 1 and picture.highest > 255
 
     def argument(self, picture: Picture) -> Any:
-        """Return the picture in this form."""
+        """Return the image in this form."""
         if self.gives_all_bits(picture):
             values = np.rint(picture.pixels[..., 0] * picture.highest).astype(np.uint16)
             return Image.fromarray(values) if self.kind == "pillow" else values
         if self.channels in (1, 3):
             if picture.channels not in (1, 3):
                 raise PictureError(
-                    f"the picture has {picture.channels} channels and the preprocessing takes grey or RGB pictures"
+                    f"the image has {picture.channels} channels and the preprocessing takes grey or RGB images"
                 )
             image = Image.fromarray(picture.rgb)
             image = image.convert("L") if self.channels == 1 else image
@@ -76,7 +76,7 @@ class Form:
         else:
             if picture.channels != self.channels:
                 raise PictureError(
-                    f"the picture has {picture.channels} channel(s) and the preprocessing takes {self.channels}"
+                    f"the image has {picture.channels} channel(s) and the preprocessing takes {self.channels}"
                 )
             array = picture.pixels.copy()
         if self.kind == "array":
@@ -111,7 +111,7 @@ def find_form(function: Callable[..., Any], channels: int | None) -> Form:
         )
     unfit = next((fault for fault in faults if isinstance(fault, _UnfitError)), faults[0])
     raise ModelError(
-        f"the preprocessing {name_of(function)} cannot be used: given a picture, it "
+        f"the preprocessing {name_of(function)} cannot be used: given an image, it "
         f"{'' if isinstance(unfit, _UnfitError) else 'fails: '}{first_line(unfit)}; expected a callable that makes "
         f"{_EXPECTED} out of a Pillow image or an array, or {INSTEAD}"
     ) from unfit
@@ -132,7 +132,7 @@ def _forms(function: Callable[..., Any], channels: int | None) -> Iterator[Form]
 
 
 def with_depth(function: Callable[..., Any], form: Form) -> Form:
-    """Return a form that gives 16-bit pictures as they are, if a callable makes the same of them but for the scale."""
+    """Return a form that gives 16-bit images as they are, if a callable makes the same of them but for the scale."""
     deep = dataclasses.replace(form, deep=True)
     if form.channels not in (1, 3) or form.kind not in ("pillow", "array"):
         return form
@@ -179,7 +179,7 @@ def run_in_form(function: Callable[..., Any], form: Form, argument: Any) -> Inpu
 
 
 def _refuse_random(function: Callable[..., Any], form: Form, first: Inputs, before: tuple[Any, ...]) -> None:
-    """Raise a ModelError for a callable that makes another input of the same picture, or draws random numbers."""
+    """Raise a ModelError for a callable that makes another input of the same image, or draws random numbers."""
     picture = noise(TRIALS[0], form.channels)
     drew = not all(np.array_equal(a, b) for a, b in zip(before, _generators(), strict=True))
     for _ in range(_RUNS - 1):
@@ -187,7 +187,7 @@ def _refuse_random(function: Callable[..., Any], form: Form, first: Inputs, befo
         if drew or inputs.shape != first.shape or not np.array_equal(inputs, first, equal_nan=True):
             raise ModelError(
                 f"the preprocessing {name_of(function)} is random: it is an augmentation for training (a random crop "
-                "or flip); give the transforms of evaluation, which treat each picture the same way every time"
+                "or flip); give the transforms of evaluation, which treat each image the same way every time"
             )
 
 
@@ -212,7 +212,7 @@ def generators_kept() -> Iterator[None]:
 
 @functools.lru_cache(maxsize=8)
 def noise(size: tuple[int, int], channels: int) -> Picture:
-    """Return a picture of bytes: noise on blocks of noise, so that every part differs from every other."""
+    """Return an image of bytes: noise on blocks of noise, so that every part differs from every other."""
     generator = np.random.default_rng(0)
     fine = generator.integers(0, 128, (*size, channels))
     coarse = generator.integers(0, 128, (size[0] // 16 + 1, size[1] // 16 + 1, channels))

@@ -140,7 +140,7 @@ def choice_of(probe: Probe) -> LayerChoice:
     candidates = _find(probe)
     if not candidates or _is_stem(probe, candidates[0]):
         best = [f"{probe.name(candidate)!r} {candidate.grid}" for candidate in probe.candidates[::-1]][:5]
-        options = ", ".join(best) if best else "none has a grid of the picture's shape"
+        options = ", ".join(best) if best else "none has a grid of the image's shape"
         moved = probe.candidates and not any(candidate.keeps_places for candidate in probe.candidates)
         why = ", since none keeps the places of the image where they are" if moved else ""
         raise LayerError(f"no layer of {probe.network} was found to explain{why}; name one with layer=: {options}")

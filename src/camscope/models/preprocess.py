@@ -119,15 +119,15 @@ class Preprocess:
             picture: pixels (H, W, C) in [0, 1].
 
         Returns:
-            The input (C, h, w) float32, and the window of the picture that it shows.
+            The input (C, h, w) float32, and the window of the image that it shows.
 
         Raises:
-            PictureError: for a strip too long to be cropped, or a picture with another number of channels.
+            PictureError: for a strip too long to be cropped, or an image with another number of channels.
         """
         if picture.channels != self.channels and {picture.channels, self.channels} != {1, 3}:
             raise PictureError(
-                f"the picture has {picture.channels} channel(s) and the network takes {self.channels}: "
-                "give a picture with as many channels as the network, pixels[..., :3] for the first three"
+                f"the image has {picture.channels} channel(s) and the network takes {self.channels}: "
+                "give an image with as many channels as the network, pixels[..., :3] for the first three"
             )
         scaled_size = self._scaled(*picture.size)
         scaled = _scale(picture, scaled_size, grey=self.channels == 1, interpolation=self.interpolation)
@@ -140,7 +140,7 @@ class Preprocess:
         return tensor.sub(mean).div(std).contiguous(), self.window(picture.size)
 
     def window(self, size: tuple[int, int]) -> Window:
-        """Return the part of a picture of ``size`` (height, width) that the network sees.
+        """Return the part of an image of ``size`` (height, width) that the network sees.
 
         >>> Preprocess().window((100, 200)).start
         (0.0, 50.0)
@@ -155,7 +155,7 @@ class Preprocess:
         )
 
     def at(self, input_size: tuple[int, int]) -> Preprocess:
-        """Return the same for another input size; the share of the picture that is cut off stays.
+        """Return the same for another input size; the share of the image that is cut off stays.
 
         >>> Preprocess(resize=(256, 256)).at((448, 448)).resize
         (512, 512)
@@ -197,7 +197,7 @@ class Preprocess:
             return max(1, round(height / max(ratios))), max(1, round(width / max(ratios)))
         if max(ratios) > _MAX_ASPECT * min(ratios):
             raise PictureError(
-                f"a picture of {height} x {width} pixels is too long a strip to be cropped: use fit='squash' or 'pad'"
+                f"an image of {height} x {width} pixels is too long a strip to be cropped: use fit='squash' or 'pad'"
             )
         if goal[0] != goal[1]:
             return round(height / min(ratios)), round(width / min(ratios))
@@ -211,7 +211,7 @@ class Preprocess:
         return (have - want) // 2 if self.centre == "floor" else round((have - want) / 2)
 
     def _cut(self, scaled: npt.NDArray[Any], corner: tuple[int, ...]) -> npt.NDArray[Any]:
-        """Return the input size at ``corner`` of the scaled picture, filled where it reaches beyond; (h, w, C)."""
+        """Return the input size at ``corner`` of the scaled image, filled where it reaches beyond; (h, w, C)."""
         fill = np.array(self.mean if self.fit == "pad" else [0.0], dtype=np.float32)
         if scaled.dtype == np.uint8:
             fill = np.rint(fill * 255).clip(0, 255).astype(np.uint8)

@@ -116,21 +116,21 @@ class Transform(Preprocess):
             picture: pixels (H, W, C) in [0, 1]; the callable gets grey and RGB images as bytes.
 
         Returns:
-            The input (C, h, w) float32, and the window of the picture that it shows.
+            The input (C, h, w) float32, and the window of the image that it shows.
 
         Raises:
-            PictureError: the callable fails on this picture, or takes another number of channels.
+            PictureError: the callable fails on this image, or takes another number of channels.
         """
         inputs = self.run(picture)
         if not np.isfinite(inputs).all():
-            raise PictureError(f"the preprocessing {self.name} makes values of the picture that are not finite")
+            raise PictureError(f"the preprocessing {self.name} makes values of the image that are not finite")
         return torch.from_numpy(inputs), self._located(picture, inputs)
 
     def run(self, picture: Picture) -> Inputs:
         """Return the callable's result for an image as an array (C, h, w).
 
         Raises:
-            PictureError: the callable fails on this picture, or takes another number of channels.
+            PictureError: the callable fails on this image, or takes another number of channels.
         """
         argument = self.form.argument(picture)
         try:
@@ -143,8 +143,8 @@ class Transform(Preprocess):
         if picture.bits <= 8 or self.form.channels not in (1, 3):
             return ()
         if self.form.gives_all_bits(picture):
-            return (f"the preprocessing {self.name} is given the {picture.bits}-bit values of the picture",)
-        return (f"the preprocessing {self.name} is given 8 of the {picture.bits} bits per channel of the picture",)
+            return (f"the preprocessing {self.name} is given the {picture.bits}-bit values of the image",)
+        return (f"the preprocessing {self.name} is given 8 of the {picture.bits} bits per channel of the image",)
 
     @property
     def name(self) -> str:
@@ -202,12 +202,12 @@ class Transform(Preprocess):
             return find_window(self.run, picture, **options)
         except Mirrored:
             raise ModelError(
-                f"the preprocessing {self.name} mirrors the picture, so that a map would lie on the wrong side: leave "
+                f"the preprocessing {self.name} mirrors the image, so that a map would lie on the wrong side: leave "
                 "the flip out"
             ) from None
 
     def _normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...], Order]:
-        """Measure mean and std on the scale [0, 1], and the order of the channels, on black, white and red pictures."""
+        """Measure mean and std on the scale [0, 1], and the order of the channels, on black, white and red images."""
         flat = np.zeros((*TRIALS[0], self.form.channels), np.float32)
         middles = []
         red = flat.copy()

@@ -107,7 +107,7 @@ def _phases(cosine: npt.NDArray[np.float64], sine: npt.NDArray[np.float64]) -> n
 
 
 def _line(bands: list[npt.NDArray[np.float64]], size: int) -> tuple[float, float] | None:
-    """Return (start, extent) in pixels of the picture of a straight line through the places of all bands, or None."""
+    """Return (start, extent) in pixels of the image of a straight line through the places of all bands, or None."""
     count = len(bands[0])
     if count < 2 * _BANDS:
         return None
@@ -147,7 +147,7 @@ def _fit(places: npt.NDArray[np.float64]) -> tuple[float, float] | None:
 def shows(made: npt.NDArray[np.float32], picture: Picture, window: Window) -> bool:
     """Return whether an input (C, h, w) shows the window of an image.
 
-    It does where its averages in 32 x 32 cells are a linear function of the window's, and where picture or input are so
+    It does where its averages in 32 x 32 cells are a linear function of the window's, and where image or input are so
     uniform that any window would do.
     """
     return _agreement(made, picture, window) >= _ALIKE
@@ -192,7 +192,7 @@ def _agreement(inputs: npt.NDArray[np.float32], picture: Picture, window: Window
 
 
 def _overlap(window: Window, size: tuple[int, ...]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Return (left, top, right, bottom) of what picture and input share, in pixels of each, or None."""
+    """Return (left, top, right, bottom) of what image and input share, in pixels of each, or None."""
     low = [max(start, 0.0) for start in window.start]
     pairs = zip(window.start, window.extent, window.picture, strict=True)
     high = [min(start + extent, float(whole)) for start, extent, whole in pairs]
@@ -226,7 +226,7 @@ class LinearRule:
     extent: tuple[tuple[float, float], ...]
 
     def window(self, size: tuple[int, int]) -> Window:
-        """Return the window of a picture of ``size`` (height, width)."""
+        """Return the window of an image of ``size`` (height, width)."""
         edges = [
             tuple(slope * count + constant for (slope, constant), count in zip(law, size, strict=True))
             for law in (self.start, self.extent)
@@ -239,14 +239,14 @@ Rule = Preprocess | LinearRule
 
 
 def find_rule(windows: list[Window], sizes: list[tuple[int, int]]) -> Rule | None:
-    """Find the rule behind windows that were measured on pictures of different shapes.
+    """Find the rule behind windows that were measured on images of different shapes.
 
     Args:
-        windows: at least three, of pictures with different heights and widths.
-        sizes: (height, width) of the input that each picture became.
+        windows: at least three, of images with different heights and widths.
+        sizes: (height, width) of the input that each image became.
 
     Returns:
-        A linear rule (the whole picture, a crop of a fixed number of pixels or of a share, a fixed margin), or a
+        A linear rule (the whole image, a crop of a fixed number of pixels or of a share, a fixed margin), or a
         Preprocess with the same fit and resize; None where none makes these windows.
 
     >>> pictures = [(300, 500), (400, 200), (300, 300)]

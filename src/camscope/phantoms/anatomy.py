@@ -38,7 +38,7 @@ class Patient:
         depth: front to back inside the chest.
         fat: thickness of the chest wall on either side.
         bone: density of bone, 1 on average.
-        heart: width of the heart over the inner width of the chest, in a PA picture.
+        heart: width of the heart over the inner width of the chest, in a PA image.
         heart_degrees: tilt of the heart's long axis.
         knob: how far the aortic arch bulges to the left.
         ribs: (10, 4) per pair: height at the spine, drop to the front end, half-thickness, front end in degrees.
@@ -161,7 +161,7 @@ class Pose:
 
     @classmethod
     def of(cls, patient: Patient, view: View, *, shot: int = 0) -> Pose:
-        """Return the pose of the ``shot``-th picture of a patient."""
+        """Return the pose of the ``shot``-th image of a patient."""
         draw = draws(patient.seed, POSE_STREAM, shot)
         bedside = view == "AP"
         closed = np.where(draw.random(4) < 0.3, draw.uniform(0.01, 0.06, 4), 0.0)

@@ -27,7 +27,7 @@ def _pixel_frame(height: int, width: int) -> Frame:
 
 
 def _draw(image: Array, line: Array, *, half: float, value: float) -> None:
-    """Draw a stroke of ``2 * half`` pixels over the picture, in place."""
+    """Draw a stroke of ``2 * half`` pixels over the image, in place."""
     box, gap, _ = line_distance(_pixel_frame(*image.shape), line, reach=half + 1)
     if gap.size:
         cover = smoothstep(gap, (half + 0.6, half - 0.6))

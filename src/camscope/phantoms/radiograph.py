@@ -96,7 +96,7 @@ def phantom(
         size: (height, width) in pixels, at least 64 each.
 
     Raises:
-        SettingError: an unknown view or finding, a token on a PA picture, a size below 64.
+        SettingError: an unknown view or finding, a token on a PA image, a size below 64.
     """
     names = _checked(view, findings, token=token, size=size)
     scene = _scene(seed, view, shot=shot, size=size)
@@ -137,7 +137,7 @@ def _checked(view: str, findings: Iterable[str], *, token: bool, size: tuple[int
         if name not in FINDINGS:
             raise SettingError(nearest("finding", name, FINDINGS))
     if token and view != "AP":
-        raise SettingError("the AP token stands on AP pictures only: give view='AP' or token=False")
+        raise SettingError("the AP token stands on AP images only: give view='AP' or token=False")
     if min(size) < 64:
         raise SettingError(f"a phantom of {size[0]} x {size[1]} pixels is too small: give at least 64 x 64")
     return tuple(name for name in FINDINGS if name in names)

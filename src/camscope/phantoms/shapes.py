@@ -21,7 +21,7 @@ class Frame:
     """The positions in the patient of an image's rays.
 
     Attributes:
-        x: (H, W) centimetres from the midline, towards the patient's left (the right of the picture).
+        x: (H, W) centimetres from the midline, towards the patient's left (the right of the image).
         y: (H, W) centimetres below the top of the lungs.
         forward: 2 x 3 matrix from (column, row, 1) to (x, y).
     """

@@ -49,7 +49,7 @@ def colourise(values: npt.NDArray[np.floating], cmap: str = "byr") -> Bytes:
 
 
 def grey(values: npt.NDArray[np.floating]) -> Image.Image:
-    """Return the map as an 8-bit grey picture, 0 black and 1 white.
+    """Return the map as an 8-bit grey image, 0 black and 1 white.
 
     >>> grey(np.array([[0.0, 1.0]])).getpixel((1, 0))
     255
@@ -65,17 +65,17 @@ def overlay(
     opacity: float = 0.5,
     window: Window | None = None,
 ) -> Image.Image:
-    """Lay a coloured map over its picture.
+    """Lay a coloured map over its image.
 
     Args:
-        picture: the picture, H x W.
+        picture: the image, H x W.
         values: (H, W) in [0, 1].
         cmap: see `colourise`.
-        opacity: 0 shows the picture alone, 1 the map alone.
-        window: what the network saw; picture pixels outside keep their own colour. None: all of it.
+        opacity: 0 shows the image alone, 1 the map alone.
+        window: what the network saw; image pixels outside keep their own colour. None: all of it.
 
     Returns:
-        An RGB image of the picture's size.
+        An RGB image of the image's size.
 
     Raises:
         SettingError: the sizes differ, the opacity is not in [0, 1], or there is no such colour map.
@@ -85,7 +85,7 @@ def overlay(
     """
     check_fit(picture, values)
     if not 0 <= opacity <= 1:
-        raise SettingError(f"opacity {opacity} is not possible; it lies in 0 (picture alone) to 1 (map alone)")
+        raise SettingError(f"opacity {opacity} is not possible; it lies in 0 (image alone) to 1 (map alone)")
     pixels, table = picture.bytes, _blended(cmap, float(opacity))
     laid: Bytes = np.array(np.broadcast_to(pixels, (*picture.size, 3)))
     view = (window or Window.whole(picture.size)).visible()
@@ -108,9 +108,9 @@ def _blended(cmap: str, opacity: float) -> Bytes:
 
 
 def check_fit(picture: Picture, values: npt.NDArray[np.floating]) -> None:
-    """Raise SettingError where the map is not as large as the picture."""
+    """Raise SettingError where the map is not as large as the image."""
     if values.shape != picture.size:
-        raise SettingError(f"a map of size {values.shape} does not fit on a picture of size {picture.size}")
+        raise SettingError(f"a map of size {values.shape} does not fit on an image of size {picture.size}")
 
 
 def _bytes(values: npt.NDArray[np.floating]) -> Bytes:

@@ -34,14 +34,14 @@ def panel(
 ) -> Image.Image:
     """Draw original, heatmap and overlay side by side with a title, facts, colour bar and notes.
 
-    Small pictures are enlarged by a whole factor and large ones reduced, so that the page is readable at any size.
+    Small images are enlarged by a whole factor and large ones reduced, so that the page is readable at any size.
 
     Args:
-        picture: the picture, H x W.
+        picture: the image, H x W.
         values: (H, W) in [0, 1].
         limits: the raw values at 0 and 1, from `scale`.
         title: the largest line, such as the explained label.
-        facts: what else to say above the pictures: {"score": "12.3", "method": "gradcam"}.
+        facts: what else to say above the images: {"score": "12.3", "method": "gradcam"}.
         notes: sentences to put below, such as why a map is empty.
         cmap: see `colourise`.
         opacity: of the map in the overlay.

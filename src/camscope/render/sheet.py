@@ -35,7 +35,7 @@ def sheet(
         column_headings: one above each column, or none.
         row_headings: one before each row, or none.
         title: the largest line.
-        cell_width: of each picture, in pixels; pictures are fitted in, never distorted.
+        cell_width: of each image, in pixels; images are fitted in, never distorted.
 
     Returns:
         An RGB image.
@@ -82,7 +82,7 @@ def sheet(
 
 def _check(kind: str, count: int, headings: Sequence[str]) -> None:
     if count == 0:
-        raise SettingError("a sheet needs at least one picture")
+        raise SettingError("a sheet needs at least one image")
     if headings and len(headings) != count:
         raise SettingError(f"{len(headings)} {kind} headings do not fit on {count} {kind}s")
 

@@ -48,7 +48,7 @@ def thumbnails(
         results: results of a study.
         shown: the cases of the gallery.
         means: receives every thumbnail.
-        progress: called with "reading pictures", the number done, and the total.
+        progress: called with "reading images", the number done, and the total.
         inside: largest number of cases whose thumbnails are data addresses. For more cases, they are files beside the
             page; a later report reuses the thumbnails of images that did not change.
 
@@ -80,7 +80,7 @@ def thumbnails(
                 address = data_address(image, quality=_QUALITY)
         addresses.append(address)
         reasons.append(reason)
-        progress("reading pictures", count, len(shown.cases))
+        progress("reading images", count, len(shown.cases))
     _tidy(folder, old_files & own_files, kept=new_files)
     return addresses, reasons
 
@@ -102,18 +102,18 @@ def _thumbnails(
 
 def _thumbnail(case: Case, root: str) -> tuple[Image.Image | None, str]:
     if not case["image"] or not case["image_sha256"]:
-        return None, "the picture could not be read"
+        return None, "the image could not be read"
     source = located(case["image"], root)
     try:
         content = fetch(source)
     except CamscopeError:
-        return None, "the picture no longer exists"
+        return None, "the image no longer exists"
     if hashlib.sha256(content).hexdigest() != case["image_sha256"]:
-        return None, "the picture has changed since the study was run"
+        return None, "the image has changed since the study was run"
     try:
         image = Image.fromarray(decode(content, source).rgb)
     except CamscopeError:
-        return None, "the picture could not be read"
+        return None, "the image could not be read"
     image.thumbnail((_LONGEST, _LONGEST))
     return (image.convert("L") if _is_grey(image) else image), ""
 

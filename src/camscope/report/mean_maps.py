@@ -1,4 +1,4 @@
-"""Compute and draw the mean maps of a label: by outcome and group, by cluster, and on the mean picture."""
+"""Compute and draw the mean maps of a label: by outcome and group, by cluster, and on the mean image."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ K = TypeVar("K")
 
 _MEMBER = ("case", "patient", "grid_height", "grid_width", "map_max")
 _ON_SCALE = 3  # patients; mean maps of fewer patients do not set the scale
-_SIDE = 160  # pixels of the picture on the first screen
+_SIDE = 160  # pixels of the image on the first screen
 _PICTURES = 200
 _WIDE = 1000  # maps; larger numbers need two lines above a panel
 _OUTCOMES = {
@@ -258,11 +258,11 @@ def _place(m: MeanMap) -> str:
 
 
 class MeanPictures:
-    """Average the pictures of each label's true positives, one picture at a time.
+    """Average the images of each label's true positives, one image at a time.
 
     Args:
         results: results of a study.
-        shown: the cases of the gallery, whose pictures are read.
+        shown: the cases of the gallery, whose images are read.
     """
 
     def __init__(self, results: Results, shown: Shown) -> None:
@@ -277,7 +277,7 @@ class MeanPictures:
                 self._windows.setdefault(case, []).append((label, window))
 
     def add(self, case: int, thumbnail: Image.Image, *, size: tuple[int, int]) -> None:
-        """Add the thumbnail of a case; size is the (height, width) of the original picture."""
+        """Add the thumbnail of a case; size is the (height, width) of the original image."""
         grey = thumbnail.convert("L")
         across, down = grey.width / size[1], grey.height / size[0]
         for label, (top, left, height, width) in self._windows.get(case, ()):
@@ -292,11 +292,11 @@ class MeanPictures:
             self._counts[label] += 1
 
     def count(self, label: str) -> int:
-        """Return the number of pictures in the mean of a label."""
+        """Return the number of images in the mean of a label."""
         return self._counts[label]
 
     def shown(self, maps: LabelMaps, *, top: float) -> str:
-        """Return the mean map of a label over its mean picture, as a data address; "" without a map."""
+        """Return the mean map of a label over its mean image, as a data address; "" without a map."""
         if maps.whole is None:
             return ""
         values = maps.whole.at((_SIDE, _SIDE)) / top

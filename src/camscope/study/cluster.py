@@ -225,7 +225,7 @@ def _one_by_one(workers: Workers, cohort: Cohort, study: Study, *, made: dict[st
         except Exception as fault:  # any reason why a worker died
             actor = None
             step = step or StudyStep(study, Store(made["out"]), device="cpu")
-            error = ClusterError(f"no worker could explain this picture: {_words(fault)}")
+            error = ClusterError(f"no worker could explain this image: {_words(fault)}")
             yield from step.failed(next(cohort.cases([row])), error)
 
 

@@ -190,9 +190,7 @@ class StudyStep:
         outputs = run.outputs.float()
         if outputs.ndim != 2:
             shape = tuple(outputs.shape[1:])
-            raise CamscopeError(
-                f"{run.model.name} returns {shape} values per picture; a study needs one for each class"
-            )
+            raise CamscopeError(f"{run.model.name} returns {shape} values per image; a study needs one for each class")
         probabilities = run.model.probability(outputs)
         for i, work in enumerate(members):
             for task in work.of(self._classes[key]):
@@ -221,7 +219,7 @@ class StudyStep:
         for task in work.tasks:
             row = self._described(work, task)
             if not task.fault and task.score is not None and not np.isfinite(task.score.value):
-                task.fault = f"the score is {task.score.value}: the model overflows on this picture"
+                task.fault = f"the score is {task.score.value}: the model overflows on this image"
             if not task.fault and task.wanted:
                 with noted([task]):
                     row |= self._measured(work, task)

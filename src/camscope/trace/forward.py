@@ -82,7 +82,7 @@ class Forward:
         """Find where the axes of a recorded layer lie, by ``locate`` or else by the shapes.
 
         Raises:
-            LayerError: the layer has no place for each part of the picture.
+            LayerError: the layer has no place for each part of the image.
         """
         shapes = self.records[layer].shape, self.pictures.shape
         return find_layout(*shapes, layer=layer, last=is_last(self.net), locate=locate)
@@ -321,8 +321,8 @@ class Trace:
         Without ``inputs`` only the part of the network after the layer runs again (see `Tail`).
 
         Args:
-            inputs: (n, C, *space) pictures, or a whole tuple of inputs; None for the inputs of this trace. Other
-                inputs than the picture are taken from this trace where only pictures are given.
+            inputs: (n, C, *space) images, or a whole tuple of inputs; None for the inputs of this trace. Other
+                inputs than the image are taken from this trace where only images are given.
             rows: (n,) the image of this trace that each of the n belongs to; None for all images in order.
             edit: (n, K, *grid) -> (n, K, *grid), a change to the layer's output.
 

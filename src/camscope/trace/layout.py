@@ -217,7 +217,7 @@ def find_layout(
         return candidates[0]
     if layout is None:
         raise LayerError(
-            f"layer {layer!r} returns {tuple(shape)}, which has no place for each part of a picture of "
+            f"layer {layer!r} returns {tuple(shape)}, which has no place for each part of an image of "
             f"{tuple(picture[2:])}; name an earlier layer, or give its layout="
         )
     return layout

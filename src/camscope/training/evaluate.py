@@ -112,7 +112,7 @@ def predict(
         usable_cases += [case for case, _ in batch]
         progress("judging", len(usable_cases) + len(failed), len(cases))
     if not usable_cases:
-        raise SettingError("none of the pictures can be read, so that there is nothing to judge")
+        raise SettingError("none of the images can be read, so that there is nothing to judge")
     truth = truth_of(usable_cases, model.labels)
     return Predictions(model, tuple(usable_cases), np.concatenate(probabilities), truth, failed)
 
@@ -135,7 +135,7 @@ def judge(predictions: Predictions, *, seed: int = 0) -> dict[str, Any]:
         seed: random seed of the bootstrap.
 
     Returns:
-        Plain JSON values: "pictures", "patients", "accuracy", "f1" (macro), "ece" (expected calibration error) and,
+        Plain JSON values: "images", "patients", "accuracy", "f1" (macro), "ece" (expected calibration error) and,
         for each label under "labels": "present", "absent", "auc", "f1", "sensitivity", "specificity". An interval is
         {"estimate", "low", "high"}, with None for values that are undefined.
     """
@@ -251,7 +251,7 @@ def of_split(dataset: Dataset, split: str) -> tuple[Case, ...]:
         return dataset.cases
     cases = tuple(e for e in dataset.cases if e.split == split)
     if not cases:
-        raise SettingError(f"{dataset.path} has no picture in the split {split!r}")
+        raise SettingError(f"{dataset.path} has no image in the split {split!r}")
     return cases
 
 

@@ -129,7 +129,7 @@ def exchanged(x: Array, places: Iterable[tuple[Mask | None, Mask | None]], *, vi
 
 
 def small_enough(picture: Picture, side: int) -> Picture:
-    """Return a picture reduced to less than twice the longest side of the input, or twice 256 pixels."""
+    """Return an image reduced to less than twice the longest side of the input, or twice 256 pixels."""
     return reduced(picture, max(side, _LEAST_SIDE))
 
 
@@ -157,19 +157,19 @@ def compared(traits: Mapping[int, Mapping[str, Trait]]) -> dict[int, dict[str, T
 
 
 def with_properties(picture: Picture, own: Mapping[str, Trait], other: Mapping[str, Trait], *, side: int) -> Picture:
-    """Return a picture with some properties of another one.
+    """Return an image with some properties of another one.
 
     Inversion comes first, then the properties of the file, then the others. After a change, the next property is
     measured again, since setting one property changes others.
 
     Args:
         picture: as it is read.
-        own: name of each property -> trait of the picture.
-        other: the same of the other picture.
+        own: name of each property -> trait of the image.
+        other: the same of the other image.
         side: longest side of the network's input, in pixels.
 
     Returns:
-        The picture, reduced unless only properties of the file were set.
+        The image, reduced unless only properties of the file were set.
 
     Examples:
         >>> pixels = np.linspace(0.3, 0.5, 64, dtype=np.float32).reshape(8, 8, 1)

@@ -129,7 +129,7 @@ def _check_reasons(dataset: Dataset, settings: TrainingSettings) -> None:
 def _unused(dataset: Dataset) -> Iterator[str]:
     yield from (f"not used: {name}: {problem}" for name, problem in dataset.problems.items())
     if unlabelled := sum(case.problem == UNKNOWN for case in dataset.cases):
-        yield f"{unlabelled} pictures are not used, since their label is unknown"
+        yield f"{unlabelled} images are not used, since their label is unknown"
 
 
 def _identity(dataset: Dataset, begun: Start, settings: TrainingSettings) -> dict[str, Any]:

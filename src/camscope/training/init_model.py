@@ -82,7 +82,7 @@ def start(
             if weights == "none":
                 raise
             model_start = made("none")  # an unknown name raises an error here too
-            say(f"{error}; training starts from random weights, which takes more pictures and more epochs")
+            say(f"{error}; training starts from random weights, which takes more images and more epochs")
             return model_start
     model_start = made("none")
     path = Path(weights)

@@ -156,7 +156,7 @@ def read_all(
     Args:
         dataset: cases that have not been read.
         preparation: makes the inputs.
-        progress: called with "reading pictures", the number of images done, and the total.
+        progress: called with "reading images", the number of images done, and the total.
         memory: bytes of inputs to keep.
 
     Returns:
@@ -188,7 +188,7 @@ def read_all(
                 for members, mask in zip(owners, image.places, strict=True):
                     if mask is not None:
                         members.add(number)
-            progress("reading pictures", number + 1, len(dataset.cases))
+            progress("reading images", number + 1, len(dataset.cases))
     shelf = Shelf(inputs, tuple(frozenset(members) for members in owners), traits)
     return dataclasses.replace(dataset, cases=tuple(cases)), shelf
 

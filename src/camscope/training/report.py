@@ -123,13 +123,13 @@ def _page(
 
 
 def _headline(figures: Mapping[str, Any], *, one: bool) -> str:
-    what = "pictures" if one else "labels"
-    return f"Right about {interval(figures['accuracy'])} of the {what}"
+    what = "images" if one else "labels"
+    return f"Accuracy {interval(figures['accuracy'])} over {what}"
 
 
 def _lead(figures: Mapping[str, Any], *, held_out: bool) -> str:
-    clause = " that had no part in the training" if held_out else ""
-    pictures = f"{figures['pictures']} pictures of {figures['patients']} patients{clause}"
+    clause = " that were not used in training" if held_out else ""
+    pictures = f"{figures['pictures']} images of {figures['patients']} patients{clause}"
     return f"Macro F1 {interval(figures['f1'])}, on {pictures}."
 
 
@@ -137,11 +137,11 @@ def _warnings(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]
     warnings = []
     if figures["patients"] < _SMALL:
         warnings.append(
-            f"Small: {figures['patients']} patients were judged; the intervals are wide, and rare mistakes are unseen."
+            f"Only {figures['patients']} patients: the intervals are wide, and rare mistakes may be missed."
         )
     origin = facts.get("training", {}).get("start", "")
     if origin == "random weights":
-        warnings.append("Training started from random weights: the network has seen nothing but these pictures.")
+        warnings.append("Training started from random weights, not from published ones.")
     return warnings
 
 

@@ -63,7 +63,7 @@ def split(dataset: Dataset, *, fractions: Sequence[float] = FRACTIONS, seed: int
     if empty:
         patients = len({case.patient for case in result.usable})
         raise SettingError(
-            f"nothing is left for {' and '.join(empty)}: {len(result.usable)} usable pictures of {patients} patients "
+            f"nothing is left for {' and '.join(empty)}: {len(result.usable)} usable images of {patients} patients "
             f"in {dataset.path}; give more, or a split column with all of {', '.join(SPLITS)}"
         )
     return result
@@ -141,7 +141,7 @@ def _refuse_leaks(cases: Sequence[Case]) -> None:
     if leaks:
         remainder = f" (and {len(leaks) - _LISTED} more)" if len(leaks) > _LISTED else ""
         text = "; ".join(leaks[:_LISTED])
-        raise SettingError(f"the splits leak: {text}{remainder}; put each patient and each picture into one split")
+        raise SettingError(f"the splits leak: {text}{remainder}; put each patient and each image into one split")
 
 
 def conflicts(dataset: Dataset) -> list[str]:

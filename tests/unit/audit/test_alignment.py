@@ -1,4 +1,4 @@
-"""Alignment of regions and labels, from unedited and from edited pictures, against numbers by hand."""
+"""Alignment of regions and labels, from unedited and from edited images, against numbers by hand."""
 
 import math
 

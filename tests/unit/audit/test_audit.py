@@ -17,7 +17,7 @@ CHANGES = ["case", "region", "test", "fill_in"]
 
 @pytest.fixture
 def write(make_study):
-    """Writes a study of 40 pictures in which only so many cases are changed."""
+    """Writes a study of 40 images in which only so many cases are changed."""
 
     def make(cases):
         file = make_study(40, explain='when = "all"')

@@ -94,7 +94,7 @@ def test_masks_of_another_size(tmp_path):
     np.testing.assert_array_equal(read_annotation(name, (24, 40), root=tmp_path), doubled)
     np.testing.assert_array_equal(read_annotation(coco(doubled), SIZE, root=tmp_path), MASK)
     assert read_annotation(name, (120, 203), root=tmp_path).shape == (120, 203)  # 1.5 % off
-    with pytest.raises(AnnotationError, match=r"20 x 12 pixels .* its picture 206 x 120"):
+    with pytest.raises(AnnotationError, match=r"20 x 12 pixels .* its image 206 x 120"):
         read_annotation(name, (120, 206), root=tmp_path)
 
 
@@ -115,23 +115,23 @@ def test_files_with_names_like_numbers(tmp_path):
         ("1,2,,4", "is no box"),
         ("1e5,2,3,4", "no file"),
         ("5,5,3,9", "not its width and height"),
-        ("100,50,160,90", "beyond its picture of 20 x 12"),
-        ("-5,0,3,3", "beyond its picture"),
+        ("100,50,160,90", "beyond its image of 20 x 12"),
+        ("-5,0,3,3", "beyond its image"),
         ("1 2 3", "pairs of start and length"),
         ("10 5 8 2", "do not increase"),
         ("10 5 12 2", "do not increase"),
         ('{"runs": "1 5", "coding": "backward"}', 'expected "absolute" or "relative"'),
-        ('{"runs": "200 30 20 1", "coding": "relative"}', "leave their picture"),
+        ('{"runs": "200 30 20 1", "coding": "relative"}', "leave their image"),
         ('{"counts": "0`", "size": [12, 20]}', "were cut"),
         ('{"counts": "0~", "size": [12, 20]}', "do not use"),
         ('{"polygons": [[1, 2, 3, 4]]}', "no polygon"),
-        ('{"polygons": [[1, 2, 3, 4, 50, 6]]}', "beyond its picture"),
+        ('{"polygons": [[1, 2, 3, 4, 50, 6]]}', "beyond its image"),
         ('{"polygons": [1, 2, 3]}', "no polygon"),
         ('{"boxes": "1,2,3,4"}', "is no mask"),
         ('{"file": "none.png", "values": [1]}', "there is no file"),
         ('{"file": "none.png", "values": ["1"]}', "whole numbers"),
         ("0 5", "count from 1"),
-        ("240 2", "leave their picture"),
+        ("240 2", "leave their image"),
         ("9" * 5000 + " 1", "no run length"),
         ("1 " + "9" * 30, "no run length"),
         ("{", "not JSON"),
@@ -147,7 +147,7 @@ def test_files_with_names_like_numbers(tmp_path):
         ('{"counts": [100000000, 100000000, 100000000], "size": [10000, 30000]}', "at most"),
         ('{"counts": [240], "size": [0, 240]}', "is not possible"),
         ("no_such.png", "there is no file .* expected a box"),
-        ("../../../../../../etc/passwd", "not a picture"),
+        ("../../../../../../etc/passwd", "not an image"),
         ("/dev/zero", "empty"),
         (".", "is a folder"),
         ("a\0b", "cannot read"),
@@ -228,7 +228,7 @@ def test_polygons_are_filled_where_centres_are_inside(tmp_path):
     both = diamond.copy()
     both[:3, :2] = True
     np.testing.assert_array_equal(read_annotation(corners, SIZE, root=tmp_path), both)
-    # A mask drawn at half the size of the picture.
+    # A mask drawn at half the size of the image.
     half = json.dumps({"size": [6, 10], "boxes": [[1, 1, 3, 4]]})
     assert read_annotation(half, SIZE, root=tmp_path).nonzero()[0].min() == 2
     assert read_annotation(half, SIZE, root=tmp_path).sum() == 6 * 4
@@ -252,5 +252,5 @@ def test_values_and_bits_of_mask_files(tmp_path):
     expected[:4, :4] = True
     np.testing.assert_array_equal(read_annotation(cell, SIZE, root=tmp_path), expected)
     saved(tmp_path / "colour.png", np.random.default_rng(0).integers(0, 9, (*SIZE, 3)).astype(np.uint8))
-    with pytest.raises(AnnotationError, match="colour picture"):
+    with pytest.raises(AnnotationError, match="colour image"):
         read_annotation('{"file": "colour.png", "values": [1]}', SIZE, root=tmp_path)

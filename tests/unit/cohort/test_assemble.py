@@ -155,7 +155,7 @@ def test_boxes_in_the_table_of_the_cohort(tmp_path):
     first, second = cohort(tmp_path, text, labels, image="id", boxes=boxes).cases()
     assert (first.truth["L"], second.truth["L"], second.masks) == (True, False, {})
     assert first.mask("label:L", (12, 20)).sum() == 12 + 4
-    assert first.mask("label:L", (24, 40)).sum() == 4 * (12 + 4)  # on a picture of twice the size
+    assert first.mask("label:L", (24, 40)).sum() == 4 * (12 + 4)  # on an image of twice the size
 
 
 @pytest.mark.parametrize(

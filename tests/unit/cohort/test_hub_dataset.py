@@ -26,7 +26,7 @@ def pixels(number):
 
 
 def split_of(numbers, **more):
-    """A split with pictures, some masks, a class that can be unknown, lists of classes, and what no cell can hold."""
+    """A split with images, some masks, a class that can be unknown, lists of classes, and what no cell can hold."""
     names = datasets.ClassLabel(names=["Mass", "Effusion"])
     kinds = {
         "image": datasets.Image(),

@@ -108,7 +108,7 @@ def test_a_picture_without_the_region_has_none():
 
 
 def test_a_mask_of_another_size_is_an_error():
-    with pytest.raises(SettingError, match=r"shape \(60, 40\), its picture \(40, 60\)"):
+    with pytest.raises(SettingError, match=r"shape \(60, 40\), its image \(40, 60\)"):
         region("mask:label", scene(masks={"label": lambda: LESION.T}))
 
 
@@ -277,7 +277,7 @@ def test_regions_on_the_input_lie_where_the_network_sees_them():
 
 
 def test_a_region_grows_on_the_picture_alone():
-    letterbox = Window(SIZE, (-10.0, 0.0), (60.0, 60.0))  # the picture is rows 10 to 50 of 60
+    letterbox = Window(SIZE, (-10.0, 0.0), (60.0, 60.0))  # the image is rows 10 to 50 of 60
     grown = at_input(box(0, 5, 20, 30), letterbox, (60, 60), grow=2)
     expected = np.zeros((60, 60), bool)
     expected[10:17, 18:32] = True

@@ -209,7 +209,7 @@ def test_folders_whose_paths_say_what_is_there(tmp_path):
         Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name)
     table, _ = read_table(str(tmp_path), files="sub-{subject}/**/sub-{subject}_*")
     assert table.rows() == [("sub-01/ses-1/sub-01_T1w.png", "01", 1), ("sub-02/sub-02_T1w.png", "02", 2)]
-    with pytest.raises(TableError, match=r"no picture fits 'x/\{a\}'; the first is"):
+    with pytest.raises(TableError, match=r"no image fits 'x/\{a\}'; the first is"):
         read_table(str(tmp_path), files="x/{a}")
 
 

@@ -1,4 +1,4 @@
-"""A network that looks for red, and pictures with a red square whose place is known."""
+"""A network that looks for red, and images with a red square whose place is known."""
 
 import csv
 
@@ -39,7 +39,7 @@ def model():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Six pictures of four patients in pictures.csv, with boxes and masks."""
+    """Six images of four patients in pictures.csv, with boxes and masks."""
     draw = np.random.default_rng(0)
     (tmp_path / "data" / "masks").mkdir(parents=True)
     rows = []

@@ -1,4 +1,4 @@
-"""Maps that know nothing: right, and never of the picture's own patient."""
+"""Maps that know nothing: right, and never of the image's own patient."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Pictures, patients, annotations and targets, from folders and tables."""
+"""Images, patients, annotations and targets, from folders and tables."""
 
 import numpy as np
 import pytest

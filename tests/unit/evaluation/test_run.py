@@ -123,7 +123,7 @@ def test_an_engine_scores_edited_pictures_and_changes_no_number(plan, tmp_path, 
 
 
 def test_a_picture_that_cannot_be_read_is_a_row_that_says_why(plan, folder, tmp_path):
-    (folder / "p1.png").write_bytes(b"no picture")
+    (folder / "p1.png").write_bytes(b"no image")
     (folder / "p3.png").unlink()
     list(evaluate(plan, tmp_path / "out"))
     rows = rows_in(tmp_path / "out")
@@ -139,7 +139,7 @@ def test_a_picture_that_the_network_fails_on_does_not_harm_the_others(plan, tmp_
     assert [row["status"] for row in corner] == [OK] * 6
 
     def refuse(_, inputs):
-        if (inputs[0][:, 0, 40, 40] > 0.8).any():  # the square of the fourth picture alone
+        if (inputs[0][:, 0, 40, 40] > 0.8).any():  # the square of the fourth image alone
             raise ValueError("no red corners")
 
     handle = plan.model.net.register_forward_pre_hook(refuse)
@@ -153,7 +153,7 @@ def test_a_picture_that_the_network_fails_on_does_not_harm_the_others(plan, tmp_
 def test_a_map_with_nan_is_a_row_without_metrics(plan, tmp_path, monkeypatch):
     def spoiled(trace):
         maps = METHODS_BY_NAME["gradcam"](trace).clone()
-        maps[:, 0, 0] = torch.where(trace.inputs[:, 0, 40, 40] > 0.8, torch.nan, maps[:, 0, 0])  # the fourth picture
+        maps[:, 0, 0] = torch.where(trace.inputs[:, 0, 40, 40] > 0.8, torch.nan, maps[:, 0, 0])  # the fourth image
         return maps
 
     monkeypatch.setitem(METHODS_BY_NAME, "spoiled", spoiled)
@@ -170,7 +170,7 @@ def test_a_map_with_nan_is_a_row_without_metrics(plan, tmp_path, monkeypatch):
 
 
 def test_pictures_are_swapped_for_the_same_class(plan, tmp_path, monkeypatch):
-    """A map of the class alone, whatever the picture, is the same for another picture, also where classes differ."""
+    """A map of the class alone, whatever the image, is the same for another image, also where classes differ."""
 
     def classy(trace):
         weights = trace.gradients.mean((2, 3))[:, :2]  # of redness and blueness: one of them is 0
@@ -189,7 +189,7 @@ def test_pictures_are_swapped_for_the_same_class(plan, tmp_path, monkeypatch):
 def test_no_picture_at_all(plan, folder, tmp_path):
     for path in folder.glob("*.png"):
         path.unlink()
-    with pytest.raises(PictureError, match="none of the 6 pictures can be used"):
+    with pytest.raises(PictureError, match="none of the 6 images can be used"):
         list(evaluate(plan, tmp_path / "out"))
 
 
@@ -198,8 +198,8 @@ def test_methods_of_many_passes_are_reduced_and_run_on_few(plan, tmp_path):
     rows = list(evaluate(dataclasses.replace(plan, settings={"samples": 2}), tmp_path / "out"))
     table = evaluated(tmp_path / "out")["table"]
     said = {one["method"]: one["restricted"] for one in table["methods"]}
-    assert said["sscam"] == "9 passes per map: reduced to the most variable channels (1 of 4), run on few pictures"
-    assert said["scorecam"] == "5 passes per map: run on few pictures"
+    assert said["sscam"] == "9 passes per map: reduced to the most variable channels (1 of 4), run on few images"
+    assert said["scorecam"] == "5 passes per map: run on few images"
     assert not said["randomcam"]
     made = [
         (row["method"], row["case"], row["passes"]) for row in rows if row["method"] == "sscam" and row["status"] == OK

@@ -41,7 +41,7 @@ def test_one_line(model, pictures, snapshot):
 
 
 def test_a_method_that_ignores_the_weights_fails(model, pictures):
-    """The brightness of the picture is no explanation of a network."""
+    """The brightness of the image is no explanation of a network."""
 
     def brightness(net, inputs, targets):
         return inputs.sum(1)

@@ -93,7 +93,7 @@ def test_sanity_and_sameness_and_words(rows):
     assert methods["layercam"]["same_as"] is None
     said = " ".join(sentences(table))
     why = "since their maps stay alike when the weights are random"
-    assert f"Failed the sanity check on 24 pictures, {why}: layercam." in said
+    assert f"Failed the sanity check on 24 images, {why}: layercam." in said
     assert "3 of 3 methods rank before the best baseline, randomcam" in said
     assert "These methods have the same values in all metrics: gradcam, xgradcam." in said
     lines = headline_table(table)

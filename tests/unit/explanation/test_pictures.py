@@ -111,7 +111,7 @@ def test_several_methods_and_targets_cost_one_forward_a_batch(model, picture):
 
 
 def test_a_bad_file_is_reported_and_the_rest_goes_on(model, picture, tmp_path):
-    (tmp_path / "bad.png").write_text("no picture")
+    (tmp_path / "bad.png").write_text("no image")
     failed = {}
     found = list(
         cs.explain_all(

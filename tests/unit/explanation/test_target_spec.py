@@ -108,7 +108,7 @@ def test_a_class_of_a_map_is_its_predicted_region(segmenting, picture):
 
 
 def test_a_class_at_a_place_of_a_map(segmenting, picture):
-    """Places are in pixels of the picture, 40 x 40, and the map is 32 x 32."""
+    """Places are in pixels of the image, 40 x 40, and the map is 32 x 32."""
     with torch.no_grad():
         segmenting.net[4].bias[1] = 9
         output = segmenting.net(segmenting.preprocess(picture)[0][None])[0]
@@ -214,7 +214,7 @@ def test_boxes_are_explained_one_by_one(picture):
 
 @pytest.mark.parametrize("fit", ["squash", "pad"])
 def test_a_box_is_named_by_its_place_in_the_picture(fit):
-    """The picture is 40 x 80; padded, its 80 columns become 32, and its 40 rows the 16 in the middle."""
+    """The image is 40 x 80; padded, its 80 columns become 32, and its 40 rows the 16 in the middle."""
     pixels = np.random.default_rng(0).random((40, 80, 3)).astype(np.float32)
     preprocess = Preprocess(input_size=(32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, fit=fit)
     model = Model("boxes", Finds().eval(), preprocess=preprocess, labels=("car", "dog"), outcome="boxes")
@@ -226,7 +226,7 @@ def test_a_box_is_named_by_its_place_in_the_picture(fit):
         e = explain(model, pixels, target=f"dog@{place}", layer="trunk")
         assert (e.label, e.index, e.score) == (f"dog@{place}", 1, pytest.approx(score, rel=1e-5))
         best = explain(model, pixels, target="dog", layer="trunk")
-        assert (best.notes[0] == f"the box {place} of the picture") == (score > other)
+        assert (best.notes[0] == f"the box {place} of the image") == (score > other)
     nothing = explain(model, pixels, target="dog@0,0,4,4", layer="trunk")
     assert nothing.notes[0] == "no box of 'dog' overlaps with that place by half"
     assert not nothing.heatmap.any()

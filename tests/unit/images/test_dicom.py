@@ -363,7 +363,7 @@ def test_a_report_without_a_picture(tmp_path):
     del d.PixelData
     assert_refused(tmp_path, content(d), "no pixels follow", functions=[read])
     del d.Rows, d.Columns
-    assert_refused(tmp_path, content(d), r"without a picture \(Basic Text SR")
+    assert_refused(tmp_path, content(d), r"without an image \(Basic Text SR")
 
 
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.RLELossless])

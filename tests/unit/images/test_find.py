@@ -1,4 +1,4 @@
-"""Files, folders and patterns become pictures with places of their own."""
+"""Files, folders and patterns become images with places of their own."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from camscope.images import find_pictures
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """A folder with pictures, hidden files and other things; it is the current folder."""
+    """A folder with images, hidden files and other things; it is the current folder."""
     names = ["a/x.png", "a/x.jpg", "a/x10.png", "a/x2.PNG", "a/notes.txt", "a/noname"]
     names += ["b/x.png", "b/deep/er/y.tiff", "b/.hidden.png", ".secret/z.png"]
     for name in names:
@@ -61,7 +61,7 @@ def test_no_place_ever_leaves_the_folder_of_results(tree, monkeypatch):
 def test_patterns(tree):
     assert relative("a/*.png") == ["a/x.png", "a/x10.png"]
     assert relative("**/*.tiff") == ["b/deep/er/y.tiff"]
-    assert relative("a/*") == relative("a")  # notes.txt and noname are no pictures
+    assert relative("a/*") == relative("a")  # notes.txt and noname are no images
     assert relative("*") == relative("**") == relative(".")
     assert relative(str(tree / "?" / "x.png")) == ["a/x.png", "b/x.png"]
 
@@ -98,12 +98,12 @@ def test_links_keep_their_own_names(tree):
 
 @pytest.mark.parametrize("argument", ["none", "c/*.png", "a/*.tiff"])
 def test_a_folder_or_pattern_without_pictures_is_an_error(tree, argument):
-    with pytest.raises(PictureError, match=r"no pictures in .*\.jpg.*\.png"):
+    with pytest.raises(PictureError, match=r"no images in .*\.jpg.*\.png"):
         find_pictures(["a", argument])
 
 
 def test_no_argument_is_an_error():
-    with pytest.raises(PictureError, match="no picture given"):
+    with pytest.raises(PictureError, match="no image given"):
         find_pictures([])
 
 

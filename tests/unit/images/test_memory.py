@@ -62,7 +62,7 @@ def test_a_tensor_of_two_axes_and_of_a_subclass():
     [
         (torch.linspace(-2, 2, 300).reshape(3, 10, 10), r"from -2 to 2 .*cs\.cam\(net, x\)"),
         (torch.full((3, 10, 10), 200.0), "from 200 to 200"),
-        (torch.zeros(2, 3, 10, 10), r"batch of 2 pictures.*explain_all\(model, list\(x\)\)"),
+        (torch.zeros(2, 3, 10, 10), r"batch of 2 images.*explain_all\(model, list\(x\)\)"),
         (torch.full((3, 10, 10), torch.nan), "NaN"),
         (torch.full((3, 10, 10), torch.inf), "inf"),
         (torch.zeros(3, 10, 10, dtype=torch.int8), "int8"),

@@ -253,12 +253,12 @@ def test_empty_file(tmp_path):
 
 def test_text_in_a_png_coat(tmp_path):
     (tmp_path / "a.png").write_text("case,label\n1,Effusion\n")
-    assert_refused(tmp_path / "a.png", "not a picture")
+    assert_refused(tmp_path / "a.png", "not an image")
 
 
 def test_postscript_is_not_run(tmp_path):
     (tmp_path / "a.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
-    assert_refused(tmp_path / "a.png", "not a picture")
+    assert_refused(tmp_path / "a.png", "not an image")
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".bmp", ".gif", ".webp"])
@@ -267,9 +267,9 @@ def test_truncated_files(tmp_path, suffix):
     whole = path.read_bytes()
     for share in (0.9, 0.5, 0.1):
         path.write_bytes(whole[: int(len(whole) * share)])
-        assert_refused(path, "truncated|not a picture|damaged")
+        assert_refused(path, "truncated|not an image|damaged")
     path.write_bytes(whole[:6])
-    assert_refused(path, "not a picture|damaged")
+    assert_refused(path, "not an image|damaged")
 
 
 def test_a_damaged_png(tmp_path):
@@ -299,7 +299,7 @@ def test_a_picture_below_the_bomb_limit_is_read_without_a_warning(tmp_path):
         assert_refused(png_with_size(tmp_path / "a.png", 20_000, 5_000), "truncated: (?!.*bomb)")
 
 
-# Pictures in memory
+# Images in memory
 
 
 def test_a_picture_is_handed_through():

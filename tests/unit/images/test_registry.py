@@ -85,7 +85,7 @@ def test_a_peek_reads_the_beginning_only(tmp_path, monkeypatch, suffix):
 def test_a_peek_refuses_what_is_no_picture(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     path.write_text("case,label\n1,Effusion\n")
-    with pytest.raises(PictureError, match="not a picture") as peeked:
+    with pytest.raises(PictureError, match="not an image") as peeked:
         peek(path)
     with pytest.raises(PictureError) as seen:
         read(path)

@@ -25,7 +25,7 @@ def local(tmp_path):
 
 @pytest.fixture
 def remote(local):
-    """The same picture in the memory that fsspec treats as a remote place."""
+    """The same image in the memory that fsspec treats as a remote place."""
     memory = fsspec.filesystem("memory")
     memory.pipe({"/cohort/a.png": local.read_bytes(), "/cohort/empty.png": b""})
     yield "memory://cohort/a.png"

@@ -15,7 +15,7 @@ class Counts(list):
 
 
 class Stem(nn.Conv2d):
-    """It counts the pictures of each pass that is computed."""
+    """It counts the images of each pass that is computed."""
 
     def forward(self, x):
         self.seen.append(len(x))
@@ -37,7 +37,7 @@ def x():
     return torch.randn(BATCH, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 
 
-MASKED = {  # pictures that go through the network for each one explained
+MASKED = {  # images that go through the network for each one explained
     "scorecam": ({}, K),
     "fasterscorecam": ({"channels": 6}, 6),
     "sscam": ({"samples": 2}, 2 * K),
@@ -86,7 +86,7 @@ def test_by_default_as_many_tails_run_at_once_as_their_activations_allow(net, x,
 
 
 def test_masks_are_made_a_chunk_at_a_time(net, x, monkeypatch):
-    """The masks, at the picture's size, are the memory that Score-CAM takes."""
+    """The masks, at the image's size, are the memory that Score-CAM takes."""
     made = []
     upsample = perturbation.upsample
 

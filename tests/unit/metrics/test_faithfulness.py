@@ -86,7 +86,7 @@ def test_substrates():
     assert torch.equal(substitute(INPUTS, "zero"), torch.zeros_like(INPUTS))
     assert torch.allclose(substitute(INPUTS, "mean"), INPUTS.mean((2, 3), keepdim=True).expand_as(INPUTS))
     flat = torch.full((1, 1, 30, 30), 0.7)
-    assert torch.allclose(substitute(flat, "blur"), flat), "a blur keeps a flat picture, to its edges"
+    assert torch.allclose(substitute(flat, "blur"), flat), "a blur keeps a flat image, to its edges"
     point = torch.zeros(1, 1, 224, 224)
     point[..., 100, 100] = 1
     spread = substitute(point, "blur")[0, 0].nonzero()

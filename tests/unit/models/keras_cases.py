@@ -71,8 +71,8 @@ def saved(model: Any, folder: Path, ending: str = ".keras") -> Path:
 
 
 def load(path: Path, **options: Any) -> cs.Model:
-    """Load a file, knowing how its pictures were prepared or not."""
-    with pytest.warns(UserWarning, match="does not say how its pictures were prepared"):
+    """Load a file, knowing how its images were prepared or not."""
+    with pytest.warns(UserWarning, match="does not say how its images were prepared"):
         return cs.load(path, **options)
 
 
@@ -313,7 +313,7 @@ def test_a_model_in_memory_is_that_of_its_file(tmp_path: Path) -> None:
     in_memory, from_file = cs.explain(model, x), cs.explain(load(saved(model, tmp_path)), x)
     assert (in_memory.layer, in_memory.index, in_memory.model) == (from_file.layer, from_file.index, model.name)
     assert np.array_equal(in_memory.grid, from_file.grid)
-    assert any("the model does not say how its pictures were prepared" in note for note in in_memory.notes)
+    assert any("the model does not say how its images were prepared" in note for note in in_memory.notes)
     assert all(map(np.array_equal, model.get_weights(), kept))
     assert list(model._modules) == names
     with pytest.raises(ModelError, match=r"channels last: use cs\.load"):

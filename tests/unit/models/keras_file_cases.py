@@ -36,7 +36,7 @@ def model_of(prepare: Any, *, channels: int = 3, dtype: str = "float32") -> Any:
 
 
 def load(path: Path, **options: Any) -> cs.Model:
-    with pytest.warns(UserWarning, match="does not say how its pictures were prepared"):
+    with pytest.warns(UserWarning, match="does not say how its images were prepared"):
         return cs.load(path, **options)
 
 
@@ -288,6 +288,6 @@ def test_checkpoints_of_pytorch_fill_a_keras_model(tmp_path: Path) -> None:
     model_of(lambda x: x / 255.0).save(tmp_path / "m.keras")
     state = load(tmp_path / "m.keras").net.state_dict()
     torch.save({**{f"net.{k}": v + 1 for k, v in state.items()}, "loss.scale": torch.ones(1)}, tmp_path / "w.pth")
-    with pytest.warns(UserWarning, match=r"left over in the weights file: loss\.scale|how its pictures were"):
+    with pytest.warns(UserWarning, match=r"left over in the weights file: loss\.scale|how its images were"):
         model = cs.load(tmp_path / "m.keras", weights=tmp_path / "w.pth")
     assert all(torch.equal(v, read_weights(tmp_path / "w.pth")[f"net.{k}"]) for k, v in model.net.state_dict().items())

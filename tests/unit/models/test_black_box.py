@@ -1,4 +1,4 @@
-"""Functions from pictures to scores as models."""
+"""Functions from images to scores as models."""
 
 import dataclasses
 
@@ -114,9 +114,9 @@ def test_segmentations_boxes_and_values(image):
     [
         (lambda x: x.mean((1, 2)) * 9, {"labels": ()}, "expected probabilities in .0, 1., but the function returned"),
         (lambda x: x.mean((1, 2)), {"labels": ()}, "add up to 1, but they do not: pass outcome='any'"),
-        (lambda x: x.mean((1, 2, 3)), {"labels": ()}, "one score per picture: pass outcome='any'"),
+        (lambda x: x.mean((1, 2, 3)), {"labels": ()}, "one score per image: pass outcome='any'"),
         (lambda x: np.zeros((len(x), 3)), {"returns": "scores"}, "returned 3 classes, but there are 2 labels"),
-        (lambda x: np.zeros((7, 2)), {}, r"returned \(7, 2\) torch.float64 for 1 pictures"),
+        (lambda x: np.zeros((7, 2)), {}, r"returned \(7, 2\) torch.float64 for 1 images"),
         (lambda x: {"scores": 1}, {}, "returned dict; expected an array"),
         (lambda x: None, {}, "returned NoneType; expected an array"),
         (lambda x: np.zeros((len(x), 2)), {"outcome": "boxes"}, r"outcome='boxes' expects \(batch, boxes, 6\)"),

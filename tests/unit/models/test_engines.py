@@ -1,4 +1,7 @@
 import copy
+import signal
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -328,6 +331,29 @@ def test_compiled_trunks_are_kept_on_disk(tmp_path):
         net.conv1[0].weight.mul_(2)
     prepare(net, INPUTS, layer="layer4", engine="openvino")
     assert len(list((tmp_path / "openvino").glob("*.xml"))) == 2
+
+
+SIGNALS = """
+import faulthandler, gc, os, signal
+import timm, torch
+from camscope.models.engines import prepare
+
+faulthandler.enable()  # gives the thread an alternate stack for signals
+engines = [prepare(timm.create_model("test_resnet").eval(), torch.ones(1, 3, 64, 64), layer="layer4", engine="openvino")
+           for _ in range(2)]
+del engines[0]
+gc.collect()
+del engines[0]
+gc.collect()
+signal.signal(signal.SIGCHLD, lambda *_: print("delivered"))
+os.kill(os.getpid(), signal.SIGCHLD)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="the system has no such signal")
+def test_a_signal_after_two_engines_are_gone_does_not_stop_the_process():
+    done = subprocess.run([sys.executable, "-c", SIGNALS], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "delivered\n"), done.stderr
 
 
 def test_auto_goes_by_the_number_of_pictures():

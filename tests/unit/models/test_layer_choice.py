@@ -217,7 +217,7 @@ def test_the_error_lists_five_candidates(pictures):
 
 def test_nothing_has_a_grid(pictures):
     net = nn.Sequential(nn.Flatten(), nn.Linear(12 * 12 * 3, 7), nn.ReLU(), nn.Linear(7, 2))
-    with pytest.raises(LayerError, match="none has a grid of the picture's shape"):
+    with pytest.raises(LayerError, match="none has a grid of the image's shape"):
         default_layer(net, pictures(1, 3, 12, 12, dtype=torch.float32))
 
 

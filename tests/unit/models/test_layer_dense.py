@@ -1,4 +1,4 @@
-"""Networks with many scores a picture, with branches, with repeated modules, and networks whose signals die away."""
+"""Networks with many scores an image, with branches, with repeated modules, and networks whose signals die away."""
 
 import itertools
 
@@ -83,7 +83,7 @@ def test_the_end_of_a_backbone_that_is_wider_inside_of_its_blocks(pictures):
 
 
 class Detector(nn.Module):
-    """As torchvision's: a list with boxes for each picture, none where the threshold is too high."""
+    """As torchvision's: a list with boxes for each image, none where the threshold is too high."""
 
     def __init__(self, threshold):
         super().__init__()

@@ -20,7 +20,7 @@ SIZES = [(301, 217), (217, 301), (97, 640), (224, 224), (333, 333), (50, 41)]
 
 
 def picture_of(size, channels=3, bits=8, seed=0):
-    """A smooth picture with noise on it, whose 8-bit pixels are whole 255ths."""
+    """A smooth image with noise on it, whose 8-bit pixels are whole 255ths."""
     noise = np.random.default_rng(seed).uniform(0, 255, (*size, channels))
     rows, columns = np.mgrid[: size[0], : size[1]]
     smooth = 127 * (1 + np.sin(rows / 17) * np.cos(columns / 23))[:, :, None]
@@ -125,7 +125,7 @@ def test_deep_pictures_go_the_way_of_the_others(fit):
 @pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
 @pytest.mark.parametrize("resize", [None, (128, 128), (120, 150)])
 def test_window_says_where_a_point_of_the_picture_went(fit, size, resize):
-    """A picture whose pixels hold their own position: the input must hold what the window says of it."""
+    """An image whose pixels hold their own position: the input must hold what the window says of it."""
     rows, columns = np.mgrid[: size[0], : size[1]]
     position = np.stack([(rows + 0.5) / size[0], (columns + 0.5) / size[1], 0 * rows], axis=2).astype(np.float32)
     preprocess = Preprocess((112, 96), (0.0,) * 3, (1.0,) * 3, fit=fit, resize=resize, interpolation="bilinear")
@@ -135,7 +135,7 @@ def test_window_says_where_a_point_of_the_picture_went(fit, size, resize):
         expected = (window.start[axis] + pixel * window.extent[axis]) / size[axis]
         middle = tensor.shape[2 - axis] // 2
         found = tensor[axis].select(1 - axis, middle).numpy()
-        # The resampling filter leans inwards within half its width of the picture's own edge.
+        # The resampling filter leans inwards within half its width of the image's own edge.
         inside = (expected > 0.08) & (expected < 0.92)
         assert inside.sum() > 10
         np.testing.assert_allclose(found[inside], expected[inside], atol=0.6 / min(112, size[axis]))

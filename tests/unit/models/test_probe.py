@@ -60,7 +60,7 @@ def test_a_place_that_answers_to_every_corner_is_not_that_corners_place(pictures
 
 
 def test_few_states_are_no_grid(pictures):
-    """Nine states of a mixer would fit a square picture as 3 x 3 places."""
+    """Nine states of a mixer would fit a square image as 3 x 3 places."""
 
     class Mixer(nn.Module):
         def __init__(self):

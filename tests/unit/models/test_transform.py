@@ -1,4 +1,4 @@
-"""Callables as preprocessing: the input is theirs, and the window is the part of the picture that they show."""
+"""Callables as preprocessing: the input is theirs, and the window is the part of the image that they show."""
 
 import random
 import re
@@ -88,7 +88,7 @@ CASES = {
     "sizes that vary": ([transforms.Resize(100), transforms.ToTensor()], whole),
     "grey": ([transforms.Grayscale(), transforms.Resize((32, 32)), transforms.ToTensor()], whole),
     "arrays": (of_array, whole),
-    "standardised by picture": (standardised, whole),
+    "standardised by image": (standardised, whole),
 }
 
 
@@ -198,7 +198,7 @@ def test_random_augmentations_are_refused_and_random_states_kept(steps):
 
 @pytest.mark.parametrize("flip", [F.hflip, F.vflip])
 def test_a_mirrored_picture_is_refused(flip):
-    with pytest.raises(ModelError, match="mirrors the picture"):
+    with pytest.raises(ModelError, match="mirrors the image"):
         Transform.of(lambda image: F.to_tensor(flip(image).resize((64, 64))))
 
 

@@ -1,4 +1,4 @@
-"""Pictures as data addresses."""
+"""Images as data addresses."""
 
 import base64
 import io

@@ -53,7 +53,7 @@ def test_anatomy_is_a_chest(view):
         left = (made.left_lung * columns).sum() / made.left_lung.sum()
         right = (made.right_lung * columns).sum() / made.right_lung.sum()
         heart = (made.heart * columns).sum() / made.heart.sum()
-        assert right < heart < left  # the patient's left is the right of the picture
+        assert right < heart < left  # the patient's left is the right of the image
         assert not (made.left_lung & made.right_lung).any()
         assert not (made.lung & made.heart).any()
         assert 0.12 < made.lung.mean() < 0.45
@@ -160,7 +160,7 @@ def test_masks_given_out_can_be_changed_without_harm():
         ({"view": "LAT"}, "no view 'LAT'"),
         ({"findings": ["Nodul"]}, "nearest: 'Nodule'"),
         ({"findings": "Nodule"}, "give a list"),
-        ({"token": True}, "AP pictures only"),
+        ({"token": True}, "AP images only"),
         ({"size": (32, 32)}, "at least 64 x 64"),
     ],
 )

@@ -8,9 +8,9 @@ from camscope.study.study import Study
 
 @pytest.fixture
 def made(make_study, tmp_path):
-    """A study of eight pictures that has been run, one of them damaged."""
+    """A study of eight images that has been run, one of them damaged."""
     file = make_study(explain='when = "all"')
-    (file.parent / "images" / "P002" / "AP.png").write_bytes(b"no picture")
+    (file.parent / "images" / "P002" / "AP.png").write_bytes(b"no image")
     for _ in run(Study.read(file), tmp_path / "out"):
         pass
     return file, tmp_path / "out"

@@ -71,7 +71,7 @@ def test_a_failed_row_says_why_and_has_no_picture(made):
     assert len(failed) == 2
     case = data["rows"]["case"][failed[0]]
     assert data["rows"]["message"][failed[0]]
-    assert (data["cases"]["thumbnail"][case], data["cases"]["missing"][case]) == ("", "the picture could not be read")
+    assert (data["cases"]["thumbnail"][case], data["cases"]["missing"][case]) == ("", "the image could not be read")
     assert sum(address.startswith("data:image/jpeg;base64,") for address in data["cases"]["thumbnail"]) == 7
 
 
@@ -146,7 +146,7 @@ def test_a_picture_that_has_changed_is_not_shown(made):
     Image.new("L", (48, 40)).save(file.parent / "images" / "P000" / "PA.png")
     (file.parent / "images" / "P000" / "AP.png").unlink()
     missing = data_of(report(out))["cases"]["missing"]
-    assert missing[:3] == ["the picture has changed since the study was run", "the picture no longer exists", ""]
+    assert missing[:3] == ["the image has changed since the study was run", "the image no longer exists", ""]
 
 
 def test_a_study_that_has_moved_is_found_by_its_file(made, tmp_path):
@@ -191,7 +191,7 @@ def test_a_folder_without_rows_is_an_error(tmp_path, record):
 
 def test_a_large_cohort_is_shown_in_part_and_counted_whole(make_study, tmp_path):
     file, out = make_study(40, explain='when = "all"'), tmp_path / "out"
-    (file.parent / "images" / "P002" / "AP.png").write_bytes(b"no picture")
+    (file.parent / "images" / "P002" / "AP.png").write_bytes(b"no image")
     for _ in run(Study.read(file), out):
         pass
     whole = report(out).read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ from camscope.study.study import Study
 
 @pytest.fixture
 def counts(monkeypatch):
-    """Pictures forwarded, by model; maps, by method; decoded files."""
+    """Images forwarded, by model; maps, by method; decoded files."""
     found = Counter()
     over, maps, decode = BatchExplainer.over.__func__, BatchExplainer.maps, module.decode
 
@@ -347,7 +347,7 @@ def test_an_overlay_that_cannot_be_encoded_fails_its_row(make_study, monkeypatch
 
 
 def test_pictures_are_let_go(make_study, monkeypatch):
-    """However long the cohort, only a few pictures are in memory at once."""
+    """However long the cohort, only a few images are in memory at once."""
     import weakref
 
     alive, most = weakref.WeakSet(), 0

@@ -47,7 +47,7 @@ def test_all_problems_at_once_with_their_lines(make_study):
         region=("border:0.10", "border:9"),
     )
     (path.parent / "images/P000/PA.png").unlink()
-    (path.parent / "images/P000/AP.png").write_bytes(b"no picture")
+    (path.parent / "images/P000/AP.png").write_bytes(b"no image")
     study, problems = Study.check(path)
     assert study is None
     lines = path.read_text().splitlines()
@@ -59,7 +59,7 @@ def test_all_problems_at_once_with_their_lines(make_study):
     rows = {problem.line: problem.text for problem in problems if problem.file == study_table(path)}
     assert "no column called 'nodul'; nearest: 'nodule'" in rows[1]
     assert "there is no file" in rows[2]
-    assert "is not a picture" in rows[3]
+    assert "is not an image" in rows[3]
 
 
 def test_a_missing_column_is_one_problem_and_not_one_per_row(make_study):
@@ -93,7 +93,7 @@ def test_files_that_do_not_fit(make_study):
     table.write_text("\n".join(lines))
     _, problems = Study.check(path)
     assert [problem.line for problem in problems] == [2, 3, 4]
-    assert "reaches beyond its picture" in problems[0].text
+    assert "reaches beyond its image" in problems[0].text
     assert "there is no file" in problems[1].text
 
 

@@ -11,7 +11,7 @@ from camscope.trace import Layout, record
 
 
 class Body(nn.Module):
-    """Scores from pictures; how the scores leave the network is up to the one that wraps it."""
+    """Scores from images; how the scores leave the network is up to the one that wraps it."""
 
     def __init__(self, leave=lambda scores: scores):
         super().__init__()
@@ -261,7 +261,7 @@ def test_layout_of_a_trace_is_channels_first_unless_given(body, x):
 
 
 def test_differentiable_maps(body, pictures):
-    """The derivative of a map by the pictures, against finite differences; a loss on a map reaches the weights."""
+    """The derivative of a map by the images, against finite differences; a loss on a map reaches the weights."""
     net, x = body(), pictures(1, 3, 6, 6).requires_grad_()
     net.leave = lambda scores: scores**2
     for method in ("gradcam", "hirescam", "layercam"):

@@ -66,7 +66,7 @@ GUESSES = [
     ((2, 4, 4, 4, 96), (2, 1, 32, 32, 32), Layout(channel=4)),
     ((2, 8, 2, 5, 5), (2, 1, 16, 40, 40), Layout()),
     ((2, 65, 48), (2, 1, 32, 32, 32), Layout(channel=2, grid=(4, 4, 4), prefix=1)),
-    # No place for each part of the picture
+    # No place for each part of the image
     ((2, 512), (2, 3, 224, 224), None),
     ((2, 3, 197, 197), (2, 3, 224, 448), None),
     ((2, 3, 50, 32), (2, 3, 224, 224), None),
@@ -81,7 +81,7 @@ GUESSES = [
 def test_layout_told_from_shapes(shape, picture, layout):
     assert guess_layout(shape, picture) == layout
     if layout is None:
-        with pytest.raises(LayerError, match=r"layer 'here' returns .*which has no place for each part of a picture"):
+        with pytest.raises(LayerError, match=r"layer 'here' returns .*which has no place for each part of an image"):
             find_layout(shape, picture, layer="here")
         return
     assert find_layout(shape, picture, layer="here") == layout

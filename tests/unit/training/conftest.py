@@ -1,4 +1,4 @@
-"""Small labelled pictures whose class can be seen: a bright square, higher or lower."""
+"""Small labelled images whose class can be seen: a bright square, higher or lower."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def square(place: int, seed: int, size: tuple[int, int] = (32, 36)) -> Image.Ima
 
 @pytest.fixture
 def class_folders(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a folder of class folders, ``count`` pictures in each."""
+    """Writes a folder of class folders, ``count`` images in each."""
 
     def make(count: int = 8, *, names: tuple[str, ...] = ("cat", "dog"), folder: str = "data") -> Path:
         for place, name in enumerate(names):
@@ -35,7 +35,7 @@ def class_folders(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def table(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a table with these columns and a picture for each of its rows."""
+    """Writes a table with these columns and an image for each of its rows."""
 
     def make(rows: list[dict[str, object]], *, name: str = "table.csv") -> Path:
         for n, row in enumerate(rows):

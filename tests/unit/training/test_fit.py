@@ -235,7 +235,7 @@ def flipped(path):
 
 @pytest.fixture(scope="module")
 def trainings(tmp_path_factory):
-    """Pictures, a training of them, and the same stopped in its third epoch."""
+    """Images, a training of them, and the same stopped in its third epoch."""
     place = tmp_path_factory.mktemp("trainings")
     for c, name in enumerate(("cat", "dog")):
         (place / "data" / name).mkdir(parents=True)
@@ -256,7 +256,7 @@ def trainings(tmp_path_factory):
 
 @pytest.fixture
 def stopped(trainings, tmp_path):
-    """The pictures, a copy of the stopped training, and what it would have become."""
+    """The images, a copy of the stopped training, and what it would have become."""
     place, whole = trainings
     shutil.copytree(place / "stopped", tmp_path / "stopped")
     return place / "data", tmp_path / "stopped", whole

@@ -46,7 +46,7 @@ def test_variation_follows_from_seed_epoch_and_picture_alone(class_folders):
 
 def test_a_bad_file_keeps_its_row_and_says_why(class_folders):
     folder = class_folders(2)
-    (folder / "cat/0.png").write_bytes(b"no picture")
+    (folder / "cat/0.png").write_bytes(b"no image")
     (folder / "dog/1.png").unlink()
     (folder / "dog/1.png").symlink_to(folder / "nowhere")
     data, pictures = shown(read_dataset(folder))
@@ -58,7 +58,7 @@ def test_a_bad_file_keeps_its_row_and_says_why(class_folders):
 
 
 def test_nothing_of_a_hidden_region_is_left(table):
-    """A border of a picture's own number is never seen in it again, under any fill-in."""
+    """A border of an image's own number is never seen in it again, under any fill-in."""
     path = table([{"label": "ab"[n % 2]} for n in range(6)])
     for n in range(6):
         pixels = np.full((32, 32), 128, np.uint8)

@@ -13,7 +13,7 @@ from camscope.training.splits import conflicts, split, write_split
 
 
 def made(patients: int, *, seed: int = 0, rare: float = 0.1) -> Dataset:
-    """Patients with one to four pictures and two labels, one of them rare."""
+    """Patients with one to four images and two labels, one of them rare."""
     draw = np.random.default_rng(seed)
     cases = []
     for patient in range(patients):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import warnings
@@ -79,7 +80,7 @@ def compiled(net: nn.Module, x: Tensor, *, layer: str) -> Compiled:
         MissingExtraError: it is not installed.
     """
     openvino = require("openvino", "engine='openvino'", "openvino")
-    core = openvino.Core()
+    core = _core()
     sample, threads = x[:1], torch.get_num_threads()
     file = cache_folder("openvino") / f"{_key(net, sample, layer, openvino.__version__)}.xml"
     settings = {"NUM_STREAMS": min(threads, len(x)), "INFERENCE_NUM_THREADS": threads}
@@ -96,6 +97,19 @@ def compiled(net: nn.Module, x: Tensor, *, layer: str) -> Compiled:
         record(net, x, layers=[layer], trunk=light)
         return light
     return replace(light, tail=replace(light.tail, copies=True))  # the network may write into the result
+
+
+@functools.cache
+def _core() -> Any:
+    """Return the only Core of this process.
+
+    Each Core gives the thread that compiles first an alternate stack for signals, and takes it away when it is deleted.
+    Of two Cores, the second one would put back the stack that the first one has freed: the next signal, such as that of
+    a worker of a data loader that ends, would then stop the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _converted(openvino: Any, net: nn.Module, x: Tensor, layer: str, file: Path) -> Any:

@@ -48,9 +48,9 @@ _prepared: weakref.WeakKeyDictionary[nn.Module, dict[Any, PreparedEngine]] = wea
 
 
 def resolve(engine: str, pictures: int | None, *, device: str = "cpu") -> str:
-    """Return the engine for a number of pictures that are coming.
+    """Return the engine for a number of images that are coming.
 
-    Packing costs about four passes of one picture: "auto" is "packed" from 24 pictures on. Compiling costs hundreds and
+    Packing costs about four passes of one image: "auto" is "packed" from 24 images on. Compiling costs hundreds and
     gains on networks of many small layers only (`docs/speed.md`): "openvino" is for those who ask for it. Under
     `torch.autocast` "auto" is "eager": nothing proves to be the same there.
 

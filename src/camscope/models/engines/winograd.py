@@ -50,7 +50,7 @@ def pays(weight: Tensor, size: list[int], *, padding: list[int]) -> bool:
     Args:
         weight: (K, C, *kernel).
         size: (B, C, H, W) of its inputs.
-        padding: zeros around the picture, (rows, columns).
+        padding: zeros around the image, (rows, columns).
     """
     if weight.shape[2:] != (3, 3):
         return False
@@ -67,7 +67,7 @@ def in_tiles(weight: Tensor, bias: Tensor | None, *, padding: list[int]) -> Call
     Args:
         weight: (K, C, 3, 3); copied to four times its size.
         bias: (K,) or None.
-        padding: zeros around the picture, (rows, columns).
+        padding: zeros around the image, (rows, columns).
 
     Returns:
         A function of (B, C, H, W) inputs in channels-last order, which returns that order.

@@ -71,8 +71,8 @@ def make(
 ) -> Model:
     """Return a model of transformers with its processor's preprocessing and its own class names.
 
-    The architecture in the model's configuration determines the task. A model of pictures and texts (CLIP, SigLIP)
-    scores how similar the picture is to each of ``labels``; without labels, and for a model without a classifier, the
+    The architecture in the model's configuration determines the task. A model of images and texts (CLIP, SigLIP)
+    scores how similar the image is to each of ``labels``; without labels, and for a model without a classifier, the
     output is the embedding. Detectors return boxes and segmentation networks maps of scores, as torchvision's do.
 
     Args:
@@ -256,7 +256,7 @@ def _maker(name: str, config: Any, task: Task) -> Any:
     """Return the class of transformers that makes the network.
 
     Raises:
-        ModelError: transformers has no such class, or its networks take more than pictures.
+        ModelError: transformers has no such class, or its networks take more than images.
     """
     transformers: Any = importlib.import_module("transformers")
     if task == "classifier":

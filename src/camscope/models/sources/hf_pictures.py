@@ -30,10 +30,10 @@ def preprocess_of(name: str, config: Any, *, offline: bool, whole: bool = False)
         name: of the model, an id on the hub or a folder.
         config: the model's configuration.
         offline: look in folders and caches only.
-        whole: whether the model needs the whole picture, as detectors and segmentation networks do.
+        whole: whether the model needs the whole image, as detectors and segmentation networks do.
 
     Raises:
-        ModelError: for a processor that makes no input of one size out of pictures, or is code of the model's makers.
+        ModelError: for a processor that makes no input of one size out of images, or is code of the model's makers.
     """
     processor = processor_of(name, offline=offline)
     if processor is None:
@@ -101,7 +101,7 @@ def read_processor(processor: Any, *, whole: bool = False) -> Preprocess:
         )
     if not transform.fixed_size:
         raise ModelError(
-            f"{type(processor).__name__} makes inputs of different sizes out of pictures of different shapes, and a "
+            f"{type(processor).__name__} makes inputs of different sizes out of images of different shapes, and a "
             f"model has one input size; {_OWN}"
         )
     size = transform.input_size

@@ -86,11 +86,11 @@ def text_embeddings(model: Any, texts: Sequence[str], *, name: str, offline: boo
 
 
 def _pooled(output: Any) -> Tensor:
-    """Return the one vector of each picture or text in what a model returned."""
+    """Return the one vector of each image or text in what a model returned."""
     fields = [output, getattr(output, "image_embeds", None), getattr(output, "pooler_output", None)]
     embedding = next((field for field in fields if isinstance(field, Tensor)), None)
     if embedding is None:
         raise ModelError(
-            "the model returns no pooled embedding of a picture; name a model with a classifier, or wrap it yourself"
+            "the model returns no pooled embedding of an image; name a model with a classifier, or wrap it yourself"
         )
     return embedding

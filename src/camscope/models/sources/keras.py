@@ -151,7 +151,7 @@ def _with_assumption(model: Model, whole: str) -> Model:
         "right, or mean=0 and std=0.00392157 if it was trained on pixels in [0, 255]"
     )
     assumed = (
-        f"{whole} does not say how its pictures were prepared; without mean and std they are squashed to "
+        f"{whole} does not say how its images were prepared; without mean and std they are squashed to "
         f"{high} x {wide}, with pixels in {expectation if scale else guess}"
     )
     return replace(model, facts={"assumed": assumed} | {k: fact for k, fact in model.facts.items() if k != "pixels"})

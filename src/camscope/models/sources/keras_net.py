@@ -50,18 +50,18 @@ class _State(NamedTuple):
 
 
 class KerasNet(nn.Module):
-    """A Keras model that takes (B, C, H, W) pictures, with its layers as modules under their Keras names.
+    """A Keras model that takes (B, C, H, W) images, with its layers as modules under their Keras names.
 
     Layers of a model that is itself a layer are below its name, ``vgg16.block5_conv3``. Their outputs keep Keras'
     order of axes. A model whose output has places, (B, H, W, classes), returns (B, classes, H, W).
 
     Args:
-        model: a built Keras model of one picture and one output; from here on it shares its weights with this
+        model: a built Keras model of one image and one output; from here on it shares its weights with this
             network. Either order of axes will do.
         custom_objects: classes by name, for copies of the model.
 
     Raises:
-        ModelError: the model takes or returns several tensors, or no pictures.
+        ModelError: the model takes or returns several tensors, or no images.
     """
 
     keras_model: Any
@@ -131,7 +131,7 @@ def input_shape(model: Any) -> tuple[int | None, ...]:
     if len(inputs) != 1 or len(outputs) != 1:
         raise ModelError(
             f"the Keras model {model.name!r} has {len(inputs)} inputs and {len(outputs)} outputs, and camscope "
-            "explains models of one picture and one output: save a keras.Model(inputs=..., outputs=...) of those two"
+            "explains models of one image and one output: save a keras.Model(inputs=..., outputs=...) of those two"
         )
     shape = tuple(inputs[0].shape[1:])
     if len(shape) != 3 or not {shape[0], shape[-1]} & {1, 3}:

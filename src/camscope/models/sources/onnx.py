@@ -63,7 +63,7 @@ def make(
         labels: class names.
 
     Raises:
-        ModelError: for a file that onnxruntime cannot run, or that does not map pictures to scores.
+        ModelError: for a file that onnxruntime cannot run, or that does not map images to scores.
     """
     runtime, onnx = (require(package, f"onnx:{name}", "onnx") for package in ("onnxruntime", "onnx"))
     path = Path(name)
@@ -160,7 +160,7 @@ class _Runner:
     """An onnxruntime session as a function of tensors (B, C, h, w).
 
     Attributes:
-        preprocess: how pictures become its input.
+        preprocess: how images become its input.
         assumed: what had to be assumed about that; "" where nothing was.
     """
 
@@ -169,13 +169,13 @@ class _Runner:
         inputs = session.get_inputs()
         if len(inputs) != 1 or len(inputs[0].shape) != _AXES or inputs[0].type not in _DTYPES:
             listing = ", ".join(f"{entry.name} {entry.type} {entry.shape}" for entry in inputs)
-            raise ModelError(f"{name} takes {listing or 'nothing'}; expected one batch of pictures with 4 axes")
+            raise ModelError(f"{name} takes {listing or 'nothing'}; expected one batch of images with 4 axes")
         self.input, self.dtype = inputs[0].name, _DTYPES[inputs[0].type]
         shape = [length if isinstance(length, int) and length > 0 else None for length in inputs[0].shape]
         self.channels_last = shape[1] not in (1, 3) and shape[3] in (1, 3)
         channels = shape[3 if self.channels_last else 1] or 3
         if channels not in (1, 3):
-            raise ModelError(f"{name} takes pictures of {channels} channels; expected 1 (grey) or 3 (RGB)")
+            raise ModelError(f"{name} takes images of {channels} channels; expected 1 (grey) or 3 (RGB)")
         self.batch = shape[0]
         graph_size = tuple(shape[1:3] if self.channels_last else shape[2:4])
         self.preprocess, self.assumed = self._preprocess(channels, graph_size, size)
@@ -186,11 +186,11 @@ class _Runner:
         """Return the preprocessing from the graph, and the text of what was assumed."""
         if size is not None and any(have not in (None, want) for have, want in zip(graph_size, size, strict=True)):
             raise SettingError(
-                f"{self.name} takes pictures of {graph_size[0]} x {graph_size[1]}, and input_size is {size}"
+                f"{self.name} takes images of {graph_size[0]} x {graph_size[1]}, and input_size is {size}"
             )
         height, width = size or graph_size
         if height is None or width is None:
-            raise SettingError(f"{self.name} leaves the size of pictures open: pass input_size=(height, width)")
+            raise SettingError(f"{self.name} leaves the size of images open: pass input_size=(height, width)")
         if self.dtype is np.uint8:
             return Preprocess(input_size=(height, width), mean=(0.0,) * channels, std=(1.0,) * channels), ""
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,), (0.5,))
@@ -201,7 +201,7 @@ class _Runner:
         return Preprocess(input_size=(height, width), mean=mean, std=std), assumed
 
     def __call__(self, pictures: Tensor) -> npt.NDArray[Any]:
-        """Return the output (B, ...) for normalised pictures (B, C, h, w), in batches of the graph's size."""
+        """Return the output (B, ...) for normalised images (B, C, h, w), in batches of the graph's size."""
         values = pictures.permute(0, 2, 3, 1) if self.channels_last else pictures
         values = (values * 255).round().clamp(0, 255) if self.dtype is np.uint8 else values
         array = np.ascontiguousarray(values.cpu().numpy().astype(self.dtype))
@@ -221,7 +221,7 @@ class _Runner:
             raise ModelError(f"onnxruntime cannot run {self.name}: {first_line(error)}") from error
         if scores.ndim == 0 or len(scores) != len(batch):
             raise ModelError(
-                f"{self.name} returned {scores.shape} for {len(batch)} pictures; expected scores (batch, classes)"
+                f"{self.name} returned {scores.shape} for {len(batch)} images; expected scores (batch, classes)"
             )
         return scores
 
@@ -235,15 +235,15 @@ class _Runner:
 
 
 def _shape(run: _Runner, *, name: str) -> tuple[int, ...]:
-    """Return the shape of the output for two pictures.
+    """Return the shape of the output for two images.
 
     Raises:
-        ModelError: the output is no vector of scores and no map of scores per picture.
+        ModelError: the output is no vector of scores and no map of scores per image.
     """
     shape = run(torch.zeros(2, run.preprocess.channels, *run.preprocess.input_size)).shape
     if len(shape) not in (2, _AXES):
         raise ModelError(
-            f"{name} returns {tuple(shape[1:])} values per picture; expected (classes,) or (classes, height, width): "
+            f"{name} returns {tuple(shape[1:])} values per image; expected (classes,) or (classes, height, width): "
             "wrap what makes scores of it yourself with camscope.black_box"
         )
     return tuple(shape)

@@ -24,7 +24,7 @@ _ARCHITECTURES = (
 _ENCODERS = ("resnet34", "efficientnet-b0", "mobilenet_v2")
 _SIDE = 512
 _ASSUMED = (
-    "weights of segmentation_models_pytorch do not say how pictures were normalised in training, so ImageNet's mean "
+    "weights of segmentation_models_pytorch do not say how images were normalised in training, so ImageNet's mean "
     "and std are assumed; set others with mean= and std="
 )
 _RESERVED = ("encoder_name", "encoder_weights", "classes", "activation", "aux_params")
@@ -131,6 +131,6 @@ def _built(smp: Any, architecture: str, encoder: str, classes: int, options: Map
 
 
 def _preprocess(channels: int) -> Preprocess:
-    """Return ImageNet's normalisation, which most encoders were pretrained with, on the whole picture."""
+    """Return ImageNet's normalisation, which most encoders were pretrained with, on the whole image."""
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.449,), (0.226,))
     return Preprocess(input_size=(_SIDE, _SIDE), mean=mean, std=std, fit="pad", interpolation="bilinear")

@@ -124,7 +124,7 @@ def _interpolation_note(spec: str, cfg: Mapping[str, Any], keywords: Mapping[str
 
 
 def _configuration(name: str) -> Mapping[str, Any]:
-    """Return what timm knows of a name: where its weights are, and how its pictures were preprocessed."""
+    """Return what timm knows of a name: where its weights are, and how its images were preprocessed."""
     import timm
 
     try:

@@ -29,7 +29,7 @@ _POSITIONS = "encoder.pos_embedding"
 
 
 def names() -> list[str]:
-    """Return every network of torchvision for single pictures."""
+    """Return every network of torchvision for single images."""
     from torchvision import models
 
     return [name for module in (models, *_dense()) for name in models.list_models(module=module)]
@@ -55,7 +55,7 @@ def make(
     """Return a network of torchvision; ``resnet50.IMAGENET1K_V1`` names one of its published weights.
 
     Preprocessing and class names are those of the published weights. A segmentation network's outputs are maps of
-    scores (B, classes, h, w), a detector's are boxes (see ``Boxes``); both see the whole picture, with a margin.
+    scores (B, classes, h, w), a detector's are boxes (see ``Boxes``); both see the whole image, with a margin.
     """
     from torchvision import models
 

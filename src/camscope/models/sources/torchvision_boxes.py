@@ -55,7 +55,7 @@ class TorchvisionDetector(nn.Module):
 
 
 def preprocess_of(net: Any) -> Preprocess:
-    """Return what a detector of torchvision does to pictures, in its own square: the whole picture, black beside it."""
+    """Return what a detector of torchvision does to images, in its own square: the whole image, black beside it."""
     transform = net.transform
     mean, std = tuple(transform.image_mean), tuple(transform.image_std)
     if transform.fixed_size is not None:

@@ -63,7 +63,7 @@ def make(
 ) -> Model:
     """Make a YOLO or RT-DETR by name, such as "yolov8n", or load a ``.pt`` file of one.
 
-    Detectors return boxes; a segmentation network's boxes are returned without its masks. The whole picture lies in
+    Detectors return boxes; a segmentation network's boxes are returned without its masks. The whole image lies in
     the input, with a grey margin; RT-DETR's is squashed.
 
     Args:
@@ -171,7 +171,7 @@ def _contained() -> Iterator[None]:
     """Let the package say nothing but errors, and undo what its import sets for the whole process.
 
     It changes how NumPy and PyTorch print numbers, which warnings are shown and the number of OpenCV's threads, and
-    replaces ``torch.save`` and Pillow's ``Image.open``, which then installs packages for files that are no picture.
+    replaces ``torch.save`` and Pillow's ``Image.open``, which then installs packages for files that are no image.
     """
     logger = logging.getLogger("ultralytics")
     level = logger.level

@@ -178,7 +178,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def photo():
-    """A lying picture of smooth shapes in 8 bits."""
+    """A lying image of smooth shapes in 8 bits."""
     rows, columns = np.mgrid[0:231, 0:310]
     waves = [np.sin(rows / 9), np.cos(columns / 14), np.sin((rows + columns) / 21)]
     return Picture((np.rint((np.stack(waves, 2) + 1) * 127.5) / 255).astype(np.float32), "waves")

@@ -220,7 +220,7 @@ def marks(step, *, size=64, count=16):
 
 
 def explained(model, seed, **options):
-    """The explanation of one picture of `marks`, its mask, and the name of what is marked."""
+    """The explanation of one image of `marks`, its mask, and the name of what is marked."""
     x, masks = marks(seed, count=1)
     pixels = ((x[0].permute(1, 2, 0).numpy() + 4) / 12).clip(0, 1).astype(np.float32)
     label = {1: "blue", 2: "red"}[int(masks.max())]

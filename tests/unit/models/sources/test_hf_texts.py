@@ -1,4 +1,4 @@
-"""CLIP and SigLIP from small configurations: pictures scored by their similarity to texts."""
+"""CLIP and SigLIP from small configurations: images scored by their similarity to texts."""
 
 import numpy as np
 import pytest

@@ -116,10 +116,10 @@ def test_bytes_and_open_sizes(tmp_path, image):
     model = load(write(tmp_path / "net.onnx", dtype=TensorProto.UINT8))
     assert cs.explain(model, image, target=0, method="occlusion").score == pytest.approx(logits_of(image)[0], abs=1e-3)
     path = write(tmp_path / "open.onnx", size=("h", "w"))
-    with pytest.raises(SettingError, match="leaves the size of pictures open: pass input_size="):
+    with pytest.raises(SettingError, match="leaves the size of images open: pass input_size="):
         load(path)
     assert load(path, input_size=SIZE, **PLAIN).preprocess.input_size == SIZE
-    with pytest.raises(SettingError, match=r"takes pictures of 32 x 48, and input_size is \(64, 64\)"):
+    with pytest.raises(SettingError, match=r"takes images of 32 x 48, and input_size is \(64, 64\)"):
         load(write(tmp_path / "net.onnx"), input_size=64, **PLAIN)
 
 

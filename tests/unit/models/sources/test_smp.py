@@ -56,7 +56,7 @@ def test_maps_of_a_unet_find_a_planted_mark(trained, image):
 
 def test_what_is_assumed_is_said(tmp_path):
     torch.save(unet().net.model.state_dict(), tmp_path / "unet.pth")
-    with pytest.warns(UserWarning, match="do not say how pictures were normalised in training"):
+    with pytest.warns(UserWarning, match="do not say how images were normalised in training"):
         load("smp:unet/resnet18", weights=tmp_path / "unet.pth")
 
 
