@@ -61,7 +61,7 @@ def test_no_column_of_patients_is_a_warning(reader, tmp_path):
         data = reader(tmp_path / "t.csv")
     assert [case.patient for case in data.cases] == ["a.png", "b.png"]
     (tmp_path / "u.csv").write_text("picture,ill\na.png,1\nb.png,0\n")
-    with pytest.raises(SettingError, match=r"no column of images is recognised among image, ill: .*--image"):
+    with pytest.raises(SettingError, match=r"no column of images is recognised among picture, ill: .*--image"):
         reader(tmp_path / "u.csv")
     with pytest.warns(UserWarning, match="no patients are known"):
         assert len(reader(tmp_path / "u.csv", image="picture").cases) == 2

@@ -107,7 +107,7 @@ def test_words_of_one_method_on_one_picture(rows):
     few = [row | ({"cascade": None} if row["case"] else {}) for row in few]
     said = " ".join(sentences(table_of(few)))
     assert "1 of 1 method ranks before the best baseline, randomcam" in said
-    assert "None of 1 method failed the sanity check on 1 picture: maps change" in said
+    assert "None of 1 method failed the sanity check on 1 image: maps change" in said
 
 
 def test_a_flat_map_is_not_sane():
