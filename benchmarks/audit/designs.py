@@ -30,7 +30,7 @@ class Design:
     cue: str = "corner"
     chances: tuple[float, float] = (0.05, 0.95)
     patients: int = 70
-    training: dict[str, float] = field(default_factory=dict)
+    training: dict[str, object] = field(default_factory=dict)
     cohort: dict[str, object] = field(default_factory=dict)
 
 
@@ -43,6 +43,8 @@ DESIGNS = {
     "cue in positives only": Design(chances=(0.0, 0.9), cohort={"chances": (0.0, 0.5)}),
     "moving cue": Design(cue="moving"),
     "saturated": Design(training={"epochs": 40}),
+    "half disease, half cue": Design(training={"half": True}),
+    "two cues, one undeclared": Design(training={"second": (0.1, 0.9)}, cohort={"second": True}),
     "label noise 10 %": Design(training={"noise": 0.1}),
     "cue never trained": Design(chances=(0.0, 0.0)),
     "cue independent": Design(chances=(0.5, 0.5)),

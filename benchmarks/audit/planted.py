@@ -44,8 +44,11 @@ SHORTCUTS = ("cue:token", "border:0.15")
 SETTINGS = AuditSettings(replicates=1999)
 
 
-def picture(draw, *, disease, cue):
-    """One image (64, 64) in [0, 1] with the mask of its disease and of its cue, each None where it is not there."""
+def picture(draw, *, disease, cue, second=False):
+    """One image (64, 64) in [0, 1] with the mask of its disease and of its cue, each None where it is not there.
+
+    ``second`` adds a second cue, a fine texture, that no mask marks.
+    """
     pixels = 0.45 + 0.12 * ndimage.gaussian_filter(draw.standard_normal((SIDE, SIDE)), 6) * 6
     pixels += 0.03 * draw.standard_normal((SIDE, SIDE))
     lesion = token = None
@@ -66,10 +69,20 @@ def picture(draw, *, disease, cue):
             token[y : y + 7, x : x + 7] = True
             pixels[y : y + 7, x : x + 7] = np.eye(7) * 0.5 + 0.4
         else:
-            y, x = draw.integers(1, SIDE - 13, 2)
-            token[y : y + 12, x : x + 12] = True
-            pixels[token] += (0.1 * (-1.0) ** (rows + columns))[token]
+            token = _textured(draw, pixels)
+    if second:
+        _textured(draw, pixels)
     return pixels.clip(0, 1).astype(np.float32), lesion, token
+
+
+def _textured(draw, pixels):
+    """Add a texture to a random square of an image, and return the mask of the square."""
+    y, x = draw.integers(1, SIDE - 13, 2)
+    token = np.zeros((SIDE, SIDE), bool)
+    token[y : y + 12, x : x + 12] = True
+    rows, columns = np.nonzero(token)
+    pixels[token] += 0.1 * (-1.0) ** (rows + columns)
+    return token
 
 
 def network(head):
@@ -80,11 +93,19 @@ def network(head):
     )
 
 
-def trained(head, cue, chances, seed, *, epochs=EPOCHS, noise=0.0):
-    """A network trained on images in which the cue stands with chances[label]; a share of the labels is wrong."""
+def trained(head, cue, chances, seed, *, epochs=EPOCHS, noise=0.0, second=None, half=False):
+    """A network trained on images in which the cue stands with chances[label]; a share of the labels is wrong.
+
+    ``second`` has the chances of a second cue. ``half``: each present case has the disease or the cue, in turn.
+    """
     draw = np.random.default_rng([seed, 1])
     truth = np.arange(TRAINED) % 2 == 1
-    made = [picture(draw, disease=t, cue=cue if draw.random() < chances[int(t)] else None)[0] for t in truth]
+    made = []
+    for number, present in enumerate(truth):
+        by_cue = half and number // 2 % 2 == 1
+        has_cue = present and by_cue if half else draw.random() < chances[int(present)]
+        has_second = second is not None and draw.random() < second[int(present)]
+        made.append(picture(draw, disease=present and not by_cue, cue=cue if has_cue else None, second=has_second)[0])
     x = torch.from_numpy(np.stack(made))[:, None] * 4 - 2
     y = torch.from_numpy(truth ^ (np.random.default_rng([seed, 3]).random(TRAINED) < noise)).float()
     return fitted(lambda: network(head), x, y, seed, epochs=epochs)
@@ -106,14 +127,15 @@ def fitted(build, x, y, seed, *, epochs=EPOCHS):
     return net.eval()
 
 
-def cohort(cue, patients, seed, *, images=IMAGES, prevalence=0.5, chances=(0.5, 0.5)):
+def cohort(cue, patients, seed, *, images=IMAGES, prevalence=0.5, chances=(0.5, 0.5), second=False):
     """Subjects of a cohort; by default three images per patient, and label and cue are independent."""
     draw = np.random.default_rng([seed, 2, patients])
     window, subjects = Window.whole((SIDE, SIDE)), []
     present = set(np.linspace(0, patients - 1, max(1, round(prevalence * patients))).round().astype(int).tolist())
     for number in range(patients * images):
         truth = bool(number // images % 2) if prevalence == 0.5 else number // images in present
-        pixels, lesion, token = picture(draw, disease=truth, cue=cue if draw.random() < chances[int(truth)] else None)
+        has_cue, has_second = draw.random() < chances[int(truth)], second and draw.random() < 0.5
+        pixels, lesion, token = picture(draw, disease=truth, cue=cue if has_cue else None, second=has_second)
         masks, cues = {"label": lambda m=lesion: m}, {"token": lambda m=token: m}
         scene = Scene((SIDE, SIDE), window, pixels[..., None], masks, cues)
         found = {name: mask for name in ("mask:label", *SHORTCUTS) if (mask := region(name, scene)) is not None}
