@@ -14,6 +14,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from camscope.errors import ModelError
+from camscope.trace.norm_gradients import NORMS, plain_norm
 
 _plain = threading.local()
 _installing = threading.Lock()
@@ -164,4 +165,6 @@ class GraphKept(TorchFunctionMode):
     def compute(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Call a function of torch, outside of inference mode."""
         with outside_inference():
+            if getattr(func, "__name__", "") in NORMS:
+                return plain_norm(func, args, kwargs)
             return func(*args, **kwargs)
