@@ -143,6 +143,7 @@ def _rows(part: pl.DataFrame, label: str, digests: dict[str, str], *, seed: int)
         "class": ["A"] * n,
         "score": score,
         "probability": 1 / (1 + np.exp(-score)),
+        "log_odds": score,
         "prediction": score > 0,
         "outcome": outcome,
         "computed": ["2026-01-01T00:00:00"] * n,
@@ -172,7 +173,7 @@ def _rows(part: pl.DataFrame, label: str, digests: dict[str, str], *, seed: int)
         pl.when(pl.Series(failed)).then(pl.lit("failed")).otherwise(pl.lit("ok")).alias("status"),
         pl.when(pl.Series(failed)).then(pl.lit("made up: the mask cannot be read")).alias("message"),
     )
-    maps = "^(outcome|layer|grid.*|window|score|probability|prediction|mass:.*|area:.*|enrichment:.*|peak:.*)$"
+    maps = "^(outcome|layer|grid.*|window|score|probability|log_odds|prediction|mass:.*|area:.*|enrichment:.*|peak:.*)$"
     return rows.with_columns(pl.when(~pl.Series(failed)).then(pl.col(maps)).name.keep())
 
 

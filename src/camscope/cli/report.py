@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from camscope.cli.options import StudyFileOption, StudyFolder, progress, steps
+from camscope.errors import SettingError
 
 if TYPE_CHECKING:
     from camscope.study.study import Study
@@ -22,6 +23,12 @@ def report(
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Write DIR/rows.csv instead: the rows, for Excel and other spreadsheets.")
     ] = False,
+    fiftyone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Add predictions, heat maps and verdicts to this dataset of FiftyOne instead."
+        ),
+    ] = None,
 ) -> None:
     """Write the report of a study: DIR/report.html, one page that loads nothing from the network.
 
@@ -33,10 +40,19 @@ def report(
     from camscope.study.csv_export import write_csv
     from camscope.study.study import Study
 
+    if fiftyone is not None and (pseudonyms or as_csv):
+        raise SettingError("--fiftyone cannot be combined with --pseudonyms or --csv: samples have the paths of images")
     if as_csv:
         print(write_csv(folder, pseudonyms=pseudonyms))
         return
-    print(reported(folder, study=None if study is None else Study.read(study), pseudonyms=pseudonyms))
+    opened = None if study is None else Study.read(study)
+    if fiftyone is not None:
+        from camscope.report.fiftyone_export import write_fiftyone
+
+        count = write_fiftyone(folder, fiftyone, study=opened)
+        print(f"{count} samples of the dataset {fiftyone!r} have the study's results")
+        return
+    print(reported(folder, study=opened, pseudonyms=pseudonyms))
 
 
 def reported(folder: str | Path, *, study: Study | None = None, pseudonyms: bool = False) -> Path:

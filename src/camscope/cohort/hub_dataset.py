@@ -1,4 +1,4 @@
-"""Datasets of Hugging Face's `datasets` as records: folders and names on the hub, with their images as files."""
+"""Datasets of Hugging Face's `datasets` as records, with their images as files; and those of FiftyOne."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from camscope.cohort.fiftyone_dataset import FIFTYONE, fiftyone_records
 from camscope.cohort.records import Record
 from camscope.errors import CamscopeError, TableError, nearest, reason, require
 from camscope.files import write_atomically
@@ -26,10 +27,10 @@ _BATCH = 64
 def is_dataset(name: str) -> bool:
     """Return whether the name of a table stands for a dataset.
 
-    >>> is_dataset("datasets:owner/xrays#test"), is_dataset("datasets.csv")
-    (True, False)
+    >>> is_dataset("datasets:owner/xrays#test"), is_dataset("fiftyone:xrays"), is_dataset("datasets.csv")
+    (True, True, False)
     """
-    return name.startswith(DATASET)
+    return name.startswith((DATASET, FIFTYONE))
 
 
 def dataset_place(name: str, folder: str | Path) -> str:
@@ -38,6 +39,8 @@ def dataset_place(name: str, folder: str | Path) -> str:
     >>> dataset_place("datasets:owner/xrays#test", "cohort")
     'datasets:owner/xrays#test'
     """
+    if name.startswith(FIFTYONE):
+        return name
     place, mark, split = name.removeprefix(DATASET).partition("#")
     local = Path(folder, place)
     # A folder that only the working directory has must not be taken for the one beside the study file.
@@ -54,12 +57,14 @@ def dataset_records(name: str) -> list[Record]:
     Args:
         name: ``datasets:PLACE`` or ``datasets:PLACE#SPLIT``; the place is a folder of `save_to_disk`, a folder that
             `load_dataset` reads, such as one of class folders, or a name on the hub. Without a split, a dataset with
-            several is read as a whole, and the column ``split`` names them.
+            several is read as a whole, and the column ``split`` names them. ``fiftyone:NAME``: see `fiftyone_records`.
 
     Raises:
         TableError: there is no such dataset or split, or it cannot be loaded, as without a network.
         MissingExtraError: `datasets` is not installed.
     """
+    if name.startswith(FIFTYONE):
+        return fiftyone_records(name)
     datasets = require("datasets", f"reading {name}", "datasets")
     place, _, wanted = name.removeprefix(DATASET).partition("#")
     parts = _loaded(datasets, place, name)

@@ -52,7 +52,7 @@ def read_table(
     * JSON: a list of objects; an object of objects, whose keys become the column ``key``; or COCO annotations, which
       become one row per image (see `coco_records`).
     * XML, one file or ``folder/*.xml``: see `xml_records`.
-    * ``datasets:NAME``: a dataset of Hugging Face's `datasets` (see `dataset_records`).
+    * ``datasets:NAME``: a dataset of Hugging Face's `datasets` (see `dataset_records`); ``fiftyone:NAME``: of FiftyOne.
     * A folder of class folders: the columns ``path``, ``class``, ``mask`` (from a folder ``masks`` beside the folder
       ``images``) and one column of 1 and 0 per class. With ``files``, any folder: one row per image whose path matches,
       with one column per name in braces.

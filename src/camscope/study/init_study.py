@@ -175,10 +175,10 @@ def _moved(settings: Mapping[str, Any], folder: Path, target: Path) -> dict[str,
     """Return the settings of a cohort with their paths relative to another folder."""
 
     def placed(path: str) -> str:
-        if is_dataset(path):
+        if path.startswith(DATASET):
             name, mark, split = path.removeprefix(DATASET).partition("#")
             return f"{DATASET}{placed(name)}{mark}{split}" if (folder / name).exists() else path
-        return Path(os.path.relpath(folder / path, target)).as_posix()
+        return path if is_dataset(path) else Path(os.path.relpath(folder / path, target)).as_posix()
 
     def walked(content: Any) -> Any:
         if isinstance(content, dict):
