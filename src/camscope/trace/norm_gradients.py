@@ -18,17 +18,19 @@ batch norm of one image inside, so it may be wrong in batches of any size.
 
 
 def plain_norm(func: Any, args: Any, kwargs: Any) -> Any:
-    """Call a norm, with plain strides of its input and of the gradient of its output.
+    """Call a norm; in a graph, its input and the gradient of its output have plain strides.
 
     >>> x = torch.ones(1, 2, 3, 3).permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)
     >>> x.stride(), plain(x).stride()
     ((2, 1, 6, 2), (18, 1, 6, 2))
     """
-    if args and isinstance(args[0], Tensor):
-        args = (plain(args[0]), *args[1:])
+    with torch._C.DisableTorchFunction():  # other modes see the norm alone
+        if args and isinstance(args[0], Tensor) and args[0].requires_grad:
+            args = (plain(args[0]), *args[1:])
     result = func(*args, **kwargs)
-    if isinstance(result, Tensor) and result.requires_grad:
-        result.register_hook(torch.Tensor.contiguous if func.__name__ == "instance_norm" else plain)
+    with torch._C.DisableTorchFunction():
+        if isinstance(result, Tensor) and result.requires_grad:
+            result.register_hook(torch.Tensor.contiguous if func.__name__ == "instance_norm" else plain)
     return result
 
 
