@@ -90,7 +90,7 @@ def assemble(
     table = _with_columns(table, section.columns)
     split = split_source(section.split, table, path, notes)
     if split is not None and split.lists:
-        table = with_lists(table, split, image, folder)
+        table = with_lists(table, split, image, folder, notes)
     table = _only(table, section.only, notes)
     table = _with_columns(table, {source.name: source for source in (image, patient, split) if source})
     masks = {name: f"mask {name}" for name in _mask_sources(section, labels)}

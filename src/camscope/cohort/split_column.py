@@ -49,11 +49,14 @@ def split_source(
     return SplitSource(from_=name)
 
 
-def with_lists(table: pl.DataFrame, source: SplitSource, image: TextSource, folder: str | Path) -> pl.DataFrame:
+def with_lists(
+    table: pl.DataFrame, source: SplitSource, image: TextSource, folder: str | Path, notes: list[str]
+) -> pl.DataFrame:
     """Add the column "split" from lists of images: text files with one image per line, by its name or its file name.
 
     Raises:
-        StudyError: a list cannot be read, no image is in a list, or an image is in two lists.
+        StudyError: a list cannot be read, no image is in a list, an image is in two lists, or a name in a list is the
+            file name of several images.
     """
     splits: dict[str, str] = {}
     for split, files in source.lists.items():
@@ -62,10 +65,17 @@ def with_lists(table: pl.DataFrame, source: SplitSource, image: TextSource, fold
                 if splits.setdefault(name, split) != split:
                     raise StudyError([Problem(f"{name!r} is in the lists of {splits[name]} and of {split}", file)])
     images = texts(table, image)
+    bases: dict[str, str] = {}
+    for name in images:
+        if name not in splits and bases.setdefault(_base(name), name) != name and _base(name) in splits:
+            text = f"{_base(name)!r} is the file name of {bases[_base(name)]!r} and of {name!r}: give their whole names"
+            raise StudyError([Problem(text, next(iter(source.lists.values()))[0])])
     cells = [splits.get(name) or splits.get(_base(name), "") for name in images]
     if not any(cells):
         text = f"no image is in a list: the first image is {images[0]!r}, the first of the lists {next(iter(splits))!r}"
         raise StudyError([Problem(text, next(iter(source.lists.values()))[0])])
+    if missing := [name for name, cell in zip(images, cells, strict=True) if not cell]:
+        notes.append(f"{len(missing)} of {len(cells)} images are in no list of a split, the first is {missing[0]!r}")
     return table.with_columns(pl.Series(_LISTED_IN, cells, pl.String))
 
 

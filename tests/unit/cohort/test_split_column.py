@@ -57,6 +57,7 @@ def test_lists_name_images_by_path_or_file_name(cohort, image):
     lists = {"train_val_list.txt": "\ufeffa.png\r\nb.png\r\n", "test_list.txt": "c.png\n\n"}
     made = cohort("path\na.png\nb.png\nc.png\nd.png\n", image=image, split={"lists": LISTS}, lists=lists)
     assert splits(made) == ["train", "train", "test", ""]
+    assert made.notes[0].startswith("1 of 4 images are in no list of a split, the first is ")
     tested = cohort("path\na.png\nb.png\nc.png\n", split={"lists": LISTS}, lists=lists, only={"split": "test"})
     assert [case.image for case in tested.cases()] == ["c.png"]
     assert tested.notes == ("2 of 3 rows are left out: split is not 'test'",)
@@ -74,6 +75,16 @@ def test_lists_name_images_by_path_or_file_name(cohort, image):
 def test_lists_that_cannot_be_used(cohort, lists, said):
     with pytest.raises(StudyError, match=said):
         cohort("path\na\nb\n", split={"lists": LISTS}, lists=lists)
+
+
+def test_a_file_name_in_a_list_that_fits_several_images(cohort):
+    lists = {"train_val_list.txt": "a.png\n", "test_list.txt": "x/b.png\ny/b.png\n"}
+    with pytest.raises(StudyError, match=r"'a.png' is the file name of 'x/a.png' and of 'y/a.png'"):
+        cohort("path\nx/a.png\ny/a.png\n", split={"lists": LISTS}, lists=lists)
+    whole = cohort("path\nx/b.png\ny/b.png\nx/a.png\n", split={"lists": LISTS}, lists=lists)
+    assert splits(whole) == ["test", "test", "train"]
+    twice = cohort("path\nx/a.png\nx/a.png\n", split={"lists": LISTS}, lists=lists, votes="any")
+    assert splits(twice) == ["train"]  # rows of one image
 
 
 def test_lists_beside_a_column(cohort):
