@@ -26,7 +26,7 @@ from camscope.evaluation.compute_metrics import Draw, MapBatch, judged
 from camscope.evaluation.plan import EvaluationPlan, goal_of, sample_of
 from camscope.explanation.batch import BatchExplainer, ResolvedTarget, Sample
 from camscope.heatmap import place
-from camscope.images import Picture, Window
+from camscope.images import Picture
 from camscope.images.source import split
 from camscope.models.model import Model
 
@@ -267,10 +267,7 @@ def thumbnail(sample: Sample, grid: Tensor) -> bytes:
     image = Image.fromarray(sample.picture.rgb)
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     small = Picture(np.asarray(image, np.float32) / np.float32(255))
-    factors = [side / full_side for side, full_side in zip(small.size, sample.picture.size, strict=True)]
-    start = tuple(s * f for s, f in zip(sample.window.start, factors, strict=True))
-    extent = tuple(e * f for e, f in zip(sample.window.extent, factors, strict=True))
-    window = Window(small.size, start, extent)
+    window = sample.window.resized(small.size)
     heat = place(grid.nan_to_num(0.0, 0.0, 0.0).relu(), window).numpy()
     values = np.zeros(small.size, np.float32)
     values[window.visible()] = render.scale(heat[window.visible()], "minmax")[0]

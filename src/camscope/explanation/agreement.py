@@ -10,7 +10,6 @@ import torch
 
 from camscope.explanation.result import Explanation
 from camscope.heatmap import place
-from camscope.images import Window
 
 SAME_MAP = "the same map as "
 """Start of the note that names another method with the same map."""
@@ -37,7 +36,7 @@ def agreement(explanations: Sequence[Explanation]) -> npt.NDArray[np.float64]:
         return np.empty((0, 0))
     maps, mask = [], np.ones((_CELLS, _CELLS), bool)
     for e in explanations:
-        window = _coarse(e.window)
+        window = e.window.resized((_CELLS,) * len(e.window.picture))
         maps.append(place(torch.from_numpy(np.nan_to_num(e.cpu().grid)).double(), window).numpy())
         inside = np.zeros_like(mask)
         inside[window.visible()] = True
@@ -57,10 +56,3 @@ def same_map(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> bo
         return False
     a, b = (values.astype(np.float64) / (np.linalg.norm(values) or 1.0) for values in (one, other))
     return bool(a.any() and np.abs(a - b).max() <= _SAME * np.abs(a).max())
-
-
-def _coarse(window: Window) -> Window:
-    factors = [_CELLS / size for size in window.picture]
-    start = tuple(s * f for s, f in zip(window.start, factors, strict=True))
-    extent = tuple(e * f for e, f in zip(window.extent, factors, strict=True))
-    return Window((_CELLS,) * len(window.picture), start, extent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -98,6 +98,17 @@ class Window:
     def whole(cls, size: tuple[int, ...]) -> Window:
         """Return the window of a network that sees the whole image, however resized."""
         return cls(tuple(size), (0.0,) * len(size), tuple(float(length) for length in size))
+
+    def resized(self, size: tuple[int, ...]) -> Window:
+        """Return the window on the image at another size.
+
+        >>> Window((8, 8), (0.0, 2.0), (8.0, 4.0)).resized((4, 16))
+        Window(picture=(4, 16), start=(0.0, 4.0), extent=(4.0, 8.0), assumed=False)
+        """
+        factors = [new / old for new, old in zip(size, self.picture, strict=True)]
+        start = tuple(edge * factor for edge, factor in zip(self.start, factors, strict=True))
+        extent = tuple(length * factor for length, factor in zip(self.extent, factors, strict=True))
+        return replace(self, picture=size, start=start, extent=extent)
 
     def visible(self) -> tuple[slice, ...]:
         """Return the image pixels whose centres lie inside the window, as one slice per axis."""

@@ -161,13 +161,10 @@ def _resized(
     picture: Picture, values: npt.NDArray[np.floating], window: Window, *, size: tuple[int, int]
 ) -> tuple[Picture, npt.NDArray[np.floating], Window]:
     """Resize image, map and window; pixels of an enlarged image stay visible, the map stays smooth."""
-    by = size[0] / picture.size[0], size[1] / picture.size[1]
     resample = Image.Resampling.NEAREST if size[0] > picture.size[0] else Image.Resampling.LANCZOS
     pixels = np.asarray(Image.fromarray(picture.rgb).resize(size[::-1], resample), np.float32) / np.float32(255)
     smooth = Image.fromarray(np.nan_to_num(values).astype(np.float32)).resize(size[::-1], Image.Resampling.BILINEAR)
-    start = tuple(edge * factor for edge, factor in zip(window.start, by, strict=True))
-    extent = tuple(length * factor for length, factor in zip(window.extent, by, strict=True))
-    return Picture(pixels), np.asarray(smooth), Window(size, start, extent)
+    return Picture(pixels), np.asarray(smooth), window.resized(size)
 
 
 def _header(title: str, facts: Mapping[str, str], *, font_size: int, left: int, right: int) -> tuple[list[Words], int]:
