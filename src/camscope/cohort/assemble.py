@@ -23,7 +23,7 @@ from camscope.cohort.sections import (
     TextSource,
 )
 from camscope.cohort.sources import check_columns, key_rows, read_source, source_place, texts
-from camscope.cohort.split_column import split_source, split_words, with_lists
+from camscope.cohort.split_column import refuse_two_splits, split_source, with_split
 from camscope.cohort.tables import FAULT, LINE, RESERVED, located
 from camscope.cohort.truth import reduced, voted
 from camscope.errors import SettingError, StudyError, nearest
@@ -38,10 +38,9 @@ class CohortTable:
     Attributes:
         path: path of the table, for messages.
         root: folder to which the paths of images and masks are relative.
-        table: the columns, all text, with `LINE` and `FAULT`.
+        table: the columns, all text, with `LINE`, `FAULT` and, if splits are known, `SPLIT`.
         image: source of the images; the column with the same name has their paths relative to ``root``.
         patient: source of the patients, with a column of the same name; None if patients are unknown.
-        split: whether the column `SPLIT` has the split of each case, "train", "val", "test" or "".
         labels: label -> column with "1", "0", "-1", "", or an invalid value.
         masks: name of a mask -> column with its cells; the mask of a label is "label:NAME", of a cue "cue:NAME".
         cues: cue -> column with values as for labels.
@@ -54,7 +53,6 @@ class CohortTable:
     table: pl.DataFrame = field(repr=False)
     image: TextSource
     patient: TextSource | None
-    split: bool
     labels: Mapping[str, str]
     masks: Mapping[str, str]
     cues: Mapping[str, str]
@@ -83,16 +81,17 @@ def assemble(
     notes: list[str] = []
     table, path, root = _read(section, folder, notes)
     image, patient = _recognised(section, [name for name in table.columns if name not in RESERVED], path, options)
-    needed = _needed(section, labels, dict(zip(options, (image, patient), strict=True)), table.columns)
+    split = split_source(section.split, table, path, notes)
+    sources = dict(zip((*options, "cohort.split"), (image, patient, split), strict=True))
+    needed = _needed(section, labels, sources, table.columns)
     problems = _missing(needed, {*table.columns, *section.columns}, path)
     blank = {column for _, column in needed} - set(table.columns)
     table = table.with_columns([pl.lit("").alias(column) for column in blank])
     table = _with_columns(table, section.columns)
-    split = split_source(section.split, table, path, notes)
-    if split is not None and split.lists:
-        table = with_lists(table, split, image, folder, notes)
+    if split is not None:
+        table = with_split(table, split, image, folder, path, notes)
     table = _only(table, section.only, notes)
-    table = _with_columns(table, {source.name: source for source in (image, patient, split) if source})
+    table = _with_columns(table, {source.name: source for source in (image, patient) if source})
     masks = {name: f"mask {name}" for name in _mask_sources(section, labels)}
     for name, source in _mask_sources(section, labels).items():
         cells = mask_column(table, source, section.boxes, folder)
@@ -105,8 +104,8 @@ def assemble(
     keys = [source.name for source in (image, patient) if source]
     if section.merged:
         table = _merged(table, keys, list(rules), list(masks.values()), section)
-    if split is not None:
-        table = table.with_columns(split_words(table, split.name, path))
+    if section.merged and split is not None:
+        refuse_two_splits(table, path)
     table = table.with_columns(located_images(table[image.name], root, search=section.search))
     return CohortTable(
         path=path,
@@ -114,7 +113,6 @@ def assemble(
         table=table,
         image=image,
         patient=patient,
-        split=split is not None,
         labels={name: f"label {name}" for name in labels},
         masks=masks,
         cues={name: f"cue {name}" for name in section.cues},
@@ -170,10 +168,8 @@ def _needed(
     existing: list[str],
 ) -> list[tuple[str, str]]:
     """Return the columns that settings need, each with its setting."""
-    texts = {where: source for where, source in sources.items() if source is not None}
+    texts = {where: source for where, source in sources.items() if source is not None and source.from_}
     texts |= {f"cohort.columns.{name}": source for name, source in section.columns.items()}
-    if section.split is not None and not section.split.lists:
-        texts["cohort.split"] = section.split
     masks = _mask_sources(section, labels)
     for name, source in masks.items():
         kind, _, rest = name.partition(":")
@@ -182,8 +178,8 @@ def _needed(
     needed = [(where, column) for where, source in texts.items() for column in source.columns(existing)]
     needed += [("cohort.group", name) for name in section.group]
     needed += [("cohort.strata", name) for name in section.strata]
-    listed = {section.split.name} if section.split is not None and section.split.lists else set()
-    needed += [("cohort.only", name) for name in section.only if name not in listed]
+    given = {"split"} if sources["cohort.split"] is not None else set()  # the column that `with_split` adds
+    needed += [("cohort.only", name) for name in section.only if name not in given]
     needed += [("cohort.reader", section.reader)] if section.reader else []
     needed += [(f"cohort.cues.{name}", cue.column) for name, cue in section.cues.items()]
     needed += [(f"labels.{name}.column", rule.column) for name, rule in labels.items() if rule.column is not None]

@@ -69,7 +69,7 @@ class Cohort:
         self.section = section.model_copy(update={"image": content.image, "patient": content.patient})
         columns = [self._image, *([self._patient] if self._patient else []), *section.group, *section.strata]
         columns += [*content.labels.values(), *content.masks.values(), *content.cues.values()]
-        columns += [SPLIT] if content.split else []
+        columns += [SPLIT] if SPLIT in content.table.columns else []
         self.table = content.table.select([LINE, FAULT, *dict.fromkeys(columns)]).with_row_index(CASE)
         faults = ({} if repeats else self._repeated()) | self._blank()
         names = self._image_names(files)

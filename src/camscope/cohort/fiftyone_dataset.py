@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from camscope.cohort.records import Record
-from camscope.errors import TableError, nearest, reason, require
+from camscope.errors import CamscopeError, TableError, nearest, reason, require
+from camscope.images import peek
 
 FIFTYONE = "fiftyone:"
 """Start of a table's name that stands for a dataset of FiftyOne: ``fiftyone:NAME`` or ``fiftyone:NAME#VIEW``."""
@@ -16,16 +18,8 @@ FIFTYONE = "fiftyone:"
 _OWN = ("id", "filepath", "metadata", "tags", "created_at", "last_modified_at")
 
 
-def open_fiftyone(name: str) -> tuple[Any, Any]:
-    """Return the package and a dataset, or a saved view of it.
-
-    Args:
-        name: ``fiftyone:NAME`` or ``fiftyone:NAME#VIEW``.
-
-    Raises:
-        TableError: there is no such dataset or view, or the database cannot be reached.
-        MissingExtraError: `fiftyone` is not installed.
-    """
+def _opened(name: str) -> Any:
+    """Return a dataset, or a saved view of it."""
     fiftyone = require("fiftyone", f"reading {name}", "fiftyone")
     title, _, view = name.removeprefix(FIFTYONE).partition("#")
     try:
@@ -34,10 +28,10 @@ def open_fiftyone(name: str) -> tuple[Any, Any]:
             raise TableError(nearest("dataset", title, titles), name)
         dataset = fiftyone.load_dataset(title)
         if not view:
-            return fiftyone, dataset
+            return dataset
         if view not in (views := dataset.list_saved_views()):
             raise TableError(nearest("saved view", view, views), name)
-        return fiftyone, dataset.load_saved_view(view)
+        return dataset.load_saved_view(view)
     except TableError:
         raise
     except Exception as fault:  # of the database; FiftyOne and pymongo raise many kinds
@@ -58,15 +52,14 @@ def fiftyone_records(name: str) -> list[Record]:
         name: ``fiftyone:NAME`` or ``fiftyone:NAME#VIEW``, a saved view.
 
     Raises:
-        TableError: as `open_fiftyone`, or a dataset of videos or groups.
+        TableError: there is no such dataset or view, it has no images, or the database cannot be reached.
         MissingExtraError: `fiftyone` is not installed.
     """
-    _, samples = open_fiftyone(name)
+    samples = _opened(name)
     if samples.media_type != "image":
         raise TableError(f"has media of type {samples.media_type!r}: give a dataset of images", name)
     fields = [field for field in samples.get_field_schema() if field not in _OWN]
     try:
-        samples.compute_metadata(progress=False)
         records = [_record(sample, fields) for sample in samples.iter_samples(progress=False)]
     except Exception as fault:  # of the database, or of files that cannot be read
         raise TableError(f"the dataset cannot be read: {reason(fault)}", name) from None
@@ -75,18 +68,17 @@ def fiftyone_records(name: str) -> list[Record]:
 
 
 def _record(sample: Any, fields: Iterable[str]) -> Record:
-    size = None if sample.metadata is None else (sample.metadata.height, sample.metadata.width)
     record: Record = {"path": sample.filepath, "id": str(sample.id), "tags": "|".join(sample.tags)}
     for field in fields:
         value = sample[field]
         if isinstance(value, str | int | float | bool):
             record[field] = value
         elif hasattr(value, "to_dict") and "_cls" in (content := value.to_dict()):
-            record |= _cells(field, content, size)
+            record |= _cells(field, content, sample)
     return record
 
 
-def _cells(field: str, content: Mapping[str, Any], size: tuple[int, int] | None) -> Record:
+def _cells(field: str, content: Mapping[str, Any], sample: Any) -> Record:
     """Return the cells of a label of FiftyOne, given as a dict."""
     kind = content["_cls"]
     if kind in ("Classification", "Classifications"):
@@ -95,7 +87,8 @@ def _cells(field: str, content: Mapping[str, Any], size: tuple[int, int] | None)
     if kind == "Segmentation":
         return {field: content["mask_path"]} if content.get("mask_path") else {}
     shapes = {"Detection": _boxes, "Detections": _boxes, "Polyline": _polygons, "Polylines": _polygons}
-    if kind not in shapes or size is None:
+    size = _size(sample) if kind in shapes else None
+    if size is None:
         return {}
     members = content.get("detections", content.get("polylines", [content]))
     groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
@@ -106,6 +99,15 @@ def _cells(field: str, content: Mapping[str, Any], size: tuple[int, int] | None)
         for label, group in groups.items()
     }
     return {field: _joined(groups)} | cells
+
+
+def _size(sample: Any) -> tuple[int, int] | None:
+    """Return the (height, width) of a sample, from its metadata or its file; None if the file cannot be read."""
+    if sample.metadata is not None:
+        return sample.metadata.height, sample.metadata.width
+    with suppress(CamscopeError):
+        return peek(sample.filepath).size
+    return None
 
 
 def _joined(labels: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from camscope.cohort.cohort import Cohort
 from camscope.cohort.columns import NO_PATIENTS
 from camscope.cohort.hub_dataset import is_dataset
 from camscope.cohort.sections import CohortSection, LabelRule
+from camscope.cohort.tables import SPLIT
 from camscope.errors import CamscopeError, SettingError, StudyError
 from camscope.images import peek
 from camscope.images.source import is_address
@@ -99,12 +100,11 @@ def notes_on(cohort: Cohort, *, option: str) -> list[str]:
 
 def note_on_training(cohort: Cohort) -> list[str]:
     """Return a note if images are of the training or validation set, for commands that judge a model on them."""
-    splits = [case.split for case in cohort.cases()]
-    trained = sum(split in ("train", "val") for split in splits)
+    trained = cohort.table[SPLIT].is_in(["train", "val"]).sum() if SPLIT in cohort.table.columns else 0
     if not trained:
         return []
-    text = f"{trained} of {len(splits)} images are of the training or validation set: the results of a model that was "
-    return [f"{text}trained on them are too good; keep the test set alone with cohort.only"]
+    text = f"{trained} of {len(cohort)} images are of the training or validation set: the results of a model that was "
+    return [f'{text}trained on them are too good; keep the test set alone with cohort.only = {{ split = "test" }}']
 
 
 def patient_source(cohort: Cohort) -> PatientSource:

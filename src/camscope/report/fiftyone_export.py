@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,10 @@ from camscope.study.study import Study
 
 _USES = {"RELIES": "RELIES on", "RESPONDS": "RESPONDS to"}
 _SIDE = 128  # largest side of a heat map in the database, in pixels
-_COLUMNS = ("image", "label", "method", "truth", "class", "probability", "log_odds", "prediction", "outcome", "status")
+_COLUMNS = (
+    *("image", "label", "method", "truth", "probability", "log_odds", "prediction", "outcome", "status"),
+    *("grid", "grid_height", "grid_width", "window", "height", "width"),
+)
 
 
 def write_fiftyone(folder: str | Path, name: str, *, study: Study | None = None) -> int:
@@ -66,8 +70,18 @@ def write_fiftyone(folder: str | Path, name: str, *, study: Study | None = None)
 
 
 def _written(fiftyone: Any, dataset: Any, results: Results) -> int:
-    tags = _tags(results)
-    dataset.info["camscope"] = {"study": str(results.folder.absolute()), "verdicts": _verdicts(results)}
+    verdicts = {
+        label: {name: entry["verdict"] for name, entry in parts.items()} for label, parts in _judged(results).items()
+    }
+    tags = {
+        label: tuple(
+            f"{label} {_USES[entry['verdict']]} {name}"
+            for name, entry in parts.items()
+            if entry["role"] != "disease" and entry["verdict"] in _USES
+        )
+        for label, parts in _judged(results).items()
+    }
+    dataset.info["camscope"] = {"study": str(results.folder.absolute()), "verdicts": verdicts}
     dataset.save()
     known = dict(zip(*dataset.values(["filepath", "id"]), strict=True))
     paths: set[str] = set()
@@ -88,13 +102,12 @@ def _written(fiftyone: Any, dataset: Any, results: Results) -> int:
 def _rows(results: Results) -> Iterator[pl.DataFrame]:
     """Yield the rows with a score, shard by shard."""
     for shard in results.shards:
-        columns = [*_COLUMNS, "grid", "grid_height", "grid_width", "window", "height", "width"]
-        yield pl.scan_parquet(shard).filter(pl.col("score").is_not_null()).select(columns).collect()
+        yield pl.scan_parquet(shard).filter(pl.col("score").is_not_null()).select(_COLUMNS).collect()
 
 
 def _path(image: str, root: str) -> str:
     source = located(image, root)
-    return source if is_address(source) else str(Path(source).absolute())
+    return source if is_address(source) else os.path.abspath(source)  # noqa: PTH100  without "..", as FiftyOne has them
 
 
 def _describe(fiftyone: Any, sample: Any, row: dict[str, Any], tags: tuple[str, ...]) -> None:
@@ -131,9 +144,7 @@ def _heat(row: dict[str, Any]) -> Any:
     factor = min(1.0, _SIDE / max(size))
     small = tuple(max(1, round(side * factor)) for side in size)
     top, left, height, width = row["window"]
-    vertical, horizontal = small[0] / size[0], small[1] / size[1]
-    window = Window(small, (top * vertical, left * horizontal), (height * vertical, width * horizontal))
-    return place(grid, window).numpy()
+    return place(grid, Window(size, (top, left), (height, width)).resized(small)).numpy()
 
 
 def _field(label: str) -> str:
@@ -145,24 +156,7 @@ def _field(label: str) -> str:
     return "camscope_" + re.sub(r"\W+", "_", label)
 
 
-def _verdicts(results: Results) -> dict[str, dict[str, str]]:
-    """Return label -> region or property -> verdict."""
+def _judged(results: Results) -> dict[str, dict[str, Any]]:
+    """Return label -> region or property -> its part of the audit; {} without an audit."""
     labels = (results.audit or {}).get("labels", {})
-    return {
-        label: {name: entry["verdict"] for name, entry in (findings["regions"] | findings["properties"]).items()}
-        for label, findings in labels.items()
-    }
-
-
-def _tags(results: Results) -> dict[str, tuple[str, ...]]:
-    """Return label -> tags of its shortcuts."""
-    labels = (results.audit or {}).get("labels", {})
-    tags = {}
-    for label, findings in labels.items():
-        parts = (findings["regions"] | findings["properties"]).items()
-        tags[label] = tuple(
-            f"{label} {_USES[entry['verdict']]} {name}"
-            for name, entry in parts
-            if entry["role"] != "disease" and entry["verdict"] in _USES
-        )
-    return tags
+    return {label: findings["regions"] | findings["properties"] for label, findings in labels.items()}

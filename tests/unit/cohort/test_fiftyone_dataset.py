@@ -5,10 +5,13 @@ package installed and its database running, tests/real/test_fiftyone.py runs the
 """
 
 import json
+import os
 import sys
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from camscope.cohort.fiftyone_dataset import fiftyone_records
 from camscope.errors import MissingExtraError, TableError
@@ -27,6 +30,7 @@ class Sample(dict):
 
     def __init__(self, filepath, tags=(), metadata=None, **fields):
         super().__init__(fields)
+        filepath = os.path.abspath(filepath)  # noqa: PTH100  as the package does
         self.id, self.filepath, self.tags, self.metadata = filepath, filepath, list(tags), metadata
         self.saved = False
 
@@ -42,10 +46,6 @@ class Dataset:
 
     def get_field_schema(self):
         return dict.fromkeys(["id", "filepath", "tags", *(name for sample in self.samples for name in sample)])
-
-    def compute_metadata(self, **_):
-        for sample in self.samples:
-            sample.metadata = SimpleNamespace(height=40, width=60)
 
     def iter_samples(self, **_):
         return iter(self.samples)
@@ -86,7 +86,8 @@ def test_labels_become_cells(fiftyone):
     found = Label(_cls="Detections", detections=[{"label": "Mass", "bounding_box": [0.5, 0.25, 0.25, 0.5]}])
     lung = Label(_cls="Polylines", polylines=[{"label": "Lung", "points": [[(0, 0), (0.5, 0), (0.5, 1)]]}])
     several = Label(_cls="Classifications", classifications=[{"label": "Mass"}, {"label": "Effusion"}])
-    first = Sample("/a.png", ["x", "y"], finding=several, view=Label(_cls="Classification", label="AP"), age=61)
+    size = SimpleNamespace(height=40, width=60)
+    first = Sample("/a.png", ["x", "y"], size, finding=several, view=Label(_cls="Classification", label="AP"), age=61)
     first |= {"truth": found, "lung": lung, "mask": Label(_cls="Segmentation", mask_path="/m.png"), "vector": [1, 2]}
     none = Label(_cls="Classifications", classifications=[])
     dataset = Dataset([first, Sample("/b.png", finding=none, view=None, age=None, truth=None, lung=None)])
@@ -101,6 +102,18 @@ def test_labels_become_cells(fiftyone):
     assert json.loads(one["lung mask of Lung"]) == {"size": [40, 60], "polygons": [[0, 0, 30, 0, 30, 40]]}
     assert (one["mask"], other["mask"], other["view"]) == ("/m.png", "", "")
     assert "vector" not in one
+
+
+def test_the_size_of_a_sample_without_metadata_is_that_of_its_file(fiftyone, tmp_path):
+    Image.fromarray(np.zeros((30, 20), np.uint8)).save(tmp_path / "a.png")
+    box = {"label": "Mass", "bounding_box": [0.5, 0.0, 0.5, 1.0]}
+    paths = (tmp_path / "a.png", tmp_path / "missing.png")
+    made = [Sample(path, truth=Label(_cls="Detection", **box)) for path in paths]
+    fiftyone.datasets["xrays"] = Dataset(made)
+    one, missing = fiftyone_records("fiftyone:xrays")
+    assert json.loads(one["truth mask of Mass"]) == {"size": [30, 20], "boxes": [[10, 0, 20, 30]]}
+    assert (missing["truth"], missing["truth mask of Mass"]) == ("", "")
+    assert [sample.metadata for sample in made] == [None, None]  # reading writes nothing into the dataset
 
 
 def test_what_is_not_there_is_said(fiftyone, monkeypatch):
@@ -121,7 +134,9 @@ def test_what_is_not_there_is_said(fiftyone, monkeypatch):
 
 
 def test_results_go_back_to_their_samples(fiftyone, make_study, tmp_path):
-    study = Study.read(make_study(4))
+    file = make_study(4)
+    file.write_text(file.read_text().replace('root = "images"', 'root = "../cohort/images"'))
+    study = Study.read(file)
     list(run(study, tmp_path / "out"))
     first = next(study.cohort.cases()).source
     known = Sample(first, ["mine", "Effusion RELIES on cue:token"])
@@ -137,5 +152,7 @@ def test_results_go_back_to_their_samples(fiftyone, make_study, tmp_path):
     assert heat.map.shape == (40, 48)
     assert heat.map.min() >= 0
     assert heat.range[1] == pytest.approx(heat.map.max()) or heat.map.max() == 0
+    assert write_fiftyone(tmp_path / "out", "xrays") == 4
+    assert len(samples) == 4  # the same samples again
     absent = next(sample for sample in samples if sample["camscope_Effusion_truth"].label == "not Effusion")
     assert "camscope_Effusion_gradcam" not in absent

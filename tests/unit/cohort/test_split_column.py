@@ -87,6 +87,28 @@ def test_a_file_name_in_a_list_that_fits_several_images(cohort):
     assert splits(twice) == ["train"]  # rows of one image
 
 
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ("path,fold\na,Training\nb,testing\n", {"split": "fold"}),
+        ("path,Split\na,train\nb,test\n", {}),
+        ("path\ntrain/a\ntest/b\n", {"split": {"from": "path", "pattern": "(train|test)/"}}),
+    ],
+)
+def test_every_split_is_the_column_split(cohort, text, settings):
+    (case,) = cohort(text, only={"split": "test"}, **settings).cases()
+    assert (case.image[-1], case.split) == ("b", "test")
+
+
+def test_rows_that_a_pattern_misses_are_counted(cohort):
+    made = cohort("path\ntrain/a\nTest/b\n", split={"from": "path", "pattern": "^(train|test)/"})
+    assert made.notes == ("1 of 2 images are in no split, the first in line 3",)
+
+
+def test_two_spellings_of_a_split_are_one(cohort):
+    assert splits(cohort("path,split\na,train\na,Training\n", votes="any")) == ["train"]
+
+
 def test_lists_beside_a_column(cohort):
     with pytest.raises(StudyError, match=r"has a column 'split': leave cohort\.split\.lists out"):
         cohort("path,split\na,train\n", split={"lists": LISTS}, lists=dict.fromkeys(LISTS.values(), "a\n"))
