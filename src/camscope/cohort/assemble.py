@@ -23,9 +23,9 @@ from camscope.cohort.sections import (
     TextSource,
 )
 from camscope.cohort.sources import check_columns, key_rows, read_source, source_place, texts
-from camscope.cohort.split_column import refuse_two_splits, split_source, with_split
+from camscope.cohort.split_column import notes_on_patients, refuse_two_splits, split_source, with_split
 from camscope.cohort.tables import FAULT, LINE, RESERVED, located
-from camscope.cohort.truth import reduced, voted
+from camscope.cohort.truth import hidden_in, reduced, voted
 from camscope.errors import SettingError, StudyError, nearest
 
 _PARTNER = "__partner__"
@@ -89,7 +89,9 @@ def assemble(
     table = table.with_columns([pl.lit("").alias(column) for column in blank])
     table = _with_columns(table, section.columns)
     if split is not None:
-        table = with_split(table, split, image, folder, path, notes)
+        images = located_images(texts(table, image), root, search=section.search and bool(split.lists))
+        table = with_split(table, split, images, folder, path, notes)
+        notes += notes_on_patients(texts(table, patient), table) if patient else []
     table = _only(table, section.only, notes)
     table = _with_columns(table, {source.name: source for source in (image, patient) if source})
     masks = {name: f"mask {name}" for name in _mask_sources(section, labels)}
@@ -99,6 +101,7 @@ def assemble(
     rules = {f"label {name}": rule for name, rule in labels.items()}
     rules |= {f"cue {name}": LabelRule(column=cue.column) for name, cue in section.cues.items()}
     table = table.with_columns([_reduced(table, rule).alias(name) for name, rule in rules.items()])
+    notes += [note for name, rule in labels.items() for note in _notes_on_lists(table, name, rule)]
     if patient is not None and section.patient is None and (table[patient.name].str.strip_chars() == "").all():
         patient = None  # headers may have patients even if the column is empty
     keys = [source.name for source in (image, patient) if source]
@@ -206,15 +209,17 @@ def _with_columns(table: pl.DataFrame, sources: Mapping[str, TextSource]) -> pl.
 
 
 def _joined(table: pl.DataFrame, join: Join, folder: str | Path, path: str, notes: list[str]) -> pl.DataFrame:
-    """Add the columns of a table with one row per key; existing columns are kept."""
+    """Add the columns of a table with one row per key; existing columns are kept, and blank keys match none."""
     other, _ = read_source(join.table, folder)
     name, here, there = join.table.path, list(join.on), list(join.on.values())
     check_columns(table, here, path)
     check_columns(other, there, name)
-    other = other.drop(LINE).with_columns(pl.col(there).str.strip_chars()).unique(maintain_order=True)
+    other = other.drop(LINE).with_columns(pl.col(there).str.strip_chars())
+    other = other.filter(pl.all_horizontal(pl.col(there) != ""))
     other = other.rename({c: f"{join.prefix}{c}" for c in other.columns if c not in there})
-    other = other.select(*there, *(c for c in other.columns if c not in table.columns and c not in there))
-    other = other.unique(maintain_order=True)
+    shared = {c: f"{_PARTNER}{c}" for c in other.columns if c in table.columns and c not in there}
+    other = other.rename(shared)
+    other = other.unique([c for c in other.columns if c not in shared.values()], keep="first", maintain_order=True)
     if twice := other.filter(other.select(there).is_duplicated()).select(there).rows():
         raise StudyError(
             [Problem(f"has several rows with {', '.join(there)} = {', '.join(twice[0])}: it needs one", name)]
@@ -224,15 +229,20 @@ def _joined(table: pl.DataFrame, join: Join, folder: str | Path, path: str, note
     wide = trimmed.join(marked, left_on=here, right_on=there, how="left", maintain_order="left")
     lonely = int(wide[_PARTNER].is_null().sum())
     if lonely == len(wide):
-        ours, theirs = ", ".join(table.select(here).row(0)), ", ".join(other.select(there).row(0))
+        ours, theirs = (", ".join(next(iter(keys.rows()), ())) for keys in (table.select(here), other.select(there)))
         text = f"no row has a partner in {name}: {', '.join(here)} is {ours!r} here and {theirs!r} there"
         raise StudyError([Problem(text, path)])
     if lonely:
         first = ", ".join(wide.filter(pl.col(_PARTNER).is_null()).select(here).row(0))
         notes.append(
-            f"{lonely} of {len(wide)} rows have no partner in {name}, the first with {', '.join(here)} = {first}"
+            f"{lonely} of {len(wide)} rows have no partner in {name}, the first with {', '.join(here)} = {first!r}"
         )
-    return wide.drop(_PARTNER).with_columns(pl.col(pl.String).exclude(FAULT).fill_null(""))
+    for column, twin in shared.items():
+        other_cells = wide[twin].fill_null("").str.strip_chars()
+        if odd := ((other_cells != "") & (other_cells != wide[column].str.strip_chars())).sum():
+            notes.append(f"{name} has another {column} for {odd} rows, which is not used: give the join a prefix")
+    wide = wide.drop(_PARTNER, *shared.values())
+    return wide.with_columns(pl.col(pl.String).exclude(FAULT).fill_null(""))
 
 
 def _only(table: pl.DataFrame, only: Mapping[str, Sequence[str]], notes: list[str]) -> pl.DataFrame:
@@ -256,15 +266,30 @@ def _reduced(table: pl.DataFrame, rule: LabelRule) -> pl.Series:
     return pl.Series([answers[cell] for cell in table[rule.column]], dtype=pl.String)
 
 
+def _notes_on_lists(table: pl.DataFrame, name: str, rule: LabelRule) -> list[str]:
+    """Return a note if cells may be lists with an unusual sign between the values."""
+    cells = table[rule.column].to_list() if rule.column and rule.contains else []
+    odd = {cell for cell in dict.fromkeys(cells) if hidden_in(cell, rule)}
+    if not odd:
+        return []
+    first, count = next(cell for cell in cells if cell in odd), sum(cell in odd for cell in cells)
+    text = f"{name} is read as absent in {count} rows such as {first.strip()!r}"
+    return [f'{text}: if these cells are lists, set labels.{name}.separator = "/" or another sign']
+
+
 def _merged(
     table: pl.DataFrame, keys: list[str], labels: list[str], masks: list[str], section: CohortSection
 ) -> pl.DataFrame:
-    """Merge the rows of each image: labels by votes, masks by union, other cells joined by "|"."""
+    """Merge the rows of each image: labels by votes, masks by union, other cells joined by "|".
+
+    Rows without a reader are read by a reader each.
+    """
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for row, key in enumerate(key_rows(table, keys)):
         groups[key if key[0] else (*key, str(row))].append(row)
     rows = list(groups.values())
-    readers = table[section.reader].to_list() if section.reader else list(map(str, range(len(table))))
+    readers = [""] * len(table) if section.reader is None else table[section.reader].str.strip_chars().to_list()
+    readers = [reader or f"row {row}" for row, reader in enumerate(readers)]  # an unknown reader is one of their own
     columns: dict[str, list[object]] = {}
     for name in table.columns:
         cells = table[name].to_list()

@@ -20,9 +20,17 @@ _NAMES: dict[Role, tuple[str, ...]] = {
 }  # fmt: skip
 """Role -> recognised names, in lower case, without spaces, underscores and hyphens."""
 
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    "": "",
+}
+"""Word in lower case -> "train", "val", "test" or ""."""
+
 NO_PATIENTS = (
     "no patients are known, so every image counts as a separate patient: if patients have several images, "
-    "intervals will be too narrow and patients may be in several splits; name the column with {option}"
+    "intervals will be too narrow and patients may be in several splits; name the patients with {option}"
 )
 
 
@@ -35,7 +43,7 @@ def find_column(
         columns: names of the table's columns.
         role: content of the column.
         name: name of the column, compared as written; None to recognise it.
-        option: the option or setting that names the column, for errors.
+        option: the option or setting that names the column, for errors; "" if there is none.
         table: path of the table, for errors.
 
     Returns:
@@ -50,11 +58,22 @@ def find_column(
     """
     if name is not None:
         return named_column(columns, name, option=option, table=table)
-    candidates = [column for column in columns if _plain(column) in _NAMES[role]]
+    candidates = [column for column in columns if role_of(column) == role]
     if len(candidates) > 1:
         names = " and ".join(map(repr, candidates))
-        raise SettingError(f"{_in(table)}the columns {names} could each be that of the {role}: name one with {option}")
+        way = f"name one with {option}" if option else "rename one"
+        raise SettingError(f"{_in(table)}the columns {names} could each be that of the {role}: {way}")
     return candidates[0] if candidates else None
+
+
+def role_of(column: str) -> Role | None:
+    """Return the role of a column by its name; None if the name says nothing.
+
+    >>> role_of("Patient ID"), role_of("age")
+    ('patient', None)
+    """
+    plain = column.strip().lower().replace(" ", "").replace("_", "").replace("-", "")
+    return next((role for role, names in _NAMES.items() if plain in names), None)
 
 
 def named_column(columns: Sequence[str], name: str, *, option: str, table: str = "") -> str:
@@ -90,10 +109,6 @@ def recognised(role: Role) -> str:
     'patient, patientid, subject, subjectid'
     """
     return ", ".join(_NAMES[role])
-
-
-def _plain(column: str) -> str:
-    return column.strip().lower().replace(" ", "").replace("_", "").replace("-", "")
 
 
 def _in(table: str) -> str:

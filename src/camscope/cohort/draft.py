@@ -21,7 +21,7 @@ from camscope.cohort.locate import best_fit
 from camscope.cohort.sections import CohortSection
 from camscope.cohort.sources import read_source
 from camscope.cohort.tables import RESERVED
-from camscope.cohort.truth import listed, values_of
+from camscope.cohort.truth import lists_of, values_of
 from camscope.errors import SettingError
 
 Ask = Callable[[str, Sequence[str]], str | None]
@@ -38,6 +38,7 @@ class Draft:
         cohort: settings of ``[cohort]``.
         labels: label -> settings of ``[labels.NAME]``, without model.
         notes: remarks, such as images that were not found.
+        searched: columns that were searched for labels.
     """
 
     folder: Path
@@ -45,6 +46,7 @@ class Draft:
     cohort: dict[str, Any]
     labels: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    searched: list[str] = field(default_factory=list)
 
     @property
     def section(self) -> CohortSection:
@@ -199,10 +201,11 @@ def _box_labels(proposal: Draft, content: CohortTable) -> set[str]:
 
 def _frequent(cells: pl.Series, most: int) -> list[str]:
     """Return the values of a column, at most the ``most`` most frequent."""
-    values, joined = values_of(cells)
+    values, _ = values_of(cells)
     if len(values) <= most:
         return values
-    count = Counter(part for cell in cells for part in (listed(cell) if joined else [cell.strip()]))
+    lists, _ = lists_of(cells)
+    count = Counter(part for cell in cells for part in lists.get(cell.strip(), ()))
     return sorted(values, key=lambda value: (-count[value], value))[:most]
 
 
@@ -221,6 +224,7 @@ def _guess(proposal: Draft, content: CohortTable, ask: Ask) -> None:
         if label := next((label for label in labels if column.lower().startswith(f"{label.lower()}_")), None):
             labels[label]["mask"] = column
             del masks[name]
+    proposal.searched = others
     settings["masks"] = masks
     proposal.labels |= labels
     proposal.notes += [*notes, *more]

@@ -16,7 +16,7 @@ from camscope.cohort.annotations import mask_files
 from camscope.cohort.assemble import CohortTable
 from camscope.cohort.locate import is_missing, places_by_name, searched
 from camscope.cohort.tables import LINE, located, read_table
-from camscope.cohort.truth import listed, read_truth, values_of
+from camscope.cohort.truth import lists_of, read_truth, values_of
 from camscope.errors import CamscopeError
 
 _SAMPLE = 40  # cells of a column
@@ -96,9 +96,6 @@ def guessed_labels(
     truths = [name for name in table.columns if _is_truth(table[name])]
     chosen = [name for name in named if name not in truths]
     notes = []
-    if truths and chosen and set(truths) - set(named):
-        others = ", ".join(name for name in truths if name not in named)
-        notes.append(f"columns of 1 and 0 that may be labels too: {others}")
     if not named and not truths:
         words = [name for name in table.columns if _few_values(table[name])]
         chosen = [name] if (name := ask("Which column has the labels?", words)) else []
@@ -108,8 +105,13 @@ def guessed_labels(
     for column in chosen:
         for value in values_of(table[column])[0]:
             labels.setdefault(value, {"column": column, "contains": value})
+    if chosen and (others := [name for name in truths if name not in (*named, *labels)]):
+        notes.append(f"columns of 1 and 0 that may be labels too: {', '.join(others)}")
     if len(labels) > _MOST_VALUES:
-        count = Counter(value for column in chosen for cell in table[column] for value in listed(cell))
+        lists = {column: lists_of(table[column])[0] for column in chosen}
+        count = Counter(
+            value for column in chosen for cell in table[column] for value in lists[column].get(cell.strip(), ())
+        )
         kept = sorted(labels, key=lambda value: -count[value])[:_MOST_VALUES]
         notes.append(f"of {len(labels)} labels the {_MOST_VALUES} most frequent were taken")
         labels = {name: labels[name] for name in labels if name in kept}

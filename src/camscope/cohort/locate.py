@@ -159,12 +159,16 @@ def located_images(images: pl.Series, root: str, *, search: bool) -> pl.Series:
 
 
 def places_by_name(root: str) -> dict[str, list[str]]:
-    """Return name, or name without suffix -> relative paths of the images below a folder; "" -> all paths."""
-    places: dict[str, list[str]] = defaultdict(list)
+    """Return the `places_of` the images below a folder."""
     try:
-        paths = [path.relative_to(root).as_posix() for path, _ in find_pictures([root])]
+        return places_of(path.relative_to(root).as_posix() for path, _ in find_pictures([root]))
     except CamscopeError:
         return {}
+
+
+def places_of(paths: Iterable[str]) -> dict[str, list[str]]:
+    """Return file name, or file name without suffix -> the paths that have it; "" -> all paths."""
+    places: dict[str, list[str]] = defaultdict(list)
     for path in paths:
         file = path.rpartition("/")[2]
         for name in {file, file.rpartition(".")[0], ""}:
@@ -172,17 +176,16 @@ def places_by_name(root: str) -> dict[str, list[str]]:
     return places
 
 
-def searched(name: str, places: Mapping[str, list[str]]) -> str:
-    """Return the path that ends in a name, with or without suffix; the name itself if no or several paths match.
+def matches(name: str, places: Mapping[str, list[str]]) -> list[str]:
+    """Return the paths that end in a name, with or without suffix.
 
     Leading folders of the name that do not exist are ignored, except for its last folder.
 
-    >>> places = {"1.png": ["a/1.png", "b/1.png"], "1": ["a/1.png", "b/1.png"]}
-    >>> searched("top/b/1", places), searched("1.png", places), searched("c/1.png", places)
-    ('b/1.png', '1.png', 'c/1.png')
+    >>> places = places_of(["a/1.png", "b/1.png"])
+    >>> matches("top/b/1", places), matches("1.png", places), matches("c/1.png", places)
+    (['b/1.png'], ['a/1.png', 'b/1.png'], [])
     """
-    wanted = _portable(name)
-    parts = wanted.split("/")
+    parts = _portable(name).split("/")
     candidates = places.get(parts[-1], []) if parts[-1] else []
     for start in range(max(len(parts) - 1, 1)):
         tail = "/" + "/".join(parts[start:])
@@ -190,5 +193,11 @@ def searched(name: str, places: Mapping[str, list[str]]) -> str:
             path for path in candidates if f"/{path}".endswith(tail) or f"/{path}".rpartition(".")[0].endswith(tail)
         ]
         if ends:
-            return ends[0] if len(ends) == 1 else wanted
-    return wanted
+            return ends
+    return []
+
+
+def searched(name: str, places: Mapping[str, list[str]]) -> str:
+    """Return the path that ends in a name (see `matches`); the name itself if no or several paths do."""
+    paths = matches(name, places)
+    return paths[0] if len(paths) == 1 else _portable(name)

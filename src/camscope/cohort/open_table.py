@@ -59,7 +59,7 @@ def open_table(
         raise SettingError(str(cohort.missing[0]))
     if (missing := cohort.missing_images()) and missing.all:
         raise SettingError(f"{cohort.path}: {missing.text}")
-    announce(cohort, option="--patient", level=5)
+    announce(cohort, option="a study file" if Path(path).is_dir() else "--patient", level=5)
     return with_header_patients(cohort)
 
 

@@ -305,6 +305,7 @@ class LabelRule(Section):
     Attributes:
         column: column of the label; None if the truth is unknown.
         contains: values; the label is present if the cell, or the list in it, has one of them, and absent otherwise.
+        separator: text between the values of a list; None for | and ; and commas, and lists in JSON or Python.
         absent: values; the label is absent if the cell has one of them, and present for any other value.
         above: number; the label is present if the cell's number is larger.
         blank: meaning of a blank cell, "unknown" or "negative".
@@ -314,6 +315,7 @@ class LabelRule(Section):
 
     column: str | None = None
     contains: _Several = ()
+    separator: Annotated[str, Field(min_length=1)] | None = None
     absent: _Several = ()
     above: float | None = None
     blank: Blank = "unknown"
@@ -325,6 +327,8 @@ class LabelRule(Section):
         rules = [bool(self.contains), bool(self.absent), self.above is not None]
         if self.column is None and any(rules):
             raise ValueError("contains, absent and above need a column")
+        if self.separator is not None and not self.contains:
+            raise ValueError("separator divides the values of contains: give both")
         if sum(rules) > 1:
             raise ValueError("a label is read by contains, by absent or by above: give one of them")
         return self

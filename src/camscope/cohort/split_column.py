@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
-from camscope.cohort.columns import find_column
-from camscope.cohort.sections import Problem, SplitSource, TextSource
+from camscope.cohort.columns import SPLIT_WORDS, find_column
+from camscope.cohort.locate import matches, places_of
+from camscope.cohort.sections import Problem, SplitSource
 from camscope.cohort.sources import texts
-from camscope.cohort.tables import LINE, SPLIT, located
+from camscope.cohort.tables import LINE, SPLIT, decoded, located
 from camscope.errors import CamscopeError, SettingError, StudyError
 from camscope.images import fetch
-
-SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-    "": "",
-}
-"""Word in lower case -> "train", "val", "test" or ""."""
 
 
 def split_source(
@@ -49,20 +43,25 @@ def split_source(
 
 
 def with_split(
-    table: pl.DataFrame, source: SplitSource, image: TextSource, folder: str | Path, path: str, notes: list[str]
+    table: pl.DataFrame, source: SplitSource, images: pl.Series, folder: str | Path, path: str, notes: list[str]
 ) -> pl.DataFrame:
     """Add the split of each row, "train", "val", "test" or "", as the columns `SPLIT` and, if it is new, "split".
 
-    Lists are text files with one image per line, by its name or its file name.
+    Lists are text files with one image per line, by its path or the end of its path, with or without suffix.
+
+    Args:
+        table: the table.
+        source: source of the splits.
+        images: path of each row's image.
+        folder: folder or address to which the lists' paths are relative.
+        path: path of the table, for errors.
+        notes: remarks, to which those on the splits are added.
 
     Raises:
         StudyError: a cell has another word; or a list cannot be read, no image is in a list, an image is in two lists,
             or a name in a list is the file name of several images.
     """
-    if source.lists:
-        cells = pl.Series(_listed(texts(table, image), source, folder, notes), dtype=pl.String)
-    else:
-        cells = texts(table, source)
+    cells = pl.Series(_listed(images, source, folder, notes), dtype=pl.String) if source.lists else texts(table, source)
     if (odd := _odd(cells, table[LINE], path)) is not None:
         raise StudyError([odd])
     words = [SPLIT_WORDS[_plain(cell)] for cell in cells]
@@ -74,6 +73,26 @@ def with_split(
     return table.with_columns(pl.Series(column, words, pl.String) for column in columns)
 
 
+def notes_on_patients(patients: pl.Series, table: pl.DataFrame) -> list[str]:
+    """Return a note if patients have images in several splits.
+
+    Args:
+        patients: patient of each row; "" if unknown.
+        table: the table, with the column `SPLIT`.
+    """
+    seen: dict[str, tuple[str, int]] = {}
+    shared: dict[str, str] = {}
+    for patient, split, line in zip(patients, table[SPLIT], table[LINE], strict=True):
+        if patient and split:
+            other, first = seen.setdefault(patient, (split, line))
+            if other != split:
+                shared.setdefault(patient, f"line {first} is of {other}, line {line} of {split}")
+    if not shared:
+        return []
+    where = next(iter(shared.values()))
+    return [f"patients with images in several splits: {len(shared)} (of the first, {where}); results may be too good"]
+
+
 def refuse_two_splits(table: pl.DataFrame, path: str) -> None:
     """Raise an error if the merged rows of one image are in different splits."""
     if (odd := _odd(table[SPLIT], table[LINE], path)) is not None:
@@ -82,25 +101,32 @@ def refuse_two_splits(table: pl.DataFrame, path: str) -> None:
 
 def _listed(images: pl.Series, source: SplitSource, folder: str | Path, notes: list[str]) -> list[str]:
     """Return the split of each image, from lists of images."""
-    first = next(iter(source.lists.values()))[0]
+    paths = [_path(image) for image in images]
+    places = places_of(path for path in dict.fromkeys(paths) if path)
     splits: dict[str, str] = {}
+    unknown: list[str] = []
+    total = 0
     for split, files in source.lists.items():
         for file in files:
             for name in _names(file, folder):
-                if splits.setdefault(name, split) != split:
-                    raise StudyError([Problem(f"{name!r} is in the lists of {splits[name]} and of {split}", file)])
-    bases: dict[str, str] = {}
-    for name in images:
-        if name not in splits and bases.setdefault(_base(name), name) != name and _base(name) in splits:
-            text = f"{_base(name)!r} is the file name of {bases[_base(name)]!r} and of {name!r}: give their whole names"
-            raise StudyError([Problem(text, first)])
-    cells = [splits.get(name) or splits.get(_base(name), "") for name in images]
-    if not any(cells):
-        text = f"no image is in a list: the first image is {images[0]!r}, the first of the lists {next(iter(splits))!r}"
-        raise StudyError([Problem(text, first)])
-    if missing := [name for name, cell in zip(images, cells, strict=True) if not cell]:
-        notes.append(f"{len(missing)} of {len(cells)} images are in no list of a split, the first is {missing[0]!r}")
-    return cells
+                total += 1
+                found = [name] if name in places.get("", ()) else matches(name, places)
+                if len(found) > 1:
+                    text = f"{name!r} is the file name of {found[0]!r} and of {found[1]!r}: give their whole names"
+                    raise StudyError([Problem(text, file)])
+                image = found[0] if found else name
+                unknown += [] if found else [name]
+                if splits.setdefault(image, split) != split:
+                    text = f"{image!r} is in the lists of {splits[image]} and of {split}"
+                    raise StudyError([Problem(text, file)])
+    if len(unknown) == total:
+        text = f"no image is in a list: the first image is {images[0]!r}, the first of the lists {unknown[0]!r}"
+        raise StudyError([Problem(text, next(iter(source.lists.values()))[0])])
+    if unknown:
+        notes.append(f"{len(unknown)} of {total} names in lists of splits fit no image, the first is {unknown[0]!r}")
+    if missing := [image for image, path in zip(images, paths, strict=True) if path not in splits]:
+        notes.append(f"{len(missing)} of {len(paths)} images are in no list of a split, the first is {missing[0]!r}")
+    return [splits.get(path, "") for path in paths]
 
 
 def _odd(cells: pl.Series, lines: pl.Series, path: str) -> Problem | None:
@@ -113,17 +139,18 @@ def _odd(cells: pl.Series, lines: pl.Series, path: str) -> Problem | None:
 
 def _names(file: str, folder: str | Path) -> Sequence[str]:
     try:
-        text = fetch(located(file, folder)).decode("utf-8-sig", "replace")
+        text = decoded(fetch(located(file, folder)))
     except CamscopeError as error:
         raise StudyError([Problem(f"the list cannot be read: {error}", file)]) from None
-    names = [name for line in text.splitlines() if (name := line.strip())]
+    names = [_path(line) for line in text.splitlines() if line.strip()]
     if not names:
         raise StudyError([Problem("the list is empty", file)])
     return names
 
 
-def _base(name: str) -> str:
-    return name.replace("\\", "/").rsplit("/", 1)[-1]
+def _path(name: str) -> str:
+    """Return a path with slashes, without "./" and the like."""
+    return posixpath.normpath(name.strip().replace("\\", "/")) if name.strip() else ""
 
 
 def _plain(cell: str) -> str:

@@ -7,21 +7,20 @@ import io
 import json
 import os
 import re
-import string
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from camscope.cohort.folders import class_folder_rows, fitting_rows
 from camscope.cohort.hub_dataset import dataset_records, is_dataset
 from camscope.cohort.records import json_records, xml_records
-from camscope.cohort.store import EVALUATION, STUDY
 from camscope.delimited import read_records
 from camscope.errors import CamscopeError, DelimitedError, TableError, reason, require
-from camscope.images import fetch, find_pictures
+from camscope.images import fetch
 from camscope.images.limits import MAX_BYTES
 from camscope.images.source import is_address
 
@@ -34,6 +33,8 @@ CASE, FAULT, NAME, SPLIT = "__case__", "__fault__", "__name__", "__split__"
 RESERVED = (LINE, CASE, FAULT, NAME, SPLIT)
 
 Ragged = dict[int, str]
+
+_EXACT = 2**53  # smaller whole numbers are exact as float64
 
 
 def read_table(
@@ -53,9 +54,8 @@ def read_table(
       become one row per image (see `coco_records`).
     * XML, one file or ``folder/*.xml``: see `xml_records`.
     * ``datasets:NAME``: a dataset of Hugging Face's `datasets` (see `dataset_records`); ``fiftyone:NAME``: of FiftyOne.
-    * A folder of class folders: the columns ``path``, ``class``, ``mask`` (from a folder ``masks`` beside the folder
-      ``images``) and one column of 1 and 0 per class. With ``files``, any folder: one row per image whose path matches,
-      with one column per name in braces.
+    * A folder of class folders, or of folders of splits with class folders in them: see `class_folder_rows`. With
+      ``files``, any folder: one row per image whose path matches, with one column per name in braces.
 
     Args:
         path: path of the file or folder, or the address of a file.
@@ -75,7 +75,8 @@ def read_table(
     if is_dataset(path):
         table = _of_records(dataset_records(path), path)
     elif os.path.isdir(path):  # noqa: PTH112  Path.is_dir() raises on names that are too long
-        table = _class_folders(Path(path)) if files is None else _fitting_files(Path(path), files)
+        rows = class_folder_rows(Path(path)) if files is None else fitting_rows(Path(path), files)
+        table = _of_records(rows, path)
     elif path.lower().endswith(".xml"):
         table = _of_records(xml_records(path, each=each, columns=columns or {}), path)
     else:
@@ -85,7 +86,7 @@ def read_table(
         elif name.endswith((".xlsx", ".xlsm")):
             table, ragged = _excel(content, path, sheet)
         elif name.endswith((".json", ".jsonl", ".ndjson")):
-            table = _of_records(json_records(_decoded(content), path, lines=not name.endswith(".json")), path)
+            table = _of_records(json_records(decoded(content), path, lines=not name.endswith(".json")), path)
         else:
             table, ragged = _csv(content, path)
     if not len(table):
@@ -124,7 +125,7 @@ def located(name: str, folder: str | Path) -> str:
 
 
 def _csv(content: bytes, path: str) -> tuple[pl.DataFrame, Ragged]:
-    text = _decoded(content)
+    text = decoded(content)
     if "\0" in text:
         raise TableError("is no text: save the table as CSV, Excel or Parquet", path)
     try:
@@ -162,11 +163,27 @@ def _excel(content: bytes, path: str, sheet: str | None) -> tuple[pl.DataFrame, 
     if sheet is not None and sheet not in book.sheetnames:
         raise TableError(f"has no sheet called {sheet!r}, but {', '.join(map(repr, book.sheetnames))}", path)
     page = book.worksheets[0] if sheet is None else book[sheet]
-    rows = enumerate(page.iter_rows(values_only=True), 1)
-    return _of_cells([(line, [_cell(value) for value in row]) for line, row in rows if any(row)], path)
+    rows = list(page.iter_rows(values_only=True))
+    _refuse_uncomputed(openpyxl, content, page.title, rows, path)
+    lines = ((line, row) for line, row in enumerate(rows, 1) if any(value is not None for value in row))
+    return _of_cells([(line, [_cell(value) for value in row]) for line, row in lines], path)
 
 
-def _of_records(records: list[dict[str, Any]], path: str) -> pl.DataFrame:
+def _refuse_uncomputed(openpyxl: Any, content: bytes, sheet: str, rows: Sequence[Sequence[Any]], path: str) -> None:
+    """Raise an error if a formula has no stored value, as in files that no spreadsheet program has saved."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        sheets = [name for name in archive.namelist() if name.startswith("xl/worksheets/")]
+        if not any(re.search(rb"<f[ >/]", archive.read(name)) for name in sheets):
+            return
+    formulas = openpyxl.load_workbook(io.BytesIO(content), read_only=True)[sheet].iter_rows()
+    for line, (cells, values) in enumerate(zip(formulas, rows, strict=False), 1):
+        for cell, value in zip(cells, values, strict=False):
+            if value is None and cell.data_type == "f":
+                text = f"the formula {cell.value!r} has no value: open and save the file in a spreadsheet program"
+                raise TableError(text, path, line)
+
+
+def _of_records(records: Sequence[Mapping[str, Any]], path: str) -> pl.DataFrame:
     """Return the table of records, each a dictionary from column to value."""
     names = list(dict.fromkeys(name for record in records for name in record))
     _refuse_reserved(names, path)
@@ -181,7 +198,8 @@ def _refuse_reserved(columns: Iterable[str], path: str) -> None:
         raise TableError(f"a column cannot be called {clash!r}, which is used internally: rename it", path, 1)
 
 
-def _decoded(content: bytes) -> str:
+def decoded(content: bytes) -> str:
+    """Return the text of a file in UTF-8 (with or without a byte order mark), UTF-16 or Windows-1252."""
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return content.decode("utf-16", "replace")
     try:
@@ -201,20 +219,22 @@ def _parquet(content: bytes, path: str) -> pl.DataFrame:
 
 
 def _cell(value: Any) -> str:
-    """Return a value as the text of a cell: "" for None, 1 and 0 for booleans, JSON for lists and objects."""
+    """Return a value as text: "" for None, 1 and 0 for booleans, 7 for 7.0, JSON for lists and objects."""
     if value is None or value != value:
         return ""
-    if isinstance(value, bool):
+    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer() and abs(value) < _EXACT):
         return str(int(value))
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
 
 
 def _as_text(column: pl.Series) -> pl.Series | None:
-    """Return a column as text: "" for null and NaN, lists of numbers joined by commas; None for other types."""
+    """Return a column as text: "" for null and NaN, lists of numbers joined by commas; None for others."""
     if column.dtype == pl.Boolean:
         column = column.cast(pl.Int8)
     elif column.dtype.is_float():
         column = column.fill_nan(None)
+        whole = (column == column.round()) & (column.abs() < _EXACT)
+        column = column.cast(pl.Int64, strict=False).cast(pl.String).zip_with(whole, column.cast(pl.String))
     elif column.dtype == pl.Duration:
         column = column.dt.to_string("iso")
     elif isinstance(column.dtype, pl.List | pl.Array):
@@ -227,45 +247,3 @@ def _as_text(column: pl.Series) -> pl.Series | None:
     elif column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
         return None
     return column.cast(pl.String).fill_null("")
-
-
-def _fitting_files(path: Path, pattern: str) -> pl.DataFrame:
-    """Return one row per image of a folder whose path matches a pattern, with one column per name in braces."""
-    expression = ""
-    names: list[str] = []
-    for text, name, _, _ in string.Formatter().parse(pattern):
-        expression += re.escape(text).replace(r"\*\*/", "(?:.*/)?").replace(r"\*", "[^/]*")
-        if name in names:
-            expression += f"(?P=f{names.index(name)})"
-        elif name is not None:
-            expression += f"(?P<f{len(names)}>[^/]+?)"
-            names.append(name)
-    paths = [file.as_posix() for file in _pictures(path)]
-    matches = [(name, match) for name in paths if (match := re.fullmatch(expression, name))]
-    if not matches:
-        raise TableError(f"no image fits {pattern!r}; the first is {paths[0]!r}", str(path))
-    records = [{"path": name} | dict(zip(names, match.groups(), strict=True)) for name, match in matches]
-    return _of_records(records, str(path))
-
-
-def _pictures(path: Path) -> list[Path]:
-    """Return the images below a folder, relative to it, without images of results."""
-    results = [record.parent for name in (STUDY, EVALUATION) for record in path.rglob(name)]
-    try:
-        return [file.relative_to(path) for file, _ in find_pictures([path], exclude=results)]
-    except CamscopeError as error:
-        raise TableError(str(error), str(path)) from None
-
-
-def _class_folders(path: Path) -> pl.DataFrame:
-    pictures = _pictures(path)
-    rows = [file for file in pictures if len(file.parts) > 1 and "masks" not in file.parts[1:-1]]
-    masks = {file.with_suffix(""): file for file in pictures if "masks" in file.parts[1:-1]}
-    table = {"path": [file.as_posix() for file in rows], "class": [file.parts[0] for file in rows]}
-    mask_of = [Path(*("masks" if part == "images" else part for part in file.with_suffix("").parts)) for file in rows]
-    table["mask"] = [masks[mask].as_posix() if mask in masks else "" for mask in mask_of]
-    for name in sorted(set(table["class"])):
-        if name in table:
-            raise TableError(f"a class folder cannot be called {name!r}: rename it", str(path))
-        table[name] = [str(int(file.parts[0] == name)) for file in rows]
-    return pl.DataFrame(table).with_columns(pl.int_range(1, len(rows) + 1).alias(LINE))

@@ -6,7 +6,7 @@ import ast
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from camscope.cohort.sections import LabelRule, Votes
 
@@ -21,6 +21,7 @@ _WORDS = {
 }
 _NOTHING = ("no finding", "no findings", "normal", "none", "")
 _SEPARATORS = re.compile(r"[|;]")
+_UNUSUAL = re.compile(r"[/+&\n]")
 _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 
 
@@ -52,11 +53,9 @@ def reduced(cell: str, rule: LabelRule) -> str:
     text = cell.strip()
     value = UNKNOWN if text in ("[]", "{}") and not rule.contains else _WORDS.get(text.lower(), text)
     if rule.contains:
-        wanted = {name.strip().casefold() for name in rule.contains}
-        value = UNKNOWN if not text else PRESENT if wanted & {part.casefold() for part in listed(text)} else ABSENT
+        value = UNKNOWN if not text else PRESENT if _plain(rule.contains) & _parts(text, rule) else ABSENT
     elif rule.absent:
-        unwanted = {name.strip().casefold() for name in rule.absent}
-        value = UNKNOWN if not text else ABSENT if text.casefold() in unwanted else PRESENT
+        value = UNKNOWN if not text else ABSENT if text.casefold() in _plain(rule.absent) else PRESENT
     elif rule.above is not None and value != UNKNOWN:
         try:
             number = float(text)
@@ -66,21 +65,45 @@ def reduced(cell: str, rule: LabelRule) -> str:
     return ABSENT if value == UNKNOWN and rule.blank == "negative" else value
 
 
+def hidden_in(cell: str, rule: LabelRule) -> bool:
+    """Return whether a cell is read as absent although its parts between other signs, such as /, include the label.
+
+    >>> hidden_in("Mass/Effusion", LabelRule(column="Labels", contains="Mass"))
+    True
+    """
+    parts = _UNUSUAL.split(cell.strip())
+    return len(parts) > 1 and reduced(cell, rule) == ABSENT and bool(_plain(rule.contains) & _plain(parts))
+
+
+def _parts(text: str, rule: LabelRule) -> set[str]:
+    """Return the values in a cell in lower case, also those between commas."""
+    if rule.separator is not None:
+        return _plain(text.split(rule.separator))
+    values = listed(text)
+    return _plain(values) | _plain(part for value in values for part in value.split(","))
+
+
+def _plain(names: Iterable[str]) -> set[str]:
+    return {name.strip().casefold() for name in names}
+
+
 def listed(cell: str) -> list[str]:
-    """Return the values in a cell: separated by | or ;, a list in JSON or Python notation, or the cell itself.
+    """Return the values in a cell: separated by | or ;, a list or set in JSON or Python notation, or the cell itself.
 
     >>> listed("Mass|Effusion"), listed('["a, b", "c"]'), listed("['a' 'b']"), listed("No Finding"), listed("[]")
     (['Mass', 'Effusion'], ['a, b', 'c'], ['a', 'b'], ['No Finding'], [])
     """
     text = cell.strip()
-    if text.startswith("[") and text.endswith("]"):
+    if text[:1] + text[-1:] in ("[]", "{}"):
         for parse in (json.loads, _literal):
             try:
                 values = parse(text)
             except (ValueError, SyntaxError, RecursionError, MemoryError):
                 continue
-            if isinstance(values, list) and not _run_together(text, values):
+            if isinstance(values, list | set) and not _run_together(text, values):
                 return [str(value).strip() for value in values]
+        if text.startswith("{"):  # an object
+            return [text]
         quoted = [first or second for first, second in _QUOTED.findall(text)]
         return [part.strip() for part in quoted or text[1:-1].split(",") if part.strip()]
     return [part.strip() for part in _SEPARATORS.split(text) if part.strip()]
@@ -90,24 +113,38 @@ def _literal(text: str) -> object:
     return ast.literal_eval(text)
 
 
-def _run_together(text: str, values: Sequence[object]) -> bool:
+def _run_together(text: str, values: Collection[object]) -> bool:
     """Return whether Python joined texts that are separated only by blanks, as in lists printed by NumPy."""
     return len(_QUOTED.findall(text)) > len(values)
 
 
+def lists_of(column: Iterable[str]) -> tuple[dict[str, list[str]], bool]:
+    """Return cell -> its values for the different cells of a column, and whether they are lists.
+
+    Commas separate values if a value between commas is also a cell.
+
+    >>> lists_of(["Mass, Effusion", "Mass"]), lists_of(["lung, left", "lung, right"])[1]
+    (({'Mass, Effusion': ['Mass', 'Effusion'], 'Mass': ['Mass']}, True), False)
+    """
+    lists = {cell: listed(cell) for cell in dict.fromkeys(map(str.strip, column)) if cell}
+    between = {cell: [part for part in map(str.strip, cell.split(",")) if part] for cell in lists if "," in cell}
+    if any(part in lists for parts in between.values() for part in parts):
+        lists |= {cell: parts for cell, parts in between.items() if len(lists[cell]) == 1}
+    return lists, any(values != [cell] for cell, values in lists.items())
+
+
 def values_of(column: Iterable[str]) -> tuple[list[str], bool]:
-    """Return the sorted different values of a column, and whether its cells are lists.
+    """Return the sorted different values of a column, and whether its cells are lists (see `lists_of`).
 
     In lists, values such as "No Finding" are left out: they mean that all others are absent.
 
     >>> values_of(["Mass|Effusion", "No Finding", ""]), values_of(["cat", "dog"])
     ((['Effusion', 'Mass'], True), (['cat', 'dog'], False))
     """
-    lists = [(cell.strip(), listed(cell)) for cell in dict.fromkeys(column) if cell.strip()]
-    joined = any(len(values) > 1 or cell.startswith("[") for cell, values in lists)
+    lists, joined = lists_of(column)
     if not joined:
-        return sorted({cell for cell, _ in lists}), False
-    values = {value for _, values in lists for value in values}
+        return sorted(lists), False
+    values = {value for values in lists.values() for value in values}
     return sorted(value for value in values if value.casefold() not in _NOTHING), True
 
 

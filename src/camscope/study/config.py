@@ -221,8 +221,12 @@ def _keys(statement: str) -> tuple[str, ...]:
 def _problem(error: Any, text: str, name: str) -> Problem:
     """Return an error of pydantic as a problem of the study file."""
     place = [str(part) for part in error["loc"] if not str(part).startswith("function-")]
+    if place[-1:] == ["[key]"]:
+        place.pop()
     where = ".".join(place)
-    if error["type"] == "extra_forbidden":
+    if error["loc"][-1:] == ("[key]",):
+        words = f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    elif error["type"] == "extra_forbidden":
         words = f"{nearest('setting', place[-1], _known(place[:-1]))} in [{'.'.join(place[:-1])}]"
     elif error["type"] == "missing":
         words = f"{where} is missing: add it"

@@ -87,7 +87,9 @@ def init_study(draft: Draft, file: Path, *, model: Model | None, settings: Mappi
         labels = {name: {} for name in model.labels}
         notes.append("no column has labels: the truth is unknown, and all cases are explained")
     if not labels:
-        raise SettingError("no labels were found: add a column of labels, or give --model, whose classes become labels")
+        where = f" in the columns {', '.join(draft.searched)}" if draft.searched else ""
+        text = "call the column of labels 'label', or give --model, whose classes become labels"
+        raise SettingError(f"no labels were found{where}: {text}")
     cohort = Cohort(
         draft.section, {name: LabelRule.model_validate(rule) for name, rule in labels.items()}, draft.folder
     )

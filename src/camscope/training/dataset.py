@@ -19,7 +19,6 @@ from camscope.cohort.cohort import Cohort
 from camscope.cohort.columns import find_column
 from camscope.cohort.open_table import open_table, with_header_patients
 from camscope.cohort.sections import LabelRule
-from camscope.cohort.split_column import SPLIT_WORDS
 from camscope.cohort.tables import LINE, read_table
 from camscope.cohort.truth import read_truth, values_of
 from camscope.errors import SettingError, nearest
@@ -149,22 +148,14 @@ def read_dataset(
 
 
 def _class_folders(path: Path) -> Dataset:
-    parts = {child.name: split for child in sorted(path.iterdir()) if (split := SPLIT_WORDS.get(child.name.lower()))}
-    rows = []
-    for name, split in (parts or {"": ""}).items():
-        table, _ = read_table(str(path / name))
-        rows += [(str(Path(name, row["path"])), split, row) for row in table.iter_rows(named=True)]
-    labels = tuple(sorted({row["class"] for _, _, row in rows}))
+    table, _ = read_table(str(path))
+    labels = tuple(sorted({name for name in table["class"] if name}))
     if len(labels) < 2:
-        raise SettingError(f"{path} holds one class, {labels[0]!r}: give a folder with a folder for each class")
-    cases = []
-    for number, (name, split, row) in enumerate(rows):
-        truth = {label: label == row["class"] for label in labels}
-        folder = name.removesuffix(row["path"])
-        masks = {"mask": str(Path(folder, row["mask"]))} if row["mask"] else {}
-        source = str(path / name)
-        cases.append(Case(number, 0, name, source, name, truth=truth, masks=masks, root=str(path), split=split))
-    return Dataset(path, labels, "one", tuple(cases), ("mask",))
+        held = f"one class, {labels[0]!r}" if labels else "no class"
+        raise SettingError(f"{path} holds {held}: give a folder with a folder for each class")
+    rules = {name: LabelRule(column=name) for name in labels}
+    cohort = open_table(str(path), labels=rules, masks={"mask": {"from": "mask"}})
+    return _of_cohort(cohort, path, labels, "one", ("mask",))
 
 
 def _study(path: Path, label_names: Sequence[str], cue: str | None) -> Dataset:
@@ -188,7 +179,7 @@ def _table(path: Path, label_names: Sequence[str], image: str | None, patient: s
     for name in (*label_names, *([] if cue is None else [cue])):
         if name not in columns:
             raise SettingError(f"{nearest('column', name, columns)} in {path}")
-    split = find_column(columns, "split", option="another name", table=str(path))
+    split = find_column(columns, "split", option="", table=str(path))
     taken = {image, patient, split, cue, *_recognised(columns, image, patient)}
     label_columns = tuple(label_names) or _label_columns(table, [c for c in columns if c not in taken], path)
     rules, outcome = _label_rules(table, label_columns, path)

@@ -49,7 +49,10 @@ def test_joined_tables(tmp_path):
     made = cohort(tmp_path, text, labels, join=[{"table": "labels.csv", "on": ["study"]}])
     assert [case.truth["Edema"] for case in made.cases()] == [True, True, False, None]
     assert [case.image for case in made.cases()] == ["a.png", "b.png", "c.png", "d.png"]
-    assert made.notes == ("1 of 4 rows have no partner in labels.csv, the first with study = s3",)
+    assert made.notes == (
+        "1 of 4 rows have no partner in labels.csv, the first with study = 's3'",
+        "labels.csv has another path for 3 rows, which is not used: give the join a prefix",
+    )
     rules = {"Edema": {"column": "report Edema"}}
     join = [{"table": "labels.csv", "on": {"study": "study"}, "prefix": "report "}]
     assert [case.truth["Edema"] for case in cohort(tmp_path, text, rules, join=join).cases()][:1] == [True]

@@ -89,7 +89,7 @@ def test_a_study_reads_the_same_columns(tmp_path):
 def test_a_study_without_patients_is_warned_of(tmp_path):
     (tmp_path / "study.toml").write_text(STUDY)
     (tmp_path / "t.csv").write_text("path,ill\na.png,1\n")
-    with pytest.warns(UserWarning, match="name the column with cohort.patient"):
+    with pytest.warns(UserWarning, match="name the patients with cohort.patient"):
         Study.read(tmp_path / "study.toml")
     study, problems = Study.check(tmp_path / "study.toml")
     assert problems == []

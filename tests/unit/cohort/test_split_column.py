@@ -1,6 +1,7 @@
 """The split of a case: a column, a part of a path, or lists of images."""
 
 import pytest
+from PIL import Image
 
 from camscope.cohort.cohort import Cohort
 from camscope.cohort.open_table import note_on_training
@@ -134,3 +135,40 @@ def test_labels_are_read_as_before(tmp_path):
     (tmp_path / "t.csv").write_text("path,split,Edema\na,test,1\n")
     (case,) = Cohort(CohortSection(table="t.csv"), {"Edema": LabelRule(column="Edema")}, tmp_path).cases()
     assert (case.truth["Edema"], case.split) == (True, "test")
+
+
+def test_lists_name_images_by_the_end_of_their_path_in_any_spelling(cohort):
+    lists = {"train_val_list.txt": "s1\\1\n./2.png\n", "test_list.txt": "data/s2/3.png\nlost.png\n"}
+    made = cohort("path\ns1/1.png\n.\\2.png\ns2/3.png\n", split={"lists": LISTS}, lists=lists)
+    assert splits(made) == ["train", "train", "test"]
+    assert made.notes == ("1 of 4 names in lists of splits fit no image, the first is 'lost.png'",)
+
+
+def test_an_image_in_two_lists_under_different_names(cohort):
+    lists = {"train_val_list.txt": "s1/1.png\n", "test_list.txt": "1\n"}
+    with pytest.raises(StudyError, match=r"test_list.txt: 's1/1.png' is in the lists of train and of test"):
+        cohort("path\ns1/1.png\n", split={"lists": LISTS}, lists=lists)
+
+
+def test_a_whole_name_is_no_end_of_another(cohort):
+    lists = {"train_val_list.txt": "1.png\n", "test_list.txt": "s1/1.png\n"}
+    made = cohort("path\n1.png\ns1/1.png\n", split={"lists": LISTS}, lists=lists)
+    assert splits(made) == ["train", "test"]
+
+
+def test_lists_fit_images_that_are_searched(cohort, tmp_path):
+    (tmp_path / "deep" / "s1").mkdir(parents=True)
+    for name in ("1", "2"):
+        Image.new("L", (4, 4)).save(tmp_path / "deep" / "s1" / f"{name}.png")
+    (tmp_path / "train_val_list.txt").write_bytes("s1/1.png\n".encode("utf-16"))
+    made = cohort("path\n1\n2\n", search=True, split={"lists": LISTS}, lists={"test_list.txt": "2.png\n"})
+    assert splits(made) == ["train", "test"]
+    assert made.notes == ()
+
+
+def test_patients_in_several_splits_are_named_by_their_lines(cohort):
+    text = "path,patient,split\na,p1,train\nb,p1,train\nc,p2,val\nd,p1,test\ne,p2,test\nf,p3,test\ng,p3,\n"
+    made = cohort(text, only={"split": "test"})
+    where = "of the first, line 2 is of train, line 5 of test"
+    assert made.notes[0] == f"patients with images in several splits: 2 ({where}); results may be too good"
+    assert cohort("path,patient,split\na,p1,train\nb,p2,test\nc,,test\nd,,train\n").notes == ()

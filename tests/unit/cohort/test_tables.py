@@ -68,7 +68,7 @@ def test_parquet_of_any_types(tmp_path):
     columns = {"a": [True, None], "b": [1.0, float("nan")], "c": [[1, 2], None], "d": ["x", "y"], "e": [b"x", b"y"]}
     pl.DataFrame(columns).write_parquet(tmp_path / "t.parquet")
     table, _ = read_table(str(tmp_path / "t.parquet"))
-    assert table.rows() == [("1", "1.0", "1,2", "x", 1), ("", "", "", "y", 2)]
+    assert table.rows() == [("1", "1", "1,2", "x", 1), ("", "", "", "y", 2)]
 
 
 def test_a_damaged_parquet_file(tmp_path):
@@ -221,3 +221,21 @@ def test_xml_elements(tmp_path):
     columns = {"no": "@no", "report": "/@id", "m": "/m"}
     table, _ = read_table(str(tmp_path / "x/*.xml"), each="image", columns=columns)
     assert table.drop(LINE, "file").rows() == [(no, report, "a|b") for report in "01" for no in "12"]
+
+
+def test_whole_numbers_are_written_alike_in_every_format(tmp_path):
+    written(tmp_path, b'[{"p": 7, "x": 0.5}, {"p": 7.0, "x": 1e300}]', "t.json")
+    pl.DataFrame({"p": [7.0, None, 8.0], "x": [0.5, float("nan"), -0.0]}).write_parquet(tmp_path / "t.parquet")
+    assert read_table(str(tmp_path / "t.json"))[0].select("p", "x").rows() == [("7", "0.5"), ("7", "1e+300")]
+    rows = read_table(str(tmp_path / "t.parquet"))[0].select("p", "x").rows()
+    assert rows == [("7", "0.5"), ("", ""), ("8", "0")]
+
+
+def test_excel_formulas_without_a_value_are_an_error(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["path", "A"], ["a.png", 0], ["b.png", "=1+0"]):
+        book.active.append(row)
+    book.save(tmp_path / "t.xlsx")
+    with pytest.raises(TableError, match=r"t\.xlsx:3: the formula '=1\+0' has no value: open and save the file"):
+        read_table(str(tmp_path / "t.xlsx"))

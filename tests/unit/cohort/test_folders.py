@@ -1,0 +1,100 @@
+"""Folders of images as tables: class folders, splits, images without a class."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from camscope.cohort.draft import draft
+from camscope.cohort.tables import LINE, read_table
+from camscope.errors import SettingError, TableError
+from camscope.study.init_study import init_study
+from camscope.training.dataset import read_dataset
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def make(*names):
+        for number, name in enumerate(names):
+            (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((4, 4), number, np.uint8)).save(tmp_path / "d" / name)
+        return tmp_path / "d"
+
+    return make
+
+
+SPLITS = (
+    "train/A/1.png",
+    "train/B/2.png",
+    "Validation/A/3.png",
+    "test/A/images/4.png",
+    "test/A/masks/4.png",
+    "test/B/5.png",
+)
+
+
+def test_folders_of_splits_are_no_classes(folder):
+    table, _ = read_table(str(folder(*SPLITS)))
+    assert table.columns == ["path", "class", "mask", "split", "A", "B", LINE]
+    assert table.select("path", "class", "mask", "split", "A").rows() == [
+        ("test/A/images/4.png", "A", "test/A/masks/4.png", "test", "1"),
+        ("test/B/5.png", "B", "", "test", "0"),
+        ("train/A/1.png", "A", "", "train", "1"),
+        ("train/B/2.png", "B", "", "train", "0"),
+        ("Validation/A/3.png", "A", "", "val", "1"),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:.*no patients are known")
+def test_init_and_train_read_the_same_splits(folder, tmp_path):
+    path = folder(*SPLITS)
+    proposal = draft(path, results=tmp_path)
+    result = init_study(proposal, tmp_path / "study.toml", model=None, settings={})
+    assert dict(result.labels) == {"A": (3, 2, 0), "B": (2, 3, 0)}
+    (tmp_path / "study.toml").write_text(result.text)
+    splits = {case.image: case.split for case in read_dataset(path).cases}
+    assert splits == {case.image: case.split for case in read_dataset(tmp_path / "study.toml").cases}
+    assert sorted(splits.values()) == ["test", "test", "train", "train", "val"]
+    assert read_dataset(path).labels == ("A", "B")
+
+
+def test_images_in_no_class_folder_have_unknown_labels(folder):
+    path = folder("cat/1.png", "dog/2.png", "readme.png")
+    assert read_table(str(path))[0].select("class", "cat", "dog").rows() == [
+        ("cat", "1", "0"),
+        ("dog", "0", "1"),
+        ("", "", ""),
+    ]
+    with pytest.warns(UserWarning, match="name the patients with a study file"):
+        dataset = read_dataset(path)
+    assert [case.image for case in dataset.usable] == ["cat/1.png", "dog/2.png"]
+    assert dataset.problems == {}
+
+
+def test_an_unlabelled_test_set_is_kept(folder):
+    table, _ = read_table(str(folder("train/A/1.png", "train/B/2.png", "test/3.png")))
+    assert table.select("path", "class", "split").rows()[0] == ("test/3.png", "", "test")
+
+
+def test_a_class_may_be_called_train(folder):
+    table, _ = read_table(str(folder("bus/1.png", "train/images/2.png", "train/masks/2.png")))
+    assert table["class"].to_list() == ["bus", "train"]
+    assert "split" not in table.columns
+
+
+def test_class_folders_beside_splits_are_an_error(folder):
+    path = folder(*SPLITS, "A/6.png", "extra/B/7.png")
+    with pytest.raises(TableError, match="in test, train, Validation, and beside them 'A', 'extra': move"):
+        read_table(str(path))
+
+
+@pytest.mark.parametrize("name", ["Patient", "class", "Image ID"])
+def test_a_class_with_the_name_of_a_role(folder, name):
+    path = folder(f"{name}/1.png", "control/2.png")
+    with pytest.raises(TableError, match=f"a class folder cannot be called '{name}': rename it"):
+        read_table(str(path))
+
+
+@pytest.mark.parametrize(("names", "said"), [(("A/1.png",), "one class, 'A'"), (("train/1.png",), "no class")])
+def test_folders_that_cannot_be_trained_on(folder, names, said):
+    with pytest.raises(SettingError, match=said):
+        read_dataset(folder(*names))
