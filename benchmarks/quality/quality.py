@@ -151,7 +151,7 @@ def markdown(table: dict[str, Any], what: str) -> list[str]:
     heads += ["sanity (cascade; images)", "passes", "s/map"] if last else []
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for one in of_kind(table, what):
-        name = ("*{}*" if one["null"] else "{}").format(one["method"]) + ("†" if one["restricted"] else "")
+        name = ("*{}*" if one["baseline"] else "{}").format(one["method"]) + ("†" if one["restricted"] else "")
         rank = table["ranks"].get(one["method"], {}).get(what)
         cells = [cell_of(table, one["method"], metric) for metric in metrics]
         row = [name, "" if rank is None else f"{rank:.1f}", *map(shown, cells)]
@@ -172,7 +172,7 @@ def shown(cell: dict[str, Any] | None) -> str:
     if cell is None:
         return ""
     text = interval(cell).replace(" (no interval: too few patients)", "")
-    return f"**{text}**" if cell["beats_null"] else text
+    return f"**{text}**" if cell["beats_baseline"] else text
 
 
 def run(name: str, part: str, *, twins: set[str], out: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Trivial baselines (nulls): maps that do not depend on the network's answer. A useful method has to beat them."""
+"""Trivial baselines: maps that do not depend on the network's answer. A useful method has to beat them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from camscope.heatmap import place
 from camscope.images import Window, peek
 
 UNIFORM, CENTRE, AVERAGE, RANDOM = "uniform", "centre", "averagemask", "randomcam"
-NULLS = (UNIFORM, CENTRE, AVERAGE, RANDOM)
+BASELINES = (UNIFORM, CENTRE, AVERAGE, RANDOM)
 """Rows of every table; the last is a method, which sees the network."""
 MAPLESS = (UNIFORM, CENTRE, AVERAGE)
-"""Nulls that are not methods, and take no settings."""
+"""Baselines that are not methods, and take no settings."""
 WORDS = {
     UNIFORM: "the same heat everywhere that the network saw",
     CENTRE: "a Gaussian around the centre of what the network saw, its standard deviation a quarter of each side",
     AVERAGE: "the mean of the other images' annotations; of images of other patients, where patients are known",
     RANDOM: "the layer's activations with random weights",
 }
-"""Null -> its description."""
+"""Baseline -> its description."""
 
 CELLS = 32
 _SPREAD = 0.25
@@ -107,8 +107,10 @@ def as_seen(grid: Tensor, window: Window) -> Tensor:
     return place(grid, Window((CELLS, CELLS), start, extent))
 
 
-def null_maps(name: str, *, cases: list[Case], windows: list[Window], average: AverageMasks) -> Mapping[int, Tensor]:
-    """Return the maps of a null that needs no network, by the index of the image; images without a map are left out."""
+def baseline_maps(
+    name: str, *, cases: list[Case], windows: list[Window], average: AverageMasks
+) -> Mapping[int, Tensor]:
+    """Return the maps of a baseline without a network, by the index of the image; images without a map are left out."""
     if name != AVERAGE:
         grid = uniform() if name == UNIFORM else centre()
         return dict.fromkeys(range(len(cases)), grid)

@@ -1,4 +1,4 @@
-"""Methods and trivial baselines (nulls) to compare, with their settings and their cost."""
+"""Methods and trivial baselines to compare, with their settings and their cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from camscope.errors import CamscopeError
-from camscope.evaluation.baselines import NULLS, RANDOM
+from camscope.evaluation.baselines import BASELINES, RANDOM
 from camscope.explanation.batch import BatchExplainer, ResolvedTarget, Sample
 from camscope.explanation.method_lookup import find_method, known
 from camscope.methods import METHODS, Method, NetworkMethod
@@ -29,10 +29,10 @@ AFFORDABLE = 400
 
 @dataclass(frozen=True)
 class EvaluatedMethod:
-    """A method or null, and how it is run.
+    """A method or baseline, and how it is run.
 
     Attributes:
-        name: name of the method or null.
+        name: name of the method or baseline.
         settings: keyword arguments of the method, including those that limit its cost.
         passes: forward passes per map, as counted on the first image.
         restricted: how a method that needs too many passes is limited; "" if it is not.
@@ -46,13 +46,13 @@ class EvaluatedMethod:
     refused: str = ""
 
     @property
-    def null(self) -> bool:
+    def baseline(self) -> bool:
         """Return whether the maps do not depend on the network."""
-        return self.name in NULLS and self.name != RANDOM
+        return self.name in BASELINES and self.name != RANDOM
 
     @property
     def function(self) -> Method | NetworkMethod:
-        """Return the method; nulls have none."""
+        """Return the method; baselines have none."""
         return find_method(self.name)
 
     def repeats(self, few: int) -> int:
@@ -65,7 +65,7 @@ class EvaluatedMethod:
 
 
 def chosen_methods(asked: str) -> tuple[str, ...]:
-    """Return the methods with these names, separated by commas, after the nulls; "all" selects all methods.
+    """Return the methods with these names, separated by commas, after the baselines; "all" selects all methods.
 
     Raises:
         MethodError: an unknown method.
@@ -76,9 +76,9 @@ def chosen_methods(asked: str) -> tuple[str, ...]:
     names = [method_spelling(name) for name in asked.split(",")]
     names = list(METHODS) if names == ["all"] else names
     for name in names:
-        if name not in NULLS:
+        if name not in BASELINES:
             find_method(name)
-    return tuple(dict.fromkeys([*NULLS, *names]))
+    return tuple(dict.fromkeys([*BASELINES, *names]))
 
 
 class _TooManyPassesError(Exception):
@@ -104,7 +104,7 @@ def try_method(
     Any other such method is stopped after its first chunk of passes.
 
     Args:
-        name: name of the method or null.
+        name: name of the method or baseline.
         model: the model.
         sample: a prepared image.
         goal: target that is explained in the image.
@@ -112,7 +112,7 @@ def try_method(
         settings: keyword arguments of all methods; each takes those that it knows.
         most: maximum number of forward passes per map.
     """
-    if name in NULLS and name != RANDOM:
+    if name in BASELINES and name != RANDOM:
         return EvaluatedMethod(name)
     function = find_method(name)
     method_settings = known(function, settings)

@@ -22,7 +22,7 @@ from camscope.models.model import Model
 from camscope.targets import category
 
 Draw = Callable[[Model, Sequence[Sample], Sequence[ResolvedTarget]], Tensor]
-"""(model, samples, one target per sample) -> signed maps (B, h, w), of a method or a null."""
+"""(model, samples, one target per sample) -> signed maps (B, h, w), of a method or a baseline."""
 
 _KEPT = {"average_drop": "drop", "increase": "increase", "average_gain": "gain"}
 _ROAD = ("road_morf", "road_lerf", "road")

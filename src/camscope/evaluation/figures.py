@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from camscope.evaluation.baselines import NULLS
+from camscope.evaluation.baselines import BASELINES
 from camscope.evaluation.summary_text import arrow, cell_of, of_kind
 from camscope.metrics import FACTS
 from camscope.page.lines import BLUE, GREY, ORANGE, VERMILLION, Drawn, lines, whisker
@@ -25,18 +25,18 @@ _ABSENT = "–"
 
 
 def metric_figure(table: Table, metric: str, *, name: str) -> Drawn:
-    """Plot one metric of all methods with intervals, the best first; the dashed line is the best null."""
+    """Plot one metric of all methods with intervals, the best first; the dashed line is the best baseline."""
     cells = [cell for cell in table["cells"] if cell["metric"] == metric and cell["estimate"] is not None]
     best = FACTS[metric].best
     cells.sort(key=lambda cell: cell["estimate"], reverse=best != "low")
-    null = next((cell for cell in cells if cell["method"] == cell["best_null"]), None)
+    baseline = next((cell for cell in cells if cell["method"] == cell["best_baseline"]), None)
     with mpl.rc_context(SETTINGS):
         figure, ax = lines(len(cells), height=0.19)
         for y, cell in enumerate(cells):
-            colour = ORANGE if cell["method"] in NULLS else BLUE if cell["beats_null"] else GREY
+            colour = ORANGE if cell["method"] in BASELINES else BLUE if cell["beats_baseline"] else GREY
             whisker(ax, y, cell["low"], cell["high"], cell["estimate"], colour=colour)
-        if null is not None:
-            ax.axvline(null["estimate"], color=VERMILLION, lw=1, ls=(0, (4, 3)))
+        if baseline is not None:
+            ax.axvline(baseline["estimate"], color=VERMILLION, lw=1, ls=(0, (4, 3)))
         ax.set_yticks(range(len(cells)), [cell["method"] for cell in cells])
         ax.set_xlabel(f"{metric} {arrow(metric)}")
     rows = [
@@ -44,14 +44,20 @@ def metric_figure(table: Table, metric: str, *, name: str) -> Drawn:
             cell["method"],
             interval(cell),
             str(cell["pictures"]),
-            _difference(cell.get("against_null")),
+            _difference(cell.get("against_baseline")),
             _difference(cell.get("against_reference")),
         )
         for cell in cells
     ]
     text = "; ".join(f"{row[0]} {row[1]}" for row in rows)
-    label = "" if null is None else f" ({null['method']})"
-    columns = ("Method", "Mean (95 % interval)", "Images", f"Less the best null{label}", f"Less {table['reference']}")
+    label = "" if baseline is None else f" ({baseline['method']})"
+    columns = (
+        "Method",
+        "Mean (95 % interval)",
+        "Images",
+        f"Less the best baseline{label}",
+        f"Less {table['reference']}",
+    )
     return Drawn(f"{metric} {arrow(metric)}".strip(), svg(figure, name, text=f"{metric}: {text}."), columns, rows)
 
 
@@ -63,7 +69,7 @@ def _difference(comparison: Mapping[str, Any] | None) -> str:
 
 
 def against_figure(table: Table, across: str, upwards: str, *, name: str) -> Drawn | None:
-    """Plot two metrics against each other: one point per method, with crosses for nulls."""
+    """Plot two metrics against each other: one point per method, with crosses for baselines."""
     points = []
     for entry in table["methods"]:
         pair = [cell_of(table, entry["method"], metric) for metric in (across, upwards)]
@@ -75,10 +81,12 @@ def against_figure(table: Table, across: str, upwards: str, *, name: str) -> Dra
         figure = Figure(figsize=(_WIDE, _HIGH), layout="constrained")
         ax = figure.add_subplot()
         for entry, x, y in points:
-            null, restricted = entry["method"] in NULLS, bool(entry["restricted"])
-            marker = "X" if null else "o"
-            face = "none" if restricted else ORANGE if null else BLUE
-            ax.scatter([x], [y], s=38, marker=marker, facecolors=face, edgecolors=ORANGE if null else BLUE, zorder=3)
+            baseline, restricted = entry["method"] in BASELINES, bool(entry["restricted"])
+            marker = "X" if baseline else "o"
+            face = "none" if restricted else ORANGE if baseline else BLUE
+            ax.scatter(
+                [x], [y], s=38, marker=marker, facecolors=face, edgecolors=ORANGE if baseline else BLUE, zorder=3
+            )
         ax.grid(visible=True, axis="both")
         ax.margins(x=0.06, y=0.08)
         _labelled(ax, points)

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from camscope.cohort.store import EVALUATION, FAILED, Store, as_written
 from camscope.errors import StoreError
-from camscope.evaluation.baselines import NULLS, WORDS
+from camscope.evaluation.baselines import BASELINES, WORDS
 from camscope.evaluation.figures import against_figure, cascade_figure, cost_figure, metric_figure, ordered
 from camscope.evaluation.rows import on_few
 from camscope.evaluation.summary import summary
@@ -75,7 +75,7 @@ def _content(content: Mapping[str, Any], rows: pl.DataFrame) -> dict[str, Any]:
         "counts": {
             "pictures": content["data"]["pictures"],
             "annotated": content["data"]["annotated"],
-            "methods": sum(not entry["null"] and bool(entry["pictures"]) for entry in methods),
+            "methods": sum(not entry["baseline"] and bool(entry["pictures"]) for entry in methods),
             "maps": sum(entry["pictures"] for entry in methods),
         },
         "patients": rows["patient"].n_unique() if content["data"]["patients"] else None,
@@ -88,8 +88,8 @@ def _content(content: Mapping[str, Any], rows: pl.DataFrame) -> dict[str, Any]:
         "arrow": arrow,
         "describe": _described,
         "on_few": on_few,
-        "nulls": NULLS,
-        "null_words": WORDS,
+        "baselines": BASELINES,
+        "baseline_words": WORDS,
         "drawn": _drawn(table),
         "sheet": _sheet(rows, [entry["method"] for entry in ordered(table)]),
         "refused": [entry for entry in methods if entry["refused"]],

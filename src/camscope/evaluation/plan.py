@@ -31,7 +31,7 @@ class EvaluationPlan:
     Attributes:
         model: the model, on its device.
         data: the images.
-        methods: names of methods and nulls, from `chosen_methods`.
+        methods: names of methods and baselines, from `chosen_methods`.
         metrics: names of metrics, from `chosen_metrics`.
         layer: name of the target layer; None for the model's own, or else `default_layer`.
         settings: keyword arguments of the methods; each takes those that it knows.

@@ -1,4 +1,4 @@
-"""Evaluation of methods and nulls on annotated images, batch by batch; valid results of earlier runs are reused."""
+"""Evaluation of methods and baselines on annotated images, batch by batch; valid results of earlier runs are reused."""
 
 from __future__ import annotations
 

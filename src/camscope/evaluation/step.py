@@ -20,7 +20,7 @@ from camscope.cohort.case import Case
 from camscope.cohort.runner import Task, Work, attempt, note, read_cases
 from camscope.cohort.store import FAILED, NOT_ASKED, OK, Known, Row, key_of
 from camscope.errors import CamscopeError
-from camscope.evaluation.baselines import AVERAGE, AverageMasks, null_maps
+from camscope.evaluation.baselines import AVERAGE, AverageMasks, baseline_maps
 from camscope.evaluation.candidates import EvaluatedMethod, TimedMaps, drawn_again, timed_maps
 from camscope.evaluation.compute_metrics import Draw, MapBatch, judged
 from camscope.evaluation.plan import EvaluationPlan, goal_of, sample_of
@@ -62,7 +62,7 @@ class EvaluationStep:
 
     Args:
         plan: model, data and settings of the evaluation.
-        contestants: its methods and nulls.
+        contestants: its methods and baselines.
         known: rows of earlier runs.
     """
 
@@ -155,7 +155,7 @@ class EvaluationStep:
     def _pass(self, works: Sequence[_ImageWork]) -> _Pass:
         """Run one forward pass, and settle what is explained in each image."""
         functions = [
-            contestant.function for contestant in self.contestants if not contestant.null and not contestant.refused
+            contestant.function for contestant in self.contestants if not contestant.baseline and not contestant.refused
         ]
         samples = [work.samples[self.plan.model.name] for work in works]
         start = time.perf_counter()
@@ -221,17 +221,17 @@ class EvaluationStep:
         cases: Sequence[Case],
         shared: float,
     ) -> TimedMaps:
-        if not contestant.null:
+        if not contestant.baseline:
             return timed_maps(contestant, run, goals, shared=shared)
         windows = [run.samples[i].window for i in goals]
-        grids = null_maps(contestant.name, cases=list(cases), windows=windows, average=self.average)
+        grids = baseline_maps(contestant.name, cases=list(cases), windows=windows, average=self.average)
         return TimedMaps(torch.stack([grids[k] for k in range(len(cases))]), "none", [[] for _ in cases], 0, 0.0)
 
     def _draw(self, contestant: EvaluatedMethod, maps: Tensor, samples: Sequence[Sample]) -> Draw:
         sources = [sample.picture for sample in samples]
 
         def draw(model: Model, group: Sequence[Sample], goals: Sequence[ResolvedTarget]) -> Tensor:
-            if contestant.null:
+            if contestant.baseline:
                 return torch.stack([maps[next(i for i, p in enumerate(sources) if p is s.picture)] for s in group])
             return drawn_again(contestant, model, group, goals, layer=self._layer)
 

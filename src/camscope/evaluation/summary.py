@@ -10,7 +10,7 @@ import polars as pl
 import torch
 
 from camscope.cohort.store import FAILED, OK
-from camscope.evaluation.baselines import NULLS
+from camscope.evaluation.baselines import BASELINES
 from camscope.evaluation.rows import CURVE, on_few
 from camscope.metrics import FACTS, METRICS, kind, tuned
 from camscope.metrics.overlap import THRESHOLDS
@@ -37,20 +37,20 @@ def summary(
 
     Each cell has the mean over patients (images, if the data name no patients) with its 95 % confidence interval
     (`bootstrap` of patients), and two comparisons on the images that both methods have. One is with Grad-CAM, or else
-    the first method that is no null. The other is with the null that is best by this metric. p-values are from sign
+    the first method that is no baseline. The other is with the best baseline by this metric. p-values are from sign
     flips of the patients' mean differences, adjusted by Holm over all methods of a metric.
 
     Args:
         rows: rows of the evaluation, with the columns of `schema`.
         metrics: names of the metrics.
-        contestants: methods and nulls, as recorded.
+        contestants: methods and baselines, as recorded.
         seed: random seed of the resampling.
 
     Returns:
         Plain values: "methods", "cells", "ranks", "reference", "sanity_threshold".
     """
     usable = [contestant["name"] for contestant in contestants if not contestant["refused"]]
-    proper = [name for name in usable if name not in NULLS]
+    proper = [name for name in usable if name not in BASELINES]
     reference = REFERENCE if REFERENCE in proper else next(iter(proper), None)
     ok_rows = rows.filter(pl.col("status") == OK).sort("case")
     columns = {metric: {name: _column(ok_rows, name, metric) for name in usable} for metric in metrics}
@@ -112,21 +112,21 @@ def _cells(
             "pictures": len(column),
             "patients": len(set(patients)),
             "rank": None,
-            "best_null": None,
-            "beats_null": None,
+            "best_baseline": None,
+            "beats_baseline": None,
         }
     best = FACTS[metric].best
     if best != "none" and cells:
         _ranked(cells, best, among=[name for name in cells if name in whole])
-        null = min((n for n in NULLS if n in cells), key=lambda n: _worth(cells[n], best), default=None)
-        for key, rival in (("against_null", null), ("against_reference", reference)):
+        baseline = min((n for n in BASELINES if n in cells), key=lambda n: _worth(cells[n], best), default=None)
+        for key, rival in (("against_baseline", baseline), ("against_reference", reference)):
             _compared(cells, columns, patient, rival, key=key, seed=seed)
         for name, cell in cells.items():
-            cell["best_null"] = null
-            if null is not None and name not in NULLS:
-                comparison = cell["against_null"]
+            cell["best_baseline"] = baseline
+            if baseline is not None and name not in BASELINES:
+                comparison = cell["against_baseline"]
                 better = comparison["difference"] is not None and (comparison["difference"] > 0) == (best == "high")
-                cell["beats_null"] = bool(better and comparison["p"] is not None and comparison["p"] < LEVEL)
+                cell["beats_baseline"] = bool(better and comparison["p"] is not None and comparison["p"] < LEVEL)
     return list(cells.values())
 
 
@@ -156,7 +156,7 @@ def _compared(
     for name, cell in cells.items():
         cell[key] = {"other": rival, "difference": None, "p": None, "pictures": 0}
         cases = [case for case in columns[name] if case in columns.get(rival or "", {})]
-        if rival is None or name == rival or name in NULLS or not cases:
+        if rival is None or name == rival or name in BASELINES or not cases:
             ps.append(np.nan)
             continue
         differences = [columns[name][case] - columns[rival][case] for case in cases]
@@ -180,7 +180,7 @@ def _method(
     seconds, passes_ = method_rows["seconds"].median(), method_rows["passes"].median()
     return {
         "method": name,
-        "null": name in NULLS,
+        "baseline": name in BASELINES,
         "pictures": len(method_rows),
         "failed": len(rows.filter((pl.col("method") == name) & (pl.col("status") == FAILED))),
         "empty": int(method_rows["empty"].sum()),

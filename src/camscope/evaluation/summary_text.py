@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from camscope.evaluation.baselines import NULLS
+from camscope.evaluation.baselines import BASELINES
 from camscope.evaluation.summary import UNRANKED
 from camscope.metrics import FACTS, METRICS, kind
 from camscope.page.words import number
@@ -61,8 +61,8 @@ def sentences(table: Table) -> list[str]:
         ranked = [entry["method"] for entry in of_kind(table, what) if what in table["ranks"].get(entry["method"], {})]
         if not metrics or not ranked:
             continue
-        proper = [name for name in ranked if name not in NULLS]
-        first = next((name for name in ranked if name in NULLS), None)
+        proper = [name for name in ranked if name not in BASELINES]
+        first = next((name for name in ranked if name in BASELINES), None)
         ahead = [name for name in proper if first is None or ranked.index(name) < ranked.index(first)]
         if ahead:
             best = ", ".join(ahead[:3])
@@ -74,7 +74,7 @@ def sentences(table: Table) -> list[str]:
     lines += _sanity(table)
     groups: dict[str, list[str]] = {}
     for entry in table["methods"]:
-        if entry["same_as"] and entry["method"] not in NULLS and entry["same_as"] not in NULLS:
+        if entry["same_as"] and entry["method"] not in BASELINES and entry["same_as"] not in BASELINES:
             groups.setdefault(entry["same_as"], []).append(entry["method"])
     for first, copies in groups.items():
         lines.append(f"These methods have the same values in all metrics: {_listed([first, *copies])}.")
@@ -83,7 +83,7 @@ def sentences(table: Table) -> list[str]:
 
 def _sanity(table: Table) -> list[str]:
     """Return which methods fail the sanity check, and on how many images it was run."""
-    checked = [entry for entry in table["methods"] if entry["sanity"] and entry["method"] not in NULLS]
+    checked = [entry for entry in table["methods"] if entry["sanity"] and entry["method"] not in BASELINES]
     if not checked:
         return []
     least, most = (f(entry["sanity"]["pictures"] for entry in checked) for f in (min, max))
@@ -111,7 +111,7 @@ def headline_table(table: Table) -> list[str]:
     rows = [["method", *(f"{name}{arrow(name)}" for name in metrics), "sanity", "passes", "s/map"]]
     for entry in of_kind(table, what):
         sanity = "" if entry["sanity"] is None else "passed" if entry["sanity"]["passed"] else "failed"
-        name = (f"({entry['method']})" if entry["null"] else entry["method"]) + ("†" if entry["restricted"] else "")
+        name = (f"({entry['method']})" if entry["baseline"] else entry["method"]) + ("†" if entry["restricted"] else "")
         values = [_short(cell_of(table, entry["method"], metric)) for metric in metrics]
         rows.append([name, *values, sanity, f"{entry['passes']:.0f}", f"{entry['seconds']:.2g}"])
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
@@ -123,4 +123,4 @@ def headline_table(table: Table) -> list[str]:
 
 
 def _short(cell: Mapping[str, Any] | None) -> str:
-    return "" if cell is None else number(cell["estimate"]) + ("*" if cell["beats_null"] else "")
+    return "" if cell is None else number(cell["estimate"]) + ("*" if cell["beats_baseline"] else "")

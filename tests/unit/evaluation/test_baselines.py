@@ -2,7 +2,7 @@
 
 import torch
 
-from camscope.evaluation.baselines import CELLS, AverageMasks, as_seen, centre, null_maps, uniform
+from camscope.evaluation.baselines import CELLS, AverageMasks, as_seen, baseline_maps, centre, uniform
 from camscope.evaluation.data import read_data
 from camscope.heatmap import place
 from camscope.images import Window
@@ -31,7 +31,7 @@ def test_one_patient_alone_has_no_average_mask(folder):
     cases = [item for item in read_data(folder / "pictures.csv", boxes="box").cases if item.patient == "P0"]
     average = AverageMasks(cases)
     assert average.without("P0") is None
-    assert null_maps("averagemask", cases=cases, windows=[Window.whole((48, 48))] * 2, average=average) == {}
+    assert baseline_maps("averagemask", cases=cases, windows=[Window.whole((48, 48))] * 2, average=average) == {}
 
 
 def test_a_map_over_the_picture_lies_where_it_lay_when_a_part_was_seen():

@@ -1,4 +1,4 @@
-"""The table: patients are the unit, nulls are beside everything, p is Holm's."""
+"""The table: patients are the unit, baselines are beside everything, p is Holm's."""
 
 import numpy as np
 import polars as pl
@@ -10,7 +10,7 @@ from camscope.evaluation.summary import summary
 from camscope.evaluation.summary_text import headline_table, sentences
 from camscope.statistics.hypotheses import holm, patient_means, sign_flip
 
-NULLS = ("uniform", "centre", "averagemask", "randomcam")
+BASELINES = ("uniform", "centre", "averagemask", "randomcam")
 METRICS = ("pointing", "deletion", "gini", "cascading_randomisation")
 
 
@@ -40,7 +40,7 @@ def cell(table, method, metric):
 def rows():
     draw = np.random.default_rng(0)
     base = draw.uniform(0.2, 0.4, 24)
-    listed = [row for name in NULLS for row in made(name, base + 0.01 * NULLS.index(name))]
+    listed = [row for name in BASELINES for row in made(name, base + 0.01 * BASELINES.index(name))]
     listed += made("gradcam", base + 0.3 + draw.normal(0, 0.02, 24), deletion=0.2, curve=[0.9, 0.3, 0.1])
     listed += made("layercam", base + 0.02 + draw.normal(0, 0.1, 24), deletion=0.4, curve=[0.9, 0.9, 0.8])
     return listed
@@ -51,19 +51,21 @@ def test_estimates_ranks_and_comparisons(rows):
     assert table["reference"] == "gradcam"
     best = cell(table, "gradcam", "pointing")
     values = np.array([row["pointing"] for row in rows if row["method"] == "gradcam"])
-    null = np.array([row["pointing"] for row in rows if row["method"] == "randomcam"])
+    baseline = np.array([row["pointing"] for row in rows if row["method"] == "randomcam"])
     assert best["estimate"] == pytest.approx(values.mean())
     assert best["low"] < best["estimate"] < best["high"]
-    assert (best["rank"], best["best_null"], best["beats_null"]) == (1, "randomcam", True)
-    assert best["against_null"]["difference"] == pytest.approx((values - null).mean())
+    assert (best["rank"], best["best_baseline"], best["beats_baseline"]) == (1, "randomcam", True)
+    assert best["against_baseline"]["difference"] == pytest.approx((values - baseline).mean())
     other = np.array([row["pointing"] for row in rows if row["method"] == "layercam"])
-    ps = [sign_flip(values - null, seed=0, replicates=9999), sign_flip(other - null, seed=0, replicates=9999)]
-    assert [cell(table, m, "pointing")["against_null"]["p"] for m in ("gradcam", "layercam")] == pytest.approx(holm(ps))
-    assert not cell(table, "layercam", "pointing")["beats_null"]
+    ps = [sign_flip(values - baseline, seed=0, replicates=9999), sign_flip(other - baseline, seed=0, replicates=9999)]
+    assert [cell(table, m, "pointing")["against_baseline"]["p"] for m in ("gradcam", "layercam")] == pytest.approx(
+        holm(ps)
+    )
+    assert not cell(table, "layercam", "pointing")["beats_baseline"]
     assert cell(table, "layercam", "pointing")["against_reference"]["difference"] < 0
     assert cell(table, "gradcam", "deletion")["rank"] == 1  # low is good
     assert cell(table, "gradcam", "gini")["rank"] is None  # neither is good
-    assert cell(table, "uniform", "pointing")["beats_null"] is None
+    assert cell(table, "uniform", "pointing")["beats_baseline"] is None
 
 
 def test_images_of_one_patient_count_once(rows):
@@ -74,7 +76,7 @@ def test_images_of_one_patient_count_once(rows):
     found = cell(table, "gradcam", "pointing")
     assert found["patients"] == 5
     assert found["estimate"] == pytest.approx(patient_means(values, patients).mean())
-    assert not found["beats_null"]  # five patients cannot give p < .05
+    assert not found["beats_baseline"]  # five patients cannot give p < .05
 
 
 def test_methods_on_few_pictures_have_no_rank(rows):
@@ -103,7 +105,7 @@ def test_sanity_and_sameness_and_words(rows):
 
 
 def test_words_of_one_method_on_one_picture(rows):
-    few = [row for row in rows if row["method"] in (*NULLS, "gradcam")]
+    few = [row for row in rows if row["method"] in (*BASELINES, "gradcam")]
     few = [row | ({"cascade": None} if row["case"] else {}) for row in few]
     said = " ".join(sentences(table_of(few)))
     assert "1 of 1 method ranks before the best baseline, randomcam" in said
@@ -111,11 +113,11 @@ def test_words_of_one_method_on_one_picture(rows):
 
 
 def test_a_flat_map_is_not_sane():
-    rows = [row for name in (*NULLS, "gradcam") for row in made(name, [0.5] * 4, curve=[float("nan")] * 3)]
+    rows = [row for name in (*BASELINES, "gradcam") for row in made(name, [0.5] * 4, curve=[float("nan")] * 3)]
     table = summary(
         pl.DataFrame(frame(rows, schema(METRICS))),
         metrics=METRICS,
-        contestants=[{"name": name, "restricted": "", "refused": ""} for name in (*NULLS, "gradcam")],
+        contestants=[{"name": name, "restricted": "", "refused": ""} for name in (*BASELINES, "gradcam")],
         seed=0,
     )
     assert [one["sanity"]["passed"] for one in table["methods"]] == [False] * 5
