@@ -54,9 +54,11 @@ def nodes(bucket):
     made = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False} | MEMORY)
     for _ in range(2):
         made.add_node(num_cpus=1, **MEMORY)
+    handler = signal.getsignal(signal.SIGTERM)
     ray.init(address=made.address, log_to_driver=False, logging_level=logging.CRITICAL)
     yield made
     ray.shutdown()
+    signal.signal(signal.SIGTERM, handler)
     made.shutdown()
 
 

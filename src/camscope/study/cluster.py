@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -81,7 +83,7 @@ class Workers:
 def connected(cluster: Cluster) -> Iterator[Workers]:
     """Connect to the workers of a cluster.
 
-    Ray is disconnected at the end, unless it was connected before. Ray's log messages are silenced.
+    Ray is disconnected at the end, unless it was connected before. Its log messages are silenced.
 
     Raises:
         ClusterError: the cluster cannot be reached, or has too few CPUs or GPUs for a worker.
@@ -95,19 +97,31 @@ def connected(cluster: Cluster) -> Iterator[Workers]:
         yield _workers(ray, cluster)
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with _own_handler():
+        try:
+            _knock(cluster.address)
+            ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.CRITICAL)
+        except Exception as fault:  # ConnectionError, RuntimeError or ValueError: all mean that there is no cluster
+            place = f"at {cluster.address}" if cluster.address else "on this machine"
+            raise ClusterError(
+                f"no Ray cluster can be used {place}: {_words(fault)}; start one with `ray start --head`, or leave "
+                "--address out"
+            ) from None
+        try:
+            yield _workers(ray, cluster)
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_handler() -> Iterator[None]:
+    """Restore the handler of SIGTERM, which Ray replaces and leaves behind."""
+    handler = signal.getsignal(signal.SIGTERM)
     try:
-        _knock(cluster.address)
-        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.CRITICAL)
-    except Exception as fault:  # ConnectionError, RuntimeError or ValueError: all mean that there is no cluster
-        place = f"at {cluster.address}" if cluster.address else "on this machine"
-        raise ClusterError(
-            f"no Ray cluster can be used {place}: {_words(fault)}; start one with `ray start --head`, or leave "
-            "--address out"
-        ) from None
-    try:
-        yield _workers(ray, cluster)
+        yield
     finally:
-        ray.shutdown()
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _knock(address: str | None) -> None:

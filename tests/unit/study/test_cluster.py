@@ -1,6 +1,9 @@
 """What a worker of a cluster does, in this process; tests/end_to_end/test_cluster.py runs real clusters."""
 
+import contextlib
 import pickle
+import signal
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +15,7 @@ import camscope as cs
 from camscope.cohort.store import Store
 from camscope.errors import ClusterError
 from camscope.study import run as module
-from camscope.study.cluster import Cluster, Worker, _shipped, _words, _workers
+from camscope.study.cluster import Cluster, Worker, _shipped, _words, _workers, connected
 from camscope.study.study import Study
 
 GIVEN = {"device": "cpu", "batch_size": 16, "seed": 0, "engine": "eager"}
@@ -132,3 +135,23 @@ def test_a_study_behind_an_address(make_study, tmp_path, monkeypatch):
     assert module.status(address) == module.status(tmp_path / "here")
     monkeypatch.setattr(module.StudyStep, "_explain", lambda *_: pytest.fail("computed again"))
     list(cs.run(study, address, **GIVEN))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_handler_of_signals_is_as_before_after_a_cluster(monkeypatch, fails):
+    def init(**_):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))
+        if fails:
+            raise ConnectionError("no node")
+
+    fake = SimpleNamespace(
+        init=init,
+        shutdown=lambda: None,
+        is_initialized=lambda: False,
+        nodes=lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}],
+    )
+    monkeypatch.setattr("camscope.study.cluster.require", lambda *_: fake)
+    before = signal.getsignal(signal.SIGTERM)
+    with contextlib.suppress(ClusterError), connected(Cluster()):
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before

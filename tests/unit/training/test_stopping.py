@@ -12,6 +12,17 @@ from camscope.training.stopping import Stopping
 ERRORS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: TerminatedError}
 
 
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """Set Python's own handlers, which a library may have replaced in this process."""
+    before = {number: signal.getsignal(number) for number in ERRORS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def deliver(number):
     """Call the handler as Python would; a real signal would end the test process if a library reset its handler."""
     signal.getsignal(number)(number, None)
