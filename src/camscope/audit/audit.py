@@ -33,7 +33,7 @@ def audit(
     out: str | Path,
     *,
     device: str = "auto",
-    batch_size: int = 64,
+    batch_size: int | None = None,
     engine: str = "auto",
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def audit(
         study: a study with an ``[audit]`` section that names regions or properties.
         out: the study's output folder, which contains its rows.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto".
-        batch_size: inputs per forward pass.
+        batch_size: inputs per forward pass; None for as many pixels as 64 inputs of 224 x 224 have, at most 64.
         engine: backend that scores the edited images: "eager", "packed", "openvino" or "auto" ("packed" here).
         progress: called with the current step, the number of cases done, and the total.
 
@@ -53,7 +53,8 @@ def audit(
     Raises:
         StoreError: the folder has no rows of this study, or the ``[audit]`` section has nothing to test.
     """
-    check_count("batch_size", batch_size)
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
     section = study.file.audit
     if section is None or not (section.regions or section.properties):
         raise StoreError(

@@ -17,6 +17,7 @@ from camscope.acquisition import PROPERTIES
 from camscope.array_types import Mask
 from camscope.audit.interventions import LARGE, Change, Score, measured_changes, scored
 from camscope.audit.null_maps import MapRecipe, Nulls, nulls
+from camscope.audit.nulls import batch_for
 from camscope.audit.properties import PropertyValues, TraitReader, property_cases, property_edits
 from camscope.audit.reliance_map import cell_edits, cells_of
 from camscope.audit.samples import Array, AuditSample, PatchDonors, one_per_patient, subjects
@@ -100,7 +101,7 @@ def measure(
     *,
     rows: pl.DataFrame,
     device: str = "auto",
-    batch_size: int = 64,
+    batch_size: int | None = None,
     engine: str = "auto",
     progress: Progress = lambda *_: None,
 ) -> Measured:
@@ -112,7 +113,7 @@ def measure(
         section: the audit section of the study file.
         rows: the rows of the sampled cases (at least one) for one method, with their maps.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto".
-        batch_size: inputs per forward pass.
+        batch_size: inputs per forward pass; None to choose it by the size of the inputs.
         engine: backend that scores edited inputs, see `camscope.models.engines`; maps always use the network itself.
         progress: called with the current step, the number of cases done, and the total.
     """
@@ -143,13 +144,12 @@ def measure(
         large=large,
         fill_ins=section.fill_ins,
         seed=section.seed,
-        batch_size=batch_size,
+        batch_size=batch_size or batch_for(model.preprocess.input_size),
     )
     recipients = one_per_patient(pool, EXCHANGED) if section.reliance_map else []
     counted = _counted(recipients, len(recipients), f"exchanging cells for {label}", progress)
-    cell_changes, of_cells = scored(
-        cell_edits(counted, cells_of(grid), donors=donors), score=score, batch_size=batch_size
-    )
+    edits = cell_edits(counted, cells_of(grid), donors=donors)
+    cell_changes, of_cells = scored(edits, score=score, batch_size=batch_size or batch_for(model.preprocess.input_size))
     recipe = MapRecipe(index, test.layer, explain.methods[0], explain.settings)
     null_values, null_maps, of_nulls = _nulls(model, recipe, mapped, pool, section=section)
     return Measured(
@@ -174,7 +174,7 @@ def measure_properties(
     layer: str,
     readers: dict[tuple[str, int], TraitReader],
     device: str = "auto",
-    batch_size: int = 64,
+    batch_size: int | None = None,
     engine: str = "auto",
     progress: Progress = lambda *_: None,
 ) -> MeasuredProperties:
@@ -188,7 +188,7 @@ def measure_properties(
         layer: target layer of the maps, up to which the engine computes.
         readers: the readers of previous labels, which are reused if possible; a new reader is added.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto".
-        batch_size: inputs per forward pass.
+        batch_size: inputs per forward pass; None to choose it by the size of the inputs.
         engine: backend that scores edited inputs.
         progress: called with the current step, the number of cases done, and the total.
     """
@@ -211,7 +211,7 @@ def measure_properties(
             preprocess=model.preprocess,
         ),
         score=_score(model, index, layer=layer, engine=resolve(engine, None, device=device_of(model))),
-        batch_size=batch_size,
+        batch_size=batch_size or batch_for(model.preprocess.input_size),
     )
     present = [recipient.case for recipient in recipients if recipient.truth]
     separate = np.mean([reader.knows_disease(case) for case in present] or [False]) >= _KNOWN

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from camscope.audit.nulls import BATCH, random_cam
+from camscope.audit.nulls import batch_for, random_cam
 from camscope.audit.samples import AuditSample, is_drawn
 from camscope.cohort.regions import Scene, border, cell_shares, evidence, visible_shares
 from camscope.errors import MethodError
@@ -78,7 +78,8 @@ class MapRecipe:
         settings = known(function, {**self.settings, "layer": self.layer})
         if not facts_of(function).whole_network:
             settings["layer"] = self.layer
-        maps = [cam(net, batch, method=self.method, targets=self.index, **settings) for batch in x.split(BATCH)]
+        batches = x.split(batch_for((x.shape[2], x.shape[3])))
+        maps = [cam(net, batch, method=self.method, targets=self.index, **settings) for batch in batches]
         return torch.cat(maps).double().cpu().numpy()
 
 
@@ -110,7 +111,9 @@ def nulls(
     parameter = next(model.net.parameters(), torch.empty(0))
     x = torch.from_numpy(np.stack([subject.x for subject in sample])).to(parameter.device, parameter.dtype)
     by_weights = [explained.maps(randomised(model.net, seed=seed + n, inputs=x), x) for n in range(seeds)]
-    passes = [_activations_and_frozen(model.net, batch, explained) for batch in x.split(BATCH)]
+    passes = [
+        _activations_and_frozen(model.net, batch, explained) for batch in x.split(batch_for((x.shape[2], x.shape[3])))
+    ]
     activations = torch.cat([batch_activations for batch_activations, _ in passes])
     size = grids.shape[1:]
     by_chance = [_at(random_cam(activations, seed=seed + n), size) for n in range(seeds)]

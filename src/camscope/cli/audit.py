@@ -18,7 +18,10 @@ def audit(
     folder: StudyFolder,
     study: StudyFileOption = None,
     device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 64,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images per forward pass.", show_default="64, fewer if larger than 224 px"),
+    ] = None,
     engine: Engine = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print audit.json.")] = False,
 ) -> None:

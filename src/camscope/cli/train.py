@@ -138,7 +138,7 @@ def train(
             dataset, model, place, weights=weights, settings=settings, options=options, **where
         )
         faults += len(split_dataset.problems)
-        _say(trained_model, place, patients=dataset.patients, as_json=as_json)
+        _say(trained_model, place, as_json=as_json)
     raise typer.Exit(1 if faults else 0)
 
 
@@ -174,8 +174,9 @@ def _trained(
         )
 
 
-def _say(model: Model, out: Path, *, patients: bool, as_json: bool) -> None:
+def _say(model: Model, out: Path, *, as_json: bool) -> None:
     from camscope.page.words import interval
+    from camscope.training.report import people
 
     figures = model.facts.get("test")
     if figures is None:
@@ -183,8 +184,7 @@ def _say(model: Model, out: Path, *, patients: bool, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"model": model.name, "folder": str(out), "test": figures}, ensure_ascii=False))
         return
-    people = f"{figures['patients']} patients" if patients else "unknown patients (each image counts as one)"
-    print(f"{figures['pictures']} test images of {people}: right {interval(figures['accuracy'])}")
+    print(f"{figures['pictures']} test images of {people(figures)}: right {interval(figures['accuracy'])}")
     for label, entry in figures["labels"].items():
         print(f"  {label}: AUC {interval(entry['auc'])}, F1 {interval(entry['f1'])}")
     print(out / "report.html")

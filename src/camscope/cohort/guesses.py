@@ -21,6 +21,7 @@ from camscope.errors import CamscopeError
 
 _SAMPLE = 40  # cells of a column
 _FILES, _MOST_CODES = 5, 64  # number of mask files that are read, and of their values
+_MOST_PARTS = 10  # values of mask files that are numbered; more are sums of bits
 _MOST_VALUES = 30  # of a column that holds labels
 _NAMES = {
     "view": r"view|viewposition|projection|position",
@@ -83,7 +84,8 @@ def _several_values(name: str, files: Sequence[str]) -> list[str]:
     if not 2 < len(values) <= _MOST_CODES:
         return []
     some = ", ".join(map(str, sorted(values)[:12]))
-    example = f'masks = {{ part = {{ from = "{name}", values = [{max(values)}] }} }} or bits = 4'
+    part = f"values = [{max(values)}]" if len(values) <= _MOST_PARTS else "bits = 4"
+    example = f'masks = {{ part = {{ from = "{name}", {part} }} }}'
     text = f"the files of {name!r} have pixels of {len(values)} values ({some}), each may be a separate structure"
     return [f"{text}: name them, as in {example}"]
 

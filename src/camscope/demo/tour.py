@@ -79,7 +79,7 @@ def _side_by_side(study: Study, out: Path) -> Path:
             e = column[number]
             cells.append(Cell(e.overlay(), f"{label}: p = {e.probability or 0:.2f}"))
         table.append(cells)
-    headings = ["picture", *(f"model of {label}" for label in FINDINGS)]
+    headings = ["image", *(f"model of {label}" for label in FINDINGS)]
     path = out / "models_side_by_side.png"
     image = sheet(table, column_headings=headings, title="What each model looks at (Grad-CAM)")
     write_atomically(path, lambda file: image.save(file, "PNG"))

@@ -53,7 +53,7 @@ def stages_sheet(
     check_needs(model.net, [find_method(method)])
     parameter = next(model.net.parameters(), torch.empty(0))
     x = model.preprocess(picture)[0][None].to(parameter.device, parameter.dtype)
-    cells = [Cell(Image.fromarray(picture.rgb), "picture")]
+    cells = [Cell(Image.fromarray(picture.rgb), "image")]
     for layer in stage_layers(model.net, x):
         e = explain(model, picture, method=method, target=target, layer=layer, engine=engine, **settings)
         empty = f"; {e.notes[0]}" if e.notes and "empty" in e.notes[0] else ""
@@ -122,7 +122,7 @@ def _sums(e: Explanation, picture: Picture) -> list[Cell]:
         Cell(_large(_coloured(rectified, "byr")), f"ReLU of it, {_times(e.grid)}, up to {float(rectified.max()):.3g}"),
         Cell(_coloured(e.heatmap, "byr"), f"at image size, {_times(e.heatmap)}"),
         Cell(e.overlay(), f"overlay: {e.short_label}, score {e.score:.3g}"),
-        Cell(Image.fromarray(picture.rgb), "picture"),
+        Cell(Image.fromarray(picture.rgb), "image"),
     ]
 
 

@@ -39,7 +39,6 @@ class Dataset:
         outcome: "one" of the labels is right, or "any" number of them.
         cases: all cases, including those that cannot be used.
         masks: names that masks can have.
-        patients: whether the data name patients; if not, each image counts as one.
     """
 
     path: Path
@@ -47,7 +46,6 @@ class Dataset:
     outcome: Literal["one", "any"]
     cases: tuple[Case, ...] = field(repr=False)
     masks: tuple[str, ...] = ()
-    patients: bool = False
 
     @property
     def problems(self) -> dict[str, str]:
@@ -224,7 +222,7 @@ def _of_cohort(
             problems={"": problem} if problem else {},
         )
         cases.append(_with_problem(labelled_case, outcome))
-    return Dataset(path, names, outcome, tuple(cases), masks, patients=cohort.patients)
+    return Dataset(path, names, outcome, tuple(cases), masks)
 
 
 def _cell(value: bool | None) -> str:  # noqa: FBT001

@@ -65,7 +65,7 @@ class Predictions:
 
     @property
     def patients(self) -> list[str]:
-        """Return the patient of each image."""
+        """Return the patient of each image; unknown patients have the names of their images."""
         return [case.patient for case in self.cases]
 
 
@@ -127,6 +127,12 @@ def sample_of(model: Model, case: Case) -> Sample:
     return Sample.of(model, picture, source=case.source)
 
 
+def count_patients(cases: Sequence[Case]) -> int | None:
+    """Return the number of patients; None if they are unknown."""
+    known = any(case.patient != case.image for case in cases)
+    return len({case.patient for case in cases}) if known else None
+
+
 def judge(predictions: Predictions, *, seed: int = 0) -> dict[str, Any]:
     """Compute metrics with 95 % confidence intervals over patients.
 
@@ -135,8 +141,8 @@ def judge(predictions: Predictions, *, seed: int = 0) -> dict[str, Any]:
         seed: random seed of the bootstrap.
 
     Returns:
-        Plain JSON values: "images", "patients", "accuracy", "f1" (macro), "ece" (expected calibration error) and,
-        for each label under "labels": "present", "absent", "auc", "f1", "sensitivity", "specificity". An interval is
+        Plain JSON values: "pictures" and "patients" (numbers, None for unknown patients), "accuracy", "f1" (macro),
+        "ece" (expected calibration error) and, for each label under "labels": "present", "absent", "auc", "f1", "sensitivity", "specificity". An interval is
         {"estimate", "low", "high"}, with None for values that are undefined.
     """
     truth, answers, patients = predictions.truth, predictions.said, predictions.patients
@@ -162,7 +168,7 @@ def judge(predictions: Predictions, *, seed: int = 0) -> dict[str, Any]:
     all_counts = all_counts.reshape(len(truth), -1).astype(np.float64)
     return {
         "pictures": len(truth),
-        "patients": len(set(patients)),
+        "patients": count_patients(predictions.cases),
         "accuracy": _share(correct, patients, seed),
         "f1": _f1_interval(all_counts, patients, seed),
         "ece": calibration_error(calibration(predictions)),

@@ -18,7 +18,7 @@ from camscope.models.model import Model
 from camscope.progress import Progress
 from camscope.training.cue_groups import CueGroups
 from camscope.training.dataset import SPLITS, UNKNOWN, Dataset
-from camscope.training.evaluate import predict
+from camscope.training.evaluate import count_patients, predict
 from camscope.training.init_model import Start
 from camscope.training.pictures import Pictures, Preparation, read_all
 from camscope.training.report import report
@@ -180,7 +180,7 @@ def _facts(dataset: Dataset, out: Path) -> dict[str, Any]:
         cases = dataset.of(name)
         splits[name] = {
             "pictures": len(cases),
-            "patients": len({e.patient for e in cases}),
+            "patients": count_patients(cases),
             "present": {label: sum(e.truth[label] is True for e in cases) for label in dataset.labels},
         }
     packages = ("lightning", "torchmetrics")

@@ -129,16 +129,26 @@ def _headline(figures: Mapping[str, Any], *, one: bool) -> str:
 
 def _lead(figures: Mapping[str, Any], *, held_out: bool) -> str:
     clause = " that were not used in training" if held_out else ""
-    pictures = f"{figures['pictures']} images of {figures['patients']} patients{clause}"
-    return f"Macro F1 {interval(figures['f1'])}, on {pictures}."
+    return f"Macro F1 {interval(figures['f1'])}, on {figures['pictures']} images of {people(figures)}{clause}."
+
+
+def people(figures: Mapping[str, Any]) -> str:
+    """Return the number of patients in words.
+
+    >>> people({"patients": 12}), people({"patients": None})
+    ('12 patients', 'unknown patients (each image counts as one)')
+    """
+    count = figures["patients"]
+    return "unknown patients (each image counts as one)" if count is None else f"{count} patients"
 
 
 def _warnings(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     warnings = []
-    if figures["patients"] < _SMALL:
-        warnings.append(
-            f"Only {figures['patients']} patients: the intervals are wide, and rare mistakes may be missed."
-        )
+    count, what = (figures["pictures"], "images") if figures["patients"] is None else (figures["patients"], "patients")
+    if count < _SMALL:
+        warnings.append(f"Only {count} {what}: the intervals are wide, and rare mistakes may be missed.")
+    if figures["patients"] is None:
+        warnings.append("The patients are unknown. If patients have several images, the results may be too good.")
     origin = facts.get("training", {}).get("start", "")
     if origin == "random weights":
         warnings.append("Training started from random weights, not from published ones.")
