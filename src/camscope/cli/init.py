@@ -76,15 +76,18 @@ def _nobody(question: str, choices: Sequence[str]) -> str | None:
 
 
 def _ask(question: str, choices: Sequence[str]) -> str | None:
-    """Ask the user to choose; return None for a blank answer."""
-    if not choices:
-        return None
-    answer = typer.prompt(
-        f"{question} ({', '.join(map(one_line, choices))}; blank: none)", default="", show_default=False
-    )
-    if answer and answer not in choices:
-        raise SettingError(f"{answer!r} is none of {', '.join(choices)}")
-    return answer or None
+    """Ask the user to choose; return None for a blank answer or at the end of the input."""
+    text = f"{question} ({', '.join(map(one_line, choices))}; blank: not sure)"
+    while choices:
+        try:
+            answer: str = typer.prompt(text, default="", show_default=False).strip()
+        except (EOFError, typer.Abort):  # the end of the input
+            print()
+            return None
+        if not answer or answer in choices:
+            return answer or None
+        print(f"{answer!r} is none of these")
+    return None
 
 
 def _show(result: InitResult, out: Path, *, with_model: bool) -> None:

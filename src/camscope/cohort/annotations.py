@@ -86,7 +86,21 @@ def read_annotation(cell: str, size: tuple[int, int], *, root: str | Path) -> Ma
         return boxes((box.split(",") for box in text.split(";") if box.strip()), size)
     if _NUMBERS_AND_BLANKS.fullmatch(text):
         return pairs(text, size)
+    if text.startswith("["):
+        words = "a list of boxes is [[x0, y0, x1, y1], ...]; boxes in other forms are read by [cohort.boxes] with form"
+        raise AnnotationError(f"{shortened(text)} is no mask: {words}")
     return _resized(_file(text, root), size, named=text)
+
+
+def is_shape(cell: str) -> bool:
+    """Return whether a cell has the form of boxes, run lengths or an object in braces.
+
+    >>> is_shape("[[1, 2, 3, 4]]"), is_shape("331 10 363 10"), is_shape("[1. 2. 3. 4.]"), is_shape("a.png")
+    (True, True, False, False)
+    """
+    text = cell.strip()
+    forms = (_LISTED_BOXES, _NUMBERS_AND_COMMAS, _NUMBERS_AND_BLANKS)
+    return text.startswith("{") or any(form.fullmatch(text) for form in forms)
 
 
 def annotation_content(cell: str, root: str | Path) -> str:

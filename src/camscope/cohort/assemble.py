@@ -13,7 +13,8 @@ import polars as pl
 from camscope.cohort.columns import find_column, image_column
 from camscope.cohort.layout import known_texts
 from camscope.cohort.locate import located_images
-from camscope.cohort.mask_columns import box_columns, mask_column, union
+from camscope.cohort.mask_columns import box_columns, mask_column
+from camscope.cohort.records import union
 from camscope.cohort.sections import (
     CohortSection,
     Join,
@@ -25,7 +26,7 @@ from camscope.cohort.sections import (
 from camscope.cohort.sources import check_columns, key_rows, read_source, source_place, texts
 from camscope.cohort.split_column import notes_on_patients, refuse_two_splits, split_source, with_split
 from camscope.cohort.tables import FAULT, LINE, RESERVED, located
-from camscope.cohort.truth import hidden_in, reduced, voted
+from camscope.cohort.truth import MISSING, hidden_in, reduced, voted
 from camscope.errors import SettingError, StudyError, nearest
 
 _PARTNER = "__partner__"
@@ -102,6 +103,9 @@ def assemble(
     rules |= {f"cue {name}": LabelRule(column=cue.column) for name, cue in section.cues.items()}
     table = table.with_columns([_reduced(table, rule).alias(name) for name, rule in rules.items()])
     notes += [note for name, rule in labels.items() for note in _notes_on_lists(table, name, rule)]
+    if patient is not None:
+        names = [name if name.strip().lower() not in MISSING else "" for name in table[patient.name]]
+        table = table.with_columns(pl.Series(patient.name, names, pl.String))
     if patient is not None and section.patient is None and (table[patient.name].str.strip_chars() == "").all():
         patient = None  # headers may have patients even if the column is empty
     keys = [source.name for source in (image, patient) if source]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -176,7 +177,8 @@ class Cohort:
     def _repeated(self) -> dict[int, str]:
         """Return row -> problem, for rows with the same image and patient as an earlier row."""
         lines = self.table[LINE]
-        first = _first_of_each(self._trimmed(self._image), self._trimmed(self._patient))
+        images = [image and posixpath.normpath(image) for image in self._trimmed(self._image)]
+        first = _first_of_each(images, self._trimmed(self._patient))
         return {
             row: f"the same image and patient as line {lines[original]}: a case counts once, unless votes defines "
             "how its rows are merged"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -20,13 +21,15 @@ _NAMES: dict[Role, tuple[str, ...]] = {
 }  # fmt: skip
 """Role -> recognised names, in lower case, without spaces, underscores and hyphens."""
 
-SPLIT_WORDS = {
+_SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
     "": "",
 }
 """Word in lower case -> "train", "val", "test" or ""."""
+
+_SET = re.compile(r"[ _-]?(set|data|images?)$")
 
 NO_PATIENTS = (
     "no patients are known, so every image counts as a separate patient: if patients have several images, "
@@ -64,6 +67,15 @@ def find_column(
         way = f"name one with {option}" if option else "rename one"
         raise SettingError(f"{_in(table)}the columns {names} could each be that of the {role}: {way}")
     return candidates[0] if candidates else None
+
+
+def split_of(word: str) -> str | None:
+    """Return the split that a word names, "train", "val", "test" or "" for a blank; None for any other word.
+
+    >>> split_of("Validation"), split_of("test_set"), split_of(" "), split_of("fold 2")
+    ('val', 'test', '', None)
+    """
+    return _SPLIT_WORDS.get(_SET.sub("", word.strip().lower()))
 
 
 def role_of(column: str) -> Role | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from camscope.cohort.pseudonyms import pseudonym, salt_of
-from camscope.errors import CamscopeError
+from camscope.errors import CamscopeError, SettingError
 from camscope.files import write_atomically, writing
 from camscope.images import find_pictures, peek
 
@@ -16,19 +18,22 @@ DICOM_COLUMNS = ("path", "patient", "study", "view", "laterality", "date")
 _TRIED = 20  # files
 
 
-def write_dicom_table(folder: Path, results: Path) -> Path | None:
+def write_dicom_table(folder: Path, results: Path) -> tuple[Path, Sequence[str]] | None:
     """Write ``cohort.csv`` with one row per DICOM file of a folder.
 
-    Patients and studies become hashes, salted with ``private/salt`` beside the table.
+    If folders at the top hold files of several patients each, their names become the column ``class``. Patients and
+    studies become hashes, salted with ``private/salt`` beside the table.
 
     Args:
         folder: folder that is searched, with all subfolders.
         results: folder of the table.
 
     Returns:
-        The path of the table; None if the first images of the folder are not DICOM files with a patient or a study.
+        The path of the table, and its columns; None if the first images of the folder are not DICOM files with a
+        patient or a study.
 
     Raises:
+        SettingError: there is another table of this name.
         StoreError: the table cannot be written.
     """
     try:
@@ -40,16 +45,25 @@ def write_dicom_table(folder: Path, results: Path) -> Path | None:
     salt = salt_of(results)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(DICOM_COLUMNS)
+    rows = []
+    owners: dict[str, set[str]] = defaultdict(set)
     for path in paths:
-        facts = _facts(path)
+        facts, inside = _facts(path), path.relative_to(folder)
         hashes = [pseudonym(facts[name], salt) if facts.get(name) else "" for name in ("patient", "study")]
         rest = [facts.get(name, "") for name in DICOM_COLUMNS[3:]]
-        writer.writerow([path.relative_to(folder).as_posix(), *hashes, *rest])
+        group = inside.parts[0] if len(inside.parts) > 1 else ""
+        owners[group].add(hashes[0])
+        rows.append([inside.as_posix(), *hashes, *rest, group])
+    classes = len(owners) > 1 and "" not in owners and all(len(patients) > 1 for patients in owners.values())
+    columns = (*DICOM_COLUMNS, "class") if classes else DICOM_COLUMNS
+    writer.writerow(columns)
+    writer.writerows(rows if classes else (row[:-1] for row in rows))
     table = results / "cohort.csv"
+    if table.exists() and not table.read_bytes().startswith(b"path,patient,study,"):
+        raise SettingError(f"{table} exists already and is another table: write the study file into another folder")
     with writing(table):
         write_atomically(table, lambda file: file.write(text.getvalue().encode()))
-    return table
+    return table, columns
 
 
 def _facts(path: Path) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +13,8 @@ from typing import Any
 import polars as pl
 
 from camscope.cohort.assemble import CohortTable, assemble
-from camscope.cohort.columns import find_column
-from camscope.cohort.dicom_folder import DICOM_COLUMNS, write_dicom_table
+from camscope.cohort.columns import find_column, role_of
+from camscope.cohort.dicom_folder import write_dicom_table
 from camscope.cohort.guesses import guessed_labels, guessed_masks, image_by_content, named_like
 from camscope.cohort.hub_dataset import is_dataset
 from camscope.cohort.layout import CohortLayout, Survey, TableFile, filled, match, survey
@@ -105,48 +106,67 @@ def _known(layout: CohortLayout, tables: Mapping[str, TableFile], found: Survey)
         joined = {name for table in tables.values() for name in table.columns}
         if patient not in {*joined, *settings.get("columns", {})}:
             del settings["patient"]
-    return Draft(found.folder, layout.name, settings)
+    main = layout.tables.get("main")
+    alike = [table for table in found.tables if main and found.main is None and set(main.columns) <= set(table.columns)]
+    used = {table.path for table in tables.values()}
+    others = [table for table in alike if table.path not in used]
+    notes = _unused(tables["main"], others, found.folder) if "main" in tables else []
+    return Draft(found.folder, layout.name, settings, notes=notes)
 
 
 def _unknown(found: Survey, results: Path, ask: Ask) -> Draft:
     """Return the cohort of a folder or table without a known layout."""
     candidates = [table for table in found.tables if found.main in (None, table.path)]
+    candidates.sort(key=lambda table: re.search("sample|submission|test", table.path.stem.lower()) is not None)
     for table in candidates:
         settings: dict[str, Any] = {"table": table.path.relative_to(found.folder).as_posix()}
-        image = _role(table.columns, "image", ask) or image_by_content(table.path, found.folder)
+        notes: list[str] = []
+        image = _role(table.columns, "image", ask, notes) or image_by_content(table.path, found.folder)
         if image is not None:
             settings["image"] = image
-            if patient := _role(table.columns, "patient", ask):
+            if patient := _role(table.columns, "patient", ask, notes):
                 settings["patient"] = patient
             settings["group"] = named_like(table.columns, "view")[:1]
             settings["strata"] = [*settings["group"], *named_like(table.columns, "stratum")]
-            return Draft(found.folder, "", settings)
+            others = [table for table in candidates if _role(table.columns, "image", lambda *_: None, []) == image]
+            return Draft(found.folder, "", settings, notes=[*notes, *_unused(table, others, found.folder)])
     if found.main is not None:
         columns = found.tables[0].columns
         image = ask("Which column names the images?", columns)
-        if image is None:
+        if not image:
             raise SettingError(
                 f"{found.main}: no column of images is recognised among {', '.join(columns)}: name one of them 'path'"
             )
         return Draft(found.folder, "", {"table": found.main.name, "image": image})
-    if (table_path := write_dicom_table(found.folder, results)) is not None:
+    if (written := write_dicom_table(found.folder, results)) is not None:
+        table_path, written_columns = written
         root = os.path.relpath(found.folder, table_path.parent)
         settings = {"table": table_path.name, "root": root, "image": "path", "patient": "patient"}
         settings |= {"group": ["view"], "strata": ["view", "laterality"]}
         notes = [
-            f"{table_path} was written from the headers: {', '.join(DICOM_COLUMNS)}; patients and studies are hashes"
+            f"{table_path} was written from the headers: {', '.join(written_columns)}; patients and studies are hashes"
         ]
         return Draft(table_path.parent, "DICOM files", settings, notes=notes)
     return Draft(found.folder, "class folders", {"table": "."})
 
 
-def _role(columns: Sequence[str], role: Any, ask: Ask) -> str | None:
-    """Return the column with a role; of several candidates, the user's choice, or else the first."""
+def _unused(table: TableFile, others: Sequence[TableFile], folder: Path) -> list[str]:
+    """Return a note if other tables could be that of the cohort too."""
+    names = [other.path.relative_to(folder).as_posix() for other in others if other != table]
+    used = table.path.relative_to(folder).as_posix()
+    return [f"the table is {used}; not used: {', '.join(names[:5])}"] if names else []
+
+
+def _role(columns: Sequence[str], role: Any, ask: Ask, notes: list[str]) -> str | None:
+    """Return the column with a role; of several candidates, the user's choice or, with a note, the first."""
     try:
         return find_column(columns, role, option="")
     except SettingError:
         candidates = [name for name in columns if find_column([name], role, option="")]
-        return ask(f"Which column is that of the {role}?", candidates) or candidates[0]
+        answer = ask(f"Which column is that of the {role}?", candidates)
+        if not answer:
+            notes.append(f"{candidates[0]} is taken for the {role}; {' and '.join(candidates[1:])} could be it too")
+        return answer or candidates[0]
 
 
 def _fit_images(proposal: Draft, content: CohortTable) -> None:
@@ -164,6 +184,9 @@ def _fit_images(proposal: Draft, content: CohortTable) -> None:
         proposal.cohort["image"] = f"{'' if root == '.' else f'{root}/'}{text}{fit.suffix}"
     elif root != ".":
         proposal.cohort["root"] = os.path.relpath(fit.root, proposal.folder)
+    if fit.others and not fit.search:
+        used, others = os.path.relpath(fit.root, content.root), (os.path.relpath(o, content.root) for o in fit.others)
+        proposal.notes.append(f"the images are also found in {', '.join(others)}; those in {used} are used")
     if fit.found < fit.total:
         proposal.notes.append(f"{fit.total - fit.found} of {fit.total} images were not found below {content.root}")
 
@@ -216,7 +239,8 @@ def _guess(proposal: Draft, content: CohortTable, ask: Ask) -> None:
     taken = {*section.group, *section.strata, *RESERVED, "path", "file"}
     for source in (content.image, content.patient):
         taken |= {source.name, *source.columns(content.table.columns)} if source else set()
-    columns = [name for name in content.table.columns if name not in taken]
+    roles = ("image", "patient", "split")
+    columns = [name for name in content.table.columns if name not in taken and role_of(name) not in roles]
     masks, notes = guessed_masks(content.table.select(columns), content)
     others = [name for name in columns if name not in named_like(columns, "mask")]
     labels, more = guessed_labels(content.table.select(others), ask)

@@ -4,46 +4,74 @@ from __future__ import annotations
 
 import re
 import string
+from collections import defaultdict
 from pathlib import Path
 
-from camscope.cohort.columns import SPLIT_WORDS, role_of
+from camscope.cohort.columns import role_of, split_of
+from camscope.cohort.records import union
 from camscope.cohort.store import EVALUATION, STUDY
 from camscope.errors import CamscopeError, TableError
 from camscope.images import find_pictures
 
 Row = dict[str, str]
 
+_MASK_FOLDER = re.compile(r"(.*[ _-])?(masks?|segmentations?|ground[ _-]?truth)", re.IGNORECASE)
+_MASK_NAME = re.compile(r"(.+?)[ _-](?:mask|segmentation)(?:[ _-]?\d+)?", re.IGNORECASE)
+
 
 def class_folder_rows(path: Path) -> list[Row]:
     """Return one record per image of a folder of class folders.
 
+    Masks are the images in folders such as ``masks`` or ``lung masks`` of a class, and those called ``NAME_mask`` or
+    ``NAME_mask_1`` beside the image ``NAME``.
+
     Returns:
-        Records with ``path``, ``class`` (the image's folder; "" for images in no class folder), ``mask`` (its path in a
-        folder ``masks`` beside the folder ``images``) and per class 1, 0 or, without a class, "". If the class folders
+        Records with ``path``, ``class`` (the image's folder; "" for images in no class folder), one column per kind of
+        mask (``mask``, and for example ``lung masks``) and per class 1, 0 or, without a class, "". If the class folders
         are in folders of splits, such as ``train`` and ``test``, also ``split``.
 
     Raises:
         TableError: the folder holds no image, a class has the name of another column or of a column with a role, such
             as "patient", or there are class folders beside the folders of splits.
     """
-    pictures = _pictures(path)
-    in_splits = _has_splits(pictures, path)
-    depth = 2 if in_splits else 1  # number of folders above the images of a class
+    files = _pictures(path)
+    depth = 2 if _has_splits(files, path) else 1  # number of folders above the images of a class
+    names = {_key(file, depth) for file in files if not _mask_folder(file, depth)}
+    masks: dict[tuple[str, ...], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    images = []
+    for file in files:
+        key, kind = _key(file, depth), _mask_folder(file, depth)
+        base = _MASK_NAME.fullmatch(key[-1])
+        if base and (*key[:-1], base[1]) in names:
+            key, kind = (*key[:-1], base[1]), kind or "mask"
+        if kind:
+            masks[key][kind].append(file.as_posix())
+        else:
+            images.append(file)
+    kinds = sorted({"mask"}.union(*masks.values()))
     rows: list[Row] = []
-    masks = {file.with_suffix(""): file for file in pictures if "masks" in file.parts[depth:-1]}
-    for file in pictures:
-        if "masks" in file.parts[depth:-1]:
-            continue
-        mask = Path(*("masks" if part == "images" else part for part in file.with_suffix("").parts))
+    for file in images:
         row = {"path": file.as_posix(), "class": file.parts[depth - 1] if len(file.parts) > depth else ""}
-        row["mask"] = masks[mask].as_posix() if mask in masks else ""
-        if in_splits:
-            row["split"] = SPLIT_WORDS[file.parts[0].lower()] if len(file.parts) > 1 else ""
+        row |= {kind: union(masks.get(_key(file, depth), {}).get(kind, ())) for kind in kinds}
+        if depth == 2:
+            row["split"] = (split_of(file.parts[0]) or "") if len(file.parts) > 1 else ""
         rows.append(row)
     classes = sorted({row["class"] for row in rows} - {""})
     if clash := next((name for name in classes if name in rows[0] or role_of(name)), None):
         raise TableError(f"a class folder cannot be called {clash!r}: rename it", str(path))
     return [row | {name: str(int(row["class"] == name)) if row["class"] else "" for name in classes} for row in rows]
+
+
+def _mask_folder(file: Path, depth: int) -> str:
+    """Return the kind of mask that an image's folder names; "" for images that are no masks."""
+    folder = next((part for part in file.parts[depth:-1] if is_mask_folder(part)), "")
+    return "mask" if folder.lower() in ("mask", "masks") else folder
+
+
+def _key(file: Path, depth: int) -> tuple[str, ...]:
+    """Return what an image and its masks share: the folders that name no kind of image, and the name without suffix."""
+    inner = [part for part in file.parts[depth:-1] if not _of_kind(part)]
+    return (*file.parts[:depth], *inner, file.stem) if len(file.parts) > depth else (file.stem,)
 
 
 def _has_splits(pictures: list[Path], path: Path) -> bool:
@@ -53,15 +81,28 @@ def _has_splits(pictures: list[Path], path: Path) -> bool:
         TableError: some of them are, and others are not.
     """
     tops = dict.fromkeys(file.parts[0] for file in pictures if len(file.parts) > 1)
-    splits = [name for name in tops if SPLIT_WORDS.get(name.lower())]
+    splits = [name for name in tops if split_of(name)]
     others = [name for name in tops if name not in splits]
     if not splits or not others:
         return bool(splits)
-    inner = {file.parts[0] for file in pictures if len(file.parts) > 2 and file.parts[1] not in ("images", "masks")}
+    inner = {file.parts[0] for file in pictures if len(file.parts) > 2 and not _of_kind(file.parts[1])}
     if inner.isdisjoint(splits):  # a class may be called "train"
         return False
     names, odd = ", ".join(splits), ", ".join(map(repr, others[:5]))
     raise TableError(f"holds class folders in {names}, and beside them {odd}: move these elsewhere", str(path))
+
+
+def _of_kind(folder: str) -> bool:
+    return folder.lower() == "images" or is_mask_folder(folder)
+
+
+def is_mask_folder(name: str) -> bool:
+    """Return whether a folder has the name of a folder of masks.
+
+    >>> is_mask_folder("Masks"), is_mask_folder("lung masks"), is_mask_folder("masked balls")
+    (True, True, False)
+    """
+    return _MASK_FOLDER.fullmatch(name) is not None
 
 
 def fitting_rows(path: Path, pattern: str) -> list[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from camscope.cohort.annotations import mask_files
+from camscope.cohort.annotations import is_shape, mask_files
 from camscope.cohort.assemble import CohortTable
 from camscope.cohort.locate import is_missing, places_by_name, searched
+from camscope.cohort.mask_columns import has_no_mask
 from camscope.cohort.tables import LINE, located, read_table
 from camscope.cohort.truth import lists_of, read_truth, values_of
 from camscope.errors import CamscopeError
@@ -29,7 +30,6 @@ _NAMES = {
     "label": r"(.*(label|class|finding|diagnos|patholog|disease|target).*)|dx",
     "mask": r".*(mask|segmentation|contour|rle|encodedpixels|box).*",
 }
-_BOXES = re.compile(r"\[?\s*\[?[-\d.eE,;\s\[\]]+\]?")
 
 
 def named_like(columns: Sequence[str], kind: str) -> list[str]:
@@ -62,15 +62,27 @@ def guessed_masks(table: pl.DataFrame, content: CohortTable) -> tuple[dict[str, 
     """Return the columns with masks, and notes on columns that are named like masks but contain none."""
     masks, notes = {}, []
     for name in named_like(table.columns, "mask"):
-        cells = [cell for cell in _sample(table[name]) if cell not in ("[]", "-1")]
+        cells = _sample(cell for cell in table[name] if not has_no_mask(cell))
         files = [located(file, content.root) for cell in cells for file in mask_files(cell)]
-        shapes = all(map(_BOXES.fullmatch, cells)) or all(cell.startswith("{") for cell in cells)
+        shapes = all(map(is_shape, cells))
         if cells and (shapes or (files and not any(map(is_missing, files)))):
+            if shapes and (odd := next((cell for cell in cells if _is_relative(cell)), None)):
+                notes.append(
+                    f"{name!r} has boxes as parts of the image's size, such as {odd[:60]!r}: give them in pixels"
+                )
+                continue
             masks[name] = name
             notes += _several_values(name, files)
         elif cells:
-            notes.append(f"{name!r} has the name of a mask, but its cells cannot be read as masks: {cells[0][:60]!r}")
+            odd = next((cell for cell in cells if not is_shape(cell)), cells[0])
+            notes.append(f"{name!r} has the name of a mask, but its cells cannot be read as masks: {odd[:60]!r}")
     return masks, notes
+
+
+def _is_relative(cell: str) -> bool:
+    """Return whether all numbers of boxes lie between 0 and 1."""
+    numbers = [] if cell.startswith("{") else [float(number) for number in re.findall(r"[-+]?\d*\.?\d+", cell)]
+    return bool(numbers) and all(0 <= number <= 1 for number in numbers) and any(number % 1 for number in numbers)
 
 
 def _several_values(name: str, files: Sequence[str]) -> list[str]:
@@ -134,6 +146,6 @@ def _is_truth(column: pl.Series) -> bool:
     return any(value for value, _ in answers) and not any(problem for _, problem in answers)
 
 
-def _sample(column: pl.Series) -> list[str]:
+def _sample(column: Iterable[str]) -> list[str]:
     cells = [cell.strip() for cell in column if cell.strip()]
     return cells[:: max(len(cells) // _SAMPLE, 1)]

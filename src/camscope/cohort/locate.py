@@ -11,6 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
+from camscope.cohort.folders import is_mask_folder
 from camscope.cohort.tables import located
 from camscope.errors import CamscopeError
 from camscope.images import find_pictures
@@ -31,6 +32,7 @@ class Fit:
         root: folder to which names are relative.
         suffix: suffix that is added to each name.
         search: whether names are searched below the root.
+        others: further folders in which as many names are found.
     """
 
     found: int
@@ -38,6 +40,7 @@ class Fit:
     root: str
     suffix: str = ""
     search: bool = False
+    others: tuple[str, ...] = ()
 
     def words(self, root: str) -> str:
         """Return the change in words, compared with names relative to another root.
@@ -46,13 +49,15 @@ class Fit:
         'with .png added to each name'
         """
         parts = [f"with {self.suffix} added to each name"] if self.suffix else []
-        parts += [f"in the folder {self.root}"] if self.root != root else []
+        parts += [f"in the folder {' or '.join((self.root, *self.others))}"] if self.root != root else []
         parts += ["by searching for each name"] if self.search else []
         return " ".join(parts) or "as they stand"
 
 
 def best_fit(names: Sequence[str], root: str) -> Fit:
     """Find the suffix and the folder, at or near the root, with which most image files are found.
+
+    Of several folders with as many files, the root comes first, and folders of masks last.
 
     Args:
         names: names of the images, not blank.
@@ -61,8 +66,11 @@ def best_fit(names: Sequence[str], root: str) -> Fit:
     step = max(len(names) // _TRIED, 1)
     sample = [_portable(name) for name in names[::step]]
     ways = [(folder, suffix) for folder in _near(root) for suffix in ("", *filter(None, READERS))]
-    folder, suffix = max(ways, key=lambda way: _count(sample, *way))
-    fit = Fit(_count(map(_portable, names), folder, suffix), len(names), folder, suffix)
+    counts = {way: _count(sample, *way) for way in ways}
+    best = [way for way in ways if counts[way] == max(counts.values()) > 0] or ways[:1]
+    folder, suffix = min(best, key=lambda way: is_mask_folder(Path(way[0]).name))
+    others = () if folder == root else tuple(dict.fromkeys(other for other, _ in best if other != folder))
+    fit = Fit(_count(map(_portable, names), folder, suffix), len(names), folder, suffix, others=others)
     if fit.found == fit.total or is_address(root):
         return fit
     places = places_by_name(root)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from camscope.cohort.records import union
 from camscope.cohort.runs import is_empty
 from camscope.cohort.sections import Boxes, MaskSource, Problem
 from camscope.cohort.sources import check_columns, key_rows, read_source, texts
+from camscope.cohort.truth import MISSING
 from camscope.errors import StudyError, nearest
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
-_NO_MASK = ("", "-1", "nan", "NaN", "[]")
+_NO_MASK = (*MISSING, "none", "-1", "[]")
 
 
 def mask_column(table: pl.DataFrame, source: MaskSource, boxes: Boxes | None, folder: str | Path) -> pl.Series:
@@ -37,7 +39,7 @@ def mask_column(table: pl.DataFrame, source: MaskSource, boxes: Boxes | None, fo
 
 def _mask_cells(table: pl.DataFrame, source: MaskSource) -> pl.Series:
     """Return the cells of a mask, with the settings for reading them."""
-    cells = ["" if cell in _NO_MASK or is_empty(cell) else cell for cell in texts(table, source)]
+    cells = ["" if has_no_mask(cell) or is_empty(cell) else cell for cell in texts(table, source)]
     if source.coding is not None:
         extra: dict[str, Any] = {"coding": source.coding} | ({"size": list(source.size)} if source.size else {})
         cells = [cell and json.dumps({"runs": cell, **extra}) for cell in cells]
@@ -45,6 +47,15 @@ def _mask_cells(table: pl.DataFrame, source: MaskSource) -> pl.Series:
         extra = {"bits": source.bits} if source.values is None else {"values": list(source.values)}
         cells = [cell and json.dumps({"file": cell, **extra}) for cell in cells]
     return pl.Series(cells, dtype=pl.String)
+
+
+def has_no_mask(cell: str) -> bool:
+    """Return whether a cell says that there is no mask.
+
+    >>> has_no_mask("-1"), has_no_mask("NA"), has_no_mask("1,2,3,4")
+    (True, True, False)
+    """
+    return cell.strip().lower() in _NO_MASK
 
 
 def box_columns(boxes: Boxes) -> list[str]:
@@ -85,7 +96,7 @@ def _box_cell(row: Mapping[str, str], boxes: Boxes) -> str:
     """Return a box as a cell; "" if its numbers are blank."""
     words = [row[column].strip() for column in boxes.columns]
     words = _NUMBER.findall(words[0]) if len(words) == 1 else words
-    if not any(word not in _NO_MASK for word in words):
+    if all(map(has_no_mask, words)):
         return ""
     try:
         x, y, *far = map(float, words)
@@ -97,9 +108,3 @@ def _box_cell(row: Mapping[str, str], boxes: Boxes) -> str:
         sides = [row[side].strip() if isinstance(side, str) else side for side in boxes.size]
         content["size"] = [int(float(side)) if _NUMBER.fullmatch(str(side)) else side for side in sides]
     return json.dumps(content)
-
-
-def union(cells: Sequence[str]) -> str:
-    """Return one cell for several."""
-    different = list(dict.fromkeys(filter(None, cells)))
-    return json.dumps({"union": different}) if len(different) > 1 else "".join(different)

@@ -31,7 +31,7 @@ def json_records(text: str, path: str, *, lines: bool) -> list[Record]:
     >>> json_records('{"a1": {"Edema": 1}, "a2": {"Edema": 0}}', "t.json", lines=False)
     [{'key': 'a1', 'Edema': 1}, {'key': 'a2', 'Edema': 0}]
     """
-    numbered = enumerate(text.splitlines(), 1) if lines else [(1, text)]
+    numbered = enumerate(text.split("\n"), 1) if lines else [(1, text)]
     contents = []
     for number, part in numbered:
         try:
@@ -61,15 +61,19 @@ def coco_records(content: Mapping[str, Any], path: str) -> list[Record]:
     try:
         names = {category["id"]: str(category["name"]) for category in content["categories"]}
         objects: dict[Any, list[tuple[str, Record]]] = defaultdict(list)
-        sizes = {image["id"]: [image["height"], image["width"]] for image in content["images"]}
+        sizes = {str(image["id"]): [image["height"], image["width"]] for image in content["images"]}
         for annotation in content["annotations"]:
-            size = sizes.get(annotation["image_id"])
+            size = sizes.get(str(annotation["image_id"]))
             shape = _coco_shape(annotation, size) if size else {}
-            objects[annotation["image_id"]].append((names[annotation["category_id"]], shape))
+            objects[str(annotation["image_id"])].append((names[annotation["category_id"]], shape))
+        if objects and sizes.keys().isdisjoint(objects):
+            raise TableError(f"has no annotation of its images: the first has image_id {next(iter(objects))!r}", path)
         records = []
         for image in content["images"]:
             facts = {key: value for key, value in image.items() if key not in ("file_name", "license", "coco_url")}
-            records.append({"path": image["file_name"], **facts, **_described(objects[image["id"]], names.values())})
+            records.append(
+                {"path": image["file_name"], **facts, **_described(objects[str(image["id"])], names.values())}
+            )
     except (KeyError, TypeError, AttributeError) as fault:
         raise TableError(f"has annotations that COCO does not allow: {type(fault).__name__} {fault}", path) from None
     return records
@@ -86,11 +90,21 @@ def _coco_shape(annotation: Mapping[str, Any], size: list[int]) -> Record:
 
 
 def _described(objects: Sequence[tuple[str, Record]], names: Sequence[str] | Any) -> Record:
+    """Return the classes of an image, and its masks per class; names that differ only in capitals are one."""
+    spelling: dict[str, str] = {}
+    names = [spelling.setdefault(name.casefold(), name) for name in names]
+    objects = [(spelling.get(name.casefold(), name), shape) for name, shape in objects]
     record: Record = {"classes": "|".join(dict.fromkeys(name for name, _ in objects))}
     for name in dict.fromkeys(names):
         cells = [json.dumps(shape) for other, shape in objects if other == name and shape]
-        record[f"mask of {name}"] = cells[0] if len(cells) == 1 else {"union": cells} if cells else ""
+        record[f"mask of {name}"] = union(cells)
     return record
+
+
+def union(cells: Sequence[str]) -> str:
+    """Return one cell of a mask for several."""
+    different = list(dict.fromkeys(filter(None, cells)))
+    return json.dumps({"union": different}) if len(different) > 1 else "".join(different)
 
 
 def xml_records(path: str, *, each: str | None, columns: Mapping[str, str]) -> list[Record]:

@@ -48,7 +48,19 @@ def _named(key: str) -> BeforeValidator:
 
 
 def _alone(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
+    """Accept a text or a whole number in place of a list of texts."""
+    if isinstance(value, list | tuple):
+        return tuple(_text(part) for part in value)
+    return (_text(value),) if isinstance(value, str | int) else value
+
+
+def _text(value: Any) -> Any:
+    return str(int(value)) if isinstance(value, int) else value
+
+
+def _listed(value: Any) -> Any:
+    """Accept one section in place of a list of sections."""
+    return (value,) if isinstance(value, dict) else value
 
 
 def _paired(value: Any) -> Any:
@@ -270,7 +282,7 @@ class CohortSection(Section):
     patient: _Text | None = None
     split: _Split | None = None
     columns: dict[str, _Text] = {}
-    join: tuple[Join, ...] = ()
+    join: Annotated[tuple[Join, ...], BeforeValidator(_listed)] = ()
     only: dict[str, _Several] = {}
     boxes: Boxes | None = None
     votes: Votes | None = None
@@ -278,7 +290,7 @@ class CohortSection(Section):
     group: _Several = ()
     masks: dict[str, _Mask] = {}
     cues: dict[str, Cue] = {}
-    strata: tuple[str, ...] = ()
+    strata: _Several = ()
 
     @field_validator("masks")
     @classmethod

@@ -38,6 +38,8 @@ def boxes(corners: Iterable[Sequence[Any]], size: tuple[int, int]) -> Mask:
         if numbers is None or len(numbers) != 4:
             raise AnnotationError(f"{shortened(named)} is no box: give the four numbers x0,y0,x1,y1 in pixels")
         x0, y0, x1, y1 = numbers
+        if numbers.max() <= 1 and (numbers % 1).any():
+            raise AnnotationError(f"the box {shortened(named)} is a part of the image's size: give it in pixels")
         if x0 >= x1 or y0 >= y1:
             raise AnnotationError(
                 f"the box {shortened(named)} is empty: give x0,y0,x1,y1 with x0 < x1 and y0 < y1, not its width and "

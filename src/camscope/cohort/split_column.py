@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from camscope.cohort.columns import SPLIT_WORDS, find_column
+from camscope.cohort.columns import find_column, split_of
 from camscope.cohort.locate import matches, places_of
 from camscope.cohort.sections import Problem, SplitSource
 from camscope.cohort.sources import texts
@@ -64,7 +64,7 @@ def with_split(
     cells = pl.Series(_listed(images, source, folder, notes), dtype=pl.String) if source.lists else texts(table, source)
     if (odd := _odd(cells, table[LINE], path)) is not None:
         raise StudyError([odd])
-    words = [SPLIT_WORDS[_plain(cell)] for cell in cells]
+    words = [split_of(cell) or "" for cell in cells]
     if source.pattern and (blank := words.count("")):
         notes.append(
             f"{blank} of {len(words)} images are in no split, the first in line {table[LINE][words.index('')]}"
@@ -132,7 +132,7 @@ def _listed(images: pl.Series, source: SplitSource, folder: str | Path, notes: l
 def _odd(cells: pl.Series, lines: pl.Series, path: str) -> Problem | None:
     """Return the problem of the first cell with an unknown word."""
     for cell, line in zip(cells, lines, strict=True):
-        if _plain(cell) not in SPLIT_WORDS:
+        if split_of(cell) is None:
             return Problem(f"no split called {cell!r}; expected train, val, test or blank", path, line)
     return None
 
@@ -151,7 +151,3 @@ def _names(file: str, folder: str | Path) -> Sequence[str]:
 def _path(name: str) -> str:
     """Return a path with slashes, without "./" and the like."""
     return posixpath.normpath(name.strip().replace("\\", "/")) if name.strip() else ""
-
-
-def _plain(cell: str) -> str:
-    return cell.strip().lower()

@@ -22,6 +22,7 @@ from camscope.delimited import read_records
 from camscope.errors import CamscopeError, DelimitedError, TableError, reason, require
 from camscope.images import fetch
 from camscope.images.limits import MAX_BYTES
+from camscope.images.registry import READERS
 from camscope.images.source import is_address
 
 LINE = "__line__"
@@ -32,8 +33,11 @@ CASE, FAULT, NAME, SPLIT = "__case__", "__fault__", "__name__", "__split__"
 
 RESERVED = (LINE, CASE, FAULT, NAME, SPLIT)
 
+_SEPARATOR = re.compile(r"sep=(.)\r?\n")  # a line for Excel
+
 Ragged = dict[int, str]
 
+_IMAGES = tuple(suffix for suffix in READERS if suffix)
 _EXACT = 2**53  # smaller whole numbers are exact as float64
 
 
@@ -128,8 +132,11 @@ def _csv(content: bytes, path: str) -> tuple[pl.DataFrame, Ragged]:
     text = decoded(content)
     if "\0" in text:
         raise TableError("is no text: save the table as CSV, Excel or Parquet", path)
+    separator = _SEPARATOR.match(text)
     try:
-        records = read_records(text)
+        records = read_records(
+            text if separator is None else f"\n{text[separator.end() :]}", delimiter=separator and separator[1]
+        )
     except DelimitedError as error:
         raise TableError(error.text, path, error.line) from None
     return _of_cells([(record.line, record.cells) for record in records], path)
@@ -138,6 +145,7 @@ def _csv(content: bytes, path: str) -> tuple[pl.DataFrame, Ragged]:
 def _of_cells(records: list[tuple[int, list[str]]], path: str) -> tuple[pl.DataFrame, Ragged]:
     """Return the table of lines of cells; the first line is the header."""
     header = [name.strip() for name in records[0][1]] if records else []
+    _check_header(header, records, path)
     records = [(line, cells) for line, cells in records[1:] if any(cell.strip() for cell in cells)]
     if twice := [name for name, count in Counter(header).items() if name and count > 1]:
         raise TableError(f"has two columns called {twice[0]!r}: rename one", path, 1)
@@ -152,6 +160,17 @@ def _of_cells(records: list[tuple[int, list[str]]], path: str) -> tuple[pl.DataF
     _refuse_reserved(cells_by_name, path)
     lines = [line for line, _ in records]
     return pl.DataFrame(cells_by_name | {LINE: lines}, schema_overrides=dict.fromkeys(cells_by_name, pl.String)), ragged
+
+
+def _check_header(header: Sequence[str], records: Sequence[tuple[int, list[str]]], path: str) -> None:
+    """Raise an error if the first line has no names of columns, but a title, a comment or values."""
+    line, named = (records[0][0] if records else 1), [name for name in header if name]
+    if odd := next((name for name in named if name.lower().endswith(_IMAGES)), None):
+        raise TableError(f"the first line has no names of columns, but {odd!r}: add a line with names", path, line)
+    wide = sum(sum(bool(cell.strip()) for cell in cells) > 1 for _, cells in records[1:])
+    if len(named) == 1 and wide > len(records[1:]) / 2:
+        text = f"the first line has one cell, {named[0]!r}, and others have several: begin with the names of columns"
+        raise TableError(text, path, line)
 
 
 def _excel(content: bytes, path: str, sheet: str | None) -> tuple[pl.DataFrame, Ragged]:

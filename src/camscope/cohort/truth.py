@@ -13,11 +13,14 @@ from camscope.cohort.sections import LabelRule, Votes
 PRESENT, ABSENT, UNCERTAIN, UNKNOWN = "1", "0", "-1", ""
 """Values of a cell after applying the rule of a label."""
 
+MISSING = ("", "nan", "na", "n/a", "#n/a", "<na>", "null")
+"""Words in lower case by which pandas, R and Excel write a missing value."""
+
 _WORDS = {
     **dict.fromkeys(("1", "1.0", "true", "yes", "y", "positive", "present"), PRESENT),
     **dict.fromkeys(("0", "0.0", "false", "no", "n", "negative", "absent"), ABSENT),
     **dict.fromkeys(("-1", "-1.0", "uncertain"), UNCERTAIN),
-    **dict.fromkeys(("", "nan", "na", "n/a", "none", "null", "unknown"), UNKNOWN),
+    **dict.fromkeys((*MISSING, "none", "unknown"), UNKNOWN),
 }
 _NOTHING = ("no finding", "no findings", "normal", "none", "")
 _SEPARATORS = re.compile(r"[|;]")
@@ -51,6 +54,8 @@ def reduced(cell: str, rule: LabelRule) -> str:
     ('0', '0')
     """
     text = cell.strip()
+    if text.casefold() in MISSING and text.casefold() not in _plain((*rule.contains, *rule.absent)):
+        text = ""
     value = UNKNOWN if text in ("[]", "{}") and not rule.contains else _WORDS.get(text.lower(), text)
     if rule.contains:
         value = UNKNOWN if not text else PRESENT if _plain(rule.contains) & _parts(text, rule) else ABSENT
@@ -121,16 +126,21 @@ def _run_together(text: str, values: Collection[object]) -> bool:
 def lists_of(column: Iterable[str]) -> tuple[dict[str, list[str]], bool]:
     """Return cell -> its values for the different cells of a column, and whether they are lists.
 
-    Commas separate values if a value between commas is also a cell.
+    Commas separate values if a value between commas is also a cell. Values that differ only in capitals are one, in the
+    first spelling. Missing values are left out.
 
     >>> lists_of(["Mass, Effusion", "Mass"]), lists_of(["lung, left", "lung, right"])[1]
     (({'Mass, Effusion': ['Mass', 'Effusion'], 'Mass': ['Mass']}, True), False)
     """
-    lists = {cell: listed(cell) for cell in dict.fromkeys(map(str.strip, column)) if cell}
+    lists = {cell: listed(cell) for cell in dict.fromkeys(map(str.strip, column)) if cell.casefold() not in MISSING}
     between = {cell: [part for part in map(str.strip, cell.split(",")) if part] for cell in lists if "," in cell}
     if any(part in lists for parts in between.values() for part in parts):
         lists |= {cell: parts for cell, parts in between.items() if len(lists[cell]) == 1}
-    return lists, any(values != [cell] for cell, values in lists.items())
+    joined = any(values != [cell] for cell, values in lists.items())
+    spelling: dict[str, str] = {}
+    for values in lists.values():
+        values[:] = [spelling.setdefault(value.casefold(), value) for value in values]
+    return lists, joined
 
 
 def values_of(column: Iterable[str]) -> tuple[list[str], bool]:
@@ -142,9 +152,9 @@ def values_of(column: Iterable[str]) -> tuple[list[str], bool]:
     ((['Effusion', 'Mass'], True), (['cat', 'dog'], False))
     """
     lists, joined = lists_of(column)
-    if not joined:
-        return sorted(lists), False
     values = {value for values in lists.values() for value in values}
+    if not joined:
+        return sorted(values), False
     return sorted(value for value in values if value.casefold() not in _NOTHING), True
 
 

@@ -152,8 +152,9 @@ def _class_folders(path: Path) -> Dataset:
         held = f"one class, {labels[0]!r}" if labels else "no class"
         raise SettingError(f"{path} holds {held}: give a folder with a folder for each class")
     rules = {name: LabelRule(column=name) for name in labels}
-    cohort = open_table(str(path), labels=rules, masks={"mask": {"from": "mask"}})
-    return _of_cohort(cohort, path, labels, "one", ("mask",))
+    masks = tuple(name for name in table.columns if name not in (*labels, "path", "class", "split", LINE))
+    cohort = open_table(str(path), labels=rules, masks={name: {"from": name} for name in masks})
+    return _of_cohort(cohort, path, labels, "one", masks)
 
 
 def _study(path: Path, label_names: Sequence[str], cue: str | None) -> Dataset:

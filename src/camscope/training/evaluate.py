@@ -142,8 +142,8 @@ def judge(predictions: Predictions, *, seed: int = 0) -> dict[str, Any]:
 
     Returns:
         Plain JSON values: "pictures" and "patients" (numbers, None for unknown patients), "accuracy", "f1" (macro),
-        "ece" (expected calibration error) and, for each label under "labels": "present", "absent", "auc", "f1", "sensitivity", "specificity". An interval is
-        {"estimate", "low", "high"}, with None for values that are undefined.
+        "ece" (expected calibration error) and, for each label under "labels": "present", "absent", "auc", "f1",
+        "sensitivity", "specificity". An interval is {"estimate", "low", "high"}, with None for undefined values.
     """
     truth, answers, patients = predictions.truth, predictions.said, predictions.patients
     mask = ~np.isnan(truth)

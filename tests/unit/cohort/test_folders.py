@@ -98,3 +98,37 @@ def test_a_class_with_the_name_of_a_role(folder, name):
 def test_folders_that_cannot_be_trained_on(folder, names, said):
     with pytest.raises(SettingError, match=said):
         read_dataset(folder(*names))
+
+
+def test_masks_beside_their_images_are_no_images(folder):
+    names = ("1.png", "1_mask.png", "2.png", "2_mask.png", "2_mask_1.png", "mask.png")
+    path = folder(
+        *(f"benign/b ({name[0]}){name[1:]}" if name[0] in "12" else f"benign/{name}" for name in names), "normal/3.png"
+    )
+    table, _ = read_table(str(path))
+    assert table.select("path", "mask", "benign").rows() == [
+        ("benign/b (1).png", "benign/b (1)_mask.png", "1"),
+        ("benign/b (2).png", '{"union": ["benign/b (2)_mask.png", "benign/b (2)_mask_1.png"]}', "1"),
+        ("benign/mask.png", "", "1"),
+        ("normal/3.png", "", "0"),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:.*no patients are known")
+def test_several_kinds_of_masks_are_columns(folder):
+    kinds = ("images", "lung masks", "Infection_Masks")
+    path = folder(*(f"Train/{name}/{kind}/{name}1.png" for name in ("covid", "normal") for kind in kinds))
+    table, _ = read_table(str(path))
+    assert table.columns == ["path", "class", "Infection_Masks", "lung masks", "mask", "split", "covid", "normal", LINE]
+    assert table["lung masks"].to_list() == ["Train/covid/lung masks/covid1.png", "Train/normal/lung masks/normal1.png"]
+    assert read_dataset(path).masks == ("Infection_Masks", "lung masks", "mask")
+
+
+def test_capitals_and_suffixes_of_folders(folder):
+    table, _ = read_table(
+        str(folder("training_set/A/Images/1.png", "training_set/A/Masks/1_mask.png", "Test-Data/A/2.png"))
+    )
+    assert table.select("path", "mask", "split").rows() == [
+        ("Test-Data/A/2.png", "", "test"),
+        ("training_set/A/Images/1.png", "training_set/A/Masks/1_mask.png", "train"),
+    ]

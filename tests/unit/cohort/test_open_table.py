@@ -9,6 +9,7 @@ from camscope.errors import SettingError
 from camscope.evaluation.data import read_data
 from camscope.study.study import Study
 from camscope.training.dataset import read_dataset
+from camscope.training.evaluate import count_patients
 from layout_folders import chexpert, dicom
 
 STUDY = """[cohort]
@@ -40,7 +41,7 @@ def test_patients_of_headers(tmp_path):
     assert [case.patient for case in read_data(tmp_path / "t.csv").cases] == expected
     data = read_dataset(tmp_path / "t.csv", labels=["ill"])
     assert [case.patient for case in data.cases] == expected
-    assert data.patients
+    assert count_patients(data.cases) == 2
     assert patient_source(open_table(str(tmp_path / "t.csv"), labels={})) == "column"
 
 

@@ -1,6 +1,8 @@
 """Tables in every form that people have them."""
 
 import gzip
+import json
+import re
 
 import numpy as np
 import polars as pl
@@ -239,3 +241,41 @@ def test_excel_formulas_without_a_value_are_an_error(tmp_path):
     book.save(tmp_path / "t.xlsx")
     with pytest.raises(TableError, match=r"t\.xlsx:3: the formula '=1\+0' has no value: open and save the file"):
         read_table(str(tmp_path / "t.xlsx"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a.png,1\nb.png,0\n", "t.csv:1: the first line has no names of columns, but 'a.png': add a line with names"),
+        ("# exported 2024\npath,A\na.png,1\n", "t.csv:1: the first line has one cell, '# exported 2024', and others"),
+        ("Title,,\npath,A,B\na.png,1,0\n", "t.csv:1: the first line has one cell, 'Title', and others have several"),
+    ],
+)
+def test_a_first_line_without_names(tmp_path, text, said):
+    written(tmp_path, text.encode(), "t.csv")
+    with pytest.raises(TableError, match=re.escape(said)):
+        read_table(str(tmp_path / "t.csv"))
+
+
+def test_a_line_for_excel_names_the_delimiter(tmp_path):
+    written(tmp_path, b"sep=;\r\npath;note\r\na.png;x,y\r\n", "t.csv")
+    table, _ = read_table(str(tmp_path / "t.csv"))
+    assert table.rows() == [("a.png", "x,y", 3)]
+
+
+def test_lines_of_json_end_at_line_feeds_alone(tmp_path):
+    written(tmp_path, '{"path": "a.png", "note": "x\u2028y"}\n'.encode(), "t.jsonl")
+    assert read_table(str(tmp_path / "t.jsonl"))[0]["note"].to_list() == ["x\u2028y"]
+
+
+def test_coco_ids_may_be_text_or_numbers(tmp_path):
+    image = {"id": 1, "file_name": "a.png", "width": 9, "height": 9}
+    content = {"images": [image], "categories": [{"id": 1, "name": "Mass"}, {"id": 2, "name": "mass"}]}
+    boxes = [{"image_id": "1", "category_id": n, "bbox": [n, n, 2, 2]} for n in (1, 2)]
+    written(tmp_path, json.dumps(content | {"annotations": boxes}).encode(), "t.json")
+    table, _ = read_table(str(tmp_path / "t.json"))
+    assert table["classes"].to_list() == ["Mass"]
+    assert len(json.loads(table["mask of Mass"][0])["union"]) == 2
+    written(tmp_path, json.dumps(content | {"annotations": [boxes[0] | {"image_id": 7}]}).encode(), "t.json")
+    with pytest.raises(TableError, match="has no annotation of its images: the first has image_id '7'"):
+        read_table(str(tmp_path / "t.json"))

@@ -89,3 +89,24 @@ def test_joins_do_not_match_blank_keys_and_name_columns_that_differ(tmp_path):
     (tmp_path / "j.csv").write_text("p,sex\n,M\n")
     with pytest.raises(StudyError, match=r"no row has a partner in j\.csv: p is '1' here and '' there"):
         Cohort(CohortSection.model_validate(settings | {"join": [join]}), {}, tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["NA", "nan", "#N/A", "<NA>", "null", " N/A "])
+def test_missing_values_are_no_class(missing, tmp_path):
+    assert values_of(["cat", missing, "dog"]) == (["cat", "dog"], False)
+    assert values_of(["cat|dog", missing, "dog"]) == (["cat", "dog"], True)
+    for rule in ({"contains": "cat"}, {"absent": "cat"}, {"above": 1.0}, {}):
+        assert reduced(missing, LabelRule(column="f", **rule)) == ""
+    (tmp_path / "t.csv").write_text(f"path,patient,f\na,{missing},cat\nb,{missing},dog\nc,p1,dog\n")
+    cases = list(Cohort(CohortSection.model_validate({"table": "t.csv"}), {}, tmp_path).cases())
+    assert [case.problem for case in cases] == ["patient is blank: name the patient"] * 2 + [""]
+
+
+def test_a_missing_value_that_is_named_is_a_value():
+    assert reduced("NA", LabelRule(column="continent", contains="NA")) == "1"
+    assert reduced("None", LabelRule(column="f", contains="Mass")) == "0"
+
+
+def test_values_that_differ_only_in_capitals_are_one():
+    assert values_of(["cat", "Cat", "dog"]) == (["cat", "dog"], False)
+    assert values_of(["Mass|effusion", "mass"]) == (["Mass", "effusion"], True)
