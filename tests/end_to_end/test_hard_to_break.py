@@ -16,6 +16,8 @@ from PIL import Image
 from camscope.errors import TerminatedError
 from running import inside
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*no patients are known")
+
 
 def camscope(*arguments):
     done = inside(*arguments)

@@ -24,10 +24,11 @@ from camscope.images.photo import FORMATS
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)"
 _NUMBERS_AND_COMMAS = re.compile(rf"{_NUMBER}\s*(?:[,;]\s*(?:{_NUMBER}\s*)?)+")
-_LISTED_BOXES = re.compile(r"\[\s*\[[^][]*\](?:\s*,\s*\[[^][]*\])*\s*\]")
+_LISTED_BOXES = re.compile(r"\[\s*\[[^][]*\](?:[\s,]*\[[^][]*\])*\s*\]")
 _NUMBERS_AND_BLANKS = re.compile(r"\d+(?:\s+\d+)+")
 _POSSIBLE = "expected a box 'x0,y0,x1,y1', run lengths or a mask file"
 _ASPECT = 0.02
+_JPEG = b"\xff\xd8\xff"
 
 
 def read_annotation(cell: str, size: tuple[int, int], *, root: str | Path) -> Mask:
@@ -48,11 +49,12 @@ def read_annotation(cell: str, size: tuple[int, int], *, root: str | Path) -> Ma
       - ``union`` [...]: the union of several cells;
 
     * numbers with commas: boxes ``x0,y0,x1,y1`` in pixels of the image, separated by ``;``, or written as JSON,
-      ``[[x0, y0, x1, y1], ...]``. A pixel is inside if its centre is inside, so whole numbers exclude x1 and y1;
+      ``[[x0, y0, x1, y1], ...]``, or as NumPy prints them. A pixel is inside if its centre is inside, so whole numbers exclude x1 and y1;
     * two or more whole numbers with blanks: Kaggle's run lengths ``start length start length ...``, from 1, down the
       columns;
     * any other text is a file, relative to ``root``, or an address such as ``s3://...``. A pixel is inside if it is not
-      black or, in files with transparent pixels, if it is not transparent.
+      black or, in files with transparent pixels, if it is not transparent; in JPEG files, whose compression changes
+      the pixels near edges, if it is brighter than half.
 
     Write ``./1,2,3,4`` for a file whose name looks like numbers. Masks of another size than the image are resized
     (nearest neighbour) if their aspect ratio agrees within 2 %.
@@ -81,7 +83,7 @@ def read_annotation(cell: str, size: tuple[int, int], *, root: str | Path) -> Ma
     if text.startswith("{"):
         return _resized(_structured(_parsed(text), size, root), size, named=text)
     if _LISTED_BOXES.fullmatch(text):
-        return boxes((box.split(",") for box in re.findall(r"\[([^][]*)\]", text)), size)
+        return boxes((re.split(r"[,\s]+", box.strip()) for box in re.findall(r"\[([^][]*)\]", text)), size)
     if _NUMBERS_AND_COMMAS.fullmatch(text):
         return boxes((box.split(",") for box in text.split(";") if box.strip()), size)
     if _NUMBERS_AND_BLANKS.fullmatch(text):
@@ -215,6 +217,8 @@ def _file(text: str, root: str | Path) -> Mask:
     transparent = _transparent(content)
     if transparent is not None and transparent.any():
         return ~transparent
+    if content.startswith(_JPEG):
+        return np.asarray(picture.pixels.max(axis=2) > 0.5)
     return np.asarray(picture.pixels.any(axis=2))
 
 

@@ -256,6 +256,8 @@ def _only(table: pl.DataFrame, only: Mapping[str, Sequence[str]], notes: list[st
             found = ", ".join(repr(value) for value in table[column].unique(maintain_order=True)[:5])
             text = f"cohort.only leaves no row: {column} is never {' or '.join(map(repr, values))}, but {found}"
             raise StudyError([Problem(text)])
+        if never := [value for value in values if value not in set(kept[column].str.strip_chars())]:
+            notes.append(f"cohort.only: {column} is never {' or '.join(map(repr, never))}")
         if len(kept) < len(table):
             words = " or ".join(map(repr, values))
             notes.append(f"{len(table) - len(kept)} of {len(table)} rows are left out: {column} is not {words}")

@@ -89,6 +89,8 @@ def _several_values(name: str, files: Sequence[str]) -> list[str]:
     """Return a note on mask files with several pixel values, each of which may be a separate structure."""
     values: set[int] = set()
     for file in files[:_FILES]:
+        if file.lower().endswith((".jpg", ".jpeg")):
+            continue  # compression makes many values of two
         try:
             values |= set(np.unique(np.asarray(Image.open(file))).tolist())
         except (OSError, ValueError):

@@ -12,7 +12,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 Uncertain = Literal["drop", "positive", "negative"]
 Blank = Literal["unknown", "negative"]
-Votes = Literal["any", "majority"] | Annotated[int, Field(ge=1)]
+
+
+def _votes(value: Any) -> Any:
+    if value in ("any", "majority") or (type(value) is int and value >= 1):
+        return value
+    raise ValueError(f'votes = {value!r}: expected "any", "majority" or a number of readers from 1')
+
+
+Votes = Annotated[Literal["any", "majority"] | int, BeforeValidator(_votes)]
 
 
 @dataclass(frozen=True)

@@ -218,6 +218,13 @@ def _keys(statement: str) -> tuple[str, ...]:
     return tuple(keys)
 
 
+_EXPECTED = {
+    "tuple_type": "expected a list",
+    "dict_type": "expected settings in braces",
+    "model_type": "expected a text, or settings in braces",
+}
+
+
 def _problem(error: Any, text: str, name: str) -> Problem:
     """Return an error of pydantic as a problem of the study file."""
     place = [str(part) for part in error["loc"] if not str(part).startswith("function-")]
@@ -235,7 +242,8 @@ def _problem(error: Any, text: str, name: str) -> Problem:
     elif error["type"] == "value_error":
         words = str(error["ctx"]["error"])
     else:
-        words = f"{where} = {shortened(error['input'])}: {error['msg'][0].lower()}{error['msg'][1:]}"
+        expected = _EXPECTED.get(error["type"], f"{error['msg'][0].lower()}{error['msg'][1:]}")
+        words = f"{where} = {shortened(error['input'])}: {expected}"
     return Problem(words, name, line_of(text, place))
 
 

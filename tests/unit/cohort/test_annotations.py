@@ -254,3 +254,29 @@ def test_values_and_bits_of_mask_files(tmp_path):
     saved(tmp_path / "colour.png", np.random.default_rng(0).integers(0, 9, (*SIZE, 3)).astype(np.uint8))
     with pytest.raises(AnnotationError, match="colour image"):
         read_annotation('{"file": "colour.png", "values": [1]}', SIZE, root=tmp_path)
+
+
+@pytest.mark.parametrize("quality", [75, 95])
+def test_jpeg_masks_have_the_area_that_was_drawn(tmp_path, quality):
+    mask = np.zeros((32, 32), bool)
+    mask[8:18, 8:18] = True
+    name = saved(tmp_path / "m.jpg", (255 * mask).astype(np.uint8), quality=quality)
+    np.testing.assert_array_equal(read_annotation(name, (32, 32), root=tmp_path), mask)
+
+
+@pytest.mark.parametrize("cell", ["0.1,0.2,0.6,0.7", "[[0, 0, 0.5, 1]]", '{"boxes": [[0.25, 0.25, 1, 1]]}'])
+def test_boxes_relative_to_the_image_are_an_error(cell, tmp_path):
+    with pytest.raises(AnnotationError, match="is a part of the image's size: give it in pixels"):
+        read_annotation(cell, SIZE, root=tmp_path)
+
+
+@pytest.mark.parametrize("cell", ["[1, 2, 3, 4]", "[1. 2. 3. 4.]"])
+def test_lists_that_are_no_lists_of_boxes(cell, tmp_path):
+    with pytest.raises(AnnotationError, match=r"a list of boxes is \[\[x0, y0, x1, y1\], ...\]"):
+        read_annotation(cell, SIZE, root=tmp_path)
+
+
+def test_boxes_as_numpy_prints_them(tmp_path):
+    corners = np.array([[1.0, 2, 7, 4], [10, 5, 20, 12]])
+    expected = read_annotation("1,2,7,4;10,5,20,12", SIZE, root=tmp_path)
+    np.testing.assert_array_equal(read_annotation(str(corners), SIZE, root=tmp_path), expected)

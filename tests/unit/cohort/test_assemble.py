@@ -243,3 +243,24 @@ def test_annotations_of_json_tables(tmp_path):
     (case,) = cohort(tmp_path, "id\na1\n", labels, image="id", join=join).cases()
     assert list(case.masks) == ["label:Edema"]  # the mask of Mass has no pixel
     assert case.mask("label:Edema", (12, 20)).sum() == 84
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"votes": "all"}, 'votes = \'all\': expected "any", "majority" or a number of readers from 1'),
+        ({"votes": 0}, "votes = 0: expected"),
+        ({"votes": True}, "votes = True: expected"),
+    ],
+)
+def test_votes_that_are_none(settings, said):
+    with pytest.raises(ValueError, match=said):
+        CohortSection.model_validate({"table": "t.csv", **settings})
+
+
+def test_lone_values_and_numbers_are_lists_of_texts(tmp_path):
+    settings = {"only": {"id": 1, "Sex": ["F", "X"]}, "strata": "Sex", "join": {"table": "t.csv", "on": "id"}}
+    made = cohort(tmp_path, "path,id,Sex\na,1,F\nb,2,F\n", {"A": {"column": "id", "contains": 1}}, **settings)
+    (case,) = made.cases()
+    assert (case.image, case.strata, case.truth) == ("a", {"Sex": "F"}, {"A": True})
+    assert "cohort.only: Sex is never 'X'" in made.notes

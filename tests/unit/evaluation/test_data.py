@@ -87,4 +87,4 @@ def test_rows_that_cannot_be_used_say_why(tmp_path):
 
 def test_an_annotation_without_a_pixel():
     with pytest.raises(AnnotationError, match="covers no pixel"):
-        Case(0, 1, "a.png", "a.png", "P", masks={"box": "0.1,0.1,0.2,0.2"}).annotation((8, 8))
+        Case(0, 1, "a.png", "a.png", "P", masks={"box": "3.1,3.1,3.2,3.2"}).annotation((8, 8))
