@@ -18,6 +18,7 @@ from PIL import Image
 import camscope as cs
 from running import inside
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*no patients are known")
 COMMAND = Path(sys.executable).with_name("camscope")
 QUICK = ("--model", "timm:resnet10t", "--weights", "none", "--input-size", 32, "--batch-size", 8, "--device", "cpu")
 
