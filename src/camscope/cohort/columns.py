@@ -29,7 +29,7 @@ _SPLIT_WORDS = {
 }
 """Word in lower case -> "train", "val", "test" or ""."""
 
-_SET = re.compile(r"[ _-]?(set|data|images?)$")
+_SET = re.compile(r"(?<=.)[ _-]?(set|data|images?)$")
 
 NO_PATIENTS = (
     "no patients are known, so every image counts as a separate patient: if patients have several images, "
@@ -72,8 +72,8 @@ def find_column(
 def split_of(word: str) -> str | None:
     """Return the split that a word names, "train", "val", "test" or "" for a blank; None for any other word.
 
-    >>> split_of("Validation"), split_of("test_set"), split_of(" "), split_of("fold 2")
-    ('val', 'test', '', None)
+    >>> split_of("Validation"), split_of("test_set"), split_of(" "), split_of("fold 2"), split_of("data")
+    ('val', 'test', '', None, None)
     """
     return _SPLIT_WORDS.get(_SET.sub("", word.strip().lower()))
 

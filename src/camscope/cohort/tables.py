@@ -168,7 +168,7 @@ def _check_header(header: Sequence[str], records: Sequence[tuple[int, list[str]]
     if odd := next((name for name in named if name.lower().endswith(_IMAGES)), None):
         raise TableError(f"the first line has no names of columns, but {odd!r}: add a line with names", path, line)
     wide = sum(sum(bool(cell.strip()) for cell in cells) > 1 for _, cells in records[1:])
-    if len(named) == 1 and wide > len(records[1:]) / 2:
+    if header[:1] == named and wide > len(records[1:]) / 2:
         text = f"the first line has one cell, {named[0]!r}, and others have several: begin with the names of columns"
         raise TableError(text, path, line)
 

@@ -257,6 +257,11 @@ def test_a_first_line_without_names(tmp_path, text, said):
         read_table(str(tmp_path / "t.csv"))
 
 
+def test_a_first_column_without_a_name_is_left_out(tmp_path):
+    written(tmp_path, b",path\n0,a.png\n1,b.png\n", "t.csv")  # as pandas writes the index
+    assert read_table(str(tmp_path / "t.csv"))[0]["path"].to_list() == ["a.png", "b.png"]
+
+
 def test_a_line_for_excel_names_the_delimiter(tmp_path):
     written(tmp_path, b"sep=;\r\npath;note\r\na.png;x,y\r\n", "t.csv")
     table, _ = read_table(str(tmp_path / "t.csv"))
