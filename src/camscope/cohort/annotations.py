@@ -49,7 +49,8 @@ def read_annotation(cell: str, size: tuple[int, int], *, root: str | Path) -> Ma
       - ``union`` [...]: the union of several cells;
 
     * numbers with commas: boxes ``x0,y0,x1,y1`` in pixels of the image, separated by ``;``, or written as JSON,
-      ``[[x0, y0, x1, y1], ...]``, or as NumPy prints them. A pixel is inside if its centre is inside, so whole numbers exclude x1 and y1;
+      ``[[x0, y0, x1, y1], ...]``, or as NumPy prints them. A pixel is inside if its centre is inside, so whole numbers
+      exclude x1 and y1;
     * two or more whole numbers with blanks: Kaggle's run lengths ``start length start length ...``, from 1, down the
       columns;
     * any other text is a file, relative to ``root``, or an address such as ``s3://...``. A pixel is inside if it is not
