@@ -27,6 +27,7 @@ _NUMBERS_AND_COMMAS = re.compile(rf"{_NUMBER}\s*(?:[,;]\s*(?:{_NUMBER}\s*)?)+")
 _LISTED_BOXES = re.compile(r"\[\s*\[[^][]*\](?:[\s,]*\[[^][]*\])*\s*\]")
 _NUMBERS_AND_BLANKS = re.compile(r"\d+(?:\s+\d+)+")
 _POSSIBLE = "expected a box 'x0,y0,x1,y1', run lengths or a mask file"
+_LISTS = "a list of boxes is [[x0, y0, x1, y1], ...]; boxes in other forms are read by [cohort.boxes] with form"
 _ASPECT = 0.02
 _JPEG = b"\xff\xd8\xff"
 
@@ -57,8 +58,8 @@ def read_annotation(cell: str, size: tuple[int, int], *, root: str | Path) -> Ma
       black or, in files with transparent pixels, if it is not transparent; in JPEG files, whose compression changes
       the pixels near edges, if it is brighter than half.
 
-    Write ``./1,2,3,4`` for a file whose name looks like numbers. Masks of another size than the image are resized
-    (nearest neighbour) if their aspect ratio agrees within 2 %.
+    Write ``./1,2,3,4`` for a file called so. Masks of another size than the image are resized (nearest neighbour) if
+    their aspect ratio agrees within 2 %.
 
     Args:
         cell: the text, not empty.
@@ -90,8 +91,7 @@ def read_annotation(cell: str, size: tuple[int, int], *, root: str | Path) -> Ma
     if _NUMBERS_AND_BLANKS.fullmatch(text):
         return pairs(text, size)
     if text.startswith("["):
-        words = "a list of boxes is [[x0, y0, x1, y1], ...]; boxes in other forms are read by [cohort.boxes] with form"
-        raise AnnotationError(f"{shortened(text)} is no mask: {words}")
+        raise AnnotationError(f"{shortened(text)} is no mask: {_LISTS}")
     return _resized(_file(text, root), size, named=text)
 
 
