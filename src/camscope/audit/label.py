@@ -17,10 +17,9 @@ from camscope.acquisition import PROPERTIES
 from camscope.array_types import Mask
 from camscope.audit.interventions import LARGE, Change, Score, measured_changes, scored
 from camscope.audit.null_maps import MapRecipe, Nulls, nulls
-from camscope.audit.nulls import batch_for
 from camscope.audit.properties import PropertyValues, TraitReader, property_cases, property_edits
 from camscope.audit.reliance_map import cell_edits, cells_of
-from camscope.audit.samples import Array, AuditSample, PatchDonors, one_per_patient, subjects
+from camscope.audit.samples import Array, AuditSample, PatchDonors, batch_for, one_per_patient, subjects
 from camscope.audit.selftest import SelfTest, self_test
 from camscope.cohort.case import Case
 from camscope.cohort.fill_ins import sham
@@ -119,6 +118,7 @@ def measure(
     """
     explain = study.file.explain
     model, index = _placed(study, label, device)
+    batch_size = batch_size or batch_for(model.preprocess.input_size)
     numbers, regions = rows["case"].to_list(), section.regions
     draw = np.random.default_rng([section.seed, len(numbers)])
     pooled = sorted(draw.permutation(numbers)[: _room(model)].tolist())
@@ -144,12 +144,12 @@ def measure(
         large=large,
         fill_ins=section.fill_ins,
         seed=section.seed,
-        batch_size=batch_size or batch_for(model.preprocess.input_size),
+        batch_size=batch_size,
     )
     recipients = one_per_patient(pool, EXCHANGED) if section.reliance_map else []
     counted = _counted(recipients, len(recipients), f"exchanging cells for {label}", progress)
     edits = cell_edits(counted, cells_of(grid), donors=donors)
-    cell_changes, of_cells = scored(edits, score=score, batch_size=batch_size or batch_for(model.preprocess.input_size))
+    cell_changes, of_cells = scored(edits, score=score, batch_size=batch_size)
     recipe = MapRecipe(index, test.layer, explain.methods[0], explain.settings)
     null_values, null_maps, of_nulls = _nulls(model, recipe, mapped, pool, section=section)
     return Measured(
@@ -195,6 +195,7 @@ def measure_properties(
     if not section.properties:
         return MeasuredProperties({}, [], [], 0)
     model, index = _placed(study, label, device)
+    batch_size = batch_size or batch_for(model.preprocess.input_size)
     find = _disease(study, label, section, model) if section.disease else None
     reader = TraitReader(section.properties, max(model.preprocess.input_size), find)
     reader = readers.setdefault((label if section.disease else "", reader.side), reader)
@@ -211,7 +212,7 @@ def measure_properties(
             preprocess=model.preprocess,
         ),
         score=_score(model, index, layer=layer, engine=resolve(engine, None, device=device_of(model))),
-        batch_size=batch_size or batch_for(model.preprocess.input_size),
+        batch_size=batch_size,
     )
     present = [recipient.case for recipient in recipients if recipient.truth]
     separate = np.mean([reader.knows_disease(case) for case in present] or [False]) >= _KNOWN

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from camscope.audit.nulls import batch_for, random_cam
-from camscope.audit.samples import AuditSample, is_drawn
+from camscope.audit.nulls import random_cam
+from camscope.audit.samples import AuditSample, batch_for, is_drawn
 from camscope.cohort.regions import Scene, border, cell_shares, evidence, visible_shares
 from camscope.errors import MethodError
 from camscope.explanation.maps import cam
@@ -28,6 +28,7 @@ from camscope.study.grids import Grids, unit
 from camscope.targets import category
 
 _PADDING = 8
+_BATCH = 32  # inputs of 224 x 224
 """Width of the frame around an image: the side of the image divided by this number."""
 
 
@@ -78,8 +79,7 @@ class MapRecipe:
         settings = known(function, {**self.settings, "layer": self.layer})
         if not facts_of(function).whole_network:
             settings["layer"] = self.layer
-        batches = x.split(batch_for((x.shape[2], x.shape[3])))
-        maps = [cam(net, batch, method=self.method, targets=self.index, **settings) for batch in batches]
+        maps = [cam(net, batch, method=self.method, targets=self.index, **settings) for batch in _batches(x)]
         return torch.cat(maps).double().cpu().numpy()
 
 
@@ -111,9 +111,7 @@ def nulls(
     parameter = next(model.net.parameters(), torch.empty(0))
     x = torch.from_numpy(np.stack([subject.x for subject in sample])).to(parameter.device, parameter.dtype)
     by_weights = [explained.maps(randomised(model.net, seed=seed + n, inputs=x), x) for n in range(seeds)]
-    passes = [
-        _activations_and_frozen(model.net, batch, explained) for batch in x.split(batch_for((x.shape[2], x.shape[3])))
-    ]
+    passes = [_activations_and_frozen(model.net, batch, explained) for batch in _batches(x)]
     activations = torch.cat([batch_activations for batch_activations, _ in passes])
     size = grids.shape[1:]
     by_chance = [_at(random_cam(activations, seed=seed + n), size) for n in range(seeds)]
@@ -151,6 +149,11 @@ def _activations_and_frozen(net: nn.Module, x: Tensor, explained: MapRecipe) -> 
     except MethodError:
         frozen = None
     return torch.cat([trace.activations.detach().float().cpu() for trace in traces], 1), frozen
+
+
+def _batches(x: Tensor) -> tuple[Tensor, ...]:
+    batches: tuple[Tensor, ...] = x.split(batch_for((x.shape[2], x.shape[3]), most=_BATCH))
+    return batches
 
 
 def _at(maps: Tensor, size: Sequence[int]) -> Grids:

@@ -95,6 +95,15 @@ def subjects(
         )
 
 
+def batch_for(size: tuple[int, int], *, most: int = 64) -> int:
+    """Return the number of inputs (h, w) per forward pass: ``most`` of 224 x 224, fewer that are larger.
+
+    >>> batch_for((224, 224)), batch_for((448, 448)), batch_for((96, 96))
+    (64, 16, 64)
+    """
+    return min(most, max(1, most * 224**2 // (size[0] * size[1])))
+
+
 def _on_input(name: str, mask: Mask, window: Window, size: tuple[int, int]) -> Mask:
     """Return a region on the input; drawn regions grow by one pixel, because resampling blurs their edge."""
     return at_input(mask, window, size, grow=int(is_drawn(name)))

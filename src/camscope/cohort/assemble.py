@@ -24,7 +24,13 @@ from camscope.cohort.sections import (
     TextSource,
 )
 from camscope.cohort.sources import check_columns, key_rows, read_source, source_place, texts
-from camscope.cohort.split_column import notes_on_patients, refuse_two_splits, split_source, with_split
+from camscope.cohort.split_column import (
+    listed_splits,
+    notes_on_patients,
+    refuse_two_splits,
+    split_source,
+    with_split,
+)
 from camscope.cohort.tables import FAULT, LINE, RESERVED, located
 from camscope.cohort.truth import MISSING, hidden_in, reduced, voted
 from camscope.errors import SettingError, StudyError, nearest
@@ -90,8 +96,12 @@ def assemble(
     table = table.with_columns([pl.lit("").alias(column) for column in blank])
     table = _with_columns(table, section.columns)
     if split is not None:
-        images = located_images(texts(table, image), root, search=section.search and bool(split.lists))
-        table = with_split(table, split, images, folder, path, notes)
+        if split.lists:
+            images = located_images(texts(table, image), root, search=section.search)
+            cells = listed_splits(images, split, folder, notes)
+        else:
+            cells = texts(table, split)
+        table = with_split(table, split, cells, path, notes)
         notes += notes_on_patients(texts(table, patient), table) if patient else []
     table = _only(table, section.only, notes)
     table = _with_columns(table, {source.name: source for source in (image, patient) if source})
@@ -103,9 +113,7 @@ def assemble(
     rules |= {f"cue {name}": LabelRule(column=cue.column) for name, cue in section.cues.items()}
     table = table.with_columns([_reduced(table, rule).alias(name) for name, rule in rules.items()])
     notes += [note for name, rule in labels.items() for note in _notes_on_lists(table, name, rule)]
-    if patient is not None:
-        names = [name if name.strip().lower() not in MISSING else "" for name in table[patient.name]]
-        table = table.with_columns(pl.Series(patient.name, names, pl.String))
+    table = _without_missing(table, patient)
     if patient is not None and section.patient is None and (table[patient.name].str.strip_chars() == "").all():
         patient = None  # headers may have patients even if the column is empty
     keys = [source.name for source in (image, patient) if source]
@@ -126,6 +134,14 @@ def assemble(
         missing=problems,
         notes=tuple(notes),
     )
+
+
+def _without_missing(table: pl.DataFrame, patient: TextSource | None) -> pl.DataFrame:
+    """Return the table with blank patients where their names are words for missing values."""
+    if patient is None:
+        return table
+    names = [name if name.strip().lower() not in MISSING else "" for name in table[patient.name]]
+    return table.with_columns(pl.Series(patient.name, names, pl.String))
 
 
 def _read(section: CohortSection, folder: str | Path, notes: list[str]) -> tuple[pl.DataFrame, str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal
 
 from camscope.errors import SettingError, nearest
@@ -69,6 +70,7 @@ def find_column(
     return candidates[0] if candidates else None
 
 
+@cache
 def split_of(word: str) -> str | None:
     """Return the split that a word names, "train", "val", "test" or "" for a blank; None for any other word.
 

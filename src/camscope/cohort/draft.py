@@ -128,7 +128,7 @@ def _unknown(found: Survey, results: Path, ask: Ask) -> Draft:
                 settings["patient"] = patient
             settings["group"] = named_like(table.columns, "view")[:1]
             settings["strata"] = [*settings["group"], *named_like(table.columns, "stratum")]
-            others = [table for table in candidates if _role(table.columns, "image", lambda *_: None, []) == image]
+            others = [other for other in candidates if image in other.columns]
             return Draft(found.folder, "", settings, notes=[*notes, *_unused(table, others, found.folder)])
     if found.main is not None:
         columns = found.tables[0].columns

@@ -16,6 +16,7 @@ from camscope.cohort.annotations import is_shape, mask_files
 from camscope.cohort.assemble import CohortTable
 from camscope.cohort.locate import is_missing, places_by_name, searched
 from camscope.cohort.mask_columns import has_no_mask
+from camscope.cohort.shapes import is_relative
 from camscope.cohort.tables import LINE, located, read_table
 from camscope.cohort.truth import lists_of, read_truth, values_of
 from camscope.errors import CamscopeError
@@ -80,9 +81,9 @@ def guessed_masks(table: pl.DataFrame, content: CohortTable) -> tuple[dict[str, 
 
 
 def _is_relative(cell: str) -> bool:
-    """Return whether all numbers of boxes lie between 0 and 1."""
-    numbers = [] if cell.startswith("{") else [float(number) for number in re.findall(r"[-+]?\d*\.?\d+", cell)]
-    return bool(numbers) and all(0 <= number <= 1 for number in numbers) and any(number % 1 for number in numbers)
+    """Return whether a cell has boxes as parts of the image's size."""
+    numbers = [] if cell.startswith("{") else re.findall(r"[-+]?\d*\.?\d+", cell)
+    return bool(numbers) and is_relative(np.array(numbers, np.float64))
 
 
 def _several_values(name: str, files: Sequence[str]) -> list[str]:

@@ -67,14 +67,16 @@ def best_fit(names: Sequence[str], root: str) -> Fit:
     sample = [_portable(name) for name in names[::step]]
     ways = [(folder, suffix) for folder in _near(root) for suffix in ("", *filter(None, READERS))]
     counts = {way: _count(sample, *way) for way in ways}
-    best = [way for way in ways if counts[way] == max(counts.values()) > 0] or ways[:1]
+    most = max(counts.values())
+    best = [way for way in ways if counts[way] == most] if most else ways[:1]
     folder, suffix = min(best, key=lambda way: is_mask_folder(Path(way[0]).name))
     others = () if folder == root else tuple(dict.fromkeys(other for other, _ in best if other != folder))
     fit = Fit(_count(map(_portable, names), folder, suffix), len(names), folder, suffix, others=others)
     if fit.found == fit.total or is_address(root):
         return fit
     places = places_by_name(root)
-    found = sum(searched(name, places) in places.get("", ()) for name in names)
+    known = set(places.get("", ()))
+    found = sum(searched(name, places) in known for name in names)
     return Fit(found, len(names), root, search=True) if found > fit.found else fit
 
 

@@ -38,7 +38,7 @@ def boxes(corners: Iterable[Sequence[Any]], size: tuple[int, int]) -> Mask:
         if numbers is None or len(numbers) != 4:
             raise AnnotationError(f"{shortened(named)} is no box: give the four numbers x0,y0,x1,y1 in pixels")
         x0, y0, x1, y1 = numbers
-        if numbers.max() <= 1 and (numbers % 1).any():
+        if is_relative(numbers):
             raise AnnotationError(f"the box {shortened(named)} is a part of the image's size: give it in pixels")
         if x0 >= x1 or y0 >= y1:
             raise AnnotationError(
@@ -49,6 +49,15 @@ def boxes(corners: Iterable[Sequence[Any]], size: tuple[int, int]) -> Mask:
         left, top, right, bottom = (max(math.ceil(edge - 0.5), 0) for edge in numbers)
         mask[top:bottom, left:right] = True
     return mask
+
+
+def is_relative(numbers: Floats) -> bool:
+    """Return whether coordinates are parts of the image's size: none beyond 1, and not all whole.
+
+    >>> is_relative(np.array([0.1, 0.2, 0.6, 0.7])), is_relative(np.array([0, 0, 1, 1]))
+    (True, False)
+    """
+    return bool(numbers.max() <= 1 and (numbers % 1).any())
 
 
 def polygons(outlines: Iterable[Sequence[Any]], size: tuple[int, int]) -> Mask:

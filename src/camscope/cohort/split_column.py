@@ -11,7 +11,6 @@ import polars as pl
 from camscope.cohort.columns import find_column, split_of
 from camscope.cohort.locate import matches, places_of
 from camscope.cohort.sections import Problem, SplitSource
-from camscope.cohort.sources import texts
 from camscope.cohort.tables import LINE, SPLIT, decoded, located
 from camscope.errors import CamscopeError, SettingError, StudyError
 from camscope.images import fetch
@@ -42,26 +41,19 @@ def split_source(
     return SplitSource(from_=name)
 
 
-def with_split(
-    table: pl.DataFrame, source: SplitSource, images: pl.Series, folder: str | Path, path: str, notes: list[str]
-) -> pl.DataFrame:
+def with_split(table: pl.DataFrame, source: SplitSource, cells: pl.Series, path: str, notes: list[str]) -> pl.DataFrame:
     """Add the split of each row, "train", "val", "test" or "", as the columns `SPLIT` and, if it is new, "split".
-
-    Lists are text files with one image per line, by its path or the end of its path, with or without suffix.
 
     Args:
         table: the table.
         source: source of the splits.
-        images: path of each row's image.
-        folder: folder or address to which the lists' paths are relative.
+        cells: the word of each row.
         path: path of the table, for errors.
-        notes: remarks, to which those on the splits are added.
+        notes: remarks, to which the number of rows that a pattern misses is added.
 
     Raises:
-        StudyError: a cell has another word; or a list cannot be read, no image is in a list, an image is in two lists,
-            or a name in a list is the file name of several images.
+        StudyError: a cell has another word.
     """
-    cells = pl.Series(_listed(images, source, folder, notes), dtype=pl.String) if source.lists else texts(table, source)
     if (odd := _odd(cells, table[LINE], path)) is not None:
         raise StudyError([odd])
     words = [split_of(cell) or "" for cell in cells]
@@ -99,10 +91,22 @@ def refuse_two_splits(table: pl.DataFrame, path: str) -> None:
         raise StudyError([odd])
 
 
-def _listed(images: pl.Series, source: SplitSource, folder: str | Path, notes: list[str]) -> list[str]:
-    """Return the split of each image, from lists of images."""
+def listed_splits(images: pl.Series, source: SplitSource, folder: str | Path, notes: list[str]) -> pl.Series:
+    """Return the split of each image, from text files with one image per line.
+
+    Args:
+        images: path of each row's image; lists have the path or its end, with or without suffix.
+        source: source of the splits, with lists.
+        folder: folder or address to which the lists' paths are relative.
+        notes: remarks, to which the images and names without a partner are added.
+
+    Raises:
+        StudyError: a list cannot be read, no image is in a list, an image is in two lists, or a name in a list is the
+            end of several paths.
+    """
     paths = [_path(image) for image in images]
-    places = places_of(path for path in dict.fromkeys(paths) if path)
+    known = dict.fromkeys(filter(None, paths))
+    places = places_of(known)
     splits: dict[str, str] = {}
     unknown: list[str] = []
     total = 0
@@ -110,7 +114,7 @@ def _listed(images: pl.Series, source: SplitSource, folder: str | Path, notes: l
         for file in files:
             for name in _names(file, folder):
                 total += 1
-                found = [name] if name in places.get("", ()) else matches(name, places)
+                found = [name] if name in known else matches(name, places)
                 if len(found) > 1:
                     text = f"{name!r} is the file name of {found[0]!r} and of {found[1]!r}: give their whole names"
                     raise StudyError([Problem(text, file)])
@@ -126,7 +130,7 @@ def _listed(images: pl.Series, source: SplitSource, folder: str | Path, notes: l
         notes.append(f"{len(unknown)} of {total} names in lists of splits fit no image, the first is {unknown[0]!r}")
     if missing := [image for image, path in zip(images, paths, strict=True) if path not in splits]:
         notes.append(f"{len(missing)} of {len(paths)} images are in no list of a split, the first is {missing[0]!r}")
-    return [splits.get(path, "") for path in paths]
+    return pl.Series([splits.get(path, "") for path in paths], dtype=pl.String)
 
 
 def _odd(cells: pl.Series, lines: pl.Series, path: str) -> Problem | None:
