@@ -187,8 +187,6 @@ def _fit_images(proposal: Draft, content: CohortTable) -> None:
     if fit.others and not fit.search:
         used, others = os.path.relpath(fit.root, content.root), (os.path.relpath(o, content.root) for o in fit.others)
         proposal.notes.append(f"the images are also found in {', '.join(others)}; those in {used} are used")
-    if fit.found < fit.total:
-        proposal.notes.append(f"{fit.total - fit.found} of {fit.total} images were not found below {content.root}")
 
 
 def _known_labels(proposal: Draft, layout: CohortLayout, content: CohortTable, tables: Mapping[str, TableFile]) -> None:

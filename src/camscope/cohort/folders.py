@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import string
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Collection
 from pathlib import Path
 
 from camscope.cohort.columns import role_of, split_of
@@ -16,14 +17,16 @@ from camscope.images import find_pictures
 Row = dict[str, str]
 
 _MASK_FOLDER = re.compile(r"(.*[ _-])?(masks?|segmentations?|ground[ _-]?truth)", re.IGNORECASE)
+_IMAGE_FOLDER = re.compile(r"images?|imgs?", re.IGNORECASE)
+_TRUTH_FOLDER = re.compile(r"labels?|annotations?|gt", re.IGNORECASE)  # of masks if there is a folder of images
 _MASK_NAME = re.compile(r"(.+?)[ _-](?:mask|segmentation)(?:[ _-]?\d+)?", re.IGNORECASE)
 
 
 def class_folder_rows(path: Path) -> list[Row]:
     """Return one record per image of a folder of class folders.
 
-    Masks are the images in folders such as ``masks`` or ``lung masks`` of a class, and those called ``NAME_mask`` or
-    ``NAME_mask_1`` beside the image ``NAME``.
+    Masks are the images in folders such as ``masks`` or ``lung masks``, below a class or beside the folders of images
+    (``images/a.png``, ``masks/a.png``), and those called ``NAME_mask`` or ``NAME_mask_1`` beside the image ``NAME``.
 
     Returns:
         Records with ``path``, ``class`` (the image's folder; "" for images in no class folder), one column per kind of
@@ -35,26 +38,33 @@ def class_folder_rows(path: Path) -> list[Row]:
             as "patient", or there are class folders beside the folders of splits.
     """
     files = _pictures(path)
-    depth = 2 if _has_splits(files, path) else 1  # number of folders above the images of a class
-    names = {_key(file, depth) for file in files if not _mask_folder(file, depth)}
+    sides = _side_folders(files)
+    places = {file: Path(*(part for part in file.parts[:-1] if part not in sides), file.name) for file in files}
+    depth = 2 if _has_splits(list(places.values()), path) else 1  # number of folders above the images of a class
+    kinds = {file: _kind(file, sides) or _kind(Path(*place.parts[depth:])) for file, place in places.items()}
+    keys = {file: _key(place, depth) for file, place in places.items()}
+    names = {key for file, key in keys.items() if not kinds[file]}
+    sole = _sole_names(names)
+    known = names | sole
     masks: dict[tuple[str, ...], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     images = []
-    for file in files:
-        key, kind = _key(file, depth), _mask_folder(file, depth)
+    for file, key in keys.items():
         base = _MASK_NAME.fullmatch(key[-1])
-        if base and (*key[:-1], base[1]) in names:
-            key, kind = (*key[:-1], base[1]), kind or "mask"
-        if kind:
-            masks[key][kind].append(file.as_posix())
+        if base and (*key[:-1], base[1]) in known:
+            masks[*key[:-1], base[1]][kinds[file] or "mask"].append(file.as_posix())
+        elif kinds[file]:
+            masks[key][kinds[file]].append(file.as_posix())
         else:
             images.append(file)
-    kinds = sorted({"mask"}.union(*masks.values()))
+    columns = sorted({"mask"}.union(*masks.values()))
     rows: list[Row] = []
     for file in images:
-        row = {"path": file.as_posix(), "class": file.parts[depth - 1] if len(file.parts) > depth else ""}
-        row |= {kind: union(masks.get(_key(file, depth), {}).get(kind, ())) for kind in kinds}
+        folders = places[file].parts[:-1]
+        row = {"path": file.as_posix(), "class": folders[depth - 1] if len(folders) >= depth else ""}
+        found = masks.get(keys[file]) or (masks.get(keys[file][-1:], {}) if keys[file][-1:] in sole else {})
+        row |= {kind: union(found.get(kind, ())) for kind in columns}
         if depth == 2:
-            row["split"] = (split_of(file.parts[0]) or "") if len(file.parts) > 1 else ""
+            row["split"] = (split_of(folders[0]) or "") if folders else ""
         rows.append(row)
     classes = sorted({row["class"] for row in rows} - {""})
     if clash := next((name for name in classes if name in rows[0] or role_of(name)), None):
@@ -62,16 +72,48 @@ def class_folder_rows(path: Path) -> list[Row]:
     return [row | {name: str(int(row["class"] == name)) if row["class"] else "" for name in classes} for row in rows]
 
 
-def _mask_folder(file: Path, depth: int) -> str:
-    """Return the kind of mask that an image's folder names; "" for images that are no masks."""
-    folder = next((part for part in file.parts[depth:-1] if is_mask_folder(part)), "")
-    return "mask" if folder.lower() in ("mask", "masks") else folder
+def _side_folders(files: list[Path]) -> set[str]:
+    """Return the names of the folders that part images from masks, such as ``images`` and ``masks``.
+
+    A folder is one of masks if half of its images or more have the place and name of an image elsewhere.
+    """
+    names = {part for file in files for part in file.parts[:-1]}
+    images = {name for name in names if _IMAGE_FOLDER.fullmatch(name)}
+    masks = {name for name in names if is_mask_folder(name) or (images and _TRUTH_FOLDER.fullmatch(name))}
+
+    def place(file: Path) -> tuple[str, ...]:
+        return (*(part for part in file.parts[:-1] if part not in images | masks), file.stem)
+
+    known = {place(file) for file in files if masks.isdisjoint(file.parts[:-1])}
+    known |= _sole_names(known)
+    fits: dict[str, list[bool]] = defaultdict(list)
+    for file in files:
+        *folders, stem = place(file)
+        base = _MASK_NAME.fullmatch(stem)
+        fit = (*folders, stem) in known or (base is not None and (*folders, base[1]) in known)
+        for name in masks.intersection(file.parts[:-1]):
+            fits[name].append(fit)
+    sides = {name for name, found in fits.items() if 2 * sum(found) >= len(found)}
+    return sides | images if sides else set()
 
 
-def _key(file: Path, depth: int) -> tuple[str, ...]:
+def _sole_names(keys: Collection[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """Return the names that one image alone has, without its folders: masks may lie in a folder of their own."""
+    return {name for name, count in Counter(key[-1:] for key in keys).items() if count == 1}
+
+
+def _kind(file: Path, folders: Collection[str] | None = None) -> str:
+    """Return the kind of mask that an image's folder names, of all folders or of some; "" for images that are none."""
+    for part in file.parts[:-1]:
+        if not _IMAGE_FOLDER.fullmatch(part) and (is_mask_folder(part) if folders is None else part in folders):
+            return "mask" if part.lower() in ("mask", "masks") or _TRUTH_FOLDER.fullmatch(part) else part
+    return ""
+
+
+def _key(place: Path, depth: int) -> tuple[str, ...]:
     """Return what an image and its masks share: the folders that name no kind of image, and the name without suffix."""
-    inner = [part for part in file.parts[depth:-1] if not _of_kind(part)]
-    return (*file.parts[:depth], *inner, file.stem) if len(file.parts) > depth else (file.stem,)
+    folders = place.parts[:-1]
+    return (*folders[:depth], *(name for name in folders[depth:] if not _of_kind(name)), place.stem)
 
 
 def _has_splits(pictures: list[Path], path: Path) -> bool:
@@ -93,7 +135,7 @@ def _has_splits(pictures: list[Path], path: Path) -> bool:
 
 
 def _of_kind(folder: str) -> bool:
-    return folder.lower() == "images" or is_mask_folder(folder)
+    return _IMAGE_FOLDER.fullmatch(folder) is not None or is_mask_folder(folder)
 
 
 def is_mask_folder(name: str) -> bool:

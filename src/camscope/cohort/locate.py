@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,8 +110,25 @@ def missing_images(sources: Mapping[str, str], root: str) -> Missing | None:
     text = f"{len(missing)} of {len(sources)} images are missing, the first is {missing[0]!r}: there is no file "
     text += repr(sources[missing[0]])
     fit = best_fit(missing, root)
-    text += f"; {fit.found} of {fit.total} are found {fit.words(root)}" if fit.found else ""
+    text += f"; {fit.found} of {fit.total} are found {fit.words(root)}" if fit.found else _hint(missing[0], root)
     return Missing(text, all=len(missing) == len(sources))
+
+
+def _hint(name: str, root: str) -> str:
+    """Return the files that a missing name could mean: several of that name, or its number with zeros before it."""
+    places = {} if is_address(root) else places_by_name(root)
+    if several := matches(name, places):
+        return (
+            f"; it is the name of {len(several)} files, such as {' and '.join(map(repr, several[:2]))}: write the path"
+        )
+    stem, suffix = Path(name).stem, Path(name).suffix
+    padded = next((other for other in places if stem.isdecimal() and re.fullmatch(f"0+{stem}", other)), None)
+    if not padded:
+        return ""
+    path = Path(places[padded][0])
+    width = len(path.name if suffix else path.stem)
+    template = (path.parent / f"{{COLUMN:0>{width}}}{'' if suffix else path.suffix}").as_posix()
+    return f'; {path.as_posix()!r} may be meant: image = "{template}" puts zeros before the numbers of COLUMN'
 
 
 def is_missing(source: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import warnings
 import xml.etree.ElementTree as ET
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ def json_records(text: str, path: str, *, lines: bool) -> list[Record]:
     Args:
         text: the content of a file.
         path: path of the file, for errors.
-        lines: whether each line is a separate object.
+        lines: whether each line is a separate object; other texts of several objects are read so too.
 
     Raises:
         TableError: the text is not JSON, or has no records.
@@ -37,6 +38,8 @@ def json_records(text: str, path: str, *, lines: bool) -> list[Record]:
         try:
             contents += [json.loads(part)] if part.strip() else []
         except (ValueError, RecursionError) as fault:
+            if not lines and str(fault).startswith("Extra data"):
+                return json_records(text, path, lines=True)
             raise TableError(f"is no JSON: {reason(fault)}", path, number if lines else None) from None
     content = contents if lines else contents[0] if contents else []
     if isinstance(content, dict) and all(isinstance(content.get(name), list) for name in _COCO):
@@ -68,6 +71,9 @@ def coco_records(content: Mapping[str, Any], path: str) -> list[Record]:
             objects[str(annotation["image_id"])].append((names[annotation["category_id"]], shape))
         if objects and sizes.keys().isdisjoint(objects):
             raise TableError(f"has no annotation of its images: the first has image_id {next(iter(objects))!r}", path)
+        if foreign := [identity for identity in objects if identity not in sizes]:
+            text = f"annotations of {len(foreign)} images that it does not list are left out, the first of image_id"
+            warnings.warn(f"{path}: {text} {foreign[0]!r}", stacklevel=6)
         records = []
         for image in content["images"]:
             facts = {key: value for key, value in image.items() if key not in ("file_name", "license", "coco_url")}

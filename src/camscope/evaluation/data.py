@@ -54,9 +54,9 @@ def read_data(
     """Find the images of a folder or table, with their annotations, patients and targets.
 
     Args:
-        data: a folder, a study file, or a table (see `read_table`); paths in a table are relative to it.
-        masks: column with masks, boxes or run lengths; of a study file the name of a mask or label; or a folder with
-            one mask per image, of the image's name.
+        data: a folder, a table (see `read_table` for both), or a study file; paths in a table are relative to it.
+        masks: column with masks, boxes or run lengths (of a folder with its own masks, ``mask``); of a study file the
+            name of a mask or label; or a folder with one mask per image, of the image's name.
         boxes: column with boxes.
         target: the class of every image, by name or index; "column:NAME" to read it from a column; None for the
             predicted class.
@@ -70,17 +70,28 @@ def read_data(
         SettingError: a column or folder that does not exist.
     """
     data = str(data)
-    if os.path.isdir(data):  # noqa: PTH112  Path.is_dir() raises on names that are too long
-        for name, value in (("--boxes", boxes), ("--image", image), ("--patient", patient)):
-            if value is not None:
-                raise SettingError(f"{name} names a column, and {data!r} is a folder: give a table, or leave it out")
-        return _of_folder(Path(data), masks, target, exclude)
     if data.lower().endswith(".toml"):
         for name, value in (("--boxes", boxes), ("--image", image), ("--patient", patient)):
             if value is not None:
                 raise SettingError(f"{name} names a column, and {data!r} is a study file: leave it out")
         return _of_study(Path(data), masks, target)
-    return _of_table(data, masks, boxes, target, image, patient)
+    found = _of_table(data, masks, boxes, target, image, patient)
+    if not os.path.isdir(data):  # noqa: PTH112  Path.is_dir() raises on names that are too long
+        return found
+    return _outside(found, [*exclude, *([Path(masks)] if masks and Path(masks).is_dir() else [])])
+
+
+def _outside(data: EvaluationData, folders: Sequence[Path]) -> EvaluationData:
+    """Return the cases whose images are in none of some folders."""
+    skipped = [Path(os.path.abspath(folder)) for folder in folders]  # noqa: PTH100  links keep their own place
+    cases = [
+        case
+        for case in data.cases
+        if not any(Path(os.path.abspath(case.source)).is_relative_to(folder) for folder in skipped)  # noqa: PTH100
+    ]
+    if not cases:
+        raise SettingError(f"{data.path} has no images but those in {', '.join(map(str, folders))}")
+    return replace(data, cases=[replace(case, number=number) for number, case in enumerate(cases)])
 
 
 def _of_study(path: Path, masks: str | None, target: str | None) -> EvaluationData:
@@ -106,31 +117,13 @@ def _of_study(path: Path, masks: str | None, target: str | None) -> EvaluationDa
     return replace(data, cases=kept)
 
 
-def _of_folder(folder: Path, masks: str | None, target: str | None, exclude: Sequence[Path]) -> EvaluationData:
-    if target and target.startswith(_COLUMN):
-        raise SettingError(f"--target {target!r} names a column, and {str(folder)!r} is a folder: give a class")
-    mask_folders = [] if masks is None else [_mask_folder(masks)]
-    paths = [path for path, _ in find_pictures([folder], exclude=[*exclude, *mask_folders])]
-    stem_masks = _by_stem(mask_folders[0]) if mask_folders else {}
-    cases = []
-    for number, path in enumerate(paths):
-        name = path.relative_to(folder)
-        mask = stem_masks.get(name.with_suffix("").as_posix()) or stem_masks.get(name.stem)
-        annotation = {"mask": f"./{mask}"} if mask else {}
-        root, image = str(mask_folders[0]) if mask_folders else "", name.as_posix()
-        cases.append(Case(number, 0, image, str(path), image, masks=annotation, root=root, target=target or ""))
-    return EvaluationData(str(folder), cases, patients=False)
-
-
 def _of_table(
     path: str, masks: str | None, boxes: str | None, target: str | None, image: str | None, patient: str | None
 ) -> EvaluationData:
     headers = [name for name in read_table(path)[0].columns if name != LINE]
     columns = {"boxes": named_column(headers, boxes, option="--boxes")} if boxes else {}
-    folder = None
-    if masks is not None and masks not in headers and Path(masks).is_dir():
-        folder = _mask_folder(masks)
-    elif masks is not None:
+    folder = Path(masks) if masks is not None and masks not in headers and Path(masks).is_dir() else None
+    if folder is None and masks is not None:
         columns["mask"] = named_column(headers, masks, option="--masks")
     classes = (
         named_column(headers, target[len(_COLUMN) :], option="--target")
@@ -155,7 +148,9 @@ def _of_cohort(cohort: Cohort, path: str, folder: Path | None, target: str, clas
     cases = []
     for case in cohort.cases():
         cells, problem = dict(case.masks), case.problem
-        if folder is not None and (mask := stem_masks.get(Path(case.image).stem)):
+        name = Path(case.image)
+        mask = stem_masks.get((name.parent / name.stem).as_posix()) or stem_masks.get(name.stem)
+        if folder is not None and mask:
             cells["mask"] = f"./{os.path.relpath(folder / mask, case.root)}"
         class_name = case.strata[classes] if classes else target
         if classes and not class_name:
@@ -171,13 +166,6 @@ def _of_cohort(cohort: Cohort, path: str, folder: Path | None, target: str, clas
             )
         )
     return EvaluationData(path, cases, patients=cohort.patients)
-
-
-def _mask_folder(masks: str) -> Path:
-    folder = Path(masks)
-    if not folder.is_dir():
-        raise SettingError(f"--masks {masks!r} is neither a column of the data nor a folder")
-    return folder
 
 
 def _by_stem(folder: Path) -> dict[str, str]:

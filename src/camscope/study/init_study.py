@@ -88,7 +88,10 @@ def init_study(draft: Draft, file: Path, *, model: Model | None, settings: Mappi
         notes.append("no column has labels: the truth is unknown, and all cases are explained")
     if not labels:
         where = f" in the columns {', '.join(draft.searched)}" if draft.searched else ""
-        text = "call the column of labels 'label', or give --model, whose classes become labels"
+        text = "call the column of labels 'label'"
+        if (draft.folder / str(draft.cohort["table"])).is_dir():
+            where, text = " in the names of folders", "put the images of each class in a folder"
+        text += ", or give --model, whose classes become labels"
         raise SettingError(f"no labels were found{where}: {text}")
     cohort = Cohort(
         draft.section, {name: LabelRule.model_validate(rule) for name, rule in labels.items()}, draft.folder

@@ -132,3 +132,33 @@ def test_capitals_and_suffixes_of_folders(folder):
         ("Test-Data/A/2.png", "", "test"),
         ("training_set/A/Images/1.png", "training_set/A/Masks/1_mask.png", "train"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("names", "masks"),
+    [
+        (("images/1.png", "images/2.png", "masks/1.png", "masks/2.png"), ["masks/1.png", "masks/2.png"]),
+        (("1.png", "2.png", "Lung Masks/1.png"), ["", ""]),
+        (("img/1.png", "annotations/1_mask.png", "img/2.png"), ["annotations/1_mask.png", ""]),
+        (("train/images/1.png", "train/gt/1.png", "test/images/1.png"), ["", "train/gt/1.png"]),
+        (("images/a/1.png", "masks/a/1.png", "images/b/1.png"), ["masks/a/1.png", ""]),
+        (("a/1.png", "b/2.png", "masks/1.png", "masks/2_mask.png"), ["masks/1.png", "masks/2_mask.png"]),
+    ],
+)
+def test_folders_of_masks_beside_folders_of_images_are_no_classes(folder, names, masks):
+    table, _ = read_table(str(folder(*names)))
+    assert table["mask"].to_list() == masks
+    assert set(table["class"]) <= {"", "a", "b"}
+    assert not set(table["path"]).intersection(name for name in names if "ask" in name or "gt" in name)
+
+
+@pytest.mark.parametrize("names", [("with_mask/1.png", "without_mask/1.png"), ("images/1.png", "labels/9.png")])
+def test_classes_whose_images_fit_no_others_are_classes(folder, names):
+    table, _ = read_table(str(folder(*names)))
+    assert table["class"].to_list() == [name.split("/")[0] for name in names]
+
+
+def test_init_of_images_and_masks_without_classes_says_what_is_missing(folder, tmp_path):
+    proposal = draft(folder("images/1.png", "masks/1.png"), results=tmp_path)
+    with pytest.raises(SettingError, match=r"no labels were found in the names of folders: put the images of each"):
+        init_study(proposal, tmp_path / "study.toml", model=None, settings={})

@@ -284,3 +284,22 @@ def test_coco_ids_may_be_text_or_numbers(tmp_path):
     written(tmp_path, json.dumps(content | {"annotations": [boxes[0] | {"image_id": 7}]}).encode(), "t.json")
     with pytest.raises(TableError, match="has no annotation of its images: the first has image_id '7'"):
         read_table(str(tmp_path / "t.json"))
+
+
+def test_json_lines_in_a_json_file(tmp_path):
+    (tmp_path / "t.json").write_text('{"image": "a.png", "label": 1}\n{"image": "b.png", "label": 0}\n')
+    table, _ = read_table(str(tmp_path / "t.json"))
+    assert table.select("image", "label").rows() == [("a.png", "1"), ("b.png", "0")]
+
+
+def test_coco_annotations_of_unknown_images_are_counted(tmp_path):
+    box = {"category_id": 1, "bbox": [1, 1, 2, 2]}
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 8, "width": 8}],
+        "annotations": [{"image_id": 1, **box}, {"image_id": "01", **box}],
+        "categories": [{"id": 1, "name": "dog"}],
+    }
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match=r"annotations of 1 images that it does not list are left out.*'01'"):
+        table, _ = read_table(str(tmp_path / "t.json"))
+    assert table["classes"].to_list() == ["dog"]

@@ -22,6 +22,7 @@ def test_boxes_and_masks_of_a_table_say_the_same(folder):
         assert one.annotation((48, 48)).sum() == 18 * 18
 
 
+@pytest.mark.filterwarnings("ignore:.*no patients are known")
 def test_a_folder_with_a_folder_of_masks_by_name(folder):
     (folder / "masks" / "p5.png").unlink()
     cases = read_data(folder, masks=str(folder / "masks"))
@@ -64,8 +65,24 @@ def test_columns_that_are_not_there(folder, options, said):
 
 @pytest.mark.parametrize("options", [{"boxes": "box"}, {"patient": "patient"}, {"target": "column:truth"}])
 def test_columns_of_a_folder(folder, options):
-    with pytest.raises(SettingError, match="is a folder"):
+    with pytest.raises(SettingError, match="no column called"):
         read_data(folder, **options)
+
+
+@pytest.mark.filterwarnings("ignore:.*no patients are known")
+def test_class_folders_are_read_as_in_training(tmp_path):
+    for name in ("benign/a.png", "benign/a_mask.png", "malignant/b.png", "out/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8), 255).save(tmp_path / name)
+    data = read_data(tmp_path, masks="mask", target="column:class", exclude=[tmp_path / "out"])
+    assert [(case.number, case.image, case.target) for case in data.cases] == [
+        (0, "benign/a.png", "benign"),
+        (1, "malignant/b.png", "malignant"),
+    ]
+    assert data.cases[0].annotation((8, 8)).all()
+    assert data.annotated == 1
+    with pytest.raises(SettingError, match="no images but those in"):
+        read_data(tmp_path, exclude=[tmp_path])
 
 
 def test_no_table(tmp_path):
