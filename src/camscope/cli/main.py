@@ -27,6 +27,7 @@ from camscope.cli import (
     methods,
     models,
     report,
+    share,
     study,
     train,
 )
@@ -54,6 +55,7 @@ for command in (
     study.study,
     audit.audit,
     report.report,
+    share.share,
     evaluate.evaluate,
     train.train,
     failures.failures,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,8 +42,13 @@ class PropertyRow:
     verdict: Chip
 
 
-def property_rows(audit: Mapping[str, Any] | None) -> Iterator[PropertyRow]:
-    """Yield the properties that differ between the images of each label, by label."""
+def property_rows(audit: Mapping[str, Any] | None, *, shown: Callable[[str], str] = str) -> Iterator[PropertyRow]:
+    """Yield the properties that differ between the images of each label, by label.
+
+    Args:
+        audit: content of ``audit.json``.
+        shown: returns the shown name of a group.
+    """
     for label, content in ({} if audit is None else audit["labels"]).items():
         for name, entry in content.get("properties", {}).items():
             facts = entry["facts"]
@@ -56,7 +61,7 @@ def property_rows(audit: Mapping[str, Any] | None) -> Iterator[PropertyRow]:
                 f"{_short(facts['value']['median'])} ({_short(facts['value']['low'])} to "
                 f"{_short(facts['value']['high'])})",
                 interval(facts["label"]),
-                "" if best is None else f"{best}: {interval(aucs[best])}",
+                "" if best is None else f"{shown(best)}: {interval(aucs[best])}",
                 [f"{stratum} {interval(auc)}" for stratum, auc in facts["score"].items()],
                 chip(f"property:{name}", entry),
             )

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from camscope.cohort.store import FAILED
+from camscope.cohort.shown_names import ShownNames
 from camscope.cohort.tables import located
 from camscope.errors import CamscopeError
 from camscope.files import MARKER, is_remote, write_atomically, writing
@@ -25,7 +25,6 @@ from camscope.progress import Progress
 from camscope.render import colourise
 from camscope.report.choice import Shown
 from camscope.report.mean_maps import MeanPictures
-from camscope.report.names import Names
 from camscope.report.results import Case, Results
 from camscope.report.words import region_words
 
@@ -40,13 +39,14 @@ _COLOURS = ("byr", "viridis", "inferno", "cividis", "gray")
 
 
 def thumbnails(
-    results: Results, shown: Shown, *, means: MeanPictures, progress: Progress, inside: int = INSIDE
+    results: Results, shown: Shown, *, out: Path, means: MeanPictures, progress: Progress, inside: int = INSIDE
 ) -> tuple[list[str], list[str]]:
     """Make the thumbnails of the cases of the gallery.
 
     Args:
         results: results of a study.
         shown: the cases of the gallery.
+        out: folder of the page.
         means: receives every thumbnail.
         progress: called with "reading images", the number done, and the total.
         inside: largest number of cases whose thumbnails are data addresses. For more cases, they are files beside the
@@ -55,7 +55,7 @@ def thumbnails(
     Returns:
         For each case the address of its thumbnail ("" if there is none), and the reason why there is none.
     """
-    folder = results.folder / FOLDER
+    folder = out / FOLDER
     beside = len(shown.cases) > inside
     old_files = {path.name for path in folder.iterdir()} if folder.exists() else set()
     own_files = _owned(folder)
@@ -150,7 +150,7 @@ def _tidy(folder: Path, old_files: set[str], *, kept: set[str]) -> None:
 
 
 def gallery_data(
-    results: Results, shown: Shown, *, names: Names, addresses: Sequence[str], reasons: Sequence[str]
+    results: Results, shown: Shown, *, names: ShownNames, addresses: Sequence[str], reasons: Sequence[str]
 ) -> dict[str, Any]:
     """Return the data of the page's script, as columns of plain JSON values."""
     rows, cases = shown.rows, shown.cases
@@ -196,7 +196,7 @@ def gallery_data(
     }
 
 
-def _cases(cases: pl.DataFrame, names: Names, results: Results) -> dict[str, Any]:
+def _cases(cases: pl.DataFrame, names: ShownNames, results: Results) -> dict[str, Any]:
     strata = [f"stratum:{name}" for name in results.file.cohort.strata]
     facts = {column.partition(":")[2]: [names.value(v) for v in cases[column].to_list()] for column in strata}
     facts |= {
@@ -216,9 +216,8 @@ def _cases(cases: pl.DataFrame, names: Names, results: Results) -> dict[str, Any
     }
 
 
-def _messages(rows: pl.DataFrame, names: Names) -> list[str]:
-    records = rows.select("image", "patient", "message", "status").iter_rows(named=True)
-    return [names.text(row["message"], row) if row["status"] == FAILED else row["message"] or "" for row in records]
+def _messages(rows: pl.DataFrame, names: ShownNames) -> list[str]:
+    return [names.text(text, patient) for text, patient in rows.select("message", "patient").iter_rows()]
 
 
 def _windows(rows: pl.DataFrame) -> dict[str, Any]:
@@ -228,17 +227,17 @@ def _windows(rows: pl.DataFrame) -> dict[str, Any]:
     return {"window": index, "windows": [list(kind) for kind in kinds]}
 
 
-def _maps(results: Results, selection: Shown, *, names: Names) -> dict[str, Any]:
+def _maps(results: Results, selection: Shown, *, names: ShownNames) -> dict[str, Any]:
     """Return the maps as 16-bit integers with one step size per map, and the notes of the rows."""
     grids: list[str | None] = []
     steps: list[float | None] = []
     notes: list[int] = []
     texts: dict[tuple[str, ...], int] = {(): 0}
-    rows = selection.rows.select("image", "patient").iter_rows(named=True)
+    patients = iter(selection.rows["patient"])
     for shard in results.large(selection.cases["case"].to_list()):
         for grid, row_notes in shard.iter_rows():
-            row = next(rows)
-            notes.append(texts.setdefault(tuple(names.text(text, row) for text in row_notes or ()), len(texts)))
+            patient = next(patients)
+            notes.append(texts.setdefault(tuple(names.text(text, patient) for text in row_notes or ()), len(texts)))
             coded, step = (None, None) if grid is None else _coded(np.array(grid, np.float64))
             grids.append(coded)
             steps.append(step)

@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from camscope.audit.settings import FEWEST, LEVEL
+from camscope.cohort.shown_names import ShownNames
 from camscope.cohort.store import FAILED, OK, as_written
 from camscope.files import write_atomically
 from camscope.page.lines import Drawn
@@ -39,7 +40,6 @@ from camscope.report.mean_maps import (
     top_of,
 )
 from camscope.report.methods import agreement_of_methods
-from camscope.report.names import Names
 from camscope.report.performance import LabelPerformance, label_performance
 from camscope.report.prose import limitations, methods_text, record_rows, sampled
 from camscope.report.results import Results, read_results
@@ -57,6 +57,7 @@ def report(
     folder: str | Path,
     *,
     study: Study | None = None,
+    out: Path | None = None,
     pseudonyms: bool = False,
     progress: Progress = lambda *_: None,
     inside: int = INSIDE,
@@ -67,27 +68,29 @@ def report(
     Args:
         folder: folder of a study that has been run, with or without an audit.
         study: the study; needed if its images were moved since the run.
-        pseudonyms: replace names of patients with pseudonyms, and remove paths of files.
+        out: folder for the page; None for the folder of the study.
+        pseudonyms: replace names of patients with pseudonyms, and remove paths of files (see `ShownNames`).
         progress: called with the current step, the number of items done, and the total.
         inside: largest number of cases whose thumbnails are part of the page; for more cases they are separate files.
         most: largest number of cases of which the page shows all; of larger cohorts it shows a choice of this size.
 
     Returns:
-        The path of ``report.html`` in the folder. For large cohorts, the thumbnails are in ``report_files`` beside it.
+        The path of ``report.html``. For large cohorts, the thumbnails are in ``report_files`` beside it.
 
     Raises:
         StoreError: the folder has no study, or the page cannot be written.
     """
     with as_written(folder):
-        return _report(read_results(folder, study=study), pseudonyms, progress, inside=inside, most=most)
+        results = read_results(folder, study=study)
+        names = ShownNames(results.named if pseudonyms else None)
+        return _report(results, results.folder if out is None else out, names, progress, inside=inside, most=most)
 
 
-def _report(results: Results, pseudonyms: bool, progress: Progress, *, inside: int, most: int) -> Path:  # noqa: FBT001
-    names = Names(results.cases, pseudonyms=pseudonyms)
+def _report(results: Results, out: Path, names: ShownNames, progress: Progress, *, inside: int, most: int) -> Path:
     results = replace(results, grouped=all(names.value(group) == group for group in results.groups))
     selection = chosen_cases(results, most=most)
     means = MeanPictures(results, selection)
-    addresses, reasons = thumbnails(results, selection, means=means, progress=progress, inside=inside)
+    addresses, reasons = thumbnails(results, selection, out=out, means=means, progress=progress, inside=inside)
     maps = []
     for count, label in enumerate(results.labels, 1):
         maps.append(label_maps(results, label))
@@ -100,7 +103,7 @@ def _report(results: Results, pseudonyms: bool, progress: Progress, *, inside: i
     content = _content(results, selection, names=names, maps=maps, performance=performance, means=means)
     content |= {"data": Markup(script_json(data))}
     text = rendered("page.html.j2", content, package="camscope.report", script=_SCRIPT.read_text("utf-8"))
-    path = results.folder / PAGE
+    path = out / PAGE
     write_atomically(path, lambda file: file.write(text.encode("utf-8", "replace")))
     return path
 
@@ -109,7 +112,7 @@ def _content(
     results: Results,
     selection: Shown,
     *,
-    names: Names,
+    names: ShownNames,
     maps: list[LabelMaps],
     performance: list[LabelPerformance],
     means: MeanPictures,
@@ -136,7 +139,7 @@ def _content(
         "labels": results.labels,
         "firsts": firsts,
         "audit": results.audit,
-        "warnings": results.warnings,
+        "warnings": [names.text(text) for text in results.warnings],
         "counts": {
             "patients": number_of(results.cases, "patient") if results.patients_known else None,
             "images": len(results.cases),
@@ -155,7 +158,7 @@ def _content(
         "asked": results.file.explain.when,
         "methods": results.methods,
         "pairs": agreement_of_methods(results) if results.methods[1:] else [],
-        "properties": list(property_rows(results.audit)),
+        "properties": list(property_rows(results.audit, shown=names.value)),
         "constant_properties": constant_properties(results.audit),
         "drawn": _figures(results, maps, slices, performance, top=top),
         "performance": performance,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -306,13 +307,15 @@ def record_rows(results: Results, *, pseudonyms: bool) -> Sequence[tuple[str, st
         rows += [("Audit", text), ("Inputs through the models in the audit", str(results.audit["forwards"]))]
     rows += [(f"Version of {name}", str(version)) for name, version in record.get("versions", {}).items()]
     for label, model in record.get("models", {}).items():
+        spec = str(model.get("spec"))
+        spec = Path(spec).name if pseudonyms and ":" not in spec else spec
         preprocess = model.get("preprocess") or {}
         size = " × ".join(map(str, preprocess.get("input_size") or ()))
         rows.append(
             (
                 f"Model of {label}",
                 (
-                    f"{model.get('name')} ({model.get('spec')}), class {model.get('class')}, input {size}, "
+                    f"{model.get('name')} ({spec}), class {model.get('class')}, input {size}, "
                     f"{preprocess.get('fit')}; SHA-256 of the weights {model.get('weights_sha256')}"
                 ),
             )

@@ -96,6 +96,12 @@ class Results:
         return one_per_case(self.rows.select("case", "patient", "group", "height", "image_sha256"))
 
     @cached_property
+    def named(self) -> pl.DataFrame:
+        """Return one row per case, with the columns that may name a patient or an image."""
+        columns = ("case", "patient", "image", "group", "height", "image_sha256")
+        return one_per_case(self._scan.select(*columns, pl.col("^stratum:.*$")).collect())
+
+    @cached_property
     def failed(self) -> pl.DataFrame:
         """Return the rows that failed, with the reason."""
         return self._scan.filter(pl.col("status") == FAILED).select("case", "image", "patient", "message").collect()

@@ -8,8 +8,8 @@ from typing import Any
 
 import polars as pl
 
+from camscope.cohort.shown_names import ShownNames
 from camscope.cohort.store import FAILED, NOT_ASKED, OK
-from camscope.report.names import Names
 from camscope.report.results import Results
 from camscope.statistics.auc import auc_interval
 from camscope.statistics.intervals import Interval
@@ -58,7 +58,7 @@ def number_of(table: pl.DataFrame, what: str) -> int:
     return table.filter(pl.col(what).fill_null("") != "")[what].n_unique()
 
 
-def flow(results: Results, names: Names) -> list[FlowStep]:
+def flow(results: Results, names: ShownNames) -> list[FlowStep]:
     """Return the numbers of patients, images, rows and maps, and of lost items with the reasons."""
     rows, cases = results.rows, results.cases
     counts = dict(rows.group_by("status").len().rows())
@@ -99,11 +99,11 @@ def _unmapped(results: Results) -> str:
     return {"present": "label not present", "predicted": "label not predicted", "all": ""}[results.file.explain.when]
 
 
-def _reasons(failed: pl.DataFrame, names: Names) -> list[tuple[str, int]]:
+def _reasons(failed: pl.DataFrame, names: ShownNames) -> list[tuple[str, int]]:
     """Return the reasons why rows failed with their numbers, most frequent first."""
     counts: dict[str, int] = {}
     for row in failed.select("image", "patient", "message").iter_rows(named=True):
-        text = names.text(row["message"], row) or "no reason given"
+        text = names.text(row["message"], row["patient"]) or "no reason given"
         counts[text] = counts.get(text, 0) + 1
     ordered = sorted(counts.items(), key=lambda item: -item[1])
     remainder = sum(number for _, number in ordered[_REASONS:])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from camscope.report.names import Names
+from camscope.cohort.shown_names import ShownNames
 from camscope.report.prose import limitations, methods_text
 from camscope.report.results import read_results
 from camscope.report.tables import areas, flow, make_up, outcomes
@@ -16,13 +16,13 @@ def results(made):
 
 
 def test_the_flow_counts_everything_and_loses_nothing(results):
-    patients, images, rows, scored, maps = flow(results, Names(results.cases, pseudonyms=False))
+    patients, images, rows, scored, maps = flow(results, ShownNames(None))
     assert (patients.count, images.count, rows.count, scored.count, maps.count) == (4, 8, 16, 14, 14)
     assert images.lost == [("could not be used", 1)]
     ((reason, number),) = rows.lost
     assert number == rows.count - scored.count
     assert "AP.png" in reason
-    (hidden,) = flow(results, Names(results.cases, pseudonyms=True))[2].lost
+    (hidden,) = flow(results, ShownNames(results.named))[2].lost
     assert "AP.png" not in hidden[0]
 
 
