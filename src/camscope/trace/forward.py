@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from camscope.errors import CamscopeError, LayerError, TargetError
-from camscope.trace.hooks import Edit, lock_of, tracing
+from camscope.trace.hooks import Edit, tracing
 from camscope.trace.layout import Layout, Locate, find_layout, is_last
+from camscope.trace.locks import lock_of
 from camscope.trace.outputs import choosing_output, chosen_output, other_outputs, per_image, rows_of_list, unwrap
 from camscope.trace.pytree import (
     Input,

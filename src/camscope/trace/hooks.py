@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from camscope.errors import LayerError, ModelError
 from camscope.trace.layer_path import Address, Record
+from camscope.trace.locks import lock_of
 from camscope.trace.pytree import first_tensor
 from camscope.trace.wrappers import GraphKept, outside_inference, uncompiled, without_checkpoints
 
@@ -35,8 +35,6 @@ _KEEP_ENTRIES = {
     *("transpose", "t", "unflatten", "view_as", "reshape_as", "index_select"),
 }
 _contexts = threading.local()
-_locks_made = threading.Lock()
-_locks: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 
 
 @dataclass
@@ -133,12 +131,6 @@ def _as_innermost(recording: Recording) -> Iterator[None]:
         yield
     finally:
         stack.pop()
-
-
-def lock_of(net: nn.Module) -> threading.RLock:
-    """Return the lock of a network; a thread holds it while it hooks the network or changes its flags."""
-    with _locks_made:
-        return _locks.setdefault(net, threading.RLock())
 
 
 def refuse_program(net: Any) -> None:

@@ -14,10 +14,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from camscope.errors import ModelError
+from camscope.trace.locks import new_lock
 from camscope.trace.norm_gradients import NORMS, plain_norm
 
 _plain = threading.local()
-_installing = threading.Lock()
+_installing = new_lock()
 _installed: dict[str, Any] = {}
 _users = 0
 
