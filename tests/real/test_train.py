@@ -35,4 +35,5 @@ def test_fine_tuning_learns_its_training_pictures_and_judges_others(tmp_path):
         rows = list(csv.DictReader(file))
     assert sum(row[row["predicted"]] == "1" for row in rows) / len(rows) > 0.6
     page = (tmp_path / "run/report.html").read_text(encoding="utf-8")
-    assert "patients: the intervals are wide" in page
+    assert "images: the intervals are wide" in page
+    assert "The patients are unknown." in page
