@@ -310,6 +310,8 @@ def rate(count, total):
 def main(description, out, *, run, jobs, table, runs=20):
     """Run the jobs, writing the results after each, or print the table of earlier results.
 
+    Results in the file are those of the first jobs, whose order and seeds never change: only the others are run.
+
     Args:
         description: the text of ``--help``.
         out: the file of results, unless another is given.
@@ -327,10 +329,10 @@ def main(description, out, *, run, jobs, table, runs=20):
     if arguments.table:
         table(json.loads(arguments.table.read_text()))
         return
-    results, start = [], time.time()
+    results, start = json.loads(arguments.out.read_text()) if arguments.out.is_file() else [], time.time()
     with ProcessPoolExecutor(arguments.workers) as pool:
-        for result in pool.map(run, jobs(arguments.runs)):
-            results.append(result)
+        for result in pool.map(run, itertools.islice(jobs(arguments.runs), len(results), None)):
+            results.append(json.loads(json.dumps(result)))
             arguments.out.write_text(json.dumps(results))
             print(f"{len(results)} networks, {time.time() - start:.0f} s", flush=True)
     table(results)

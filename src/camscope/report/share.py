@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import polars as pl
@@ -44,6 +45,9 @@ def share(
     with as_written(folder):
         results = read_results(folder, study=study)
         claim(out, _KIND)
+        if not results.patients_known:
+            text = "so values of groups and strata are hidden unless they are short or usual words"
+            warnings.warn(f"no patients are known, {text}", stacklevel=2)
         paths = [
             report(folder, study=study, out=out, pseudonyms=True, progress=progress),
             write_csv(folder, out=out, pseudonyms=True),
