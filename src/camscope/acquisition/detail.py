@@ -18,9 +18,10 @@ _SIDE, _BANDS = 256, 128
 _FINE, _RAMP = 32, (8, 16)
 _GAIN = 10.0
 _IMMERKAER = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
-_QUALITIES = (*range(5, 96, 5), 98)
+_QUALITIES = np.arange(2, 99)
+_APART = 5  # the errors at this distance on both sides tell the error without a ghost
 _CROP = 256
-_GHOST, _FLOOR = 0.5, 0.25
+_GHOST, _FLOOR = 0.5, 0.12
 LOSSLESS = 100.0
 
 
@@ -100,10 +101,14 @@ def measure_jpeg(picture: Picture) -> Trait:
         return np.array([LOSSLESS])
     top, left = (max(side - _CROP, 0) // 16 * 8 for side in values.shape)
     crop = np.ascontiguousarray(values[top : top + _CROP, left : left + _CROP])
-    errors = np.array([np.mean((_compressed(crop, q).astype(float) - crop) ** 2) for q in _QUALITIES])
-    expected = np.sqrt(np.maximum(errors[:-2], 1e-9) * np.maximum(errors[2:], 1e-9))
-    ghosts = (errors[1:-1] < _GHOST * expected) & (expected > _FLOOR)
-    return np.array([float(_QUALITIES[1 + int(np.argmax(ghosts))]) if ghosts.any() else LOSSLESS])
+    errors = np.array([np.mean((_compressed(crop, int(q)).astype(float) - crop) ** 2) for q in _QUALITIES])
+    places, logs = np.arange(len(errors)), np.log(np.maximum(errors, 1e-9))
+    below, above = np.maximum(places - _APART, 0), np.minimum(places + _APART, places[-1])
+    weights = (above - places) / (above - below)
+    expected = np.exp(weights * logs[below] + (1 - weights) * logs[above])
+    depths = np.where(expected > _FLOOR, errors / expected, 1.0)
+    best = int(np.argmin(depths))
+    return np.array([float(_QUALITIES[best]) if depths[best] < _GHOST else LOSSLESS])
 
 
 def transfer_jpeg(picture: Picture, own: Trait, other: Trait) -> Pixels:

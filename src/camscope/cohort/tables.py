@@ -8,6 +8,7 @@ import json
 import os
 import re
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -108,7 +109,7 @@ def _content(path: str) -> tuple[bytes, str]:
         try:
             with gzip.open(io.BytesIO(content)) as file:
                 content = file.read(MAX_BYTES + 1)
-        except (OSError, EOFError) as fault:
+        except (OSError, EOFError, zlib.error) as fault:
             raise TableError(f"the table cannot be unpacked: {reason(fault)}", path) from None
         if len(content) > MAX_BYTES:
             raise TableError(f"the table has more than {MAX_BYTES:,} bytes when it is unpacked", path)
@@ -177,13 +178,15 @@ def _excel(content: bytes, path: str, sheet: str | None) -> tuple[pl.DataFrame, 
     openpyxl = require("openpyxl", f"reading {path}", "excel")
     try:
         book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as fault:
+        if sheet is not None and sheet not in book.sheetnames:
+            raise TableError(f"has no sheet called {sheet!r}, but {', '.join(map(repr, book.sheetnames))}", path)
+        page = book.worksheets[0] if sheet is None else book[sheet]
+        rows = list(page.iter_rows(values_only=True))
+        _refuse_uncomputed(openpyxl, content, page.title, rows, path)
+    except CamscopeError:
+        raise
+    except Exception as fault:  # the parsers of ZIP and XML raise errors of many kinds
         raise TableError(f"the Excel file cannot be read: {reason(fault)}", path) from None
-    if sheet is not None and sheet not in book.sheetnames:
-        raise TableError(f"has no sheet called {sheet!r}, but {', '.join(map(repr, book.sheetnames))}", path)
-    page = book.worksheets[0] if sheet is None else book[sheet]
-    rows = list(page.iter_rows(values_only=True))
-    _refuse_uncomputed(openpyxl, content, page.title, rows, path)
     lines = ((line, row) for line, row in enumerate(rows, 1) if any(value is not None for value in row))
     return _of_cells([(line, [_cell(value) for value in row]) for line, row in lines], path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import hashlib
 import importlib
@@ -12,13 +13,11 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from camscope.errors import ModelError
@@ -77,7 +76,7 @@ def read_weights(path: str | Path) -> State:
         with torch.serialization.safe_globals(_PLAIN), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*TorchScript archive")  # the error names it
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, SafetensorError, EOFError, LookupError, ValueError, OSError) as error:
+    except Exception as error:  # parsers of ZIP and pickle raise errors of many kinds
         raise _unreadable(path, error) from error
     return _unwrapped(content, path)
 
@@ -162,8 +161,10 @@ def file_sha256(path: Path) -> str:
 
 
 def _unreadable(path: Path, error: Exception) -> ModelError:
-    text = str(error)
-    if zipfile.is_zipfile(path) and any("archive_format" in name for name in zipfile.ZipFile(path).namelist()):
+    text, names = str(error), []
+    with contextlib.suppress(OSError, ValueError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if any("archive_format" in name for name in names):
         return ModelError(
             f"{path} is an exported program, not weights: save torch.export.load(FILE).state_dict and give that file"
         )
