@@ -13,8 +13,9 @@ from typing import Any
 import polars as pl
 
 from camscope.cohort.assemble import CohortTable, assemble
-from camscope.cohort.columns import find_column, role_of
+from camscope.cohort.columns import find_column, role_of, split_of
 from camscope.cohort.dicom_folder import write_dicom_table
+from camscope.cohort.folders import is_image_folder
 from camscope.cohort.guesses import guessed_labels, guessed_masks, image_by_content, named_like
 from camscope.cohort.hub_dataset import is_dataset
 from camscope.cohort.layout import CohortLayout, Survey, TableFile, filled, match, survey
@@ -174,7 +175,7 @@ def _fit_images(proposal: Draft, content: CohortTable) -> None:
     names = list(dict.fromkeys(name for cell in content.table[content.image.name] if (name := cell.strip())))
     if not names:
         return
-    fit = best_fit(names, content.root)
+    fit = best_fit(names, content.root, like=Path(content.path).stem)
     root = os.path.relpath(fit.root, content.root)
     source = proposal.section.image
     if fit.search:
@@ -234,6 +235,9 @@ def _guess(proposal: Draft, content: CohortTable, ask: Ask) -> None:
     """Set labels and masks by the content of the columns."""
     settings = proposal.cohort
     section = proposal.section
+    if settings["table"] == ".":
+        _guess_of_folders(proposal, content)
+        return
     taken = {*section.group, *section.strata, *RESERVED, "path", "file"}
     for source in (content.image, content.patient):
         taken |= {source.name, *source.columns(content.table.columns)} if source else set()
@@ -250,3 +254,32 @@ def _guess(proposal: Draft, content: CohortTable, ask: Ask) -> None:
     settings["masks"] = masks
     proposal.labels |= labels
     proposal.notes += [*notes, *more]
+
+
+def _guess_of_folders(proposal: Draft, content: CohortTable) -> None:
+    """Set the labels and masks of a folder of class folders."""
+    table = content.table
+    classes = sorted({name for name in table["class"] if name})
+    columns = [name for name in table.columns if name not in (*RESERVED, *classes, "path", "class", "split")]
+    proposal.cohort["masks"], notes = guessed_masks(table.select(columns), content, columns)
+    proposal.labels |= {name: {"column": name} for name in classes}
+    proposal.notes += notes
+    if len(classes) == 1:
+        proposal.notes.append(
+            f"all images are of one class, {classes[0]!r}: if the folders in it are the classes, give {classes[0]}"
+        )
+    inner = [_folders_of(table, name) for name in classes]
+    if len(classes) > 1 and inner[0] and all(names == inner[0] for names in inner):
+        pattern = "{class}/{split}/*" if all(map(split_of, inner[0])) else "{patient}/{class}/*"
+        proposal.notes.append(
+            f"the folders of all classes hold the same folders, {', '.join(sorted(inner[0])[:5])}: to read these too, "
+            f'write table = {{ path = ".", files = "{pattern}" }}, or what the folders are'
+        )
+
+
+def _folders_of(table: pl.DataFrame, name: str) -> set[str]:
+    """Return the folders in a class folder that hold images, other than usual ones such as ``images``."""
+    paths = table.filter(pl.col("class") == name)["path"]
+    parts = [Path(path).parts for path in paths]
+    inner = {part[part.index(name) + 1] for part in parts if name in part[:-2]}
+    return {folder for folder in inner if not is_image_folder(folder)}

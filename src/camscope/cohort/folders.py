@@ -16,7 +16,10 @@ from camscope.images import find_pictures
 
 Row = dict[str, str]
 
-_MASK_FOLDER = re.compile(r"(.*[ _-])?(masks?|segmentations?|ground[ _-]?truth)", re.IGNORECASE)
+_MASK_FOLDER = re.compile(
+    r"(?i:(?!(?:with|without|no|un|wearing)[ _-])(.*[ _-])?(masks?|segmentations?|ground[ _-]?truth))"
+    r"|.*[a-z](Mask|Masks)"
+)
 _IMAGE_FOLDER = re.compile(r"images?|imgs?", re.IGNORECASE)
 _TRUTH_FOLDER = re.compile(r"labels?|annotations?|gt", re.IGNORECASE)  # of masks if there is a folder of images
 _MASK_NAME = re.compile(r"(.+?)[ _-](?:mask|segmentation)(?:[ _-]?\d+)?", re.IGNORECASE)
@@ -40,6 +43,7 @@ def class_folder_rows(path: Path) -> list[Row]:
     files = _pictures(path)
     sides = _side_folders(files)
     places = {file: Path(*(part for part in file.parts[:-1] if part not in sides), file.name) for file in files}
+    places = _without_wrapper(places)
     depth = 2 if _has_splits(list(places.values()), path) else 1  # number of folders above the images of a class
     kinds = {file: _kind(file, sides) or _kind(Path(*place.parts[depth:])) for file, place in places.items()}
     keys = {file: _key(place, depth) for file, place in places.items()}
@@ -53,7 +57,7 @@ def class_folder_rows(path: Path) -> list[Row]:
         if base and (*key[:-1], base[1]) in known:
             masks[*key[:-1], base[1]][kinds[file] or "mask"].append(file.as_posix())
         elif kinds[file]:
-            masks[key][kinds[file]].append(file.as_posix())
+            masks[key if key in names else key[-1:]][kinds[file]].append(file.as_posix())
         else:
             images.append(file)
     columns = sorted({"mask"}.union(*masks.values()))
@@ -67,9 +71,21 @@ def class_folder_rows(path: Path) -> list[Row]:
             row["split"] = (split_of(folders[0]) or "") if folders else ""
         rows.append(row)
     classes = sorted({row["class"] for row in rows} - {""})
+    if len(classes) == 1 and is_image_folder(classes[0]):
+        classes, rows = [], [row | {"class": ""} for row in rows]
     if clash := next((name for name in classes if name in rows[0] or role_of(name)), None):
         raise TableError(f"a class folder cannot be called {clash!r}: rename it", str(path))
     return [row | {name: str(int(row["class"] == name)) if row["class"] else "" for name in classes} for row in rows]
+
+
+def _without_wrapper(places: dict[Path, Path]) -> dict[Path, Path]:
+    """Return the places without a folder that holds everything, if the folders of splits are in it."""
+    tops = {place.parts[0] for place in places.values() if len(place.parts) > 1}
+    inner = {place.parts[1] for place in places.values() if len(place.parts) > 2}
+    one = len(tops) == 1 and all(len(place.parts) > 2 for place in places.values())
+    if not one or split_of(*tops) or not inner or not all(map(split_of, inner)):
+        return places
+    return {file: Path(*place.parts[1:]) for file, place in places.items()}
 
 
 def _side_folders(files: list[Path]) -> set[str]:
@@ -104,7 +120,7 @@ def _sole_names(keys: Collection[tuple[str, ...]]) -> set[tuple[str, ...]]:
 
 def _kind(file: Path, folders: Collection[str] | None = None) -> str:
     """Return the kind of mask that an image's folder names, of all folders or of some; "" for images that are none."""
-    for part in file.parts[:-1]:
+    for part in reversed(file.parts[:-1]):
         if not _IMAGE_FOLDER.fullmatch(part) and (is_mask_folder(part) if folders is None else part in folders):
             return "mask" if part.lower() in ("mask", "masks") or _TRUTH_FOLDER.fullmatch(part) else part
     return ""
@@ -135,7 +151,17 @@ def _has_splits(pictures: list[Path], path: Path) -> bool:
 
 
 def _of_kind(folder: str) -> bool:
-    return _IMAGE_FOLDER.fullmatch(folder) is not None or is_mask_folder(folder)
+    return is_image_folder(folder) or is_mask_folder(folder)
+
+
+def may_hold_masks(name: str) -> bool:
+    """Return whether a folder has the name of one of masks or, beside one of images, of the truth, such as "gt"."""
+    return is_mask_folder(name) or _TRUTH_FOLDER.fullmatch(name) is not None
+
+
+def is_image_folder(name: str) -> bool:
+    """Return whether a folder has the name of a folder of images, such as "images"."""
+    return _IMAGE_FOLDER.fullmatch(name) is not None
 
 
 def is_mask_folder(name: str) -> bool:
@@ -143,6 +169,8 @@ def is_mask_folder(name: str) -> bool:
 
     >>> is_mask_folder("Masks"), is_mask_folder("lung masks"), is_mask_folder("masked balls")
     (True, True, False)
+    >>> is_mask_folder("leftMask"), is_mask_folder("with_mask")
+    (True, False)
     """
     return _MASK_FOLDER.fullmatch(name) is not None
 

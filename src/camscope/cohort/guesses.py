@@ -59,10 +59,18 @@ def image_by_content(path: Path, folder: Path) -> str | None:
     return None
 
 
-def guessed_masks(table: pl.DataFrame, content: CohortTable) -> tuple[dict[str, str], list[str]]:
-    """Return the columns with masks, and notes on columns that are named like masks but contain none."""
+def guessed_masks(
+    table: pl.DataFrame, content: CohortTable, names: Sequence[str] | None = None
+) -> tuple[dict[str, str], list[str]]:
+    """Return the columns with masks, and notes on columns that are named like masks but contain none.
+
+    Args:
+        table: the columns that may have masks.
+        content: the table of the cohort.
+        names: columns that have masks, by their origin; None to recognise them by their names.
+    """
     masks, notes = {}, []
-    for name in named_like(table.columns, "mask"):
+    for name in named_like(table.columns, "mask") if names is None else names:
         cells = _sample(cell for cell in table[name] if not has_no_mask(cell))
         files = [located(file, content.root) for cell in cells for file in mask_files(cell)]
         shapes = all(map(is_shape, cells))
@@ -109,7 +117,7 @@ def guessed_labels(
     table: pl.DataFrame, ask: Callable[[str, Sequence[str]], str | None]
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Return the recognised labels, and notes on further columns that may contain labels."""
-    named = [name for name in named_like(table.columns, "label") if _few_values(table[name])]
+    named = [name for name in named_like(table.columns, "label") if _few_values(table[name]) or _is_grade(table[name])]
     truths = [name for name in table.columns if _is_truth(table[name])]
     chosen = [name for name in named if name not in truths]
     notes = []
@@ -142,6 +150,14 @@ def _few_values(column: pl.Series) -> bool:
     numbers = all(re.fullmatch(r"[-+\d.,eE\s\[\]]+", value) for value in values)
     most = 200 if joined else _MOST_VALUES
     return bool(values) and not numbers and len(values) <= most and len(set(cells)) < max(len(cells), 2)
+
+
+def _is_grade(column: pl.Series) -> bool:
+    """Return whether a column has a few whole numbers that are repeated, such as grades 0 to 4 or classes 1 and 2."""
+    cells = [cell.strip() for cell in column if cell.strip()]
+    values = set(cells)
+    whole = all(re.fullmatch(r"\d{1,3}", value) for value in values)
+    return whole and not _is_truth(column) and 1 < len(values) <= min(_MOST_VALUES, len(cells) // 2)
 
 
 def _is_truth(column: pl.Series) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from camscope.cohort.folders import is_mask_folder
+from camscope.cohort.folders import may_hold_masks
 from camscope.cohort.tables import located
 from camscope.errors import CamscopeError
 from camscope.images import find_pictures
@@ -55,14 +55,16 @@ class Fit:
         return " ".join(parts) or "as they stand"
 
 
-def best_fit(names: Sequence[str], root: str) -> Fit:
+def best_fit(names: Sequence[str], root: str, *, like: str = "") -> Fit:
     """Find the suffix and the folder, at or near the root, with which most image files are found.
 
-    Of several folders with as many files, the root comes first, and folders of masks last.
+    Of several folders with as many files, one whose name is a word of ``like`` comes first, then the root; folders of
+    masks come last.
 
     Args:
         names: names of the images, not blank.
         root: folder to which names are relative.
+        like: name of the table, such as "train_labels".
     """
     step = max(len(names) // _TRIED, 1)
     sample = [_portable(name) for name in names[::step]]
@@ -70,7 +72,10 @@ def best_fit(names: Sequence[str], root: str) -> Fit:
     counts = {way: _count(sample, *way) for way in ways}
     most = max(counts.values())
     best = [way for way in ways if counts[way] == most] if most else ways[:1]
-    folder, suffix = min(best, key=lambda way: is_mask_folder(Path(way[0]).name))
+    words = re.split(r"[\W_]+", like.casefold())
+    folder, suffix = min(
+        best, key=lambda way: (may_hold_masks(Path(way[0]).name), Path(way[0]).name.casefold() not in words)
+    )
     others = () if folder == root else tuple(dict.fromkeys(other for other, _ in best if other != folder))
     fit = Fit(_count(map(_portable, names), folder, suffix), len(names), folder, suffix, others=others)
     if fit.found == fit.total or is_address(root):

@@ -76,6 +76,11 @@ def read_data(
                 raise SettingError(f"{name} names a column, and {data!r} is a study file: leave it out")
         return _of_study(Path(data), masks, target)
     found = _of_table(data, masks, boxes, target, image, patient)
+    if (masks or boxes) and not found.annotated:
+        raise SettingError(
+            f"none of the {len(found.cases)} images of {data} has a mask or box in {masks or boxes!r}: masks in a "
+            "folder have the names of their images"
+        )
     if not os.path.isdir(data):  # noqa: PTH112  Path.is_dir() raises on names that are too long
         return found
     return _outside(found, [*exclude, *([Path(masks)] if masks and Path(masks).is_dir() else [])])

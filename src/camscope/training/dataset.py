@@ -150,7 +150,8 @@ def _class_folders(path: Path) -> Dataset:
     labels = tuple(sorted({name for name in table["class"] if name}))
     if len(labels) < 2:
         held = f"one class, {labels[0]!r}" if labels else "no class"
-        raise SettingError(f"{path} holds {held}: give a folder with a folder for each class")
+        inner = f", or {path / labels[0]}, if the folders in it are the classes" if labels else ""
+        raise SettingError(f"{path} holds {held}: give a folder with a folder for each class{inner}")
     rules = {name: LabelRule(column=name) for name in labels}
     masks = tuple(name for name in table.columns if name not in (*labels, "path", "class", "split", LINE))
     cohort = open_table(str(path), labels=rules, masks={name: {"from": name} for name in masks})

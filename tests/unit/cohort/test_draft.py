@@ -125,3 +125,31 @@ def test_a_table_of_the_user_is_not_replaced(tmp_path):
     with pytest.raises(SettingError, match=r"cohort\.csv exists already and is another table"):
         draft(tmp_path / "d", results=tmp_path)
     assert (tmp_path / "cohort.csv").read_text() == "mine\n1\n"
+
+
+@pytest.mark.filterwarnings("ignore:.*no patients are known")
+@pytest.mark.parametrize(
+    ("folders", "table", "image"),
+    [
+        (("test", "train"), "train.csv", "train/{image}"),
+        (("test", "train"), "labels_test.csv", "test/{image}"),
+        (("gt", "raw"), "labels.csv", "raw/{image}"),
+    ],
+)
+def test_of_several_folders_with_the_images_the_one_of_the_table_s_name_is_taken(tmp_path, folders, table, image):
+    for name in folders:
+        (tmp_path / name).mkdir()
+        for k in range(4):
+            Image.new("L", (4, 4), k).save(tmp_path / name / f"{k}.png")
+    (tmp_path / table).write_text("image,label\n0.png,a\n1.png,b\n2.png,a\n3.png,b\n")
+    proposal = draft(tmp_path / table, results=tmp_path)
+    assert proposal.cohort["image"] == image
+    assert any("the images are also found in" in note for note in proposal.notes)
+
+
+@pytest.mark.filterwarnings("ignore:.*no patients are known")
+def test_grades_are_labels(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "t.csv").write_text("image,grade_label,age\n" + "".join(f"a.png,{k % 3},{50 + k}\n" for k in range(9)))
+    proposal = draft(tmp_path / "t.csv", results=tmp_path)
+    assert proposal.labels == {str(k): {"column": "grade_label", "contains": str(k)} for k in range(3)}

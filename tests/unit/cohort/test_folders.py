@@ -162,3 +162,51 @@ def test_init_of_images_and_masks_without_classes_says_what_is_missing(folder, t
     proposal = draft(folder("images/1.png", "masks/1.png"), results=tmp_path)
     with pytest.raises(SettingError, match=r"no labels were found in the names of folders: put the images of each"):
         init_study(proposal, tmp_path / "study.toml", model=None, settings={})
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "said"),
+    [
+        (("d/a/1.png", "d/b/2.png"), {"d": (2, 0, 0)}, "all images are of one class, 'd'"),
+        (("w/train/a/1.png", "w/test/b/2.png"), {"a": (1, 1, 0), "b": (1, 1, 0)}, "training or validation set"),
+        (
+            ("p1/0/1.png", "p1/1/2.png", "p2/0/3.png", "p2/1/4.png"),
+            {"p1": (2, 2, 0), "p2": (2, 2, 0)},
+            "{patient}/{class}",
+        ),
+        (
+            ("a/train/1.png", "a/test/2.png", "b/train/3.png", "b/test/4.png"),
+            {"a": (2, 2, 0), "b": (2, 2, 0)},
+            "{split}",
+        ),
+        (("yes/1.png", "no/2.png"), {"no": (1, 1, 0), "yes": (1, 1, 0)}, ""),
+        (("NA/1.png", "A, B/2.png", "a|b/3.png"), dict.fromkeys(("A, B", "NA", "a|b"), (1, 2, 0)), ""),
+        (
+            ("with_mask/0.png", "without_mask/0.png", "mask_weared_incorrect/0.png"),
+            dict.fromkeys(("mask_weared_incorrect", "with_mask", "without_mask"), (1, 2, 0)),
+            "",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*no patients are known")
+def test_class_folders_as_init_reads_them(folder, tmp_path, names, labels, said):
+    proposal = draft(folder(*names), results=tmp_path)
+    result = init_study(proposal, tmp_path / "study.toml", model=None, settings={})
+    assert dict(result.labels) == labels
+    notes = [note for note in result.notes if "patients are known" not in note]
+    assert [said in note for note in notes] == ([True] if said else [])
+
+
+def test_masks_of_two_kinds_below_one_folder(folder, tmp_path):
+    names = [
+        f"s/{kind}/{k}.png" for kind in ("CXR_png", "ManualMask/leftMask", "ManualMask/rightMask") for k in range(3)
+    ]
+    table, _ = read_table(str(folder(*names)))
+    assert table["path"].to_list() == names[:3]
+    assert (table["leftMask"].to_list(), table["rightMask"].to_list()) == (names[3:6], names[6:])
+    assert draft(tmp_path / "d", results=tmp_path).cohort["masks"] == {"leftMask": "leftMask", "rightMask": "rightMask"}
+
+
+def test_one_class_says_which_folder_may_have_the_classes(folder):
+    with pytest.raises(SettingError, match=r"one class, 'w'.*or .*w, if the folders in it are the classes"):
+        read_dataset(folder("w/a/1.png", "w/b/2.png"))

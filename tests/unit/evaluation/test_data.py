@@ -105,3 +105,11 @@ def test_rows_that_cannot_be_used_say_why(tmp_path):
 def test_an_annotation_without_a_pixel():
     with pytest.raises(AnnotationError, match="covers no pixel"):
         Case(0, 1, "a.png", "a.png", "P", masks={"box": "3.1,3.1,3.2,3.2"}).annotation((8, 8))
+
+
+@pytest.mark.filterwarnings("ignore:.*no patients are known")
+def test_masks_that_fit_no_image_are_an_error(folder, tmp_path):
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (8, 8), 255).save(tmp_path / "masks" / "other.png")
+    with pytest.raises(SettingError, match=r"none of the 6 images of .* has a mask or box"):
+        read_data(folder, masks=str(tmp_path / "masks"))
