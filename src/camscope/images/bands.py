@@ -90,7 +90,10 @@ def read_bands(file: BinaryIO, source: str, tags: Mapping[int, Any]) -> Picture:
         raise PictureError(f"{source!r} is damaged or truncated: {reason(fault)}") from None
     if values.ndim != 3:
         raise PictureError(f"{source!r} has the axes {page.axes}; expected rows, columns and bands")
-    return replace(_scaled(values[..., _bands(tags)], source, tags), notes=notes)
+    bands = _bands(tags)
+    if not bands or max(bands) >= values.shape[-1]:
+        raise PictureError(f"{source!r} is damaged: its header states other bands than its {values.shape[-1]}")
+    return replace(_scaled(values[..., bands], source, tags), notes=notes)
 
 
 def band_size(tags: Mapping[int, Any]) -> tuple[int, int]:

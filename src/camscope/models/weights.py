@@ -162,7 +162,7 @@ def file_sha256(path: Path) -> str:
 
 def _unreadable(path: Path, error: Exception) -> ModelError:
     text, names = str(error), []
-    with contextlib.suppress(OSError, ValueError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+    with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:  # damaged archives raise many kinds
         names = archive.namelist()
     if any("archive_format" in name for name in names):
         return ModelError(
