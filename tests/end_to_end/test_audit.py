@@ -72,6 +72,7 @@ def test_again_alone_and_the_same(folder):
     done = command("audit", place / "results", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == json.loads(before)
+    assert "report.html was written before this audit: run `camscope report" in done.stderr
 
 
 def test_a_folder_without_a_study(tmp_path):

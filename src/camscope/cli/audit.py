@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,10 +35,14 @@ def audit(
 
     Example: camscope audit results
     """
+    from camscope.cohort.store import Store
+    from camscope.report.page import PAGE
     from camscope.study.run import study_of
 
     content = audited(study_of(folder, study), folder, device=device, batch_size=batch_size, engine=engine)
     print(json.dumps(content, ensure_ascii=False) if as_json else summary(content))
+    if (page := Store(folder).folder / PAGE).exists():
+        print(f"note: {page} was written before this audit: run `camscope report {folder}`", file=sys.stderr)
 
 
 def audited(study: Study, folder: str | Path, *, device: str, **options: Any) -> dict[str, Any]:
