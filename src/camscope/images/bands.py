@@ -43,7 +43,7 @@ def band_tags(file: BinaryIO) -> Mapping[int, Any] | None:
             tags = TiffImagePlugin.ImageFileDirectory_v2(header)
             file.seek(start + tags.next)
             tags.load(file)
-            bands = len(_bands(tags))
+            bands = len(_bands(tags)) if min(band_size(tags)) > 0 else 0
             is_float_rgb = tags.get(_PHOTOMETRIC) == _RGB and _FLOAT in tags.get(_FORMAT, ())
             most = 1 if tags.get(_PHOTOMETRIC, 1) in _GREY else 3 if tags.get(_PHOTOMETRIC) == _RGB else bands
             return dict(tags) if bands > most or is_float_rgb else None
