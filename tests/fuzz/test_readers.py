@@ -283,24 +283,14 @@ def test_valid_files_are_read(name):
             read(sample)
 
 
-@pytest.mark.parametrize("name", READERS)
-def test_damaged_files_are_one_sentence(name):
+@pytest.mark.parametrize(
+    ("name", "changed"), [*((name, damaged) for name in READERS), *((name, made_up) for name in TEXTS)]
+)
+def test_damaged_files_and_odd_texts_are_one_sentence(name, changed):
     @hypothesis.settings(
         max_examples=300, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
     )
-    @hypothesis.given(damaged(READERS[name][1]))
-    def check(content):
-        survives(name, content)
-
-    check()
-
-
-@pytest.mark.parametrize("name", TEXTS)
-def test_odd_texts_are_one_sentence(name):
-    @hypothesis.settings(
-        max_examples=300, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
-    )
-    @hypothesis.given(made_up(READERS[name][1]))
+    @hypothesis.given(changed(READERS[name][1]))
     def check(content):
         survives(name, content)
 

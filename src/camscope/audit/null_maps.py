@@ -28,8 +28,8 @@ from camscope.study.grids import Grids, unit
 from camscope.targets import category
 
 _PADDING = 8
-_BATCH = 32  # inputs of 224 x 224
 """Width of the frame around an image: the side of the image divided by this number."""
+_BATCH = 32  # inputs of 224 x 224
 
 
 @dataclass(frozen=True)

@@ -49,15 +49,13 @@ def class_folder_rows(path: Path) -> list[Row]:
     keys = {file: _key(place, depth) for file, place in places.items()}
     names = {key for file, key in keys.items() if not kinds[file]}
     sole = _sole_names(names)
-    known = names | sole
     masks: dict[tuple[str, ...], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     images = []
     for file, key in keys.items():
-        base = _MASK_NAME.fullmatch(key[-1])
-        if base and (*key[:-1], base[1]) in known:
-            masks[*key[:-1], base[1]][kinds[file] or "mask"].append(file.as_posix())
-        elif kinds[file]:
-            masks[key if key in names else key[-1:]][kinds[file]].append(file.as_posix())
+        image = _image_of(key, names, sole)
+        beside = image is not None and image[:-1] == key[:-1] and image != key  # NAME_mask in the folder of NAME
+        if kinds[file] or beside:
+            masks[image or key][kinds[file] or "mask"].append(file.as_posix())
         else:
             images.append(file)
     columns = sorted({"mask"}.union(*masks.values()))
@@ -101,16 +99,26 @@ def _side_folders(files: list[Path]) -> set[str]:
         return (*(part for part in file.parts[:-1] if part not in images | masks), file.stem)
 
     known = {place(file) for file in files if masks.isdisjoint(file.parts[:-1])}
-    known |= _sole_names(known)
+    sole = _sole_names(known)
     fits: dict[str, list[bool]] = defaultdict(list)
     for file in files:
-        *folders, stem = place(file)
-        base = _MASK_NAME.fullmatch(stem)
-        fit = (*folders, stem) in known or (base is not None and (*folders, base[1]) in known)
         for name in masks.intersection(file.parts[:-1]):
-            fits[name].append(fit)
+            fits[name].append(_image_of(place(file), known, sole) is not None)
     sides = {name for name, found in fits.items() if 2 * sum(found) >= len(found)}
     return sides | images if sides else set()
+
+
+def _image_of(
+    key: tuple[str, ...], names: Collection[tuple[str, ...]], sole: Collection[tuple[str, ...]]
+) -> tuple[str, ...] | None:
+    """Return the key of the image that a mask belongs to, by its place or else by its name alone; None for no image.
+
+    A mask has the name of its image, or ``NAME_mask`` and the like.
+    """
+    base = _MASK_NAME.fullmatch(key[-1])
+    ends = [*([base[1]] if base else []), key[-1]]
+    exact = next(((*key[:-1], end) for end in ends if (*key[:-1], end) in names), None)
+    return exact or next(((end,) for end in ends if (end,) in sole), None)
 
 
 def _sole_names(keys: Collection[tuple[str, ...]]) -> set[tuple[str, ...]]:

@@ -125,7 +125,8 @@ def _of_study(path: Path, masks: str | None, target: str | None) -> EvaluationDa
 def _of_table(
     path: str, masks: str | None, boxes: str | None, target: str | None, image: str | None, patient: str | None
 ) -> EvaluationData:
-    headers = [name for name in read_table(path)[0].columns if name != LINE]
+    named = masks or boxes or (target or "").startswith(_COLUMN)
+    headers = [name for name in read_table(path)[0].columns if name != LINE] if named else []
     columns = {"boxes": named_column(headers, boxes, option="--boxes")} if boxes else {}
     folder = Path(masks) if masks is not None and masks not in headers and Path(masks).is_dir() else None
     if folder is None and masks is not None:

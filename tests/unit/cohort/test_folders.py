@@ -143,6 +143,7 @@ def test_capitals_and_suffixes_of_folders(folder):
         (("train/images/1.png", "train/gt/1.png", "test/images/1.png"), ["", "train/gt/1.png"]),
         (("images/a/1.png", "masks/a/1.png", "images/b/1.png"), ["masks/a/1.png", ""]),
         (("a/1.png", "b/2.png", "masks/1.png", "masks/2_mask.png"), ["masks/1.png", "masks/2_mask.png"]),
+        (("a/1.png", "b/2.png", "w/masks/1.png", "w/masks/2_mask.png"), ["w/masks/1.png", "w/masks/2_mask.png"]),
     ],
 )
 def test_folders_of_masks_beside_folders_of_images_are_no_classes(folder, names, masks):
