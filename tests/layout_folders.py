@@ -80,7 +80,7 @@ def table(path: Path, header: Sequence[str] | str, rows: Sequence[Sequence[Any]]
         writer.writerows(rows)
 
 
-def dicom(path: Path, **elements: str) -> None:
+def dicom(path: Path, **elements: str | int) -> None:
     import pydicom
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
@@ -399,6 +399,18 @@ def dicom_folder(root: Path) -> Expected:
     return Expected("DICOM files", 6, 3, {"Effusion": (0, 0, 6)}, ["Effusion"])
 
 
+def archive(root: Path) -> Expected:
+    """Make an export of an archive: files without suffix, a table of contents, a report and a segmentation."""
+    for n in range(6):
+        elements = {"PatientID": f"MRN{n // 2}", "StudyInstanceUID": f"1.2.{n}", "ViewPosition": ["PA", "LL"][n % 2]}
+        dicom(root / f"DICOM/ST{n}/{['IM', '1.2.840.7.'][n % 2]}{n}", **elements, Modality="DX")
+    (root / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    (root / "README").write_text("see DICOMDIR")
+    dicom(root / "DICOM/ST0/SR0", PatientID="MRN0", StudyInstanceUID="1.2.0", Modality="SR", Rows=0, Columns=0)
+    dicom(root / "DICOM/ST0/SEG0", PatientID="MRN0", StudyInstanceUID="1.2.0", Modality="SEG")
+    return Expected("DICOM files", 6, 3, {"Effusion": (0, 0, 6)}, ["Effusion"])
+
+
 def class_folders(root: Path) -> Expected:
     for name in ("benign", "malignant"):
         for n in range(4):
@@ -410,6 +422,6 @@ LAYOUTS: dict[str, Callable[[Path], Expected]] = {
     maker.__name__: maker
     for maker in (
         *(nih, chexpert, mimic, padchest, vindr, vindr_test, vinbigdata, rsna, siim, radiography, chexlocalize, open_i),
-        *(brax, bids, coco, voc, dicom_folder, class_folders),
+        *(brax, bids, coco, voc, dicom_folder, archive, class_folders),
     )
 }

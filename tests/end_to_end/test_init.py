@@ -48,5 +48,5 @@ def test_a_data_set_as_it_is_shipped(data):
 
 
 def test_every_layout_has_a_small_copy():
-    copies = {"DICOM files", "class folders", *(layout.name for layout in layouts())}
+    copies = {"DICOM files", "archive of DICOM files", "class folders", *(layout.name for layout in layouts())}
     assert len(copies) == len(LAYOUTS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import posixpath
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -133,7 +134,7 @@ class Cohort:
             for label, positive in positives.items()
             if not positive
         ]
-        return problems + self._shared_images() + self._conflicts()
+        return problems + self.shared_images() + self._conflicts()
 
     def _case(self, cells: dict[str, Any]) -> Case:
         image = cells[self._image].strip()
@@ -177,13 +178,23 @@ class Cohort:
     def _repeated(self) -> dict[int, str]:
         """Return row -> problem, for rows with the same image and patient as an earlier row."""
         lines = self.table[LINE]
-        images = [image and posixpath.normpath(image) for image in self._trimmed(self._image)]
-        first = _first_of_each(images, self._trimmed(self._patient))
+        first = _first_of_each(self._normal_images(), self._trimmed(self._patient))
         return {
             row: f"the same image and patient as line {lines[original]}: a case counts once, unless votes defines "
             "how its rows are merged"
             for row, original in first.items()
         }
+
+    def alike_patients(self) -> list[tuple[str, ...]]:
+        """Return the names of patients that may be those of one patient: "P1" and "p1"; "7", "07" and "7.0"."""
+        spellings: dict[str, set[str]] = defaultdict(set)
+        for name in dict.fromkeys(filter(None, self._trimmed(self._patient))):
+            spellings[re.sub(r"^0+(?=\d)|(?<=\d)\.0+$|\s", "", name).casefold()].add(name)
+        return [tuple(sorted(names)) for names in spellings.values() if len(names) > 1]
+
+    def _normal_images(self) -> list[str]:
+        """Return the paths of the images as the tables have them, without parts such as "./"."""
+        return [image and posixpath.normpath(image) for image in self._trimmed(self._image)]
 
     def _trimmed(self, column: str | None) -> list[str]:
         return self.table[column].str.strip_chars().to_list() if column else [""] * len(self.table)
@@ -207,13 +218,13 @@ class Cohort:
         count = Counter(places)
         return {row: f"{names[row]}-{fingerprint(images[row])}" for row, place in enumerate(places) if count[place] > 1}
 
-    def _shared_images(self) -> list[Problem]:
+    def shared_images(self) -> list[Problem]:
         """Return images with several patients."""
         if not self._patient:
             return []
         lines: dict[str, dict[str, int]] = defaultdict(dict)
-        images, patients = self._trimmed(self._image), self._trimmed(self._patient)
-        for image, patient, line in zip(images, patients, self.table[LINE], strict=True):
+        patients = self._trimmed(self._patient)
+        for image, patient, line in zip(self._normal_images(), patients, self.table[LINE], strict=True):
             if image and patient:
                 lines[image].setdefault(patient, line)
         return [

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 
 from camscope.cohort.pseudonyms import pseudonym, salt_of
@@ -18,7 +16,7 @@ DICOM_COLUMNS = ("path", "patient", "study", "view", "laterality", "date")
 _TRIED = 20  # files
 
 
-def write_dicom_table(folder: Path, results: Path) -> tuple[Path, Sequence[str]] | None:
+def write_dicom_table(folder: Path, results: Path) -> tuple[Path, list[str]] | None:
     """Write ``cohort.csv`` with one row per DICOM file of a folder.
 
     If folders at the top hold files of several patients each, their names become the column ``class``. Patients and
@@ -29,8 +27,8 @@ def write_dicom_table(folder: Path, results: Path) -> tuple[Path, Sequence[str]]
         results: folder of the table.
 
     Returns:
-        The path of the table, and its columns; None if the first images of the folder are not DICOM files with a
-        patient or a study.
+        The path of the table, and notes on it; None if the folder is none of DICOM files: of some files
+        across it, none has a patient or a study.
 
     Raises:
         SettingError: there is another table of this name.
@@ -40,15 +38,19 @@ def write_dicom_table(folder: Path, results: Path) -> tuple[Path, Sequence[str]]
         paths = [path for path, _ in find_pictures([folder])]
     except CamscopeError:
         return None
-    if not any(_facts(path).keys() & {"patient", "study"} for path in itertools.islice(paths, _TRIED)):
+    if all(_facts(path)[1] for path in paths[:: -(-len(paths) // _TRIED)]):
         return None
     salt = salt_of(results)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     rows = []
+    left_out: list[str] = []
     owners: dict[str, set[str]] = defaultdict(set)
     for path in paths:
-        facts, inside = _facts(path), path.relative_to(folder)
+        (facts, problem), inside = _facts(path), path.relative_to(folder)
+        if problem:
+            left_out.append(problem)
+            continue
         hashes = [pseudonym(facts[name], salt) if facts.get(name) else "" for name in ("patient", "study")]
         rest = [facts.get(name, "") for name in DICOM_COLUMNS[3:]]
         group = inside.parts[0] if len(inside.parts) > 1 else ""
@@ -63,11 +65,18 @@ def write_dicom_table(folder: Path, results: Path) -> tuple[Path, Sequence[str]]
         raise SettingError(f"{table} exists already and is another table: write the study file into another folder")
     with writing(table):
         write_atomically(table, lambda file: file.write(text.getvalue().encode()))
-    return table, columns
+    notes = [f"{table} was written from the headers: {', '.join(columns)}; patients and studies are hashes"]
+    if left_out:
+        notes.append(f"{len(left_out)} of {len(paths)} files are left out, the first since {left_out[0]}")
+    return table, notes
 
 
-def _facts(path: Path) -> dict[str, str]:
+def _facts(path: Path) -> tuple[dict[str, str], str]:
+    """Return the facts in a header, and "" or the reason why the file is no image of a cohort."""
     try:
-        return dict(peek(path).facts)
-    except CamscopeError:
-        return {}
+        facts = dict(peek(path).facts)
+    except CamscopeError as error:
+        return {}, str(error)
+    if facts.get("modality") == "SEG":
+        return facts, f"{str(path)!r} is a segmentation"
+    return facts, "" if facts.keys() & {"patient", "study"} else f"{str(path)!r} names no patient and no study"

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from camscope.cohort.assemble import CohortTable, assemble
-from camscope.cohort.columns import find_column, role_of, split_of
+from camscope.cohort.columns import find_column, role_of
 from camscope.cohort.dicom_folder import write_dicom_table
 from camscope.cohort.folders import is_image_folder
 from camscope.cohort.guesses import guessed_labels, guessed_masks, image_by_content, named_like
@@ -140,13 +140,10 @@ def _unknown(found: Survey, results: Path, ask: Ask) -> Draft:
             )
         return Draft(found.folder, "", {"table": found.main.name, "image": image})
     if (written := write_dicom_table(found.folder, results)) is not None:
-        table_path, written_columns = written
+        table_path, notes = written
         root = os.path.relpath(found.folder, table_path.parent)
         settings = {"table": table_path.name, "root": root, "image": "path", "patient": "patient"}
         settings |= {"group": ["view"], "strata": ["view", "laterality"]}
-        notes = [
-            f"{table_path} was written from the headers: {', '.join(written_columns)}; patients and studies are hashes"
-        ]
         return Draft(table_path.parent, "DICOM files", settings, notes=notes)
     return Draft(found.folder, "class folders", {"table": "."})
 
@@ -269,11 +266,10 @@ def _guess_of_folders(proposal: Draft, content: CohortTable) -> None:
             f"all images are of one class, {classes[0]!r}: if the folders in it are the classes, give {classes[0]}"
         )
     inner = [_folders_of(table, name) for name in classes]
-    if len(classes) > 1 and inner[0] and all(names == inner[0] for names in inner):
-        pattern = "{class}/{split}/*" if all(map(split_of, inner[0])) else "{patient}/{class}/*"
+    if "split" not in table.columns and len(classes) > 1 and inner[0] and all(names == inner[0] for names in inner):
         proposal.notes.append(
-            f"the folders of all classes hold the same folders, {', '.join(sorted(inner[0])[:5])}: to read these too, "
-            f'write table = {{ path = ".", files = "{pattern}" }}, or what the folders are'
+            f"the folders of all classes hold the same folders, {', '.join(sorted(inner[0])[:5])}: if these are the "
+            'classes, write table = { path = ".", files = "{patient}/{class}/*" }'
         )
 
 

@@ -38,12 +38,13 @@ def class_folder_rows(path: Path) -> list[Row]:
 
     Raises:
         TableError: the folder holds no image, a class has the name of another column or of a column with a role, such
-            as "patient", or there are class folders beside the folders of splits.
+            as "patient", one of the class folders holds all the others again, or there are class folders beside the
+            folders of splits.
     """
     files = _pictures(path)
     sides = _side_folders(files)
     places = {file: Path(*(part for part in file.parts[:-1] if part not in sides), file.name) for file in files}
-    places = _without_wrapper(places)
+    places = _splits_first(_without_wrapper(places))
     depth = 2 if _has_splits(list(places.values()), path) else 1  # number of folders above the images of a class
     kinds = {file: _kind(file, sides) or _kind(Path(*place.parts[depth:])) for file, place in places.items()}
     keys = {file: _key(place, depth) for file, place in places.items()}
@@ -69,11 +70,26 @@ def class_folder_rows(path: Path) -> list[Row]:
             row["split"] = (split_of(folders[0]) or "") if folders else ""
         rows.append(row)
     classes = sorted({row["class"] for row in rows} - {""})
+    _refuse_copy(classes, [places[file] for file in images], depth, path)
     if len(classes) == 1 and is_image_folder(classes[0]):
         classes, rows = [], [row | {"class": ""} for row in rows]
     if clash := next((name for name in classes if name in rows[0] or role_of(name)), None):
         raise TableError(f"a class folder cannot be called {clash!r}: rename it", str(path))
     return [row | {name: str(int(row["class"] == name)) if row["class"] else "" for name in classes} for row in rows]
+
+
+def _refuse_copy(classes: list[str], places: list[Path], depth: int, path: Path) -> None:
+    """Raise an error if a class folder holds folders of all other classes, as archives do that are unpacked twice."""
+    inner: dict[str, set[str]] = defaultdict(set)
+    for place in places:
+        inner["".join(place.parts[depth - 1 : depth])].update(place.parts[depth:-1])
+    for name in classes:
+        others = [other for other in classes if other != name]
+        if len(others) > 1 and inner[name].issuperset(others):
+            text = (
+                f"{name} holds the class folders {', '.join(others[:5])} once more: give it alone, or move it elsewhere"
+            )
+            raise TableError(text, str(path))
 
 
 def _without_wrapper(places: dict[Path, Path]) -> dict[Path, Path]:
@@ -84,6 +100,15 @@ def _without_wrapper(places: dict[Path, Path]) -> dict[Path, Path]:
     if not one or split_of(*tops) or not inner or not all(map(split_of, inner)):
         return places
     return {file: Path(*place.parts[1:]) for file, place in places.items()}
+
+
+def _splits_first(places: dict[Path, Path]) -> dict[Path, Path]:
+    """Return the places with the split before the class, where every class folder holds folders of splits."""
+    tops = {place.parts[0] for place in places.values()}
+    inner = {place.parts[1] if len(place.parts) > 2 else "" for place in places.values()}
+    if len(inner) < 2 or not all(map(split_of, inner)) or any(map(split_of, tops)):
+        return places
+    return {file: Path(place.parts[1], place.parts[0], *place.parts[2:]) for file, place in places.items()}
 
 
 def _side_folders(files: list[Path]) -> set[str]:

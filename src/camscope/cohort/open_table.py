@@ -82,20 +82,29 @@ def with_header_patients(cohort: Cohort) -> Cohort:
 
 def announce(cohort: Cohort, *, option: str, level: int) -> None:
     """Issue the notes on a cohort as warnings; ``option`` names the patients, ``level`` is the stack level."""
-    missing = cohort.missing_images()
-    for note in (*notes_on(cohort, option=option), *([missing.text] if missing else [])):
+    notes = notes_on(cohort, option=option)
+    if shared := cohort.shared_images():
+        notes.append(f"{shared[0].text}{f'; so have {len(shared) - 1} other images' if len(shared) > 1 else ''}")
+    if missing := cohort.missing_images():
+        notes.append(missing.text)
+    for note in notes:
         warnings.warn(f"{cohort.path}: {note}", stacklevel=level)
 
 
 def notes_on(cohort: Cohort, *, option: str) -> list[str]:
-    """Return the notes on a cohort, with a note if patients are unknown.
+    """Return the notes on a cohort, with notes if patients are unknown, or if two names may be those of one patient.
 
     Args:
         cohort: the cohort.
         option: the option that names the column of patients.
     """
-    unknown = patient_source(cohort) == "none"
-    return [*cohort.notes, *([NO_PATIENTS.format(option=option)] if unknown else [])]
+    notes = list(cohort.notes)
+    if patient_source(cohort) == "none":
+        notes.append(NO_PATIENTS.format(option=option))
+    if alike := cohort.alike_patients():
+        others = f", as are {len(alike) - 1} other groups of similar names" if len(alike) > 1 else ""
+        notes.append(f"{' and '.join(map(repr, alike[0]))} are counted as different patients{others}")
+    return notes
 
 
 def note_on_training(cohort: Cohort) -> list[str]:

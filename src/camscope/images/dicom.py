@@ -23,7 +23,7 @@ from camscope.images.source import frame_notes, no_frame, reason, split
 
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _HEADER = ["Rows", "Columns", "NumberOfFrames", "SOPClassUID", "PatientID", "ViewPosition", "SpecificCharacterSet"]
-_HEADER += ["StudyInstanceUID", "ImageLaterality", "Laterality", "StudyDate"]
+_HEADER += ["StudyInstanceUID", "ImageLaterality", "Laterality", "StudyDate", "Modality"]
 _HEADER += ["FileSetID"]  # tags of DICOMDIR files, which have none of the others
 _FIRST = {2: (0, 1, 2, 3, 16), 8: (0, 1, 5, 8, 18, 20, 22, 24)}
 _LEVELS = 0.1
@@ -36,6 +36,7 @@ _FACTS = {
     "study": ("StudyInstanceUID",),
     "laterality": ("ImageLaterality", "Laterality"),
     "date": ("StudyDate",),
+    "modality": ("Modality",),
 }
 """Fact -> elements of the header that may hold it, in the order of preference."""
 
@@ -43,7 +44,10 @@ _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE CO
 
 
 def peek(file: BinaryIO, source: str) -> Peek:
-    """Read the header: the size, and "patient", "view", "study", "laterality" and "date" if the header has them."""
+    """Read the header: the size, and the facts that it has.
+
+    Facts are "patient", "view", "study", "laterality", "date" and "modality".
+    """
     with quiet(), _faults(source):
         dataset = _dataset(file, source, stop_before_pixels=True, specific_tags=_HEADER)
         size, _ = _size_and_frame(dataset, source)

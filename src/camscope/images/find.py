@@ -12,14 +12,17 @@ from camscope.errors import PictureError, reason
 from camscope.images.registry import READERS
 from camscope.images.source import is_address
 
+_DICOM = (".ima", ".img")  # suffixes of DICOM files that other formats have too
+
 
 def find_pictures(arguments: Iterable[str | Path], *, exclude: Iterable[Path] = ()) -> list[tuple[Path, Path]]:
     """Find the image files of files, folders and glob patterns.
 
     A file named by itself is always taken, even when it is missing or no picture: reading it says why. One of its
     frames is named as ``scan.dcm#3``. Folders are searched with all their folders, and patterns may contain ``**``;
-    of these only names with an image's suffix count, and hidden ones are skipped. Each argument's finds are in
-    natural order (``x2`` before ``x10``); what several arguments name is listed once, at its first place.
+    of these only names with an image's suffix count, and DICOM files without a suffix or with a number for it, as
+    archives write them; hidden ones are skipped. Each argument's finds are in natural order (``x2`` before ``x10``);
+    what several arguments name is listed once, at its first place.
 
     Args:
         arguments: paths and patterns.
@@ -75,7 +78,7 @@ def _expand(argument: str, skipped: set[Path]) -> list[Path]:
         for match in sorted(map(Path, glob.glob(argument, recursive=True)), key=_natural):  # noqa: PTH207
             if match.is_dir():
                 files += sorted(_walk(match, skipped), key=_natural)
-            elif _is_picture(match.name) and not _inside(match, skipped):
+            elif _is_picture(match) and not _inside(match, skipped):
                 files.append(match)
     else:
         return [path]
@@ -91,7 +94,7 @@ def _walk(folder: Path, skipped: set[Path]) -> Iterator[Path]:
             folders.clear()
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(place, name) for name in names if _is_picture(name))
+        yield from (file for name in names if _is_picture(file := Path(place, name)))
 
 
 def _unsearched(fault: OSError) -> None:
@@ -102,8 +105,23 @@ def _is_pattern(argument: str) -> bool:
     return glob.has_magic(argument) and not os.path.lexists(argument)
 
 
-def _is_picture(name: str) -> bool:
-    return not name.startswith(".") and name.lower().endswith(tuple(filter(None, READERS)))
+def _is_picture(file: Path) -> bool:
+    name = file.name.lower()
+    if name.startswith("."):
+        return False
+    if name.endswith(tuple(filter(None, READERS))):
+        return True
+    # Archives write names such as "IM0001", "1.2.840.113619.2" or "x.ima"; "DICOMDIR" is their table of contents.
+    suffix = file.suffix.lower()
+    return (not suffix or suffix in _DICOM or suffix[1:].isdecimal()) and _is_dicom(file)
+
+
+def _is_dicom(file: Path) -> bool:
+    try:
+        with file.open("rb") as content:
+            return content.read(132).endswith(b"DICM") and file.name.upper() != "DICOMDIR"
+    except OSError:
+        return False
 
 
 def _inside(path: Path, folders: set[Path]) -> bool:

@@ -96,7 +96,7 @@ def init_study(draft: Draft, file: Path, *, model: Model | None, settings: Mappi
     cohort = Cohort(
         draft.section, {name: LabelRule.model_validate(rule) for name, rule in labels.items()}, draft.folder
     )
-    cases = list(cohort.cases())
+    cases = [case for case in cohort.cases() if "" not in case.problems]
     truths = {name: Counter(case.truth[name] for case in cases) for name in labels}
     counts = {name: (truth[True], truth[False], truth[None]) for name, truth in truths.items()}
     if rare := [name for name in labels if labels[name] and not counts[name][0]]:
@@ -108,6 +108,7 @@ def init_study(draft: Draft, file: Path, *, model: Model | None, settings: Mappi
     missing = cohort.missing_images()
     notes += [*notes_on(cohort, option="cohort.patient"), *note_on_training(cohort)]
     notes += [missing.text] if missing else []
+    notes += _note_on_rows(cohort)
     masks = Counter(name.removeprefix("label:") for case in cases for name in case.masks)
     views = Counter("/".join(case.group) or "unknown" for case in cases)
     return InitResult(
@@ -122,6 +123,15 @@ def init_study(draft: Draft, file: Path, *, model: Model | None, settings: Mappi
         notes=list(dict.fromkeys(notes)),
         text=_study_text(draft, file, labels, notes),
     )
+
+
+def _note_on_rows(cohort: Cohort) -> list[str]:
+    """Return a note on rows with problems."""
+    problems = [problem for problem in cohort.problems() if problem.line is not None]
+    if not problems:
+        return []
+    text = f"{len({problem.line for problem in problems})} of {len(cohort)} rows have a problem"
+    return [f"{text}, the first in line {problems[0].line}: {problems[0].text} (all: camscope study --check)"]
 
 
 def _with_model(

@@ -107,7 +107,7 @@ def test_without_patients_every_image_is_its_own(tmp_path):
 def test_what_is_wrong_with_rows_has_its_line(tmp_path):
     rows = [f"{n}.png,P{n // 2},{'AP' if n % 2 else 'PA'},M,0,1," for n in range(12)]
     rows[3] = "3.png,P1,AP,F,maybe,1,"
-    rows.append("1.png,P9,AP,M,0,1,")
+    rows.append("./1.png,P9,AP,M,0,1,")
     found = cohort(tmp_path, *rows, strata=["sex"]).problems()
     assert {(problem.line, problem.text.split(":")[0]) for problem in found} == {
         (5, "a = 'maybe'"),
@@ -115,6 +115,19 @@ def test_what_is_wrong_with_rows_has_its_line(tmp_path):
         (14, "image '1.png' has 2 patients"),
         (5, "patient 'P1' has several values of sex"),
     }
+
+
+@pytest.mark.parametrize(
+    ("names", "alike"),
+    [
+        (["P1", "p1", "P2"], [("P1", "p1")]),
+        (["7", "07", "7.0", "70", "0"], [("07", "7", "7.0")]),
+        (["1-11", "11-1", "1.10", "1.1", "a.0", "a"], []),
+    ],
+)
+def test_patients_whose_names_may_be_one(tmp_path, names, alike):
+    rows = [f"{n}.png,{name},AP,M,0,1," for n, name in enumerate(names)]
+    assert cohort(tmp_path, *rows).alike_patients() == alike
 
 
 def test_missing_columns(tmp_path):

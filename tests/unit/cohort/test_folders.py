@@ -87,6 +87,32 @@ def test_class_folders_beside_splits_are_an_error(folder):
         read_table(str(path))
 
 
+def test_splits_in_class_folders_are_splits(folder):
+    table, _ = read_table(str(folder("a/train/1.png", "a/test/masks/2.png", "a/test/images/2.png", "b/valid/3.png")))
+    assert table.select("path", "class", "mask", "split").rows() == [
+        ("a/test/images/2.png", "a", "a/test/masks/2.png", "test"),
+        ("a/train/1.png", "a", "", "train"),
+        ("b/valid/3.png", "b", "", "val"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("a/train/1.png", "b/2.png"), ("a/train/1.png", "b/train/2.png"), ("a/train/1.png", "b/p1/2.png")],
+)
+def test_other_folders_in_class_folders_are_no_splits(folder, names):
+    table, _ = read_table(str(folder(*names)))
+    assert "split" not in table.columns
+    assert table["class"].to_list() == ["a", "b"]
+
+
+@pytest.mark.parametrize("start", ["", "train/"])
+def test_a_copy_in_a_class_folder_is_an_error(folder, start):
+    names = [f"{start}{place}{name}/1.png" for place in ("", "d/") for name in ("A", "B", "C")]
+    with pytest.raises(TableError, match="d holds the class folders A, B, C once more: give it alone, or move"):
+        read_table(str(folder(*names)))
+
+
 @pytest.mark.parametrize("name", ["Patient", "class", "Image ID"])
 def test_a_class_with_the_name_of_a_role(folder, name):
     path = folder(f"{name}/1.png", "control/2.png")
@@ -178,7 +204,7 @@ def test_init_of_images_and_masks_without_classes_says_what_is_missing(folder, t
         (
             ("a/train/1.png", "a/test/2.png", "b/train/3.png", "b/test/4.png"),
             {"a": (2, 2, 0), "b": (2, 2, 0)},
-            "{split}",
+            "2 of 4 images are of the training or validation set",
         ),
         (("yes/1.png", "no/2.png"), {"no": (1, 1, 0), "yes": (1, 1, 0)}, ""),
         (("NA/1.png", "A, B/2.png", "a|b/3.png"), dict.fromkeys(("A, B", "NA", "a|b"), (1, 2, 0)), ""),

@@ -59,3 +59,20 @@ def test_no_image_is_there(tmp_path, read):
     (tmp_path / "t.csv").write_text("path,patient,ill\na.png,1,0\nb.png,2,1\n")
     with pytest.raises(SettingError, match=r"2 of 2 images are missing, the first is 'a.png'"):
         read(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("read", [read_data, lambda path: read_dataset(path, labels=["ill"])])
+@pytest.mark.parametrize(
+    ("rows", "note"),
+    [
+        (["0.dcm,A,0", "./0.dcm,B,1", "1.dcm,C,1"], "image '0.dcm' has 2 patients: 'A', 'B'"),
+        (["0.dcm,P1,0", "1.dcm,p1,1"], "'P1' and 'p1' are counted as different patients"),
+        (["0.dcm,7,0", "1.dcm,7.0,1"], "'7' and '7.0' are counted as different patients"),
+    ],
+)
+def test_doubtful_patients_are_told(tmp_path, rows, note, read):
+    for n in range(2):
+        dicom(tmp_path / f"{n}.dcm")
+    (tmp_path / "t.csv").write_text("\n".join(["path,patient,ill", *rows]))
+    with pytest.warns(UserWarning, match=note):
+        read(tmp_path / "t.csv")

@@ -111,3 +111,14 @@ def test_no_argument_is_an_error():
 def test_an_address_is_no_file(argument):
     with pytest.raises(PictureError, match=r"'s3://bucket/.*' is an address"):
         find_pictures([argument])
+
+
+def test_dicom_files_of_archives_have_no_suffix(tree):
+    names = ["d/IM0001", "d/1.2.840.7", "d/x.IMA", "d/y.img", "d/DICOMDIR", "d/notes.doc", "d/.IM2"]
+    (tree / "d").mkdir()
+    for name in names:
+        (tree / name).write_bytes(bytes(128) + b"DICM")
+    for name in ("d/README", "d/2.5", "d/brain.img"):
+        (tree / name).write_text("no image")
+    assert set(relative("d")) == {"d/IM0001", "d/1.2.840.7", "d/x.IMA", "d/y.img"}
+    assert relative("d/*0*") == ["d/1.2.840.7", "d/IM0001"]
