@@ -83,10 +83,14 @@ def report(
     with as_written(folder):
         results = read_results(folder, study=study)
         names = ShownNames(results.named if pseudonyms else None)
-        return _report(results, results.folder if out is None else out, names, progress, inside=inside, most=most)
+        out = results.folder if out is None else out
+        return write_page(results, out, names=names, progress=progress, inside=inside, most=most)
 
 
-def _report(results: Results, out: Path, names: ShownNames, progress: Progress, *, inside: int, most: int) -> Path:
+def write_page(
+    results: Results, out: Path, *, names: ShownNames, progress: Progress, inside: int = INSIDE, most: int = MOST
+) -> Path:
+    """Write the report of results that have been read, as `report` does, with names as ``names`` shows them."""
     results = replace(results, grouped=all(names.value(group) == group for group in results.groups))
     selection = chosen_cases(results, most=most)
     means = MeanPictures(results, selection)

@@ -8,10 +8,11 @@ from pathlib import Path
 import polars as pl
 
 from camscope.audit.output import TABLE
+from camscope.cohort.shown_names import ShownNames
 from camscope.cohort.store import as_written
 from camscope.files import claim, write_atomically
 from camscope.progress import Progress
-from camscope.report.page import report
+from camscope.report.page import write_page
 from camscope.report.results import read_results
 from camscope.study.csv_export import write_csv
 from camscope.study.study import Study
@@ -49,7 +50,7 @@ def share(
             text = "so values of groups and strata are hidden unless they are short or usual words"
             warnings.warn(f"no patients are known, {text}", stacklevel=2)
         paths = [
-            report(folder, study=study, out=out, pseudonyms=True, progress=progress),
+            write_page(results, out, names=ShownNames(results.named), progress=progress),
             write_csv(folder, out=out, pseudonyms=True),
         ]
         (out / EFFECTS).unlink(missing_ok=True)
