@@ -26,6 +26,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import operator
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
@@ -203,12 +205,22 @@ def unwritable(path: object, fault: BaseException) -> StoreError:
     return StoreError(f"{what}; results so far are kept; re-run the same command to resume")
 
 
+_UNTRACKED = {"YOLO_OFFLINE": "true", "RAY_USAGE_STATS_ENABLED": "0", "FIFTYONE_DO_NOT_TRACK": "true"}
+"""Settings with which optional packages do not report their use to their makers."""
+
+
 def require(module: str, purpose: str, extra: str) -> ModuleType:
     """Import an optional package, or raise an error that names its extra.
+
+    Packages that report their use to their makers are told not to, unless the environment says otherwise.
 
     >>> require("json", "an example", "none").__name__
     'json'
     """
+    for name, value in _UNTRACKED.items():
+        os.environ.setdefault(name, value)
+    if module == "openvino":  # has no setting, but works without its package for reports
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as missing:

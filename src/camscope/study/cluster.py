@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
 import socket
 import threading
@@ -96,7 +95,6 @@ def connected(cluster: Cluster) -> Iterator[Workers]:
     if ray.is_initialized():
         yield _workers(ray, cluster)
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with _own_handler():
         try:
             _knock(cluster.address)
