@@ -182,6 +182,7 @@ def _refuse_random(function: Callable[..., Any], form: Form, first: Inputs, befo
     """Raise a ModelError for a callable that makes another input of the same image, or draws random numbers."""
     picture = noise(TRIALS[0], form.channels)
     drew = not all(np.array_equal(a, b) for a, b in zip(before, _generators(), strict=True))
+    drew = drew or _is_left_to_chance(function)
     for _ in range(_RUNS - 1):
         inputs = run_in_form(function, form, form.argument(picture))
         if drew or inputs.shape != first.shape or not np.array_equal(inputs, first, equal_nan=True):
@@ -189,6 +190,17 @@ def _refuse_random(function: Callable[..., Any], form: Form, first: Inputs, befo
                 f"the preprocessing {name_of(function)} is random: it is an augmentation for training (a random crop "
                 "or flip); give the transforms of evaluation, which treat each image the same way every time"
             )
+
+
+def _is_left_to_chance(function: Any) -> bool:
+    """Return whether a callable, or one of its ``transforms``, has a probability ``p`` between 0 and 1.
+
+    Packages such as albumentations have random number generators of their own, and draw rare augmentations rarely.
+    """
+    chance, parts = getattr(function, "p", 1.0), getattr(function, "transforms", ())
+    if isinstance(chance, (int, float)) and 0 < chance < 1:
+        return True
+    return any(map(_is_left_to_chance, parts)) if isinstance(parts, (list, tuple)) else False
 
 
 def _generators() -> tuple[Any, ...]:

@@ -128,8 +128,11 @@ def test_albumentations(convert):
     tensor, window = transform(picture_of((120, 100)))
     assert tuple(tensor.shape) == (3, 64, 80)
     assert (window.start, window.extent) == ((0, 0), (120, 100))
-    with pytest.raises(ModelError, match="is random"):
-        Transform.of(albumentations.Compose([*steps, albumentations.HorizontalFlip(p=0.5), ToTensorV2()]))
+    for chance in (0.5, 0.01):  # a rare augmentation is found too
+        flip = albumentations.HorizontalFlip(p=chance)
+        for random in (flip, albumentations.Sequential([flip], p=1)):
+            with pytest.raises(ModelError, match="is random"):
+                Transform.of(albumentations.Compose([*steps, random, ToTensorV2()]))
 
 
 def bright_part(image):
