@@ -19,7 +19,6 @@ from torchcam.methods import GradCAM as TorchCam
 import camscope as cs
 from camscope.heatmap import upsample
 from camscope.models.engines import prepare
-from camscope.trace.forward import Trunk
 
 # The peers must be told a layer; of DenseNet they can name none that has the last ReLU behind it.
 CNNS = {
@@ -30,6 +29,12 @@ CNNS = {
     "timm:legacy_xception": "act4",
 }
 VITS = ("timm:vit_small_patch16_224", "timm:swin_tiny_patch4_window7_224")
+BACKENDS: dict[str, dict[str, str]] = {
+    "eager": {"engine": "eager"},
+    "openvino": {"engine": "openvino"},
+    "eager, bfloat16": {"engine": "eager", "precision": "bfloat16"},
+    "openvino, bfloat16": {"engine": "openvino", "precision": "bfloat16"},
+}
 BATCH, SIDE = 8, 224
 Contender = Callable[[], Any]
 
@@ -40,7 +45,7 @@ def cnns(number: int) -> dict[str, Any]:
 
 
 def vits(number: int) -> dict[str, Any]:
-    """The engines of PyTorch on two transformers."""
+    """Every engine on two transformers."""
     return {spec: one(spec, number=number) for spec in VITS}
 
 
@@ -53,18 +58,19 @@ def one(spec: str, *, peer_layer: str = "", number: int) -> dict[str, Any]:
     layer = cs.default_layer(model.net, x)
     contenders: dict[str, Contender] = {"forward": lambda: forward(plain, x)}
     prepared = {}
-    for engine in ("eager", "packed", "openvino") if peer_layer else ("eager", "packed"):
+    for name, options in BACKENDS.items():
         start = time.perf_counter()
-        ready = prepare(model.net, x, layer=layer, engine=engine)
-        prepared[engine] = {"seconds": time.perf_counter() - start, "note": ready.note}
-        contenders[engine] = lambda engine=engine: ours(model.net, x, classes, engine=engine)
-        if engine == "openvino" and ready.trunk is not None:
-            contenders["openvino, to the layer"] = lambda trunk=ready.trunk: way(trunk, x)
+        ready = prepare(model.net, x, layer=layer, **options)
+        prepared[name] = {"seconds": time.perf_counter() - start, "note": ready.note}
+        if ready.agreement is not None:
+            prepared[name]["correlation"] = ready.agreement.correlation
+        contenders[name] = lambda options=options: ours(plain, x, classes, **options)
+    prepare(plain, x, layer=layer, engine="openvino")  # from the cache
     if peer_layer:
         contenders |= peers(plain, x, classes, layer=peer_layer)
     timed = rounds(contenders, base="forward", number=number)
     for name, figures in timed.items():
-        figures |= prepared.get(name, {}) and {"prepared": prepared[name]["seconds"], "note": prepared[name]["note"]}
+        figures |= {"prepared" if key == "seconds" else key: value for key, value in prepared.get(name, {}).items()}
     return {"layer": layer, **timed}
 
 
@@ -74,15 +80,9 @@ def forward(net: nn.Module, x: Tensor) -> Tensor:
         return net(x)
 
 
-def way(trunk: Trunk, x: Tensor) -> None:
-    """What an engine takes for the way to the layer alone: no map can cost less with it."""
-    with torch.inference_mode(), trunk(x):
-        pass
-
-
-def ours(net: nn.Module, x: Tensor, classes: list[int], *, engine: str) -> Tensor:
+def ours(net: nn.Module, x: Tensor, classes: list[int], **options: str) -> Tensor:
     """Maps (B, H, W) at the size of the input."""
-    return upsample(cs.cam(net, x, targets=classes, engine=engine).relu(), x.shape[2:])
+    return upsample(cs.cam(net, x, targets=classes, **options).relu(), x.shape[2:])
 
 
 def peers(net: nn.Module, x: Tensor, classes: list[int], *, layer: str) -> dict[str, Contender]:

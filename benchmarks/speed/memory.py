@@ -41,10 +41,10 @@ def main(case: str) -> None:
         return
     before = peak()
     if case == "Score-CAM":
-        upsample(cs.cam(model.net, x, method="scorecam", targets=3, engine="packed").relu(), (SIDE, SIDE))
+        upsample(cs.cam(model.net, x, method="scorecam", targets=3).relu(), (SIDE, SIDE))
     elif case.startswith("Grad-CAM"):
-        engine = case.partition(", ")[2]
-        upsample(cs.cam(model.net, x, targets=3, engine=engine).relu(), (SIDE, SIDE))
+        precision = case.partition(", ")[2]
+        upsample(cs.cam(model.net, x, targets=3, precision=precision).relu(), (SIDE, SIDE))
     print(peak(), before)
 
 
@@ -57,7 +57,7 @@ def peak() -> int:
 def measured() -> dict[str, dict[str, int]]:
     """Every case; the median of three processes, where one takes seconds."""
     found = {}
-    for case in ("forward", "Grad-CAM, eager", "Grad-CAM, packed", "Score-CAM", "Score-CAM, pytorch-grad-cam"):
+    for case in ("forward", "Grad-CAM, float32", "Grad-CAM, bfloat16", "Score-CAM", "Score-CAM, pytorch-grad-cam"):
         runs = []
         for _ in range(1 if "Score-CAM" in case else 3):
             done = subprocess.run([sys.executable, __file__, case], capture_output=True, text=True, check=True)

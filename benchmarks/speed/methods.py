@@ -51,13 +51,12 @@ def _timed(names: list[str], number: int) -> dict[str, Any]:
 
     smooth = copy.deepcopy(plain)
     grad_cam = GradCAM(smooth, [smooth.layer4])
-    # Packed is what "auto" is from 24 passes on: a Score-CAM, or five images of the augmented method.
     pairs = {
         "Ablation-CAM": (ours("ablationcam"), theirs(AblationCAM, ablation_layer=AblationLayer())),
-        "Score-CAM": (ours("scorecam", engine="packed"), theirs(ScoreCAM)),
+        "Score-CAM": (ours("scorecam"), theirs(ScoreCAM)),
         "FullGrad": (ours("fullgrad"), theirs(FullGrad)),
         "augmentation smoothing": (
-            ours("augmented(gradcam)", engine="packed"),
+            ours("augmented(gradcam)"),
             lambda: grad_cam(input_tensor=x, targets=target, aug_smooth=True),
         ),
         **_decompositions(net, x),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from gradcam import mean_ratio
+from gradcam import BACKENDS, mean_ratio
 
 TARGETS = """\
 # Speed and memory
@@ -33,7 +34,6 @@ def written(results: dict[str, Any]) -> str:
         if key in results:
             parts.append(f"{title}\n\n{_networks(results[key]['figures'])}")
     if "cnns" in results:
-        parts.append(_least(results["cnns"]["figures"]))
         parts.append(f"## Preparation of an engine, seconds\n\n{_preparation(results['cnns']['figures'])}")
     if _of_methods(results):
         parts.append(f"## Time of pytorch-grad-cam / time of camscope, resnet50\n\n{_methods(results)}")
@@ -70,18 +70,20 @@ def _targets(results: dict[str, Any]) -> list[tuple[str, str, float, float]]:
     if "cnns" in results:
         f = results["cnns"]["figures"]
         found += [
-            ("Grad-CAM / forward, 5 CNNs, engine packed", "<=", 0.78, mean_ratio(f, "packed")),
-            ("Grad-CAM / forward, 5 CNNs, engine eager", "<=", 0.78, mean_ratio(f, "eager")),
-            ("Grad-CAM / forward, 5 CNNs, engine openvino", "<=", 0.58, mean_ratio(f, "openvino")),
-            ("pytorch-grad-cam / ours, packed", ">=", 4.5, mean_ratio(f, "pytorch-grad-cam", "packed")),
-            ("pytorch-grad-cam / ours, openvino", ">=", 6, mean_ratio(f, "pytorch-grad-cam", "openvino")),
-            ("torch-cam / ours, packed", ">=", 1.3, mean_ratio(f, "torch-cam", "packed")),
-            ("torch-cam / ours, openvino", ">=", 1.7, mean_ratio(f, "torch-cam", "openvino")),
+            ("Grad-CAM / forward, 5 CNNs, plain call", "<=", 0.86, mean_ratio(f, "eager")),
+            ("Grad-CAM / forward, 5 CNNs, openvino", "<=", 0.68, mean_ratio(f, "openvino")),
+            ("Grad-CAM / forward, 5 CNNs, bfloat16", "<=", 0.45, mean_ratio(f, "eager, bfloat16")),
+            ("Grad-CAM / forward, 5 CNNs, openvino, bfloat16", "<=", 0.36, mean_ratio(f, "openvino, bfloat16")),
+            ("pytorch-grad-cam / ours, plain call", ">=", 4, mean_ratio(f, "pytorch-grad-cam", "eager")),
+            ("pytorch-grad-cam / ours, bfloat16", ">=", 8, mean_ratio(f, "pytorch-grad-cam", "eager, bfloat16")),
+            ("torch-cam / ours, plain call", ">=", 1.2, mean_ratio(f, "torch-cam", "eager")),
+            ("torch-cam / ours, bfloat16", ">=", 2.5, mean_ratio(f, "torch-cam", "eager, bfloat16")),
         ]
     if "vits" in results:
         found += [
-            (f"Grad-CAM / forward, {spec.partition(':')[2]}, packed", "<=", 1.2, figures["packed"]["ratio"])
+            (f"Grad-CAM / forward, {spec.partition(':')[2]}, {name}", "<=", goal, figures[name]["ratio"])
             for spec, figures in results["vits"]["figures"].items()
+            for name, goal in (("openvino", 1.0), ("openvino, bfloat16", 0.5))
         ]
     if "classes" in results:
         found.append(
@@ -97,8 +99,11 @@ def _targets(results: dict[str, Any]) -> list[tuple[str, str, float, float]]:
         mb = {case: figures["peak"] for case, figures in results["memory"]["figures"].items()}
         work = {case: figures["peak"] - figures["before"] for case, figures in results["memory"]["figures"].items()}
         found += [
-            ("peak memory, Grad-CAM / forward, batch 32, eager", "<=", 1.15, mb["Grad-CAM, eager"] / mb["forward"]),
-            ("peak memory, Grad-CAM / forward, batch 32, packed", "<=", 1.15, mb["Grad-CAM, packed"] / mb["forward"]),
+            (f"peak memory, {case} / forward, batch 32", "<=", 1.15, mb[case] / mb["forward"])
+            for case in ("Grad-CAM, float32", "Grad-CAM, bfloat16")
+            if case in mb
+        ]
+        found += [
             (
                 "memory of the work only, Score-CAM, ours / pytorch-grad-cam",
                 "<=",
@@ -166,22 +171,16 @@ def _networks(figures: dict[str, Any]) -> str:
     return head + "\n" + "\n".join(rows)
 
 
-def _least(figures: dict[str, Any]) -> str:
-    name = "openvino, to the layer"
-    taken = {spec: found for spec, found in figures.items() if name in found}
-    faster = [spec for spec, found in figures.items() if found["openvino"]["ratio"] < found["packed"]["ratio"]]
-    return (
-        f"OpenVINO's pass to the layer alone, without a map, takes {mean_ratio(taken, name):.2f} of the plain forward "
-        f"on this processor (geometric mean), which is the lower limit for maps with OpenVINO. It is faster than "
-        f'packed, which "auto" uses for 24 images or more, for {", ".join(faster) or "none of them"}.'
-    )
-
-
 def _preparation(figures: dict[str, Any]) -> str:
-    rows = ["| network | packed | openvino | note |", "|---|---|---|---|"]
+    names = [name for name in BACKENDS if name != "eager"]
+    rows = [
+        f"| network | {' | '.join(names)} | correlation of maps in bfloat16 | note |",
+        "|---" * (len(names) + 3) + "|",
+    ]
     for spec, found in figures.items():
-        notes = "; ".join(found[e]["note"] for e in ("packed", "openvino") if found[e].get("note"))
-        rows.append(f"| {spec} | {found['packed']['prepared']:.1f} | {found['openvino']['prepared']:.1f} | {notes} |")
+        notes = "; ".join(dict.fromkeys(found[name]["note"] for name in names if found[name].get("note")))
+        seconds = " | ".join(f"{found[name]['prepared']:.1f}" for name in names)
+        rows.append(f"| {spec} | {seconds} | {found['eager, bfloat16'].get('correlation', math.nan):.4f} | {notes} |")
     return "\n".join(rows)
 
 

@@ -86,7 +86,7 @@ def test_the_same_command_again_changes_nothing_and_prints_json(place):
         (("--boxes", "bx"), "no column called 'bx'; nearest: 'box'"),
         (("--set", "samples=3"), "no setting called 'samples'"),
         (("--target", "mouse"), "mouse"),
-        (("--engine", "packd"), "no engine called 'packd'; nearest: 'packed'"),
+        (("--engine", "egar"), "no engine called 'egar'; nearest: 'eager'"),
     ],
 )
 def test_wrong_usage_is_one_line_and_nothing_is_written(place, more, said):

@@ -69,12 +69,12 @@ def test_compare_marks_methods_that_are_one_and_tells_how_far_maps_agree(place):
 
 def test_the_engine_may_be_named(place):
     pages = {}
-    for engine in ("eager", "packed"):
+    for engine in ("eager", "openvino"):
         run("compare", "p.png", "--models", "resnet10t", "--engine", engine, "--out", engine, cwd=place)
         (made,) = json.loads((place / engine / "compare.json").read_text(encoding="utf-8"))["maps"]
         assert made["engine"] == engine
         run("layers", "p.png", "--model", "resnet10t", "--engine", engine, "--out", engine, cwd=place)
         pages[engine] = np.asarray(Image.open(place / engine / "layers.png")).astype(int)
-    assert np.abs(pages["eager"] - pages["packed"]).max() <= 2
+    assert np.abs(pages["eager"] - pages["openvino"]).max() <= 2
     said = run("layers", "p.png", "--model", "resnet10t", "--engine", "fast", "--out", "x", cwd=place, status=2)
     assert "no engine called 'fast'" in said.stderr

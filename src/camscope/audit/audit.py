@@ -44,7 +44,7 @@ def audit(
         out: the study's output folder, which contains its rows.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto".
         batch_size: inputs per forward pass; None for as many pixels as 64 inputs of 224 x 224 have, at most 64.
-        engine: backend that scores the edited images: "eager", "packed", "openvino" or "auto" ("packed" here).
+        engine: backend that scores the edited images: "eager", "openvino", or "auto" by the number of cases.
         progress: called with the current step, the number of cases done, and the total.
 
     Returns:

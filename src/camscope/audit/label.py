@@ -28,7 +28,7 @@ from camscope.cohort.store import OK
 from camscope.images import read
 from camscope.images.picture import Picture
 from camscope.models.device import device_of, on_device
-from camscope.models.engines import outputs, resolve
+from camscope.models.engines import EDITS, outputs, resolve
 from camscope.models.model import Model
 from camscope.progress import Progress
 from camscope.study.config import AuditSection
@@ -133,7 +133,8 @@ def measure(
     samples: Iterable[AuditSample] = pool
     if len(pool) < len(numbers):
         samples = subjects(study, label, cases_of(study, rows, numbers), **reading_options)
-    score = _score(model, index, layer=test.layer, engine=resolve(engine, None, device=device_of(model)))
+    engine = resolve(engine, EDITS * len(numbers), device=device_of(model))
+    score = _score(model, index, layer=test.layer, engine=engine)
     donors = PatchDonors(pool, seed=section.seed)
     changes, forwards = measured_changes(
         _counted(samples, len(numbers), f"intervening on {label}", progress),
@@ -211,7 +212,7 @@ def measure_properties(
             reader=reader,
             preprocess=model.preprocess,
         ),
-        score=_score(model, index, layer=layer, engine=resolve(engine, None, device=device_of(model))),
+        score=_score(model, index, layer=layer, engine=resolve(engine, EDITS * len(cases), device=device_of(model))),
         batch_size=batch_size,
     )
     present = [recipient.case for recipient in recipients if recipient.truth]

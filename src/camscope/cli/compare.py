@@ -10,7 +10,7 @@ import typer
 
 from camscope.cli.model_loading import load_noted
 from camscope.cli.model_options import with_model_options
-from camscope.cli.options import MODELS, Device, Engine, Out, Seed, Weights, pairs, prepare, progress
+from camscope.cli.options import MODELS, Device, Engine, Out, Precision, Seed, Weights, pairs, prepare, progress
 from camscope.cli.terminal import printed_notes
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def compare(
     ] = None,
     device: Device = "auto",
     engine: Engine = "auto",
+    precision: Precision = "float32",
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
     *,
@@ -63,7 +64,13 @@ def compare(
             prepare(model, device, seed)
             target_names = [target.strip() for target in targets.split(";")]
             explanations = explain_all(
-                model, [picture], methods=method_names, targets=target_names, engine=engine, **settings
+                model,
+                [picture],
+                methods=method_names,
+                targets=target_names,
+                engine=engine,
+                precision=precision,
+                **settings,
             )
             columns.append(list(explanations))
     claim(out, MAPS)

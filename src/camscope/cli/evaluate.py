@@ -84,7 +84,7 @@ def evaluate(
     from camscope.evaluation.rows import chosen_metrics
     from camscope.explanation.method_lookup import check_settings
     from camscope.models.device import device_of
-    from camscope.models.engines import resolve
+    from camscope.models.engines import EDITS, resolve
 
     method_names, metric_names = chosen_methods(methods), chosen_metrics(metrics)
     settings = pairs(setting or [], "--set")
@@ -103,7 +103,7 @@ def evaluate(
         most_passes=most_passes,
         batch_size=batch_size,
         seed=seed,
-        engine=resolve(engine, None, device=device_of(loaded)),  # of each image there are many edits
+        engine=resolve(engine, EDITS * len(cases.cases), device=device_of(loaded)),
     )
     failed = _run(plan, out)
     content = evaluated(out)

@@ -20,6 +20,7 @@ from camscope.cli.options import (
     Labels,
     ModelName,
     Out,
+    Precision,
     Seed,
     Weights,
     class_names,
@@ -76,6 +77,7 @@ def explain(
     device: Device = "auto",
     batch_size: BatchSize = 16,
     engine: Engine = "auto",
+    precision: Precision = "float32",
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
     *,
@@ -121,6 +123,7 @@ def explain(
             layer=layer,
             batch_size=batch_size,
             engine=engine,
+            precision=precision,
             on_error=lambda source, error: failed.update({source: str(error)}),
             **settings,
         )

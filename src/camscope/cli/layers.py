@@ -9,7 +9,7 @@ import typer
 
 from camscope.cli.model_loading import load_noted
 from camscope.cli.model_options import with_model_options
-from camscope.cli.options import Device, Engine, ModelName, Out, Seed, Weights, pairs, prepare
+from camscope.cli.options import Device, Engine, ModelName, Out, Precision, Seed, Weights, pairs, prepare
 
 
 @with_model_options
@@ -29,6 +29,7 @@ def layers(
     ] = None,
     device: Device = "auto",
     engine: Engine = "auto",
+    precision: Precision = "float32",
     seed: Seed = 0,
     *,
     loading: dict[str, Any],
@@ -52,7 +53,7 @@ def layers(
     loaded = load_noted(model, seed=seed, weights=weights, **loading)
     prepare(loaded, device, seed)
     claim(out, MAPS)
-    request: dict[str, Any] = {"method": method, "target": target, "engine": engine} | settings
+    request: dict[str, Any] = {"method": method, "target": target, "engine": engine, "precision": precision} | settings
     if steps:
         page = out / "steps.png"
         figure = steps_sheet(loaded, picture, layer=layer, **request)

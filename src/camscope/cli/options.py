@@ -54,7 +54,14 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass.")]
 Engine = Annotated[
     str,
     typer.Option(
-        help="Backend: eager, packed, openvino, or auto (chosen by the number of images). Results agree to 1e-4."
+        help="Backend: eager, openvino, or auto (openvino from 400 images on, if installed). Results agree to 1e-4."
+    ),
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="Precision before the layer: float32, bfloat16, float16, or auto (bfloat16 if the device computes it). "
+        "Maps of a lower one are compared with float32."
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed.")]

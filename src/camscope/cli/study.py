@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from camscope.cli.audit import audited, summary
-from camscope.cli.options import BatchSize, Device, Seed, progress
+from camscope.cli.options import BatchSize, Device, Precision, Seed, progress
 from camscope.cli.report import reported
 from camscope.cli.terminal import one_line
 from camscope.errors import CamscopeError, SettingError, StudyError, reason
@@ -38,9 +38,10 @@ def study(
     engine: Annotated[
         str,
         typer.Option(
-            help="Backend: eager, packed, openvino, or auto (chosen by the number of cases); ray to run on a cluster."
+            help="Backend: eager, openvino, or auto (openvino from 400 cases on, if installed); ray for a cluster."
         ),
     ] = "auto",
+    precision: Precision = "float32",
     address: Annotated[
         str | None,
         typer.Option(
@@ -80,7 +81,7 @@ def study(
     from camscope.study.study import Study
 
     cluster = _cluster(engine, address=address, workers=workers, gpus_per_worker=gpus_per_worker)
-    options = {"device": device, "batch_size": batch_size, "seed": seed, "cluster": cluster}
+    options = {"device": device, "batch_size": batch_size, "precision": precision, "seed": seed, "cluster": cluster}
     try:
         cohort_study = Study.read(file)
         failed = _run(cohort_study, out, as_json=as_json, engine="auto" if cluster else engine, **options)

@@ -43,7 +43,7 @@ class MapBatch:
         draw: computes the maps again, for edited images or another network.
         few: indices of the images on which metrics that need more maps are computed.
         layer: layer up to which the engine computes; None: the network itself computes all scores.
-        engine: backend for the scores of edited images, up to ``layer``: "eager" (PyTorch), "packed" or "openvino".
+        engine: backend for the scores of edited images, up to ``layer``: "eager" (PyTorch) or "openvino".
     """
 
     model: Model

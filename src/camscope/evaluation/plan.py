@@ -39,7 +39,7 @@ class EvaluationPlan:
         most_passes: maximum number of passes per map; a method that needs more is reduced, and run on few images.
         batch_size: images, or edits of them, per forward pass.
         seed: random seed.
-        engine: backend for the scores of edited images, "eager", "packed" or "openvino"; maps always use eager PyTorch.
+        engine: backend for the scores of edited images, "eager" or "openvino"; maps always use eager PyTorch.
     """
 
     model: Model

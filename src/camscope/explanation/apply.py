@@ -50,12 +50,20 @@ def run_pass(
     picture: Input = None,
     differentiable: bool = False,
     engine: str = "eager",
+    precision: str = "float32",
 ) -> tuple[Forward, RecordedLayer | None]:
     """Run a network once; record a layer if a method needs one."""
     if all(facts_of(function).whole_network for function in functions):
         return record(net, x, layers=[], picture=picture), None
     return record_layer(
-        net, x, layer=layer, layout=layout, picture=picture, differentiable=differentiable, engine=engine
+        net,
+        x,
+        layer=layer,
+        layout=layout,
+        picture=picture,
+        differentiable=differentiable,
+        engine=engine,
+        precision=precision,
     )
 
 

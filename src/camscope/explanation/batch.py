@@ -86,6 +86,7 @@ class BatchExplainer:
         functions: Iterable[Method | NetworkMethod] = (),
         layer: str | None = None,
         engine: str = "eager",
+        precision: str = "float32",
     ) -> BatchExplainer:
         """Run a model once, and record what some methods need; without methods only the outputs are of use.
 
@@ -94,8 +95,9 @@ class BatchExplainer:
             samples: the prepared images.
             functions: methods that will use the pass.
             layer: name of the target layer; None for the model's own, or else `default_layer`.
-            engine: backend for the part of the network before the layer: "eager" (PyTorch), "packed" or "openvino";
-                methods that see the whole network always run in eager PyTorch.
+            engine: backend for the part of the network before the layer: "eager" (PyTorch) or "openvino"; methods that
+                see the whole network always run in eager PyTorch.
+            precision: of that part: "float32", "bfloat16", "float16" or "auto".
 
         Raises:
             MethodError: a method needs something that the model cannot give, such as the gradients of a black box.
@@ -107,7 +109,9 @@ class BatchExplainer:
         layer = layer or model.layer
         layout = model.layout if layer == model.layer else None
         with choosing_output(model.output, columns=len(model.labels)):
-            forward, recorded_layer = run_pass(model.net, x, functions, layer=layer, layout=layout, engine=engine)
+            forward, recorded_layer = run_pass(
+                model.net, x, functions, layer=layer, layout=layout, engine=engine, precision=precision
+            )
         outputs = forward.outputs
         model.check_labels(outputs.shape[1] if outputs.ndim > 1 else 1)
         return cls(model.after(forward.bypassed), samples, forward, recorded_layer, layer, layout)
@@ -245,7 +249,7 @@ class BatchExplainer:
         """Return the notes on the layer: the engine, and the share of the score that passes through the layer."""
         if self.recorded is None:
             raise AssertionError("only a pass that was recorded at a layer has a share")
-        layer_notes = [*([self.recorded.engine.note] if self.recorded.engine.note else []), *self.recorded.place_notes]
+        layer_notes = [*self.recorded.engine.notes, *self.recorded.place_notes]
         if self.recorded.complete:
             return [layer_notes for _ in targets]
         forward = self.forward if rows is None else self.forward.only(rows)
@@ -342,6 +346,7 @@ class _RepeatRecord(Mapping[str, Any]):
             "preprocess": model.preprocess.to_dict(),
             "outcome": model.outcome,
             "engine": "eager" if run.recorded is None else run.recorded.engine.name,
+            "precision": "float32" if run.recorded is None else run.recorded.engine.precision,
         }
 
     def __getitem__(self, name: str) -> Any:

@@ -34,6 +34,7 @@ def stages_sheet(
     method: str | Method = "gradcam",
     target: TargetSpec = None,
     engine: str = "auto",
+    precision: str = "float32",
     **settings: Any,
 ) -> Image.Image:
     """Draw the map of one target at every stage of the network, first to last, with names and grid sizes.
@@ -44,7 +45,8 @@ def stages_sheet(
         method: a name in `METHODS`, or a function of a `Trace`.
         target: a class name or index, a target function, or None for the predicted class; for detectors and
             segmentation networks also a class at a place of the image, "dog@left,top,right,bottom" in pixels.
-        engine: backend for the part of the network before the layer: "auto", "eager" (PyTorch), "packed" or "openvino".
+        engine: backend for the part of the network before the layer: "auto", "eager" (PyTorch) or "openvino".
+        precision: of that part: "float32", "bfloat16", "float16" or "auto".
         **settings: the method's own keyword arguments.
 
     Returns:
@@ -55,7 +57,9 @@ def stages_sheet(
     x = model.preprocess(picture)[0][None].to(parameter.device, parameter.dtype)
     cells = [Cell(Image.fromarray(picture.rgb), "image")]
     for layer in stage_layers(model.net, x):
-        e = explain(model, picture, method=method, target=target, layer=layer, engine=engine, **settings)
+        e = explain(
+            model, picture, method=method, target=target, layer=layer, engine=engine, precision=precision, **settings
+        )
         empty = f"; {e.notes[0]}" if e.notes and "empty" in e.notes[0] else ""
         cells.append(Cell(e.overlay(), f"{layer} {_times(e.grid)}{empty}"))
     return sheet(_rows(cells), title=f"{model.name}: {e.method} for {e.short_label}", cell_width=260)
@@ -69,6 +73,7 @@ def steps_sheet(
     target: TargetSpec = None,
     layer: str | None = None,
     engine: str = "auto",
+    precision: str = "float32",
     **settings: Any,
 ) -> Image.Image:
     """Draw the steps from weighted channels to a map: 12 strongest channels, sum, ReLU, heat map, overlay.
@@ -80,7 +85,8 @@ def steps_sheet(
         target: a class name or index, a target function, or None for the predicted class; for detectors and
             segmentation networks also a class at a place of the image, "dog@left,top,right,bottom" in pixels.
         layer: name of the target layer; None for the model's own, or else `default_layer`.
-        engine: backend for the part of the network before the layer: "auto", "eager" (PyTorch), "packed" or "openvino".
+        engine: backend for the part of the network before the layer: "auto", "eager" (PyTorch) or "openvino".
+        precision: of that part: "float32", "bfloat16", "float16" or "auto".
         **settings: the method's own keyword arguments.
 
     Returns:
@@ -97,7 +103,9 @@ def steps_sheet(
         records.append((weights[0].cpu(), trace.activations[0].cpu()))
         return raw
 
-    e = explain(model, picture, method=watched, target=target, layer=layer, engine=engine, **settings)
+    e = explain(
+        model, picture, method=watched, target=target, layer=layer, engine=engine, precision=precision, **settings
+    )
     weights, A = records[0]
     shares = (weights[:, None] * A.flatten(1)).abs().sum(1)
     strongest = shares.topk(min(_CHANNELS, len(shares))).indices.tolist()

@@ -40,6 +40,7 @@ def cam(
     output: int | str | None = None,
     differentiable: bool = False,
     engine: str = "eager",
+    precision: str = "float32",
     **settings: Any,
 ) -> Tensor:
     """Compute the map of each image: signed, before the final ReLU, on the layer's own grid.
@@ -63,8 +64,10 @@ def cam(
         output: which of several outputs of the network to explain: its index, key or attribute; None for ``logits``,
             ``out``, or else the first. Targets are functions of that output.
         differentiable: keep the graph to the inputs and parameters, for a map inside a loss.
-        engine: what computes the part of the network before the layer: "eager" PyTorch, "packed" or "openvino" (see
-            `camscope.models.engines.prepare`), which are worth their preparation for many inputs of one size.
+        engine: what computes the part of the network before the layer: "eager" PyTorch or "openvino" (see
+            `camscope.models.engines.prepare`), which is worth its preparation for many inputs of one size.
+        precision: of that part: "float32", "bfloat16", "float16", or "auto" (bfloat16 if the device computes it). In a
+            lower precision, maps must agree with those in float32; a warning says how well they do.
         **settings: the method's own keyword arguments.
 
     Returns:
@@ -86,7 +89,9 @@ def cam(
     targets = _listed(targets)
     columns: list[Any] = [targets if isinstance(targets, list) else [targets] * len(picture_of(x, picture))]
     options: Any = {"method": method, "layer": layer, "layout": layout, "picture": picture, "output": output}
-    return _columns(net, x, columns, differentiable=differentiable, engine=engine, settings=settings, **options)[:, 0]
+    return _columns(
+        net, x, columns, differentiable=differentiable, engine=engine, precision=precision, settings=settings, **options
+    )[:, 0]
 
 
 def cams(
@@ -100,6 +105,7 @@ def cams(
     picture: Input = None,
     output: int | str | None = None,
     engine: str = "eager",
+    precision: str = "float32",
     **settings: Any,
 ) -> Tensor:
     """Compute maps of many targets per image, from one forward pass.
@@ -114,6 +120,7 @@ def cams(
         picture: which of several inputs is the batch of images.
         output: which of several outputs of the network to explain.
         engine: what computes the part of the network before the layer.
+        precision: of that part.
         **settings: the method's own keyword arguments.
 
     Returns:
@@ -132,7 +139,9 @@ def cams(
         raise TargetError("targets must be one list per image, all of the same length: [[0, 1], [0, 1]]")
     columns = [list(column) for column in zip(*rows, strict=True)]
     options: Any = {"method": method, "layer": layer, "layout": layout, "picture": picture, "output": output}
-    return _columns(net, as_inputs(net, x, picture), columns, engine=engine, settings=settings, **options)
+    return _columns(
+        net, as_inputs(net, x, picture), columns, engine=engine, precision=precision, settings=settings, **options
+    )
 
 
 def _columns(
@@ -148,6 +157,7 @@ def _columns(
     settings: Mapping[str, Any],
     differentiable: bool = False,
     engine: str = "eager",
+    precision: str = "float32",
 ) -> Tensor:
     """Compute (B, T, *grid) maps of T targets per image, given as T columns with one target per image."""
     method = method or default_method(net)
@@ -156,9 +166,9 @@ def _columns(
     check_settings(settings, [method])
     if differentiable and facts_of(function).whole_network:
         raise MethodError(f"{method_name(method)} has no differentiable map; use a method of one layer, as gradcam is")
-    if differentiable and engine != "eager":
+    if differentiable and (engine, precision) != ("eager", "float32"):
         raise SettingError(
-            f"a differentiable map is made by engine='eager', and {engine!r} has no graph of the network"
+            "a differentiable map is made by engine='eager' in float32: other engines have no graph of the network"
         )
     if facts_of(function).whole_network:
         names = [name for name, value in (("layer", layer), ("layout", layout)) if value is not None]
@@ -174,9 +184,11 @@ def _columns(
             picture=picture,
             differentiable=differentiable,
             engine=engine,
+            precision=precision,
         )
         if recorded_layer is not None:
-            for text in recorded_layer.place_notes:
+            engine_notes = [recorded_layer.engine.note] if recorded_layer.engine.note else []
+            for text in (*engine_notes, *recorded_layer.place_notes):
                 warnings.warn(text, stacklevel=3)
             if not recorded_layer.complete:
                 warnings.warn(f"{recorded_layer.paths_around}; `explain` says which share it carries", stacklevel=3)

@@ -37,9 +37,9 @@ from camscope.explanation.method_lookup import (
 from camscope.explanation.result import Explanation
 from camscope.explanation.target_spec import TargetSpec
 from camscope.images import Picture, as_picture
-from camscope.methods import Method, facts_of
+from camscope.methods import Method
 from camscope.models.device import device_of
-from camscope.models.engines import resolve
+from camscope.models.engines import resolve, resolve_precision
 from camscope.models.from_module import AnyPreprocess
 from camscope.models.labels import Labels, read_labels
 from camscope.models.loading import load
@@ -65,6 +65,7 @@ def explain(
     layer: str | None = None,
     output: int | str | None = None,
     engine: str = "auto",
+    precision: str = "float32",
     **settings: Any,
 ) -> Explanation:
     """Explain one image.
@@ -85,8 +86,11 @@ def explain(
             network ignore it.
         output: which of several outputs of the network holds the scores: its index, key or attribute; None: the
             model's, or the one with as many columns as there are labels, or else the first.
-        engine: backend for the part of the network before the layer: "eager" (PyTorch), "packed" or "openvino"; "auto"
-            for "packed" with methods of many passes, such as Score-CAM, and "eager" with all others.
+        engine: backend for the part of the network before the layer: "eager" (PyTorch), "openvino", or "auto" for
+            "eager" here.
+        precision: of that part: "float32", "bfloat16", "float16", or "auto" for bfloat16 if the device computes it. In
+            a lower precision the notes say how well the maps agree with float32; below a rank correlation of .99,
+            float32 is used.
         **settings: the method's own keyword arguments, such as ``window=32`` of occlusion.
 
     Returns:
@@ -115,6 +119,7 @@ def explain(
         targets=target,
         layer=layer,
         engine=engine,
+        precision=precision,
         **settings,
     )
     first, *remainder = several
@@ -135,6 +140,7 @@ def explain_all(
     output: int | str | None = None,
     batch_size: int = 16,
     engine: str = "auto",
+    precision: str = "float32",
     to: str = "cpu",
     on_error: Callable[[str, CamscopeError], None] | None = None,
     **settings: Any,
@@ -159,8 +165,9 @@ def explain_all(
         layer: name of the target layer; None for the model's own, or else `default_layer`.
         output: which of several outputs of the network holds the scores, as in `explain`.
         batch_size: images per forward pass.
-        engine: backend for the part of the network before the layer: "eager" (PyTorch), "packed", "openvino", or "auto"
-            for "packed" with many images or with methods of many passes, such as Score-CAM, and "eager" otherwise.
+        engine: backend for the part of the network before the layer: "eager" (PyTorch), "openvino", or "auto" for
+            "openvino" with 400 images or more on the CPU, if it is installed, and "eager" otherwise.
+        precision: of that part, as in `explain`.
         to: "cpu", or "device" to leave heat maps and grids as tensors on the model's device (`Explanation.cpu`).
         on_error: called with the source and the error of an image that cannot be read, which is then left out;
             None to raise the error.
@@ -180,14 +187,16 @@ def explain_all(
     specs: list[TargetSpec] = list(targets) if isinstance(targets, (list, tuple)) else [targets]  # type: ignore[list-item]
     if to not in ("cpu", "device"):
         raise SettingError(nearest("place for maps", to, ("cpu", "device")))
-    long = any(facts_of(function).many_passes for _, function in functions)
-    coming = len(pictures) if isinstance(pictures, Sized) and not long else None
+    coming = len(pictures) if isinstance(pictures, Sized) else None
     engine = resolve(engine, coming, device=device_of(model))
+    resolve_precision(precision)
     with ThreadPoolExecutor(_READERS) as readers:
         samples = _read(prefetch(readers, partial(_open, model), pictures, depth=2 * batch_size), on_error)
         for batch in _batches(samples, batch_size):
             with _speaking(model):
-                run = _pass_over(model, batch, functions=[f for _, f in functions], layer=layer, engine=engine)
+                run = _pass_over(
+                    model, batch, functions=[f for _, f in functions], layer=layer, engine=engine, precision=precision
+                )
                 explained = run.explain(functions, run.goals(specs), settings=settings, to=to)
             while (e := _next(model, explained)) is not None:
                 yield e

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +21,11 @@ from camscope.trace.hooks import refuse_program
 from camscope.trace.layer_path import JOINT, name_of
 from camscope.trace.layout import Locate, fits, grid_of, is_last, possible_layouts
 from camscope.trace.outputs import chosen_output
-from camscope.trace.pytree import Input, with_picture
+from camscope.trace.pytree import Input, map_tensors, with_picture
 from camscope.trace.wrappers import bare
+
+_CONV2D = 4  # axes of its input
+_in_given_order: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 Layers = str | nn.Module | Sequence[str | nn.Module] | None
 """A layer by name or as a module, several of them, or None for `default_layer`."""
@@ -80,18 +84,40 @@ def record_layer(
     picture: Input = None,
     differentiable: bool = False,
     engine: str = "eager",
+    precision: str = "float32",
 ) -> tuple[Forward, RecordedLayer]:
     """Run a network once and record a layer: by name, by module, or the default layer."""
     refuse_program(net)
     net = bare(net)
     choice = choose_layer(net, x, picture=picture, output=chosen_output()) if layer is None else None
     names = layer_names(net, layer) if choice is None else choice.layers
-    prepared = prepare(net, x, layer=names[0], engine=engine if len(names) == 1 else "eager")
-    forward = record(net, x, layers=names, picture=picture, differentiable=differentiable, trunk=prepared.trunk)
+    if len(names) > 1:
+        engine, precision = "eager", "float32"
+    prepared = prepare(net, x, layer=names[0], engine=engine, precision=precision)
+    forward = _recorded(net, x, layers=names, picture=picture, differentiable=differentiable, trunk=prepared.trunk)
     if choice is not None and layout is None:
         return forward, RecordedLayer(names, choice.layouts, prepared, choice.complete, choice.in_place)
     layouts = tuple(layout or forward.layout_of(name, locate=locate_in(forward)) for name in names)
     return forward, RecordedLayer(names, layouts, prepared)
+
+
+def _recorded(net: nn.Module, x: Any, **options: Any) -> Forward:
+    """Run a network once; convolutional networks on the CPU get inputs with the channels last, which is faster.
+
+    A network that reshapes by ``view`` what such inputs lead to fails, and then gets its inputs as they are.
+    """
+    convolves = any(isinstance(module, nn.Conv2d) for module in net.modules())
+    if convolves and options["trunk"] is None and not options["differentiable"] and net not in _in_given_order:
+        with contextlib.suppress(RuntimeError):
+            return record(net, map_tensors(x, _with_channels_last), **options)
+        _in_given_order.add(net)
+    return record(net, x, **options)
+
+
+def _with_channels_last(tensor: Tensor) -> Tensor:
+    if tensor.ndim != _CONV2D or tensor.device.type != "cpu" or not tensor.is_floating_point():
+        return tensor
+    return tensor.contiguous(memory_format=torch.channels_last)
 
 
 def layer_names(net: nn.Module, layer: Any) -> tuple[str, ...]:

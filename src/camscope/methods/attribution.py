@@ -212,7 +212,6 @@ def occlusion(
         needs="scores",
         whole_network=True,
         at_input=True,
-        many_passes=True,
         passes="masks forwards; 4000 by default",
         reference=(
             "Petsiuk, Das, Saenko. RISE: Randomized Input Sampling for Explanation of Black-box Models. BMVC "

@@ -21,7 +21,6 @@ _CHUNK_VALUES = 1 << 24
 @method(
     MethodFacts(
         needs="activations",
-        many_passes=True,
         passes="K + 1 forwards; channels that are flat share one",
         reference=(
             "Wang et al. Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks. CVPRW "

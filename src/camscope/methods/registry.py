@@ -38,7 +38,6 @@ class MethodFacts:
         whole_network: whether it is a function of (net, inputs, targets), and not of a `Trace`.
         at_input: whether it explains the pixels of the input, and no layer.
         class_agnostic: whether its map is the same for every class.
-        many_passes: whether it runs the whole network again for about every channel, or more often.
         passes: forward and backward passes per map, in words.
         reference: the publication, or the software where the method has none.
     """
@@ -47,7 +46,6 @@ class MethodFacts:
     whole_network: bool = False
     at_input: bool = False
     class_agnostic: bool = False
-    many_passes: bool = False
     passes: str = ""
     reference: str = ""
 

@@ -22,7 +22,6 @@ from camscope.trace import Trace
 @method(
     MethodFacts(
         needs="activations",
-        many_passes=True,
         passes="samples * K + 1 forwards; 35 K + 1 by default",
         reference=(
             "Wang, Naidu, Michael, Kundu. SS-CAM: Smoothed Score-CAM for Sharper Visual Feature Localization. "
@@ -73,7 +72,6 @@ def sscam(
 @method(
     MethodFacts(
         needs="activations",
-        many_passes=True,
         passes="samples * K + 1 forwards; 10 K + 1 by default",
         reference=(
             "Naidu, Ghosh, Maurya, Nayak, Kundu. IS-CAM: Integrated Score-CAM for axiomatic-based explanations. "

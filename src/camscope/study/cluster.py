@@ -163,7 +163,7 @@ def explained_by(
         store: folder of the study, to which all workers can write.
         size: number of cases per shard.
         watch: called with the current step.
-        given: device, batch_size, engine and seed of `StudyStep`.
+        given: device, batch_size, engine, precision and seed of `StudyStep`.
 
     Yields:
         Every row, shard by shard, in the order in which shards are done.
@@ -249,7 +249,7 @@ class Worker:
         plan: fingerprint of table and settings.
         out: folder or address of the results.
         size: number of cases per shard.
-        given: device, batch_size, engine and seed of `StudyStep`.
+        given: device, batch_size, engine, precision and seed of `StudyStep`.
         cpus: number of CPUs that it may use.
     """
 

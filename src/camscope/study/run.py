@@ -17,7 +17,7 @@ from camscope.errors import DamagedError, StoreError, check_count
 from camscope.explanation.result import versions
 from camscope.files import read_parquet
 from camscope.models.device import device_of, on_device
-from camscope.models.engines import resolve
+from camscope.models.engines import resolve, resolve_precision
 from camscope.study.cluster import Cluster, Workers, connected, explained_by
 from camscope.study.rows import SCHEMA_VERSION, schema
 from camscope.study.step import StudyStep
@@ -50,6 +50,7 @@ def run(
     device: str = "auto",
     batch_size: int = 16,
     engine: str = "auto",
+    precision: str = "float32",
     seed: int = 0,
     cluster: Cluster | None = None,
     progress: Callable[[StudyProgress], None] = lambda _: None,
@@ -65,8 +66,9 @@ def run(
         out: folder of the results, or an address such as ``s3://bucket/results``.
         device: "cpu", "cuda", "cuda:1", "mps" or "auto".
         batch_size: images per forward pass.
-        engine: "eager", "packed", "openvino" or "auto", which is chosen once by the number of cases and kept in
-            study.json.
+        engine: "eager", "openvino" or "auto", which is chosen once by the number of cases and kept in study.json.
+        precision: of the part of a network before the layer: "float32", "bfloat16", "float16", or "auto" for bfloat16
+            if the device computes it. Rows of another precision are computed again.
         seed: random seed.
         cluster: the Ray cluster that explains the study; None for this process.
         progress: called when a label is begun and when a case is done.
@@ -87,6 +89,7 @@ def run(
     with store.locked(), contextlib.nullcontext() if cluster is None else connected(cluster) as workers:
         device = _used(study, device, workers)
         settings: dict[str, Any] = {"device": device, "batch_size": batch_size, "seed": seed}
+        settings["precision"] = resolve_precision(precision, device=device.partition(":")[0])
         settings["engine"] = resolve(engine, len(study.cohort), device=device.partition(":")[0])
         record = _record(study) | {"run": settings, "versions": versions()}
         store.begin(study.plan)

@@ -42,7 +42,8 @@ class StudyStep:
         store: folder of the study, for the overlays.
         device: "cpu", "cuda" or "auto".
         batch_size: images per forward pass.
-        engine: backend for the part of a network before the layer, "eager", "packed" or "openvino".
+        engine: backend for the part of a network before the layer, "eager" or "openvino".
+        precision: of that part: "float32", "bfloat16" or "float16".
         seed: random seed.
         watch: called with the labels that are being explained.
     """
@@ -55,11 +56,12 @@ class StudyStep:
         device: str = "auto",
         batch_size: int = 16,
         engine: str = "eager",
+        precision: str = "float32",
         seed: int = 0,
         watch: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.study, self.store, self.known = study, store, Known([])
-        self.batch_size, self.engine, self.watch = batch_size, engine, watch
+        self.batch_size, self.engine, self.precision, self.watch = batch_size, engine, precision, watch
         torch.manual_seed(seed)
         explain = study.file.explain
         self._methods = {method: find_method(method) for method in explain.methods}
@@ -68,13 +70,14 @@ class StudyStep:
         self._display = key_of(explain.scale, explain.cmap, explain.opacity)
         self._classes: dict[str, dict[str, int]] = {}
         self._keys: dict[str, str] = {}
-        self._computed: dict[str, str] = {}
+        self._devices: dict[str, str] = {}
         for label, section in study.file.labels.items():
             model, index = study.model(label)
-            self._computed[label] = f"{engine}:{device_of(on_device(model, device))}"
+            self._devices[label] = device_of(on_device(model, device))
             self._classes.setdefault(section.model.key, {})[label] = index
             made_with = (model.digest, model.preprocess.to_dict(), model.outcome, index, model.layer)
-            self._keys[label] = key_of(SCHEMA_VERSION, made_with, explain.layer, explain.settings, seed)
+            lower = [] if precision == "float32" else [precision]
+            self._keys[label] = key_of(SCHEMA_VERSION, made_with, explain.layer, explain.settings, seed, *lower)
 
     def rows(self, cases: Iterable[Case], *, known: Known) -> Iterator[Row]:
         """Explain cases; yield rows by case, label and method.
@@ -186,6 +189,7 @@ class StudyStep:
             functions=functions.values(),
             layer=explain.layer,
             engine=self.engine,
+            precision=self.precision,
         )
         outputs = run.outputs.float()
         if outputs.ndim != 2:
@@ -199,9 +203,15 @@ class StudyStep:
                     probability = None if probabilities is None else float(probabilities[i, index])
                     log_odds = float(run.model.log_odds(outputs[i], index))
                     task.score = Score(float(outputs[i, index]), probability, log_odds)
-                    task.computed = self._computed[task.label]
+                    task.computed = self._computed(run, task.label)
                 self._judge(task, work.case)
         return run
+
+    def _computed(self, run: BatchExplainer, label: str) -> str:
+        """Return what computed a pass, such as "openvino:cpu" or "eager bfloat16:cuda"."""
+        engine = None if run.recorded is None else run.recorded.engine
+        name, precision = ("eager", "float32") if engine is None else (engine.name, engine.precision)
+        return f"{name}{'' if precision == 'float32' else f' {precision}'}:{self._devices[label]}"
 
     def _map(self, run: BatchExplainer, goal: ResolvedTarget, lacking: Sequence[tuple[int, MapTask]]) -> None:
         """Compute the maps of one label and method; each task comes with the index of its image in the batch."""
@@ -210,7 +220,7 @@ class StudyStep:
         maps = run.maps(method, self._methods[method], goals=goals, settings=settings)
         for (i, task), grid, notes in zip(lacking, maps.raw.cpu().numpy(), maps.notes, strict=True):
             task.map = MapResult(grid, run.samples[i].window, maps.layer, notes)
-            task.computed = self._computed[task.label]
+            task.computed = self._computed(run, task.label)
 
     def _finish(self, work: StudyWork) -> list[Row]:
         """Return the rows of a case; measure the maps and write the overlays."""

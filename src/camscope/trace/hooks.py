@@ -17,7 +17,7 @@ from torch.nn.parameter import UninitializedParameter
 from camscope.errors import LayerError, ModelError
 from camscope.trace.layer_path import Address, Record
 from camscope.trace.locks import lock_of
-from camscope.trace.pytree import first_tensor
+from camscope.trace.pytree import First, first_tensor
 from camscope.trace.wrappers import GraphKept, outside_inference, uncompiled, without_checkpoints
 
 Edit = Callable[[Tensor], Tensor]
@@ -210,6 +210,17 @@ def _switch(parameters: Sequence[nn.Parameter], *, on: bool) -> None:
             parameter.requires_grad_(on)
 
 
+def _first_tensor(address: Address, output: Any) -> First:
+    first = first_tensor(output)
+    if first is None:
+        raise LayerError(f"layer {address.name!r} returns no floating-point tensor; name another layer")
+    return first
+
+
+def _unedited(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 def _as_leaf(tensor: Tensor) -> Tensor:
     """Make a tensor the start of the graph."""
     tensor = tensor.detach()
@@ -236,7 +247,7 @@ def tracing(
         net: any network.
         layers: names of modules ("layer4.1") or of functions that a module calls ("relu()"): see `Address`. Of a
             layer that runs several times the last call counts, unless the name ends in ``#k``.
-        edits: layer name -> a change to its output, applied before it is recorded.
+        edits: layer name -> a change to its output, applied before it is recorded; other layers may be changed too.
         differentiable: keep the whole graph, from the inputs and parameters on.
 
     Yields:
@@ -251,8 +262,8 @@ def tracing(
     >>> seen.tensors["1"].shape, seen.tensors["1"].is_leaf, scores.requires_grad
     (torch.Size([1, 2, 2, 2]), True, True)
     """
-    recording = Recording()
-    addresses = [Address.parse(net, name) for name in layers]
+    recording, edits = Recording(), edits or {}
+    addresses = [Address.parse(net, name) for name in dict.fromkeys((*layers, *edits))]
 
     def record(address: Address, output: Any) -> Any:
         if _innermost() is not recording:
@@ -261,15 +272,14 @@ def tracing(
         recording.calls[address.name] = call + 1
         if address.call not in (None, call):
             return output
-        first = first_tensor(output)
-        if first is None:
-            raise LayerError(f"layer {address.name!r} returns no floating-point tensor; name another layer")
+        first = _first_tensor(address, output)
         with outside_inference():
             return first.put(_recorded(address, first.tensor))
 
     def _recorded(address: Address, tensor: Tensor) -> Tensor:
-        edit = (edits or {}).get(address.name)
-        tensor = edit(tensor) if edit else tensor
+        tensor = edits.get(address.name, _unedited)(tensor)
+        if address.name not in layers:
+            return tensor
         if not differentiable and not tensor.requires_grad:
             tensor = _as_leaf(tensor)
         recording.tensors[address.name] = tensor

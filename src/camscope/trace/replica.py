@@ -81,12 +81,21 @@ def _copy_attributes(module: nn.Module, copies: dict[int, Any], dtype: torch.dty
     twin = copies[id(module)]
     state = {name: _redirected(value, copies) for name, value in module.__dict__.items()}
     if dtype is not None:
-        state |= {name: _cast(value, dtype) for name, value in state.items() if isinstance(value, Tensor)}
+        state |= {name: _in_precision(value, dtype) for name, value in state.items()}
     state["training"] = False
     state["_compiled_call_impl"] = None
     if isinstance(twin, Passthrough):
         state.pop("forward", None)
     twin.__dict__.update(state)
+
+
+def _in_precision(value: Any, dtype: torch.dtype) -> Any:
+    """Return an attribute with its tensors, also those of a dictionary, in another precision."""
+    if isinstance(value, Tensor):
+        return _cast(value, dtype)
+    if type(value) is dict and value and all(isinstance(item, Tensor) for item in value.values()):
+        return {key: _cast(item, dtype) for key, item in value.items()}
+    return value
 
 
 def _redirected(value: Any, copies: dict[int, Any], depth: int = 0) -> Any:

@@ -82,11 +82,10 @@ def test_an_engine_scores_the_edited_pictures_and_agrees(write, tmp_path, monkey
     monkeypatch.setattr(
         "camscope.models.engines.select.prepare", lambda *a, **k: used.append(prepare(*a, **k)) or used[-1]
     )
-    for engine in ("eager", "packed", "auto"):
+    for engine in ("eager", "openvino"):
         used.clear()
         audit(study, tmp_path / "out", device="cpu", engine=engine)
-        assert {one.name for one in used} == (set() if engine == "eager" else {"packed"})
+        assert {one.name for one in used} == (set() if engine == "eager" else {"openvino"})
         tables[engine] = pl.read_parquet(tmp_path / "out/audit_changes.parquet").sort("label", *CHANGES)
-    assert tables["packed"].equals(tables["auto"])
     for name in ("region_log_odds", "sham_log_odds"):
-        assert (tables["eager"][name] - tables["packed"][name]).drop_nans().abs().max() < 1e-4
+        assert (tables["eager"][name] - tables["openvino"][name]).drop_nans().abs().max() < 1e-4

@@ -111,15 +111,15 @@ def test_an_engine_scores_edited_pictures_and_changes_no_number(plan, tmp_path, 
     monkeypatch.setattr("camscope.models.engines.select.prepare", prepared)
     list(evaluate(plan, tmp_path / "eager"))
     assert not used
-    list(evaluate(dataclasses.replace(plan, engine="packed"), tmp_path / "packed"))
-    assert set(used) == {"packed"}
-    assert evaluated(tmp_path / "packed")["run"]["engine"] == "packed"
-    eager, packed = rows_in(tmp_path / "eager"), rows_in(tmp_path / "packed")
-    assert eager["key"].to_list() != packed["key"].to_list()
+    list(evaluate(dataclasses.replace(plan, engine="openvino"), tmp_path / "openvino"))
+    assert set(used) == {"openvino"}
+    assert evaluated(tmp_path / "openvino")["run"]["engine"] == "openvino"
+    eager, other = rows_in(tmp_path / "eager"), rows_in(tmp_path / "openvino")
+    assert eager["key"].to_list() != other["key"].to_list()
     for name in metrics:
-        assert eager[name].is_null().equals(packed[name].is_null())
-        assert (eager[name] - packed[name]).abs().max() < 1e-4
-    assert packed.filter(pl.col("method") == "uniform")["increase"].to_list() == [0.0] * 6  # not by rounding either
+        assert eager[name].is_null().equals(other[name].is_null())
+        assert (eager[name] - other[name]).abs().max() < 1e-4
+    assert other.filter(pl.col("method") == "uniform")["increase"].to_list() == [0.0] * 6  # not by rounding either
 
 
 def test_a_picture_that_cannot_be_read_is_a_row_that_says_why(plan, folder, tmp_path):

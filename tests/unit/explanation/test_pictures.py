@@ -200,13 +200,12 @@ def test_maps_stay_on_the_device_until_they_are_asked_for(model, picture, tmp_pa
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("engine", ["eager", "packed"])
-def test_on_a_gpu_they_are_those_of_the_cpu(model, picture, engine):
+def test_on_a_gpu_they_are_those_of_the_cpu(model, picture):
     expected = list(cs.explain_all(model, [picture] * 3, batch_size=2))
     model.net.cuda()
-    found = list(cs.explain_all(model, [picture] * 3, batch_size=2, to="device", engine=engine))
+    found = list(cs.explain_all(model, [picture] * 3, batch_size=2, to="device"))
     with torch.autocast("cuda"):
-        half = list(cs.explain_all(model, [picture] * 3, batch_size=2, to="device", engine=engine))
+        half = list(cs.explain_all(model, [picture] * 3, batch_size=2, to="device"))
     for one, rough, other in zip(found, half, expected, strict=True):
         assert one.heatmap.is_cuda
         assert rough.heatmap.is_cuda
@@ -218,10 +217,8 @@ def test_under_autocast_maps_are_float32_and_nearly_the_same(model, picture):
     expected = cs.explain(model, picture)
     with torch.autocast("cpu", torch.bfloat16):
         e = cs.explain(model, picture)
-        (packed,) = cs.explain_all(model, [picture], engine="packed")
-    for one in (e, packed):
-        assert one.heatmap.dtype == np.float32
-        np.testing.assert_allclose(one.heatmap, expected.heatmap, atol=2e-2 * expected.heatmap.max())
+    assert e.heatmap.dtype == np.float32
+    np.testing.assert_allclose(e.heatmap, expected.heatmap, atol=2e-2 * expected.heatmap.max())
 
 
 def test_weights_are_hashed_only_where_their_hash_is_wanted(model, picture, tmp_path):

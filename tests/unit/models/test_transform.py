@@ -130,9 +130,9 @@ def test_albumentations(convert):
     assert (window.start, window.extent) == ((0, 0), (120, 100))
     for chance in (0.5, 0.01):  # a rare augmentation is found too
         flip = albumentations.HorizontalFlip(p=chance)
-        for random in (flip, albumentations.Sequential([flip], p=1)):
+        for augmentation in (flip, albumentations.Sequential([flip], p=1)):
             with pytest.raises(ModelError, match="is random"):
-                Transform.of(albumentations.Compose([*steps, random, ToTensorV2()]))
+                Transform.of(albumentations.Compose([*steps, augmentation, ToTensorV2()]))
 
 
 def bright_part(image):

@@ -1,6 +1,7 @@
 """Runs that are stopped, go on, run out of disk, and say how far they are."""
 
 import errno
+import json
 import os
 
 import polars as pl
@@ -112,3 +113,19 @@ def test_no_study_there(tmp_path):
 
 def test_progress_starts_at_nothing():
     assert StudyProgress(total=3) == StudyProgress(0, 0, 3, "")
+
+
+def test_rows_of_another_precision_are_computed_again(make_study, tmp_path):
+    study = Study.read(make_study())
+    exact = list(cs.run(study, tmp_path / "out", device="cpu"))
+    lower = list(cs.run(study, tmp_path / "out", device="cpu", precision="bfloat16"))
+    assert {row["key"] for row in exact}.isdisjoint(row["key"] for row in lower)
+    assert {row["computed"] for row in exact} == {"eager:cpu"}
+    assert {row["computed"] for row in lower} == {"eager bfloat16:cpu"}
+    assert json.loads((tmp_path / "out/study.json").read_text())["run"]["precision"] == "bfloat16"
+    kept = pl.read_parquet(tmp_path / "out/rows/*.parquet")
+    assert kept["computed"].unique().to_list() == ["eager bfloat16:cpu"]
+    assert len(kept) == len(exact)
+    for one, other in zip(exact, lower, strict=True):
+        assert one["score"] == pytest.approx(other["score"], abs=0.1)
+        assert one["score"] != other["score"]

@@ -370,5 +370,5 @@ def test_the_record_says_what_made_it(make_study):
     run(path, seed=3)
     record = json.loads((path.parent / "out/study.json").read_text())
     assert record["finished"] is True
-    assert record["run"] == {"engine": "eager", "device": "cpu", "batch_size": 16, "seed": 3}
+    assert record["run"] == {"engine": "eager", "device": "cpu", "batch_size": 16, "seed": 3, "precision": "float32"}
     assert record["models"]["Nodule"]["weights_sha256"] == Study.read(path).model("Nodule")[0].digest

@@ -7,8 +7,7 @@ import functools
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,87 +15,66 @@ import torch
 from torch import Tensor, nn
 
 from camscope.errors import EngineError, first_line, require
-from camscope.models.engines.thin import ThinProducts
+from camscope.models.engines.ahead import Ahead, cuts_of
 from camscope.models.weights import digest
 from camscope.naming import cache_folder
-from camscope.trace import record, tracing
-from camscope.trace.hooks import Edit
-from camscope.trace.replay import Tail
+from camscope.trace import tracing
 from camscope.trace.replica import replicate
 
-
-@dataclass(frozen=True)
-class Compiled:
-    """A compiled trunk. It takes single images and runs several at once.
-
-    Attributes:
-        layer: where it ends.
-        queue: OpenVINO's queue of requests, as many as images run side by side.
-        shape: of the layer's output for one image.
-        tail: what stands in for the modules before the layer.
-    """
-
-    layer: str
-    queue: Any
-    shape: tuple[int, ...]
-    tail: Tail
-
-    @property
-    def net(self) -> nn.Module:
-        """Return the copy of the network that begins at the layer."""
-        return self.tail.net
-
-    @contextlib.contextmanager
-    def __call__(self, inputs: Tensor) -> Iterator[Mapping[str, Edit]]:
-        """Compute the layer's output, and let the network begin there while the context is open."""
-        output = self._of(inputs)
-        with self.tail.replayed(torch.zeros(len(inputs), dtype=torch.long)), ThinProducts():
-            yield {self.layer: lambda _: output}
-
-    def _of(self, inputs: Tensor) -> Tensor:
-        output = torch.empty(len(inputs), *self.shape)
-        images, rows = inputs.contiguous().numpy(), output.numpy()
-
-        def keep(request: Any, row: int) -> None:
-            rows[row] = request.get_output_tensor().data[0]
-
-        self.queue.set_callback(keep)
-        for row in range(len(images)):
-            self.queue.start_async([images[row : row + 1]], row, share_inputs=True)
-        self.queue.wait_all()
-        return output
+_PRECISIONS = {torch.float32: ("f32", "FP32"), torch.bfloat16: ("bf16", "BF16"), torch.float16: ("f16", "FP16")}
+"""OpenVINO's names of a precision, as a setting and as a capability of the processor."""
 
 
-def compiled(net: nn.Module, x: Tensor, *, layer: str) -> Compiled:
+def compiled(net: nn.Module, x: Any, *, layer: str, dtype: torch.dtype) -> Ahead:
     """Compile what comes before a layer, or take it from the cache on disk.
 
     Args:
         net: any network with one input, on the CPU, in float32.
         x: (B, C, h, w) inputs, as many as the passes to come will have: so many images run side by side.
         layer: its layer, which runs once in a pass, and whose output has the batch as first axis.
+        dtype: what it computes in; inputs and outputs are float32.
 
     Raises:
-        EngineError: OpenVINO cannot take this network.
+        EngineError: OpenVINO cannot take this network, or the processor this dtype.
         MissingExtraError: it is not installed.
     """
     openvino = require("openvino", "engine='openvino'", "openvino")
-    core = _core()
-    sample, threads = x[:1], torch.get_num_threads()
-    file = cache_folder("openvino") / f"{_key(net, sample, layer, openvino.__version__)}.xml"
-    settings = {"NUM_STREAMS": min(threads, len(x)), "INFERENCE_NUM_THREADS": threads}
+    if not isinstance(x, Tensor) or x.device.type != "cpu" or x.dtype != torch.float32:
+        raise EngineError("it takes networks of one input, on the CPU, in float32")
+    cuts = cuts_of(net, x, layer=layer)
+    core, sample, threads = _core(), x[:1], torch.get_num_threads()
+    hint, capability = _PRECISIONS[dtype]
+    if capability not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise EngineError(f"OpenVINO does not compute in {hint} on this processor")
+    folder = cache_folder("openvino")
+    file = folder / f"{_key(net, sample, cuts, openvino.__version__)}.xml"
+    settings = {"NUM_STREAMS": min(threads, len(x)), "INFERENCE_NUM_THREADS": threads, "CACHE_DIR": str(folder)}
     try:
-        model = core.read_model(file) if file.is_file() else _converted(openvino, replicate(net), sample, layer, file)
-        ready = core.compile_model(model, "CPU", settings | {"INFERENCE_PRECISION_HINT": "f32"})
+        model = core.read_model(file) if file.is_file() else _converted(openvino, replicate(net), sample, cuts, file)
+        ready = core.compile_model(model, "CPU", settings | {"INFERENCE_PRECISION_HINT": hint})
     except Exception as error:  # the compiler raises many types; all mean the same here
         raise EngineError(
             f"OpenVINO cannot compile {type(net).__name__} up to {layer!r}: {first_line(error)}"
         ) from error
-    shape = tuple(ready.output().shape)[1:]
-    light = Compiled(layer, openvino.AsyncInferQueue(ready), shape, Tail.after(replicate(net), layer, sample, batch=1))
-    with contextlib.suppress(RuntimeError):
-        record(net, x, layers=[layer], trunk=light)
-        return light
-    return replace(light, tail=replace(light.tail, copies=True))  # the network may write into the result
+    queue = openvino.AsyncInferQueue(ready)
+    shapes = [tuple(output.shape)[1:] for output in ready.outputs]
+    return Ahead.of(net, x, cuts=cuts, compute=functools.partial(_computed, queue, shapes))
+
+
+def _computed(queue: Any, shapes: Sequence[tuple[int, ...]], inputs: Tensor) -> Sequence[Tensor]:
+    """Compute the outputs of single images, several at once."""
+    outputs = [torch.empty(len(inputs), *shape) for shape in shapes]
+    images, arrays = inputs.contiguous().numpy(), [output.numpy() for output in outputs]
+
+    def keep(request: Any, row: int) -> None:
+        for number, array in enumerate(arrays):
+            array[row] = request.get_output_tensor(number).data[0]
+
+    queue.set_callback(keep)
+    for row in range(len(images)):
+        queue.start_async([images[row : row + 1]], row, share_inputs=True)
+    queue.wait_all()
+    return outputs
 
 
 @functools.cache
@@ -112,11 +90,11 @@ def _core() -> Any:
     return openvino.Core()
 
 
-def _converted(openvino: Any, net: nn.Module, x: Tensor, layer: str, file: Path) -> Any:
+def _converted(openvino: Any, net: nn.Module, x: Tensor, cuts: Sequence[str], file: Path) -> Any:
     """Convert from a trace, and keep the result on disk where that is possible."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = openvino.convert_model(_Trunk(net, layer), example_input=x, input=[tuple(x.shape)])
+        model = openvino.convert_model(_Trunk(net, cuts), example_input=x, input=[tuple(x.shape)])
     with contextlib.suppress(OSError, RuntimeError):
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_name(f"{file.stem}.{os.getpid()}.xml")
@@ -127,19 +105,19 @@ def _converted(openvino: Any, net: nn.Module, x: Tensor, layer: str, file: Path)
 
 
 class _Trunk(nn.Module):
-    """A network that stops at a layer."""
+    """A network that stops at some layers."""
 
-    def __init__(self, net: nn.Module, layer: str) -> None:
+    def __init__(self, net: nn.Module, cuts: Sequence[str]) -> None:
         super().__init__()
-        self.net, self.layer = net, layer
+        self.net, self.cuts = net, cuts
 
-    def forward(self, x: Tensor) -> Tensor:
-        with tracing(self.net, [self.layer]) as recording:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        with tracing(self.net, self.cuts) as recording:
             self.net(x.clone())
-        return recording.tensors[self.layer].detach()
+        return tuple(recording.tensors[name].detach() for name in self.cuts)
 
 
-def _key(net: nn.Module, x: Tensor, layer: str, version: str) -> str:
-    """Return what the compiled trunk depends on: structure, weights, layer, size of the image, versions."""
-    parts = f"{net!r} {layer} {tuple(x.shape)} {version} {torch.__version__} {digest(net)}"
+def _key(net: nn.Module, x: Tensor, cuts: Sequence[str], version: str) -> str:
+    """Return what the converted part depends on: structure, weights, cuts, size of the image, versions."""
+    parts = f"{net!r} {cuts} {tuple(x.shape)} {version} {torch.__version__} {digest(net)}"
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
