@@ -1,25 +1,28 @@
-"""Write docs/methods.md and docs/metrics.md from the registries: python docs/generate.py."""
+"""Write docs/methods.md, docs/metrics.md and what `camscope methods` prints: python docs/generate.py."""
 
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from camscope.explanation.method_lookup import settings_of
+from camscope.explanation.method_lookup import find_method, settings_of
 from camscope.methods import META, METHODS, facts_of
 from camscope.metrics import FACTS, METRICS, kind
 
 HERE = Path(__file__).parent
 WRITTEN = "<!-- Written by docs/generate.py; edit the docstrings and facts in src/camscope, not this page. -->"
+LISTED = HERE.parent / "src/camscope/cli/methods.json"
 BEST = {"high": "higher", "low": "lower", "none": "neither"}
 
 
 def main() -> None:
-    """Write both pages."""
+    """Write the pages, and the list of the command."""
     (HERE / "methods.md").write_text(methods_page(), encoding="utf-8")
     (HERE / "metrics.md").write_text(metrics_page(), encoding="utf-8")
+    LISTED.write_text(methods_listed(), encoding="utf-8")
 
 
 def methods_page() -> str:
@@ -53,6 +56,26 @@ def methods_page() -> str:
             *(line for name, function in listed.items() for line in section(name, function, settings(function))),
         ]
     )
+
+
+def methods_listed() -> str:
+    """Return the list that `camscope methods` reads, to start without importing the methods: name -> text, settings."""
+    described = {name: (function, name) for name, function in METHODS.items()}
+    described |= {f"{name}(METHOD)": (function, f"{name}(gradcam)") for name, function in META.items()}
+    listed = {
+        name: {
+            "text": inspect.getdoc(function),
+            "settings": {s: _shown(default) for s, default in settings_of(find_method(example)).items()},
+        }
+        for name, (function, example) in described.items()
+    }
+    return json.dumps(listed, indent=1, ensure_ascii=False) + "\n"
+
+
+def _shown(default: Any) -> str:
+    if default is inspect.Parameter.empty:
+        return "(the stages of the network)"
+    return "(automatic)" if default is None else str(list(default) if isinstance(default, tuple) else default)
 
 
 def _where(function: Callable[..., Any]) -> str:

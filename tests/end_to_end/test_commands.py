@@ -118,3 +118,16 @@ def test_the_installed_command_in_a_process_of_its_own(tmp_path):
     wrong = subprocess.run([COMMAND, "explain", tmp_path, "--out", "x"], capture_output=True, text=True, timeout=300)
     assert wrong.returncode == 2
     assert len(wrong.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "command", ["--help", "--version", "methods", "methods Grad-CAM++", "methods augmented(gradcam)", "study --help"]
+)
+def test_commands_without_a_model_do_not_import_torch(command):
+    program = (
+        "import sys; from camscope.cli import main; sys.argv = ['camscope', *sys.argv[1:]]\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code\n"
+        "assert not {'torch', 'polars', 'matplotlib', 'scipy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *command.split()], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

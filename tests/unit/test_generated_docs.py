@@ -10,13 +10,22 @@ from camscope.methods import METHODS, facts_of
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize("page", ["methods", "metrics"])
-def test_the_page_is_up_to_date(page):
+@pytest.fixture(scope="module")
+def generate():
     spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", ["methods", "metrics"])
+def test_the_page_is_up_to_date(generate, page):
     written = (DOCS / f"{page}.md").read_text(encoding="utf-8")
     assert getattr(generate, f"{page}_page")() == written, "run python docs/generate.py"
+
+
+def test_the_list_of_the_command_is_up_to_date(generate):
+    assert generate.methods_listed() == generate.LISTED.read_text(encoding="utf-8"), "run python docs/generate.py"
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import Annotated, Any
+import importlib.resources
+import json
+from typing import Annotated
 
 import typer
+
+from camscope.errors import MethodError, nearest
+from camscope.naming import method_spelling
+
+_LISTED = importlib.resources.files("camscope.cli").joinpath("methods.json")
 
 
 def methods(
@@ -15,29 +21,17 @@ def methods(
 
     Example: camscope methods scorecam
     """
-    from camscope.explanation.method_lookup import find_method
-    from camscope.methods import META, METHODS
-
+    listed = json.loads(_LISTED.read_text("utf-8"))  # written by docs/generate.py: importing the methods takes seconds
     if name:
-        function = META[name] if name in META else find_method(name)
-        print(inspect.getdoc(function))
-        print(_listed(f"{name}(gradcam)" if name in META else name))
+        spelling = method_spelling(name)
+        if spelling.partition("(")[0] in (modifiers := {one.partition("(")[0]: one for one in listed if "(" in one}):
+            spelling = modifiers[spelling.partition("(")[0]]
+        if spelling not in listed:
+            raise MethodError(nearest("method", name, listed))
+        print(listed[spelling]["text"])
+        settings = "\n    ".join(f"--set {key}={value}" for key, value in listed[spelling]["settings"].items())
+        print(f"\nSettings, with their defaults:\n    {settings}" if settings else "\nSettings: none.")
         return
-    functions = METHODS | {f"{name}(METHOD)": modifier for name, modifier in META.items()}
-    width = max(map(len, functions))
-    for method, function in functions.items():
-        print(f"{method:{width}}  {(inspect.getdoc(function) or '').splitlines()[0]}")
-
-
-def _listed(name: str) -> str:
-    from camscope.explanation.method_lookup import find_method, settings_of
-
-    settings = [f"{s}={_shown(default)}" for s, default in settings_of(find_method(name)).items()]
-    text = "\n    ".join(f"--set {setting}" for setting in settings)
-    return f"\nSettings, with their defaults:\n    {text}" if settings else "\nSettings: none."
-
-
-def _shown(default: Any) -> str:
-    if default is inspect.Parameter.empty:
-        return "(the stages of the network)"
-    return "(automatic)" if default is None else str(list(default) if isinstance(default, tuple) else default)
+    width = max(map(len, listed))
+    for method, entry in listed.items():
+        print(f"{method:{width}}  {entry['text'].splitlines()[0]}")

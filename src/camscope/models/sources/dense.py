@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.ops import batched_nms, box_convert
 
 from camscope.trace.boxes import NEVER
 
@@ -54,6 +53,8 @@ def box_rows_of_queries(boxes: Tensor, logodds: Tensor, *, suppress: float | Non
         suppress: boxes of a class that overlap with a better one by this share of their union are left out; None:
             all are kept.
     """
+    from torchvision.ops import batched_nms  # its import takes seconds
+
     least = torch.logit(torch.tensor(_LEAST))
     detections: list[Found] = []
     for places, scores in zip(boxes, logodds, strict=True):
@@ -79,7 +80,8 @@ def corners(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     tensor([ 0., 10., 20., 30.])
     """
     height, width = size
-    edges: Tensor = box_convert(boxes, "cxcywh", "xyxy")
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    edges = torch.cat((centre - half, centre + half), -1)
     return edges * boxes.new_tensor([width, height, width, height])
 
 

@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch._tensor_str import PRINT_OPTS
-from torchvision.ops import box_convert
 
 from camscope.errors import ModelError, SettingError, nearest, require
 from camscope.models.model import Model, Recipe
@@ -145,7 +144,7 @@ class UltralyticsDetector(nn.Module):
         decoded, raw = self.model(pictures + _GREY)
         decoded = decoded[0] if isinstance(decoded, tuple) else decoded
         raw = raw.get("one2many", raw)
-        boxes = box_convert(decoded[:, :4].mT, "cxcywh", "xyxy")
+        boxes = corners(decoded[:, :4].mT, (1, 1))
         return box_rows_of_queries(boxes, raw["scores"].mT, suppress=_OVERLAP)
 
 
