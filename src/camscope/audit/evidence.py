@@ -59,8 +59,22 @@ class Effect:
         return self.effect.low > delta or self.effect.high < -delta
 
     def is_strong(self, delta: float) -> bool:
-        """Return whether the mean effect is beyond delta, significant, and the same for every fill-in."""
-        return self.beyond(delta) and self.p_adjusted < LEVEL and self.agree
+        """Return whether the mean effect is beyond delta, significant, by every fill-in, and the region's own.
+
+        The effect of a removal is the change by the region less that by the sham. If the region itself changes nothing,
+        the sham alone makes the effect.
+        """
+        return self.beyond(delta) and self.p_adjusted < LEVEL and self.agree and not self.is_of_sham
+
+    @property
+    def own(self) -> float:
+        """Return the mean change by a removal of the region alone, in SD."""
+        return self.effect.estimate + self.sham
+
+    @property
+    def is_of_sham(self) -> bool:
+        """Return whether less than half of the effect of a removal is the change by the region itself."""
+        return self.test == "remove" and self.own / self.effect.estimate < 0.5 if self.effect.estimate else False
 
     def spreads(self, delta: float) -> bool:
         """Return whether absolute changes are significantly larger than by the sham, even if their mean is small."""

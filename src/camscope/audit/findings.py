@@ -107,7 +107,7 @@ def collect(
         effects=effects(rows, measured.changes, settings=settings),
         property_effects=effects(rows, properties.changes, settings=settings),
         heat={region: heat(rows, region, measured.nulls.get(region), settings=settings) for region in section.regions},
-        untestable={region: _untestable(region, measured, drawn) for region in section.regions}
+        untestable={region: _untestable(region, measured, drawn, unedited) for region in section.regions}
         | {PREFIX + name: untestable_property(values) for name, values in properties.values.items()},
         alignments=alignments,
         hidden=hidden_and_alone(drawn, measured.changes),
@@ -257,16 +257,23 @@ def _strongest(listed: Sequence[Effect]) -> Effect | None:
     return max(removals, key=lambda effect: abs(effect.effect.estimate), default=None)
 
 
-def _untestable(region: str, measured: Measured, drawn: pl.DataFrame) -> str:
+def _untestable(
+    region: str, measured: Measured, drawn: pl.DataFrame, unedited: Mapping[str, tuple[Alignment | None, str]]
+) -> str:
     """Return the reason why no stratum of a region could be tested."""
     changed = {c.case for c in measured.changes if c.region == region and c.test in ("remove", "exchange")}
     if not changed:
         if region in measured.large:
-            return "no case has a donor of the same group with the other label"
+            return "no case has a donor with the other label"
+        if region in unedited:
+            why = unedited[region][1] or "the score does not depend on it in both strata"
+            return f"no mask of it could be removed, and of unedited images, {why}"
         return "no case has the region, or a sham of its shape does not fit outside every mask"
     tested = drawn.filter(pl.col("case").is_in(list(changed)))
     most = max(tested.filter(pl.col("truth") == truth)["patient"].n_unique() for truth in (True, False))
-    return f"at most {most} patients with or without the label have it, and {FEWEST} are needed"
+    if most >= FEWEST:
+        return "the log-odds of the label is the same for all patients with it, and for all without it"
+    return f"at most {most} patients with or without the label could be edited, and {FEWEST} are needed"
 
 
 def _clusters(rows: pl.DataFrame, columns: Sequence[str], *, seed: int) -> dict[str, Any]:

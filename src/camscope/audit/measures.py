@@ -20,6 +20,7 @@ from camscope.statistics.intervals import Interval, bootstrap, ratio
 from camscope.statistics.power import detectable
 from camscope.study.grids import stacked, unit
 
+_FAR = 5  # interquartile ranges
 _CHECKS = ("frame", "content", "norm_map", "frozen_norm")
 
 
@@ -41,10 +42,11 @@ def effects(rows: pl.DataFrame, changes: Sequence[Change], *, settings: AuditSet
         if change.test != "only":
             groups.setdefault((change.region, change.test, change.by), []).append(change)
     for stratum, truth in (("present", True), ("absent", False)):
-        sd = spread(rows.filter(pl.col("truth") == truth))
+        of_truth = rows.filter(pl.col("truth") == truth)
+        sd, typical = spread(of_truth), typical_spread(of_truth)
         for (region, test, by), group in groups.items():
             members = [change for change in group if cases[change.case]["truth"] == truth]
-            effect = _effect(members, cases, sd=sd, test=(stratum, test, by), settings=settings)
+            effect = _effect(members, cases, sd=sd, typical=typical, test=(stratum, test, by), settings=settings)
             if effect is not None:
                 by_region.setdefault(region, []).append(effect)
     return by_region
@@ -63,11 +65,26 @@ def spread(rows: pl.DataFrame) -> float:
     return float(means.std(ddof=1)) if len(means) > 1 else float("nan")
 
 
+def typical_spread(rows: pl.DataFrame) -> float:
+    """Compute the `spread` without patients far from the others.
+
+    A few images of another kind, such as blank ones, or a few patients with a cue, can make the spread so large that
+    every effect looks small beside it. Patients further from the median than five interquartile ranges are left out.
+    """
+    means = patient_means(rows["log_odds"].to_numpy(), rows["patient"].to_list())
+    if len(means) < 2:
+        return float("nan")
+    low, middle, high = np.quantile(means, [0.25, 0.5, 0.75])
+    near = means[np.abs(means - middle) <= _FAR * (high - low)]
+    return float(near.std(ddof=1)) if high > low else float(means.std(ddof=1))
+
+
 def _effect(
     changes: Sequence[Change],
     cases: Mapping[int, Mapping[str, Any]],
     *,
     sd: float,
+    typical: float,
     test: tuple[str, str, str],
     settings: AuditSettings,
 ) -> Effect | None:
@@ -97,7 +114,7 @@ def _effect(
         owners = [cases[number]["patient"] for number in numbers[of_fill].tolist()]
         if len(set(owners)) >= FEWEST:
             by_fill[fill] = bootstrap(moved[of_fill], owners, **sampling)
-    equivalence = tost(means, delta=settings.delta)
+    equivalence = tost(means, delta=settings.delta * min(1.0, typical / sd))
     return Effect(
         stratum=stratum,
         test=kind,

@@ -164,15 +164,16 @@ class PatchDonors(Generic[AnyLender]):
     def __init__(self, pool: Sequence[AnyLender], *, seed: int) -> None:
         order = np.random.default_rng([seed, len(pool)]).permutation(len(pool))
         self._pool = [pool[i] for i in order]
-        self._lent: dict[tuple[Hashable, tuple[str, ...], str], str] = {}
-        self._borrowed: dict[tuple[Hashable, tuple[str, ...], str], str] = {}
+        self._lent: dict[tuple[Hashable, str], str] = {}
+        self._borrowed: dict[tuple[Hashable, str], str] = {}
 
     def pick(
         self, subject: AnyLender, condition: Callable[[AnyLender], bool], *, role: Hashable, turn: int = 0
     ) -> AnyLender | None:
-        """Return a donor of the same group that meets a condition.
+        """Return a donor that meets a condition.
 
-        A recipient patient keeps the same donor patient within a role.
+        A recipient patient keeps the same donor patient within a role. Donors may be of another group: what is the same
+        in all images of a group, such as the frame of a site, would otherwise be replaced with itself.
 
         Args:
             subject: the recipient.
@@ -183,18 +184,14 @@ class PatchDonors(Generic[AnyLender]):
         Returns:
             The donor; None if every suitable patient is already the donor of another patient.
         """
-        patient, group = subject.case.patient, subject.case.group
-        fitting = [
-            lender
-            for lender in self._pool
-            if lender.case.group == group and lender.case.patient != patient and condition(lender)
-        ]
-        recipient = (role, group, patient)
+        patient = subject.case.patient
+        fitting = [lender for lender in self._pool if lender.case.patient != patient and condition(lender)]
+        recipient = (role, patient)
         if recipient not in self._borrowed:
             patients = (lender.case.patient for lender in fitting)
-            free = next((name for name in patients if (role, group, name) not in self._lent), None)
+            free = next((name for name in patients if (role, name) not in self._lent), None)
             if free is None:
                 return None
-            self._borrowed[recipient], self._lent[role, group, free] = free, patient
+            self._borrowed[recipient], self._lent[role, free] = free, patient
         images = [lender for lender in fitting if lender.case.patient == self._borrowed[recipient]]
         return images[turn % len(images)] if images else None

@@ -69,10 +69,15 @@ def responds(label: str, region: str, strong: Sequence[Effect], spread: Effect |
         return f"The {label} model responds to {region}: {text}, but {why}."
     assert spread is not None
     size = f"{spread.spread.estimate:.2f} SD ({_interval(spread.spread)}"
+    mean = spread.effect.estimate
+    cancels = abs(mean) < spread.spread.estimate / 2
+    average = "the changes cancel on average" if cancels else f"by {mean:.2f} SD on average"
+    if not cancels and len(spread.by_fill) > 1:
+        average += f", on which the fill-ins do not agree ({_fills(spread)})"
     return (
         f"The {label} model responds to {region}: {_DONE[spread.test]} changes the log-odds of single cases by {size}; "
-        f"label {spread.stratum}, adjusted p {_p(spread.p_spread)}) more than a sham does, but the changes cancel on "
-        "average, and it is not shown that this helps to separate the classes."
+        f"label {spread.stratum}, adjusted p {_p(spread.p_spread)}) more than a sham does, but {average}, "
+        "and it is not shown that this helps to separate the classes."
     )
 
 
@@ -95,11 +100,15 @@ def _aligned(alignment: Alignment, region: str) -> str:
     text = f"the AUC is {alignment.aligned.estimate:.2f} {sets[0]} and {alignment.anti.estimate:.2f} {sets[1]}"
     if alignment.at_ceiling and not np.isnan(alignment.share.estimate) and not alignment.reliance.low > ALIGNED:
         text += (
-            f"; the region carries {alignment.share.estimate:.0%} of the separation of the classes "
+            f"; it carries {alignment.share.estimate:.0%} of the separation of the classes "
             f"(95 % confidence interval {alignment.share.low:.0%} to {alignment.share.high:.0%})"
         )
         text += "" if np.isnan(alignment.flips) else f" and flips {alignment.flips:.0%} of the predictions"
     return text
+
+
+def _fills(effect: Effect) -> str:
+    return ", ".join(f"{fill} {interval.estimate:.2f} SD" for fill, interval in effect.by_fill.items())
 
 
 def is_artefact(label: str, region: str, heat: Heat, removals: Sequence[Effect]) -> str:
@@ -130,11 +139,14 @@ def is_not_shown(label: str, region: str, removals: Sequence[Effect], inserted: 
     largest = max(removals, key=lambda effect: abs(effect.effect.estimate))
     limit = max(effect.smallest_delta for effect in removals)
     remark = f" Inserting it into images without it changes the log-odds ({_effect(inserted[0])})." if inserted else ""
-    if largest.p_adjusted < LEVEL and not largest.agree:
-        why = "but the fill-ins do not agree"
+    if largest.p_adjusted < LEVEL and largest.is_of_sham:
+        own = f"the region itself changes it by {largest.own:.2f} SD"
+        why = f"but this is the change by the sham, {largest.sham:.2f} SD; {own}"
+    elif largest.p_adjusted < LEVEL and not largest.agree:
+        why = f"but the fill-ins do not agree ({_fills(largest)})"
     elif all(effect.p_equivalence < LEVEL for effect in removals):
         single = max(effect.spread.high for effect in removals)
-        why = f"a mean shown to be small, but changes of {single:.2f} SD in single cases cannot be excluded"
+        why = f"a mean shown to be small, but single cases may change by {single:.2f} SD more than by the sham"
     else:
         why = f"and a mean effect of up to {limit:.2f} SD cannot be excluded"
     return f"Whether the {label} model relies on {region} is not shown: {_effect(largest)}, {why}.{remark}"

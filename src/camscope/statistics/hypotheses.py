@@ -15,6 +15,7 @@ from camscope.errors import SettingError
 Indices = npt.NDArray[np.intp]
 
 ELEMENTS = 2_000_000
+_MORE = 20
 _TIE = 1e-12
 
 
@@ -74,7 +75,8 @@ def sign_flip(means: npt.ArrayLike, *, seed: int, replicates: int = 10_000) -> f
     """Run a two-sided sign-flip permutation test of effects that are symmetric around 0.
 
     p = (1 + #{|sum_i s_i d_i| >= |sum_i d_i|}) / (B + 1) over B random sign vectors s. Where no more than B other sign
-    vectors exist, each of them is used once, and p is exact.
+    vectors exist, each of them is used once, and p is exact. Where none of the B reaches the sum, 20 B are drawn, so
+    that p can be small enough for a correction for many tests.
 
     >>> sign_flip([1, 1, 1, 1, 1], seed=0)  # 2 of 32 sign vectors
     0.0625
@@ -97,10 +99,13 @@ def sign_flip(means: npt.ArrayLike, *, seed: int, replicates: int = 10_000) -> f
     if not len(effects):
         return float("nan")
     bar = abs(effects.sum()) - _TIE * np.abs(effects).sum()
-    count, total = 0, 0
-    for signs in _signs(len(effects), replicates, seed=seed, width=len(effects)):
-        count += int((np.abs(signs @ effects) >= bar).sum())
-        total += len(signs)
+    for drawn in (replicates, _MORE * replicates):
+        count, total = 0, 0
+        for signs in _signs(len(effects), drawn, seed=seed, width=len(effects)):
+            count += int((np.abs(signs @ effects) >= bar).sum())
+            total += len(signs)
+        if count or total < drawn:
+            break
     return (1 + count) / (1 + total)
 
 

@@ -156,7 +156,7 @@ class Study:
         except CamscopeError as error:
             problems.append(self._problem(str(error), "explain", "cmap" if "colour" in str(error) else "scale"))
         masks = [*file.cohort.masks, *(["label"] if any(section.mask for section in file.labels.values()) else [])]
-        cues = [name for name, cue in file.cohort.cues.items() if cue.mask]
+        cues = list(file.cohort.cues)
         for region in region_names(file):
             try:
                 check_spec(region, masks=masks, cues=cues)

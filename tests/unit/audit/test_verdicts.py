@@ -150,7 +150,28 @@ def test_opposite_changes_are_a_response_and_never_no_effect():
     assert "of single cases by 1.00 SD" in found.reason
     wide = judged([effect(NONE, p=0.9, equivalence=0.01, spread=Interval(-0.1, 0.5, 0.2))])
     assert wide.verdict == "NOT SHOWN"
-    assert "changes of 0.50 SD in single cases cannot be excluded" in wide.reason
+    assert "single cases may change by 0.50 SD more than by the sham" in wide.reason
+
+
+def test_a_spread_with_a_mean_does_not_cancel():
+    opposite = {"impute": Interval(-2.9, -2.7, -2.8), "donor": NONE}
+    mean = effect(Interval(-1.5, -1.3, -1.4), fills=opposite, spread=Interval(1.4, 1.6, 1.5))
+    found = judged([mean])
+    assert found.verdict == "RESPONDS"
+    assert "cancel" not in found.reason
+    assert "by -1.40 SD on average, on which the fill-ins do not agree (impute -2.80 SD, donor 0.00 SD)" in found.reason
+    assert "the changes cancel on average" in judged([effect(NONE, p=0.001, spread=Interval(0.8, 1.2, 1.0))]).reason
+
+
+@pytest.mark.parametrize(
+    ("sham", "verdict"), [(1.0, "NOT SHOWN"), (0.8, "NOT SHOWN"), (0.3, "RELIES"), (-2.0, "RELIES")]
+)
+def test_an_effect_that_the_sham_alone_makes_convicts_nobody(sham, verdict):
+    found = judged([dataclasses.replace(effect(STRONG), sham=sham)])
+    assert found.verdict == verdict
+    if verdict == "NOT SHOWN":
+        text = f"this is the change by the sham, {sham:.2f} SD; the region itself changes it by {sham - 1:.2f} SD"
+        assert text in found.reason
 
 
 def test_heat_alone_never_convicts():

@@ -67,7 +67,8 @@ def test_sign_flip_by_sampling_comes_close_to_exact_and_to_scipy(draw):
 
 
 def test_sign_flip_of_a_clear_effect_is_the_smallest_p_there_is(draw):
-    assert sign_flip(draw.normal(3, 1, 70), seed=0, replicates=999) == 1 / 1000
+    assert sign_flip(draw.normal(3, 1, 70), seed=0, replicates=999) == 1 / (20 * 999 + 1)
+    assert sign_flip([1.0] * 12, seed=0, replicates=999) == 2 / 2**12  # then all sign vectors are used
 
 
 def test_sign_flip_has_a_sign_on_both_sides_and_a_seed(draw):
