@@ -197,6 +197,9 @@ def _headline(chips: Sequence[Chip]) -> tuple[str, Tone]:
         )
     if ignores:
         return "Does not use the disease region; what it uses instead is not shown", "bad"
+    if not disease:
+        clause = "no shortcut is shown" if open_shortcuts else "every shortcut tested is ruled out"
+        return f"What drives the score is not shown: {clause}, and no disease region was declared", "open"
     return "Neither the disease region nor a shortcut is shown to drive the score", "open"
 
 

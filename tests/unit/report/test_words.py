@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.power import TTestPower
 
-from camscope.report.words import answers, decision_sentence, family_size, power_sentence, region_words
+from camscope.report.words import _headline, answers, decision_sentence, family_size, power_sentence, region_words
 from camscope.statistics.decision import decision_curve
 
 NOT_SHOWN, NONE, RELIES, UNTESTED = "NOT SHOWN", "EQUIVALENT TO NONE", "RELIES", "NOT TESTABLE"
@@ -149,3 +150,16 @@ def test_without_regions_the_reliance_map_speaks():
     )
     (found,) = answers(SimpleNamespace(audit={"labels": {"Nodule": label | {"reliance_map": None}}}))
     assert found.sentence == ""
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "words"),
+    [((NOT_SHOWN, NONE), "no shortcut is shown"), ((NONE, NONE), "every shortcut tested is ruled")],
+)
+def test_without_a_disease_region_the_headline_names_none(verdicts, words):
+    made = answer(*verdicts)
+    shortcuts = [dataclasses.replace(chip, role="shortcut") for chip in made.chips]
+    headline, tone = _headline(shortcuts)
+    assert (tone, "Neither" in headline) == ("open", False)
+    assert words in headline
+    assert "no disease region was declared" in headline
