@@ -60,6 +60,11 @@ def responds(label: str, region: str, strong: Sequence[Effect], spread: Effect |
         if edited is None:
             missing = alignments.missing.get((strong[0].test, strong[0].by), "it was not computed")
             why = f"whether this helps to separate the classes could not be tested ({missing})"
+        elif edited.reliance.high < 0:
+            why = (
+                "its sign is the opposite of the association with the label in these images, so that it does not help "
+                f"to separate the classes here: {_aligned(edited, region)}"
+            )
         elif not edited.is_reliance:
             why = f"it is not shown that this helps to separate the classes: {_aligned(edited, region)}"
         else:  # unedited images contradict the edited ones

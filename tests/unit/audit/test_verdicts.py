@@ -153,6 +153,14 @@ def test_opposite_changes_are_a_response_and_never_no_effect():
     assert "single cases may change by 0.50 SD more than by the sham" in wide.reason
 
 
+def test_a_cue_that_is_used_against_its_association_is_said_to_be():
+    against = Alignment(GOOD, BAD, GOOD, Interval(-0.9, -0.5, -0.7), how="remove")
+    found = judged([effect(STRONG)], edited=against)
+    assert found.verdict == "RESPONDS"
+    assert "its sign is the opposite of the association with the label in these images" in found.reason
+    assert "it is not shown that this helps" in judged([effect(STRONG)], edited=UNUSED).reason
+
+
 def test_a_spread_with_a_mean_does_not_cancel():
     opposite = {"impute": Interval(-2.9, -2.7, -2.8), "donor": NONE}
     mean = effect(Interval(-1.5, -1.3, -1.4), fills=opposite, spread=Interval(1.4, 1.6, 1.5))
