@@ -23,13 +23,14 @@ def methods(
     """
     listed = json.loads(_LISTED.read_text("utf-8"))  # written by docs/generate.py: importing the methods takes seconds
     if name:
-        spelling = method_spelling(name)
-        if spelling.partition("(")[0] in (modifiers := {one.partition("(")[0]: one for one in listed if "(" in one}):
-            spelling = modifiers[spelling.partition("(")[0]]
-        if spelling not in listed:
+        # "augmented(scorecam)" is described as augmented, and has the settings of both.
+        modifiers = {one.partition("(")[0]: one for one in listed if "(" in one}
+        parts = [modifiers.get(part, part) for part in method_spelling(name).rstrip(")").split("(")]
+        if not set(parts) <= set(listed):
             raise MethodError(nearest("method", name, listed))
-        print(listed[spelling]["text"])
-        settings = "\n    ".join(f"--set {key}={value}" for key, value in listed[spelling]["settings"].items())
+        print(listed[parts[0]]["text"])
+        taken = {key: value for part in reversed(parts) for key, value in listed[part]["settings"].items()}
+        settings = "\n    ".join(f"--set {key}={value}" for key, value in taken.items())
         print(f"\nSettings, with their defaults:\n    {settings}" if settings else "\nSettings: none.")
         return
     width = max(map(len, listed))
