@@ -143,12 +143,17 @@ def is_not_shown(label: str, region: str, removals: Sequence[Effect], inserted: 
     """Return the sentence of NOT SHOWN, with the largest effect that cannot be excluded."""
     largest = max(removals, key=lambda effect: abs(effect.effect.estimate))
     limit = max(effect.smallest_delta for effect in removals)
-    remark = f" Inserting it into images without it changes the log-odds ({_effect(inserted[0])})." if inserted else ""
+    remark = ""
+    if inserted:
+        put_in = _effect(inserted[0])
+        remark = f" {put_in[0].upper()}{put_in[1:]}: in images that have it, something else may do the same."
     if largest.p_adjusted < LEVEL and largest.is_of_sham:
         own = f"the region itself changes it by {largest.own:.2f} SD"
         why = f"but this is the change by the sham, {largest.sham:.2f} SD; {own}"
     elif largest.p_adjusted < LEVEL and not largest.agree:
         why = f"but the fill-ins do not agree ({_fills(largest)})"
+    elif inserted and all(effect.p_equivalence < LEVEL for effect in removals):
+        why = "although inserting it has an effect"
     elif all(effect.p_equivalence < LEVEL for effect in removals):
         single = max(effect.spread.high for effect in removals)
         why = f"a mean shown to be small, but single cases may change by {single:.2f} SD more than by the sham"
@@ -157,7 +162,11 @@ def is_not_shown(label: str, region: str, removals: Sequence[Effect], inserted: 
     return f"Whether the {label} model relies on {region} is not shown: {_effect(largest)}, {why}.{remark}"
 
 
-_DONE = {"remove": "removing it", "exchange": "replacing it with that of another patient", "insert": "inserting it"}
+_DONE = {
+    "remove": "removing it",
+    "exchange": "replacing it with that of another patient",
+    "insert": "inserting it into images without it",
+}
 
 
 def _effect(effect: Effect) -> str:

@@ -94,10 +94,10 @@ def judge(
     spread = max((e for e in removals if e.spreads(delta)), key=lambda e: e.spread.estimate, default=None)
     if strong or spread is not None:
         return Judgement("RESPONDS", responds(label, region, strong, spread, alignments))
-    none = all(effect.is_none(delta) for effect in removals)
+    inserted = [e for e in effects if e.test == "insert" and e.beyond(delta) and e.p < LEVEL]
+    none = all(effect.is_none(delta) for effect in removals) and not inserted
     if none and heat is not None and heat.looks and (not heat.beyond_nulls or heat.stays_at_the_frame):
         return Judgement("ARTEFACT-CONSISTENT", is_artefact(label, region, heat, removals))
     if none:
         return Judgement("EQUIVALENT TO NONE", has_no_effect(label, region, removals, delta))
-    inserted = [e for e in effects if e.test == "insert" and e.beyond(delta) and e.p < LEVEL]
     return Judgement("NOT SHOWN", is_not_shown(label, region, removals, inserted))

@@ -208,6 +208,14 @@ def test_a_cue_that_only_acts_when_put_in_is_a_remark():
     assert "Inserting it into images without it changes the log-odds" in found.reason
 
 
+def test_a_cue_that_acts_when_put_in_is_never_without_effect():
+    put_in = effect(Interval(0.8, 1.2, 1.0), test="insert")
+    for shown in (WARM, HOT):  # of two cues that stand together, the other one does what the removed one did
+        found = judged([effect(NONE, p=0.9, equivalence=0.01), put_in], heat=shown)
+        assert found.verdict == "NOT SHOWN"
+        assert "Inserting it into images without it changes the log-odds" in found.reason
+
+
 def test_the_limit_is_that_of_every_stratum():
     wide = dataclasses.replace(effect(WIDE, p=0.9, stratum="absent"), smallest_delta=0.57)
     assert "up to 0.57 SD" in judged([effect(Interval(-0.6, 0.1, -0.2), p=0.9), wide]).reason
