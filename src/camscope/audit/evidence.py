@@ -74,7 +74,7 @@ class Effect:
     @property
     def is_of_sham(self) -> bool:
         """Return whether less than half of the effect of a removal is the change by the region itself."""
-        return self.test == "remove" and self.own / self.effect.estimate < 0.5 if self.effect.estimate else False
+        return self.test == "remove" and self.effect.estimate != 0 and self.own / self.effect.estimate < 0.5
 
     def spreads(self, delta: float) -> bool:
         """Return whether absolute changes are significantly larger than by the sham, even if their mean is small."""

@@ -12,7 +12,7 @@ from camscope.audit.alignment import alignments_of, cue_alignment, direction_of
 from camscope.audit.evidence import Alignment, Alignments, Effect, Heat
 from camscope.audit.interventions import Change
 from camscope.audit.label import Measured, MeasuredProperties
-from camscope.audit.measures import effects, group_maps, heat, hidden_and_alone, metadata, score_for
+from camscope.audit.measures import effects, group_maps, heat, hidden_and_alone, metadata, score_for, spread
 from camscope.audit.properties import PREFIX, property_direction, property_facts, untestable_property, with_properties
 from camscope.audit.reliance_map import reliance_map
 from camscope.audit.settings import FEWEST, AuditSettings
@@ -271,8 +271,10 @@ def _untestable(
         return "no case has the region, or a sham of its shape does not fit outside every mask"
     tested = drawn.filter(pl.col("case").is_in(list(changed)))
     most = max(tested.filter(pl.col("truth") == truth)["patient"].n_unique() for truth in (True, False))
-    if most >= FEWEST:
+    if not any(spread(drawn.filter(pl.col("truth") == truth)) > 0 for truth in (True, False)):
         return "the log-odds of the label is the same for all patients with it, and for all without it"
+    if most >= FEWEST:
+        return f"no edit of one kind was possible for {FEWEST} patients with or without the label, as it needs"
     return f"at most {most} patients with or without the label could be edited, and {FEWEST} are needed"
 
 
