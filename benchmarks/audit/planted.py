@@ -27,7 +27,7 @@ from torch import nn
 
 import camscope as cs
 from camscope.audit.alignment import alignments_of, cue_alignment, direction_of
-from camscope.audit.interventions import LARGE, measured_changes
+from camscope.audit.interventions import LARGE, RegionEditor, scored
 from camscope.audit.measures import adjusted, effects
 from camscope.audit.samples import AuditSample, PatchDonors
 from camscope.audit.settings import AuditSettings
@@ -151,9 +151,7 @@ def cohort(cue, patients, seed, *, images=IMAGES, prevalence=0.5, chances=(0.5, 
             cues={"token": token is not None},
         )
         grown = {name: ndimage.binary_dilation(m) if ":0" not in name else m for name, m in found.items()}
-        forbidden = np.zeros((SIDE, SIDE), bool)
-        for name in ("mask:label", "cue:token"):
-            forbidden |= grown.get(name, forbidden)
+        declared = {name: mask for name, mask in grown.items() if name in ("mask:label", "cue:token")}
         shares = {name: cell_shares(mask, window, (8, 8)) for name, mask in found.items()}
         seen = np.ones((SIDE, SIDE), bool)
         x = pixels[None] * 4 - 2
@@ -164,7 +162,7 @@ def cohort(cue, patients, seed, *, images=IMAGES, prevalence=0.5, chances=(0.5, 
                 x,
                 seen,
                 masks=grown,
-                forbidden=forbidden,
+                declared=declared,
                 shares=shares,
                 visible_cells=visible_shares(window, (8, 8)),
             )
@@ -193,15 +191,10 @@ def audited(net, cue, patients, seed, **design):
     )
     regions = ("mask:label", *(SHORTCUTS if cue else SHORTCUTS[1:]))
     large = [r for r in regions if np.mean([s.masks[r].mean() for s in subjects if r in s.masks]) > LARGE]
-    changes, _ = measured_changes(
-        subjects,
-        regions,
-        score=score,
-        donors=PatchDonors(subjects, seed=seed),
-        mean=inputs.mean(0),
-        large=large,
-        seed=seed,
-    )
+    donors = PatchDonors(subjects, seed=seed)
+    editor = RegionEditor(regions, donors, inputs.mean(0), seed, large=large, lesions=("mask:label",))
+    edits = (edit for s in subjects for edit in editor.edits(s))
+    changes, _ = scored(edits, score=score, log_odds=dict(enumerate(logits.tolist())))
     found = adjusted({"disease": effects(rows, changes, settings=SETTINGS)})["disease"]
     verdicts = {}
     cues = {"cue:token": cue_alignment(rows, "cue:token", settings=SETTINGS)} if cue else {}

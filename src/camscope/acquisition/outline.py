@@ -19,6 +19,7 @@ _STEP, _BRIGHT = 0.25, 0.75  # smallest difference to the surroundings and to th
 _LEAST = 0.15  # smallest difference to the surroundings in grey values, which excludes fine structure
 _SURROUNDINGS = 8.0
 _SMALLEST, _LARGEST = 8, 1000  # pixels of 256 x 256
+_USUAL = 0.9  # quantile
 
 
 def measure_aspect(picture: Picture) -> Trait:
@@ -49,24 +50,53 @@ def measure_frame(picture: Picture) -> Trait:
     return np.array([area, *shares, float(np.mean(tones)) if tones else 0.0], float)
 
 
+def compare_frame(traits: Sequence[Trait]) -> tuple[list[Trait], Floats]:
+    """Return each trait with the widest usual frame (top, bottom, left, right) of the cohort, and the share.
+
+    The widest usual frame has the 90 % quantile of the widths of all frames.
+    """
+    framed = [trait[1:5] for trait in traits if trait[0] > 0]
+    widest = np.quantile(framed, _USUAL, axis=0) if framed else np.zeros(4)
+    return [np.concatenate([trait[:6], widest]) for trait in traits], np.array([trait[0] for trait in traits])
+
+
 def transfer_frame(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the content of the image without its frame, placed in the frame of the other image."""
+    """Return the content of the image with the frame of the other image, at most the widest usual frame.
+
+    The content keeps its size. What the widest usual frame would cover is always replaced with a mirror image of the
+    content. A frame that hides tissue, and the same image without a frame, therefore show the same tissue.
+
+    Args:
+        picture: the image.
+        own: its trait, from `compare_frame`.
+        other: the trait of another image of the cohort.
+    """
+    inner = _fitting(
+        [max(pair) for pair in zip(_lines(own[1:5], picture), _lines(own[6:], picture), strict=True)], picture
+    )
     height, width = picture.size
-    top, bottom, left, right = _lines(own, picture.size)
-    content = picture.pixels[top : height - bottom, left : width - right]
-    top, bottom, left, right = _lines(other, picture.size)
-    box = (height - top - bottom, width - left - right)
-    framed = np.full(picture.pixels.shape, other[5], np.float32)
-    for k in range(picture.channels):
-        framed[top : height - bottom, left : width - right, k] = (
-            content[..., k] if content.shape[:2] == box else resized(content[..., k], box)
-        )
+    content = picture.pixels[inner[0] : height - inner[1], inner[2] : width - inner[3]]
+    pixels: Pixels = np.pad(content, [(inner[0], inner[1]), (inner[2], inner[3]), (0, 0)], mode="symmetric")
+    top, bottom, left, right = _lines(np.minimum(other[1:5], other[6:]), picture)
+    framed = np.full_like(pixels, other[5])
+    box = slice(top, height - bottom), slice(left, width - right)
+    framed[box] = pixels[box]
     return framed
 
 
-def _lines(trait: Trait, size: tuple[int, int]) -> list[int]:
-    lines = [round(float(share) * size[side // 2]) for side, share in enumerate(trait[1:5])]
-    return lines if lines[0] + lines[1] < size[0] and lines[2] + lines[3] < size[1] else [0, 0, 0, 0]
+def _lines(shares: Floats, picture: Picture) -> list[int]:
+    """Return widths (top, bottom, left, right) in pixels."""
+    height, width = picture.size
+    return _fitting(
+        [round(float(share) * side) for share, side in zip(shares, (height, height, width, width), strict=True)],
+        picture,
+    )
+
+
+def _fitting(lines: list[int], picture: Picture) -> list[int]:
+    """Return widths, or zeros if they leave nothing of the image."""
+    height, width = picture.size
+    return lines if lines[0] + lines[1] < height and lines[2] + lines[3] < width else [0, 0, 0, 0]
 
 
 def measure_marks(picture: Picture) -> Trait:
@@ -101,6 +131,8 @@ def compare_marks(traits: Sequence[Trait]) -> tuple[list[Trait], Floats]:
 def transfer_marks(picture: Picture, own: Trait, other: Trait) -> Pixels:
     """Return the pixels with the marks filled in from the surroundings, and the marks of the other image pasted."""
     pixels = picture.pixels
+    if np.array_equal(own, other):
+        return pixels
     if len(own):
         around = ~ndimage.binary_dilation(_grid(own) > 0, np.ones((3, 3)), iterations=2)
         known = np.maximum(ndimage.gaussian_filter(around.astype(np.float32), _SURROUNDINGS), 1e-6)

@@ -113,7 +113,8 @@ def counterfactual(
     * A region exchanged by the label: a donor of the same label (aligned) and of the other label (anti).
     * Any other removed region: the unedited image (aligned), and the image without the region (anti).
 
-    If no case of one truth has the region (such as a lesion), these cases enter both sets with their unedited log-odds.
+    If too few patients of one truth have the region (such as a lesion), the cases of this truth without it enter both
+    sets with their unedited log-odds.
 
     Args:
         rows: one row per editable case of the label.
@@ -250,10 +251,16 @@ def _hidden(cases: Sequence[Mapping[str, Any]]) -> list[Set]:
 
 
 def _other_side(cases: Sequence[Mapping[str, Any]], rows: pl.DataFrame) -> list[Set]:
-    """Return the unedited cases of a truth for which no case has the region, such as a lesion."""
+    """Return the unedited cases of a truth for which too few patients have the region, such as a lesion."""
     sets: list[Set] = []
-    for side in {True, False} - {row["truth"] for row in cases}:
-        others = rows.filter((pl.col("truth") == side) & pl.col("log_odds").is_not_null())
+    for side in (True, False):
+        if len({row["patient"] for row in cases if row["truth"] == side}) >= FEWEST:
+            continue
+        others = rows.filter(
+            (pl.col("truth") == side)
+            & pl.col("log_odds").is_not_null()
+            & ~pl.col("case").is_in([row["case"] for row in cases])
+        )
         pairs = others.select("log_odds", "patient").iter_rows()
         sets += [(side, log_odds, log_odds, float("nan"), patient) for log_odds, patient in pairs]
     return sets

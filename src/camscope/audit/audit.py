@@ -87,7 +87,7 @@ def audit(
             "labels": {
                 label: judged(label, section, findings[label], of_regions[label], of_properties[label])
                 if label in findings
-                else no_findings(study, section, label)
+                else no_findings(study, section, label, failed=_failed(scan, label))
                 for label in study.file.labels
             },
         }
@@ -103,6 +103,11 @@ def _scan(study: Study, store: Store) -> pl.LazyFrame:
     if not files:
         raise StoreError(f"{store.folder} has no rows of the present {study.path}: run `camscope study` first")
     return pl.scan_parquet(files).filter(pl.col("method") == study.file.explain.methods[0])
+
+
+def _failed(scan: pl.LazyFrame, label: str) -> int:
+    failed = scan.filter((pl.col("label") == label) & (pl.col("status") == FAILED))
+    return int(failed.select(pl.len()).collect().item())
 
 
 def _rows(scan: pl.LazyFrame, study: Study, label: str, *, section: AuditSection) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -42,7 +42,8 @@ class LabelFindings:
         alignments: region or property -> alignments.
         hidden: region -> AUC with the region hidden and with the region alone.
         by_cue: "cue:NAME" -> stratum -> AUC of the log-odds for the cue; only cues with an AUC in both strata.
-        confounded: properties that the disease may have changed, because they were not measured outside the disease.
+        overlaps: shortcuts that overlap a disease region, whose heat may be the disease's.
+        confounded: properties that the disease may have changed, and regions under which it may lie.
         facts: property name -> associations with label, groups and score.
         changes: the changes by all interventions.
         content: all other entries of the label in ``audit.json``.
@@ -55,6 +56,7 @@ class LabelFindings:
     alignments: Mapping[str, Alignments]
     hidden: Mapping[str, Any]
     by_cue: Mapping[str, Mapping[str, Interval]]
+    overlaps: Sequence[str]
     confounded: Sequence[str]
     facts: Mapping[str, Any]
     changes: Sequence[Change]
@@ -82,8 +84,6 @@ def collect(
         drawn: the rows of the sampled cases, with their maps.
         settings: settings of the statistics.
     """
-    patients = patient_index(rows["patient"])
-    strata = [name for name in rows.columns if name.startswith("stratum:")]
     rows, drawn = (with_properties(table, properties.values) for table in (rows, drawn))
     columns = [f"cue:{cue}" for cue in study.file.cohort.cues]
     columns += [PREFIX + name for name, values in properties.values.items() if values.high]
@@ -108,29 +108,45 @@ def collect(
         property_effects=effects(rows, properties.changes, settings=settings),
         heat={region: heat(rows, region, measured.nulls.get(region), settings=settings) for region in section.regions},
         untestable={region: _untestable(region, measured, drawn, unedited) for region in section.regions}
-        | {PREFIX + name: untestable_property(values) for name, values in properties.values.items()},
+        | {PREFIX + name: _constant(drawn) or untestable_property(v) for name, v in properties.values.items()},
         alignments=alignments,
         hidden=hidden_and_alone(drawn, measured.changes),
         by_cue=_by_cue(rows, [region for region in section.regions if region in unedited]),
-        confounded=[PREFIX + name for name in properties.confounded],
+        overlaps=measured.disease.overlaps,
+        confounded=[*measured.disease.uncertain, *(PREFIX + name for name in properties.confounded)],
         facts=facts,
         changes=[*changes, *measured.cell_changes],
-        content={
-            "model": rows["model"][0],
-            "cases": len(rows),
-            "patients": int(patients.max()) + 1,
-            "drawn": len(drawn),
-            "auc": auc_interval(rows["log_odds"].to_numpy(), rows["truth"].to_numpy(), patients=patients),
-            "self_test": dataclasses.asdict(measured.test) | {"sentence": measured.test.sentence},
-            "forwards": measured.forwards + properties.forwards,
-            "null_maps": measured.null_maps,
-            "reliance_map": _reliance(rows, measured, settings=settings) if section.reliance_map else None,
-            **_of_cues(study.file.cohort.cues, unedited, alignments),
-            "metadata": metadata(rows, strata),
-            "group_maps": group_maps(drawn, settings=settings),
-            "clusters": _clusters(drawn, strata, seed=settings.seed),
-        },
+        content=_content(study, section, measured, rows=rows, drawn=drawn, settings=settings)
+        | {"forwards": measured.forwards + properties.forwards}
+        | _of_cues(study.file.cohort.cues, unedited, alignments),
     )
+
+
+def _content(
+    study: Study,
+    section: AuditSection,
+    measured: Measured,
+    *,
+    rows: pl.DataFrame,
+    drawn: pl.DataFrame,
+    settings: AuditSettings,
+) -> dict[str, Any]:
+    """Return the entries of a label in ``audit.json`` that are not about one region or property."""
+    patients = patient_index(rows["patient"])
+    strata = [name for name in rows.columns if name.startswith("stratum:")]
+    return {
+        "model": rows["model"][0],
+        "cases": len(rows),
+        "patients": int(patients.max()) + 1,
+        "drawn": len(drawn),
+        "auc": auc_interval(rows["log_odds"].to_numpy(), rows["truth"].to_numpy(), patients=patients),
+        "self_test": dataclasses.asdict(measured.test) | {"sentence": measured.test.sentence},
+        "null_maps": measured.null_maps,
+        "reliance_map": _reliance(rows, measured, settings=settings) if section.reliance_map else None,
+        "metadata": metadata(rows, strata),
+        "group_maps": group_maps(drawn, settings=settings),
+        "clusters": _clusters(drawn, strata, seed=settings.seed),
+    }
 
 
 def _reliance(rows: pl.DataFrame, measured: Measured, *, settings: AuditSettings) -> dict[str, Any]:
@@ -182,7 +198,7 @@ def judged(
             name,
             role,
             effects=listed,
-            heat=shown,
+            heat=None if name in findings.overlaps else shown,
             alignments=findings.alignments[name],
             untestable=findings.untestable[name],
             delta=section.delta,
@@ -218,9 +234,10 @@ def _role(section: AuditSection, region: str) -> Role:
     return "disease" if region in section.disease else "shortcut"
 
 
-def no_findings(study: Study, section: AuditSection, label: str) -> dict[str, Any]:
-    """Return the entries of a label without any case of known truth."""
-    reason = f"{label} cannot be tested: no case has both a known truth and a score."
+def no_findings(study: Study, section: AuditSection, label: str, *, failed: int) -> dict[str, Any]:
+    """Return the entries of a label without any case of known truth; ``failed`` of its cases have no score."""
+    why = f"; {failed} cases failed, for the reasons in the list of failed cases" if failed else ""
+    reason = f"{label} cannot be tested: no case has both a known truth and a score{why}."
     blank: dict[str, Any] = {"enrichment": None, "effect": None, "heat": None, "effects": [], "auc": {}}
     blank["counterfactual"] = {}
     regions = {
@@ -268,14 +285,23 @@ def _untestable(
         if region in unedited:
             why = unedited[region][1] or "the score does not depend on it in both strata"
             return f"no mask of it could be removed, and of unedited images, {why}"
-        return "no case has the region, or a sham of its shape does not fit outside every mask"
+        return "no case has the region, the disease covers most of it, or a sham of its shape does not fit beside it"
     tested = drawn.filter(pl.col("case").is_in(list(changed)))
-    most = max(tested.filter(pl.col("truth") == truth)["patient"].n_unique() for truth in (True, False))
-    if not any(spread(drawn.filter(pl.col("truth") == truth)) > 0 for truth in (True, False)):
-        return "the log-odds of the label is the same for all patients with it, and for all without it"
+    patients = {truth: tested.filter(pl.col("truth") == truth)["patient"].n_unique() for truth in (True, False)}
+    most = max(patients.values())
+    if constant := _constant(drawn, [truth for truth, number in patients.items() if number >= FEWEST]):
+        return constant
     if most >= FEWEST:
         return f"no edit of one kind was possible for {FEWEST} patients with or without the label, as it needs"
     return f"at most {most} patients with or without the label could be edited, and {FEWEST} are needed"
+
+
+def _constant(rows: pl.DataFrame, truths: Sequence[bool] = (True, False)) -> str:
+    """Return the sentence that the log-odds do not vary within the strata of some truths; "" if they do."""
+    if not truths or any(spread(rows.filter(pl.col("truth") == truth)) > 0 for truth in truths):
+        return ""
+    strata = " and ".join(f"with the label {'present' if truth else 'absent'}" for truth in truths)
+    return f"the log-odds are the same for all patients {strata}, so that effects have no unit"
 
 
 def _clusters(rows: pl.DataFrame, columns: Sequence[str], *, seed: int) -> dict[str, Any]:

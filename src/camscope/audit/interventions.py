@@ -18,11 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from camscope.array_types import Mask
-from camscope.audit.samples import Array, AuditSample, PatchDonors, is_drawn
+from camscope.audit.samples import Array, AuditSample, PatchDonors, is_drawn, union
 from camscope.cohort.fill_ins import FILL_INS, sham
 
 Score = Callable[[Array], npt.NDArray[np.float64]]
 """(n, C, h, w) inputs -> (n,) log-odds of one label."""
+
+SAME_PLACE = "same place"
+"""The fill-in whose sham is the same place of a patient without the region."""
 
 LARGE = 0.15
 """Share of the image above which a region is too large for a sham beside it."""
@@ -39,10 +42,12 @@ class Change:
             is hidden).
         by: what differs between the donors of an exchange: "label", or a column such as "cue:token" or
             "property:contrast"; "" for other tests.
-        fill_in: name of the fill-in, or the number of the donor.
+        fill_in: name of the fill-in, or the number of the donor; "same place" for an imputation whose sham is the same
+            place of another patient.
         region_log_odds: the log-odds with the region changed.
         sham_log_odds: the log-odds with the sham: the same change elsewhere, or for an exchange the region of a donor
-            who does not differ; NaN for "only".
+            who does not differ; NaN for "only". For "same place", the log-odds of the case plus the change of the other
+            patient's.
     """
 
     case: int
@@ -55,173 +60,178 @@ class Change:
 
 
 class Edit(NamedTuple):
-    """One edit of an input, with ``test``, ``by`` and ``fill_in`` of its `Change`; ``sham`` is None for "only"."""
+    """One edit of an input, with ``test``, ``by`` and ``fill_in`` of its `Change`; ``sham`` is None for "only".
+
+    ``lender`` is the number of the case whose image the sham edits; None for the same case.
+    """
 
     test: str
     by: str
     fill_in: str
     region: Array
     sham: Array | None
+    lender: int | None = None
 
 
-def changes(
-    subject: AuditSample,
-    regions: Sequence[str],
-    *,
-    donors: PatchDonors[AuditSample],
-    mean: Array,
-    large: Sequence[str],
-    fill_ins: Sequence[str],
-    seed: int,
-) -> Iterator[tuple[str, Edit]]:
-    """Yield every edited input of one sample.
+@dataclass(frozen=True)
+class RegionEditor:
+    """Edit the regions of samples.
 
-    Args:
-        subject: the sample whose input is edited.
+    Attributes:
         regions: names of the regions of the audit.
         donors: the donors of pixels.
         mean: (C, h, w) the cohort's mean input, which replaces hidden parts.
-        large: the regions that are too large to be removed; they are exchanged.
-        fill_ins: names of the fill-ins that replace a region; an exchange uses as many donors as there are fill-ins.
         seed: random seed of shams and noise.
-
-    Yields:
-        The region and the edit.
+        large: the regions that are too large to be removed; they are exchanged.
+        lesions: the regions that show where the disease is. They are left out of all other regions, so that removing
+            a drain does not remove the lesion under it.
+        fill_ins: names in ``FILL_INS`` that replace a region; an exchange uses as many donors as there are fill-ins.
     """
-    for number, name in enumerate(regions):
-        mask = subject.masks.get(name)
-        if mask is None:
-            if name.startswith("cue:"):
-                yield from ((name, edit) for edit in _inserted(subject, name, donors))
-            continue
-        mask = mask & subject.visible
-        rest = subject.visible & ~mask
-        if not mask.any() or not rest.any():
-            continue
-        if name in large or not is_drawn(name):
-            cues = [] if is_drawn(name) else [cue for cue, value in subject.case.cues.items() if value is not None]
-            edits = _exchanged(subject, mask, cues=cues, donors=donors, turns=len(fill_ins))
-            yield from ((name, edit) for edit in edits)
-        if name not in large:
-            settings = {"mean": mean, "seed": seed + number, "visible": subject.visible}
-            edits = _removed(subject, name, mask=mask, donors=donors, fill_ins=fill_ins, settings=settings)
-            yield from ((name, edit) for edit in edits)
-        alone = FILL_INS["mean"](subject.x, rest, mean=mean, visible=subject.visible)
-        yield name, Edit("only", "", "mean", alone, None)
 
+    regions: Sequence[str]
+    donors: PatchDonors[AuditSample]
+    mean: Array
+    seed: int
+    large: Sequence[str] = ()
+    lesions: Sequence[str] = ()
+    fill_ins: Sequence[str] = ("impute", "donor")
 
-def _removed(
-    subject: AuditSample,
-    name: str,
-    *,
-    mask: Mask,
-    donors: PatchDonors[AuditSample],
-    fill_ins: Sequence[str],
-    settings: Mapping[str, Any],
-) -> Iterator[Edit]:
-    """Yield the input with the region filled in; the sham fills in the same shape elsewhere."""
-    place = sham(mask, subject.forbidden, seed=settings["seed"] + 1000 * subject.case.number)
-    if place is None:
-        return
-    lender = donors.pick(
-        subject, lambda other: not is_drawn(name) or name not in other.masks, role=("remove", name, subject.truth)
-    )
-    for fill in fill_ins:
-        fill = fill if fill != "donor" or lender is not None else "blur"
-        region, other = (
-            FILL_INS[fill](subject.x, where, donor=None if lender is None else lender.x, **settings)
-            for where in (mask, place)
-        )
-        yield Edit("remove", "", fill, region, other)
+    def edits(self, subject: AuditSample) -> Iterator[tuple[int, str, Edit]]:
+        """Yield the case number, the region and the edit of every edited input of one sample."""
+        case = subject.case.number
+        for number, name in enumerate(self.regions):
+            if name not in subject.masks:
+                if name.startswith("cue:"):
+                    yield from ((case, name, edit) for edit in self._inserted(subject, name))
+                continue
+            mask = self._mask(subject, name)
+            rest = subject.visible & ~mask
+            if 2 * mask.sum() < (subject.masks[name] & subject.visible).sum() or not mask.any() or not rest.any():
+                continue
+            if name in self.large or not is_drawn(name):
+                yield from ((case, name, edit) for edit in self._exchanged(subject, name, mask))
+            if name not in self.large:
+                yield from ((case, name, edit) for edit in self._removed(subject, name, mask, self.seed + number))
+            alone = FILL_INS["mean"](subject.x, rest, mean=self.mean, visible=subject.visible)
+            yield case, name, Edit("only", "", "mean", alone, None)
 
+    def _mask(self, subject: AuditSample, name: str) -> Mask:
+        """Return a region inside the image, without the lesions if it is another region."""
+        mask = subject.masks[name] & subject.visible
+        return mask if name in self.lesions else mask & ~self._lesion(subject)
 
-def _exchanged(
-    subject: AuditSample, mask: Mask, *, cues: Sequence[str], donors: PatchDonors[AuditSample], turns: int
-) -> Iterator[Edit]:
-    """Yield the input with the region of a donor who differs in the label or in a cue.
+    def _lesion(self, subject: AuditSample) -> Mask:
+        return union([subject.masks.get(name) for name in self.lesions], subject.visible.shape)
 
-    The sham uses a donor who does not differ. The donors of an exchange by a cue have the same label as the recipient.
-    """
-    truth, values = subject.truth, subject.case.cues
-    for by in ("label", *(f"cue:{cue}" for cue in cues)):
-        cue = by.removeprefix("cue:")
-        for turn in range(turns):
+    def _removed(self, subject: AuditSample, name: str, mask: Mask, seed: int) -> Iterator[Edit]:
+        """Yield the input with the region filled in; the sham fills in the same shape elsewhere.
 
-            def lends(donor: AuditSample, *, differs: bool, by: str = by, cue: str = cue) -> bool:
-                if by == "label":
-                    return (donor.truth != truth) == differs
-                value = donor.case.cues.get(cue)
-                return donor.truth == truth and value is not None and (value != values[cue]) == differs
+        A drawn region is also compared with a sham at the same place of a patient without it, preferably with the same
+        label: tissue that lies under the region in all patients then changes both log-odds.
+        """
+        place = _elsewhere(subject, name, mask, seed=seed + 1000 * subject.case.number)
+        if place is None:
+            return
+        settings: dict[str, Any] = {"mean": self.mean, "seed": seed, "visible": subject.visible}
+        drawn = is_drawn(name)
 
-            role = (by, truth, values.get(cue))
-            other = donors.pick(subject, partial(lends, differs=True), role=("other", *role), turn=turn)
-            same = donors.pick(subject, partial(lends, differs=False), role=("same", *role), turn=turn)
-            if other is None or same is None:
-                break
-            region, sham_ = (
-                FILL_INS["donor"](subject.x, mask, donor=lender.x, visible=subject.visible) for lender in (other, same)
+        def lends(other: AuditSample, *, equal: bool = False) -> bool:
+            free = not drawn or (name not in other.masks and not (self._lesion(other) & mask).any())
+            return free and (not equal or other.truth == subject.truth)
+
+        role = name, subject.truth
+        equal = self.donors.pick(subject, partial(lends, equal=True), role=("remove, equal", *role)) if drawn else None
+        lender = equal or self.donors.pick(subject, lends, role=("remove", *role))
+        for fill in self.fill_ins:
+            fill = fill if fill != "donor" or lender is not None else "blur"
+            region, other = (
+                FILL_INS[fill](subject.x, where, donor=None if lender is None else lender.x, **settings)
+                for where in (mask, place)
             )
-            yield Edit("exchange", by, f"donor {turn + 1}", region, sham_)
+            yield Edit("remove", "", fill, region, other)
+        if drawn and lender is not None:
+            region, other = (FILL_INS["impute"](x, mask, **settings) for x in (subject.x, lender.x))
+            yield Edit("remove", "", SAME_PLACE, region, other, lender.case.number)
+
+    def _exchanged(self, subject: AuditSample, name: str, mask: Mask) -> Iterator[Edit]:
+        """Yield the input with the region of a donor who differs in the label or in a cue.
+
+        The sham uses a donor who does not differ. The donors of an exchange by a cue have the same label as the
+        recipient. The lesions of both donors are left out too.
+        """
+        truth, values = subject.truth, subject.case.cues
+        cues = [] if is_drawn(name) else [cue for cue, value in values.items() if value is not None]
+        for by in ("label", *(f"cue:{cue}" for cue in cues)):
+            cue = by.removeprefix("cue:")
+            for turn in range(len(self.fill_ins)):
+
+                def lends(donor: AuditSample, *, differs: bool, by: str = by, cue: str = cue) -> bool:
+                    if by == "label":
+                        return (donor.truth != truth) == differs
+                    value = donor.case.cues.get(cue)
+                    return donor.truth == truth and value is not None and (value != values[cue]) == differs
+
+                role = (by, truth, values.get(cue))
+                other = self.donors.pick(subject, partial(lends, differs=True), role=("other", *role), turn=turn)
+                same = self.donors.pick(subject, partial(lends, differs=False), role=("same", *role), turn=turn)
+                if other is None or same is None:
+                    break
+                kept = mask if name in self.lesions else mask & ~self._lesion(other) & ~self._lesion(same)
+                if not kept.any():
+                    continue
+                region, sham_ = (
+                    FILL_INS["donor"](subject.x, kept, donor=lender.x, visible=subject.visible)
+                    for lender in (other, same)
+                )
+                yield Edit("exchange", by, f"donor {turn + 1}", region, sham_)
+
+    def _inserted(self, subject: AuditSample, name: str) -> Iterator[Edit]:
+        """Yield the input with the cue of another patient; the sham inserts the same part of a patient without it."""
+        carrier = self.donors.pick(subject, lambda other: name in other.masks, role=("insert", name, subject.truth))
+        if carrier is None:
+            return
+        mask = self._mask(carrier, name) & subject.visible & ~self._lesion(subject)
+
+        def lends(other: AuditSample) -> bool:
+            return name not in other.masks and not (self._lesion(other) & mask).any()
+
+        free = self.donors.pick(subject, lends, role=("insert nothing", name, subject.truth))
+        if free is None or 2 * mask.sum() < carrier.masks[name].sum():
+            return
+        region, other = (
+            FILL_INS["donor"](subject.x, mask, donor=lender.x, visible=subject.visible) for lender in (carrier, free)
+        )
+        yield Edit("insert", "", "donor", region, other)
 
 
-def _inserted(subject: AuditSample, name: str, donors: PatchDonors[AuditSample]) -> Iterator[Edit]:
-    """Yield the input with the cue of another patient; the sham inserts the same position of a patient without it."""
-    carrier = donors.pick(subject, lambda other: name in other.masks, role=("insert", name, subject.truth))
-    free = donors.pick(subject, lambda other: name not in other.masks, role=("insert nothing", name, subject.truth))
-    if carrier is None or free is None:
-        return
-    mask = carrier.masks[name] & subject.visible
-    if not mask.any():
-        return
-    region, other = (
-        FILL_INS["donor"](subject.x, mask, donor=lender.x, visible=subject.visible) for lender in (carrier, free)
-    )
-    yield Edit("insert", "", "donor", region, other)
+def _elsewhere(subject: AuditSample, name: str, mask: Mask, *, seed: int) -> Mask | None:
+    """Move a region's shape to another position, outside all other declared masks and cues.
+
+    A region that lies in a declared mask, such as a lesion in the lungs, stays inside this mask if there is room, so
+    that the sham replaces the same tissue.
+    """
+    others = {other: declared for other, declared in subject.declared.items() if other != name}
+    around = {o for o, m in others.items() if o.startswith("mask:") and 2 * (m & mask).sum() >= mask.sum()}
+    shape = mask.shape
+    forbidden = ~subject.visible | union([m for other, m in others.items() if other not in around], shape)
+    outside = union([~others[other] for other in around], shape)
+    within = sham(mask, forbidden | outside, seed=seed) if around else None
+    return within if within is not None else sham(mask, forbidden, seed=seed)
 
 
-def measured_changes(
-    subjects: Iterable[AuditSample],
-    regions: Sequence[str],
+def scored(
+    edits: Iterable[tuple[int, str, Edit]],
     *,
     score: Score,
-    donors: PatchDonors[AuditSample],
-    mean: Array,
-    large: Sequence[str],
-    seed: int,
-    fill_ins: Sequence[str] = ("impute", "donor"),
+    log_odds: Mapping[int, float] | None = None,
     batch_size: int = 64,
 ) -> tuple[list[Change], int]:
-    """Apply every intervention to every sample.
-
-    Args:
-        subjects: the samples.
-        regions: names of the regions of the audit.
-        score: function that returns the log-odds of inputs.
-        donors: the donors of pixels.
-        mean: (C, h, w) the cohort's mean input.
-        large: regions that are too large to be removed.
-        seed: random seed.
-        fill_ins: names in ``FILL_INS`` that replace a region.
-        batch_size: inputs per forward pass.
-
-    Returns:
-        The changes, and the number of inputs that passed through the model.
-    """
-    settings: dict[str, Any] = {"donors": donors, "mean": mean, "large": large, "fill_ins": fill_ins, "seed": seed}
-    edits = (
-        (subject.case.number, name, edit)
-        for subject in subjects
-        for name, edit in changes(subject, regions, **settings)
-    )
-    return scored(edits, score=score, batch_size=batch_size)
-
-
-def scored(edits: Iterable[tuple[int, str, Edit]], *, score: Score, batch_size: int = 64) -> tuple[list[Change], int]:
     """Compute the log-odds of edited inputs.
 
     Args:
         edits: case number, region name, and edit.
         score: function that returns the log-odds of inputs.
+        log_odds: case number -> log-odds of the unedited input; only shams of other cases need them.
         batch_size: inputs per forward pass.
 
     Returns:
@@ -233,9 +243,12 @@ def scored(edits: Iterable[tuple[int, str, Edit]], *, score: Score, batch_size: 
     while batch := list(itertools.islice(remaining, max(1, batch_size // 2))):
         inputs = [x for _, _, edit in batch for x in (edit.region, edit.sham) if x is not None]
         forwards += len(inputs)
-        log_odds = iter(score(np.stack(inputs)).tolist())
+        scores = iter(score(np.stack(inputs)).tolist())
         for case, name, edit in batch:
-            region = next(log_odds)
-            other = float("nan") if edit.sham is None else next(log_odds)
+            region = next(scores)
+            other = float("nan") if edit.sham is None else next(scores)
+            if edit.lender is not None:
+                assert log_odds is not None
+                other += log_odds[case] - log_odds[edit.lender]
             measured.append(Change(case, name, edit.test, edit.by, edit.fill_in, region, other))
     return measured, forwards

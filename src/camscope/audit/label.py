@@ -15,11 +15,19 @@ from scipy.special import logit
 
 from camscope.acquisition import PROPERTIES
 from camscope.array_types import Mask
-from camscope.audit.interventions import LARGE, Change, Score, measured_changes, scored
+from camscope.audit.disease import KNOWN, DiseasePlaces, disease_places
+from camscope.audit.interventions import LARGE, Change, RegionEditor, Score, scored
 from camscope.audit.null_maps import MapRecipe, Nulls, nulls
 from camscope.audit.properties import PropertyValues, TraitReader, property_cases, property_edits
 from camscope.audit.reliance_map import cell_edits, cells_of
-from camscope.audit.samples import Array, AuditSample, PatchDonors, batch_for, one_per_patient, subjects
+from camscope.audit.samples import (
+    Array,
+    AuditSample,
+    PatchDonors,
+    batch_for,
+    one_per_patient,
+    subjects,
+)
 from camscope.audit.selftest import SelfTest, self_test
 from camscope.cohort.case import Case
 from camscope.cohort.fill_ins import sham
@@ -44,7 +52,6 @@ _POOL, _POOL_BYTES = 256, 2**30
 EXCHANGED = 256
 """Most cases per label whose cells and properties are exchanged, one case per patient."""
 _SAMPLE = 64
-_KNOWN = 0.9  # smallest share of the cases with the label whose disease region must be known
 _SEEDS = 3
 _TESTED = 8
 
@@ -61,6 +68,7 @@ class Measured:
         nulls: region -> enrichments of the null maps.
         null_maps: name of a null map -> mean map (h, w), in units of a uniform map.
         large: regions that were exchanged instead of removed.
+        disease: the places of the disease.
         forwards: number of inputs that passed through a network.
         threshold: log-odds at which the label is predicted.
     """
@@ -72,6 +80,7 @@ class Measured:
     nulls: dict[str, Nulls]
     null_maps: dict[str, Grids]
     large: tuple[str, ...]
+    disease: DiseasePlaces
     forwards: int
     threshold: float
 
@@ -136,21 +145,17 @@ def measure(
     engine = resolve(engine, EDITS * len(numbers), device=device_of(model))
     score = _score(model, index, layer=test.layer, engine=engine)
     donors = PatchDonors(pool, seed=section.seed)
-    changes, forwards = measured_changes(
-        _counted(samples, len(numbers), f"intervening on {label}", progress),
-        regions,
-        score=score,
-        donors=donors,
-        mean=_mean(pool),
-        large=large,
-        fill_ins=section.fill_ins,
-        seed=section.seed,
-        batch_size=batch_size,
-    )
+    disease = disease_places(pool, section)
+    plan: dict[str, Any] = {"large": large, "lesions": disease.lesions, "fill_ins": section.fill_ins}
+    editor = RegionEditor(regions, donors, _mean(pool), section.seed, **plan)
+    counted = _counted(samples, len(numbers), f"intervening on {label}", progress)
+    edits = (edit for sample in counted for edit in editor.edits(sample))
+    log_odds = dict(zip(numbers, rows["log_odds"].to_list(), strict=True))
+    changes, forwards = scored(edits, score=score, log_odds=log_odds, batch_size=batch_size)
     recipients = one_per_patient(pool, EXCHANGED) if section.reliance_map else []
-    counted = _counted(recipients, len(recipients), f"exchanging cells for {label}", progress)
-    edits = cell_edits(counted, cells_of(grid), donors=donors)
-    cell_changes, of_cells = scored(edits, score=score, batch_size=batch_size)
+    exchanged = _counted(recipients, len(recipients), f"exchanging cells for {label}", progress)
+    cells = cell_edits(exchanged, cells_of(grid), donors=donors)
+    cell_changes, of_cells = scored(cells, score=score, batch_size=batch_size)
     recipe = MapRecipe(index, test.layer, explain.methods[0], explain.settings)
     null_values, null_maps, of_nulls = _nulls(model, recipe, mapped, pool, section=section)
     return Measured(
@@ -161,6 +166,7 @@ def measure(
         nulls=null_values,
         null_maps=null_maps,
         large=large,
+        disease=disease,
         forwards=forwards + of_cells + of_nulls + test.forwards,
         threshold=_threshold(study.file.labels[label].threshold, model),
     )
@@ -216,7 +222,7 @@ def measure_properties(
         batch_size=batch_size,
     )
     present = [recipient.case for recipient in recipients if recipient.truth]
-    separate = np.mean([reader.knows_disease(case) for case in present] or [False]) >= _KNOWN
+    separate = np.mean([reader.knows_disease(case) for case in present] or [False]) >= KNOWN
     confounded = [name for name in section.properties if PROPERTIES[name].varies_with_disease and not separate]
     return MeasuredProperties(values, changes, confounded, forwards)
 

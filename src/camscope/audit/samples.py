@@ -32,7 +32,7 @@ class AuditSample:
         x: (C, h, w) the input.
         visible: (h, w) true inside the image, false in padding.
         masks: region -> (h, w) mask on the input; only regions that the case has.
-        forbidden: (h, w) true in every declared mask and in padding, where no sham is placed.
+        declared: "mask:NAME" and "cue:NAME" -> (h, w) mask on the input, of all masks that the study file declares.
         shares: region -> share of each cell of the map's grid that the region covers; only regions that the case has.
         visible_cells: share of each cell that lies inside the image.
     """
@@ -42,7 +42,7 @@ class AuditSample:
     x: Array = field(repr=False)
     visible: Mask = field(repr=False)
     masks: Mapping[str, Mask] = field(repr=False)
-    forbidden: Mask = field(repr=False)
+    declared: Mapping[str, Mask] = field(repr=False)
     shares: Mapping[str, Shares] = field(repr=False)
     visible_cells: Shares = field(repr=False)
 
@@ -89,7 +89,7 @@ def subjects(
             tensor.numpy(),
             visible,
             masks={name: m for name, m in on_input.items() if name in regions and m.any() and not m.all()},
-            forbidden=np.logical_or.reduce([~visible, *(on_input[name] for name in declared if name in on_input)]),
+            declared={name: on_input[name] for name in declared if name in on_input},
             shares={name: cell_shares(mask, window, grid) for name, mask in on_image.items() if name in regions},
             visible_cells=visible_shares(window, grid),
         )
@@ -107,6 +107,15 @@ def batch_for(size: tuple[int, int], *, most: int = 64) -> int:
 def _on_input(name: str, mask: Mask, window: Window, size: tuple[int, int]) -> Mask:
     """Return a region on the input; drawn regions grow by one pixel, because resampling blurs their edge."""
     return at_input(mask, window, size, grow=int(is_drawn(name)))
+
+
+def union(masks: Iterable[Mask | None], shape: tuple[int, ...]) -> Mask:
+    """Return the union of masks (h, w); false everywhere if there are none."""
+    result = np.zeros(shape, bool)
+    for mask in masks:
+        if mask is not None:
+            result |= mask
+    return result
 
 
 def is_drawn(name: str) -> bool:

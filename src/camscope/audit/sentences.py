@@ -43,14 +43,18 @@ def relies(label: str, region: str, role: str, effect: Effect, alignments: Align
     return f"{text}; {_aligned(shown, region)}." if shown is not None else f"{text}."
 
 
-def responds_confounded(label: str, region: str, effect: Effect, alignments: Alignments) -> str:
-    """Return the sentence of RESPONDS for a property that the disease itself can change."""
+def responds_confounded(label: str, region: str, role: str, effect: Effect, alignments: Alignments) -> str:
+    """Return the sentence of RESPONDS for what the disease itself can change, or may lie under."""
     edited = alignments.of(effect)
     index = "" if edited is None else f"; {_aligned(edited, region)}"
-    return (
-        f"The {label} model responds to {region}: {_effect(effect)}{index}. The disease itself can change this "
-        "property. Add a mask of the disease to the disease regions of the audit to measure it outside the disease."
+    why = (
+        "The disease itself can change this property. Add a mask of the disease to the disease regions of the audit to "
+        "measure it outside the disease."
+        if role == "property"
+        else "Add a mask of the disease to the disease regions of the audit to leave the disease out."
     )
+    what = region if role == "property" else f"{region} or to disease under it"
+    return f"The {label} model responds to {what}: {_effect(effect)}{index}. {why}"
 
 
 def responds(label: str, region: str, strong: Sequence[Effect], spread: Effect | None, alignments: Alignments) -> str:
@@ -94,21 +98,21 @@ def _aligned(alignment: Alignment, region: str) -> str:
         sets = "with that of patients in the half associated with the label", "with that of patients in the other half"
     elif alignment.how.startswith("cue:"):
         sets = (
-            f"with the region of patients whose {alignment.how} agrees with the label",
-            "with the region of patients whose cue disagrees with it",
+            f"with the region of patients whose {alignment.how} points to the right label",
+            "with the region of patients whose cue points to the wrong label",
         )
     elif alignment.how == "remove" and not region.startswith("cue:"):
         sets = "with the region", "without it"
     else:
         edited = " (cues were removed from images or inserted)" if alignment.how else ""
-        sets = "where the cue agrees with the label", f"where it disagrees{edited}"
+        sets = "where the cue points to the right label", f"where it points to the wrong label{edited}"
     text = f"the AUC is {alignment.aligned.estimate:.2f} {sets[0]} and {alignment.anti.estimate:.2f} {sets[1]}"
     if alignment.at_ceiling and not np.isnan(alignment.share.estimate) and not alignment.reliance.low > ALIGNED:
         text += (
             f"; it carries {alignment.share.estimate:.0%} of the separation of the classes "
             f"(95 % confidence interval {alignment.share.low:.0%} to {alignment.share.high:.0%})"
         )
-        text += "" if np.isnan(alignment.flips) else f" and flips {alignment.flips:.0%} of the predictions"
+        text += "" if np.isnan(alignment.flips) else f" and changes {alignment.flips:.0%} of the predicted labels"
     return text
 
 
@@ -163,20 +167,20 @@ def is_not_shown(label: str, region: str, removals: Sequence[Effect], inserted: 
 
 
 _DONE = {
-    "remove": "removing it",
+    "remove": "removing it, rather than a patch of the same shape elsewhere,",
     "exchange": "replacing it with that of another patient",
-    "insert": "inserting it into images without it",
+    "insert": "inserting it, rather than the same part of an image without it,",
 }
 
 
 def _effect(effect: Effect) -> str:
     what = _DONE[effect.test]
     if effect.by.startswith("property:"):
-        what = "replacing it with that of a patient in the lower half rather than the upper half"
+        what = "replacing it with that of a patient in the lower half of the cohort, rather than the upper half,"
     elif effect.by == "label":
-        what = "replacing it with that of a patient with the other label"
+        what = "replacing it with that of a patient with the other label, rather than the same label,"
     elif effect.by:
-        what = f"replacing it with that of a patient without {effect.by} rather than a patient with it"
+        what = f"replacing it with that of a patient without {effect.by}, rather than a patient with it,"
     size = effect.effect.estimate
     p = "" if np.isnan(effect.p_adjusted) else f", adjusted p {_p(effect.p_adjusted)}"
     return (

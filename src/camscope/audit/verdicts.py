@@ -63,11 +63,12 @@ def judge(
         role: "disease" for a region that the model should use, "shortcut" for one that it should not use, or
             "property" for a property of the acquisition.
         effects: the effects in all testable strata, with adjusted p-values.
-        heat: the heat of the maps in the region.
+        heat: the heat of the maps in the region; None if there are no maps, or if the disease may lie in the region.
         alignments: the tests whether the region helps to separate the classes.
         untestable: the reason why no stratum could be tested; "" if one could.
         delta: the smallest effect that matters, in SD of the log-odds.
-        confounded: whether the disease itself may have changed the property; the verdict is then at most RESPONDS.
+        confounded: whether the disease itself may have changed the property, or may lie under the region. The verdict
+            is then at most RESPONDS, except for a region with the same effect in cases without the label.
         by_cue: for a cue that cannot be edited, "present" and "absent" -> AUC of the log-odds for the cue in unedited
             images.
 
@@ -88,7 +89,10 @@ def judge(
     strong = sorted((e for e in removals if e.is_strong(delta)), key=lambda e: -abs(e.effect.estimate))
     confirmed = next(filter(alignments.confirm, strong), None)
     if confirmed is not None and confounded:
-        return Judgement("RESPONDS", responds_confounded(label, region, confirmed, alignments))
+        free = next((e for e in strong if e.stratum == "absent" and alignments.confirm(e)), None)
+        if role == "property" or free is None or free.effect.estimate * confirmed.effect.estimate < 0:
+            return Judgement("RESPONDS", responds_confounded(label, region, role, confirmed, alignments))
+        confirmed = free
     if confirmed is not None:
         return Judgement("RELIES", relies(label, region, role, confirmed, alignments))
     spread = max((e for e in removals if e.spreads(delta)), key=lambda e: e.spread.estimate, default=None)

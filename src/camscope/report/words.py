@@ -18,7 +18,7 @@ Tone = Literal["bad", "good", "open", "none"]
 _RULED_OUT = ("EQUIVALENT TO NONE", "ARTEFACT-CONSISTENT")
 MEANINGS = {
     "RELIES": "Changing the region changes the score significantly more than a sham (the same change elsewhere), and "
-    "the region helps to separate the classes: the AUC is lower when the region disagrees with the label.",
+    "the region helps to separate the classes: the AUC is lower when the region points to the wrong label.",
     "RESPONDS": "Changing the region changes the score, but it is not shown that the region helps to separate the "
     "classes.",
     "EQUIVALENT TO NONE": "The effect of the region is shown to be smaller than delta, the smallest effect that "

@@ -107,8 +107,8 @@ def bootstrap(
         level: of confidence.
 
     Returns:
-        Estimate and interval. Replicates with NaN (a class is missing) are left out; the ends are NaN where more than
-        half of them are NaN, and for fewer than two patients.
+        Estimate and interval. Replicates that are NaN or infinite (a class is missing, a ratio has the denominator 0)
+        are left out; the ends are NaN where they are more than half, and for fewer than two patients.
 
     Raises:
         SettingError: when there are not as many ids as values, or fewer than one replicate.
@@ -157,14 +157,14 @@ def resampled(
 
     def evaluate(batches: Iterator[Floats]) -> Floats:
         values = np.concatenate([statistic(counts) for counts in batches])
-        finite: Floats = values[~np.isnan(values)]
+        finite: Floats = values[np.isfinite(values)]
         return finite
 
     estimate = float(statistic(np.ones((1, patients)))[0])
     rows = max(1, ELEMENTS // max(width, patients))
     estimates = evaluate(draws(patients, replicates, rows=rows, seed=seed))
-    if patients < 2 or np.isnan(estimate) or len(estimates) < replicates / 2:
-        return Interval(float("nan"), float("nan"), estimate)
+    if patients < 2 or not np.isfinite(estimate) or len(estimates) < replicates / 2:
+        return Interval(float("nan"), float("nan"), estimate if np.isfinite(estimate) else float("nan"))
     left_out = evaluate(_without(patients, rows=rows))
     low, high = np.quantile(estimates, _bca_levels(estimates, left_out, estimate=estimate, m=patients, level=level))
     return Interval(float(low), float(high), estimate)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from camscope.acquisition.outline import (
+    compare_frame,
     measure_aspect,
     measure_frame,
     measure_marks,
@@ -19,7 +20,8 @@ def textured(height=100, width=80):
 def test_a_frame_is_measured_and_put_around_the_content():
     bare, framed = textured(), textured()
     framed[:10], framed[-5:] = 0, 0
-    own, other = measure_frame(Picture(bare)), measure_frame(Picture(framed))
+    (own, other), shares = compare_frame([measure_frame(Picture(bare)), measure_frame(Picture(framed))])
+    assert shares == pytest.approx([0, 0.15])
     assert own[0] == 0
     assert other[:4] == pytest.approx([0.15, 0.10, 0.05, 0])
     pixels = transfer_frame(Picture(bare), own, other)
@@ -27,6 +29,26 @@ def test_a_frame_is_measured_and_put_around_the_content():
     removed = transfer_frame(Picture(framed), other, own)
     assert measure_frame(Picture(removed))[0] == 0
     assert removed.shape == framed.shape
+
+
+def test_images_with_and_without_a_frame_show_the_same_content_at_the_same_size():
+    bare, framed = textured(), textured()
+    framed[:10], framed[-5:] = 0, 0
+    (own, other), _ = compare_frame([measure_frame(Picture(bare)), measure_frame(Picture(framed))])
+    for picture, trait in ((bare, own), (framed, other)):
+        without, within = (transfer_frame(Picture(picture), trait, target) for target in (own, other))
+        np.testing.assert_array_equal(without[10:95], bare[10:95])
+        np.testing.assert_array_equal(within[10:95], bare[10:95])
+        np.testing.assert_array_equal(without[:10], bare[10:20][::-1])
+        assert (within[:10] == 0).all()
+
+
+def test_a_single_wide_frame_hides_no_more_than_the_usual_frame():
+    traits = [np.array([0.2, 0.1, 0.1, 0, 0, 0.0])] * 30 + [np.array([0.8, 0.4, 0.4, 0, 0, 0.0])]
+    traits, _ = compare_frame(traits)
+    pixels = transfer_frame(Picture(textured()), compare_frame([*traits, np.zeros(6)])[0][-1], traits[30])
+    assert (pixels[:10] == 0).all()
+    assert (pixels[10:90] > 0).all()
 
 
 def test_a_picture_is_cut_to_the_aspect_of_another():

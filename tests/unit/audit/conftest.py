@@ -40,14 +40,12 @@ def make_subjects(patients=40, *, images=2, seed=0, carries=None):
             if (name != "mask:label" or truth) and (name != "cue:token" or cue)
         }
         case = Case(number, number + 2, "", "", f"P{number // images}", (), "", {"L": truth}, cues={"token": cue})
-        forbidden = np.zeros((SIDE, SIDE), bool)
-        for name in ("mask:label", "cue:token"):
-            forbidden |= masks.get(name, forbidden)
+        declared = {name: mask for name, mask in masks.items() if name != "border:0.25"}
         shares = {name: cell_shares(mask, window, (6, 6)) for name, mask in masks.items()}
         seen = np.ones((SIDE, SIDE), bool)
         cells = visible_shares(window, (6, 6))
         made.append(
-            AuditSample(case, truth, x, seen, masks=masks, forbidden=forbidden, shares=shares, visible_cells=cells)
+            AuditSample(case, truth, x, seen, masks=masks, declared=declared, shares=shares, visible_cells=cells)
         )
     return made
 

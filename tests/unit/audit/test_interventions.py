@@ -8,7 +8,7 @@ import pytest
 from statsmodels.stats.power import TTestPower
 
 from camscope.audit.alignment import alignments_of, cue_alignment, direction_of
-from camscope.audit.interventions import changes, measured_changes
+from camscope.audit.interventions import RegionEditor, scored
 from camscope.audit.measures import adjusted, effects, group_maps, hidden_and_alone, metadata
 from camscope.audit.samples import PatchDonors
 from camscope.audit.settings import AuditSettings
@@ -24,7 +24,9 @@ ASKED = ("mask:label", "cue:token")
 def intervene(subjects, score, regions=ASKED, large=()):
     mean = np.mean([s.x for s in subjects], 0)
     donors = PatchDonors(subjects, seed=0)
-    return measured_changes(subjects, regions, score=score, donors=donors, mean=mean, large=large, seed=0)
+    editor = RegionEditor(regions, donors, mean, 0, large=large, lesions=("mask:label",))
+    log_odds = dict(enumerate(score(np.stack([s.x for s in subjects])).tolist()))
+    return scored((edit for s in subjects for edit in editor.edits(s)), score=score, log_odds=log_odds)
 
 
 def verdicts(subjects, score, regions=ASKED, large=()):
@@ -53,7 +55,10 @@ def test_a_model_of_the_cue_relies_on_the_cue_alone(subjects):
     found = verdicts(subjects, known.mean_of("cue:token"))
     assert found["cue:token"].verdict == "RELIES"
     assert "a shortcut" in found["cue:token"].reason
-    assert "1.00 where the cue agrees with the label and 0.00 where it disagrees" in found["cue:token"].reason
+    assert (
+        "1.00 where the cue points to the right label and 0.00 where it points to the wrong label"
+        in found["cue:token"].reason
+    )
     assert found["mask:label"].verdict == "EQUIVALENT TO NONE"
 
 
@@ -109,19 +114,106 @@ def test_too_few_patients_are_not_tested():
 def test_changes_touch_the_region_and_nothing_else(subjects):
     donors, mean = PatchDonors(subjects, seed=0), np.zeros((1, known.SIDE, known.SIDE), np.float32)
     subject = next(s for s in subjects if s.truth and "cue:token" in s.masks)
-    given = {"donors": donors, "mean": mean, "large": (), "fill_ins": ("impute", "donor"), "seed": 0}
+    editor = RegionEditor(ASKED, donors, mean, 0)
     seen = set()
-    for name, edit in changes(subject, ASKED, **given):
+    for _, name, edit in editor.edits(subject):
         mask = subject.masks[name]
         inside = mask if edit.test != "only" else ~mask
         assert np.array_equal(edit.region[0][~inside], subject.x[0][~inside])
         assert not np.array_equal(edit.region, subject.x)
-        if edit.sham is not None:
+        if edit.lender is not None:
+            other = next(s for s in subjects if s.case.number == edit.lender)
+            assert name not in other.masks
+            assert np.array_equal(edit.sham[0][~mask], other.x[0][~mask])
+        elif edit.sham is not None:
             moved = (edit.sham != subject.x)[0]
             assert 0 < moved.sum() <= mask.sum()
-            assert not (moved & subject.forbidden).any()
+            assert not any((moved & declared).any() for declared in subject.declared.values())
         seen.add((name, edit.test, edit.fill_in))
     assert {("mask:label", "remove", "impute"), ("cue:token", "remove", "donor"), ("cue:token", "only", "mean")} <= seen
+
+
+def with_a_drain(subjects, draw, *, chances):
+    """The token of every case is a drain that covers the lesion's left half and as much beside it."""
+    made = []
+    for s in subjects:
+        masks = {name: mask for name, mask in s.masks.items() if name != "cue:token"}
+        has = draw.random() < chances[s.truth]
+        if has:
+            masks["cue:token"] = known.box(10, 7, 5, 6)
+        case = dataclasses.replace(s.case, cues={"token": bool(has)})
+        made.append(dataclasses.replace(s, masks=masks, declared=masks, case=case))
+    return made
+
+
+def test_a_drain_over_the_lesion_is_not_convicted_of_the_lesion():
+    draw = np.random.default_rng(1)
+    subjects = with_a_drain(known.make_subjects(60, carries=lambda *_: False), draw, chances=(0.1, 0.9))
+    assert verdicts(subjects, known.mean_of("mask:label"))["cue:token"].verdict not in ("RELIES", "RESPONDS")
+
+
+def test_a_lead_on_tissue_that_the_model_reads_is_compared_with_the_same_place():
+    """The model reads the texture of the whole image, also that which is under the cue in other patients."""
+
+    def texture(inputs):
+        return inputs[:, 0, 1:12, 1:12].std((1, 2)).astype(float)
+
+    draw = np.random.default_rng(2)
+    subjects = []
+    for s in known.make_subjects(80, carries=lambda truth, draw: draw.random() < (0.85 if truth else 0.05)):
+        x = (draw.normal(1.2 if s.truth else 1.0, 0.1) * draw.standard_normal(s.x.shape)).astype(np.float32)
+        subjects.append(dataclasses.replace(s, x=x))
+    effect = next(
+        e
+        for e in effects(known.rows_of(subjects, texture), intervene(subjects, texture)[0], settings=SETTINGS)[
+            "cue:token"
+        ]
+        if (e.stratum, e.test) == ("present", "remove")
+    )
+    assert effect.by_fill["impute"].high < 0
+    assert effect.by_fill["same place"].high > 0
+    assert verdicts(subjects, texture)["cue:token"].verdict != "RELIES"
+
+
+def test_a_lesion_in_a_border_is_left_out_of_the_border():
+    draw = np.random.default_rng(3)
+    subjects = []
+    for s in known.make_subjects(60):
+        lesion = known.box(18, int(draw.integers(4, 12)), 6, 8)
+        masks = {"border:0.25": s.masks["border:0.25"]} | ({"mask:label": lesion} if s.truth else {})
+        x = s.x + np.float32(s.truth) * lesion
+        subjects.append(dataclasses.replace(s, x=x.astype(np.float32), masks=masks, declared=masks))
+
+    def bottom(inputs):
+        return inputs[:, 0, 18:, 4:20].mean((1, 2)).astype(float)
+
+    regions = ("mask:label", "border:0.25")
+    found = verdicts(subjects, bottom, regions, large=("border:0.25",))
+    assert found["mask:label"].verdict == "RELIES"
+    assert found["border:0.25"].verdict not in ("RELIES", "RESPONDS")
+
+
+def test_a_sham_stays_in_the_organ_of_its_region(subjects):
+    organ = known.box(8, 4, 10, 16)
+    drawn = next(s for s in subjects if s.truth)
+    drawn = dataclasses.replace(drawn, declared=drawn.declared | {"mask:lung": organ})
+    editor = RegionEditor(("mask:label",), PatchDonors(subjects, seed=0), np.zeros_like(drawn.x), 0)
+    imputed = next(edit for _, _, edit in editor.edits(drawn) if edit.fill_in == "impute")
+    moved = (imputed.sham != drawn.x)[0]
+    assert moved.any()
+    assert not (moved & ~organ).any()
+
+
+def test_one_negative_with_a_mask_does_not_take_the_verdict_away():
+    score = known.mean_of("mask:label")
+    for number in (0, 1, 7):
+        subjects = [
+            dataclasses.replace(s, masks=s.masks | {"mask:label": known.REGIONS["mask:label"]})
+            if not s.truth and s.case.number < 4 * number
+            else s
+            for s in known.make_subjects(80)
+        ]
+        assert verdicts(subjects, score)["mask:label"].verdict == "RELIES", number
 
 
 def test_a_cue_is_inserted_where_it_is_not(subjects):
@@ -142,8 +234,9 @@ def test_forwards_are_as_many_as_the_budget_says(subjects):
 
     regions = ("mask:label", "cue:token", "border:0.25")
     _, forwards = intervene(subjects, score, regions, large=("border:0.25",))
+    assert counted.pop(0) == len(subjects), "the unedited images"
     assert forwards == sum(counted)
-    fill_ins = 2
+    fill_ins = 3
     assert forwards <= len(subjects) * len(regions) * (2 * fill_ins + 1)
     assert max(counted) <= 66
 

@@ -102,7 +102,7 @@ def test_what_is_missing_for_reliance(one):
             "not be tested (only 4 patients)",
         ),
         ({"unedited": dataclasses.replace(UNUSED, how="")}, "RESPONDS", "unedited images do not show"),
-        ({"unedited": dataclasses.replace(USED, how="")}, "RELIES", "where the cue agrees with the label"),
+        ({"unedited": dataclasses.replace(USED, how="")}, "RELIES", "where the cue points to the right label"),
     ],
 )
 def test_a_response_is_reliance_only_where_it_serves_to_tell_the_label(alignments, verdict, words):
@@ -205,7 +205,7 @@ def test_equivalence_needs_every_stratum():
 def test_a_cue_that_only_acts_when_put_in_is_a_remark():
     found = judged([effect(WIDE, p=0.9), effect(Interval(0.8, 1.2, 1.0), test="insert")])
     assert found.verdict == "NOT SHOWN"
-    assert "Inserting it into images without it changes the log-odds" in found.reason
+    assert "Inserting it, rather than the same part of an image without it, changes the log-odds" in found.reason
 
 
 def test_a_cue_that_acts_when_put_in_is_never_without_effect():
@@ -213,7 +213,7 @@ def test_a_cue_that_acts_when_put_in_is_never_without_effect():
     for shown in (WARM, HOT):  # of two cues that stand together, the other one does what the removed one did
         found = judged([effect(NONE, p=0.9, equivalence=0.01), put_in], heat=shown)
         assert found.verdict == "NOT SHOWN"
-        assert "Inserting it into images without it changes the log-odds" in found.reason
+        assert "Inserting it, rather than the same part of an image without it, changes the log-odds" in found.reason
 
 
 def test_the_limit_is_that_of_every_stratum():
@@ -278,3 +278,20 @@ def test_a_property_that_the_disease_can_change_yields_a_response():
     assert found.verdict == "RESPONDS"
     assert found.reason.startswith("The L model responds to the contrast: replacing it with that of a patient")
     assert "nan" not in found.reason
+
+
+def test_a_cue_that_may_lie_on_the_disease_needs_its_effect_without_the_disease():
+    def of(*effects):
+        alignments = Alignments({("remove", ""): USED})
+        shown = {"heat": None, "alignments": alignments, "untestable": "nothing", "delta": 0.1}
+        return judge("L", "cue:drain", "shortcut", effects=effects, **shown, confounded=True)
+
+    present = effect(STRONG, stratum="present")
+    alone = of(present)
+    assert alone.verdict == "RESPONDS"
+    assert "cue:drain or to disease under it" in alone.reason
+    both = of(present, effect(STRONG, stratum="absent"))
+    assert both.verdict == "RELIES"
+    assert "label absent" in both.reason
+    opposite = Interval(-STRONG.high, -STRONG.low, -STRONG.estimate)
+    assert of(present, effect(opposite, stratum="absent")).verdict == "RESPONDS"
