@@ -142,11 +142,12 @@ def counterfactual(
         sets += _other_side(cases, rows)
     truth, aligned, anti, absent, patients = (list(values) for values in zip(*sets, strict=True)) if sets else [[]] * 5
     sides: Sides = np.array(truth, bool)
-    fewest = min(
-        len({patient for patient, side in zip(patients, truth, strict=True) if side == s}) for s in (True, False)
+    fewest, side = min(
+        (len({p for p, t in zip(patients, truth, strict=True) if t == side}), side) for side in (True, False)
     )
     if fewest < FEWEST:
-        return None, f"only {fewest} patients with or without the label could be edited, and {FEWEST} are needed"
+        stratum = "present" if side else "absent"
+        return None, f"images of {fewest} patients with the label {stratum} could be edited, and {FEWEST} are needed"
     values = np.array([aligned, anti, sides], float).T
     share = bootstrap(values, patients, statistic=_paired_share, seed=settings.seed, replicates=settings.replicates)
     flips = float(np.mean((values[:, 0] > threshold) != (values[:, 1] > threshold)))

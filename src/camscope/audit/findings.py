@@ -292,8 +292,8 @@ def _untestable(
     if constant := _constant(drawn, [truth for truth, number in patients.items() if number >= FEWEST]):
         return constant
     if most >= FEWEST:
-        return f"no edit of one kind was possible for {FEWEST} patients with or without the label, as it needs"
-    return f"at most {most} patients with or without the label could be edited, and {FEWEST} are needed"
+        return f"no kind of edit was possible for {FEWEST} patients with the same label"
+    return f"images of at most {most} patients with the same label could be edited, and {FEWEST} are needed"
 
 
 def _constant(rows: pl.DataFrame, truths: Sequence[bool] = (True, False)) -> str:

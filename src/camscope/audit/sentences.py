@@ -105,7 +105,8 @@ def _aligned(alignment: Alignment, region: str) -> str:
         sets = "with the region", "without it"
     else:
         edited = " (cues were removed from images or inserted)" if alignment.how else ""
-        sets = "where the cue points to the right label", f"where it points to the wrong label{edited}"
+        what = "the cue" if region.startswith("cue:") else "it"
+        sets = f"where {what} points to the right label", f"where it points to the wrong label{edited}"
     text = f"the AUC is {alignment.aligned.estimate:.2f} {sets[0]} and {alignment.anti.estimate:.2f} {sets[1]}"
     if alignment.at_ceiling and not np.isnan(alignment.share.estimate) and not alignment.reliance.low > ALIGNED:
         text += (

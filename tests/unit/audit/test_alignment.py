@@ -86,7 +86,7 @@ def test_insertions_fill_the_side_without_carriers():
     rows = make_rows(cue_of=lambda truth, draw: truth)
     alone, why = counterfactual(rows, removals(rows, 2.0), settings=SETTINGS)
     assert alone is None
-    assert why == "only 0 patients with or without the label could be edited, and 8 are needed"
+    assert why == "images of 0 patients with the label absent could be edited, and 8 are needed"
     both, why = counterfactual(rows, removals(rows, 2.0, insert=True), settings=SETTINGS)
     assert why == ""
     assert both.aligned.estimate > 0.9

@@ -102,7 +102,7 @@ def test_what_is_missing_for_reliance(one):
             "not be tested (only 4 patients)",
         ),
         ({"unedited": dataclasses.replace(UNUSED, how="")}, "RESPONDS", "unedited images do not show"),
-        ({"unedited": dataclasses.replace(USED, how="")}, "RELIES", "where the cue points to the right label"),
+        ({"unedited": dataclasses.replace(USED, how="")}, "RELIES", "where it points to the right label"),
     ],
 )
 def test_a_response_is_reliance_only_where_it_serves_to_tell_the_label(alignments, verdict, words):
