@@ -292,6 +292,7 @@ def record_rows(results: Results, *, pseudonyms: bool) -> Sequence[tuple[str, st
         ("Fingerprint of study file and table", str(record.get("plan"))),
         ("Schema of the rows", str(record.get("schema_version"))),
         ("Engine, precision, device", f"{run.get('engine')}, {run.get('precision', 'float32')}, {run.get('device')}"),
+        *((f"Precision of {model}", note) for model, note in results.precision_notes()),
         ("Seed of the run, batch size", f"{run.get('seed')}, {run.get('batch_size')}"),
         ("Methods, maps", f"{', '.join(results.methods)}; when = {results.file.explain.when}"),
         (

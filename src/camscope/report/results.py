@@ -106,6 +106,15 @@ class Results:
         """Return the rows that failed, with the reason."""
         return self._scan.filter(pl.col("status") == FAILED).select("case", "image", "patient", "message").collect()
 
+    def precision_notes(self) -> list[tuple[str, str]]:
+        """Return (model, note) for each model computed in a lower precision: its agreement with float32."""
+        if self.record.get("run", {}).get("precision", "float32") == "float32":
+            return []
+        noted = self._scan.select("model", "notes").explode("notes").filter(
+            pl.col("notes").str.contains(r"^computed in (bfloat16|float16|float32, not)")
+        )
+        return noted.unique(maintain_order=True).collect().rows()
+
     @property
     def _scan(self) -> pl.LazyFrame:
         return pl.scan_parquet(list(self.shards))

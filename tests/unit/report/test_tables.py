@@ -4,10 +4,12 @@ import polars as pl
 import pytest
 
 from camscope.cohort.shown_names import ShownNames
-from camscope.report.prose import limitations, methods_text
+from camscope.report.prose import limitations, methods_text, record_rows
 from camscope.report.results import read_results
 from camscope.report.tables import areas, flow, make_up, outcomes
 from camscope.statistics.auc import auc_interval
+from camscope.study.run import run
+from camscope.study.study import Study
 
 
 @pytest.fixture
@@ -54,3 +56,14 @@ def test_texts_have_the_numbers_of_the_study(results):
     assert "There is no audit" in said
     assert "4 patients are few" in said
     assert "2 of 16 rows failed" in said
+
+
+def test_the_record_says_how_well_a_lower_precision_agrees(make_study, tmp_path):
+    file = make_study(explain='when = "all"')
+    for precision, number in (("float32", 0), ("bfloat16", 1)):
+        for _ in run(Study.read(file), tmp_path / precision, precision=precision):
+            pass
+        record = record_rows(read_results(tmp_path / precision), pseudonyms=False)
+        told = [text for name, text in record if name.startswith("Precision of ")]
+        assert len(set(told)) == number
+        assert all("bfloat16" in text and "rank correlation" in text for text in told)
