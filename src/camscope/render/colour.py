@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -87,24 +88,30 @@ def overlay(
     if not 0 <= opacity <= 1:
         raise SettingError(f"opacity {opacity} is not possible; it lies in 0 (image alone) to 1 (map alone)")
     pixels, table = picture.bytes, _blended(cmap, float(opacity))
-    laid: Bytes = np.array(np.broadcast_to(pixels, (*picture.size, 3)))
     view = (window or Window.whole(picture.size)).visible()
     levels = _bytes(values[view]).astype(np.uint16) << 8
-    if pixels.shape[2] == 1:
-        laid[view] = np.take(table, levels | pixels[view][..., 0], axis=0)
+    if pixels.shape[2] == 1:  # one lookup of whole pixels
+        seen = np.take(table, levels | pixels[view][..., 0])
+        drawn = Image.frombytes("RGB", seen.shape[::-1], seen.tobytes(), "raw", "RGBX")
     else:
-        for channel in range(3):
-            laid[view][..., channel] = np.take(table[:, channel], levels | pixels[view][..., channel])
-    return Image.fromarray(laid)
+        channels = table.view(np.uint8).reshape(-1, 4)
+        parts = [np.take(channels[:, k], levels | pixels[view][..., k]) for k in range(3)]
+        drawn = Image.fromarray(np.stack(parts, axis=2))
+    if drawn.size == picture.size[::-1]:
+        return drawn
+    laid = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
+    laid.paste(drawn, (view[1].start, view[0].start))
+    return laid
 
 
 @lru_cache
-def _blended(cmap: str, opacity: float) -> Bytes:
-    """Return a level's colour over a pixel's value: (256 levels x 256 values, 3 channels)."""
+def _blended(cmap: str, opacity: float) -> npt.NDArray[np.uint32]:
+    """Return a level's colour over a pixel's value: (256 levels x 256 values,), each the bytes R, G, B and 0."""
     values = np.arange(256, dtype=np.float32) * np.float32(1 - opacity)
     colours = _table(cmap).astype(np.float32) * np.float32(opacity)
-    blended: Bytes = np.rint(values[:, None] + colours[:, None]).astype(np.uint8).reshape(-1, 3)
-    return blended
+    blended = np.zeros((256, 256, 4), np.uint8)
+    blended[..., :3] = np.rint(values[:, None] + colours[:, None])
+    return blended.view(np.uint32).ravel()
 
 
 def check_fit(picture: Picture, values: npt.NDArray[np.floating]) -> None:
@@ -114,8 +121,11 @@ def check_fit(picture: Picture, values: npt.NDArray[np.floating]) -> None:
 
 
 def _bytes(values: npt.NDArray[np.floating]) -> Bytes:
-    levels: Bytes = np.rint(np.clip(np.nan_to_num(values, nan=0.0), 0, 1) * 255).astype(np.uint8)
-    return levels
+    levels = np.asarray(values) * np.float32(255)
+    np.clip(levels, 0, 255, out=levels)
+    if not math.isfinite(levels.sum()):
+        np.nan_to_num(levels, copy=False, nan=0.0)
+    return np.rint(levels, out=levels).astype(np.uint8)
 
 
 @lru_cache

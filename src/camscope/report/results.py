@@ -110,8 +110,10 @@ class Results:
         """Return (model, note) for each model computed in a lower precision: its agreement with float32."""
         if self.record.get("run", {}).get("precision", "float32") == "float32":
             return []
-        noted = self._scan.select("model", "notes").explode("notes").filter(
-            pl.col("notes").str.contains(r"^computed in (bfloat16|float16|float32, not)")
+        noted = (
+            self._scan.select("model", "notes")
+            .explode("notes")
+            .filter(pl.col("notes").str.contains(r"^computed in (bfloat16|float16|float32, not)"))
         )
         return noted.unique(maintain_order=True).collect().rows()
 
