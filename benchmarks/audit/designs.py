@@ -1,7 +1,7 @@
 """The planted benchmark under other designs: weak cues, few positives, few or many patients, noisy labels and more.
 
-The truth about a network is its reliance index on 2,000 fresh pictures: the AUC where the cue agrees with the label
-minus the AUC where it disagrees. Power is the share of RELIES among networks with an index of at least 0.10; a RELIES
+The truth about a network is its reliance index on 2,000 fresh images: the AUC where the cue points to the right label
+minus the AUC where it points to the wrong one. Power is the share of RELIES among networks with an index of at least 0.10; a RELIES
 is false if the index is below 0.02.
 
     python benchmarks/audit/designs.py --runs 20 --workers 2 --out benchmarks/audit/designs.json
@@ -52,7 +52,7 @@ DESIGNS = {
 
 
 def index_of(net, cue, seed):
-    """The AUC of a network where the cue agrees with the label minus that where it disagrees, on fresh images."""
+    """The AUC of a network where the cue points to the right label minus that where it does not, on fresh images."""
     draw = np.random.default_rng([seed, 4])
     truth, has = (np.arange(FRESH) // n % 2 == 1 for n in (1, 2))
     made = [planted.picture(draw, disease=t, cue=cue if h else None)[0] for t, h in zip(truth, has, strict=True)]
