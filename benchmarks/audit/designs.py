@@ -1,8 +1,8 @@
 """The planted benchmark under other designs: weak cues, few positives, few or many patients, noisy labels and more.
 
 The truth about a network is its reliance index on 2,000 fresh images: the AUC where the cue points to the right label
-minus the AUC where it points to the wrong one. Power is the share of RELIES among networks with an index of at least 0.10; a RELIES
-is false if the index is below 0.02.
+minus the AUC where it points to the wrong one. Power is the share of RELIES among networks with an index of at least
+0.10; a RELIES is false if the index is below 0.02.
 
     python benchmarks/audit/designs.py --runs 20 --workers 2 --out benchmarks/audit/designs.json
     python benchmarks/audit/designs.py --table benchmarks/audit/designs.json > benchmarks/audit/designs.md
