@@ -170,16 +170,16 @@ def first_line(fault: BaseException) -> str:
     return str(fault).strip().partition("\n")[0].rstrip() or type(fault).__name__
 
 
-def check_count(name: str, value: object, *, least: int = 1) -> None:
-    """Raise unless a value is a whole number of at least ``least``, and of a size that makes sense.
+def check_count(name: str, value: object, *, least: int = 1, most: int = _MOST) -> None:
+    """Raise unless a value is a whole number from ``least`` to ``most``.
 
     >>> check_count("batch_size", 0)
     Traceback (most recent call last):
     camscope.errors.SettingError: batch_size must be a whole number from 1 to 1000000000, but got 0
     """
     whole = hasattr(value, "__index__") and not isinstance(value, bool)
-    if not whole or not least <= operator.index(value) <= _MOST:  # type: ignore[arg-type]
-        raise SettingError(f"{name} must be a whole number from {least} to {_MOST}, but got {shortened(value)}")
+    if not whole or not least <= operator.index(value) <= most:  # type: ignore[arg-type]
+        raise SettingError(f"{name} must be a whole number from {least} to {most}, but got {shortened(value)}")
 
 
 def shortened(value: object) -> str:

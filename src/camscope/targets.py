@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from camscope.arguments import checked
 from camscope.errors import TargetError, shortened
 from camscope.trace.boxes import COLUMNS, NEVER
 
@@ -20,10 +21,10 @@ Target = Callable[[Tensor], Tensor]
 
 
 def class_index(value: object) -> int:
-    """Return a class index as an int; 1.5 and True are none.
+    """Return a class index as an int; 1.5, True and -1 are none.
 
     Raises:
-        TargetError: it is not a whole number.
+        TargetError: it is not a whole number from 0.
 
     >>> class_index(3)
     3
@@ -33,21 +34,28 @@ def class_index(value: object) -> int:
     """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TargetError(f"a class index must be a whole number, but got {shortened(value)}")
-    return operator.index(value)
+    try:
+        index = operator.index(value)
+    except TypeError:  # an array or tensor of several numbers, or of fractions
+        raise TargetError(f"a class index must be a whole number, but got {shortened(value)}") from None
+    if index < 0:
+        raise TargetError(f"class indices count from 0, but got {index}")
+    return index
 
 
 def category(index: int) -> Target:
     """Return the score of one class: output[index], or the one number of a model that has no more.
 
     Args:
-        index: class index; negative ones count from the end.
+        index: class index, from 0.
 
     Raises:
-        TargetError: when called on an output without that class, or on one that is not a vector.
+        TargetError: the index is none, or when called on an output without that class or on one that is not a vector.
 
     >>> category(1)(torch.tensor([0.1, 0.7]))
     tensor(0.7000)
     """
+    index = class_index(index)
 
     def score(output: Tensor) -> Tensor:
         output = output.reshape(1) if output.ndim == 0 else output
@@ -56,13 +64,14 @@ def category(index: int) -> Target:
                 f"a class index explains a vector of scores, and this output is {tuple(output.shape)}; use "
                 "targets.region(index) for a map of scores, or a function of your own"
             )
-        if not -len(output) <= index < len(output):
+        if index >= len(output):
             raise TargetError(f"no class {index}: the model has {len(output)}, 0 to {len(output) - 1}")
         return output[index]
 
     return score
 
 
+@checked
 def contrast(index: int, other: int) -> Target:
     """Return why one class and not another: output[index] - output[other].
 
@@ -73,15 +82,26 @@ def contrast(index: int, other: int) -> Target:
     return lambda output: first(output) - second(output)
 
 
+@checked
 def top(rank: int = 1) -> Target:
     """Return the score of the class at a rank of the very output it is called on; rank 1 is the predicted class.
+
+    Raises:
+        TargetError: when called on an output with fewer classes.
 
     >>> top(2)(torch.tensor([0.1, 0.9, 0.5]))
     tensor(0.5000)
     """
-    return lambda output: output.flatten().topk(rank).values[-1]
+
+    def score(output: Tensor) -> Tensor:
+        if not 1 <= rank <= output.numel():
+            raise TargetError(f"no rank {rank}: the model has {output.numel()} classes, ranks 1 to {output.numel()}")
+        return output.flatten().topk(rank).values[-1]
+
+    return score
 
 
+@checked
 def region(index: int, *, mask: Tensor | npt.NDArray[Any] | None = None) -> Target:
     """Return the target function that sums a class's scores over some pixels of a segmentation output.
 
@@ -97,16 +117,17 @@ def region(index: int, *, mask: Tensor | npt.NDArray[Any] | None = None) -> Targ
     >>> region(0)(torch.tensor([[[2.0, 0.0]], [[1.0, 1.0]]]))
     tensor(2.)
     """
+    index = class_index(index)
 
     def score(output: Tensor) -> Tensor:
         shape = tuple(output.shape)
         output = output[None] if output.ndim == 2 else output
-        if output.ndim < 2 or not -len(output) <= index < len(output):
+        if output.ndim < 2 or index >= len(output):
             raise TargetError(f"a region of class {index} needs an output (classes, H, W), and this one is {shape}")
         if mask is not None:
             where = torch.as_tensor(mask).to(output.device) != 0
         else:
-            where = likely(output)[0] if len(output) == 1 else output.argmax(0) == index % len(output)
+            where = likely(output)[0] if len(output) == 1 else output.argmax(0) == index
         if where.shape != output.shape[1:]:
             raise TargetError(f"the mask is {tuple(where.shape)}, and the output's map {tuple(output.shape[1:])}")
         return (output[index] * where).sum()
@@ -130,6 +151,7 @@ def likely(maps: Tensor) -> Tensor:
     return maps > (0.5 if are_probabilities else 0)
 
 
+@checked
 def box(index: int, *, at: tuple[float, float, float, float] | None = None) -> Target:
     """Return the target function for the score of a detected box: the best of a class, or the one at a place.
 
@@ -145,6 +167,7 @@ def box(index: int, *, at: tuple[float, float, float, float] | None = None) -> T
     >>> box(1)(found), box(1, at=(21, 0, 29, 9))(found)
     (tensor(2.5000), tensor(1.5000))
     """
+    index = class_index(index)
 
     def score(output: Tensor) -> Tensor:
         if output.ndim != 2 or output.shape[1] != COLUMNS:
@@ -170,6 +193,7 @@ def _overlaps(boxes: Tensor, place: Tensor) -> Tensor:
     return intersection / (areas[0] + areas[1] - intersection).clamp_min(torch.finfo(boxes.dtype).tiny)
 
 
+@checked
 def similarity(embedding: Tensor) -> Target:
     """Return the target function for the cosine similarity to a vector: image retrieval, CLIP.
 

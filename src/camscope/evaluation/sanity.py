@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from camscope.errors import SettingError
+from camscope.arguments import checked
+from camscope.errors import SettingError, check_count
 from camscope.explanation.batch import BatchExplainer, ResolvedTarget, Sample
 from camscope.explanation.method_lookup import check_settings, find_method, method_name
 from camscope.explanation.target_spec import TargetSpec
@@ -70,6 +71,7 @@ class Sanity:
         )
 
 
+@checked
 def sanity(
     model: Model,
     pictures: Iterable[str | Path | Picture | Image.Image | npt.NDArray[Any]],
@@ -115,6 +117,8 @@ def sanity(
     >>> found.layer, len(found.spearman)
     ('layer4', 2)
     """
+    check_count("steps", steps, most=1000)
+    check_count("networks", networks, most=1000)
     samples = [Sample.of(model, as_picture(source)) for source in pictures]
     if not samples:
         raise SettingError("a sanity check needs images to explain; give at least one")

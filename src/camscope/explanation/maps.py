@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from camscope.errors import LayerError, MethodError, SettingError, TargetError
+from camscope.arguments import checked
+from camscope.errors import LayerError, MethodError, SettingError, TargetError, reason
 from camscope.explanation.apply import apply_method, run_pass
 from camscope.explanation.method_lookup import check_needs, check_settings, default_method, find_method, method_name
 from camscope.explanation.recorded_layer import Layers
@@ -28,6 +29,7 @@ Asked = int | Target | None
 """Target of one image: a class index, a target function, or None for the predicted class."""
 
 
+@checked
 def cam(
     net: nn.Module,
     x: Any,
@@ -94,6 +96,7 @@ def cam(
     )[:, 0]
 
 
+@checked
 def cams(
     net: nn.Module,
     x: Any,
@@ -217,10 +220,15 @@ def as_inputs(net: nn.Module, x: Any, picture: Input = None) -> Any:
         SettingError: an image without its batch axis, or a batch of no images.
     """
     parameters = net.parameters() if isinstance(net, nn.Module) else ()
-    x = map_arrays(x, next((p.dtype for p in parameters if p.is_floating_point()), torch.float32))
+    try:
+        x = map_arrays(x, next((p.dtype for p in parameters if p.is_floating_point()), torch.float32))
+    except TypeError as error:  # an array of texts or objects
+        raise SettingError(f"Expected images as numbers (B, C, H, W): {reason(error)}") from None
     images = picture_of(x, picture)
     if len(images) == 0:
         raise SettingError(f"Expected at least one image, but got a batch of none: {tuple(images.shape)}")
+    if images.is_complex():
+        raise SettingError(f"Expected images as real numbers, but got {images.dtype}")
     if images.ndim == _IMAGE and isinstance(net, nn.Module):
         kernel = next((p for p in net.parameters() if p.ndim >= _IMAGE), None)
         if kernel is not None and kernel.ndim == _IMAGE + 1 and len(images) == kernel.shape[1]:
@@ -260,7 +268,7 @@ def _as_target(request: Asked, output: Tensor) -> Target:
                 f"the output is a map {tuple(output.shape)} of scores; name what to explain of it as target"
             )
         return category(int(output.reshape(-1).argmax()))
-    if callable(request):
+    if callable(request) and not isinstance(request, type):
         return request
     target = category(class_index(request))
     target(output)

@@ -35,6 +35,8 @@ def find_method(method: str | Method | NetworkMethod) -> Method | NetworkMethod:
     ('fused(layercam)', 'gradcampp')
     """
     if callable(method):
+        if isinstance(method, type):
+            raise MethodError(f"a method is a name or a function, but got the class {method.__name__}")
         return method
     name = method_spelling(method)
     match = _MADE.fullmatch(name)

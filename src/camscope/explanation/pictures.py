@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from camscope.arguments import checked
 from camscope.errors import (
     CamscopeError,
     ModelError,
@@ -54,6 +55,7 @@ _READERS = 2
 Source = str | Path | Picture | Image.Image | npt.NDArray[Any] | Tensor
 
 
+@checked
 def explain(
     model: Model | nn.Module | str | Path,
     picture: Source,
@@ -128,6 +130,7 @@ def explain(
     return first
 
 
+@checked
 def explain_all(
     model: Model | nn.Module | str | Path,
     pictures: Iterable[Source],

@@ -123,6 +123,8 @@ def _with_channels_last(tensor: Tensor) -> Tensor:
 def layer_names(net: nn.Module, layer: Any) -> tuple[str, ...]:
     """Return the names of the requested layers."""
     if isinstance(layer, (list, tuple)):
+        if not layer:
+            raise LayerError("Expected at least one layer, but got none: leave out layer for the default layer")
         return tuple(name for part in layer for name in layer_names(net, part))
     if isinstance(layer, nn.Module):
         return (name_of(net, layer),)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from camscope import render
+from camscope.arguments import checked
 from camscope.errors import SettingError, nearest, unwritable
 from camscope.images import Picture, Window
 
@@ -94,6 +95,7 @@ class Explanation:
         """Return the same with the heatmap and the grid as NumPy arrays."""
         return replace(self, heatmap=_array(self.heatmap), grid=_array(self.grid))
 
+    @checked
     def scaled(self, scale: str = "minmax") -> Shown:
         """Return the heatmap scaled for display, over the part of the image that the network saw.
 
@@ -109,14 +111,17 @@ class Explanation:
         whole[region] = values
         return whole, limits
 
+    @checked
     def overlay(self, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Image.Image:
         """Return the heatmap laid over the image, at image size; what the network did not see stays uncoloured."""
         return self._image("overlay", self.scaled(scale), cmap=cmap, opacity=opacity)
 
+    @checked
     def panel(self, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Image.Image:
         """Draw original, heat map and overlay side by side, labelled, with a colour bar in real values."""
         return self._image("panel", self.scaled(scale), cmap=cmap, opacity=opacity)
 
+    @checked
     def figure(self, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Figure:
         """Return the image and the overlay as a Matplotlib figure, with a colour bar in real values."""
         from matplotlib.cm import ScalarMappable
@@ -167,6 +172,7 @@ class Explanation:
             "versions": versions(),
         }
 
+    @checked
     def save(
         self,
         folder: str | Path,

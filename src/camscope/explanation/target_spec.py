@@ -55,7 +55,7 @@ def goals_of(
     window = window or Window.whole(model.preprocess.input_size)
     goals: list[ResolvedTarget] = []
     for want in wanted:
-        if callable(want):
+        if callable(want) and not isinstance(want, type):
             goals.append(ResolvedTarget(getattr(want, "__name__", "target"), None, want))
         elif isinstance(want, str) and want not in model.labels and (match := _PLACE.fullmatch(want)):
             goals.append(_at(model, match[1], output, place=tuple(map(float, match.groups()[1:])), window=window))
@@ -223,6 +223,6 @@ def _index(model: Model, want: str | int | None, classes: int) -> int:
     if isinstance(want, str) and not _INDEX.fullmatch(want):
         return model.index(want)
     index = int(want) if isinstance(want, str) else class_index(want or 0)
-    if not -classes <= index < classes:
+    if not 0 <= index < classes:
         raise TargetError(f"no class {index}: the model has {classes}, 0 to {classes - 1}")
-    return index % classes
+    return index

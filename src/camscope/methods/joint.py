@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camscope.errors import LayerError
+from camscope.errors import LayerError, MethodError, shortened
 from camscope.heatmap import upsample
 from camscope.methods.registry import facts_of
 from camscope.trace import Forward, Layout, Trace
@@ -57,6 +57,8 @@ def joint_map(function: Callable[..., Tensor], traces: Sequence[Trace], **settin
         without_autocast(traces[0].outputs),
     ):
         maps = [function(trace, **settings) for trace in traces]
+        if not all(isinstance(layer_map, Tensor) for layer_map in maps):
+            raise MethodError(f"a method returns a tensor (B, *grid), but got {shortened(maps[0])}")
         if len({layer_map.ndim for layer_map in maps}) > 1:
             sizes = ", ".join(f"{t.layer!r} {tuple(m.shape[1:])}" for t, m in zip(traces, maps, strict=True))
             raise LayerError(f"Expected layers whose maps have as many axes, but got {sizes}")

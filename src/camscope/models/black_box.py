@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from camscope.arguments import checked
 from camscope.errors import ModelError, SettingError
 from camscope.models.labels import read_labels
 from camscope.models.model import Model, Outcome
@@ -109,6 +110,7 @@ class BlackBox(nn.Module):
         return p if p.ndim == 2 else p.clamp_min(torch.finfo(p.dtype).tiny).log()
 
 
+@checked
 def black_box(
     function: Callable[[Any], Any],
     *,
@@ -153,6 +155,7 @@ def black_box(
         >>> model.label(1), model.net(torch.zeros(1, 3, 32, 32))
         ('red', tensor([[1., 0.]]))
     """
+    labels = labels if isinstance(labels, str) else list(labels)
     for key, value, possible in (
         ("takes", takes, get_args(Takes)),
         ("returns", returns, get_args(Returns)),

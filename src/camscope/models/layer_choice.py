@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from camscope.arguments import checked
 from camscope.errors import LayerError
 from camscope.models.candidate import Candidate
 from camscope.models.placement import is_in_place, selects
@@ -64,6 +65,7 @@ _choices: Cache[LayerChoice] = weakref.WeakKeyDictionary()
 _layouts: Cache[ProbedLayouts] = weakref.WeakKeyDictionary()
 
 
+@checked
 def default_layer(net: nn.Module, x: Any, *, picture: Input = None, output: int | str | None = None) -> str:
     """Return the name of the default layer.
 

@@ -14,6 +14,7 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
+from camscope.arguments import checked
 from camscope.errors import CamscopeError, ModelError, SettingError, nearest
 from camscope.models import bundle
 from camscope.models.from_module import AnyPreprocess, from_module
@@ -40,6 +41,7 @@ _PLANE = 4
 _OUTCOMES: dict[int, Outcome] = {0: "value", 1: "any"}
 
 
+@checked
 def load(
     spec: str | Path | nn.Module,
     *,
@@ -98,6 +100,7 @@ def load(
     """
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
     _refuse_both(preprocess, (mean, std, size, fit))
+    ignore = ignore if ignore is None or isinstance(ignore, str) else list(ignore)
     is_bare = weights == "default" and classes is None and not (options or arch or ignore or prefix)
     names = None if labels is None else read_labels(labels)
     if not isinstance(spec, str | Path):

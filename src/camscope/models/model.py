@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
+from camscope.arguments import check_fields, checked
 from camscope.errors import SettingError, TargetError, nearest
 from camscope.models import bundle
 from camscope.models.callable_form import INSTEAD
@@ -89,6 +90,7 @@ class Model:
 
     def __post_init__(self) -> None:
         """Set the assumed preprocessing if there is none, convert a callable to a Transform, reject other types."""
+        check_fields(self, but=["preprocess"])
         preprocess: Any = self.preprocess
         if preprocess is None:
             preprocess, note = assumed_preprocess(input_channels(self.net) or 3)
@@ -108,6 +110,7 @@ class Model:
                 f"one: use {INSTEAD}"
             )
 
+    @checked
     def index(self, label: str) -> int:
         """Return the index of the class with this name.
 
@@ -135,6 +138,7 @@ class Model:
         synonyms = dict.fromkeys(synonym.strip() for name in self.labels for synonym in name.split(","))
         raise TargetError(nearest("class", label, synonyms))
 
+    @checked
     def label(self, index: int) -> str:
         """Return the name of a class, or "class 3" if it has none."""
         return self.labels[index] if 0 <= index < len(self.labels) else f"class {index}"
@@ -215,6 +219,7 @@ class Model:
         """
         return tuple(str(self.facts[key]) for key in ("assumed", "weights_note") if key in self.facts)
 
+    @checked
     def save(self, folder: str | Path) -> Path:
         """Write a bundle, ``model.json`` and ``weights.safetensors``, that ``load`` reads; returns the folder.
 

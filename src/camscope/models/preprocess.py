@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from camscope.arguments import check_fields
 from camscope.errors import ModelError, PictureError, SettingError
 from camscope.images.picture import Picture, Window
 
@@ -72,6 +73,7 @@ class Preprocess:
     def __post_init__(self) -> None:
         """Make tuples of single numbers, and refuse values that no network can be fed with."""
         self._make_tuples()
+        check_fields(self)
         for key, value, possible in (
             ("fit", self.fit, get_args(Fit)),
             ("order", self.order, get_args(Order)),
@@ -101,10 +103,10 @@ class Preprocess:
     def _make_tuples(self) -> None:
         """Replace one number for all channels, or for both sides, by as many as there are."""
         values: tuple[Any, ...] = (self.mean, self.std)
-        channels = next((len(v) for v in values if not isinstance(v, (int, float))), len(IMAGENET_MEAN))
+        channels = next((len(v) for v in values if isinstance(v, Sized)), len(IMAGENET_MEAN))
         for key, count in (("mean", channels), ("std", channels), ("input_size", 2), ("resize", 2)):
             value: Any = getattr(self, key)
-            if isinstance(value, (int, float)):
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
                 object.__setattr__(self, key, (value,) * count)
 
     @property

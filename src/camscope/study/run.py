@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from camscope.arguments import checked
 from camscope.cohort.open_table import patient_source
 from camscope.cohort.store import FAILED, Known, Row, Store
 from camscope.errors import DamagedError, StoreError, check_count
@@ -43,6 +44,7 @@ class StudyProgress:
     label: str = ""
 
 
+@checked
 def run(
     study: Study,
     out: str | Path,

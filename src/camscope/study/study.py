@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from camscope.arguments import checked
 from camscope.cohort.cohort import Cohort
 from camscope.cohort.open_table import announce
 from camscope.cohort.regions import check_spec
@@ -46,6 +47,7 @@ class Study:
     cohort: Cohort = field(repr=False)
 
     @classmethod
+    @checked
     def read(cls, path: str | Path) -> Study:
         """Read a study file and its table.
 

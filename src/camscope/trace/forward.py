@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from camscope.arguments import checked
 from camscope.errors import CamscopeError, LayerError, TargetError
 from camscope.trace.hooks import Edit, tracing
 from camscope.trace.layout import Layout, Locate, find_layout, is_last
@@ -123,6 +124,7 @@ class Forward:
         return replace(self, inputs=inputs, outputs=outputs, records=records)
 
 
+@checked
 def record(
     net: nn.Module,
     inputs: Any,

@@ -14,6 +14,7 @@ from torch._ops import OpOverload
 from torch.fx import GraphModule
 from torch.nn.parameter import UninitializedParameter
 
+from camscope.arguments import checked
 from camscope.errors import LayerError, ModelError
 from camscope.trace.layer_path import Address, Record
 from camscope.trace.locks import lock_of
@@ -229,6 +230,7 @@ def _as_leaf(tensor: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
+@checked
 def tracing(
     net: nn.Module,
     layers: Sequence[str],

@@ -47,7 +47,8 @@ def test_targets_in_every_form(net, x):
         assert torch.equal(cam(net, x, layer="3", targets=targets), each)
     assert torch.equal(top, each)
     assert torch.equal(cam(net, x, layer="3", targets=torch.tensor(2)), cam(net, x, layer="3", targets=2))
-    assert torch.equal(cam(net, x, layer="3", targets=-1), cam(net, x, layer="3", targets=4))
+    with pytest.raises(TargetError, match="class indices count from 0, but got -1"):
+        cam(net, x, layer="3", targets=-1)
     assert not torch.allclose(each[0], cam(net, x, layer="3", targets=(int(predicted[0]) + 1) % 5)[0])
 
 
