@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+import camscope
 from camscope.audit.findings import LabelFindings, collect, judged, no_findings
 from camscope.audit.label import measure, measure_properties
 from camscope.audit.measures import adjusted
-from camscope.audit.output import plain, write_json, write_tables
+from camscope.audit.output import JSON, plain, write_json, write_tables
 from camscope.audit.properties import TraitReader
 from camscope.audit.settings import FEWEST, LEVEL, AuditSettings
 from camscope.cohort.sampling import drawn_cases
-from camscope.cohort.store import FAILED, Store
-from camscope.errors import StoreError, check_count
+from camscope.cohort.store import FAILED, Store, key_of
+from camscope.errors import CamscopeError, StoreError, check_count
 from camscope.progress import Progress
 from camscope.study.config import AuditSection
 from camscope.study.run import study_record
@@ -61,6 +64,7 @@ def audit(
             f"{study.path} has no [audit] section with disease, shortcuts or properties: list there what to test"
         )
     store = Store(out)
+    inputs = _inputs(study, section, store)
     settings = AuditSettings(section.delta, section.replicates, section.seed)
     scan = _scan(study, store)
     findings: dict[str, LabelFindings] = {}
@@ -79,6 +83,7 @@ def audit(
     content: dict[str, Any] = plain(
         {
             "audit_version": AUDIT_VERSION,
+            "inputs": inputs,
             "plan": study.plan,
             "patient_source": study_record(store).get("patients"),
             "settings": dataclasses.asdict(settings)
@@ -95,6 +100,29 @@ def audit(
     write_json(store, content)
     write_tables(store, content, {label: entry.changes for label, entry in findings.items()})
     return content
+
+
+def former_audit(study: Study, out: str | Path) -> dict[str, Any] | None:
+    """Return the content of ``audit.json`` if it was made from the same rows and settings, by this version.
+
+    Args:
+        study: a study with an ``[audit]`` section.
+        out: the study's output folder.
+    """
+    store = Store(out)
+    if study.file.audit is None:
+        return None
+    try:
+        content = json.loads((store.folder / JSON).read_text(encoding="utf-8"))
+        return content if content["inputs"] == _inputs(study, study.file.audit, store) else None
+    except (OSError, ValueError, KeyError, TypeError, CamscopeError):  # none, or damaged: it is computed again
+        return None
+
+
+def _inputs(study: Study, section: AuditSection, store: Store) -> str:
+    """Return the fingerprint of what an audit is computed from; rows have those of images, weights and masks."""
+    rows = [hashlib.sha256(path.read_bytes()).hexdigest() for path in store.copies(study.plan)]
+    return key_of(AUDIT_VERSION, camscope.__version__, study.plan, section.model_dump(), rows)
 
 
 def _scan(study: Study, store: Store) -> pl.LazyFrame:

@@ -24,6 +24,7 @@ def audit(
         typer.Option(min=1, help="Images per forward pass.", show_default="64, fewer if larger than 224 px"),
     ] = None,
     engine: Engine = "auto",
+    again: Annotated[bool, typer.Option(help="Run the audit even if nothing has changed since the last one.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print audit.json.")] = False,
 ) -> None:
     """Test, for each label, whether the model relies on a region or on a property of the acquisition.
@@ -39,18 +40,24 @@ def audit(
     from camscope.report.page import PAGE
     from camscope.study.run import study_of
 
-    content = audited(study_of(folder, study), folder, device=device, batch_size=batch_size, engine=engine)
+    options = {"device": device, "batch_size": batch_size, "engine": engine}
+    content = audited(study_of(folder, study), folder, again=again, **options)
     print(json.dumps(content, ensure_ascii=False) if as_json else summary(content))
     if (page := Store(folder).folder / PAGE).exists():
         print(f"note: {page} was written before this audit: run `camscope report {folder}`", file=sys.stderr)
 
 
-def audited(study: Study, folder: str | Path, *, device: str, **options: Any) -> dict[str, Any]:
-    """Run the audit with a progress display."""
+def audited(study: Study, folder: str | Path, *, again: bool = False, **options: Any) -> dict[str, Any]:
+    """Run the audit with a progress display; if nothing has changed since the former audit, return its content."""
     from camscope.audit.audit import audit as run_audit
+    from camscope.audit.audit import former_audit
 
+    former = None if again else former_audit(study, folder)
+    if former is not None:
+        print("note: nothing has changed since the audit in this folder, so it is not run again", file=sys.stderr)
+        return former
     with progress() as bar:
-        return run_audit(study, folder, device=device, progress=steps(bar), **options)
+        return run_audit(study, folder, progress=steps(bar), **options)
 
 
 def summary(content: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ Corners = tuple[float, ...]
 
 _TOP = re.compile(r"top([0-9]{0,9})", re.IGNORECASE)
 _INDEX = re.compile(r"-?[0-9]{1,9}")
+_NO_CLASS = 10**9
 _PLACE = re.compile("(.+)@" + ",".join([r"\s*(-?\d+(?:\.\d*)?)\s*"] * 4))
 _BACKGROUND = "background"
 
@@ -55,7 +56,9 @@ def goals_of(
     window = window or Window.whole(model.preprocess.input_size)
     goals: list[ResolvedTarget] = []
     for want in wanted:
-        if callable(want) and not isinstance(want, type):
+        if isinstance(want, type):
+            raise TargetError(f"a target is a class name, an index or a function, but got the class {want.__name__}")
+        if callable(want):
             goals.append(ResolvedTarget(getattr(want, "__name__", "target"), None, want))
         elif isinstance(want, str) and want not in model.labels and (match := _PLACE.fullmatch(want)):
             goals.append(_at(model, match[1], output, place=tuple(map(float, match.groups()[1:])), window=window))
@@ -81,7 +84,7 @@ def _at(model: Model, name: str, output: Tensor, *, place: Corners, window: Wind
         index = _class_of_boxes(model, name, output)
         height, width = model.preprocess.input_size
         target = box(index, at=(left * width, top * height, right * width, bottom * height))
-        absent = bool(target(output) <= box(-2)(output))
+        absent = bool(target(output) <= box(_NO_CLASS)(output))
         note = f"no box of {model.label(index)!r} overlaps with that place by half"
     else:
         index = _index(model, name, 2 if model.has_opposite(len(output)) else len(output))
@@ -183,7 +186,7 @@ def _boxes(model: Model, want: str | int | None, output: Tensor, window: Window)
                 ResolvedTarget(model.label(index), index, box(index), f"no box of {model.label(index)!r} was found")
             ]
     elif not len(rows):
-        return [ResolvedTarget("no box", None, box(-2), "no box was found")]
+        return [ResolvedTarget("no box", None, box(_NO_CLASS), "no box was found")]
     goals: list[ResolvedTarget] = []
     for row in rows[rows[:, 4].topk(min(count or 1, len(rows))).indices]:
         label = model.label(int(row[5]))

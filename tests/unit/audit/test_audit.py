@@ -5,7 +5,7 @@ import json
 import polars as pl
 import pytest
 
-from camscope.audit.audit import audit
+from camscope.audit.audit import audit, former_audit
 from camscope.files import MARKER, place
 from camscope.models.engines import prepare
 from camscope.report import report
@@ -54,6 +54,22 @@ def test_of_many_cases_some_are_changed_and_all_are_counted(write, tmp_path):
     text = report(out).read_text(encoding="utf-8")
     assert "Number of edited cases per label: Effusion 12 of 40; Nodule 12 of 40." in text
     assert "Interventions used a sample of the cases (Effusion 12 of 40; Nodule 12 of 40)" in text
+
+
+def test_an_audit_of_what_has_not_changed_is_found_again(write, tmp_path):
+    out, study = tmp_path / "out", write(12)
+    list(run(study, out, device="cpu"))
+    assert former_audit(study, out) is None
+    content = audit(study, out, device="cpu")
+    assert former_audit(write(12), out) == content == json.loads((out / "audit.json").read_text("utf-8"))
+    assert former_audit(write(13), out) is None, "another number of cases"
+    study = write(12)
+    text = study.path.read_text("utf-8")
+    study.path.write_text(text.replace('when = "all"', 'when = "all"\nmethods = ["layercam"]'), "utf-8")
+    list(run(Study.read(study.path), out, device="cpu"))
+    assert former_audit(Study.read(study.path), out) is None, "other maps"
+    (out / "audit.json").write_text("[1, 2", "utf-8")
+    assert former_audit(write(12), out) is None
 
 
 @pytest.mark.slow
