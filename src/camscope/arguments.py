@@ -31,7 +31,7 @@ def checked(function: Callable[Parameters, Result]) -> Callable[Parameters, Resu
     """Let a function raise a SettingError for arguments of a wrong kind, and for arguments that it does not have.
 
     The kinds are those of the annotations: texts, numbers, truth values, paths, functions, lists, dictionaries, and
-    classes. Annotations of other kinds, such as arrays, are not checked here.
+    classes of camscope. Annotations of other kinds, such as networks and arrays, are left to the function.
 
     >>> @checked
     ... def draw(width: int, name: str | None = None) -> None: ...
@@ -158,10 +158,9 @@ def _kind(annotation: Any) -> Kind | None:
         return Kind(lambda value: isinstance(value, Mapping), "a dictionary")
     if origin in (tuple, list, Sequence, Iterable):
         return _listed(origin, parts)
-    if inspect.isclass(annotation) and origin is None and not getattr(annotation, "_is_protocol", False):
-        name = "nn.Module" if annotation.__name__ == "Module" else annotation.__name__
-        article = "an" if name[0] in "AEIOn" else "a"
-        return Kind(lambda value: isinstance(value, annotation), f"{article} {name}", f"{name} objects")
+    if inspect.isclass(annotation) and annotation.__module__.startswith("camscope."):
+        article = "an" if annotation.__name__[0] in "AEIO" else "a"
+        return Kind(lambda value: isinstance(value, annotation), f"{article} {annotation.__name__}")
     return None
 
 

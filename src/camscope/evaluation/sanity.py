@@ -108,8 +108,7 @@ def sanity(
         SettingError: no images, or a target that asks for several maps per image.
 
     Reference:
-        Adebayo, Gilmer, Muelly, Goodfellow, Hardt, Kim. Sanity Checks for Saliency Maps. NeurIPS 2018.
-        arXiv:1810.03292
+        Adebayo et al. Sanity Checks for Saliency Maps. NeurIPS 2018. arXiv:1810.03292
 
     >>> import numpy as np
     >>> from camscope.models.loading import load
@@ -117,8 +116,7 @@ def sanity(
     >>> found.layer, len(found.spearman)
     ('layer4', 2)
     """
-    check_count("steps", steps, most=1000)
-    check_count("networks", networks, most=1000)
+    _check_counts(steps=steps, networks=networks)
     samples = [Sample.of(model, as_picture(source)) for source in pictures]
     if not samples:
         raise SettingError("a sanity check needs images to explain; give at least one")
@@ -146,6 +144,11 @@ def sanity(
         ssim=_mean([curve.ssim for curve in curves]),
         untrained=looks_untrained(model.net),
     )
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        check_count(name, count, most=1000)
 
 
 def _one_each(run: BatchExplainer, target: TargetSpec) -> dict[int, ResolvedTarget]:

@@ -192,9 +192,9 @@ def _columns(
         if recorded_layer is not None:
             engine_notes = [recorded_layer.engine.note] if recorded_layer.engine.note else []
             for text in (*engine_notes, *recorded_layer.place_notes):
-                warnings.warn(text, stacklevel=3)
+                warnings.warn(text, stacklevel=4)
             if not recorded_layer.complete:
-                warnings.warn(f"{recorded_layer.paths_around}; `explain` says which share it carries", stacklevel=3)
+                warnings.warn(f"{recorded_layer.paths_around}; `explain` says which share it carries", stacklevel=4)
         maps = []
         for column in columns:
             targets = spread(column, forward)

@@ -155,7 +155,6 @@ def black_box(
         >>> model.label(1), model.net(torch.zeros(1, 3, 32, 32))
         ('red', tensor([[1., 0.]]))
     """
-    labels = labels if isinstance(labels, str) else list(labels)
     for key, value, possible in (
         ("takes", takes, get_args(Takes)),
         ("returns", returns, get_args(Returns)),
@@ -174,7 +173,7 @@ def black_box(
             "takes='numpy' hands over pixels in [0, 1], so preprocess must not normalise: use mean 0 and std 1, or "
             "takes='torch' for normalised tensors"
         )
-    names = read_labels(labels) if labels else ()
+    names = read_labels(labels) if len(labels) else ()
     net = BlackBox(
         function,
         takes=takes,

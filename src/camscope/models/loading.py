@@ -94,14 +94,13 @@ def load(
         ModelError: a model that cannot be found, built, or filled with its weights.
         SettingError: settings that contradict each other.
 
-    >>> model = load("timm:resnet18", weights="none", labels=["Effusion"])
-    >>> model.outcome, model.label(0), model.preprocess.resize
-    ('any', 'Effusion', (235, 235))
+    >>> load("timm:resnet18", weights="none", labels=["Effusion"]).preprocess.resize
+    (235, 235)
     """
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
     _refuse_both(preprocess, (mean, std, size, fit))
-    ignore = ignore if ignore is None or isinstance(ignore, str) else list(ignore)
-    is_bare = weights == "default" and classes is None and not (options or arch or ignore or prefix)
+    plain = not any(given is not None and len(given) for given in (options, arch, ignore, prefix))
+    is_bare = weights == "default" and classes is None and plain
     names = None if labels is None else read_labels(labels)
     if not isinstance(spec, str | Path):
         keywords: dict[str, Any] = {"preprocess": preprocess, "labels": names, "name": name, "outcome": _known(outcome)}
@@ -119,7 +118,7 @@ def load(
         )
     model = _with_settings(model, preprocess=preprocess, mean=mean, std=std, fit=fit)
     for text in () if is_folder else model.notes:
-        warnings.warn(text, stacklevel=2)
+        warnings.warn(text, stacklevel=3)
     class_names = _checked(names, model) if names is not None else model.labels
     outcome = _known(outcome) or model.outcome
     return replace(model, name=name or model.name, labels=class_names, outcome=outcome, output=output)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from camscope.arguments import check_fields, checked
-from camscope.errors import SettingError, TargetError, nearest
+from camscope.errors import ModelError, SettingError, TargetError, nearest, shortened
 from camscope.models import bundle
 from camscope.models.callable_form import INSTEAD
 from camscope.models.preprocess import Preprocess, assumed_preprocess
@@ -91,6 +91,8 @@ class Model:
     def __post_init__(self) -> None:
         """Set the assumed preprocessing if there is none, convert a callable to a Transform, reject other types."""
         check_fields(self, but=["preprocess"])
+        if not isinstance(self.net, nn.Module):
+            raise ModelError(f"net must be a torch.nn.Module, but got {shortened(self.net)}")
         preprocess: Any = self.preprocess
         if preprocess is None:
             preprocess, note = assumed_preprocess(input_channels(self.net) or 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,12 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from camscope.arguments import checked
 from camscope.cohort.cohort import Cohort
 from camscope.cohort.open_table import announce
 from camscope.cohort.regions import check_spec
 from camscope.cohort.sections import Problem
-from camscope.errors import CamscopeError, StudyError, nearest
+from camscope.errors import CamscopeError, SettingError, StudyError, nearest, shortened
 from camscope.explanation.method_lookup import check_settings, find_method
 from camscope.models.loading import load
 from camscope.models.model import Model
@@ -47,14 +47,13 @@ class Study:
     cohort: Cohort = field(repr=False)
 
     @classmethod
-    @checked
     def read(cls, path: str | Path) -> Study:
         """Read a study file and its table.
 
         Raises:
             StudyError: lists all problems of the study; rows that cannot be used do not raise an error.
         """
-        study = cls._opened(Path(path))
+        study = cls._opened(path)
         if problems := study._setting_problems():
             raise StudyError(problems)
         announce(study.cohort, option="cohort.patient", level=3)
@@ -70,7 +69,7 @@ class Study:
             The study (None if a fatal problem prevents a run), and all problems.
         """
         try:
-            study = cls._opened(Path(path))
+            study = cls._opened(path)
         except StudyError as error:
             return None, list(error.problems)
         problems = [*study._setting_problems(), *study._model_problems()]
@@ -80,7 +79,10 @@ class Study:
         return None if any(problem.fatal for problem in problems) else study, problems
 
     @classmethod
-    def _opened(cls, path: Path) -> Study:
+    def _opened(cls, path: str | Path) -> Study:
+        if not isinstance(path, (str, os.PathLike)):
+            raise SettingError(f"path must be a text or a path, but got {shortened(path)}")
+        path = Path(path)
         file = read_study_file(path)
         cohort = Cohort(file.cohort, file.labels, path.parent, files=file.explain.files)
         return cls(path, file.model_copy(update={"cohort": cohort.section}), cohort)

@@ -15,19 +15,11 @@ from torch import Tensor, nn
 
 from camscope.arguments import checked
 from camscope.errors import CamscopeError, LayerError, TargetError
-from camscope.trace.hooks import Edit, tracing
+from camscope.trace.hooks import Edit, refuse_program, tracing
 from camscope.trace.layout import Layout, Locate, find_layout, is_last
 from camscope.trace.locks import lock_of
 from camscope.trace.outputs import choosing_output, chosen_output, other_outputs, per_image, rows_of_list, unwrap
-from camscope.trace.pytree import (
-    Input,
-    call,
-    find_picture,
-    map_tensors,
-    picture_of,
-    take_images,
-    with_picture,
-)
+from camscope.trace.pytree import Input, call, find_picture, map_tensors, picture_of, take_images, with_picture
 from camscope.trace.replay import Tail
 from camscope.trace.replica import replicate
 from camscope.trace.wrappers import bare
@@ -158,6 +150,7 @@ def record(
     >>> forward.bypassed, forward.trace("1", [lambda out: out[0]]).gradients.shape
     ('softmax', torch.Size([1, 2, 2, 2]))
     """
+    refuse_program(net)
     net, number = bare(net), find_picture(inputs, picture)
     batch = len(picture_of(inputs, number))
     if not differentiable:
