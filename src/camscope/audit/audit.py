@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-import camscope
 from camscope.audit.findings import LabelFindings, collect, judged, no_findings
 from camscope.audit.label import measure, measure_properties
 from camscope.audit.measures import adjusted
@@ -122,7 +122,7 @@ def former_audit(study: Study, out: str | Path) -> dict[str, Any] | None:
 def _inputs(study: Study, section: AuditSection, store: Store) -> str:
     """Return the fingerprint of what an audit is computed from; rows have those of images, weights and masks."""
     rows = [hashlib.sha256(path.read_bytes()).hexdigest() for path in store.copies(study.plan)]
-    return key_of(AUDIT_VERSION, camscope.__version__, study.plan, section.model_dump(), rows)
+    return key_of(AUDIT_VERSION, importlib.metadata.version("camscope"), study.plan, section.model_dump(), rows)
 
 
 def _scan(study: Study, store: Store) -> pl.LazyFrame:

@@ -69,7 +69,8 @@ def cam(
         engine: what computes the part of the network before the layer: "eager" PyTorch or "openvino" (see
             `camscope.models.engines.prepare`), which is worth its preparation for many inputs of one size.
         precision: of that part: "float32", "bfloat16", "float16", or "auto" (bfloat16 if the device computes it). In a
-            lower precision, maps must agree with those in float32; a warning says how well they do.
+            lower precision, the maps of the first images must agree with those in float32; if they do not, a warning
+            says so, and float32 is used.
         **settings: the method's own keyword arguments.
 
     Returns:
