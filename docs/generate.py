@@ -14,6 +14,7 @@ from camscope.metrics import FACTS, METRICS, kind
 
 HERE = Path(__file__).parent
 WRITTEN = "<!-- Written by docs/generate.py; edit the docstrings and facts in src/camscope, not this page. -->"
+COSTS = json.loads((HERE.parent / "benchmarks/speed/costs.json").read_text("utf-8"))["costs"]
 LISTED = HERE.parent / "src/camscope/cli/methods.json"
 BEST = {"high": "higher", "low": "lower", "none": "neither"}
 
@@ -29,14 +30,19 @@ def methods_page() -> str:
     """Return the page of the methods."""
     listed = dict(sorted(METHODS.items(), key=lambda one: (_where(one[1]), one[0])))
     rows = [
-        "| method | what it does | needs | explains | passes per map |",
-        "|---|---|---|---|---|",
+        "| method | what it does | needs | explains | passes per map | time |",
+        "|---|---|---|---|---|---|",
     ]
     for name, function in listed.items():
         facts = facts_of(function)
         said = f"{_where(function)}, the same for every class" if facts.class_agnostic else _where(function)
-        rows.append(f"| [{name}](#{name}) | {summary(function)} | {facts.needs} | {said} | {facts.passes} |")
-    made = [f"* `{name}(METHOD)`: {summary(function)}" for name, function in META.items()]
+        rows.append(
+            f"| [{name}](#{name}) | {summary(function)} | {facts.needs} | {said} | {facts.passes} | {cost(name)} |"
+        )
+    made = [
+        f"* `{name}(METHOD)`: {summary(function)}. With Grad-CAM it takes {cost(f'{name}(gradcam)')} the time of a forward pass."
+        for name, function in META.items()
+    ]
     return "\n".join(
         [
             "# Methods",
@@ -46,6 +52,10 @@ def methods_page() -> str:
             "`camscope methods NAME` prints the same. In the formulas, A are the activations of the layer and g the",
             "gradients of the score by them; k counts channels, i and j cells. Maps are signed, before the final ReLU.",
             "A method that does not apply to a model raises an error.",
+            "",
+            "The time of a map is given in forward passes, measured for one image on a ResNet-18 (attention rollout and",
+            "LeGrad: a ViT-Ti; frozen-norm CAM: a ConvNeXt) on two CPU cores by `benchmarks/speed/costs.py`. K is the number of",
+            'channels, 512 there; wider networks take longer where passes depend on K. "?": not measured.',
             "",
             *rows,
             "",
@@ -65,11 +75,20 @@ def methods_listed() -> str:
     listed = {
         name: {
             "text": inspect.getdoc(function),
+            "cost": cost(example),
             "settings": {s: _shown(default) for s, default in settings_of(find_method(example)).items()},
         }
         for name, (function, example) in described.items()
     }
     return json.dumps(listed, indent=1, ensure_ascii=False) + "\n"
+
+
+def cost(method: str) -> str:
+    """Return the measured time of a map in forward passes, such as "1.2 x"; "?" if it was not measured."""
+    if method not in COSTS:
+        return "?"
+    ratio = COSTS[method]["ratio"]
+    return f"{ratio:.1f} x" if ratio < 10 else f"{ratio:.0f} x"
 
 
 def _shown(default: Any) -> str:

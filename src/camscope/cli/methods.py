@@ -29,10 +29,14 @@ def methods(
         if not set(parts) <= set(listed):
             raise MethodError(nearest("method", name, listed))
         print(listed[parts[0]]["text"])
+        print(
+            f"\nTime of a map, measured on a ResNet-18: {listed[parts[0]]['cost']} that of a forward pass (?: unknown)."
+        )
         taken = {key: value for part in reversed(parts) for key, value in listed[part]["settings"].items()}
         settings = "\n    ".join(f"--set {key}={value}" for key, value in taken.items())
         print(f"\nSettings, with their defaults:\n    {settings}" if settings else "\nSettings: none.")
         return
     width = max(map(len, listed))
+    print(f"{'method':{width}}  {'time':>6}  what it does (time: of a map, in forward passes; see docs/methods.md)")
     for method, entry in listed.items():
-        print(f"{method:{width}}  {entry['text'].splitlines()[0]}")
+        print(f"{method:{width}}  {entry['cost']:>6}  {entry['text'].splitlines()[0]}")
