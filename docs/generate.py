@@ -40,7 +40,8 @@ def methods_page() -> str:
             f"| [{name}](#{name}) | {summary(function)} | {facts.needs} | {said} | {facts.passes} | {cost(name)} |"
         )
     made = [
-        f"* `{name}(METHOD)`: {summary(function)}. With Grad-CAM it takes {cost(f'{name}(gradcam)')} the time of a forward pass."
+        f"* `{name}(METHOD)`: {summary(function)}. With Grad-CAM it takes {cost(f'{name}(gradcam)')} the time of a forward "
+        "pass."
         for name, function in META.items()
     ]
     return "\n".join(
@@ -53,9 +54,9 @@ def methods_page() -> str:
             "gradients of the score by them; k counts channels, i and j cells. Maps are signed, before the final ReLU.",
             "A method that does not apply to a model raises an error.",
             "",
-            "The time of a map is given in forward passes, measured for one image on a ResNet-18 (attention rollout and",
-            "LeGrad: a ViT-Ti; frozen-norm CAM: a ConvNeXt) on two CPU cores by `benchmarks/speed/costs.py`. K is the number of",
-            'channels, 512 there; wider networks take longer where passes depend on K. "?": not measured.',
+            "The time of a map is given in forward passes, measured for one image on a ResNet-18 (attention rollout",
+            "and LeGrad: a ViT-Ti; frozen-norm CAM: a ConvNeXt) on two CPU cores by `benchmarks/speed/costs.py`. K is",
+            'the number of channels, 512 there; wider networks take longer where passes depend on K. "?": not measured.',
             "",
             *rows,
             "",

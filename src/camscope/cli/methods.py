@@ -29,9 +29,8 @@ def methods(
         if not set(parts) <= set(listed):
             raise MethodError(nearest("method", name, listed))
         print(listed[parts[0]]["text"])
-        print(
-            f"\nTime of a map, measured on a ResNet-18: {listed[parts[0]]['cost']} that of a forward pass (?: unknown)."
-        )
+        if (cost := listed[parts[0]]["cost"]) != "?":
+            print(f"\nTime of a map, measured for one image: {cost} that of a forward pass.")
         taken = {key: value for part in reversed(parts) for key, value in listed[part]["settings"].items()}
         settings = "\n    ".join(f"--set {key}={value}" for key, value in taken.items())
         print(f"\nSettings, with their defaults:\n    {settings}" if settings else "\nSettings: none.")
