@@ -40,8 +40,7 @@ def methods_page() -> str:
             f"| [{name}](#{name}) | {summary(function)} | {facts.needs} | {said} | {facts.passes} | {cost(name)} |"
         )
     made = [
-        f"* `{name}(METHOD)`: {summary(function)}. With Grad-CAM it takes {cost(f'{name}(gradcam)')} the time of a forward "
-        "pass."
+        f"* `{name}(METHOD)`: {summary(function)}. Time with Grad-CAM: {cost(f'{name}(gradcam)')} a forward pass."
         for name, function in META.items()
     ]
     return "\n".join(
@@ -56,7 +55,7 @@ def methods_page() -> str:
             "",
             "The time of a map is given in forward passes, measured for one image on a ResNet-18 (attention rollout",
             "and LeGrad: a ViT-Ti; frozen-norm CAM: a ConvNeXt) on two CPU cores by `benchmarks/speed/costs.py`. K is",
-            'the number of channels, 512 there; wider networks take longer where passes depend on K. "?": not measured.',
+            'the number of channels, 512 there; wider networks take longer where passes depend on K. "?": unknown.',
             "",
             *rows,
             "",
