@@ -20,7 +20,13 @@ Result = TypeVar("Result")
 
 
 class Kind(NamedTuple):
-    """What an argument may be: a test of a value, and the words for one and for many."""
+    """The values that an argument may have.
+
+    Attributes:
+        fits: returns whether a value is possible.
+        words: noun for one value, such as "a whole number".
+        many: noun for several values, such as "whole numbers".
+    """
 
     fits: Callable[[Any], bool]
     words: str
@@ -50,11 +56,7 @@ def checked(function: Callable[Parameters, Result]) -> Callable[Parameters, Resu
             arguments = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise SettingError(_misfit(signature, function.__name__, kwargs, error)) from None
-        kinds = _kinds(function)
-        for name, value in arguments.items():
-            kind = kinds.get(name)
-            if kind is not None and not kind.fits(value):
-                raise SettingError(f"{name} must be {kind.words}, but got {shortened(value)}")
+        _check(_kinds(function), arguments)
         return function(*args, **kwargs)
 
     return call
@@ -74,10 +76,13 @@ def check_fields(instance: Any, *, but: Sequence[str] = ()) -> None:
     Traceback (most recent call last):
     camscope.errors.SettingError: width must be a whole number, but got 'wide'
     """
-    for name, kind in _kinds(type(instance).__init__).items():
-        value = getattr(instance, name)
-        if name not in but and not kind.fits(value):
-            raise SettingError(f"{name} must be {kind.words}, but got {shortened(value)}")
+    _check(_kinds(type(instance).__init__), {name: value for name, value in vars(instance).items() if name not in but})
+
+
+def _check(kinds: Mapping[str, Kind], values: Mapping[str, Any]) -> None:
+    for name, kind in kinds.items():
+        if name in values and not kind.fits(values[name]):
+            raise SettingError(f"{name} must be {kind.words}, but got {shortened(values[name])}")
 
 
 def _misfit(signature: inspect.Signature, name: str, given: Mapping[str, Any], error: TypeError) -> str:
@@ -87,11 +92,9 @@ def _misfit(signature: inspect.Signature, name: str, given: Mapping[str, Any], e
         text = nearest(f"argument of {name}", unknown[0], list(signature.parameters))
         if unknown[0] == "device":
             return f"{text}; a network computes where its weights are: move it with .to('cuda')"
-        return (
-            f"{text}; options of the network itself go into options={{...}}"
-            if "options" in signature.parameters
-            else text
-        )
+        if "options" in signature.parameters:
+            return f"{text}; options of the network itself go into options={{...}}"
+        return text
     return f"{name}: {error}"
 
 

@@ -64,9 +64,9 @@ def audit(
             f"{study.path} has no [audit] section with disease, shortcuts or properties: list there what to test"
         )
     store = Store(out)
-    inputs = _inputs(study, section, store)
+    files = store.copies(study.plan)
     settings = AuditSettings(section.delta, section.replicates, section.seed)
-    scan = _scan(study, store)
+    scan, inputs = _scan(study, store, files), _inputs(study, section, files)
     findings: dict[str, LabelFindings] = {}
     readers: dict[tuple[str, int], TraitReader] = {}
     options: dict[str, Any] = {"device": device, "batch_size": batch_size, "engine": engine, "progress": progress}
@@ -114,20 +114,19 @@ def former_audit(study: Study, out: str | Path) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads((store.folder / JSON).read_text(encoding="utf-8"))
-        return content if content["inputs"] == _inputs(study, study.file.audit, store) else None
+        return content if content["inputs"] == _inputs(study, study.file.audit, store.copies(study.plan)) else None
     except (OSError, ValueError, KeyError, TypeError, CamscopeError):  # none, or damaged: it is computed again
         return None
 
 
-def _inputs(study: Study, section: AuditSection, store: Store) -> str:
+def _inputs(study: Study, section: AuditSection, files: list[Path]) -> str:
     """Return the fingerprint of what an audit is computed from; rows have those of images, weights and masks."""
-    rows = [hashlib.sha256(path.read_bytes()).hexdigest() for path in store.copies(study.plan)]
+    rows = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
     return key_of(AUDIT_VERSION, importlib.metadata.version("camscope"), study.plan, section.model_dump(), rows)
 
 
-def _scan(study: Study, store: Store) -> pl.LazyFrame:
+def _scan(study: Study, store: Store, files: list[Path]) -> pl.LazyFrame:
     """Return the rows of the study's first method, computed with the present study file and table."""
-    files = store.copies(study.plan)
     if not files:
         raise StoreError(f"{store.folder} has no rows of the present {study.path}: run `camscope study` first")
     return pl.scan_parquet(files).filter(pl.col("method") == study.file.explain.methods[0])

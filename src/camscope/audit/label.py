@@ -20,14 +20,7 @@ from camscope.audit.interventions import LARGE, Change, RegionEditor, Score, sco
 from camscope.audit.null_maps import MapRecipe, Nulls, nulls
 from camscope.audit.properties import PropertyValues, TraitReader, property_cases, property_edits
 from camscope.audit.reliance_map import cell_edits, cells_of
-from camscope.audit.samples import (
-    Array,
-    AuditSample,
-    PatchDonors,
-    batch_for,
-    one_per_patient,
-    subjects,
-)
+from camscope.audit.samples import Array, AuditSample, PatchDonors, batch_for, one_per_patient, subjects
 from camscope.audit.selftest import SelfTest, self_test
 from camscope.cohort.case import Case
 from camscope.cohort.fill_ins import sham

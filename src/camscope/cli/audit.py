@@ -41,23 +41,27 @@ def audit(
     from camscope.study.run import study_of
 
     options = {"device": device, "batch_size": batch_size, "engine": engine}
-    content = audited(study_of(folder, study), folder, again=again, **options)
+    content, ran = audited(study_of(folder, study), folder, again=again, **options)
     print(json.dumps(content, ensure_ascii=False) if as_json else summary(content))
-    if (page := Store(folder).folder / PAGE).exists():
+    if ran and (page := Store(folder).folder / PAGE).exists():
         print(f"note: {page} was written before this audit: run `camscope report {folder}`", file=sys.stderr)
 
 
-def audited(study: Study, folder: str | Path, *, again: bool = False, **options: Any) -> dict[str, Any]:
-    """Run the audit with a progress display; if nothing has changed since the former audit, return its content."""
+def audited(study: Study, folder: str | Path, *, again: bool = False, **options: Any) -> tuple[dict[str, Any], bool]:
+    """Run the audit with a progress display, unless nothing has changed since the former audit.
+
+    Returns:
+        The content of ``audit.json``, and whether the audit was run.
+    """
     from camscope.audit.audit import audit as run_audit
     from camscope.audit.audit import former_audit
 
     former = None if again else former_audit(study, folder)
     if former is not None:
         print("note: nothing has changed since the audit in this folder, so it is not run again", file=sys.stderr)
-        return former
+        return former, False
     with progress() as bar:
-        return run_audit(study, folder, progress=steps(bar), **options)
+        return run_audit(study, folder, progress=steps(bar), **options), True
 
 
 def summary(content: dict[str, Any]) -> str:

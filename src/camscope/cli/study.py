@@ -86,7 +86,7 @@ def study(
         cohort_study = Study.read(file)
         failed = _run(cohort_study, out, as_json=as_json, engine="auto" if cluster else engine, **options)
         if cohort_study.file.audit is not None:
-            content = audited(cohort_study, out, device=device)
+            content, _ = audited(cohort_study, out, device=device)
             if not as_json:
                 print(summary(content))
         page = reported(out, study=cohort_study)
