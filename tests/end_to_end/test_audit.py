@@ -66,13 +66,20 @@ def test_the_tables_hold_what_the_json_says(folder):
     assert changes["region_log_odds"].is_finite().all()
 
 
-def test_again_alone_and_the_same(folder):
+@pytest.mark.parametrize(
+    ("flags", "note"),
+    [
+        ([], "nothing has changed since the audit in this folder, so it is not run again"),
+        (["--again"], "report.html was written before this audit: run `camscope report"),
+    ],
+)
+def test_again_alone_and_the_same(folder, flags, note):
     place, _ = folder
     before = (place / "results" / "audit.json").read_bytes()
-    done = command("audit", place / "results", "--json")
+    done = command("audit", place / "results", "--json", *flags)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == json.loads(before)
-    assert "report.html was written before this audit: run `camscope report" in done.stderr
+    assert note in done.stderr
 
 
 def test_a_folder_without_a_study(tmp_path):

@@ -4,13 +4,14 @@ from camscope.cli.methods import methods
 from camscope.errors import MethodError, SettingError
 from camscope.explanation.method_lookup import check_settings, settings_of
 from camscope.methods import METHODS
+from camscope.methods.meta import META
 
 
 def test_all_methods_are_listed(capsys):
     methods()
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(METHODS) + 3
-    assert {line.split()[0] for line in lines} >= {*METHODS, "augmented(METHOD)"}
+    assert len(lines) == 1 + len(METHODS) + len(META)
+    assert {line.split()[0] for line in lines[1:]} == {*METHODS, *(f"{name}(METHOD)" for name in META)}
 
 
 def test_made_methods_have_the_settings_of_both(capsys):
