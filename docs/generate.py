@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,18 +70,28 @@ def methods_page() -> str:
 
 
 def methods_listed() -> str:
-    """Return the list that `camscope methods` reads, to start without importing the methods: name -> text, settings."""
+    """Return the list that `camscope methods` reads, to start without importing the methods."""
     described = {name: (function, name) for name, function in METHODS.items()}
     described |= {f"{name}(METHOD)": (function, f"{name}(gradcam)") for name, function in META.items()}
-    listed = {
-        name: {
-            "text": inspect.getdoc(function),
-            "cost": cost(example),
-            "settings": {s: _shown(default) for s, default in settings_of(find_method(example)).items()},
-        }
-        for name, (function, example) in described.items()
-    }
+    listed = {name: described_for_command(function, example) for name, (function, example) in described.items()}
     return json.dumps(listed, indent=1, ensure_ascii=False) + "\n"
+
+
+def described_for_command(function: Callable[..., Any], example: str) -> dict[str, Any]:
+    """Return what the command says of a method: the text without what concerns callers of the function alone."""
+    parts = re.split(r"\n\n(?=(?:\w+): |(?:\w+):\n)", (inspect.getdoc(function) or "").partition("\n>>>")[0].rstrip())
+    sections = {part.partition(":")[0]: part for part in parts[1:]}
+    meanings = {
+        name: " ".join(text.split())
+        for name, text in re.findall(r"^    (\w+): (.+(?:\n     +.+)*)", sections.get("Args", ""), re.MULTILINE)
+    }
+    taken = settings_of(find_method(example)).items()
+    return {
+        "text": parts[0].replace("``", ""),
+        "settings": {name: [_shown(default), meanings.get(name, "")] for name, default in taken},
+        "facts": "\n\n".join(sections[name].replace("``", "") for name in ("Needs", "Cost", "Reference")),
+        "cost": cost(example),
+    }
 
 
 def cost(method: str) -> str:

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from camscope.explanation import Explanation as Explanation
     from camscope.explanation import cam as cam
     from camscope.explanation import cams as cams
+    from camscope.explanation import compare as compare
     from camscope.explanation import explain as explain
     from camscope.explanation import explain_all as explain_all
+    from camscope.explanation import layers as layers
+    from camscope.explanation import steps as steps
     from camscope.images import Picture as Picture
     from camscope.images import Window as Window
     from camscope.methods import METHODS as METHODS
@@ -51,14 +54,17 @@ _HOMES = {
     "black_box": "models.black_box",
     "cam": "explanation",
     "cams": "explanation",
+    "compare": "explanation",
     "default_layer": "models.layer_choice",
     "explain": "explanation",
     "explain_all": "explanation",
+    "layers": "explanation",
     "load": "models.loading",
     "Study": "study.study",
     "record": "trace",
     "run": "study.run",
     "sanity": "evaluation.sanity",
+    "steps": "explanation",
     "targets": "",
     "tracing": "trace",
 }

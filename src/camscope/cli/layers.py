@@ -10,6 +10,7 @@ import typer
 from camscope.cli.model_loading import load_noted
 from camscope.cli.model_options import with_model_options
 from camscope.cli.options import Device, Engine, ModelName, Out, Precision, Seed, Weights, pairs, prepare
+from camscope.errors import SettingError
 
 
 @with_model_options
@@ -20,10 +21,16 @@ def layers(
     weights: Weights = "default",
     method: Annotated[str, typer.Option(help="Method; `camscope methods` lists them.")] = "gradcam",
     target: Annotated[str, typer.Option(help="Class name or index, or top1.")] = "top1",
+    layers: Annotated[
+        str,
+        typer.Option(
+            help="Layers to show: stages (one per grid size), all (every convolution), or names separated by commas.",
+        ),
+    ] = "stages",
+    steps: Annotated[bool, typer.Option("--steps", help="Show how one heat map is computed, step by step.")] = False,
     layer: Annotated[
         str | None, typer.Option(help="Target layer, with --steps.", show_default="detected automatically")
     ] = None,
-    steps: Annotated[bool, typer.Option("--steps", help="Show how the heat map is computed, step by step.")] = False,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="Method setting as name=value; repeat for several.")
     ] = None,
@@ -34,19 +41,21 @@ def layers(
     *,
     loading: dict[str, Any],
 ) -> None:
-    """Show the heat map at every stage of a network, or with --steps how one heat map is computed.
+    """Show the heat map at several layers of a network, or with --steps how one heat map is computed.
 
-    Writes layers.png with one map per stage, its name and its grid size. With --steps, writes steps.png: the 12
-    strongest channels with their weights, the weighted sum before and after the ReLU, the grid, the heat map at image
+    Writes layers.png with one map per layer, its name and its grid size. With --steps, writes steps.png: the image,
+    the 11 strongest channels with their weights, the weighted sum before and after the ReLU, the heat map at image
     size, and the overlay.
 
     Example: camscope layers cat.jpg --model torchvision:vgg16 --out sheet
     """
-    from camscope.explanation.figures import stages_sheet, steps_sheet
+    from camscope.explanation import figures
     from camscope.explanation.method_lookup import check_settings
     from camscope.files import MAPS, claim, write_atomically
     from camscope.images import read
 
+    if layer is not None and not steps:
+        raise SettingError("--layer is for --steps: name the layers to show with --layers")
     settings: dict[str, Any] = pairs(setting or [], "--set")
     check_settings(settings, [method])
     picture = read(image)
@@ -56,9 +65,10 @@ def layers(
     request: dict[str, Any] = {"method": method, "target": target, "engine": engine, "precision": precision} | settings
     if steps:
         page = out / "steps.png"
-        figure = steps_sheet(loaded, picture, layer=layer, **request)
+        figure = figures.steps(loaded, picture, layer=layer, **request)
     else:
         page = out / "layers.png"
-        figure = stages_sheet(loaded, picture, **request)
+        names = layers.split(",") if layers not in ("stages", "all") else layers
+        figure = figures.layers(loaded, picture, layers=names, **request)
     write_atomically(page, lambda file: figure.save(file, "PNG"))
     print(page)

@@ -31,7 +31,7 @@ from camscope.cli import (
     study,
     train,
 )
-from camscope.cli.terminal import one_line
+from camscope.cli.terminal import in_options, one_line
 from camscope.errors import CamscopeError, TerminatedError, reason
 
 # Typer may include click under another name, depending on the version; its errors are found through public classes.
@@ -117,7 +117,7 @@ def _note(
 ) -> None:
     """Print a warning of camscope as a one-line note; other warnings are shown as usual."""
     if issubclass(category, UserWarning) and Path(__file__).parents[1] in Path(filename).parents:
-        print(f"note: {one_line(str(message))}", file=sys.stderr)
+        print(f"note: {one_line(in_options(str(message)))}", file=sys.stderr)
     else:
         show(message, category, filename, *args, **extra)
 

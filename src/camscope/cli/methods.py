@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,14 +28,20 @@ def methods(
         parts = [modifiers.get(part, part) for part in method_spelling(name).rstrip(")").split("(")]
         if not set(parts) <= set(listed):
             raise MethodError(nearest("method", name, listed))
-        print(listed[parts[0]]["text"])
-        if (cost := listed[parts[0]]["cost"]) != "?":
-            print(f"\nTime of a map, measured for one image: {cost} that of a forward pass.")
-        taken = {key: value for part in reversed(parts) for key, value in listed[part]["settings"].items()}
-        settings = "\n    ".join(f"--set {key}={value}" for key, value in taken.items())
-        print(f"\nSettings, with their defaults:\n    {settings}" if settings else "\nSettings: none.")
+        print(_description([listed[part] for part in parts]))
         return
     width = max(map(len, listed))
     print(f"{'method':{width}}  {'time':>6}  what it does (time: of a map, in forward passes; see docs/methods.md)")
     for method, entry in listed.items():
         print(f"{method:{width}}  {entry['cost']:>6}  {entry['text'].splitlines()[0]}")
+
+
+def _description(entries: list[dict[str, Any]]) -> str:
+    """Return the text of a method, or of a modifier and its method, with the settings of all."""
+    taken = {f"--set {key}={value}": text for entry in entries for key, (value, text) in entry["settings"].items()}
+    width = max(map(len, taken), default=0)
+    settings = [f"    {key:{width}}  {text}".rstrip() for key, text in taken.items()]
+    entry = entries[0]
+    time = "" if entry["cost"] == "?" else f"\nTime of a map, measured for one image: {entry['cost']} a forward pass."
+    listed = "\n".join(["Settings, with their defaults:", *settings]) if taken else "Settings: none."
+    return f"{entry['text']}\n\n{listed}\n\n{entry['facts']}\n{time}".rstrip()

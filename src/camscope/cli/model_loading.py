@@ -6,6 +6,8 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from camscope.cli.terminal import in_options
+
 if TYPE_CHECKING:
     from camscope.models.model import Model
 
@@ -27,5 +29,5 @@ def load_noted(spec: str, *, seed: int, **options: Any) -> Model:
         warnings.simplefilter("default")
         model = load(spec, **options)
     for text in dict.fromkeys(str(record.message) for record in records if issubclass(record.category, UserWarning)):
-        print(f"note: {spec}: {text}", file=sys.stderr)
+        print(f"note: {spec}: {in_options(text)}", file=sys.stderr)
     return model

@@ -5,14 +5,20 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from camscope.cli.options import numbers, pairs
+from camscope.cli.options import Labels, Weights, class_names, numbers, pairs
+from camscope.cli.terminal import command_with
+from camscope.errors import SettingError
 
 _PANEL = "Model"
 _OPTIONS: dict[str, Any] = {
+    "arch": Annotated[
+        str | None,
+        typer.Option(help="Network that a file of weights fills, such as timm:resnet18.", rich_help_panel=_PANEL),
+    ],
     "classes": Annotated[
         int | None,
         typer.Option(min=1, help="Number of outputs.", show_default="as many as labels", rich_help_panel=_PANEL),
@@ -50,6 +56,18 @@ _OPTIONS: dict[str, Any] = {
             rich_help_panel=_PANEL,
         ),
     ],
+    "output": Annotated[
+        str | None,
+        typer.Option(
+            help="Output with the scores, by name or number, of a network with several.",
+            show_default="detected",
+            rich_help_panel=_PANEL,
+        ),
+    ],
+    "name": Annotated[
+        str | None,
+        typer.Option(help="Name of the model in results.", show_default="the model as given", rich_help_panel=_PANEL),
+    ],
     "prefix": Annotated[
         str | None,
         typer.Option(
@@ -76,6 +94,10 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
+_OF_ALL = ("option", "ignore", "trust")
+"""Options that hold for all models of a command that takes several."""
+
+
 def with_model_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the shared options; it receives them as one dictionary in its keyword ``loading``.
 
@@ -89,15 +111,72 @@ def with_model_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*arguments: Any, **values: Any) -> None:
         options = {name: values.pop(name) for name in _OPTIONS if name in values}
-        command(*arguments, **values, loading=_arguments(options))
+        with command_with([*values, *_OPTIONS]):
+            command(*arguments, **values, loading=_arguments(options))
 
+    return _with_parameters(run, command, _OPTIONS)
+
+
+def with_options_per_model(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command of several models the shared options, each for all models or once per model, in their order.
+
+    The command has a parameter ``models`` with their names. It receives one dictionary per model in its keyword
+    ``loading``, with ``weights`` and ``labels``.
+
+    >>> @with_options_per_model
+    ... def show(models: list[str], *, loading: list[dict[str, Any]]) -> None:
+    ...     print(loading)
+    >>> show(models=["a", "b"], mean=["0.5"], input_size=["64", "32"])
+    [{'input_size': (64, 64), 'mean': [0.5]}, {'input_size': (32, 32), 'mean': [0.5]}]
+    """
+    options = {"weights": Weights, "labels": Labels, **_OPTIONS}
+    repeated = {name: hint if name in _OF_ALL else _repeated(hint) for name, hint in options.items()}
+
+    @functools.wraps(command)
+    def run(*, models: list[str], **values: Any) -> None:
+        given = {name: value for name in repeated if (value := values.pop(name, None))}
+        names = [name.strip() for one in models for name in one.split(",")]
+        with command_with([*values, *repeated]):
+            command(models=names, **values, loading=_per_model(given, len(names)))
+
+    return _with_parameters(run, command, repeated)
+
+
+def _per_model(options: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """Return the arguments of `camscope.load` for each of some models."""
+    for name, value in options.items():
+        if name not in _OF_ALL and len(value) not in (1, count):
+            raise SettingError(
+                f"--{name.replace('_', '-')} is given {len(value)} times for {count} models: give it once for all, or "
+                "once per model"
+            )
+    result = []
+    for n in range(count):
+        own = {name: value if name in _OF_ALL else value[n % len(value)] for name, value in options.items()}
+        if "labels" in own:
+            own["labels"] = class_names(own["labels"])
+        result.append(_arguments(own))
+    return result
+
+
+def _repeated(hint: Any) -> Any:
+    """Return the annotation of an option that may be given several times."""
+    kind, option = get_args(hint)
+    (single,) = [part for part in get_args(kind) or (kind,) if part is not type(None)]
+    return Annotated[list[single] | None, option]  # type: ignore[valid-type]
+
+
+def _with_parameters(
+    run: Callable[..., None], command: Callable[..., None], options: dict[str, Any]
+) -> Callable[..., None]:
+    """Return a command whose signature has the options in place of ``loading``."""
     hints = get_type_hints(command, include_extras=True)
     parameters = inspect.signature(command).parameters.values()
     command_parameters = [p.replace(annotation=hints[p.name]) for p in parameters if p.name != "loading"]
     keyword = inspect.Parameter.KEYWORD_ONLY
     shared = [
         inspect.Parameter(name, keyword, default=False if name == "trust" else None, annotation=annotation)
-        for name, annotation in _OPTIONS.items()
+        for name, annotation in options.items()
     ]
     run.__signature__ = inspect.Signature([*command_parameters, *shared])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in (*command_parameters, *shared)}
@@ -113,6 +192,8 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
     size = numbers(arguments.get("input_size"), "--input-size")
     if size is not None:
         arguments["input_size"] = (int(size[0]), int(size[-1]))
+    if str(arguments.get("output", "")).isdigit():
+        arguments["output"] = int(arguments["output"])
     if "option" in arguments:
         arguments["options"] = pairs(arguments.pop("option"), "--option")
     return arguments

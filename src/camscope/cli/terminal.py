@@ -2,18 +2,67 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
+
+from camscope.errors import CamscopeError
 
 if TYPE_CHECKING:
     from camscope.explanation import Explanation
 
-_PASSED = "completeness residual below"
-"""Beginning of the note on a passed check, which is only in explanation.json."""
+_OPTIONS: ContextVar[frozenset[str]] = ContextVar("options of the running command", default=frozenset())
+_ARGUMENT = re.compile(
+    r"(?<![\w-])(?P<name>[a-z]\w*)="
+    r"(?:(?P<quoted>'[^']*'|\"[^\"]*\")|(?P<value>[A-Z][A-Z]+\b|[\d.]*\d|\([^)]*\))|(?P<flag>True\b)|(?![\w'\"({\[]))"
+)
+"""An argument as messages name it: ``weights=FILE``, ``arch='timm:NAME'``, ``trust=True`` or ``layer=``."""
+_PREPROCESS = "--input-size, --mean, --std and --fit"
 
 
 def printed_notes(e: Explanation) -> list[str]:
     """Return the notes of an explanation, without notes on passed checks."""
-    return [note for note in e.notes if not note.startswith(_PASSED)]
+    return [in_options(note) for note in e.remarks]
+
+
+@contextlib.contextmanager
+def command_with(options: Iterable[str]) -> Iterator[None]:
+    """Make messages name the options of a command where they name arguments.
+
+    Args:
+        options: names of the command's options as arguments, such as "input_size".
+    """
+    token = _OPTIONS.set(frozenset(options))
+    try:
+        yield
+    except CamscopeError as error:
+        error.args = tuple(in_options(text) if isinstance(text, str) else text for text in error.args)
+        raise
+    finally:
+        _OPTIONS.reset(token)
+
+
+def in_options(text: str) -> str:
+    """Return a message in which arguments that the running command has as options are written as these.
+
+    >>> with command_with(["weights", "trust", "mean"]):
+    ...     in_options("pass weights=FILE, or weights='none', and trust=True; set others with mean=; samples=8 stays")
+    'pass --weights FILE, or --weights none, and --trust; set others with --mean; samples=8 stays'
+    """
+    names = _OPTIONS.get()
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found["name"], found["value"] or (found["quoted"] or "")[1:-1]
+        if name == "preprocess" and "mean" in names:
+            return _PREPROCESS
+        if name not in names:
+            return found[0]
+        value = value.strip("()").replace(" ", "") if value.startswith("(") else value
+        return f"--{name.replace('_', '-')}{' ' * bool(value)}{value}"
+
+    return _ARGUMENT.sub(option, text)
 
 
 def one_line(text: str) -> str:

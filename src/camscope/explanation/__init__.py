@@ -1,7 +1,9 @@
-"""Explain images (`explain`, `explain_all`) and compute maps of tensors (`cam`, `cams`)."""
+"""Explain images (`explain`, `explain_all`), draw and compare maps, and compute maps of tensors (`cam`, `cams`)."""
 
+from camscope.explanation.comparison import Comparison, compare
+from camscope.explanation.figures import layers, steps
 from camscope.explanation.maps import cam, cams
 from camscope.explanation.pictures import explain, explain_all
 from camscope.explanation.result import Explanation
 
-__all__ = ["Explanation", "cam", "cams", "explain", "explain_all"]
+__all__ = ["Comparison", "Explanation", "cam", "cams", "compare", "explain", "explain_all", "layers", "steps"]

@@ -1,47 +1,55 @@
-"""Figure sheets: a map at every stage of a network, and the steps that make one map."""
+"""Figure sheets: a map at several layers of a network, and the steps that make one map."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from torch import nn
 
-from camscope.explanation.method_lookup import check_needs, find_method
-from camscope.explanation.pictures import explain
+from camscope.arguments import checked
+from camscope.explanation.method_lookup import check_needs, find_method, method_name
+from camscope.explanation.pictures import Source, as_model, explain
 from camscope.explanation.result import Explanation
 from camscope.explanation.target_spec import TargetSpec
 from camscope.heatmap import place
-from camscope.images import Picture
+from camscope.images import Window, as_picture
 from camscope.methods import Method
 from camscope.methods.weights import channel_weights
 from camscope.models.model import Model
-from camscope.models.stages import stage_layers
+from camscope.models.stages import spatial_convolutions, stage_layers
 from camscope.render import Cell, colourise, scale, sheet
 from camscope.trace import Trace
 
-_CHANNELS = 12
+_CHANNELS = 11
 _COLUMNS = 4
 _DIVERGING = "RdBu_r"
 
 
-def stages_sheet(
-    model: Model,
-    picture: Picture,
+@checked
+def layers(
+    model: Model | nn.Module | str | Path,
+    picture: Source,
     *,
+    layers: str | Sequence[str] = "stages",
     method: str | Method = "gradcam",
     target: TargetSpec = None,
     engine: str = "auto",
     precision: str = "float32",
     **settings: Any,
 ) -> Image.Image:
-    """Draw the map of one target at every stage of the network, first to last, with names and grid sizes.
+    """Draw the map of one target at several layers of a network, first to last, with names and grid sizes.
 
     Args:
-        model: the model.
-        picture: the image.
+        model: as in `camscope.explain`.
+        picture: as in `camscope.explain`.
+        layers: "stages" for one layer per grid size (of a transformer, every block), "all" for every convolution, or
+            names of layers. "stages" and "all" include the layer that is explained by default.
         method: a name in `METHODS`, or a function of a `Trace`.
         target: a class name or index, a target function, or None for the predicted class; for detectors and
             segmentation networks also a class at a place of the image, "dog@left,top,right,bottom" in pixels.
@@ -51,23 +59,46 @@ def stages_sheet(
 
     Returns:
         An RGB image.
+
+    Raises:
+        LayerError: a layer that does not exist, or whose output is not a spatial feature map.
+
+    >>> import numpy as np
+    >>> layers("timm:test_resnet", np.zeros((48, 64, 3), np.uint8)).size  # doctest: +SKIP
+    (1140, 617)
     """
-    check_needs(model.net, [find_method(method)])
-    parameter = next(model.net.parameters(), torch.empty(0))
-    x = model.preprocess(picture)[0][None].to(parameter.device, parameter.dtype)
-    cells = [Cell(Image.fromarray(picture.rgb), "image")]
-    for layer in stage_layers(model.net, x):
+    loaded = as_model(model)
+    check_needs(loaded.net, [find_method(method)])
+    image = as_picture(picture)
+    parameter = next(loaded.net.parameters(), torch.empty(0))
+    x = loaded.preprocess(image)[0][None].to(parameter.device, parameter.dtype)
+    names = _layer_names(loaded, x, layers)
+    cells = [Cell(Image.fromarray(image.rgb), "image")]
+    for name in names:
         e = explain(
-            model, picture, method=method, target=target, layer=layer, engine=engine, precision=precision, **settings
+            loaded, image, method=method, target=target, layer=name, engine=engine, precision=precision, **settings
         )
         empty = f"; {e.notes[0]}" if e.notes and "empty" in e.notes[0] else ""
-        cells.append(Cell(e.overlay(), f"{layer} {_times(e.grid)}{empty}"))
-    return sheet(_rows(cells), title=f"{model.name}: {e.method} for {e.short_label}", cell_width=260)
+        cells.append(Cell(e.overlay(), f"{name} {_times(e.grid)}{empty}"))
+    return sheet(_rows(cells), title=f"{loaded.title}: {e.method} for {e.short_label}", cell_width=260)
 
 
-def steps_sheet(
-    model: Model,
-    picture: Picture,
+def _layer_names(model: Model, x: torch.Tensor, wanted: str | Sequence[str]) -> list[str]:
+    """Return the names of the layers to draw, in the order in which they run."""
+    if wanted != "stages" and wanted != "all":
+        return [wanted] if isinstance(wanted, str) else list(wanted)
+    stages = stage_layers(model.net, x, output=model.output)
+    own = [model.layer] if model.layer and model.layer not in stages else []
+    if wanted == "stages":
+        return stages + own
+    names = spatial_convolutions(model.net, x)
+    return [*names, *(name for name in [stages[-1], *own] if name not in names)] if len(names) > 1 else stages + own
+
+
+@checked
+def steps(
+    model: Model | nn.Module | str | Path,
+    picture: Source,
     *,
     method: str = "gradcam",
     target: TargetSpec = None,
@@ -76,11 +107,11 @@ def steps_sheet(
     precision: str = "float32",
     **settings: Any,
 ) -> Image.Image:
-    """Draw the steps from weighted channels to a map: 12 strongest channels, sum, ReLU, heat map, overlay.
+    """Draw the steps from weighted channels to a map: image, 11 strongest channels, sum, ReLU, heat map, overlay.
 
     Args:
-        model: the model.
-        picture: the image.
+        model: as in `camscope.explain`.
+        picture: as in `camscope.explain`.
         method: a method that gives each channel one weight.
         target: a class name or index, a target function, or None for the predicted class; for detectors and
             segmentation networks also a class at a place of the image, "dog@left,top,right,bottom" in pixels.
@@ -95,6 +126,7 @@ def steps_sheet(
     Raises:
         MethodError: the method does not weight channels.
     """
+    loaded = as_model(model)
     function = find_method(method)
     records: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -104,38 +136,45 @@ def steps_sheet(
         return raw
 
     e = explain(
-        model, picture, method=watched, target=target, layer=layer, engine=engine, precision=precision, **settings
+        loaded, picture, method=watched, target=target, layer=layer, engine=engine, precision=precision, **settings
     )
     weights, A = records[0]
     shares = (weights[:, None] * A.flatten(1)).abs().sum(1)
     strongest = shares.topk(min(_CHANNELS, len(shares))).indices.tolist()
     placed = place(A[strongest], e.window).numpy()
     channels = [
-        Cell(_coloured(values, "viridis"), f"A_{k}, weight w_{k} = {float(weights[k]):.3g}")
+        Cell(_coloured(values, "viridis", e.window), f"A_{k}, weight w_{k} = {float(weights[k]):.3g}")
         for k, values in zip(strongest, placed, strict=True)
     ]
+    weight = (
+        "w_k: the mean gradient of the score in channel k"
+        if method_name(method) == "gradcam"
+        else f"w_k as {method} has it"
+    )
+    first = f"image. Then {len(channels)} of {len(shares)} channels A_k, largest share |w_k A_k| first; {weight}"
+    cells = [Cell(Image.fromarray(e.picture.rgb), first), *channels]
     return sheet(
-        [*_rows(channels), *_rows(_sums(e, picture))],
-        title=f"{method}: L = ReLU(sum_k w_k A_k), {model.name}, {e.layer}, {e.short_label}",
+        [*_rows(cells), *_rows(_sums(e))],
+        title=f"{method}: L = ReLU(sum_k w_k A_k), {loaded.title}, {e.layer}, {e.short_label}",
         cell_width=260,
+        caption_lines=6,
     )
 
 
-def _sums(e: Explanation, picture: Picture) -> list[Cell]:
+def _sums(e: Explanation) -> list[Cell]:
     reach = float(np.abs(e.grid).max()) or 1.0
     signed = Image.fromarray(colourise((e.grid / reach + 1) / 2, _DIVERGING))
     rectified = np.maximum(e.grid, 0)
     return [
         Cell(_large(signed), f"sum_k w_k A_k, {_times(e.grid)}: blue negative, red positive, up to {reach:.3g}"),
         Cell(_large(_coloured(rectified, "byr")), f"ReLU of it, {_times(e.grid)}, up to {float(rectified.max()):.3g}"),
-        Cell(_coloured(e.heatmap, "byr"), f"at image size, {_times(e.heatmap)}"),
+        Cell(_coloured(e.heatmap, "byr", e.window), f"at image size, {_times(e.heatmap)}"),
         Cell(e.overlay(), f"overlay: {e.short_label}, score {e.score:.3g}"),
-        Cell(Image.fromarray(picture.rgb), "image"),
     ]
 
 
-def _coloured(values: npt.NDArray[np.float32], cmap: str) -> Image.Image:
-    return Image.fromarray(colourise(scale(values, "minmax")[0], cmap))
+def _coloured(values: npt.NDArray[np.float32], cmap: str, window: Window | None = None) -> Image.Image:
+    return Image.fromarray(colourise(scale(values, "minmax")[0], cmap, window=window))
 
 
 def _large(image: Image.Image) -> Image.Image:

@@ -108,12 +108,12 @@ _ELSEWHERE = {
     "target": "use targets= for several images or targets",
     "targets": "use target= for one image, or explain_all() for several",
     "methods": "use method= for one method, or explain_all() for several",
-    "input_size": "use cs.load(model, input_size=...)",
-    "mean": "use cs.load(model, mean=...)",
-    "std": "use cs.load(model, std=...)",
-    "weights": "use cs.load(model, weights=...)",
+    "input_size": "it belongs to the model: load the model with input_size=",
+    "mean": "it belongs to the model: load the model with mean=",
+    "std": "it belongs to the model: load the model with std=",
+    "weights": "it belongs to the model: load the model with weights=",
     "device": "move the network, net.to(device)",
-    "outcome": "use cs.load(model, outcome=...)",
+    "outcome": "it belongs to the model: load the model with outcome=",
 }
 
 

@@ -115,7 +115,7 @@ def explain(
     """
     refuse_misplaced(settings.keys() & {"targets", "methods"})
     several = explain_all(
-        _as_model(model, preprocess, labels, output),
+        as_model(model, preprocess, labels, output),
         [picture],
         methods=None if method is None else [method],
         targets=target,
@@ -182,7 +182,7 @@ def explain_all(
     Raises:
         CamscopeError: an image, class, layer, method or setting that cannot be used.
     """
-    model = _as_model(model, preprocess, labels, output)
+    model = as_model(model, preprocess, labels, output)
     methods = [default_method(model.net)] if methods is None else methods
     functions = [(method_name(m), find_method(m)) for m in methods]
     check_settings(settings, methods)
@@ -205,11 +205,11 @@ def explain_all(
                 yield e
 
 
-def _as_model(
+def as_model(
     model: Model | nn.Module | str | Path,
-    preprocess: AnyPreprocess | None,
-    labels: Labels | None,
-    output: int | str | None,
+    preprocess: AnyPreprocess | None = None,
+    labels: Labels | None = None,
+    output: int | str | None = None,
 ) -> Model:
     """Return the model with the caller's preprocessing, class names and output."""
     if not isinstance(model, Model):

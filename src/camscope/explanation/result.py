@@ -36,6 +36,8 @@ FILES = {
 }
 """Kind of file -> file name."""
 
+_PASSED = "completeness residual below"
+"""Beginning of the note on a passed check."""
 _JPEG_QUALITY = 92
 _PNG_LEVEL = 3
 
@@ -90,6 +92,11 @@ class Explanation:
     def short_label(self) -> str:
         """Return the first synonym of a label: "tabby" of "tabby, tabby cat"."""
         return self.label.partition(",")[0]
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Return the notes that a reader of the map needs: all but those on passed checks."""
+        return tuple(note for note in self.notes if not note.startswith(_PASSED))
 
     def cpu(self) -> Explanation:
         """Return the same with the heatmap and the grid as NumPy arrays."""
@@ -236,20 +243,22 @@ class Explanation:
         if kind == "grayscale":
             return render.grey(values)
         if kind == "heatmap":
-            return Image.fromarray(render.colourise(values, cmap))
+            return Image.fromarray(render.colourise(values, cmap, window=self.window))
         if kind == "overlay":
             return render.overlay(self.picture, values, cmap=cmap, opacity=opacity, window=self.window)
         facts = {"score": f"{self.score:.3g}"}
         if self.probability is not None:
             facts["probability"] = f"{self.probability:.3f}"
-        facts |= {"model": self.model, "method": self.method, "layer": self.layer, "picture": self.source}
+        if self.top:
+            facts["highest"] = ", ".join(f"{label.partition(',')[0]} {value:.3f}" for label, value in self.top)
+        facts |= {"model": self.model, "method": self.method, "layer": self.layer, "image": self.source}
         return render.panel(
             self.picture,
             values,
             limits=limits,
             title=self.label,
             facts=facts,
-            notes=self.notes,
+            notes=self.remarks,
             cmap=cmap,
             opacity=opacity,
             window=self.window,

@@ -243,7 +243,7 @@ def rise(
         net: any network.
         inputs: (B, C, *space), or a tuple of inputs.
         targets: one target function per image.
-        masks: N; the paper takes 4000 for VGG-16 and 8000 for ResNet-50.
+        masks: how many, N; the paper takes 4000 for VGG-16 and 8000 for ResNet-50.
         cells: cells of a mask per axis.
         kept: p, the probability that a cell is seen, between 0 and 1.
         baseline: value of hidden pixels, in the unit of the network's normalised input.

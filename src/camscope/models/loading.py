@@ -25,6 +25,7 @@ from camscope.models.sources import NAMES, SOURCES
 from camscope.models.sources.keras import FILES as KERAS_FILES
 from camscope.models.sources.onnx import SUFFIX as ONNX_FILE
 from camscope.models.transform import Transform
+from camscope.models.untrained import marked
 from camscope.models.weight_names import ALL, KeyFilter
 from camscope.models.weights import SUFFIXES, read_weights
 
@@ -85,7 +86,7 @@ def load(
         trust: read files that can run code: weights of ``torchxrayvision:``, files of ``ultralytics:``.
         preprocess: a Preprocess or a callable (see `Transform`), in place of mean, std, input_size and fit; None: the
             source's, or those that a module carries.
-        name: name of the model in results; None: the spec, or the name of the module's class.
+        name: name of the model in results; None: the spec, the name of a bundle's folder or of a module's class.
         output: index, key or attribute of the output with the scores; None: see `Model`.
 
     A warning and ``Model.facts["weights_note"]`` list unused tensors of a weights file, such as those of a loss.
@@ -117,7 +118,7 @@ def load(
             spec, weights=weights, classes=classes, input_size=size, options=options or {}, more=extras
         )
     model = _with_settings(model, preprocess=preprocess, mean=mean, std=std, fit=fit)
-    for text in () if is_folder else model.notes:
+    for text in () if is_folder else model.assumptions:
         warnings.warn(text, stacklevel=3)
     class_names = _checked(names, model) if names is not None else model.labels
     outcome = _known(outcome) or model.outcome
@@ -237,6 +238,7 @@ def _from_source(
     for weight in model.net.eval().parameters():
         if weight.ndim == _PLANE:  # `Module.to` raises an error for networks with 3-D convolutions
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    model = marked(model, weights=weights)
     return model if model.outcome != "one" else replace(model, outcome=_OUTCOMES.get(_outputs(model), "one"))
 
 
@@ -262,7 +264,7 @@ def _from_bundle(folder: Path, input_size: tuple[int, int] | None, *, is_bare: b
     )
     return replace(
         model,
-        name=card["name"],
+        name=folder.resolve().name if card["name"] == card["spec"] else card["name"],
         preprocess=preprocess,
         labels=_checked(tuple(card["labels"]), model) if card["labels"] else (),
         outcome=_known(card["outcome"]) or model.outcome,

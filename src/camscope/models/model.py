@@ -17,6 +17,8 @@ from camscope.models import bundle
 from camscope.models.callable_form import INSTEAD
 from camscope.models.preprocess import Preprocess, assumed_preprocess
 from camscope.models.transform import Transform
+from camscope.models.untrained import note as untrained_note
+from camscope.models.untrained import untrained
 from camscope.models.weights import digest
 
 if TYPE_CHECKING:
@@ -213,13 +215,28 @@ class Model:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return the notes for every result of the model: assumed preprocessing, and notes on its weights file.
+        """Return the notes for every result of the model: random weights, assumed preprocessing, and its weights file.
 
         >>> facts = {"weights_note": "left over in the weights file: ema.*"}
         >>> Model("mine", nn.Identity(), preprocess=Preprocess(), facts=facts).notes
         ('left over in the weights file: ema.*',)
         """
+        return (*([untrained_note(self.untrained)] if self.untrained else []), *self.assumptions)
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """Return the notes on assumed preprocessing and on the weights file."""
         return tuple(str(self.facts[key]) for key in ("assumed", "weights_note") if key in self.facts)
+
+    @property
+    def untrained(self) -> str:
+        """Return "random weights" or "random classifier" of a network loaded so and not trained since; or ""."""
+        return untrained(self.net, self.facts)
+
+    @property
+    def title(self) -> str:
+        """Return the name, with what is random about the network."""
+        return f"{self.name} ({self.untrained})" if self.untrained else self.name
 
     @checked
     def save(self, folder: str | Path) -> Path:

@@ -6,19 +6,24 @@ to the scores passes through.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import weakref
 from collections import Counter
 from typing import Any
 
+import torch
 from torch import nn
 
 from camscope.models.layer_choice import choice_of
 from camscope.models.probe import Probe
 from camscope.models.probe_cache import Cache, probed_once
+from camscope.trace.hooks import unchanged
 from camscope.trace.layer_path import JOINT
 from camscope.trace.pytree import Input
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 _Cut = tuple[str, tuple[int, ...]]
 
@@ -49,6 +54,33 @@ def stage_layers(net: nn.Module, x: Any, *, picture: Input = None, output: int |
     """
     layers: list[str] = probed_once(_stages, _stages_of, net, x, picture, output)
     return list(layers)
+
+
+def spatial_convolutions(net: nn.Module, x: Any) -> list[str]:
+    """Return the names of the convolutions whose output has more than one cell, in the order in which they run.
+
+    Args:
+        net: any network.
+        x: (B, C, *space) inputs, or a tuple of inputs.
+
+    >>> import torch
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 2, 1), nn.Flatten())
+    >>> spatial_convolutions(net, torch.randn(1, 3, 8, 8))
+    ['0']
+    """
+    run: list[str] = []
+
+    def record(name: str, output: Any) -> None:
+        if math.prod(output.shape[2:]) > 1 and name not in run:
+            run.append(name)
+
+    with contextlib.ExitStack() as stack, unchanged(net), torch.no_grad():
+        for name, module in net.named_modules():
+            if isinstance(module, _CONVOLUTIONS):
+                hook = module.register_forward_hook(lambda _, __, output, name=name: record(name, output))
+                stack.callback(hook.remove)
+        net(*x) if isinstance(x, tuple) else net(x)
+    return run
 
 
 def _stages_of(probe: Probe) -> list[str]:

@@ -12,6 +12,7 @@ from PIL import Image
 from camscope.array_types import Bytes
 from camscope.errors import SettingError, nearest
 from camscope.images.picture import Picture, Window
+from camscope.render.text import BLANK
 
 COLOUR_MAPS = ("byr", "jet", "turbo", "viridis", "inferno", "magma", "plasma", "cividis", "hot", "coolwarm", "gray")
 """Common colour maps; any other of Matplotlib works too."""
@@ -30,12 +31,13 @@ _BYR = (
 )
 
 
-def colourise(values: npt.NDArray[np.floating], cmap: str = "byr") -> Bytes:
+def colourise(values: npt.NDArray[np.floating], cmap: str = "byr", *, window: Window | None = None) -> Bytes:
     """Colour a map.
 
     Args:
         values: (H, W) in [0, 1]; NaN is shown as 0.
         cmap: "byr" (low blue, medium yellow, high red) or any colour map of Matplotlib.
+        window: what the network saw; the rest is light grey. None: all of it.
 
     Returns:
         (H, W, 3) bytes.
@@ -46,7 +48,11 @@ def colourise(values: npt.NDArray[np.floating], cmap: str = "byr") -> Bytes:
     >>> colourise(np.array([[0.0, 0.5, 1.0]]), "gray")[0, :, 0]
     array([  0, 128, 255], dtype=uint8)
     """
-    return np.take(_table(cmap), _bytes(values), axis=0)
+    if window is None:
+        return np.take(_table(cmap), _bytes(values), axis=0)
+    drawn, view = np.full((*values.shape, 3), BLANK, np.uint8), window.visible()
+    drawn[view] = colourise(values[view], cmap)
+    return drawn
 
 
 def grey(values: npt.NDArray[np.floating]) -> Image.Image:

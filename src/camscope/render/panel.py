@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from camscope.images.picture import Picture, Window
 from camscope.render.colour import check_fit, colourise, overlay
 from camscope.render.scaling import Limits
-from camscope.render.text import BLANK, INK, MUTED, PAPER, WARNING, Face, Words, face, line_height, wrap, write
+from camscope.render.text import INK, MUTED, PAPER, WARNING, Face, Words, face, line_height, wrap, write
 
 _TILE = 480  # longer side of a tile, pixels
 _NARROWEST = 640  # minimum width of a panel, for its text
@@ -61,10 +61,9 @@ def panel(
     stacked = picture.size[1] > _WIDE * picture.size[0]
     size = _display_size(picture.size, 2 * _TILE if stacked else _TILE)
     display, values, window = _resized(picture, values, window or Window.whole(picture.size), size=size)
-    blank = Picture(np.full((*size, 3), BLANK, np.float32) / np.float32(255))
     tiles = {
         "original": Image.fromarray(display.rgb),
-        "heatmap": overlay(blank, values, cmap=cmap, opacity=1, window=window),
+        "heatmap": Image.fromarray(colourise(values, cmap, window=window)),
         "overlay": overlay(display, values, cmap=cmap, opacity=opacity, window=window),
     }
     across = 1 if stacked else 3

@@ -27,6 +27,7 @@ def sheet(
     row_headings: Sequence[str] = (),
     title: str = "",
     cell_width: int = 220,
+    caption_lines: int = 3,
 ) -> Image.Image:
     """Draw a contact sheet.
 
@@ -36,6 +37,7 @@ def sheet(
         row_headings: one before each row, or none.
         title: the largest line.
         cell_width: of each image, in pixels; images are fitted in, never distorted.
+        caption_lines: most lines of a caption; what does not fit ends in an ellipsis.
 
     Returns:
         An RGB image.
@@ -71,7 +73,7 @@ def sheet(
         for x, cell in zip(lefts, row, strict=False):
             places.append((cell, (x, y), box))
             at = x, y + box[1] + gap // 4
-            ends.append(_stack(words, cell.caption, font, at=at, width=cell_width, lines=3, colour=MUTED))
+            ends.append(_stack(words, cell.caption, font, at=at, width=cell_width, lines=caption_lines, colour=MUTED))
         y = max(ends) + gap
     canvas = Image.new("RGB", (width, y), PAPER)
     for cell, at, box in places:

@@ -44,14 +44,16 @@ class ModelSection(Section):
     classes: int | None = None
     labels: str | tuple[str, ...] | None = None
     outcome: Literal["one", "any", "value", "boxes"] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    mean: float | tuple[float, ...] | None = None
+    std: float | tuple[float, ...] | None = None
     input_size: int | tuple[int, int] | None = None
     fit: Literal["crop", "squash", "pad"] | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     prefix: str | None = None
     ignore: str | tuple[str, ...] | None = None
     trust: bool = False
+    name: str | None = None
+    output: int | str | None = None
 
     @property
     def key(self) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from camscope.delimited import read_records
 from camscope.errors import CamscopeError, DelimitedError, StoreError, reason
 from camscope.explanation import Explanation
-from camscope.explanation.figures import stages_sheet
+from camscope.explanation.figures import layers
 from camscope.files import write_atomically
 from camscope.images import read
 from camscope.page.lines import Drawn
@@ -216,7 +216,7 @@ def _worst_sheet(predictions: Predictions, explained: Sequence[ExplainedFailure]
         # The evidence against a label is drawn at the last layer above; stages show the label itself.
         target = top.true.index
     label = predictions.model.label(target if target is not None else 0)
-    image = stages_sheet(predictions.model, read(top.said.source), method=method, target=target)
+    image = layers(predictions.model, read(top.said.source), method=method, target=target)
     image.thumbnail((1200, 2400))
     verdict = f"the model says {top.failure.said}, {top.failure.certainty:.0%}, and the truth is {top.failure.true}"
     text = f"{Path(top.said.source).name}: {verdict}. The maps are for {label}."

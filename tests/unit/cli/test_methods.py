@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from camscope.cli.methods import methods
@@ -19,6 +21,17 @@ def test_made_methods_have_the_settings_of_both(capsys):
     said = capsys.readouterr().out
     assert "--set chunk=(automatic)" in said
     assert "--set scales=[0.9, 1.0, 1.1]" in said
+
+
+@pytest.mark.parametrize("name", [*METHODS, *(f"{name}(gradcam)" for name in META)])
+def test_a_method_is_described_for_the_command(capsys, name):
+    methods(name)
+    said = capsys.readouterr().out
+    assert not re.search(r"^ *(trace|net|inputs|targets|picture|Args|Returns|Raises):", said, re.MULTILINE)
+    for line in re.findall(r"^ +--set .*", said, re.MULTILINE):
+        assert re.fullmatch(r" {4}--set \w+=\S.*?  +\S.*", line), "a setting without a meaning"
+    assert "Needs: " in said
+    assert "Reference:" in said
 
 
 def test_what_a_method_finds_by_itself_is_no_setting():

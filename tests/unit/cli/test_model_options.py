@@ -26,7 +26,7 @@ def test_explain_takes_the_arguments_of_load(folder):
     asked = ["explain", "x.png", "--model", ARCH, "--weights", "w.pth", "--classes", 2, "--out", "maps", "--json"]
     done = inside(*asked, "--write", "json", cwd=folder)
     assert done.returncode == 2
-    assert "choose one with prefix=; possible: 'other', 'student'" in done.stderr
+    assert "choose one with --prefix; possible: 'other', 'student'" in done.stderr
     more = [
         "--prefix",
         "student",
@@ -60,6 +60,29 @@ def test_bundle_and_models_take_them_too(folder):
     assert done.returncode == 0, done.stderr
     done = inside("models", "--check", "bundle", "--json", "--mean", "0.3", cwd=folder)
     assert json.loads(done.stdout)["preprocess"]["mean"] == [0.3] * 3
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["w.pth"], "such as --arch timm:resnet18"),
+        (["timm:resnet18", "--arch", ARCH], "--arch timm:test_resnet needs a weights file"),
+        ([ARCH, "--weights", "none", "--option", "num_classes=3"], "--weights, --classes and --input-size set it"),
+        ([ARCH, "--weights", "none", "--prefix", "student"], "give one with --weights FILE"),
+        ([ARCH, "--weights", "none", "--set", "weights=w.pth"], "load the model with --weights"),
+    ],
+)
+def test_messages_name_the_options_of_the_command(folder, given, said):
+    done = inside("explain", "x.png", "--out", "maps", "--model", *given, cwd=folder)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_a_file_of_weights_as_the_model(folder):
+    asked = ["--arch", ARCH, "--prefix", "other", "--classes", 2, "--name", "my net", "--write", "json", "--json"]
+    done = inside("explain", "x.png", "--model", "w.pth", *asked, "--out", "maps", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["model"] == "my net"
 
 
 def test_pickles_need_trust():

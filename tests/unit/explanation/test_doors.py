@@ -153,7 +153,7 @@ def test_the_powers_of_generalised_means_are_not_the_layer(pool):
         (cs.explain_all, "target", "use targets="),
         (cs.explain, "targets", "use target="),
         (cs.explain, "methods", "use method="),
-        (cs.explain, "input_size", "use cs.load"),
+        (cs.explain, "input_size", "it belongs to the model: load the model with input_size="),
     ],
 )
 def test_arguments_that_belong_elsewhere_say_where(function, name, advice):

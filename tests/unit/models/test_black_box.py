@@ -16,7 +16,7 @@ from camscope.evaluation.data import read_data
 from camscope.evaluation.plan import EvaluationPlan
 from camscope.evaluation.rows import chosen_metrics
 from camscope.evaluation.run import evaluate
-from camscope.explanation.figures import stages_sheet
+from camscope.explanation.figures import layers
 from camscope.explanation.inspect_model import examine
 from camscope.models.preprocess import Preprocess
 
@@ -167,7 +167,7 @@ def test_a_sanity_check_needs_weights(image):
 
 def test_a_map_at_stages_is_refused(image):
     with pytest.raises(MethodError, match="only the scores are known"):
-        stages_sheet(model_of(), cs.Picture(image.astype(np.float32) / 255))
+        layers(model_of(), cs.Picture(image.astype(np.float32) / 255))
 
 
 def test_an_evaluation_leaves_random_weights_out(image, tmp_path):

@@ -143,3 +143,10 @@ def test_nothing_is_left_of_a_bundle_that_failed(model, tmp_path, monkeypatch):
     monkeypatch.undo()
     assert load(tmp_path / "good").digest == before
     assert len(list((tmp_path / "good").iterdir())) == 2
+
+
+def test_a_bundle_is_called_by_its_folder_or_by_the_name_it_was_given(tmp_path):
+    model = load("timm:test_resnet", weights="none", labels=["a", "b"])
+    assert load(model.save(tmp_path / "my effusion net")).name == "my effusion net"
+    named = dataclasses.replace(model, name="fold 3")
+    assert load(named.save(tmp_path / "x")).name == "fold 3"

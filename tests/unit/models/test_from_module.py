@@ -95,7 +95,7 @@ def test_explain_takes_a_spec(tmp_path):
     preprocess = cs.Preprocess((64, 64))
     e = cs.explain(str(bundle), PICTURE, preprocess=preprocess)
     assert e.repeat["preprocess"] == preprocess.to_dict()
-    assert cs.explain(bundle, PICTURE).model == "timm:test_resnet"
+    assert cs.explain(bundle, PICTURE).model == tmp_path.name
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

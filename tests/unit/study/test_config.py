@@ -1,9 +1,14 @@
 """Study files: what is right is read, what is wrong is said with its line."""
 
+import inspect
+import re
+from pathlib import Path
+
 import pytest
 
+from camscope import load
 from camscope.errors import StudyError
-from camscope.study.config import PATTERN, line_of, read_study_file
+from camscope.study.config import PATTERN, ModelSection, line_of, read_study_file
 
 WHOLE = """\
 [cohort]
@@ -105,3 +110,17 @@ def test_no_file(tmp_path):
 def test_lines_of_keys():
     text = '[a]\nb = 1\n["x.y"]\n"c d" = 2\n[[e]]\n'
     assert [line_of(text, keys) for keys in (["a", "b"], ["x.y", "c d"], ["a", "other"], ["none"])] == [2, 4, 1, None]
+
+
+def test_a_model_takes_the_arguments_of_load_and_the_page_lists_them():
+    taken = set(inspect.signature(load).parameters) - {"preprocess"}  # a Python object
+    assert set(ModelSection.model_fields) == taken
+    page = Path("docs/study.md").read_text(encoding="utf-8")
+    table = page.partition("The keys of `model = { ... }`")[2].partition("\n### ")[0]
+    keys = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", " ".join(keys))) == taken
+
+
+def test_one_number_is_enough_for_all_channels():
+    assert ModelSection(spec="x", mean=0.5).mean == 0.5
+    assert ModelSection(spec="x", mean=(0.5, 0.4, 0.3)).mean == (0.5, 0.4, 0.3)

@@ -96,7 +96,7 @@ def test_the_worst_failure_is_drawn_with_the_method_of_the_report(monkeypatch, t
         methods.append(method)
         return Image.new("RGB", (8, 8))
 
-    monkeypatch.setattr(report, "stages_sheet", drawn)
+    monkeypatch.setattr(report, "layers", drawn)
     report._worst_sheet(ONE, [ExplainedFailure(failure, answer, answer)], method="layercam")
     assert methods == ["layercam"]
 

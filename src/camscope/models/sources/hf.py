@@ -19,6 +19,7 @@ from camscope.models.sources.hf_dense import Detector, Segmenter
 from camscope.models.sources.hf_pictures import preprocess_of
 from camscope.models.sources.hf_texts import Embedding, Similarities, text_embeddings
 from camscope.models.sources.registry import source
+from camscope.models.untrained import NEW_HEAD
 from camscope.models.weight_names import ALL, KeyFilter
 from camscope.models.weights import file_sha256, fill, read_weights
 
@@ -87,7 +88,7 @@ def make(
     require("transformers", f"hf:{name}", "hf")
     reserved = [key for key in options if key in _RESERVED]
     if reserved:
-        raise SettingError(f"{reserved[0]} is not for options: load has weights=, classes= and labels= for that")
+        raise SettingError(f"{reserved[0]} is not for options: weights=, classes= and labels= set it")
     offline = Path(name).is_dir() or not _hub_answers()
     with _quiet():
         config = _configuration(name, options, offline=offline)
@@ -224,9 +225,10 @@ def _check_classes(name: str, config: Any, classes: int | None, labels: Sequence
 
 def _model(
     name: str, config: Any, task: Task, *, weights: str | Path, keys: KeyFilter, fresh_head: bool, offline: bool
-) -> tuple[nn.Module, dict[str, str]]:
+) -> tuple[nn.Module, dict[str, Any]]:
     """Return the network with its weights, and the facts of ``fill``; `_embedding` fills those without classes."""
     maker = _maker(name, config, task)
+    facts: dict[str, Any] = {}
     try:
         if weights != "default":
             config.use_pretrained_backbone = False
@@ -241,12 +243,13 @@ def _model(
                 local_files_only=offline,
                 **extras,
             )
-            _refuse_gaps(name, net, loading_info, task=task, fresh_head=fresh_head and task == "classifier")
+            fresh_head = fresh_head and task == "classifier"
+            if _refuse_gaps(name, net, loading_info, task=task, fresh_head=fresh_head):
+                facts[NEW_HEAD] = True
     except (OSError, ValueError, RuntimeError) as error:
         if weights == "default" and isinstance(error, OSError):
             raise _absent(name, error, offline=offline) from error
         raise ModelError(f"transformers cannot build hf:{name}: {first_line(error)}") from error
-    facts: dict[str, str] = {}
     if isinstance(weights, Path) and task not in ("texts", "embedding"):
         facts = fill(net, read_weights(weights), origin=str(weights), keys=keys)
     return net.float(), facts
@@ -277,8 +280,8 @@ def _maker(name: str, config: Any, task: Task) -> Any:
     return maker
 
 
-def _refuse_gaps(name: str, net: nn.Module, loading_info: Mapping[str, Any], *, task: Task, fresh_head: bool) -> None:
-    """Raise an error if weights are missing or have another shape, except those of a new classifier."""
+def _refuse_gaps(name: str, net: nn.Module, loading_info: Mapping[str, Any], *, task: Task, fresh_head: bool) -> bool:
+    """Raise an error if weights are missing or have another shape; return whether a new classifier lacks some."""
     trunk = getattr(net, "base_model_prefix", "")
     keys = {
         key if isinstance(key, str) else key[0]
@@ -296,6 +299,7 @@ def _refuse_gaps(name: str, net: nn.Module, loading_info: Mapping[str, Any], *, 
             else "name another model"
         )
         raise ModelError(f"hf:{name} has no weights for {examples}: {advice}")
+    return bool(of_head)
 
 
 def _embedding(

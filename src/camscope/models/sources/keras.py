@@ -32,6 +32,7 @@ from camscope.models.sources.keras_net import (
 from camscope.models.sources.keras_pixels import Range, expected_range
 from camscope.models.sources.keras_tf_ops import operation_layer
 from camscope.models.sources.registry import source
+from camscope.models.untrained import NEW_HEAD
 from camscope.models.weight_names import ALL, KeyFilter
 from camscope.models.weights import SUFFIXES, file_sha256, fill, read_weights
 
@@ -172,7 +173,7 @@ def _application(
         raise ModelError(nearest("Keras model", name, names()))
     reserved = [key for key in options if key in _RESERVED]
     if reserved:
-        raise SettingError(f"{reserved[0]} is not for options: load has weights=, classes= and input_size= for that")
+        raise SettingError(f"{reserved[0]} is not for options: weights=, classes= and input_size= set it")
     maker = getattr(package.applications, name)
     keywords = dict(options)
     if classes is not None:
@@ -181,11 +182,13 @@ def _application(
         keywords["input_shape"] = (*input_size, 3)
     model = _published(spec, maker, keywords) if weights == "default" else _build(spec, maker, keywords)
     net, sha256 = KerasNet(model), None
-    facts: dict[str, str] = {}
+    facts: dict[str, Any] = {}
     if isinstance(weights, Path):
         facts = _fill_from(net, weights, keys)
         sha256 = file_sha256(weights)
     outputs = int(model.output_shape[-1])
+    if weights == "default" and classes not in (None, len(_imagenet())):
+        facts[NEW_HEAD] = True
     return Model(
         spec,
         net,

@@ -69,7 +69,7 @@ def make(
         problem = nearest("architecture of smp", architecture, _ARCHITECTURES)
         raise ModelError(f"{problem}; expected ARCHITECTURE/ENCODER, such as smp:unet/resnet34")
     if reserved := [key for key in options if key in _RESERVED]:
-        raise SettingError(f"{reserved[0]} is not for options: the name, weights= and classes= say it")
+        raise SettingError(f"{reserved[0]} is not for options: the name, weights= and classes= set it")
     if weights == "default":
         raise ModelError(
             f"{spec} has no published weights: pass weights=FILE with those of your training, or weights='none' for "

@@ -14,6 +14,7 @@ from camscope.models.preprocess import Fit, Preprocess, of_channels
 from camscope.models.pretrained import out_of_reach, reachable, torch_cache
 from camscope.models.sources.registry import source
 from camscope.models.sources.timm_weights import fill_from
+from camscope.models.untrained import NEW_HEAD
 from camscope.models.weight_names import ALL, KeyFilter
 from camscope.models.weights import file_sha256, read_weights
 
@@ -49,7 +50,7 @@ def make(
     spec = f"timm:{name}"
     reserved = [key for key in options if key in _RESERVED]
     if reserved:
-        raise SettingError(f"{reserved[0]} is not for options: load has weights=, classes= and input_size= for that")
+        raise SettingError(f"{reserved[0]} is not for options: weights=, classes= and input_size= set it")
     if not timm.is_model(name.partition(".")[0]):
         raise ModelError(nearest("timm model", name, names()))
     channels = options.get("in_chans", 3)
@@ -65,7 +66,7 @@ def make(
         net = _build(name, keywords, pretrained=weights == "default")
     except OSError as error:
         raise _out_of_reach(spec, cfg) from error
-    facts = _interpolation_note(spec, cfg, keywords) if weights == "default" else {}
+    facts = _facts_of_published(spec, cfg, keywords) if weights == "default" else {}
     sha256 = None
     if isinstance(weights, Path):
         img_size = keywords.get("img_size")
@@ -111,16 +112,19 @@ def _sides(size: Any) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-def _interpolation_note(spec: str, cfg: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[str, str]:
-    """Return the fact that timm interpolates the positions of published weights for another input size."""
+def _facts_of_published(spec: str, cfg: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what timm changes in published weights: positions for another input size, and a new classifier."""
+    facts: dict[str, Any] = {}
     base = _sides(cfg["input_size"][1:])
     size = _sides(keywords.get("img_size") or base)
-    if size == base:
-        return {}
-    return {
-        "weights_note": f"the published weights of {spec} are for {base[0]} x {base[1]} pixels; tables of positions "
-        f"were interpolated to {size[0]} x {size[1]}"
-    }
+    if size != base:
+        facts["weights_note"] = (
+            f"the published weights of {spec} are for {base[0]} x {base[1]} pixels; tables of positions were "
+            f"interpolated to {size[0]} x {size[1]}"
+        )
+    if keywords["num_classes"] not in (None, cfg.get("num_classes")):
+        facts[NEW_HEAD] = True
+    return facts
 
 
 def _configuration(name: str) -> Mapping[str, Any]:

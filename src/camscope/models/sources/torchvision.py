@@ -18,6 +18,7 @@ from camscope.models.preprocess import Preprocess
 from camscope.models.pretrained import out_of_reach, reachable, torch_cache
 from camscope.models.sources import torchvision_boxes
 from camscope.models.sources.registry import source
+from camscope.models.untrained import NEW_HEAD
 from camscope.models.weight_names import ALL, KeyFilter, match
 from camscope.models.weights import file_sha256, fill, read_weights
 
@@ -63,7 +64,7 @@ def make(
     architecture, entry = _entry(name)
     reserved = [key for key in options if key in ("num_classes", "weights", "weights_backbone", "aux_loss")]
     if reserved:
-        raise SettingError(f"{reserved[0]} is not for options: load has weights= and classes= for that")
+        raise SettingError(f"{reserved[0]} is not for options: weights= and classes= set it")
     categories = tuple(entry.meta["categories"] or ())
     dense = [architecture in models.list_models(module=module) for module in _dense()]
     keywords = {**_DEFAULTS.get(architecture, {}), **({"weights_backbone": None} if any(dense) else {}), **options}
@@ -80,14 +81,17 @@ def make(
             text = f"torchvision cannot build {architecture} with options {dict(options)}: {error}"
             raise ModelError(text) from error
 
-    net, facts, side = build(), {}, None
+    net, side = build(), None
+    facts: dict[str, Any] = {}
     if weights != "none":
         state = _published(spec, entry) if weights == "default" else _modern(read_weights(weights))
         side, state, notes = _positions(net, state, keys=keys, chosen=image_size)
         net = net if side is None else build(image_size=side)
+        has_new_head = False
         if weights == "default":
-            state = _with_own_head(state, net)
-        facts = fill(net, state, origin=str(entry if weights == "default" else weights), keys=keys, said=notes)
+            state, has_new_head = _with_own_head(state, net)
+        facts = {**fill(net, state, origin=str(entry if weights == "default" else weights), keys=keys, said=notes)}
+        facts |= {NEW_HEAD: True} if has_new_head else {}
     outputs = classes or len(categories) or 1000
     sha256 = file_sha256(weights) if isinstance(weights, Path) else None
     recipe = Recipe(spec, classes=outputs, options=dict(options), weights=str(weights), sha256=sha256)
@@ -193,15 +197,15 @@ def _modern(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {old.sub(r"\1\2", name): tensor for name, tensor in state.items() if not name.startswith(_SECOND)}
 
 
-def _with_own_head(state: dict[str, torch.Tensor], net: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return the weights; for another number of classes than the published one, with the head of the network."""
+def _with_own_head(state: dict[str, torch.Tensor], net: torch.nn.Module) -> tuple[dict[str, torch.Tensor], bool]:
+    """Return the weights, with the head of the network if it has another number of classes; and whether it has."""
     own_state = net.state_dict()
     heads = [
         key
         for key, tensor in state.items()
         if key in own_state and tensor.shape != own_state[key].shape and tensor.shape[1:] == own_state[key].shape[1:]
     ]
-    return {**state, **{key: own_state[key] for key in heads}}
+    return {**state, **{key: own_state[key] for key in heads}}, bool(heads)
 
 
 def preprocess_of(preset: Any) -> Preprocess:

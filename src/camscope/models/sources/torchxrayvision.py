@@ -25,6 +25,7 @@ from camscope.models.model import Model, Recipe
 from camscope.models.preprocess import Preprocess
 from camscope.models.pretrained import out_of_reach, reachable
 from camscope.models.sources.registry import source
+from camscope.models.untrained import NEW_HEAD
 from camscope.models.weight_names import ALL, KeyFilter, State, match
 from camscope.models.weights import file_sha256, fill, read_weights
 
@@ -62,7 +63,7 @@ def make(
     if name not in _NAMES or name not in xrv.models.model_urls:
         raise ModelError(nearest("torchxrayvision model", name, _NAMES))
     if reserved := [key for key in options if key in _RESERVED]:
-        raise SettingError(f"{reserved[0]} is not for options: load has weights= and classes= for that")
+        raise SettingError(f"{reserved[0]} is not for options: weights= and classes= set it")
     entry = xrv.models.model_urls[name]
     trained = [i for i, label in enumerate(entry["labels"]) if label]
     net = _build(name, len(entry["labels"]), options)
@@ -96,7 +97,9 @@ def make(
         recipe=Recipe(
             spec, classes=classes or len(trained), options=dict(options), weights=str(weights), sha256=sha256
         ),
-        facts=({"operating_points": [None if math.isnan(p) else p for p in points]} if its_classes else {}) | facts,
+        facts=({NEW_HEAD: True} if weights == "default" and not its_classes else {})
+        | ({"operating_points": [None if math.isnan(p) else p for p in points]} if its_classes else {})
+        | facts,
     )
 
 
@@ -136,8 +139,8 @@ def _published(spec: str, url: str, *, trust: bool) -> State:
     if not trust:
         raise ModelError(
             f"the published weights of {spec} are a Python pickle, {file}, which can run code when it is read: if you "
-            "trust its source, pass trust=True (--trust for the command), best once to save a bundle, which holds only "
-            "tensors; weights='none' makes random ones"
+            "trust its source, pass trust=True, best once to save a bundle, which holds only tensors; weights='none' "
+            "makes random ones"
         )
     if not (folder / file).is_file() and not reachable(url):
         raise absent

@@ -42,7 +42,7 @@ _DEFAULT = 640
 """Default input size of the package, in pixels per side."""
 _OTHER_TASKS = ("-pose", "-obb", "-depth", "-sem", "-world", "yoloe")
 _ASSETS = "https://github.com"
-_TRUST = "pass trust=True (--trust) if you trust whoever made it"
+_TRUST = "pass trust=True if you trust whoever made it"
 
 
 def names() -> list[str]:

@@ -42,6 +42,8 @@ def test_published_weights_out_of_the_cache(tmp_path, monkeypatch):
     fresh = load("torchvision:squeezenet1_1", classes=4).net.state_dict()
     for name, tensor in made.net.state_dict().items():
         assert torch.equal(fresh[name], tensor) == (not name.startswith("classifier.1")), name
+    assert load("torchvision:squeezenet1_1", classes=4).untrained == "random classifier"
+    assert load("torchvision:squeezenet1_1").untrained == ""
 
 
 def test_a_file_in_the_cache_must_have_the_hash_of_its_name(tmp_path, monkeypatch):

@@ -67,7 +67,7 @@ def test_files_bundles_and_other_classes(tmp_path):
     taken = load(RSNA, weights=tmp_path / "w.pth").net.classifier
     assert torch.equal(taken.weight, whole.classifier.weight[[8, 16]])
     own = load(RSNA, weights="none", labels=["TB"])
-    assert (own.labels, own.net.classifier.out_features, own.facts) == (("TB",), 1, {})
+    assert (own.labels, own.net.classifier.out_features, own.assumptions) == (("TB",), 1, ())
     with pytest.raises(SettingError, match="op_threshs is not for options"):
         load(RSNA, weights="none", options={"op_threshs": None})
 
@@ -87,7 +87,7 @@ def test_published_weights(tmp_path, monkeypatch):
         load(RSNA, trust=True)
     theirs = xrv.models.DenseNet()
     torch.save(theirs, tmp_path / "kaggle-densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.pt")
-    with pytest.raises(ModelError, match=r"kaggle-densenet121.*can run code .* pass trust=True \(--trust"):
+    with pytest.raises(ModelError, match=r"kaggle-densenet121.*can run code .* pass trust=True"):
         load(RSNA)
     model = load(RSNA, trust=True)
     assert torch.equal(model.net.classifier.weight, theirs.classifier.weight[[8, 16]])
