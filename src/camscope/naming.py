@@ -5,9 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from pathlib import Path
+import string
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from camscope.errors import SettingError, nearest
 
 _LONGEST = 80
+_MOST_BYTES = 200
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def file_name(text: str) -> str:
@@ -27,6 +33,56 @@ def unique_file_name(text: str) -> str:
     """
     name = file_name(text)
     return name if name == text else f"{name}-{fingerprint(text)}"
+
+
+def fields_of(pattern: str, known: Sequence[str]) -> set[str]:
+    """Return the fields of a pattern of file names, such as "{image}/{method}.jpg".
+
+    Args:
+        pattern: a relative path with "/" between the folders, and fields in braces.
+        known: fields that it may have.
+
+    Raises:
+        SettingError: an unknown field, a formatted one, or a path that is absolute or has "..".
+
+    >>> sorted(fields_of("{image}/{method}.jpg", ["image", "label", "method"]))
+    ['image', 'method']
+    """
+    try:
+        fields = [field for field in string.Formatter().parse(pattern) if field[1] is not None]
+    except ValueError as error:
+        raise SettingError(f"{pattern!r} is no pattern of file names: {error}") from None
+    if odd := next((name for _, name, form, conversion in fields if form or conversion), None):
+        raise SettingError(f"{pattern!r} formats a field: write {{{odd}}} alone")
+    names = {name for _, name, _, _ in fields if name is not None}
+    if unknown := sorted(names - set(known)):
+        raise SettingError(f"{nearest('field', unknown[0], known)}; expected {', '.join(known)}")
+    path = PurePosixPath(pattern)
+    if path.is_absolute() or ".." in path.parts:
+        raise SettingError(f"{pattern!r} must be a relative path without '..'")
+    return names
+
+
+def filled(pattern: str, fields: Mapping[str, str]) -> str:
+    """Return the path of a pattern; folders with an empty name are left out, and long names are cut and stay unique.
+
+    Args:
+        pattern: see `fields_of`.
+        fields: harmless names, see `file_name`.
+
+    >>> filled("{group}/{image}.jpg", {"group": "", "image": "P1"})
+    'P1.jpg'
+    """
+    return "/".join(_cut(part) for part in pattern.format(**fields).split("/") if part.strip("."))
+
+
+def _cut(part: str) -> str:
+    """Return a unique name that every file system accepts."""
+    if len(part.encode("utf-8", "replace")) <= _MOST_BYTES:
+        return part
+    stem, dot, suffix = part.rpartition(".")
+    beginning = (stem if dot else part).encode("utf-8", "replace")[:_MOST_BYTES].decode("utf-8", "ignore")
+    return f"{beginning}-{fingerprint(part)}{dot}{suffix if dot else ''}"
 
 
 def fingerprint(text: str) -> str:

@@ -74,7 +74,9 @@ def compare(
                 precision=precision,
                 **settings,
             )
-            _write(found, out / place if len(places) > 1 else out, as_json=as_json)
+            is_alone = sum(other.with_suffix("") == place.with_suffix("") for _, other in places) == 1
+            own = out / (place.with_suffix("") if is_alone else place)
+            _write(found, own if len(places) > 1 else out, as_json=as_json)
 
 
 def _write(found: Comparison, folder: Path, *, as_json: bool) -> None:

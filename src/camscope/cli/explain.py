@@ -30,7 +30,6 @@ from camscope.cli.options import (
 )
 from camscope.cli.terminal import printed_notes
 from camscope.errors import SettingError
-from camscope.naming import file_name
 from camscope.prefetch import prefetch
 
 if TYPE_CHECKING:
@@ -67,9 +66,17 @@ def explain(
     write: Annotated[
         str,
         typer.Option(
-            help="Files to write, separated by commas: original, grayscale, heatmap, overlay, panel, npy, json."
+            help="Files to write, separated by commas: original, grayscale, heatmap, overlay, panel, npy, json; all "
+            "for these; svg or pdf for a figure."
         ),
     ] = "all",
+    files: Annotated[
+        str,
+        typer.Option(
+            help="Pattern of their paths in the folder, with {image}, {method}, {label}, {model} and {kind}; .jpg or "
+            ".png at its end is the format of the images."
+        ),
+    ] = "{image}/{method}_{label}_{model}/{kind}",
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", help="Method setting as name=value (see `camscope methods NAME`); repeat for several."),
@@ -86,30 +93,29 @@ def explain(
     """Explain images: show where a model looks.
 
     Writes, for each image, the original, the heat map in grey and in colour, the overlay, a labelled panel, the raw
-    map (.npy) and explanation.json. Low values are blue, medium values yellow, high values red.
+    map (.npy) and explanation.json; and for all of them index.html and contact_sheet.jpg. Low values are blue, medium
+    values yellow, high values red.
 
     Example: camscope explain cat.jpg --model timm:convnext_base --target tabby --out maps
     """
     from camscope.explanation import explain_all
     from camscope.explanation.method_lookup import check_settings
-    from camscope.explanation.result import kinds
-    from camscope.files import MAPS, claim
-    from camscope.images import find_pictures
+    from camscope.gallery import MapFolder
+    from camscope.images import find_pictures, require_one
     from camscope.methods.passes import reporting
     from camscope.render import check_display
 
-    files = kinds(write)
     if not 0 <= opacity <= 1:  # NaN passes the option's own limits
         raise SettingError(f"--opacity must be from 0 to 1, but got {opacity}")
     check_display(scale, cmap)
     places = dict(find_pictures(images, exclude=[out]))
+    require_one(places)
     settings = pairs(setting or [], "--set")
     check_settings(settings, method or ["gradcam", "occlusion"])
+    folder = MapFolder(out, files=files, write=write, scale=scale, cmap=cmap, opacity=opacity)
     loaded = load_noted(model, seed=seed, weights=weights, labels=class_names(labels), **loading)
     prepare(loaded, device, seed)
-    claim(out, MAPS)
     failed: dict[str, str] = {}
-    several = len(method or []) > 1 or len(target or []) > 1 or (target or [""])[0].lower().startswith("top")
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(progress())
         stack.enter_context(reporting(lambda count, total: bar.update(passes, completed=count, total=total)))
@@ -128,29 +134,29 @@ def explain(
             **settings,
         )
 
-        def save(e: Explanation) -> tuple[Explanation, Path]:
-            place = out / places[Path(e.source)]
-            place = place / file_name(f"{e.method}_{e.label}") if several else place
-            e.save(place, write=files, scale=scale, cmap=cmap, opacity=opacity)
-            return e, place
+        def save(e: Explanation) -> tuple[Explanation, dict[str, Path]]:
+            return e, folder.save(e, places[Path(e.source)].parent)
 
         last, image_count = "", 0
         writers = stack.enter_context(ThreadPoolExecutor(_WRITERS))
-        for e, place in prefetch(writers, save, explanations, depth=batch_size):
-            _say(e, place, as_json=as_json)
+        for e, paths in prefetch(writers, save, explanations, depth=batch_size):
+            _say(e, paths, as_json=as_json)
             last, image_count = e.source, image_count + (e.source != last)
             bar.update(task, completed=image_count + len(failed))
+    folder.finish()
     for source, reason in failed.items():
         print(f"camscope: not explained: {source}: {reason}", file=sys.stderr)
     raise typer.Exit(1 if failed else 0)
 
 
-def _say(e: Explanation, place: Path, *, as_json: bool) -> None:
+def _say(e: Explanation, paths: dict[str, Path], *, as_json: bool) -> None:
+    folder = next(iter(paths.values())).parent
     if as_json:
-        content: dict[str, Any] = e.to_dict() | {"folder": str(place)}
+        files = {kind: str(path) for kind, path in paths.items()}
+        content: dict[str, Any] = e.to_dict() | {"folder": str(folder), "files": files}
         print(json.dumps(content, ensure_ascii=False))
         return
     certainty = f"p = {e.probability:.3f}" if e.probability is not None else f"score {e.score:.3g}"
-    print(f"{e.source}: {e.label}, {certainty}, {e.method} at {e.layer} -> {place}")
+    print(f"{e.source}: {e.label}, {certainty}, {e.method} at {e.layer} -> {folder}")
     for note in printed_notes(e):
         print(f"    {note}")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from camscope.naming import file_name, fingerprint, unique_file_name
+from camscope.naming import file_name, filled, fingerprint, unique_file_name
 
-_MOST_BYTES = 200
 _TAKEN = ("rows", "private")  # reserved folders of the study
 
 
@@ -39,16 +38,5 @@ def picture_name(
         "label": unique_file_name(label),
         "model": file_name(model),
     }
-    parts = [_shortened(part) for part in pattern.format(**fields).split("/") if part.strip(".")]
-    if parts[0] in _TAKEN:
-        parts[0] += f"-{fingerprint(parts[0])}"
-    return "/".join(parts)
-
-
-def _shortened(part: str) -> str:
-    """Return a unique name that every file system accepts."""
-    if len(part.encode("utf-8", "replace")) <= _MOST_BYTES:
-        return part
-    stem, dot, suffix = part.rpartition(".")
-    beginning = (stem if dot else part).encode("utf-8", "replace")[:_MOST_BYTES].decode("utf-8", "ignore")
-    return f"{beginning}-{fingerprint(part)}{dot}{suffix if dot else ''}"
+    first, *others = filled(pattern, fields).split("/")
+    return "/".join([f"{first}-{fingerprint(first)}" if first in _TAKEN else first, *others])

@@ -8,9 +8,9 @@ import importlib.metadata
 import io
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from camscope import render
 from camscope.arguments import checked
 from camscope.errors import SettingError, nearest, unwritable
 from camscope.images import Picture, Window
+from camscope.naming import IMAGE_SUFFIXES, fields_of, file_name, filled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,8 +34,13 @@ FILES = {
     "panel": "panel.png",
     "npy": "map.npy",
     "json": "explanation.json",
+    "svg": "figure.svg",
+    "pdf": "figure.pdf",
 }
 """Kind of file -> file name."""
+_FIGURES = ("svg", "pdf")
+FIELDS = ("image", "method", "label", "model", "kind")
+"""Fields of the patterns of file names."""
 
 _PASSED = "completeness residual below"
 """Beginning of the note on a passed check."""
@@ -133,10 +139,9 @@ class Explanation:
         """Return the image and the overlay as a Matplotlib figure, with a colour bar in real values."""
         from matplotlib.cm import ScalarMappable
         from matplotlib.colors import ListedColormap, Normalize
-        from matplotlib.figure import Figure
 
         low, high = self.scaled(scale)[1]
-        figure = Figure(figsize=(9, 4), layout="constrained")
+        figure = _shown_figure()(figsize=(9, 4), layout="constrained")
         left, right = figure.subplots(1, 2)
         left.imshow(self.picture.rgb)
         right.imshow(self.overlay(scale=scale, cmap=cmap, opacity=opacity))
@@ -185,6 +190,7 @@ class Explanation:
         folder: str | Path,
         *,
         write: str | Sequence[str] = "all",
+        files: str = "{kind}",
         scale: str = "minmax",
         cmap: str = "byr",
         opacity: float = 0.5,
@@ -195,7 +201,10 @@ class Explanation:
             folder: output folder; created if missing.
             write: kinds of file, see `FILES`, as a list or with commas: the original, the map as an 8-bit grey
                 image (grayscale) and in colours (heatmap), the overlay, a labelled panel, the signed map on the
-                layer's grid (npy), and everything needed to repeat it (json); or "all".
+                layer's grid (npy), and everything needed to repeat it (json); or "all" for these; also the figure as
+                svg or pdf.
+            files: pattern of their paths in the folder, with the fields image, method, label, model and kind in
+                braces, such as "{image}_{kind}.png"; .jpg or .png at its end is the format of all images.
             scale: for display: "minmax", "max", "percentile" or "fixed:LO,HI".
             cmap: "byr" (low blue, medium yellow, high red) or a Matplotlib colour map.
             opacity: of the map in the overlay, 0 to 1.
@@ -204,38 +213,50 @@ class Explanation:
             The paths of the files.
 
         Raises:
-            SettingError: an unknown kind, scale or colour map.
+            SettingError: an unknown kind, pattern, scale or colour map.
             StoreError: it cannot be written, as on a full disk.
         """
-        write = kinds(write)
         folder = Path(folder)
-        try:
-            self._write(folder, write, scale=scale, cmap=cmap, opacity=opacity)
-        except OSError as fault:
-            raise unwritable(folder, fault) from None
-        return [folder / FILES[kind] for kind in write]
+        paths = {kind: folder / name for kind, name in file_names(files, write, self.name_fields()).items()}
+        self.write_files(paths, scale=scale, cmap=cmap, opacity=opacity)
+        return list(paths.values())
 
-    def _write(self, folder: Path, write: Sequence[str], *, scale: str, cmap: str, opacity: float) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def name_fields(self) -> dict[str, str]:
+        """Return the harmless names for the fields of a pattern of file names, but for the kind."""
+        stem = Path(self.source.partition("#")[0]).stem + self.source.partition("#")[2]
+        names = {"image": stem, "method": self.method, "label": self.short_label, "model": self.model}
+        return {field: file_name(text) for field, text in names.items()}
+
+    def write_files(
+        self, paths: Mapping[str, Path], *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5
+    ) -> None:
+        """Write kinds of file, each to its path; see `save`."""
         scaled_map = functools.cache(functools.partial(self.scaled, scale))
-        for kind in write:
-            path = folder / FILES[kind]
-            if kind == "npy":
-                np.save(path, _array(self.grid))
-            elif kind == "json":
-                low, high = scaled_map()[1]
-                display = {"scale": scale, "low": low, "high": high, "cmap": cmap, "opacity": opacity}
-                content = self.to_dict() | {"display": display, "picture_sha256": _file_hash(self.source)}
-                text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-                # File names that are not UTF-8 contain characters that JSON must escape.
-                path.write_text(text, encoding="utf-8", errors="backslashreplace")
-            else:
-                if kind == "original":
-                    image = Image.fromarray(self.picture.rgb)
-                else:
-                    image = self._image(kind, scaled_map(), cmap=cmap, opacity=opacity)
-                # Each format ignores the option of the other.
-                image.save(path, quality=_JPEG_QUALITY, compress_level=_PNG_LEVEL)
+        for kind, path in paths.items():
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._write(kind, path, scaled_map, display={"scale": scale, "cmap": cmap, "opacity": opacity})
+            except OSError as fault:
+                raise unwritable(path, fault) from None
+
+    def _write(self, kind: str, path: Path, scaled_map: Callable[[], Shown], *, display: Mapping[str, Any]) -> None:
+        if kind in _FIGURES:
+            self.figure(**display).savefig(path, format=kind)
+        elif kind == "npy":
+            np.save(path, _array(self.grid))
+        elif kind == "json":
+            low, high = scaled_map()[1]
+            content = self.to_dict() | {"display": {**display, "low": low, "high": high}}
+            text = json.dumps(content | {"picture_sha256": _file_hash(self.source)}, indent=2, ensure_ascii=False)
+            # File names that are not UTF-8 contain characters that JSON must escape.
+            path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        else:
+            colours = {"cmap": display["cmap"], "opacity": display["opacity"]}
+            image = (
+                Image.fromarray(self.picture.rgb) if kind == "original" else self._image(kind, scaled_map(), **colours)
+            )
+            # Each format ignores the option of the other.
+            image.save(path, quality=_JPEG_QUALITY, compress_level=_PNG_LEVEL)
 
     def _image(self, kind: str, scaled_map: Shown, *, cmap: str, opacity: float) -> Image.Image:
         """Return a kind of image of a scaled map."""
@@ -266,7 +287,7 @@ class Explanation:
 
 
 def kinds(write: str | Sequence[str]) -> list[str]:
-    """Return the requested kinds of file, each in `FILES`; "all" for all of them.
+    """Return the requested kinds of file, each in `FILES`; "all" for all but the figures as svg and pdf.
 
     Raises:
         SettingError: an unknown kind.
@@ -275,10 +296,37 @@ def kinds(write: str | Sequence[str]) -> list[str]:
     ['overlay', 'npy']
     """
     names = [kind.strip() for kind in write.split(",")] if isinstance(write, str) else list(write)
-    names = list(FILES) if names == ["all"] else names
+    names = [kind for kind in FILES if kind not in _FIGURES] if names == ["all"] else names
     for kind in names:
         if kind not in FILES:
             raise SettingError(nearest("kind of file", kind, FILES))
+    return names
+
+
+def file_names(files: str, write: str | Sequence[str], fields: Mapping[str, str]) -> dict[str, str]:
+    """Return the relative path of each kind of file.
+
+    Args:
+        files: pattern of their paths, see `Explanation.save`.
+        write: kinds of file.
+        fields: names for the fields of the pattern.
+
+    Raises:
+        SettingError: an unknown kind, a pattern that cannot be used, or one name for several kinds.
+
+    >>> file_names("{image}_{kind}.png", "overlay,npy", {"image": "cat"})
+    {'overlay': 'cat_overlay.png', 'npy': 'cat_map.npy'}
+    """
+    write = kinds(write)
+    if "kind" not in fields_of(files, FIELDS) and len(write) > 1:
+        raise SettingError(f"{files!r} gives several files one name: it needs {{kind}}")
+    suffix = PurePosixPath(files).suffix
+    suffix = suffix if suffix.lower() in IMAGE_SUFFIXES else ""
+    names = {}
+    for kind in write:
+        stem, dot, usual = FILES[kind].partition(".")
+        ending = suffix if suffix and f".{usual}" in IMAGE_SUFFIXES else dot + usual
+        names[kind] = filled(files.removesuffix(suffix), {**dict.fromkeys(FIELDS, ""), **fields, "kind": stem}) + ending
     return names
 
 
@@ -286,6 +334,20 @@ def versions() -> dict[str, str]:
     """Return the versions of the packages that the numbers depend on."""
     packages = ("camscope", "torch", "torchvision", "timm", "numpy", "pillow")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+
+
+@functools.cache
+def _shown_figure() -> type[Figure]:
+    """Return the class of figures that notebooks show without pyplot."""
+    from matplotlib.figure import Figure
+
+    class ShownFigure(Figure):
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png")
+            return buffer.getvalue()
+
+    return ShownFigure
 
 
 def _array(values: Any) -> npt.NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 from camscope.images import dicom as dicom  # importing a reader registers it
 from camscope.images import photo as photo
-from camscope.images.find import find_pictures
+from camscope.images.find import find_pictures, require_one
 from camscope.images.memory import as_picture
 from camscope.images.picture import Peek, Picture, Window
 from camscope.images.registry import READERS, decode, peek, read, reader
@@ -20,4 +20,5 @@ __all__ = [
     "peek",
     "read",
     "reader",
+    "require_one",
 ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from camscope.errors import PictureError, reason
 from camscope.images.registry import READERS
-from camscope.images.source import is_address
+from camscope.images.source import is_address, opened
 
 _DICOM = (".ima", ".img")  # suffixes of DICOM files that other formats have too
 
@@ -48,6 +48,24 @@ def find_pictures(arguments: Iterable[str | Path], *, exclude: Iterable[Path] = 
     if not all(place.is_relative_to(base) for place in paths):
         base = Path(os.path.commonpath([*map(_root, names), *(place.parent for place in paths)]))
     return [(path, place.relative_to(base)) for place, path in paths.items()]
+
+
+def require_one(paths: Iterable[Path]) -> None:
+    """Raise the error of the first image if none of several can be opened, before a model is loaded for nothing.
+
+    >>> require_one([Path("no/such/file.png")])
+    Traceback (most recent call last):
+    camscope.errors.PictureError: there is no file 'no/such/file.png'
+    """
+    first: PictureError | None = None
+    for path in paths:
+        try:
+            with opened(path):
+                return
+        except PictureError as error:
+            first = first or error
+    if first is not None:
+        raise first
 
 
 def _absolute(path: str | Path) -> Path:

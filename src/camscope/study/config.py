@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import string
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -25,8 +24,8 @@ from camscope.cohort.sections import (
     TableSource,
     TextSource,
 )
-from camscope.errors import StudyError, nearest, reason, shortened
-from camscope.naming import method_spelling
+from camscope.errors import SettingError, StudyError, nearest, reason, shortened
+from camscope.naming import IMAGE_SUFFIXES, fields_of, method_spelling
 
 PATTERN = "{group}/{patient}/{image}/{method}_{label}_{model}.jpg"
 FIELDS = ("group", "patient", "image", "method", "label", "model")
@@ -96,15 +95,12 @@ class ExplainSection(Section):
     def _pattern(cls, value: str) -> str:
         if not value:
             return value
-        fields = [field for field in string.Formatter().parse(value) if field[1] is not None]
-        if odd := next((name for _, name, form, conversion in fields if form or conversion), None):
-            raise ValueError(f"{value!r} formats a field: write {{{odd}}} alone")
-        names = {name for _, name, _, _ in fields if name is not None}
-        if unknown := sorted(names - set(FIELDS)):
-            raise ValueError(f"{nearest('field', unknown[0], FIELDS)}; expected {', '.join(FIELDS)}")
-        path = PurePosixPath(value)
-        if path.is_absolute() or ".." in path.parts or path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-            raise ValueError(f"{value!r} must be a relative path that ends in .jpg or .png, without '..'")
+        try:
+            names = fields_of(value, FIELDS)
+        except SettingError as error:
+            raise ValueError(str(error)) from None
+        if PurePosixPath(value).suffix.lower() not in IMAGE_SUFFIXES:
+            raise ValueError(f"{value!r} must end in .jpg or .png")
         if "image" not in names or "label" not in names:
             raise ValueError(f"{value!r} gives several maps one name: it needs {{image}} and {{label}}")
         return value

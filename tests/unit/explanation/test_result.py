@@ -44,7 +44,7 @@ def e(tmp_path):
 
 def test_save_writes_each_kind(e, tmp_path):
     paths = e.save(tmp_path / "out", scale="max", cmap="byr", opacity=0.4)
-    assert [path.name for path in paths] == list(FILES.values())
+    assert [path.name for path in paths] == list(FILES.values())[:7]
     images = {path.name: np.asarray(Image.open(path)) for path in paths if path.suffix in (".png", ".jpg")}
     assert images["original.png"].shape == (40, 60, 3)
     assert images["grayscale.png"].shape == (40, 60)
@@ -117,3 +117,27 @@ def test_a_file_name_that_is_not_utf8_is_kept(tmp_path):
     e = cs.explain(net, path, preprocess=cs.Preprocess((32, 32)))
     e.save(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "explanation.json").read_text(encoding="utf-8"))["source"] == str(path)
+
+
+@pytest.mark.parametrize("kind", ["svg", "pdf"])
+def test_figures_can_be_vectors(e, tmp_path, kind):
+    (path,) = e.save(tmp_path, write=kind)
+    assert path.name == f"figure.{kind}"
+    assert path.read_bytes()[:5] in (b"<?xml", b"%PDF-")
+    assert e.figure()._repr_png_().startswith(b"\x89PNG")
+
+
+def test_a_pattern_names_the_files(e, tmp_path):
+    paths = e.save(tmp_path, write="overlay,npy", files="{method}/{image}_{kind}.png")
+    assert {path.relative_to(tmp_path).as_posix() for path in paths} == {
+        f"{e.method}/{Path(e.source).stem}_overlay.png",
+        f"{e.method}/{Path(e.source).stem}_map.npy",
+    }
+    assert Image.open(paths[0]).format == "PNG"
+
+
+@pytest.mark.parametrize("pattern", ["{image}", "../{kind}", "/{kind}", "{kind!r}", "{kind", "{knd}"])
+def test_patterns_that_cannot_be_used(e, tmp_path, pattern):
+    with pytest.raises(SettingError):
+        e.save(tmp_path / "out", files=pattern)
+    assert not (tmp_path / "out").exists()
