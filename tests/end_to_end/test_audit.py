@@ -92,7 +92,7 @@ def test_a_folder_without_a_study(tmp_path):
 @pytest.mark.parametrize(
     ("was", "now"),
     [
-        ('when = "present"', 'when = "present"\nlayer = "stages.1"'),
+        ('when = "all"', 'when = "all"\nlayer = "stages.1"'),
         ('methods = ["gradcam"]', 'methods = ["fullgrad"]'),
     ],
     ids=["another layer", "maps as large as the input"],

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import polars as pl
@@ -24,17 +25,15 @@ def rows(folder):
 
 
 def check(folder):
-    """A map for each finding that is present, in the tree of views and patients, at the image's size."""
+    """A map of each image and model, false positives too, in the tree of views and patients, at the image's size."""
     maps = 0
     for row in rows(folder):
         picture = Image.open(folder / row["path"])
         for finding in FINDINGS:
             place = folder / "results" / row["view"] / row["patient_id"] / Path(row["path"]).stem
             made = place / f"gradcam_{finding}_{finding.lower()}.jpg"
-            assert made.is_file() == (row[finding.lower()] == "1")
-            if made.is_file():
-                assert Image.open(made).size == picture.size
-                maps += 1
+            assert Image.open(made).size == picture.size
+            maps += 1
     made = pl.read_parquet(folder / "results" / "rows" / "*.parquet")
     assert len(made) == len(rows(folder)) * len(FINDINGS)
     assert made["file"].drop_nulls().len() == maps
@@ -44,11 +43,11 @@ def check(folder):
 def test_a_small_tour(tmp_path):
     steps = {}
     made = tour(tmp_path, patients=30, progress=lambda name, done, total: steps.update({name: (done, total)}))
-    assert check(tmp_path) > 20
+    assert check(tmp_path) > 100
     assert {"writing the cohort", "explaining"} <= set(steps)
     assert all(done == total for done, total in steps.values())
     assert np.asarray(Image.open(made.sheet)).std() > 20
-    assert set(made.audit["labels"]) == set(FINDINGS)
+    assert [label for label, _ in made.answers] == list(FINDINGS)
     assert "Nodule" in made.report.read_text(encoding="utf-8")
 
 
@@ -56,10 +55,13 @@ def test_a_small_tour(tmp_path):
 def test_the_command_convicts_the_planted_models_and_no_other(tmp_path):
     done = subprocess.run([COMMAND, "demo", "--out", tmp_path / "demo"], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.splitlines()[-1]).name == "report.html"
-    assert Path(done.stdout.splitlines()[-1]).is_file()
+    *answers, last = filter(None, done.stdout.splitlines())
+    assert last.endswith("report.html")
+    assert Path(urlsplit(last.split()[-1]).path).is_file()
+    for line in answers[: len(FINDINGS)]:
+        assert ("Relies on a shortcut" in line) == (line.split()[0] in PLANTED), line
     assert len({row["patient_id"] for row in rows(tmp_path / "demo")}) == 70
-    assert check(tmp_path / "demo") > 150
+    assert check(tmp_path / "demo") > 900
     found = json.loads((tmp_path / "demo" / "results" / "audit.json").read_text(encoding="utf-8"))["labels"]
     verdicts = {label: one["regions"]["cue:token"]["verdict"] for label, one in found.items()}
     assert {label for label, verdict in verdicts.items() if verdict == "RELIES"} == set(PLANTED)

@@ -28,7 +28,7 @@ class Effect:
         p: p-value of the sign-flip test.
         p_adjusted: p adjusted by Holm over all labels, regions, strata and tests of the study.
         p_equivalence: p-value of the two one-sided tests against delta.
-        smallest_delta: the smallest delta at which the two one-sided tests are significant.
+        smallest_delta: the smallest delta that the two one-sided tests and the interval exclude.
         by: what differs between the donors of an exchange: "label", or a column such as "cue:token" or
             "property:contrast".
         spread: mean over patients of (absolute change - absolute change by the sham), with its interval. It includes
@@ -80,9 +80,16 @@ class Effect:
         """Return whether absolute changes are significantly larger than by the sham, even if their mean is small."""
         return self.spread.low > delta and self.p_spread < LEVEL
 
+    def is_small(self, delta: float) -> bool:
+        """Return whether a mean effect as large as delta is excluded: by the two one-sided tests and by the interval.
+
+        The tests assume normal means. The interval, from the bootstrap, also sees that a few patients change much.
+        """
+        return self.p_equivalence < LEVEL and -delta < self.effect.low and self.effect.high < delta
+
     def is_none(self, delta: float) -> bool:
         """Return whether a mean effect and a spread as large as delta are both excluded."""
-        return self.p_equivalence < LEVEL and self.spread.high < delta
+        return self.is_small(delta) and self.spread.high < delta
 
     @property
     def agree(self) -> bool:

@@ -127,7 +127,7 @@ def _effect(
         by_fill=by_fill,
         p=sign_flip(means, **sampling),
         p_equivalence=equivalence.p,
-        smallest_delta=equivalence.smallest_delta,
+        smallest_delta=max(equivalence.smallest_delta, abs(effect.low), abs(effect.high)),
         detectable=detectable(float(means.std(ddof=1)), len(means), level=LEVEL, replicates=settings.replicates),
         spread=bootstrap(per_case(wider), patients, **sampling),
         p_spread=sign_flip(wider_means, **sampling),

@@ -144,7 +144,7 @@ def has_no_effect(label: str, region: str, removals: Sequence[Effect], delta: fl
     )
 
 
-def is_not_shown(label: str, region: str, removals: Sequence[Effect], inserted: Sequence[Effect]) -> str:
+def is_not_shown(label: str, region: str, removals: Sequence[Effect], inserted: Sequence[Effect], delta: float) -> str:
     """Return the sentence of NOT SHOWN, with the largest effect that cannot be excluded."""
     largest = max(removals, key=lambda effect: abs(effect.effect.estimate))
     limit = max(effect.smallest_delta for effect in removals)
@@ -157,9 +157,9 @@ def is_not_shown(label: str, region: str, removals: Sequence[Effect], inserted: 
         why = f"but this is the change by the sham, {largest.sham:.2f} SD; {own}"
     elif largest.p_adjusted < LEVEL and not largest.agree:
         why = f"but the fill-ins do not agree ({_fills(largest)})"
-    elif inserted and all(effect.p_equivalence < LEVEL for effect in removals):
+    elif inserted and all(effect.is_small(delta) for effect in removals):
         why = "although inserting it has an effect"
-    elif all(effect.p_equivalence < LEVEL for effect in removals):
+    elif all(effect.is_small(delta) for effect in removals):
         single = max(effect.spread.high for effect in removals)
         why = f"a mean shown to be small, but single cases may change by {single:.2f} SD more than by the sham"
     else:

@@ -104,4 +104,4 @@ def judge(
         return Judgement("ARTEFACT-CONSISTENT", is_artefact(label, region, heat, removals))
     if none:
         return Judgement("EQUIVALENT TO NONE", has_no_effect(label, region, removals, delta))
-    return Judgement("NOT SHOWN", is_not_shown(label, region, removals, inserted))
+    return Judgement("NOT SHOWN", is_not_shown(label, region, removals, inserted, delta))

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from camscope.cli.audit import summary
 from camscope.cli.options import progress, steps
 
 
@@ -18,7 +17,7 @@ def demo(
 
     The cohort has 70 patients and about 200 images. There is one ConvNeXt for each of five findings; two of them were
     trained on images in which an AP token at the border is associated with the finding. The audit must find these two
-    and no other.
+    and no other. Prints one answer per model, and the address of the report.
 
     Example: camscope demo --out demo
     """
@@ -26,5 +25,8 @@ def demo(
 
     with progress() as bar:
         files = tour(out, progress=steps(bar))
-    print(summary(files.audit))
-    print(f"study file: {files.study}\nmaps, rows, audit: {files.results}\nside by side: {files.sheet}\n{files.report}")
+    width = max(len(label) for label, _ in files.answers)
+    for label, answer in files.answers:
+        print(f"{label:{width}}  {answer}")
+    print(f"\nall verdicts:  camscope audit {files.results}\nside by side:  {files.sheet}")
+    print(f"open the report in a browser:  {files.report.resolve().as_uri()}")

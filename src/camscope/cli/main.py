@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
+import re
 import signal
 import sys
 import warnings
@@ -47,24 +49,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (
-    explain.explain,
-    layers.layers,
-    compare.compare,
-    init.init,
-    study.study,
-    audit.audit,
-    report.report,
-    share.share,
-    evaluate.evaluate,
-    train.train,
-    failures.failures,
-    demo.demo,
-    bundle.bundle,
-    models.models,
-    methods.methods,
-):
-    app.command()(command)
+_COMMANDS = {
+    "Images": (explain.explain, layers.layers, compare.compare),
+    "Cohorts": (init.init, study.study, audit.audit, report.report, share.share, demo.demo),
+    "Training": (train.train, failures.failures),
+    "Models and methods": (models.models, methods.methods, evaluate.evaluate, bundle.bundle),
+}
+
+
+def _help(text: str) -> str:
+    r"""Return a docstring whose paragraphs are one line each, so that they fill a terminal of any width.
+
+    >>> _help("What it does.\n\nTwo\nlines.\n\nExample: a\nExample: b")
+    'What it does.\n\nTwo lines.\n\nExample: a\nExample: b'
+    """
+    return re.sub(r"(?<!\n)\n(?!\n|Example: | )", " ", text)
+
+
+for panel, commands in _COMMANDS.items():
+    for command in commands:
+        app.command(help=_help(inspect.getdoc(command) or ""), rich_help_panel=panel)(command)
 
 
 def _version(flag: bool) -> None:

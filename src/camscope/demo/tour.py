@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -16,6 +16,8 @@ from camscope.phantoms.findings import FINDINGS
 from camscope.progress import Progress
 from camscope.render import Cell, sheet
 from camscope.report import report
+from camscope.report.results import read_results
+from camscope.report.words import answers
 from camscope.study.run import run
 from camscope.study.study import Study
 
@@ -30,14 +32,14 @@ class Tour:
         study: the study file, in a folder with its table, images, masks and models.
         results: folder of the study's results.
         sheet: figure of some images with the token, and the maps of all models.
-        audit: content of ``audit.json``.
+        answers: the answer for each label, in a few words: (label, answer).
         report: the report page.
     """
 
     study: Path
     results: Path
     sheet: Path
-    audit: dict[str, Any]
+    answers: Sequence[tuple[str, str]]
     report: Path
 
 
@@ -60,9 +62,10 @@ def tour(out: Path, *, seed: int = 7, patients: int = 70, progress: Progress = l
     study, results = Study.read(file), out / "results"
     for _ in run(study, results, progress=lambda state: progress("explaining", state.done, state.total)):
         pass
-    verdicts = audit(study, results, progress=progress)
+    audit(study, results, progress=progress)
     page = report(results, study=study, progress=progress)
-    return Tour(file, results, _side_by_side(study, out), verdicts, page)
+    said = [(answer.label, answer.headline) for answer in answers(read_results(results, study=study))]
+    return Tour(file, results, _side_by_side(study, out), said, page)
 
 
 def _side_by_side(study: Study, out: Path) -> Path:

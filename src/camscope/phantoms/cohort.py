@@ -263,7 +263,7 @@ model = "models/{finding.lower()}"
     tail = """
 [explain]
 methods = ["gradcam"]
-when = "present"
+when = "all"
 
 [audit]
 disease = ["mask:label"]

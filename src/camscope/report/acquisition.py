@@ -16,7 +16,7 @@ from camscope.page.lines import Drawn
 from camscope.page.svg import SETTINGS, svg
 from camscope.page.words import interval, number
 from camscope.report.mean_maps import LabelMaps
-from camscope.report.words import Chip, chip
+from camscope.report.words import Chip, chip, delta_of
 
 _PANELS = {"response": "response", "use": "use"}
 
@@ -63,7 +63,7 @@ def property_rows(audit: Mapping[str, Any] | None, *, shown: Callable[[str], str
                 interval(facts["label"]),
                 "" if best is None else f"{shown(best)}: {interval(aucs[best])}",
                 [f"{stratum} {interval(auc)}" for stratum, auc in facts["score"].items()],
-                chip(f"property:{name}", entry),
+                chip(f"property:{name}", entry, delta=delta_of(audit)),
             )
 
 

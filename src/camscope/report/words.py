@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from camscope.audit.settings import LEVEL
 from camscope.page.words import interval, number, p_value
 from camscope.report.results import Results
 from camscope.statistics.decision import DecisionCurve
-from camscope.statistics.power import detectable
+from camscope.statistics.power import detectable, patients_to_exclude, patients_to_show
 
 Tone = Literal["bad", "good", "open", "none"]
 
@@ -105,12 +106,19 @@ def answers(results: Results) -> list[Answer]:
     """Return the answer for each label of the audit."""
     if results.audit is None:
         return []
-    family = family_size(results.audit)
-    replicates = results.audit.get("settings", {}).get("replicates", 10_000)
-    return [
-        _answer(label, entry, lambda region: power_sentence(region, family, replicates))
-        for label, entry in results.audit["labels"].items()
-    ]
+    audit, family, delta = results.audit, family_size(results.audit), delta_of(results.audit)
+    replicates = audit.get("settings", {}).get("replicates", 10_000)
+
+    def power(region: Mapping[str, Any]) -> str:
+        said = power_sentence(region, family, replicates), decisive_sentence(region, family, delta)
+        return " ".join(filter(None, said))
+
+    return [_answer(label, entry, power, delta=delta) for label, entry in audit["labels"].items()]
+
+
+def delta_of(audit: Mapping[str, Any] | None) -> float:
+    """Return the smallest effect that matters in an audit, in SD of the log-odds."""
+    return float((audit or {}).get("settings", {}).get("delta", 0.1))
 
 
 def family_size(audit: Mapping[str, Any]) -> int:
@@ -146,6 +154,34 @@ def power_sentence(entry: Mapping[str, Any], family: int, replicates: int) -> st
     )
 
 
+def decisive_sentence(entry: Mapping[str, Any], family: int, delta: float) -> str:
+    """Return the sentence on how many patients would decide a verdict of NOT SHOWN; "" if it does not hang on that.
+
+    Args:
+        entry: the region's entry in the audit.
+        family: number of tests that are adjusted together, see ``family_size``.
+        delta: the smallest effect that matters, in SD of the log-odds.
+    """
+    tested = [e for e in entry["effects"] if e["test"] != "insert" and e.get("detectable")]
+    if not tested:
+        return ""
+    largest = max(tested, key=lambda e: abs(e["effect"]["estimate"]))
+    size, patients = abs(largest["effect"]["estimate"]), largest["patients"]
+    sd = largest["detectable"] / detectable(1.0, patients, level=LEVEL, replicates=10**9)
+    if size >= delta:
+        needed, what = patients_to_show(size, sd, level=LEVEL / family), "show an effect as large as this one"
+    else:
+        needed, what = (
+            patients_to_exclude(delta, size, sd),
+            f"exclude an effect of {delta:g} SD if it is as small as this",
+        )
+    if needed <= patients:
+        return ""
+    unit = 10 ** max(math.floor(math.log10(needed)) - 1, 0) if needed < math.inf else 1
+    count = "More than a million" if needed == math.inf else f"About {math.ceil(needed / unit) * unit:,}"
+    return f"{count} patients instead of {patients} would {what}."
+
+
 def _at_strictest(effect: Mapping[str, Any], family: int, replicates: int) -> float:
     """Return the detectable effect at the level that Holm's method sets for the smallest p-value."""
     alone, strict = (
@@ -154,10 +190,14 @@ def _at_strictest(effect: Mapping[str, Any], family: int, replicates: int) -> fl
     return float(effect["detectable"]) * strict / alone
 
 
-def _answer(label: str, content: Mapping[str, Any], power: Callable[[Mapping[str, Any]], str]) -> Answer:
-    chips = [chip(region, entry, power=power(entry)) for region, entry in content["regions"].items()]
+def _answer(
+    label: str, content: Mapping[str, Any], power: Callable[[Mapping[str, Any]], str], *, delta: float
+) -> Answer:
+    chips = [chip(region, entry, power=power(entry), delta=delta) for region, entry in content["regions"].items()]
     properties = content.get("properties", {}).items()
-    chips += [chip(f"property:{name}", entry) for name, entry in properties if entry["verdict"] == "RELIES"]
+    chips += [
+        chip(f"property:{name}", entry, delta=delta) for name, entry in properties if entry["verdict"] == "RELIES"
+    ]
     if not chips:
         cells = content.get("reliance_map") or {"sentence": ""}
         headline = "No region was declared; reliance on a property is not shown"
@@ -203,7 +243,7 @@ def _headline(chips: Sequence[Chip]) -> tuple[str, Tone]:
     return "Neither the disease region nor a shortcut is shown to drive the score", "open"
 
 
-def chip(region: str, entry: Mapping[str, Any], *, power: str = "") -> Chip:
+def chip(region: str, entry: Mapping[str, Any], *, delta: float, power: str = "") -> Chip:
     """Return the entry of a region or property on the first screen."""
     verdict, role, effect = entry["verdict"], entry["role"], entry["effect"]
     tone: Tone = "open"
@@ -215,7 +255,7 @@ def chip(region: str, entry: Mapping[str, Any], *, power: str = "") -> Chip:
     beyond = ""
     if verdict == "NOT SHOWN" and removals:
         # If every mean effect is shown to be small, the limit is that of changes of single cases.
-        is_small = all(e["p_equivalence"] is not None and e["p_equivalence"] < LEVEL for e in removals)
+        is_small = all(_is_small(e, delta) for e in removals)
         limits = [(e["spread"]["high"] or 0.0) if is_small else e["smallest_delta"] for e in removals]
         beyond = f"up to {number(max(limits))} SD"
     p = None if effect is None else effect["p_adjusted"]
@@ -232,6 +272,13 @@ def chip(region: str, entry: Mapping[str, Any], *, power: str = "") -> Chip:
         patients="" if effect is None else str(effect["patients"]),
         power=power if verdict == "NOT SHOWN" else "",
     )
+
+
+def _is_small(effect: Mapping[str, Any], delta: float) -> bool:
+    """Return whether a mean effect as large as delta is excluded, as `camscope.audit.evidence.Effect.is_small` does."""
+    low, high = effect["effect"]["low"], effect["effect"]["high"]
+    tested = None not in (effect["p_equivalence"], low, high)
+    return tested and effect["p_equivalence"] < LEVEL and -delta < low and high < delta
 
 
 def decision_sentence(curve: DecisionCurve, threshold: float) -> str:

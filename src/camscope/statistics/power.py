@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
+import math
+
 import numpy as np
 from scipy import optimize, stats
 
@@ -49,3 +52,57 @@ def detectable(sd: float, patients: int, *, level: float = 0.05, power: float = 
 
     centre = optimize.brentq(lack, 0.0, 2 * bar + 10)
     return float(centre * sd / np.sqrt(patients))
+
+
+def patients_to_show(effect: float, sd: float, *, level: float = 0.05, power: float = 0.8) -> float:
+    """Return how many patients a two-sided test needs to show a mean effect with some power, see `detectable`.
+
+    Args:
+        effect: mean effect, not 0.
+        sd: standard deviation of the patients' mean effects, in the same unit.
+        level: of significance.
+        power: the chance that p is below the level.
+
+    Returns:
+        Whole number of patients; inf for more than a million.
+
+    >>> patients_to_show(0.5, 1.0), patients_to_show(1e-6, 1.0)
+    (34, inf)
+    """
+    enough = next((2**k for k in range(1, 21) if _shows(2**k, effect, sd, level, power)), None)
+    if enough is None:
+        return math.inf
+    sizes = range(enough // 2 + 1, enough + 1)
+    return sizes[bisect.bisect_left(sizes, True, key=lambda m: _shows(m, effect, sd, level, power))]
+
+
+def _shows(patients: int, effect: float, sd: float, level: float, power: float) -> bool:
+    return detectable(sd, patients, level=level, power=power, replicates=10**9) <= abs(effect)
+
+
+def patients_to_exclude(delta: float, effect: float, sd: float, *, level: float = 0.05, power: float = 0.8) -> float:
+    """Return how many patients two one-sided tests need to exclude a mean effect of delta with some power.
+
+    m = ((z_(1 - level) + z_power) s / (delta - |d|))^2, by the normal approximation, for a true effect d.
+
+    Args:
+        delta: the smallest effect that matters.
+        effect: d, the true mean effect.
+        sd: s, standard deviation of the patients' mean effects.
+        level: of significance.
+        power: the chance that both tests are significant.
+
+    Returns:
+        Whole number of patients, at least 2; inf for more than a million, or an effect not below delta.
+
+    >>> patients_to_exclude(0.5, 0.0, 1.0), patients_to_exclude(0.1, 0.2, 1.0)
+    (25, inf)
+
+    Reference:
+        Julious, Sample sizes for clinical trials with normal data, Statistics in Medicine 2004.
+    """
+    if not abs(effect) < delta:
+        return math.inf
+    z = stats.norm.isf(level) + stats.norm.ppf(power)
+    number = (z * sd / (delta - abs(effect))) ** 2
+    return math.inf if number > 10**6 else max(math.ceil(number), 2)

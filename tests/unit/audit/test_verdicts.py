@@ -216,6 +216,15 @@ def test_a_cue_that_acts_when_put_in_is_never_without_effect():
         assert "Inserting it, rather than the same part of an image without it, changes the log-odds" in found.reason
 
 
+def test_an_effect_whose_interval_reaches_delta_is_not_excluded():
+    # One patient changes much: the means are not normal, and the two one-sided tests pass all the same.
+    skewed = effect(Interval(0.01, 0.17, 0.04), p=0.4, equivalence=0.008)
+    found = judged([skewed])
+    assert found.verdict == "NOT SHOWN"
+    assert "cannot be excluded" in found.reason
+    assert judged([effect(Interval(0.01, 0.09, 0.04), p=0.4, equivalence=0.008)]).verdict == "EQUIVALENT TO NONE"
+
+
 def test_the_limit_is_that_of_every_stratum():
     wide = dataclasses.replace(effect(WIDE, p=0.9, stratum="absent"), smallest_delta=0.57)
     assert "up to 0.57 SD" in judged([effect(Interval(-0.6, 0.1, -0.2), p=0.9), wide]).reason

@@ -8,17 +8,26 @@ import numpy as np
 import pytest
 from statsmodels.stats.power import TTestPower
 
-from camscope.report.words import _headline, answers, decision_sentence, family_size, power_sentence, region_words
+from camscope.report.words import (
+    _headline,
+    answers,
+    decision_sentence,
+    decisive_sentence,
+    family_size,
+    power_sentence,
+    region_words,
+)
 from camscope.statistics.decision import decision_curve
+from camscope.statistics.power import detectable
 
 NOT_SHOWN, NONE, RELIES, UNTESTED = "NOT SHOWN", "EQUIVALENT TO NONE", "RELIES", "NOT TESTABLE"
 
 
-def answer(disease, *shortcuts, p_equivalence=0.9, detectable=None):
+def answer(disease, *shortcuts, p_equivalence=0.9, detectable=None, high=0.04):
     def region(role, verdict, n):
         effect = {
             "test": "remove",
-            "effect": {"estimate": 0.3, "low": 0.2, "high": 0.4},
+            "effect": {"estimate": 0.03, "low": -0.02, "high": high},
             "p_adjusted": 0.0001,
             "patients": 9,
             "p_equivalence": p_equivalence,
@@ -78,7 +87,7 @@ def test_the_sentence_is_that_of_the_shortcut_first():
 def test_what_is_not_shown_says_how_much_remains_possible():
     shown, open_one = answer(RELIES, NOT_SHOWN).chips
     assert (shown.beyond, open_one.beyond) == ("", "up to 1.42 SD")
-    assert (shown.p, shown.effect) == ("< .001", "0.30 (0.20 to 0.40)")
+    assert (shown.p, shown.effect) == ("< .001", "0.03 (−0.02 to 0.04)")
 
 
 def test_regions_have_words():
@@ -115,6 +124,26 @@ def test_where_strata_differ_the_least_power_counts():
     text = power_sentence({"effects": effects}, 2, 10_000)
     assert "0.88 SD with a single test" in text
     assert text.endswith("after adjustment for all 2 tests, in each stratum.")
+
+
+@pytest.mark.parametrize(
+    ("estimate", "patients", "said"),
+    [
+        # statsmodels: TTestPower().solve_power(0.5, alpha=0.05 / 20, power=0.8) is 64.3
+        (0.5, 20, "About 65 patients instead of 20 would show an effect as large as this one."),
+        (0.5, 70, ""),
+        # (1.645 + 0.842)^2 / (0.1 - 0.05)^2 = 2473
+        (-0.05, 20, "About 2,500 patients instead of 20 would exclude an effect of 0.1 SD if it is as small as this."),
+        (0.0999, 20, "More than a million patients instead of 20 would exclude"),
+    ],
+)
+def test_how_many_patients_would_decide(estimate, patients, said):
+    one = {"test": "remove", "patients": patients, "effect": {"estimate": estimate}}
+    one["detectable"] = detectable(1.0, patients)
+    weaker = one | {"effect": {"estimate": 0.01}}
+    found = decisive_sentence({"effects": [weaker, one, one | {"test": "insert"}]}, 20, 0.1)
+    assert found.startswith(said)
+    assert bool(found) == bool(said)
 
 
 def test_only_a_verdict_of_not_shown_speaks_of_power():

@@ -1,10 +1,12 @@
+import math
+
 import numpy as np
 import pytest
 from statsmodels.stats.power import TTestPower
 
 from camscope.errors import SettingError
-from camscope.statistics.hypotheses import sign_flip
-from camscope.statistics.power import detectable
+from camscope.statistics.hypotheses import sign_flip, tost
+from camscope.statistics.power import detectable, patients_to_exclude, patients_to_show
 
 
 @pytest.mark.parametrize("patients", [8, 20, 70, 5000])
@@ -44,3 +46,18 @@ def test_odd_numbers():
     for level, power in ((0.0, 0.8), (0.05, 1.0), (0.9, 0.8)):
         with pytest.raises(SettingError, match="level"):
             detectable(1.0, 20, level=level, power=power)
+
+
+@pytest.mark.parametrize("size", [0.2, 0.5, 1.5])
+@pytest.mark.parametrize("level", [0.05, 0.05 / 200])
+def test_patients_to_show_an_effect_are_those_of_statsmodels(size, level):
+    needed = patients_to_show(-2 * size, 2.0, level=level)
+    assert TTestPower().power(size, needed, level) > 0.8
+    fewest = math.ceil(1 - math.log2(level))  # of a sign-flip test
+    assert needed == fewest or TTestPower().power(size, needed - 1, level) < 0.8
+
+
+def test_patients_to_exclude_an_effect_have_the_power(draw):
+    m = patients_to_exclude(0.3, 0.1, 1.0)
+    passed = [tost(0.1 + draw.standard_normal(m), delta=0.3).p < 0.05 for _ in range(2000)]
+    assert np.mean(passed) == pytest.approx(0.8, abs=0.03)
