@@ -1,6 +1,7 @@
 """The examples of training are run, as a user would."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import nbformat
@@ -25,8 +26,17 @@ def test_the_notebook_walks_the_whole_way(tmp_path):
         for output in cell.get("outputs", [])
         if "image/png" in output.get("data", {}) or "image/jpeg" in output.get("data", {})
     ]
-    assert len(images) >= 1
+    assert len(images) == 4
+    accuracy = re.search(r"^accuracy (\S+)", printed, re.MULTILINE)
+    assert float(accuracy[1]) > 0.6  # chance is a third
     assert (tmp_path / "run/report.html").is_file()
+
+
+def test_the_notebook_is_shipped_with_its_outputs():
+    notebook = nbformat.read(EXAMPLES / "chest_xray.ipynb", as_version=4)
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in shown) == 4
+    assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in shown)
 
 
 @pytest.mark.slow
