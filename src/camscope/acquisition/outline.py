@@ -29,13 +29,15 @@ def measure_aspect(picture: Picture) -> Trait:
 
 
 def transfer_aspect(picture: Picture, own: Trait, other: Trait) -> Pixels:
-    """Return the central part of the image with the aspect ratio of the other image."""
+    """Return the image, extended at two sides by its outermost pixels to the aspect ratio of the other image.
+
+    All of the image is kept: cutting it would also cut what lies near its edges, such as a lesion.
+    """
     height, width = picture.size
     ratio = float(other[0])
-    rows = min(height, max(1, round(width * ratio)))
-    columns = min(width, max(1, round(height / ratio)))
-    top, left = (height - rows) // 2, (width - columns) // 2
-    return picture.pixels[top : top + rows, left : left + columns]
+    rows, columns = max(height, round(width * ratio)) - height, max(width, round(height / ratio)) - width
+    sides = (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0)
+    return np.pad(picture.pixels, sides, mode="edge")
 
 
 def measure_frame(picture: Picture) -> Trait:

@@ -54,8 +54,8 @@ PROPERTIES = {
         _OfFile("jpeg", "the JPEG compression", measure_jpeg, transfer_jpeg),
         _OfFile("resolution", "the resolution", measure_resolution, transfer_resolution),
         _Of("aspect", "the aspect ratio", measure_aspect, transfer_aspect),
-        _Of("frame", "the frame", measure_frame, transfer_frame, compare_frame),
-        _OfTissue("marks", "marks near the edges", measure_marks, transfer_marks, compare_marks),
+        _Of("frame", "the width of the frame", measure_frame, transfer_frame, compare_frame),
+        _OfTissue("marks", "bright marks near the edges", measure_marks, transfer_marks, compare_marks),
         _OfTissue("style", "the low-frequency style", measure_style, transfer_style, compare_style),
     )
 }

@@ -51,8 +51,12 @@ def transfer_contrast(picture: Picture, own: Trait, other: Trait) -> Pixels:
 
 
 def measure_inversion(picture: Picture) -> Trait:
-    """Return a thumbnail of 16 x 16 grey values with mean 0 and norm 1."""
-    thumbnail = resized(centre(grey(picture)), (_THUMBNAIL, _THUMBNAIL)).astype(float).ravel()
+    """Return a thumbnail of 16 x 16 grey values, averaged with its mirror image, with mean 0 and norm 1.
+
+    Mirrored views, such as mammograms of the left and of the right breast, are then alike.
+    """
+    drawn = resized(centre(grey(picture)), (_THUMBNAIL, _THUMBNAIL)).astype(float)
+    thumbnail = (drawn + drawn[:, ::-1]).ravel()
     thumbnail -= thumbnail.mean()
     length = np.linalg.norm(thumbnail)
     return np.asarray(thumbnail / length if length > 0 else thumbnail)

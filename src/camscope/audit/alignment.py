@@ -22,7 +22,6 @@ from camscope.statistics.auc import Scored, auc_difference, auc_interval
 from camscope.statistics.intervals import Interval, bootstrap
 
 Sides = npt.NDArray[np.bool_]
-_CERTAIN = 0.999
 
 
 def cue_alignment(
@@ -62,11 +61,9 @@ def cue_alignment(
 def association(rows: pl.DataFrame, column: str, *, settings: AuditSettings) -> Interval:
     """Compute the difference in frequency of the label between images with and without a cue.
 
-    The interval over patients has a level of 99.9 %: at 95 %, it would lie below 0 in one of 40 balanced cohorts.
-
     Returns:
-        Share of images with the label among images with the cue minus the share among images without it, in [-1, 1];
-        NaN if all or no images have the cue.
+        Share of images with the label among images with the cue minus the share among images without it, in [-1, 1],
+        with its interval over patients; NaN if all or no images have the cue.
     """
     rows = _with_cue(rows, column)
     values = np.stack([rows[column].to_numpy(), rows["truth"].to_numpy()], 1).astype(float)
@@ -76,13 +73,25 @@ def association(rows: pl.DataFrame, column: str, *, settings: AuditSettings) -> 
         statistic=_excess,
         seed=settings.seed,
         replicates=settings.replicates,
-        level=_CERTAIN,
     )
 
 
 def direction_of(rows: pl.DataFrame, column: str, *, settings: AuditSettings) -> int:
-    """Return -1 for a cue associated with the absence of the label in the cohort, else 1; see `association`."""
-    return -1 if association(rows, column, settings=settings).high < 0 else 1
+    """Return 1 for a cue associated with the label, -1 with its absence, 0 if neither is shown; see `association`."""
+    found = association(rows, column, settings=settings)
+    return int(found.low > 0) - int(found.high < 0)
+
+
+def direction_of_score(rows: pl.DataFrame, column: str) -> int:
+    """Return 1 if the log-odds are higher with a cue, -1 if lower, by the mean difference at equal truth."""
+    rows = _with_cue(rows, column).filter(pl.col("log_odds").is_not_null())
+    means = rows.group_by("truth", column).agg(pl.col("log_odds").mean())
+    gaps = [
+        float(side.sort(column)["log_odds"].diff()[-1])
+        for side in means.partition_by("truth")
+        if side[column].n_unique() > 1
+    ]
+    return -1 if sum(gaps) < 0 else 1
 
 
 def _with_cue(rows: pl.DataFrame, column: str) -> pl.DataFrame:
@@ -101,6 +110,7 @@ def counterfactual(
     changes: Sequence[Change],
     *,
     direction: int = 1,
+    as_cue: bool = False,
     threshold: float = 0.0,
     settings: AuditSettings,
 ) -> tuple[Alignment | None, str]:
@@ -119,7 +129,9 @@ def counterfactual(
     Args:
         rows: one row per editable case of the label.
         changes: changes of one region by one test and ``by``; for a cue, insertions too.
-        direction: 1 if the cue is associated with the presence of the label, -1 with its absence, 0 if with neither.
+        direction: 1 if the cue is associated with the presence of the label, -1 with its absence, 0 if with neither: it
+            then points where the model reads it.
+        as_cue: whether the region is a cue, or another drawn region that some cases lack.
         threshold: log-odds at which the label is predicted.
         settings: settings of the statistics.
 
@@ -129,17 +141,10 @@ def counterfactual(
     first = next((change for change in changes if change.test != "insert"), None)
     if first is None:
         return None, "no case was changed"
-    if direction == 0:
+    as_cue = as_cue or first.region.startswith("cue:")
+    if direction == 0 and first.by.startswith("property:"):
         return None, "it is not associated with the label in this cohort"
-    cases = _by_case(rows, changes)
-    if first.test == "exchange":
-        sets = _exchanged(cases, first.by, direction)
-    elif first.region.startswith("cue:"):
-        sets = _with_and_without(cases, direction)
-    else:
-        sets = _hidden(cases)
-    if first.by in ("", "label") and not first.region.startswith("cue:"):
-        sets += _other_side(cases, rows)
+    sets = _sets(_by_case(rows, changes), rows, first, direction=direction, as_cue=as_cue)
     truth, aligned, anti, absent, patients = (list(values) for values in zip(*sets, strict=True)) if sets else [[]] * 5
     sides: Sides = np.array(truth, bool)
     fewest, side = min(
@@ -179,7 +184,8 @@ def alignments_of(
         region: the region, or "property:NAME".
         changes: the changes of all regions.
         unedited: "cue:NAME" or "property:NAME" -> alignment in unedited images, or the reason why there is none.
-        directions: "cue:NAME" or "property:NAME" -> `direction_of` or `property_direction`.
+        directions: "cue:NAME", another drawn region that some cases lack, or "property:NAME" -> `direction_of` or
+            `property_direction`.
         threshold: log-odds at which the label is predicted.
         settings: settings of the statistics.
     """
@@ -188,12 +194,14 @@ def alignments_of(
     for test, by in dict.fromkeys((change.test, change.by) for change in of_region if change.test != "insert"):
         group = [c for c in of_region if (c.test, c.by) == (test, by) or (test == "remove" and c.test == "insert")]
         direction = directions.get(region if region.startswith("property:") else by or region, 1)
-        alignment, why = counterfactual(rows, group, direction=direction, threshold=threshold, settings=settings)
+        options: dict[str, Any] = {"direction": direction, "as_cue": region in directions, "threshold": threshold}
+        alignment, why = counterfactual(rows, group, **options, settings=settings)
         if alignment is None:
             missing[test, by] = why
         else:
             edited[test, by] = alignment
-    return Alignments(edited, missing, unedited[region][0] if directions.get(region) else None)
+    is_read = region in unedited and (directions[region] != 0 or not region.startswith("property:"))
+    return Alignments(edited, missing, unedited[region][0] if is_read else None)
 
 
 Set = tuple[bool, float, float, float, str]
@@ -214,6 +222,21 @@ def _by_case(rows: pl.DataFrame, changes: Sequence[Change]) -> list[dict[str, An
         }
         for case, row in changed_cases(rows, changes).items()
     ]
+
+
+def _sets(
+    cases: Sequence[Mapping[str, Any]], rows: pl.DataFrame, first: Change, *, direction: int, as_cue: bool
+) -> list[Set]:
+    """Return the aligned and the anti set of the changes of one region, of which ``first`` is one."""
+    if first.test == "exchange":
+        sets = _exchanged(cases, first.by, direction or 1)
+    elif as_cue:
+        sets = _with_and_without(cases, direction or 1)
+    else:
+        sets = _hidden(cases)
+    if direction == 0:
+        sets = _as_read(sets)
+    return sets + _other_side(cases, rows) if first.by in ("", "label") and not as_cue else sets
 
 
 def _with_and_without(cases: Sequence[Mapping[str, Any]], direction: int) -> list[Set]:
@@ -242,6 +265,17 @@ def _exchanged(cases: Sequence[Mapping[str, Any]], by: str, direction: int) -> l
 def _of_cue(row: Mapping[str, Any], with_cue: float, without: float, direction: int) -> Set:
     aligned, anti = (with_cue, without) if row["truth"] == (direction > 0) else (without, with_cue)
     return row["truth"], aligned, anti, without, row["patient"]
+
+
+def _as_read(sets: Sequence[Set]) -> list[Set]:
+    """Return the sets, made for a cue that points to the label, for a cue that points where the model reads it."""
+    changes = {side: [aligned - anti for truth, aligned, anti, *_ in sets if truth == side] for side in (True, False)}
+    effect = sum(
+        sign * float(np.mean(values)) for sign, values in zip((1, -1), changes.values(), strict=True) if values
+    )
+    if effect >= 0:
+        return list(sets)
+    return [(truth, anti, aligned, absent, patient) for truth, aligned, anti, absent, patient in sets]
 
 
 def _hidden(cases: Sequence[Mapping[str, Any]]) -> list[Set]:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from camscope.audit.samples import AuditSample, is_drawn, union
+from camscope.audit.settings import FEWEST
 from camscope.study.config import AuditSection
 
 KNOWN = 0.9
 """Smallest share of the cases with the label whose disease region must be known."""
 _FIXED = 0.5  # smallest mean share of a region that another case's region covers, for a region at a fixed place
+_REACHED = 0.1  # smallest share of the known lesions that overlap a region, for one that the disease reaches
+
+Doubt = Literal["", "disease", "tissue", "unseen"]
+"""Why a shortcut may be convicted by what lies in it: "disease" whose place is not known; "tissue" at a fixed place,
+unless the same place of other patients was compared; "unseen" if no case shows whether the disease reaches into it."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +30,12 @@ class DiseasePlaces:
         lesions: the disease regions that show where the disease is; most cases without the label do not have them.
             A region such as the lungs, which all cases have, shows only where disease can be.
         overlaps: shortcuts that overlap a lesion in some case; their heat may be the disease's.
-        uncertain: drawn shortcuts under which the disease may lie unseen: they are in varying places, and the place of
-            the disease is not known for nearly all cases with the label. A shortcut that is always at the same place is
-            compared with this place in other patients.
+        doubts: shortcut -> the doubt, where the place of the disease is not known for nearly all cases with the label.
     """
 
     lesions: tuple[str, ...] = ()
     overlaps: tuple[str, ...] = ()
-    uncertain: tuple[str, ...] = ()
+    doubts: Mapping[str, Doubt] = field(default_factory=dict)
 
 
 def disease_places(pool: Sequence[AuditSample], section: AuditSection) -> DiseasePlaces:
@@ -44,19 +49,28 @@ def disease_places(pool: Sequence[AuditSample], section: AuditSection) -> Diseas
     lesions = tuple(
         name for name in section.disease if is_drawn(name) and 2 * sum(name in masks for masks in absent) <= len(absent)
     )
-    drawn = [union([subject.masks.get(name) for name in lesions], subject.visible.shape) for subject in pool]
-    overlaps = tuple(
-        name
+    places = [
+        (subject, union([subject.masks.get(name) for name in lesions], subject.visible.shape)) for subject in pool
+    ]
+    known = [(subject, lesion) for subject, lesion in places if lesion.any()]
+    reached = {
+        name: [bool((subject.masks[name] & lesion).any()) for subject, lesion in known if name in subject.masks]
         for name in section.shortcuts
-        if any(
-            (subject.masks[name] & lesion).any()
-            for subject, lesion in zip(pool, drawn, strict=True)
-            if name in subject.masks
-        )
-    )
-    present = [bool(lesion.any()) for subject, lesion in zip(pool, drawn, strict=True) if subject.truth]
-    moving = (name for name in section.shortcuts if is_drawn(name) and not _is_fixed(name, pool))
-    return DiseasePlaces(lesions, overlaps, () if np.mean(present or [False]) >= KNOWN else tuple(moving))
+    }
+    present = sum(subject.truth for subject in pool)
+    doubts: dict[str, Doubt] = {}
+    if sum(subject.truth for subject, _ in known) < KNOWN * present:
+        doubts = {name: _doubt(name, pool, reached[name]) for name in section.shortcuts}
+    return DiseasePlaces(lesions, tuple(name for name, found in reached.items() if any(found)), doubts)
+
+
+def _doubt(name: str, pool: Sequence[AuditSample], reached: Sequence[bool]) -> Doubt:
+    """Return the doubt about a shortcut, given whether each known lesion reaches into it."""
+    if is_drawn(name):
+        return "tissue" if _is_fixed(name, pool) else "disease"
+    if len(reached) < FEWEST:
+        return "disease" if any(reached) else "unseen"
+    return "disease" if np.mean(reached) >= _REACHED else ""
 
 
 def _is_fixed(name: str, pool: Sequence[AuditSample]) -> bool:

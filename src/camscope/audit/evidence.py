@@ -53,6 +53,7 @@ class Effect:
     spread: Interval = UNKNOWN
     p_spread: float = float("nan")
     detectable: float = float("nan")
+    spread_by_fill: Mapping[str, Interval] = field(default_factory=dict)
 
     def beyond(self, delta: float) -> bool:
         """Return whether the whole interval lies outside -delta to delta."""
@@ -77,8 +78,9 @@ class Effect:
         return self.test == "remove" and self.effect.estimate != 0 and self.own / self.effect.estimate < 0.5
 
     def spreads(self, delta: float) -> bool:
-        """Return whether absolute changes are significantly larger than by the sham, even if their mean is small."""
-        return self.spread.low > delta and self.p_spread < LEVEL
+        """Return whether absolute changes are significantly larger than by the sham, by every fill-in."""
+        agree = all(interval.low > 0 for interval in self.spread_by_fill.values())
+        return self.spread.low > delta and self.p_spread < LEVEL and agree
 
     def is_small(self, delta: float) -> bool:
         """Return whether a mean effect as large as delta is excluded: by the two one-sided tests and by the interval.

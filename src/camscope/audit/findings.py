@@ -8,7 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from camscope.audit.alignment import alignments_of, cue_alignment, direction_of
+from camscope.audit.alignment import alignments_of, cue_alignment, direction_of, direction_of_score
+from camscope.audit.disease import DiseasePlaces
 from camscope.audit.evidence import Alignment, Alignments, Effect, Heat
 from camscope.audit.interventions import Change
 from camscope.audit.label import Measured, MeasuredProperties
@@ -42,8 +43,8 @@ class LabelFindings:
         alignments: region or property -> alignments.
         hidden: region -> AUC with the region hidden and with the region alone.
         by_cue: "cue:NAME" -> stratum -> AUC of the log-odds for the cue; only cues with an AUC in both strata.
-        overlaps: shortcuts that overlap a disease region, whose heat may be the disease's.
-        confounded: properties that the disease may have changed, and regions under which it may lie.
+        disease: the places of the disease, and the doubts about shortcuts that may cover it.
+        confounded: properties that the disease may have changed.
         facts: property name -> associations with label, groups and score.
         changes: the changes by all interventions.
         content: all other entries of the label in ``audit.json``.
@@ -56,7 +57,7 @@ class LabelFindings:
     alignments: Mapping[str, Alignments]
     hidden: Mapping[str, Any]
     by_cue: Mapping[str, Mapping[str, Interval]]
-    overlaps: Sequence[str]
+    disease: DiseasePlaces
     confounded: Sequence[str]
     facts: Mapping[str, Any]
     changes: Sequence[Change]
@@ -84,8 +85,8 @@ def collect(
         drawn: the rows of the sampled cases, with their maps.
         settings: settings of the statistics.
     """
-    rows, drawn = (with_properties(table, properties.values) for table in (rows, drawn))
-    columns = [f"cue:{cue}" for cue in study.file.cohort.cues]
+    rows, drawn = (_with_presence(with_properties(table, properties.values), measured) for table in (rows, drawn))
+    columns = [*(f"cue:{cue}" for cue in study.file.cohort.cues), *measured.present]
     columns += [PREFIX + name for name, values in properties.values.items() if values.high]
     facts = {name: property_facts(rows, name, values) for name, values in properties.values.items()}
     directions = {
@@ -95,7 +96,10 @@ def collect(
         for column in columns
     }
     unedited = {
-        column: cue_alignment(rows, column, direction=directions[column] or 1, settings=settings) for column in columns
+        column: cue_alignment(
+            rows, column, direction=directions[column] or direction_of_score(rows, column), settings=settings
+        )
+        for column in columns
     }
     changes = [*measured.changes, *properties.changes]
     on_cues: dict[str, Any] = {"unedited": unedited, "directions": directions, "threshold": measured.threshold}
@@ -112,13 +116,21 @@ def collect(
         alignments=alignments,
         hidden=hidden_and_alone(drawn, measured.changes),
         by_cue=_by_cue(rows, [region for region in section.regions if region in unedited]),
-        overlaps=measured.disease.overlaps,
-        confounded=[*measured.disease.uncertain, *(PREFIX + name for name in properties.confounded)],
+        disease=measured.disease,
+        confounded=[PREFIX + name for name in properties.confounded],
         facts=facts,
         changes=[*changes, *measured.cell_changes],
         content=_content(study, section, measured, rows=rows, drawn=drawn, settings=settings)
         | {"forwards": measured.forwards + properties.forwards}
         | _of_cues(study.file.cohort.cues, unedited, alignments),
+    )
+
+
+def _with_presence(rows: pl.DataFrame, measured: Measured) -> pl.DataFrame:
+    """Return rows with a column for each drawn region that some cases lack: whether the case has it, if it is known."""
+    return rows.with_columns(
+        pl.Series(name, [cases.get(number) for number in rows["case"]], dtype=pl.Boolean)
+        for name, cases in measured.present.items()
     )
 
 
@@ -198,11 +210,11 @@ def judged(
             name,
             role,
             effects=listed,
-            heat=None if name in findings.overlaps else shown,
+            heat=None if name in findings.disease.overlaps else shown,
             alignments=findings.alignments[name],
             untestable=findings.untestable[name],
             delta=section.delta,
-            confounded=name in findings.confounded,
+            doubt="disease" if name in findings.confounded else findings.disease.doubts.get(name, ""),
             by_cue=findings.by_cue.get(name),
         )
         edited = findings.alignments[name].edited
@@ -283,8 +295,8 @@ def _untestable(
         if region in measured.large:
             return "no case has a donor with the other label"
         if region in unedited:
-            why = unedited[region][1] or "the score does not depend on it in both strata"
-            return f"no mask of it could be removed, and of unedited images, {why}"
+            why = unedited[region][1]
+            return "no mask of it could be removed" + (f", and of unedited images, {why}" if why else "")
         return "no case has the region, the disease covers most of it, or a sham of its shape does not fit beside it"
     tested = drawn.filter(pl.col("case").is_in(list(changed)))
     patients = {truth: tested.filter(pl.col("truth") == truth)["patient"].n_unique() for truth in (True, False)}

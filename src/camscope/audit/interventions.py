@@ -85,6 +85,9 @@ class RegionEditor:
         large: the regions that are too large to be removed; they are exchanged.
         lesions: the regions that show where the disease is. They are left out of all other regions, so that removing
             a drain does not remove the lesion under it.
+        disease: the disease regions. Cues, and other drawn shortcuts, are left out of them, so that removing a lesion
+            does not remove the drain in it.
+        objects: drawn shortcuts, such as "cue:token" and "mask:device".
         fill_ins: names in ``FILL_INS`` that replace a region; an exchange uses as many donors as there are fill-ins.
     """
 
@@ -94,6 +97,8 @@ class RegionEditor:
     seed: int
     large: Sequence[str] = ()
     lesions: Sequence[str] = ()
+    disease: Sequence[str] = ()
+    objects: Sequence[str] = ()
     fill_ins: Sequence[str] = ("impute", "donor")
 
     def edits(self, subject: AuditSample) -> Iterator[tuple[int, str, Edit]]:
@@ -101,7 +106,7 @@ class RegionEditor:
         case = subject.case.number
         for number, name in enumerate(self.regions):
             if name not in subject.masks:
-                if name.startswith("cue:"):
+                if name in self.objects and subject.lacks(name):
                     yield from ((case, name, edit) for edit in self._inserted(subject, name))
                 continue
             mask = self._mask(subject, name)
@@ -116,18 +121,25 @@ class RegionEditor:
             yield case, name, Edit("only", "", "mean", alone, None)
 
     def _mask(self, subject: AuditSample, name: str) -> Mask:
-        """Return a region inside the image, without the lesions if it is another region."""
+        """Return a region inside the image: a lesion without cues, and any other region without lesions."""
         mask = subject.masks[name] & subject.visible
-        return mask if name in self.lesions else mask & ~self._lesion(subject)
+        mask = mask if name in self.lesions else mask & ~self._lesion(subject)
+        return mask & ~self._objects(subject, mask) if name in self.disease else mask
 
     def _lesion(self, subject: AuditSample) -> Mask:
         return union([subject.masks.get(name) for name in self.lesions], subject.visible.shape)
 
+    def _objects(self, subject: AuditSample, mask: Mask) -> Mask:
+        """Return the cues of a case; and other drawn shortcuts that cover less than half of a mask."""
+        cues = [m for name, m in subject.declared.items() if name.startswith("cue:")]
+        others = [m for name in self.objects if (m := subject.masks.get(name)) is not None]
+        return union([*cues, *(m for m in others if 2 * (m & mask).sum() < mask.sum())], mask.shape)
+
     def _removed(self, subject: AuditSample, name: str, mask: Mask, seed: int) -> Iterator[Edit]:
         """Yield the input with the region filled in; the sham fills in the same shape elsewhere.
 
-        A drawn region is also compared with a sham at the same place of a patient without it, preferably with the same
-        label: tissue that lies under the region in all patients then changes both log-odds.
+        A drawn region is also compared with a sham at the same place of a patient with the same label without it:
+        tissue that lies under the region in all patients then changes both log-odds.
         """
         place = _elsewhere(subject, name, mask, seed=seed + 1000 * subject.case.number)
         if place is None:
@@ -136,7 +148,9 @@ class RegionEditor:
         drawn = is_drawn(name)
 
         def lends(other: AuditSample, *, equal: bool = False) -> bool:
-            free = not drawn or (name not in other.masks and not (self._lesion(other) & mask).any())
+            free = not drawn or (other.lacks(name) and not (self._lesion(other) & mask).any())
+            if name in self.disease:
+                free = free and not (self._objects(other, mask) & mask).any()
             return free and (not equal or other.truth == subject.truth)
 
         role = name, subject.truth
@@ -149,9 +163,9 @@ class RegionEditor:
                 for where in (mask, place)
             )
             yield Edit("remove", "", fill, region, other)
-        if drawn and lender is not None:
-            region, other = (FILL_INS["impute"](x, mask, **settings) for x in (subject.x, lender.x))
-            yield Edit("remove", "", SAME_PLACE, region, other, lender.case.number)
+        if equal is not None:  # of the other label, the disease itself would differ
+            region, other = (FILL_INS["impute"](x, mask, **settings) for x in (subject.x, equal.x))
+            yield Edit("remove", "", SAME_PLACE, region, other, equal.case.number)
 
     def _exchanged(self, subject: AuditSample, name: str, mask: Mask) -> Iterator[Edit]:
         """Yield the input with the region of a donor who differs in the label or in a cue.
@@ -177,6 +191,8 @@ class RegionEditor:
                 if other is None or same is None:
                     break
                 kept = mask if name in self.lesions else mask & ~self._lesion(other) & ~self._lesion(same)
+                if name in self.disease:
+                    kept = kept & ~self._objects(other, kept) & ~self._objects(same, kept)
                 if not kept.any():
                     continue
                 region, sham_ = (
@@ -193,7 +209,7 @@ class RegionEditor:
         mask = self._mask(carrier, name) & subject.visible & ~self._lesion(subject)
 
         def lends(other: AuditSample) -> bool:
-            return name not in other.masks and not (self._lesion(other) & mask).any()
+            return other.lacks(name) and not (self._lesion(other) & mask).any()
 
         free = self.donors.pick(subject, lends, role=("insert nothing", name, subject.truth))
         if free is None or 2 * mask.sum() < carrier.masks[name].sum():

@@ -62,6 +62,7 @@ class Measured:
         null_maps: name of a null map -> mean map (h, w), in units of a uniform map.
         large: regions that were exchanged instead of removed.
         disease: the places of the disease.
+        present: drawn shortcut other than a cue -> number of a case -> whether it has it; only if some lack it.
         forwards: number of inputs that passed through a network.
         threshold: log-odds at which the label is predicted.
     """
@@ -74,6 +75,7 @@ class Measured:
     null_maps: dict[str, Grids]
     large: tuple[str, ...]
     disease: DiseasePlaces
+    present: dict[str, dict[int, bool]]
     forwards: int
     threshold: float
 
@@ -139,9 +141,9 @@ def measure(
     score = _score(model, index, layer=test.layer, engine=engine)
     donors = PatchDonors(pool, seed=section.seed)
     disease = disease_places(pool, section)
-    plan: dict[str, Any] = {"large": large, "lesions": disease.lesions, "fill_ins": section.fill_ins}
-    editor = RegionEditor(regions, donors, _mean(pool), section.seed, **plan)
-    counted = _counted(samples, len(numbers), f"intervening on {label}", progress)
+    editor = _editor(section, pool, donors=donors, large=large, disease=disease)
+    present: dict[str, dict[int, bool]] = {name: {} for name in editor.objects if not name.startswith("cue:")}
+    counted = _watched(_counted(samples, len(numbers), f"intervening on {label}", progress), present)
     edits = (edit for sample in counted for edit in editor.edits(sample))
     log_odds = dict(zip(numbers, rows["log_odds"].to_list(), strict=True))
     changes, forwards = scored(edits, score=score, log_odds=log_odds, batch_size=batch_size)
@@ -160,9 +162,39 @@ def measure(
         null_maps=null_maps,
         large=large,
         disease=disease,
+        present={name: cases for name, cases in present.items() if len(set(cases.values())) > 1},
         forwards=forwards + of_cells + of_nulls + test.forwards,
         threshold=_threshold(study.file.labels[label].threshold, model),
     )
+
+
+def _editor(
+    section: AuditSection,
+    pool: Sequence[AuditSample],
+    *,
+    donors: PatchDonors[AuditSample],
+    large: tuple[str, ...],
+    disease: DiseasePlaces,
+) -> RegionEditor:
+    return RegionEditor(
+        section.regions,
+        donors,
+        _mean(pool),
+        section.seed,
+        large=large,
+        lesions=disease.lesions,
+        disease=section.disease,
+        objects=tuple(name for name in section.shortcuts if name.startswith(("cue:", "mask:"))),
+        fill_ins=section.fill_ins,
+    )
+
+
+def _watched(samples: Iterable[AuditSample], present: dict[str, dict[int, bool]]) -> Iterator[AuditSample]:
+    """Yield samples; record in ``present`` whether each has a region."""
+    for sample in samples:
+        for name, cases in present.items():
+            cases[sample.case.number] = name in sample.masks
+        yield sample
 
 
 def measure_properties(

@@ -108,12 +108,13 @@ def _effect(
     means, wider_means = (patient_means(per_case(values), patients) for values in (moved, wider))
     effect = bootstrap(per_case(moved), patients, **sampling)
     fills = list(dict.fromkeys(change.fill_in for change in changes))
-    by_fill = {fills[0]: effect} if len(fills) == 1 else {}
+    by_fill, spread_by_fill = {fills[0]: effect} if len(fills) == 1 else {}, {}
     for fill in fills if len(fills) > 1 else ():
         of_fill = np.array([change.fill_in == fill for change in changes])
         owners = [cases[number]["patient"] for number in numbers[of_fill].tolist()]
         if len(set(owners)) >= FEWEST:
             by_fill[fill] = bootstrap(moved[of_fill], owners, **sampling)
+            spread_by_fill[fill] = bootstrap(wider[of_fill], owners, **sampling)
     equivalence = tost(means, delta=settings.delta * min(1.0, typical / sd))
     return Effect(
         stratum=stratum,
@@ -131,6 +132,7 @@ def _effect(
         detectable=detectable(float(means.std(ddof=1)), len(means), level=LEVEL, replicates=settings.replicates),
         spread=bootstrap(per_case(wider), patients, **sampling),
         p_spread=sign_flip(wider_means, **sampling),
+        spread_by_fill=spread_by_fill,
     )
 
 

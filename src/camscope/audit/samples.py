@@ -46,6 +46,10 @@ class AuditSample:
     shares: Mapping[str, Shares] = field(repr=False)
     visible_cells: Shares = field(repr=False)
 
+    def lacks(self, name: str) -> bool:
+        """Return whether the case does not have a drawn region; a cue that is present may lack its mask."""
+        return name not in self.masks and not (name.startswith("cue:") and self.case.cues.get(name[len("cue:") :]))
+
 
 def subjects(
     study: Study,

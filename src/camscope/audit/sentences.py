@@ -35,12 +35,24 @@ def goes_with(
 _ROLES = {"disease": ", a disease region", "shortcut": ", a shortcut", "property": ""}
 
 
-def relies(label: str, region: str, role: str, effect: Effect, alignments: Alignments) -> str:
-    """Return the sentence of RELIES, with the evidence."""
+def relies(label: str, region: str, role: str, effect: Effect, alignments: Alignments, *, unseen: bool = False) -> str:
+    """Return the sentence of RELIES, with the evidence, and if it is so, that the disease may reach into the region."""
     text = f"The {label} model relies on {region}{_ROLES[role]}: {_effect(effect)}"
     unedited, edited = alignments.unedited, alignments.of(effect)
     shown = unedited if unedited is not None and unedited.is_reliance and role != "property" else edited
-    return f"{text}; {_aligned(shown, region)}." if shown is not None else f"{text}."
+    text = f"{text}; {_aligned(shown, region)}." if shown is not None else f"{text}."
+    doubt = " Whether the disease itself reaches into it is not known: add a mask of the disease to the audit."
+    return text + doubt * unseen
+
+
+def responds_little(label: str, region: str, effect: Effect, alignments: Alignments) -> str:
+    """Return the sentence of RESPONDS for an effect that is small beside the spread of the log-odds, but decides."""
+    edited = alignments.of(effect)
+    assert edited is not None
+    return (
+        f"The {label} model responds to {region}: {_effect(effect)}. This is little beside the spread of the log-odds "
+        f"over patients, but it helps to separate the classes: {_aligned(edited, region)}."
+    )
 
 
 def responds_confounded(label: str, region: str, role: str, effect: Effect, alignments: Alignments) -> str:
@@ -53,7 +65,7 @@ def responds_confounded(label: str, region: str, role: str, effect: Effect, alig
         if role == "property"
         else "Add a mask of the disease to the disease regions of the audit to leave the disease out."
     )
-    what = region if role == "property" else f"{region} or to disease under it"
+    what = region if role == "property" else f"{region} or to disease in the same place"
     return f"The {label} model responds to {what}: {_effect(effect)}{index}. {why}"
 
 
@@ -101,7 +113,7 @@ def _aligned(alignment: Alignment, region: str) -> str:
             f"with the region of patients whose {alignment.how} points to the right label",
             "with the region of patients whose cue points to the wrong label",
         )
-    elif alignment.how == "remove" and not region.startswith("cue:"):
+    elif alignment.how == "remove" and np.isnan(alignment.absent.estimate):
         sets = "with the region", "without it"
     else:
         edited = " (cues were removed from images or inserted)" if alignment.how else ""

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from camscope.acquisition import PROPERTIES
+from camscope.audit.disease import Doubt
 from camscope.audit.evidence import Alignments, Effect, Heat
+from camscope.audit.interventions import SAME_PLACE
 from camscope.audit.sentences import (
     goes_with,
     has_no_effect,
@@ -16,6 +18,7 @@ from camscope.audit.sentences import (
     relies,
     responds,
     responds_confounded,
+    responds_little,
 )
 from camscope.audit.settings import LEVEL
 from camscope.statistics.intervals import Interval
@@ -49,7 +52,7 @@ def judge(
     alignments: Alignments,
     untestable: str,
     delta: float,
-    confounded: bool = False,
+    doubt: Doubt = "",
     by_cue: Mapping[str, Interval] | None = None,
 ) -> Judgement:
     """Return the verdict on a region.
@@ -67,8 +70,9 @@ def judge(
         alignments: the tests whether the region helps to separate the classes.
         untestable: the reason why no stratum could be tested; "" if one could.
         delta: the smallest effect that matters, in SD of the log-odds.
-        confounded: whether the disease itself may have changed the property, or may lie under the region. The verdict
-            is then at most RESPONDS, except for a region with the same effect in cases without the label.
+        doubt: whether the disease itself may have changed the property, or may lie in the region. Of "disease", and of
+            "tissue" unless the same place of other patients was compared, the verdict is at most RESPONDS, except for a
+            region with the same effect in cases without the label. Of "unseen", the sentence says so.
         by_cue: for a cue that cannot be edited, "present" and "absent" -> AUC of the log-odds for the cue in unedited
             images.
 
@@ -78,30 +82,40 @@ def judge(
     removals = [effect for effect in effects if effect.test != "insert"]
     if role == "property":
         region = PROPERTIES[region.partition(":")[2]].noun
-    if not removals and by_cue and alignments.unedited is not None:
-        aucs = by_cue.values()
-        apart = all(interval.low > 0.5 for interval in aucs) or all(interval.high < 0.5 for interval in aucs)
-        shown = apart and alignments.unedited.is_reliance
-        sentence = goes_with(label, region, by_cue, alignments.unedited, shown=shown, untestable=untestable)
-        return Judgement("RESPONDS" if shown else "NOT SHOWN", sentence)
     if not removals:
-        return Judgement("NOT TESTABLE", f"Whether the {label} model uses {region} cannot be tested: {untestable}.")
+        return _of_unedited(label, region, by_cue or {}, alignments, untestable)
     strong = sorted((e for e in removals if e.is_strong(delta)), key=lambda e: -abs(e.effect.estimate))
     confirmed = next(filter(alignments.confirm, strong), None)
-    if confirmed is not None and confounded:
+    if confirmed is not None and (doubt == "disease" or (doubt == "tissue" and SAME_PLACE not in confirmed.by_fill)):
         free = next((e for e in strong if e.stratum == "absent" and alignments.confirm(e)), None)
         if role == "property" or free is None or free.effect.estimate * confirmed.effect.estimate < 0:
             return Judgement("RESPONDS", responds_confounded(label, region, role, confirmed, alignments))
         confirmed = free
     if confirmed is not None:
-        return Judgement("RELIES", relies(label, region, role, confirmed, alignments))
+        return Judgement("RELIES", relies(label, region, role, confirmed, alignments, unseen=doubt == "unseen"))
     spread = max((e for e in removals if e.spreads(delta)), key=lambda e: e.spread.estimate, default=None)
     if strong or spread is not None:
         return Judgement("RESPONDS", responds(label, region, strong, spread, alignments))
     inserted = [e for e in effects if e.test == "insert" and e.beyond(delta) and e.p < LEVEL]
+    helps = next((e for e in removals if e.p_adjusted < LEVEL and e.agree and alignments.confirm(e)), None)
+    if helps is not None and not helps.is_of_sham:
+        return Judgement("RESPONDS", responds_little(label, region, helps, alignments))
     none = all(effect.is_none(delta) for effect in removals) and not inserted
     if none and heat is not None and heat.looks and (not heat.beyond_nulls or heat.stays_at_the_frame):
         return Judgement("ARTEFACT-CONSISTENT", is_artefact(label, region, heat, removals))
     if none:
         return Judgement("EQUIVALENT TO NONE", has_no_effect(label, region, removals, delta))
     return Judgement("NOT SHOWN", is_not_shown(label, region, removals, inserted, delta))
+
+
+def _of_unedited(
+    label: str, region: str, by_cue: Mapping[str, Interval], alignments: Alignments, untestable: str
+) -> Judgement:
+    """Return the verdict on a region of which no edit was possible."""
+    if not by_cue or alignments.unedited is None:
+        return Judgement("NOT TESTABLE", f"Whether the {label} model uses {region} cannot be tested: {untestable}.")
+    aucs = by_cue.values()
+    apart = all(interval.low > 0.5 for interval in aucs) or all(interval.high < 0.5 for interval in aucs)
+    shown = apart and alignments.unedited.is_reliance
+    sentence = goes_with(label, region, by_cue, alignments.unedited, shown=shown, untestable=untestable)
+    return Judgement("RESPONDS" if shown else "NOT SHOWN", sentence)

@@ -51,11 +51,15 @@ def test_a_single_wide_frame_hides_no_more_than_the_usual_frame():
     assert (pixels[10:90] > 0).all()
 
 
-def test_a_picture_is_cut_to_the_aspect_of_another():
+def test_an_image_is_extended_to_the_aspect_of_another_and_nothing_is_cut():
     picture = Picture(textured(100, 80))
     own = measure_aspect(picture)
-    assert transfer_aspect(picture, own, np.array([1.0])).shape == (80, 80, 1)
-    assert transfer_aspect(picture, own, np.array([2.0])).shape == (100, 50, 1)
+    square, tall = (transfer_aspect(picture, own, np.array([ratio])) for ratio in (1.0, 2.0))
+    assert square.shape == (100, 100, 1)
+    np.testing.assert_array_equal(square[:, 10:90], picture.pixels)
+    assert tall.shape == (160, 80, 1)
+    np.testing.assert_array_equal(tall[30:130], picture.pixels)
+    np.testing.assert_array_equal(transfer_aspect(picture, own, own), picture.pixels)
 
 
 def test_a_mark_is_found_removed_and_pasted():

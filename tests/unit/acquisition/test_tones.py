@@ -48,3 +48,14 @@ def test_pictures_with_nothing_in_common_are_not_called_inverted():
     draw = np.random.default_rng(0)
     traits = [measure_inversion(Picture(draw.random((40, 40, 1), dtype=np.float32))) for _ in range(60)]
     assert compare_inversion(traits)[1].mean() < 0.2
+
+
+def test_mirrored_views_are_not_called_inverted():
+    """Breasts of the left and of the right side: bright on one half, and as many of each."""
+    draw = np.random.default_rng(0)
+    side = np.linspace(1, 0, 64)[None] * np.ones((64, 1))
+    traits = []
+    for number in range(40):
+        values = (side if number % 2 else side[:, ::-1]) * 0.8 + 0.05 * draw.random((64, 64))
+        traits.append(measure_inversion(Picture(values[..., None].astype(np.float32))))
+    assert compare_inversion(traits)[1].sum() == 0

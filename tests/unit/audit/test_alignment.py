@@ -6,7 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from camscope.audit.alignment import association, counterfactual, cue_alignment
+from camscope.audit.alignment import (
+    association,
+    counterfactual,
+    cue_alignment,
+    direction_of,
+    direction_of_score,
+)
 from camscope.audit.interventions import Change
 from camscope.audit.settings import AuditSettings
 
@@ -145,3 +151,31 @@ def test_a_large_lesion_is_exchanged_on_its_side_alone():
     found, why = counterfactual(rows, without_lesion(rows, "exchange", "label", "donor 1"), settings=SETTINGS)
     assert why == ""
     assert found.is_reliance
+
+
+@pytest.mark.parametrize("effect", [2.0, -2.0])
+def test_a_cue_without_an_association_points_where_the_model_reads_it(effect):
+    """The verdict must not depend on which of two values of a balanced cue is called 1."""
+    rows = make_rows(effect=effect, cue_of=lambda truth, draw: draw.random() < 0.5, patients=80)
+    assert direction_of(rows, "cue:token", settings=SETTINGS) == 0
+    assert direction_of_score(rows, "cue:token") == np.sign(effect)
+    found, why = counterfactual(rows, removals(rows, effect, insert=True), direction=0, settings=SETTINGS)
+    assert why == ""
+    assert found.reliance.low > 0.5
+    unedited, _ = cue_alignment(rows, "cue:token", direction=direction_of_score(rows, "cue:token"), settings=SETTINGS)
+    assert unedited.reliance.low > 0.5
+
+
+def test_a_property_without_an_association_is_still_no_reliance():
+    rows = make_rows().rename({"cue:token": "property:noise"})
+    change = [Change(0, "property:noise", "exchange", "property:noise", "donor 1", 0.0, 1.0)]
+    assert counterfactual(rows, change, direction=0, settings=SETTINGS)[0] is None
+
+
+def test_a_mask_that_some_cases_lack_is_read_like_a_cue():
+    """Compared among carriers alone, a device in many cases without the label would never matter."""
+    rows = make_rows(cue_of=lambda truth, draw: draw.random() < (0.85 if truth else 0.3), patients=80)
+    changes = removals(rows, 2.0, region="mask:device", insert=True)
+    as_cue, _ = counterfactual(rows, changes, as_cue=True, settings=SETTINGS)
+    assert as_cue.is_reliance
+    assert as_cue.anti.estimate < 0.1

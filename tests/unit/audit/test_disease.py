@@ -49,8 +49,20 @@ def test_a_moving_cue_may_follow_a_disease_whose_place_is_unknown(subjects):
 
     unknown = AuditSection(shortcuts=("cue:token", "border:0.25"))
     moved = with_masks(subjects, cue_token=moving)
-    assert disease_places(moved, unknown).uncertain == ("cue:token",)
-    assert disease_places(moved, SECTION).uncertain == ()
-    assert disease_places(subjects, unknown).uncertain == (), "the token is always at the same place"
+    assert disease_places(moved, unknown).doubts["cue:token"] == "disease"
+    assert disease_places(moved, SECTION).doubts == {}
+    assert disease_places(subjects, unknown).doubts["cue:token"] == "tissue", "the token is always at the same place"
     half = with_masks(moved, mask_label=lambda number, s: s.masks.get("mask:label") if number % 4 == 0 else None)
-    assert disease_places(half, SECTION).uncertain == ("cue:token",)
+    assert disease_places(half, SECTION).doubts["cue:token"] == "disease"
+
+
+def test_a_border_is_in_doubt_where_known_lesions_reach_into_it_or_none_is_known(subjects):
+    unknown = AuditSection(shortcuts=("border:0.25",))
+    assert disease_places(subjects, unknown).doubts == {"border:0.25": "unseen"}
+    half = with_masks(subjects, mask_label=lambda number, s: s.masks.get("mask:label") if number % 4 == 0 else None)
+    assert disease_places(half, SECTION).doubts["border:0.25"] == ""
+    low = known.box(18, 10, 5, 5)
+    near = with_masks(subjects, mask_label=lambda number, s: low if s.truth and number % 4 == 0 else None)
+    assert disease_places(near, SECTION).doubts["border:0.25"] == "disease"
+    all_known = with_masks(subjects, mask_label=lambda _, s: low if s.truth else None)
+    assert disease_places(all_known, SECTION).doubts == {}

@@ -24,7 +24,8 @@ ASKED = ("mask:label", "cue:token")
 def intervene(subjects, score, regions=ASKED, large=()):
     mean = np.mean([s.x for s in subjects], 0)
     donors = PatchDonors(subjects, seed=0)
-    editor = RegionEditor(regions, donors, mean, 0, large=large, lesions=("mask:label",))
+    plan = {"lesions": ("mask:label",), "disease": ("mask:label",), "objects": ("cue:token", "mask:device")}
+    editor = RegionEditor(regions, donors, mean, 0, large=large, **plan)
     log_odds = dict(enumerate(score(np.stack([s.x for s in subjects])).tolist()))
     return scored((edit for s in subjects for edit in editor.edits(s)), score=score, log_odds=log_odds)
 
@@ -60,6 +61,76 @@ def test_a_model_of_the_cue_relies_on_the_cue_alone(subjects):
         in found["cue:token"].reason
     )
     assert found["mask:label"].verdict == "EQUIVALENT TO NONE"
+
+
+def moved(subjects, name, mask):
+    """The subjects whose region is another one, in those that have it."""
+    return [
+        dataclasses.replace(s, masks=s.masks | {name: mask}, declared=s.declared | {name: mask})
+        if name in s.masks
+        else s
+        for s in subjects
+    ]
+
+
+def test_what_a_cue_in_the_lesion_does_is_not_taken_for_use_of_the_disease():
+    """The box of the lesion holds the token, as a box around consolidation holds a drain."""
+
+    def carries(truth, draw):
+        return draw.random() < (0.85 if truth else 0.0)
+
+    wide = moved(known.make_subjects(carries=carries), "mask:label", known.box(0, 0, 7, 7))
+    score = known.mean_of("cue:token")
+    found = verdicts(wide, score)
+    assert found["mask:label"].verdict != "RELIES"
+    lesion = verdicts(moved(known.make_subjects(carries=carries), "mask:label", known.box(9, 9, 7, 7)), score)
+    assert lesion["mask:label"].verdict == "EQUIVALENT TO NONE"
+    edits, _ = intervene(wide, score, ("mask:label",))
+    filled = [c for c in edits if c.test == "remove" and wide[c.case].case.cues["token"]]
+    clean = score(np.stack([s.x for s in wide]))
+    assert filled
+    assert all(abs(c.region_log_odds - clean[c.case]) < 1e-6 for c in filled)
+
+
+def test_a_cue_that_is_known_without_its_mask_neither_lends_nor_receives(subjects):
+    blind = {s.case.number for s in subjects if s.case.cues["token"] and s.case.number % 3 == 0}
+    hidden = [
+        dataclasses.replace(s, masks={k: m for k, m in s.masks.items() if k != "cue:token"})
+        if s.case.number in blind
+        else s
+        for s in subjects
+    ]
+    assert all(not s.lacks("cue:token") for s in subjects if s.case.cues["token"])
+    found, _ = intervene(hidden, known.mean_of("cue:token"), ("cue:token",))
+    assert not {c.case for c in found} & blind
+    removed = [c for c in found if c.test == "remove" and c.fill_in == "donor"]
+    assert np.mean([c.region_log_odds - c.sham_log_odds for c in removed]) == pytest.approx(-1, abs=0.1)
+
+
+def test_the_same_place_is_that_of_patients_with_the_same_label():
+    def carries(truth, draw):
+        return truth and draw.random() < 0.9
+
+    subjects = known.make_subjects(carries=carries)
+    found, _ = intervene(subjects, known.mean_of("cue:token"), ("cue:token",))
+    compared = {c.case for c in found if c.fill_in == "same place"}
+    lenders = {s.case.patient for s in subjects if s.truth and "cue:token" not in s.masks}
+    patients = {subjects[case].case.patient for case in compared}
+    assert 0 < len(patients) <= len(lenders)
+
+
+def test_a_device_declared_as_a_mask_is_inserted_too(subjects):
+    devices = [
+        dataclasses.replace(
+            s, masks={k.replace("cue:token", "mask:device"): m for k, m in s.masks.items()}, declared={}
+        )
+        for s in subjects
+    ]
+    found, _ = intervene(devices, known.mean_of("cue:token"), ("mask:device",))
+    assert {c.case for c in found if c.test == "insert"} == {
+        s.case.number for s in devices if "mask:device" not in s.masks
+    } & {c.case for c in found}
+    assert any(c.test == "insert" for c in found)
 
 
 def test_a_model_of_the_lesion_relies_on_the_lesion_alone(subjects):

@@ -102,7 +102,7 @@ def audited(cases, blobs, score, *, confounded=False):
             ),
             untestable=untestable_property(values[name]),
             delta=SETTINGS.delta,
-            confounded=confounded,
+            doubt="disease" if confounded else "",
         )
     return judgements, rows, values, (changes, forwards)
 

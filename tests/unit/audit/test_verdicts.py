@@ -47,13 +47,15 @@ def heat(enrichment, nulls, frame=math.nan, content=math.nan):
 
 
 GOOD, BAD = Interval(0.9, 0.96, 0.95), Interval(0.0, 0.2, 0.1)
-USED = Alignment(GOOD, GOOD, BAD, Interval(0.5, 0.9, 0.7), how="remove")
-UNUSED = Alignment(GOOD, GOOD, GOOD, Interval(-0.1, 0.2, 0.05), how="remove")
+UNKNOWN = Interval(math.nan, math.nan, math.nan)
+USED = Alignment(GOOD, UNKNOWN, BAD, Interval(0.5, 0.9, 0.7), how="remove")
+UNUSED = Alignment(GOOD, UNKNOWN, GOOD, Interval(-0.1, 0.2, 0.05), how="remove")
 
 
-def judged(effects=(), *, role="shortcut", heat=None, edited=USED, **alignments):
+def judged(effects=(), *, role="shortcut", heat=None, edited=USED, doubt="", **alignments):
     known = Alignments({} if edited is None else {("remove", ""): edited}, **alignments)
-    return judge("L", "border:0.10", role, effects=effects, heat=heat, alignments=known, untestable="why", delta=0.1)
+    asked = {"effects": effects, "heat": heat, "alignments": known, "untestable": "why", "delta": 0.1, "doubt": doubt}
+    return judge("L", "border:0.10", role, **asked)
 
 
 HOT = heat(Interval(1.4, 1.8, 1.6), {"random weights": [1.0, 1.1]})
@@ -110,6 +112,33 @@ def test_a_response_is_reliance_only_where_it_serves_to_tell_the_label(alignment
     assert found.verdict == verdict
     assert words in found.reason
     assert "nan" not in found.reason
+
+
+def test_a_border_into_which_unseen_disease_may_reach_says_so():
+    assert "is not known: add a mask of the disease" in judged([effect(STRONG)], doubt="unseen").reason
+    assert "is not known" not in judged([effect(STRONG)]).reason
+
+
+def test_tissue_under_a_fixed_cue_must_have_been_compared():
+    assert judged([effect(STRONG)], doubt="tissue").verdict == "RESPONDS"
+    compared = effect(STRONG, fills={"impute": STRONG, "same place": STRONG})
+    assert judged([compared], doubt="tissue").verdict == "RELIES"
+
+
+def test_a_small_effect_that_decides_is_no_absence_of_use():
+    little = effect(Interval(-0.08, -0.06, -0.07), equivalence=0.001, spread=Interval(0.0, 0.08, 0.05))
+    found = judged([little])
+    assert found.verdict == "RESPONDS"
+    assert "it helps to separate the classes: the AUC is" in found.reason
+    assert judged([little], edited=UNUSED).verdict == "EQUIVALENT TO NONE"
+
+
+def test_changes_of_single_cases_count_if_every_fill_in_makes_them():
+    wide = Interval(0.5, 0.9, 0.7)
+    single = effect(NONE, p=0.001, spread=wide)
+    assert judged([single], edited=UNUSED).verdict == "RESPONDS"
+    of_one = dataclasses.replace(single, spread_by_fill={"impute": wide, "same place": NONE})
+    assert judged([of_one], edited=UNUSED).verdict != "RESPONDS"
 
 
 def test_nan_passes_no_gate():
@@ -283,7 +312,7 @@ def test_a_property_that_the_disease_can_change_yields_a_response():
         "delta": 0.1,
     }
     assert judge("L", "property:jpeg", "property", **arguments).verdict == "RELIES"
-    found = judge("L", "property:contrast", "property", **arguments, confounded=True)
+    found = judge("L", "property:contrast", "property", **arguments, doubt="disease")
     assert found.verdict == "RESPONDS"
     assert found.reason.startswith("The L model responds to the contrast: replacing it with that of a patient")
     assert "nan" not in found.reason
@@ -293,12 +322,12 @@ def test_a_cue_that_may_lie_on_the_disease_needs_its_effect_without_the_disease(
     def of(*effects):
         alignments = Alignments({("remove", ""): USED})
         shown = {"heat": None, "alignments": alignments, "untestable": "nothing", "delta": 0.1}
-        return judge("L", "cue:drain", "shortcut", effects=effects, **shown, confounded=True)
+        return judge("L", "cue:drain", "shortcut", effects=effects, **shown, doubt="disease")
 
     present = effect(STRONG, stratum="present")
     alone = of(present)
     assert alone.verdict == "RESPONDS"
-    assert "cue:drain or to disease under it" in alone.reason
+    assert "cue:drain or to disease in the same place" in alone.reason
     both = of(present, effect(STRONG, stratum="absent"))
     assert both.verdict == "RELIES"
     assert "label absent" in both.reason
