@@ -53,7 +53,7 @@ def test_pictures_with_nothing_in_common_are_not_called_inverted():
 def test_mirrored_views_are_not_called_inverted():
     """Breasts of the left and of the right side: bright on one half, and as many of each."""
     draw = np.random.default_rng(0)
-    side = np.linspace(1, 0, 64)[None] * np.ones((64, 1))
+    side = np.linspace(1, 0, 64)[None] * np.sin(np.linspace(0, np.pi, 64))[:, None]
     traits = []
     for number in range(40):
         values = (side if number % 2 else side[:, ::-1]) * 0.8 + 0.05 * draw.random((64, 64))
