@@ -257,11 +257,13 @@ def test_camscope_methods_lists_every_setting_with_its_default(name, capsys):
     said = capsys.readouterr().out
     function = META[name]("gradcam") if name in META else METHODS[name]
     settings = settings_of(function)
-    listed = re.findall(r"^    --set (\w+)=(.+)$", said, re.MULTILINE)
+    listed = re.findall(r"^    --set (\w+)=(.+?)  +\S", said, re.MULTILINE)
     assert [one for one, _ in listed] == list(settings)
     for one, default in listed:
         assert default == str(settings[one]) or default.startswith(("(", "["))
-    assert inspect.getdoc((METHODS | META)[name]) in said
+    summary, _, rest = inspect.getdoc((METHODS | META)[name]).partition("\n")
+    assert summary in said
+    assert rest.partition("Reference:\n")[2].partition("\n\n")[0].split()[0] in said
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,18 @@ def test_again_alone_and_the_same(folder, flags, note):
     assert note in done.stderr
 
 
+def test_check_foretells_the_audit(folder):
+    place, _ = folder
+    done = command("study", "--check", place / "study.toml", "--json")
+    assert done.returncode == 0, done.stderr
+    planned = json.loads(done.stdout)["audit"]
+    found = json.loads((place / "results" / "audit.json").read_text(encoding="utf-8"))
+    assert found["forwards"] <= planned["forwards"] <= 4 * found["forwards"]
+    assert planned["seconds"] > 0
+    done = command("study", "--check", place / "study.toml")
+    assert f"audit: at most {planned['forwards']} forwards; about " in done.stdout
+
+
 def test_a_folder_without_a_study(tmp_path):
     done = command("audit", tmp_path)
     assert done.returncode == 2

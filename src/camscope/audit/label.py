@@ -45,7 +45,8 @@ _POOL, _POOL_BYTES = 256, 2**30
 EXCHANGED = 256
 """Most cases per label whose cells and properties are exchanged, one case per patient."""
 _SAMPLE = 64
-_SEEDS = 3
+SEEDS = 3
+"""Networks with random weights whose maps are null maps."""
 _TESTED = 8
 
 
@@ -339,7 +340,7 @@ def _nulls(
         [by_case[case] for case in counted["case"]],
         grids=stacked(counted),
         regions=section.regions,
-        seeds=_SEEDS,
+        seeds=SEEDS,
         seed=section.seed,
     )
 

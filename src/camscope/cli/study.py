@@ -142,17 +142,20 @@ def _run(study: Study, out: str, *, as_json: bool, **options: Any) -> int:
 
 def _check(file: Path | None, device: str, *, as_json: bool) -> int:
     """Print all problems and the plan, even if an error occurs; return the exit status."""
+    from camscope.audit.plan import plan_audit
     from camscope.cohort.sections import Problem
     from camscope.study.plan import plan
     from camscope.study.study import Study
 
-    study, planned = None, None
+    study, planned, audit = None, None, None
     problems: list[Problem] = []
     try:
         if file is None:
             raise SettingError(_NO_FILE)
         study, problems = Study.check(file)
         planned = None if study is None else plan(study, device=device)
+        if study is not None and study.file.audit is not None:
+            audit = plan_audit(study, device=device)
     except Exception as error:  # for example of a model that cannot run; programs expect an answer
         if not (as_json or isinstance(error, CamscopeError)):
             raise
@@ -160,12 +163,12 @@ def _check(file: Path | None, device: str, *, as_json: bool) -> int:
         study, problems = None, [*problems, Problem(text, str(file or ""))]
     if as_json:
         items = [vars(problem) for problem in problems]
-        print(json.dumps({"problems": items, "plan": None if planned is None else vars(planned)}))
+        plans = {"plan": None if planned is None else vars(planned), "audit": None if audit is None else vars(audit)}
+        print(json.dumps({"problems": items} | plans))
     else:
         for problem in problems:
             print(one_line(str(problem)))
         if planned is not None:
-            duration = "unknown" if planned.seconds is None else f"about {planned.seconds / 60:.1f} minutes"
             for note in planned.notes:
                 print(one_line(f"note: {note}"))
             people = {
@@ -175,9 +178,15 @@ def _check(file: Path | None, device: str, *, as_json: bool) -> int:
             }[planned.patient_source]
             print(
                 f"{planned.images} images{people}, {planned.forwards} forwards, "
-                f"{planned.maps} maps, {planned.rows} rows; {duration}; {len(problems)} problems"
+                f"{planned.maps} maps, {planned.rows} rows; {_minutes(planned.seconds)}; {len(problems)} problems"
             )
+        if audit is not None:
+            print(f"audit: at most {audit.forwards} forwards; {_minutes(audit.seconds)}; then the report")
     return 2 if study is None else 1 if problems else 0
+
+
+def _minutes(seconds: float | None) -> str:
+    return "unknown" if seconds is None else f"about {seconds / 60:.1f} minutes"
 
 
 def _status(folder: str, *, as_json: bool) -> None:
