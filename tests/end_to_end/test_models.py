@@ -18,6 +18,12 @@ def test_names_of_a_source():
     ]
 
 
+def test_a_pattern_needs_no_source():
+    found = inside("models", "convnext_bas*").stdout.split()
+    assert {"timm:convnext_base", "torchvision:convnext_base"} <= set(found)
+    assert all(name.partition(":")[2].startswith("convnext_bas") for name in found)
+
+
 def test_the_hub_is_more_than_its_examples():
     done = inside("models", "hf:*resnet*")
     assert done.stdout.split() == ["hf:microsoft/resnet-50"]

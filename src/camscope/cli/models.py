@@ -67,6 +67,7 @@ def _names(pattern: str) -> list[str]:
     sources = {source: lister for source, lister in NAMES.items() if not colon or fnmatch.fnmatch(source, f"*{prefix}")}
     names = [f"{source}:{name}" for source, lister in sources.items() for name in lister()]
     wildcard = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+    wildcard = wildcard if colon or wildcard.startswith("*") else f"*:{wildcard}"
     matches = fnmatch.filter(names, wildcard)
     if not matches:
         raise ModelError(f"none of the {len(names)} models matches {pattern!r}; `camscope models` lists them all")
@@ -79,7 +80,7 @@ def _told(facts: dict[str, Any]) -> str:
     dots = " ..." if count > len(first) else ""
     preprocess = {key: value for key, value in facts["preprocess"].items() if value is not None}
     lines = {
-        "model": f"{facts['model']} (weights: {facts['weights']})",
+        "model": f"{facts['model']} (weights: {facts['untrained'] or facts['weights']})",
         "layer": facts["layer"],
         "layout": f"{facts['layout']}, {facts['channels']} channels" if facts["layout"] else None,
         "grid": " x ".join(map(str, facts["grid"])),

@@ -16,6 +16,7 @@ from camscope.methods import METHODS
 from camscope.methods.heads import frozen_sums, linear_levels
 from camscope.models.black_box import BlackBox
 from camscope.models.model import Model
+from camscope.models.untrained import FACT
 from camscope.trace import Layout, Trace
 
 # Methods that coincide for simple heads, and need one pass.
@@ -49,13 +50,14 @@ def examine(model: Model) -> dict[str, Any]:
     run = BatchExplainer.over(model, [_random_sample(model)], functions=functions)
     return {
         "model": model.name,
+        "untrained": model.untrained,
         "weights": None if model.recipe is None else model.recipe.weights,
         "outcome": model.outcome,
         "outputs": list(run.outputs.shape[1:]),
         "labels": {"count": len(model.labels), "first": list(model.labels[:_SHOWN])},
         **_inside(run),
         "preprocess": model.preprocess.to_dict(),
-        "facts": dict(model.facts),
+        "facts": {name: fact for name, fact in model.facts.items() if name != FACT},
     }
 
 

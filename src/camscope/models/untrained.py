@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 NEW_HEAD = "new_head"
 """Fact with which a source says that published weights were loaded, but for a new classifier."""
-_FACT = "untrained"
+FACT = "untrained"
+"""Fact of a model that says what of it is random, and how to see whether it still is."""
 _NETWORK, _HEAD = "random weights", "random classifier"
 _NOTES = {
     _NETWORK: "random weights: the map shows the architecture, and nothing that was learned",
@@ -33,7 +34,7 @@ def marked(model: Model, *, weights: object) -> Model:
     has_new_head = facts.pop(NEW_HEAD, False)
     if weights == "none" or has_new_head:
         name = _watched(model)
-        facts[_FACT] = {
+        facts[FACT] = {
             "what": _NETWORK if weights == "none" else _HEAD,
             "parameter": name,
             "norm": _norm(model.net, name),
@@ -49,7 +50,7 @@ def untrained(net: nn.Module, facts: Mapping[str, Any]) -> str:
     >>> untrained(net, {"untrained": fact}), untrained(nn.Linear(3, 2), {"untrained": fact}), untrained(net, {})
     ('random weights', '', '')
     """
-    fact = facts.get(_FACT)
+    fact = facts.get(FACT)
     if not isinstance(fact, Mapping) or fact.get("what") not in _NOTES:
         return ""
     norm = _norm(net, fact.get("parameter"))
