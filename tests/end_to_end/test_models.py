@@ -41,7 +41,7 @@ def test_what_would_be_used():
     done = inside("models", "--check", "timm:test_resnet", "--weights", "none")
     assert done.returncode == 0, done.stderr
     told = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if not line.startswith("same maps"))
-    assert told["model"] == "timm:test_resnet (weights: none)"
+    assert told["model"] == "timm:test_resnet (random weights)"
     assert told["layer"] == "layer4"
     assert told["grid"] == "5 x 5"
     assert told["head"] == "global average pooling, linear"

@@ -80,7 +80,7 @@ def _told(facts: dict[str, Any]) -> str:
     dots = " ..." if count > len(first) else ""
     preprocess = {key: value for key, value in facts["preprocess"].items() if value is not None}
     lines = {
-        "model": f"{facts['model']} (weights: {facts['untrained'] or facts['weights']})",
+        "model": f"{facts['model']} ({facts['untrained'] or 'weights: ' + str(facts['weights'])})",
         "layer": facts["layer"],
         "layout": f"{facts['layout']}, {facts['channels']} channels" if facts["layout"] else None,
         "grid": " x ".join(map(str, facts["grid"])),
