@@ -143,7 +143,7 @@ def is_artefact(label: str, region: str, heat: Heat, removals: Sequence[Effect])
     )
     return (
         f"The maps of the {label} model have more heat in {region} than elsewhere ({heat.enrichment.estimate:.2f} "
-        f"times its share of the image), but {why}, and {_effect(largest)}: the heat is an artefact."
+        f"times its share of the image), but {why}, and {_effect(largest)}: this heat is no evidence of use."
     )
 
 
