@@ -70,7 +70,11 @@ def test_the_tables_hold_what_the_json_says(folder):
     ("flags", "note"),
     [
         ([], "nothing has changed since the audit in this folder, so it is not run again"),
-        (["--again"], "report.html was written before this audit: run `camscope report"),
+        pytest.param(
+            ["--again"],
+            "report.html was written before this audit: run `camscope report",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_again_alone_and_the_same(folder, flags, note):
