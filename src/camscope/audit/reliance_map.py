@@ -72,7 +72,7 @@ class RelianceMap:
         """Return the number of cells that are significant and above delta, and the largest, in words."""
         cells = np.argwhere((p < LEVEL) & (values > self.delta)).tolist()
         if not cells:
-            return f"none by more than {self.delta:g} SD"
+            return f"none is shown to, by more than {self.delta:g} SD"
         row, column = max(cells, key=lambda cell: values[tuple(cell)])
         number = f"{len(cells)}, the strongest" if cells[1:] else "1,"
         return f"{number} in row {row + 1}, column {column + 1} ({values[row, column]:.2f} SD)"

@@ -134,12 +134,15 @@ def explain(
             **settings,
         )
 
-        def save(e: Explanation) -> tuple[Explanation, dict[str, Path]]:
-            return e, folder.save(e, places[Path(e.source)].parent)
+        named = ((e, folder.reserve(e, places[Path(e.source)].parent)) for e in explanations)
+
+        def save(one: tuple[Explanation, dict[str, Path]]) -> tuple[Explanation, dict[str, Path]]:
+            folder.write(*one)
+            return one
 
         last, image_count = "", 0
         writers = stack.enter_context(ThreadPoolExecutor(_WRITERS))
-        for e, paths in prefetch(writers, save, explanations, depth=batch_size):
+        for e, paths in prefetch(writers, save, named, depth=batch_size):
             _say(e, paths, as_json=as_json)
             last, image_count = e.source, image_count + (e.source != last)
             bar.update(task, completed=image_count + len(failed))

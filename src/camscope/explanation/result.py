@@ -146,7 +146,8 @@ class Explanation:
         left.imshow(self.picture.rgb)
         right.imshow(self.overlay(scale=scale, cmap=cmap, opacity=opacity))
         left.set_title("image")
-        right.set_title(f"{self.label} ({self.score:.3g})")
+        certainty = f"score {self.score:.3g}" if self.probability is None else f"p = {self.probability:.3f}"
+        right.set_title(f"{self.short_label}, {certainty}")
         for axes in (left, right):
             axes.set_axis_off()
         colours = ListedColormap(render.colourise(np.linspace(0, 1, 256)[None], cmap)[0] / 255)

@@ -75,15 +75,23 @@ class MapFolder:
         Returns:
             The path of each kind of file.
         """
+        paths = self.reserve(e, place)
+        self.write(e, paths)
+        return paths
+
+    def reserve(self, e: Explanation, place: str | Path = ".") -> dict[str, Path]:
+        """Return the path of each kind of file of an explanation; the first that asks gets a name, so ask in order."""
         record = _record(e)
         with self._lock:
             paths = self._paths(e, record, PurePosixPath(Path(place).as_posix()))
             record["files"] = dict(paths)
             self._records[_identity(record)] = record
             self._owners |= dict.fromkeys(paths.values(), _identity(record))
-        placed = {kind: self.folder / path for kind, path in paths.items()}
-        e.write_files(placed, **self._display)
-        return placed
+        return {kind: self.folder / path for kind, path in paths.items()}
+
+    def write(self, e: Explanation, paths: Mapping[str, Path]) -> None:
+        """Write the files of an explanation to reserved paths; may be called from several threads."""
+        e.write_files(paths, **self._display)
 
     def finish(self) -> None:
         """Write the index, and if there is a picture of each map, the page and the contact sheet."""
