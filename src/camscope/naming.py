@@ -14,6 +14,8 @@ from camscope.errors import SettingError, nearest
 _LONGEST = 80
 _MOST_BYTES = 200
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+MAP_FILES = "{image}/{method}_{label}_{model}/{kind}"
+"""Pattern of the files of `camscope explain`: one folder per map."""
 
 
 def file_name(text: str) -> str:

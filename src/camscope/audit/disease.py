@@ -18,8 +18,11 @@ _FIXED = 0.5  # smallest mean share of a region that another case's region cover
 _REACHED = 0.1  # smallest share of the known lesions that overlap a region, for one that the disease reaches
 
 Doubt = Literal["", "disease", "tissue", "unseen"]
-"""Why a shortcut may be convicted by what lies in it: "disease" whose place is not known; "tissue" at a fixed place,
-unless the same place of other patients was compared; "unseen" if no case shows whether the disease reaches into it."""
+"""What, other than the shortcut, may have changed the score.
+
+"disease": the disease may lie in the shortcut. "tissue": it may too, but the shortcut is always at one place, which can
+be compared in other patients. "unseen": no case shows whether the disease reaches into it. "": nothing.
+"""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from camscope.cli.options import (
 )
 from camscope.cli.terminal import printed_notes
 from camscope.errors import SettingError
+from camscope.naming import MAP_FILES
 from camscope.prefetch import prefetch
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def explain(
             help="Pattern of their paths in the folder, with {image}, {method}, {label}, {model} and {kind}; .jpg or "
             ".png at its end is the format of the images."
         ),
-    ] = "{image}/{method}_{label}_{model}/{kind}",
+    ] = MAP_FILES,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", help="Method setting as name=value (see `camscope methods NAME`); repeat for several."),
@@ -159,7 +160,6 @@ def _say(e: Explanation, paths: dict[str, Path], *, as_json: bool) -> None:
         content: dict[str, Any] = e.to_dict() | {"folder": str(folder), "files": files}
         print(json.dumps(content, ensure_ascii=False))
         return
-    certainty = f"p = {e.probability:.3f}" if e.probability is not None else f"score {e.score:.3g}"
-    print(f"{e.source}: {e.label}, {certainty}, {e.method} at {e.layer} -> {folder}")
+    print(f"{e.source}: {e.label}, {e.certainty}, {e.method} at {e.layer} -> {folder}")
     for note in printed_notes(e):
         print(f"    {note}")

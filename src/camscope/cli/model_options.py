@@ -13,87 +13,40 @@ from camscope.cli.options import Labels, Weights, class_names, numbers, pairs
 from camscope.cli.terminal import command_with
 from camscope.errors import SettingError
 
-_PANEL = "Model"
+
+def _option(kind: Any, text: str, *names: str, **more: Any) -> Any:
+    """Return the annotation of an option in the panel of the model; not given, it is None."""
+    return Annotated[kind, typer.Option(*names, help=text, rich_help_panel="Model", **more)]
+
+
 _OPTIONS: dict[str, Any] = {
-    "arch": Annotated[
+    "arch": _option(str | None, "Network that a file of weights fills, such as timm:resnet18."),
+    "classes": _option(int | None, "Number of outputs.", min=1, show_default="as many as labels"),
+    "outcome": _option(
         str | None,
-        typer.Option(help="Network that a file of weights fills, such as timm:resnet18.", rich_help_panel=_PANEL),
-    ],
-    "classes": Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of outputs.", show_default="as many as labels", rich_help_panel=_PANEL),
-    ],
-    "outcome": Annotated[
-        str | None,
-        typer.Option(
-            help="Meaning of the outputs: one (softmax, one class), any (sigmoid, several) or value (regression).",
-            show_default="detected from the model",
-            rich_help_panel=_PANEL,
-        ),
-    ],
-    "input_size": Annotated[
-        str | None,
-        typer.Option(help="Input size of the model: side in pixels, or HEIGHT,WIDTH.", rich_help_panel=_PANEL),
-    ],
-    "mean": Annotated[
-        str | None,
-        typer.Option(help="Mean of the pixels in [0, 1]: one number, or one per channel.", rich_help_panel=_PANEL),
-    ],
-    "std": Annotated[
-        str | None,
-        typer.Option(
-            help="Standard deviation of the pixels in [0, 1]: one number, or one per channel.", rich_help_panel=_PANEL
-        ),
-    ],
-    "fit": Annotated[
-        str | None,
-        typer.Option(help="How an image is fitted to the input size: crop, squash or pad.", rich_help_panel=_PANEL),
-    ],
-    "option": Annotated[
+        "Meaning of the outputs: one (softmax, one class), any (sigmoid, several) or value (regression).",
+        show_default="detected from the model",
+    ),
+    "input_size": _option(str | None, "Input size of the model: side in pixels, or HEIGHT,WIDTH."),
+    "mean": _option(str | None, "Mean of the pixels in [0, 1]: one number, or one per channel."),
+    "std": _option(str | None, "Standard deviation of the pixels in [0, 1]: one number, or one per channel."),
+    "fit": _option(str | None, "How an image is fitted to the input size: crop, squash or pad."),
+    "option": _option(
+        list[str] | None, "Option of the model source as name=value, such as pad_type=same; repeat for several."
+    ),
+    "output": _option(
+        str | None, "Output with the scores, by name or number, of a network with several.", show_default="detected"
+    ),
+    "name": _option(str | None, "Name of the model in results.", show_default="the model as given"),
+    "prefix": _option(str | None, "Prefix of the network's names in the weights file.", show_default="detected"),
+    "ignore": _option(
         list[str] | None,
-        typer.Option(
-            help="Option of the model source as name=value, such as pad_type=same; repeat for several.",
-            rich_help_panel=_PANEL,
-        ),
-    ],
-    "output": Annotated[
-        str | None,
-        typer.Option(
-            help="Output with the scores, by name or number, of a network with several.",
-            show_default="detected",
-            rich_help_panel=_PANEL,
-        ),
-    ],
-    "name": Annotated[
-        str | None,
-        typer.Option(help="Name of the model in results.", show_default="the model as given", rich_help_panel=_PANEL),
-    ],
-    "prefix": Annotated[
-        str | None,
-        typer.Option(
-            help="Prefix of the network's names in the weights file.",
-            show_default="detected",
-            rich_help_panel=_PANEL,
-        ),
-    ],
-    "ignore": Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Pattern of names in the weights file to leave out, such as 'criterion.*'; repeat for several.",
-            rich_help_panel=_PANEL,
-        ),
-    ],
-    "trust": Annotated[
-        bool,
-        typer.Option(
-            "--trust",
-            help="Load files that can run code: weights of torchxrayvision, models of Ultralytics.",
-            rich_help_panel=_PANEL,
-        ),
-    ],
+        "Pattern of names in the weights file to leave out, such as 'criterion.*'; repeat for several.",
+    ),
+    "trust": _option(
+        bool, "Load files that can run code: weights of torchxrayvision, models of Ultralytics.", "--trust"
+    ),
 }
-
-
 _OF_ALL = ("option", "ignore", "trust")
 """Options that hold for all models of a command that takes several."""
 

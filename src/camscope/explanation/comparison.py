@@ -163,7 +163,6 @@ def _classes(e: Explanation) -> str:
 
 
 def _caption(e: Explanation) -> str:
-    certainty = f"p = {e.probability:.3f}" if e.probability is not None else f"score {e.score:.3g}"
     twins = [note.removeprefix(SAME_MAP).partition(":")[0] for note in e.notes if note.startswith(SAME_MAP)]
     prefix = [f"{SAME_MAP}{', '.join(twins)}"] if twins else []
-    return "; ".join([*prefix, f"{e.short_label}, {certainty}"])
+    return "; ".join([*prefix, f"{e.short_label}, {e.certainty}"])

@@ -100,6 +100,11 @@ class Explanation:
         return self.label.partition(",")[0]
 
     @property
+    def certainty(self) -> str:
+        """Return the probability, or the score where there is none, as in "p = 0.875"."""
+        return certainty(self.probability, self.score)
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """Return the notes that a reader of the map needs: all but those on passed checks."""
         return tuple(note for note in self.notes if not note.startswith(_PASSED))
@@ -146,8 +151,7 @@ class Explanation:
         left.imshow(self.picture.rgb)
         right.imshow(self.overlay(scale=scale, cmap=cmap, opacity=opacity))
         left.set_title("image")
-        certainty = f"score {self.score:.3g}" if self.probability is None else f"p = {self.probability:.3f}"
-        right.set_title(f"{self.short_label}, {certainty}")
+        right.set_title(f"{self.short_label}, {self.certainty}")
         for axes in (left, right):
             axes.set_axis_off()
         colours = ListedColormap(render.colourise(np.linspace(0, 1, 256)[None], cmap)[0] / 255)
@@ -329,6 +333,15 @@ def file_names(files: str, write: str | Sequence[str], fields: Mapping[str, str]
         ending = suffix if suffix and f".{usual}" in IMAGE_SUFFIXES else dot + usual
         names[kind] = filled(files.removesuffix(suffix), {**dict.fromkeys(FIELDS, ""), **fields, "kind": stem}) + ending
     return names
+
+
+def certainty(probability: float | None, score: float) -> str:
+    """Return a probability, or the score where there is none, in words.
+
+    >>> certainty(0.875, 2.0), certainty(None, 2.0)
+    ('p = 0.875', 'score 2')
+    """
+    return f"score {score:.3g}" if probability is None else f"p = {probability:.3f}"
 
 
 def versions() -> dict[str, str]:

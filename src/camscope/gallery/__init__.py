@@ -1,5 +1,5 @@
 """Folders of explanations: file names that never clash, an index, a page and a contact sheet."""
 
-from camscope.gallery.folder import PATTERN, MapFolder
+from camscope.gallery.folder import MapFolder
 
-__all__ = ["PATTERN", "MapFolder"]
+__all__ = ["MapFolder"]

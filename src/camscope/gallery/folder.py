@@ -12,14 +12,12 @@ from PIL import Image
 
 from camscope.errors import SettingError, StoreError, first_line
 from camscope.explanation import Explanation
-from camscope.explanation.result import FIELDS, file_names
+from camscope.explanation.result import FIELDS, certainty, file_names
 from camscope.files import MAPS, claim, write_atomically
-from camscope.naming import fields_of, fingerprint
+from camscope.naming import MAP_FILES, fields_of, fingerprint
 from camscope.page.shell import rendered
 from camscope.render import Cell, sheet
 
-PATTERN = "{image}/{method}_{label}_{model}/{kind}"
-"""Pattern of file names of `camscope explain`."""
 INDEX, PAGE, SHEET = "explanations.json", "index.html", "contact_sheet.jpg"
 _IDENTITY = {"source": "image", "method": "method", "label": "label", "model": "model", "weights_sha256": "weights"}
 """Key of a record -> field of the pattern that tells it apart."""
@@ -41,7 +39,7 @@ class MapFolder:
     """
 
     def __init__(
-        self, folder: str | Path, *, files: str = PATTERN, write: str | Sequence[str] = "all", **display: Any
+        self, folder: str | Path, *, files: str = MAP_FILES, write: str | Sequence[str] = "all", **display: Any
     ) -> None:
         """Take a folder.
 
@@ -176,9 +174,8 @@ def _link(record: Record) -> str:
 
 
 def _caption(record: Record) -> str:
-    value = record["probability"]
-    certainty = f"score {record['score']:.3g}" if value is None else f"p = {value:.3f}"
-    return f"{record['label'].partition(',')[0]}, {certainty}; {record['method']}, {record['model']}"
+    shown = certainty(record["probability"], record["score"])
+    return f"{record['label'].partition(',')[0]}, {shown}; {record['method']}, {record['model']}"
 
 
 def _thumbnail(path: Path) -> Image.Image:

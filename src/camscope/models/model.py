@@ -221,7 +221,8 @@ class Model:
         >>> Model("mine", nn.Identity(), preprocess=Preprocess(), facts=facts).notes
         ('left over in the weights file: ema.*',)
         """
-        return (*([untrained_note(self.untrained)] if self.untrained else []), *self.assumptions)
+        what = self.untrained
+        return (*([untrained_note(what)] if what else []), *self.assumptions)
 
     @property
     def assumptions(self) -> tuple[str, ...]:
