@@ -18,9 +18,7 @@ import numpy as np
 import planted
 import torch
 
-from camscope.statistics.auc import auc
-
-FRESH, USED, UNUSED = 2000, 0.10, 0.02
+USED = 0.10
 
 
 @dataclass(frozen=True)
@@ -51,17 +49,6 @@ DESIGNS = {
 }
 
 
-def index_of(net, cue, seed):
-    """The AUC of a network where the cue points to the right label minus that where it does not, on fresh images."""
-    draw = np.random.default_rng([seed, 4])
-    truth, has = (np.arange(FRESH) // n % 2 == 1 for n in (1, 2))
-    made = [planted.picture(draw, disease=t, cue=cue if h else None)[0] for t, h in zip(truth, has, strict=True)]
-    with torch.no_grad():
-        scores = net(torch.from_numpy(np.stack(made))[:, None] * 4 - 2)[:, 0].double().numpy()
-    agrees = has == truth
-    return float(auc(scores[agrees], truth[agrees]) - auc(scores[~agrees], truth[~agrees]))
-
-
 def run(job):
     name, seed = job
     torch.set_num_threads(1)
@@ -69,7 +56,7 @@ def run(job):
     net = planted.trained(planted.HEADS[seed % 2], design.cue, design.chances, seed, **design.training)
     found = planted.audited(net, design.cue, design.patients, seed, **design.cohort)
     verdicts = {region: found["verdicts"].get(region) for region in planted.SHORTCUTS}
-    return {"design": name, "seed": seed, "index": index_of(net, design.cue, seed), "verdicts": verdicts}
+    return {"design": name, "seed": seed, "index": planted.index_of(net, design.cue, seed), "verdicts": verdicts}
 
 
 def table(results):
@@ -83,12 +70,12 @@ def table(results):
         designs[result["design"]].append(result)
     for name, members in designs.items():
         used = [m for m in members if abs(m["index"]) >= USED]
-        unused = [m for m in members if abs(m["index"]) < UNUSED]
+        unused = [m for m in members if abs(m["index"]) < planted.UNUSED]
         counts = Counter(m["verdicts"]["cue:token"] for m in members)
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
         index = np.median([m["index"] for m in members])
         print(f"| {name} | {len(members)} | {index:.2f} | {_relies(used)} | {_relies(unused)} | {verdicts} |")
-    unused = [m for m in results if abs(m["index"]) < UNUSED]
+    unused = [m for m in results if abs(m["index"]) < planted.UNUSED]
     print(f"\nFalse RELIES over all designs: {_relies(unused)}.")
 
 

@@ -115,6 +115,7 @@ class Alignment:
             S_anti), where S is the difference of the mean log-odds of the classes.
         flips: share of the cases whose prediction differs between the two sets; NaN for sets of different cases.
         how: "" for unedited images, "remove" for removals, and the ``by`` of an exchange.
+        as_read: whether the cue is not associated with the label, and so points where the model reads it.
     """
 
     aligned: Interval
@@ -124,6 +125,7 @@ class Alignment:
     share: Interval = UNKNOWN
     flips: float = float("nan")
     how: str = ""
+    as_read: bool = False
 
     @property
     def at_ceiling(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from camscope.audit.alignment import alignments_of, cue_alignment, direction_of, direction_of_score
+from camscope.audit.alignment import alignments_of, cue_alignment, direction_of
 from camscope.audit.disease import DiseasePlaces
 from camscope.audit.evidence import Alignment, Alignments, Effect, Heat
 from camscope.audit.interventions import Change
@@ -96,10 +96,7 @@ def collect(
         for column in columns
     }
     unedited = {
-        column: cue_alignment(
-            rows, column, direction=directions[column] or direction_of_score(rows, column), settings=settings
-        )
-        for column in columns
+        column: cue_alignment(rows, column, direction=directions[column], settings=settings) for column in columns
     }
     changes = [*measured.changes, *properties.changes]
     on_cues: dict[str, Any] = {"unedited": unedited, "directions": directions, "threshold": measured.threshold}

@@ -104,13 +104,14 @@ def responds(label: str, region: str, strong: Sequence[Effect], spread: Effect |
 
 def _aligned(alignment: Alignment, region: str) -> str:
     """Return the AUCs of an alignment as a clause."""
+    read = " as the model reads it" if alignment.as_read else ""
     if alignment.how == "label":
         sets = "with that of patients with the same label", "with that of patients with the other label"
     elif alignment.how.startswith("property:"):
         sets = "with that of patients in the half associated with the label", "with that of patients in the other half"
     elif alignment.how.startswith("cue:"):
         sets = (
-            f"with the region of patients whose {alignment.how} points to the right label",
+            f"with the region of patients whose {alignment.how} points to the right label{read}",
             "with the region of patients whose cue points to the wrong label",
         )
     elif alignment.how == "remove" and np.isnan(alignment.absent.estimate):
@@ -118,7 +119,7 @@ def _aligned(alignment: Alignment, region: str) -> str:
     else:
         edited = " (cues were removed from images or inserted)" if alignment.how else ""
         what = "the cue" if region.startswith("cue:") else "it"
-        sets = f"where {what} points to the right label", f"where it points to the wrong label{edited}"
+        sets = f"where {what} points to the right label{read}", f"where it points to the wrong label{edited}"
     text = f"the AUC is {alignment.aligned.estimate:.2f} {sets[0]} and {alignment.anti.estimate:.2f} {sets[1]}"
     if alignment.at_ceiling and not np.isnan(alignment.share.estimate) and not alignment.reliance.low > ALIGNED:
         text += (
