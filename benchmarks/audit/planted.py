@@ -32,7 +32,7 @@ from torch import nn
 import camscope as cs
 from camscope.audit.alignment import alignments_of, cue_alignment, direction_of
 from camscope.audit.interventions import LARGE, RegionEditor, scored
-from camscope.audit.measures import adjusted, effects
+from camscope.audit.measures import adjusted, adjusted_responses, effects, responses
 from camscope.audit.samples import AuditSample, PatchDonors
 from camscope.audit.settings import AuditSettings
 from camscope.audit.verdicts import judge
@@ -202,6 +202,7 @@ def audited(net, cue, patients, seed, **design):
     edits = (edit for s in subjects for edit in editor.edits(s))
     changes, _ = scored(edits, score=score, log_odds=dict(enumerate(logits.tolist())))
     found = adjusted({"disease": effects(rows, changes, settings=SETTINGS)})["disease"]
+    swapped = adjusted_responses({"disease": responses(rows, changes, settings=SETTINGS)})["disease"]
     verdicts = {}
     cues = {"cue:token": cue_alignment(rows, "cue:token", settings=SETTINGS)} if cue else {}
     directions = {name: direction_of(rows, name, settings=SETTINGS) for name in cues}
@@ -211,6 +212,7 @@ def audited(net, cue, patients, seed, **design):
             *("disease", name, "shortcut"),
             effects=found.get(name, ()),
             heat=None,
+            responses=swapped.get(name, ()),
             alignments=alignments_of(rows, name, changes, **on_cues, settings=SETTINGS),
             untestable="too few",
             delta=SETTINGS.delta,

@@ -196,7 +196,7 @@ def alignments_of(
         threshold: log-odds at which the label is predicted.
         settings: settings of the statistics.
     """
-    of_region = [change for change in changes if change.region == region and change.test != "only"]
+    of_region = [change for change in changes if change.region == region and change.test not in ("only", "swap")]
     edited, missing = {}, {}
     for test, by in dict.fromkeys((change.test, change.by) for change in of_region if change.test != "insert"):
         group = [c for c in of_region if (c.test, c.by) == (test, by) or (test == "remove" and c.test == "insert")]

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import polars as pl
 
 from camscope.audit.findings import LabelFindings, collect, judged, no_findings
 from camscope.audit.label import measure, measure_properties
-from camscope.audit.measures import adjusted
+from camscope.audit.measures import adjusted, adjusted_responses
 from camscope.audit.output import JSON, plain, write_json, write_tables
 from camscope.audit.properties import TraitReader
 from camscope.audit.settings import FEWEST, LEVEL, AuditSettings
@@ -25,7 +26,7 @@ from camscope.study.config import AuditSection
 from camscope.study.run import study_record
 from camscope.study.study import Study
 
-AUDIT_VERSION = 2
+AUDIT_VERSION = 3
 
 _ROWS = ("case", "patient", "group", "truth", "model", "log_odds", "outcome", "status")
 _MAPS = ("case", "grid", "grid_height", "grid_width")
@@ -78,8 +79,7 @@ def audit(
         layer = measured.test.layer
         properties = measure_properties(study, label, section, rows=drawn, layer=layer, readers=readers, **options)
         findings[label] = collect(study, section, measured, properties, rows=rows, drawn=drawn, settings=settings)
-    of_regions = adjusted({label: entry.effects for label, entry in findings.items()})
-    of_properties = adjusted({label: entry.property_effects for label, entry in findings.items()})
+    entries = _judged(section, findings)
     content: dict[str, Any] = plain(
         {
             "audit_version": AUDIT_VERSION,
@@ -90,9 +90,7 @@ def audit(
             | {"cases": section.cases, "level": LEVEL, "fewest_patients": FEWEST},
             "forwards": sum(entry.content["forwards"] for entry in findings.values()),
             "labels": {
-                label: judged(label, section, findings[label], of_regions[label], of_properties[label])
-                if label in findings
-                else no_findings(study, section, label, failed=_failed(scan, label))
+                label: entries.get(label) or no_findings(study, section, label, failed=_failed(scan, label))
                 for label in study.file.labels
             },
         }
@@ -100,6 +98,17 @@ def audit(
     write_json(store, content)
     write_tables(store, content, {label: entry.changes for label, entry in findings.items()})
     return content
+
+
+def _judged(section: AuditSection, findings: Mapping[str, LabelFindings]) -> dict[str, dict[str, Any]]:
+    """Return the entries of the labels, with p-values that are adjusted over all of them."""
+    of_regions = adjusted({label: entry.effects for label, entry in findings.items()})
+    of_properties = adjusted({label: entry.property_effects for label, entry in findings.items()})
+    of_swaps = adjusted_responses({label: entry.responses for label, entry in findings.items()})
+    return {
+        label: judged(label, section, entry, of_regions[label], of_properties[label], of_swaps[label])
+        for label, entry in findings.items()
+    }
 
 
 def former_audit(study: Study, out: str | Path) -> dict[str, Any] | None:

@@ -103,6 +103,33 @@ class Effect:
 
 
 @dataclass(frozen=True)
+class Response:
+    """The changes of single cases by swapping a region with that of another patient with the same label.
+
+    An object in the region that is as frequent with the label as without it changes single cases, but no mean.
+
+    Attributes:
+        stratum: "present" or "absent" cases of the label.
+        cases: number of changed cases.
+        patients: number of patients of these cases.
+        change: mean absolute change of the log-odds over patients, in SD, with its interval.
+        excess: the same minus the absolute change by swapping the equally large part beside the region.
+        p: p-value of the sign-flip test of the excess, adjusted by Holm over all responses of the study.
+    """
+
+    stratum: str
+    cases: int
+    patients: int
+    change: Interval
+    excess: Interval
+    p: float
+
+    def is_large(self, delta: float) -> bool:
+        """Return whether the region changes single cases more than the part beside it, by more than delta."""
+        return self.excess.low > delta and self.p < LEVEL
+
+
+@dataclass(frozen=True)
 class Alignment:
     """AUC of the score with the region in agreement with the label, absent, and in disagreement (T4).
 

@@ -10,10 +10,19 @@ import polars as pl
 
 from camscope.audit.alignment import alignments_of, cue_alignment, direction_of
 from camscope.audit.disease import DiseasePlaces
-from camscope.audit.evidence import Alignment, Alignments, Effect, Heat
+from camscope.audit.evidence import Alignment, Alignments, Effect, Heat, Response
 from camscope.audit.interventions import Change
 from camscope.audit.label import Measured, MeasuredProperties
-from camscope.audit.measures import effects, group_maps, heat, hidden_and_alone, metadata, score_for, spread
+from camscope.audit.measures import (
+    effects,
+    group_maps,
+    heat,
+    hidden_and_alone,
+    metadata,
+    responses,
+    score_for,
+    spread,
+)
 from camscope.audit.properties import PREFIX, property_direction, property_facts, untestable_property, with_properties
 from camscope.audit.reliance_map import reliance_map
 from camscope.audit.settings import FEWEST, AuditSettings
@@ -38,6 +47,7 @@ class LabelFindings:
     Attributes:
         effects: region -> effects.
         property_effects: "property:NAME" -> effects.
+        responses: region -> changes of single cases by swapping it.
         heat: region -> heat.
         untestable: region or property -> reason why no stratum could be tested.
         alignments: region or property -> alignments.
@@ -52,6 +62,7 @@ class LabelFindings:
 
     effects: Mapping[str, Sequence[Effect]]
     property_effects: Mapping[str, Sequence[Effect]]
+    responses: Mapping[str, Sequence[Response]]
     heat: Mapping[str, Heat | None]
     untestable: Mapping[str, str]
     alignments: Mapping[str, Alignments]
@@ -107,6 +118,7 @@ def collect(
     return LabelFindings(
         effects=effects(rows, measured.changes, settings=settings),
         property_effects=effects(rows, properties.changes, settings=settings),
+        responses=responses(rows, measured.changes, settings=settings),
         heat={region: heat(rows, region, measured.nulls.get(region), settings=settings) for region in section.regions},
         untestable={region: _untestable(region, measured, drawn, unedited) for region in section.regions}
         | {PREFIX + name: _constant(drawn) or untestable_property(v) for name, v in properties.values.items()},
@@ -189,6 +201,7 @@ def judged(
     findings: LabelFindings,
     effects_of: Mapping[str, Sequence[Effect]],
     properties_of: Mapping[str, Sequence[Effect]],
+    responses_of: Mapping[str, Sequence[Response]],
 ) -> dict[str, Any]:
     """Return all entries of a label in ``audit.json``, with a verdict on every region and property.
 
@@ -198,10 +211,11 @@ def judged(
         findings: the statistics of the label.
         effects_of: region -> effects with adjusted p-values.
         properties_of: "property:NAME" -> effects with adjusted p-values.
+        responses_of: region -> responses with adjusted p-values.
     """
 
     def entry(name: str, role: Role, listed: Sequence[Effect]) -> dict[str, Any]:
-        shown = findings.heat.get(name)
+        shown, swapped = findings.heat.get(name), list(responses_of.get(name, ()))
         judgement = judge(
             label,
             name,
@@ -209,6 +223,7 @@ def judged(
             effects=listed,
             heat=None if name in findings.disease.overlaps else shown,
             alignments=findings.alignments[name],
+            responses=swapped,
             untestable=findings.untestable[name],
             delta=section.delta,
             doubt="disease" if name in findings.confounded else findings.disease.doubts.get(name, ""),
@@ -223,6 +238,7 @@ def judged(
             "effect": _strongest(listed),
             "heat": shown,
             "effects": listed,
+            "responses": swapped,
             "counterfactual": {" ".join(filter(None, key)): alignment for key, alignment in edited.items()},
             "auc": findings.hidden.get(name, {}),
         }
@@ -248,7 +264,7 @@ def no_findings(study: Study, section: AuditSection, label: str, *, failed: int)
     why = f"; {failed} cases failed, for the reasons in the list of failed cases" if failed else ""
     reason = f"{label} cannot be tested: no case has both a known truth and a score{why}."
     blank: dict[str, Any] = {"enrichment": None, "effect": None, "heat": None, "effects": [], "auc": {}}
-    blank["counterfactual"] = {}
+    blank |= {"responses": [], "counterfactual": {}}
     regions = {
         region: {"role": _role(section, region), "verdict": "NOT TESTABLE", "reason": reason} | blank
         for region in section.regions

@@ -3,7 +3,7 @@
 T1 and T2 remove a region or a cue. T3, the sham, removes a region of the same shape elsewhere. The effect is the
 difference of the two changes. A region at the same position in every image is also exchanged between patients: with the
 region of a donor with the other label, and with the region of a donor with the other value of a cue. Further tests
-insert a cue, and hide everything but a region.
+insert a cue, hide everything but a region, and swap a region with that of any patient with the same label.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from camscope.array_types import Mask
 from camscope.audit.samples import Array, AuditSample, PatchDonors, is_drawn, union
-from camscope.cohort.fill_ins import FILL_INS, sham
+from camscope.cohort.fill_ins import FILL_INS, beside, sham
 
 Score = Callable[[Array], npt.NDArray[np.float64]]
 """(n, C, h, w) inputs -> (n,) log-odds of one label."""
@@ -38,16 +38,16 @@ class Change:
     Attributes:
         case: number of the case.
         region: name of the changed region.
-        test: "remove", "exchange" (with the region of a donor), "insert" (a cue) or "only" (everything but the region
-            is hidden).
+        test: "remove", "exchange" (with the region of a donor), "insert" (a cue), "only" (everything but the region is
+            hidden) or "swap" (with the region of a donor with the same label).
         by: what differs between the donors of an exchange: "label", or a column such as "cue:token" or
             "property:contrast"; "" for other tests.
         fill_in: name of the fill-in, or the number of the donor; "same place" for an imputation whose sham is the same
             place of another patient.
         region_log_odds: the log-odds with the region changed.
-        sham_log_odds: the log-odds with the sham: the same change elsewhere, or for an exchange the region of a donor
-            who does not differ; NaN for "only". For "same place", the log-odds of the case plus the change of the other
-            patient's.
+        sham_log_odds: the log-odds with the sham: the same change elsewhere (for "swap", of the equally large part
+            beside the region), or for an exchange the region of a donor who does not differ; NaN for "only". For "same
+            place", the log-odds of the case plus the change of the other patient's.
     """
 
     case: int
@@ -115,6 +115,8 @@ class RegionEditor:
                 continue
             if name in self.large or not is_drawn(name):
                 yield from ((case, name, edit) for edit in self._exchanged(subject, name, mask))
+            if not is_drawn(name):
+                yield from ((case, name, edit) for edit in self._swapped(subject, mask))
             if name not in self.large:
                 yield from ((case, name, edit) for edit in self._removed(subject, name, mask, self.seed + number))
             alone = FILL_INS["mean"](subject.x, rest, mean=self.mean, visible=subject.visible)
@@ -200,6 +202,25 @@ class RegionEditor:
                     for lender in (other, same)
                 )
                 yield Edit("exchange", by, f"donor {turn + 1}", region, sham_)
+
+    def _swapped(self, subject: AuditSample, mask: Mask) -> Iterator[Edit]:
+        """Yield the input with the region of a donor with the same label; the sham has the donor's part beside it.
+
+        An object in the region that is as frequent with the label as without it changes single cases, although no
+        exchange by the label shows it.
+        """
+        for turn in range(len(self.fill_ins)):
+            donor = self.donors.pick(
+                subject, lambda d: d.truth == subject.truth, role=("swap", subject.truth), turn=turn
+            )
+            kept = mask if donor is None else mask & ~self._lesion(donor)
+            part = beside(kept, subject.visible)
+            if donor is None or part is None:
+                return
+            region, sham_ = (
+                FILL_INS["donor"](subject.x, where, donor=donor.x, visible=subject.visible) for where in (kept, part)
+            )
+            yield Edit("swap", "", f"donor {turn + 1}", region, sham_)
 
     def _inserted(self, subject: AuditSample, name: str) -> Iterator[Edit]:
         """Yield the input with the cue of another patient; the sham inserts the same part of a patient without it."""

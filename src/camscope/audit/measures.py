@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from camscope.array_types import Floats
-from camscope.audit.evidence import Effect, Heat
+from camscope.audit.evidence import Effect, Heat, Response
 from camscope.audit.interventions import Change
 from camscope.audit.null_maps import Nulls
 from camscope.audit.settings import FEWEST, LEVEL, AuditSettings
@@ -39,7 +39,7 @@ def effects(rows: pl.DataFrame, changes: Sequence[Change], *, settings: AuditSet
     by_region: dict[str, list[Effect]] = {}
     groups: dict[tuple[str, str, str], list[Change]] = {}
     for change in changes:
-        if change.test != "only":
+        if change.test not in ("only", "swap"):
             groups.setdefault((change.region, change.test, change.by), []).append(change)
     for stratum, truth in (("present", True), ("absent", False)):
         of_truth = rows.filter(pl.col("truth") == truth)
@@ -155,6 +155,53 @@ def adjusted(effects_by_label: Mapping[str, Mapping[str, Sequence[Effect]]]) -> 
     return {
         label: {region: [with_p(effect) for effect in listed] for region, listed in regions.items()}
         for label, regions in effects_by_label.items()
+    }
+
+
+def responses(rows: pl.DataFrame, changes: Sequence[Change], *, settings: AuditSettings) -> dict[str, list[Response]]:
+    """Compute the changes of single cases by swapping regions, with p-values that are not adjusted yet.
+
+    Args:
+        rows: one row per case of the label: case, patient, truth, log_odds.
+        changes: the changes of these cases.
+        settings: settings of the statistics.
+
+    Returns:
+        Region -> one response per stratum; strata with too few patients are left out.
+    """
+    cases = changed_cases(rows, changes)
+    found: dict[str, list[Response]] = {}
+    for stratum, truth in (("present", True), ("absent", False)):
+        sd = spread(rows.filter(pl.col("truth") == truth))
+        moved: dict[str, dict[int, list[tuple[float, float]]]] = {}
+        for change in changes:
+            case = cases[change.case]
+            if change.test == "swap" and case["truth"] == truth:
+                pair = (abs(x - case["log_odds"]) / sd for x in (change.region_log_odds, change.sham_log_odds))
+                moved.setdefault(change.region, {}).setdefault(change.case, []).append(tuple(pair))
+        for region, pairs in moved.items():
+            patients = [cases[number]["patient"] for number in pairs]
+            if len(set(patients)) < FEWEST or not sd > 0:
+                continue
+            own, beside = np.array([np.mean(values, axis=0) for values in pairs.values()]).T
+            sampling: dict[str, Any] = {"seed": settings.seed, "replicates": settings.replicates}
+            change_, excess = (bootstrap(values, patients, **sampling) for values in (own, own - beside))
+            p = sign_flip(patient_means(own - beside, patients), **sampling)
+            found.setdefault(region, []).append(
+                Response(stratum, len(pairs), len(set(patients)), change=change_, excess=excess, p=p)
+            )
+    return found
+
+
+def adjusted_responses(
+    responses_by_label: Mapping[str, Mapping[str, Sequence[Response]]],
+) -> dict[str, dict[str, list[Response]]]:
+    """Adjust p-values by Holm's method over every label, region and stratum."""
+    family = [r for regions in responses_by_label.values() for listed in regions.values() for r in listed]
+    remaining = iter(holm([response.p for response in family]).tolist())
+    return {
+        label: {region: [replace(r, p=next(remaining)) for r in listed] for region, listed in regions.items()}
+        for label, regions in responses_by_label.items()
     }
 
 

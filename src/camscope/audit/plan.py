@@ -49,7 +49,7 @@ def plan_audit(study: Study, *, device: str = "auto") -> AuditPlan:
     assert section is not None
     regions, fill_ins, cues = len(section.regions), len(section.fill_ins), len(study.file.cohort.cues)
     fixed = sum(not is_drawn(name) for name in section.regions)
-    per_case = 2 + regions * (2 * fill_ins + 3) + fixed * 2 * fill_ins * (1 + cues) + SEEDS
+    per_case = 2 + regions * (2 * fill_ins + 3) + fixed * 2 * fill_ins * (2 + cues) + SEEDS
     per_patient = _PER_PROPERTY * len(section.properties) + (2 * CELLS**2 if section.reliance_map else 0)
     cases = [case for case in study.cohort.cases() if "" not in case.problems]
     picture = _first(cases)

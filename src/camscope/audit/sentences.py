@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from camscope.audit.evidence import Alignment, Alignments, Effect, Heat
+from camscope.audit.evidence import Alignment, Alignments, Effect, Heat, Response
 from camscope.audit.settings import ALIGNED, LEVEL
 from camscope.statistics.intervals import Interval
 
@@ -52,6 +52,25 @@ def responds_little(label: str, region: str, effect: Effect, alignments: Alignme
     return (
         f"The {label} model responds to {region}: {_effect(effect)}. This is little beside the spread of the log-odds "
         f"over patients, but it helps to separate the classes: {_aligned(edited, region)}."
+    )
+
+
+def responds_in_single_cases(label: str, region: str, responses: Sequence[Response]) -> str:
+    """Return the sentence of RESPONDS for a region whose swap changes single cases, with and without the label."""
+    least = min(responses, key=lambda response: response.excess.estimate)
+    return (
+        f"The {label} model responds to {region}: {_swapped(least)}, {least.excess.estimate:.2f} SD "
+        f"({_interval(least.excess)}; adjusted p {_p(least.p)}) more than an equally large part beside it does, "
+        "and this holds with and without the label. It is not shown that this helps to separate the classes. If an "
+        "object in it may be the cause, declare it as a cue."
+    )
+
+
+def _swapped(response: Response) -> str:
+    return (
+        "replacing it with that of another patient with the same label changes the log-odds of single cases by "
+        f"{response.change.estimate:.2f} SD ({_interval(response.change)}; {response.patients} patients, label "
+        f"{response.stratum})"
     )
 
 
@@ -157,7 +176,14 @@ def has_no_effect(label: str, region: str, removals: Sequence[Effect], delta: fl
     )
 
 
-def is_not_shown(label: str, region: str, removals: Sequence[Effect], inserted: Sequence[Effect], delta: float) -> str:
+def is_not_shown(
+    label: str,
+    region: str,
+    removals: Sequence[Effect],
+    inserted: Sequence[Effect],
+    responses: Sequence[Response],
+    delta: float,
+) -> str:
     """Return the sentence of NOT SHOWN, with the largest effect that cannot be excluded."""
     largest = max(removals, key=lambda effect: abs(effect.effect.estimate))
     limit = max(effect.smallest_delta for effect in removals)
@@ -175,6 +201,9 @@ def is_not_shown(label: str, region: str, removals: Sequence[Effect], inserted: 
     elif all(effect.is_small(delta) for effect in removals):
         single = max(effect.spread.high for effect in removals)
         why = f"a mean shown to be small, but single cases may change by {single:.2f} SD more than by the sham"
+        if responses and single < delta:
+            swap = max(responses, key=lambda response: response.change.estimate)
+            why = f"a mean shown to be small, but {_swapped(swap)}"
     else:
         why = f"and a mean effect of up to {limit:.2f} SD cannot be excluded"
     return f"Whether the {label} model relies on {region} is not shown: {_effect(largest)}, {why}.{remark}"

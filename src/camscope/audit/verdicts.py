@@ -8,7 +8,7 @@ from typing import Literal
 
 from camscope.acquisition import PROPERTIES
 from camscope.audit.disease import Doubt
-from camscope.audit.evidence import Alignments, Effect, Heat
+from camscope.audit.evidence import Alignments, Effect, Heat, Response
 from camscope.audit.interventions import SAME_PLACE
 from camscope.audit.sentences import (
     goes_with,
@@ -18,6 +18,7 @@ from camscope.audit.sentences import (
     relies,
     responds,
     responds_confounded,
+    responds_in_single_cases,
     responds_little,
 )
 from camscope.audit.settings import LEVEL
@@ -50,6 +51,7 @@ def judge(
     effects: Sequence[Effect],
     heat: Heat | None,
     alignments: Alignments,
+    responses: Sequence[Response] = (),
     untestable: str,
     delta: float,
     doubt: Doubt = "",
@@ -68,6 +70,7 @@ def judge(
         effects: the effects in all testable strata, with adjusted p-values.
         heat: the heat of the maps in the region; None if there are no maps, or if the disease may lie in the region.
         alignments: the tests whether the region helps to separate the classes.
+        responses: the changes of single cases by swapping the region, with adjusted p-values.
         untestable: the reason why no stratum could be tested; "" if one could.
         delta: the smallest effect that matters, in SD of the log-odds.
         doubt: whether the disease itself may have changed the property, or may lie in the region. Of "disease", and of
@@ -84,6 +87,7 @@ def judge(
         region = PROPERTIES[region.partition(":")[2]].noun
     if not removals:
         return _of_unedited(label, region, by_cue or {}, alignments, untestable)
+    inserted = [e for e in effects if e.test == "insert" and e.beyond(delta) and e.p < LEVEL]
     strong = sorted((e for e in removals if e.is_strong(delta)), key=lambda e: -abs(e.effect.estimate))
     confirmed = next(filter(alignments.confirm, strong), None)
     if confirmed is not None and (doubt == "disease" or (doubt == "tissue" and SAME_PLACE not in confirmed.by_fill)):
@@ -93,19 +97,47 @@ def judge(
         confirmed = free
     if confirmed is not None:
         return Judgement("RELIES", relies(label, region, role, confirmed, alignments, unseen=doubt == "unseen"))
+    return _without_conviction(
+        label,
+        region,
+        strong,
+        removals,
+        inserted=inserted,
+        responses=responses,
+        heat=heat,
+        alignments=alignments,
+        delta=delta,
+    )
+
+
+def _without_conviction(
+    label: str,
+    region: str,
+    strong: Sequence[Effect],
+    removals: Sequence[Effect],
+    *,
+    inserted: Sequence[Effect],
+    responses: Sequence[Response],
+    heat: Heat | None,
+    alignments: Alignments,
+    delta: float,
+) -> Judgement:
+    """Return the verdict on a region whose use for the decision is not shown."""
     spread = max((e for e in removals if e.spreads(delta)), key=lambda e: e.spread.estimate, default=None)
     if strong or spread is not None:
         return Judgement("RESPONDS", responds(label, region, strong, spread, alignments))
-    inserted = [e for e in effects if e.test == "insert" and e.beyond(delta) and e.p < LEVEL]
     helps = next((e for e in removals if e.p_adjusted < LEVEL and e.agree and alignments.confirm(e)), None)
     if helps is not None and not helps.is_of_sham:
         return Judgement("RESPONDS", responds_little(label, region, helps, alignments))
+    if len(responses) == len({True, False}) and all(response.is_large(delta) for response in responses):
+        return Judgement("RESPONDS", responds_in_single_cases(label, region, responses))
     none = all(effect.is_none(delta) for effect in removals) and not inserted
+    none = none and all(response.change.high < delta for response in responses)
     if none and heat is not None and heat.looks and (not heat.beyond_nulls or heat.stays_at_the_frame):
         return Judgement("ARTEFACT-CONSISTENT", is_artefact(label, region, heat, removals))
     if none:
         return Judgement("EQUIVALENT TO NONE", has_no_effect(label, region, removals, delta))
-    return Judgement("NOT SHOWN", is_not_shown(label, region, removals, inserted, delta))
+    return Judgement("NOT SHOWN", is_not_shown(label, region, removals, inserted, responses, delta))
 
 
 def _of_unedited(

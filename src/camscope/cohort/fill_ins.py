@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy import signal
+from scipy import ndimage, signal
 
 from camscope.array_types import Mask
 from camscope.errors import SettingError
@@ -184,6 +184,29 @@ def sham(mask: Mask, forbidden: Mask | None = None, *, seed: int = 0) -> Mask | 
     moved = np.zeros_like(mask)
     moved[row : row + shape.shape[0], column : column + shape.shape[1]] = shape
     return moved
+
+
+def beside(mask: Mask, visible: Mask) -> Mask | None:
+    """Return the part of the image next to a region, as large as the region: the nearest pixels outside it.
+
+    Args:
+        mask: (h, w) the region.
+        visible: (h, w) pixels that show the image.
+
+    Returns:
+        (h, w) the part; None if less than three quarters of the size of the region lies outside it.
+
+    >>> beside(np.array([[1, 1, 0, 0, 0, 0]], bool), np.ones((1, 6), bool)).astype(int)
+    array([[0, 0, 1, 1, 0, 0]])
+    """
+    rest, size = visible & ~mask, int(mask.sum())
+    if not size or 4 * rest.sum() < 3 * size:
+        return None
+    distance = np.where(rest, ndimage.distance_transform_edt(~mask), np.inf)
+    nearest = np.argsort(distance, axis=None, kind="stable")[: min(size, int(rest.sum()))]
+    part = np.zeros(mask.shape, bool)
+    part.flat[nearest] = True
+    return part
 
 
 def _parts(x: Array, mask: Mask, visible: Mask | None) -> tuple[Mask, Mask]:

@@ -9,7 +9,15 @@ from statsmodels.stats.power import TTestPower
 
 from camscope.audit.alignment import alignments_of, cue_alignment, direction_of
 from camscope.audit.interventions import RegionEditor, scored
-from camscope.audit.measures import adjusted, effects, group_maps, hidden_and_alone, metadata
+from camscope.audit.measures import (
+    adjusted,
+    adjusted_responses,
+    effects,
+    group_maps,
+    hidden_and_alone,
+    metadata,
+    responses,
+)
 from camscope.audit.samples import PatchDonors
 from camscope.audit.settings import AuditSettings
 from camscope.audit.verdicts import judge
@@ -34,6 +42,7 @@ def verdicts(subjects, score, regions=ASKED, large=()):
     rows = known.rows_of(subjects, score)
     found, _ = intervene(subjects, score, regions, large)
     effects_ = adjusted({"L": effects(rows, found, settings=SETTINGS)})["L"]
+    swapped = adjusted_responses({"L": responses(rows, found, settings=SETTINGS)})["L"]
     cues = {"cue:token": cue_alignment(rows, "cue:token", settings=SETTINGS)}
     directions = {"cue:token": direction_of(rows, "cue:token", settings=SETTINGS)}
     on_cues = {"unedited": cues, "directions": directions, "threshold": 0.5}
@@ -43,6 +52,7 @@ def verdicts(subjects, score, regions=ASKED, large=()):
             name,
             "disease" if name == "mask:label" else "shortcut",
             effects=effects_.get(name, ()),
+            responses=swapped.get(name, ()),
             heat=None,
             alignments=alignments_of(rows, name, found, **on_cues, settings=SETTINGS),
             untestable="nothing",
@@ -366,3 +376,26 @@ def test_where_the_maps_of_two_views_differ():
     flat = rows.with_columns(pl.Series("grid", draw.random((80, 16)).tolist()))
     assert group_maps(flat, settings=SETTINGS)["smallest_p"] > 0.05
     assert "reason" in group_maps(rows.filter(pl.col("group") == "AP"), settings=SETTINGS)
+
+
+def test_a_balanced_object_in_a_border_is_seen_without_a_cue():
+    """No exchange by the label shows it, since donors with and without the label have it equally often."""
+    ring = ~known.box(3, 3, 18, 18)
+    found = {}
+    for name, score in (("token", known.mean_of("cue:token")), ("lesion", known.mean_of("mask:label"))):
+        subjects = [
+            dataclasses.replace(
+                s,
+                case=dataclasses.replace(s.case, cues={}),
+                masks={k: m for k, m in s.masks.items() if k != "cue:token"} | {"border:0.10": ring},
+                declared={k: m for k, m in s.declared.items() if k != "cue:token"},
+            )
+            for s in known.make_subjects()
+        ]
+        rows = known.rows_of(known.make_subjects(), score).drop("cue:token")
+        changes, _ = intervene(subjects, score, ("border:0.10",), large=("border:0.10",))
+        swapped = adjusted_responses({"L": responses(rows, changes, settings=SETTINGS)})["L"]["border:0.10"]
+        found[name] = [r.is_large(0.1) for r in swapped]
+        means = effects(rows, changes, settings=SETTINGS)["border:0.10"]
+        assert not any(e.is_strong(0.1) or e.spreads(0.1) for e in means)
+    assert found == {"token": [True, True], "lesion": [False, False]}

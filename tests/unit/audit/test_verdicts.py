@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from camscope.audit.evidence import Alignment, Alignments, Effect, Heat
+from camscope.audit.evidence import Alignment, Alignments, Effect, Heat, Response
 from camscope.audit.verdicts import judge
 from camscope.statistics.intervals import Interval
 
@@ -52,10 +52,17 @@ USED = Alignment(GOOD, UNKNOWN, BAD, Interval(0.5, 0.9, 0.7), how="remove")
 UNUSED = Alignment(GOOD, UNKNOWN, GOOD, Interval(-0.1, 0.2, 0.05), how="remove")
 
 
-def judged(effects=(), *, role="shortcut", heat=None, edited=USED, doubt="", **alignments):
+def judged(effects=(), *, role="shortcut", heat=None, edited=USED, doubt="", responses=(), **alignments):
     known = Alignments({} if edited is None else {("remove", ""): edited}, **alignments)
     asked = {"effects": effects, "heat": heat, "alignments": known, "untestable": "why", "delta": 0.1, "doubt": doubt}
-    return judge("L", "border:0.10", role, **asked)
+    return judge("L", "border:0.10", role, responses=responses, **asked)
+
+
+CHANGE, EXCESS = Interval(0.8, 1.2, 1.0), Interval(0.7, 1.1, 0.9)
+
+
+def response(stratum, change=CHANGE, excess=EXCESS, p=0.001):
+    return Response(stratum, 60, 30, change=change, excess=excess, p=p)
 
 
 HOT = heat(Interval(1.4, 1.8, 1.6), {"random weights": [1.0, 1.1]})
@@ -333,3 +340,40 @@ def test_a_cue_that_may_lie_on_the_disease_needs_its_effect_without_the_disease(
     assert "label absent" in both.reason
     opposite = Interval(-STRONG.high, -STRONG.low, -STRONG.estimate)
     assert of(present, effect(opposite, stratum="absent")).verdict == "RESPONDS"
+
+
+BOTH = (response("present"), response("absent", excess=Interval(0.3, 0.9, 0.5)))
+
+
+def test_a_region_that_changes_single_cases_with_and_without_the_label_responds():
+    found = judged([effect(WIDE, p=0.9)], responses=BOTH)
+    assert found.verdict == "RESPONDS"
+    assert "of single cases by 1.00 SD" in found.reason
+    assert (
+        "0.50 SD (95 % confidence interval 0.30 to 0.90; adjusted p = .001) more than an equally large" in found.reason
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        None,
+        response("absent", excess=Interval(0.05, 0.9, 0.5)),
+        response("absent", p=0.06),
+        response("absent", excess=Interval(-1.0, -0.5, -0.8)),
+    ],
+    ids=["one stratum", "within delta", "p", "the part beside it changes more"],
+)
+def test_single_cases_must_change_more_by_the_region_in_both_strata(other):
+    found = judged([effect(WIDE, p=0.9)], responses=[BOTH[0], *([] if other is None else [other])])
+    assert found.verdict == "NOT SHOWN"
+
+
+def test_a_region_whose_swap_changes_single_cases_is_not_unused():
+    small = effect(NONE, p=0.9, equivalence=0.001)
+    still = response("present", change=Interval(0.01, 0.05, 0.03), excess=Interval(-0.1, 0.0, -0.05))
+    assert judged([small], responses=[still]).verdict == "EQUIVALENT TO NONE"
+    moves = dataclasses.replace(still, change=Interval(0.2, 0.4, 0.3))
+    found = judged([small], responses=[still, moves])
+    assert found.verdict == "NOT SHOWN"
+    assert "same label changes the log-odds of single cases by 0.30 SD" in found.reason
