@@ -22,7 +22,9 @@ def folder(tmp_path_factory):
     head, *labels = text.split("\n[labels.")
     tail = "\n[explain]" + labels[-1].partition("\n[explain]")[2]
     kept = [label.partition("\n[explain]")[0] for label in labels if label.startswith(("Effusion", "Nodule"))]
-    text = "\n[labels.".join([head, *kept]) + tail.replace("delta = 0.10", "delta = 0.10\nreplicates = 499")
+    text = "\n[labels.".join([head, *kept]) + tail.replace(
+        "delta = 0.10", 'delta = 0.10\nreplicates = 499\nproperties = ["contrast", "frame", "marks"]'
+    )
     study.write_text(text, encoding="utf-8")
     done = command("study", study, "--out", place / "results")
     assert done.returncode == 0, done.stderr
@@ -40,7 +42,7 @@ def test_the_study_ends_in_verdicts(folder):
         assert label in said
     assert found["labels"]["Nodule"]["regions"]["cue:token"]["effect"]["effect"]["estimate"] < -1
     images, regions, fixed, cues = found["labels"]["Effusion"]["cases"], 4, 2, 1
-    most = 1 + regions * (2 * 2 + 1) + fixed * 2 * 2 * (1 + cues) + 3 + 1
+    most = 1 + regions * (2 * 2 + 1) + fixed * 2 * 2 * (2 + cues) + 3 + 1
     exchanged = found["labels"]["Effusion"]["patients"] * (2 * 49 + 4 * 11)  # cells, and properties
     assert found["labels"]["Effusion"]["forwards"] <= images * most + exchanged
 
@@ -62,8 +64,22 @@ def test_the_tables_hold_what_the_json_says(folder):
                     & (pl.col("fill_in") == "all")
                 )["effect_estimate"]
                 assert estimate == pytest.approx(effect["effect"]["estimate"])
-    assert set(changes["test"]) <= {"remove", "exchange", "insert", "only"}
+    assert set(changes["test"]) <= {"remove", "exchange", "insert", "only", "swap"}
     assert changes["region_log_odds"].is_finite().all()
+
+
+def test_a_user_without_a_cue_column_who_asks_for_the_border_alone(folder):
+    """The token is as frequent with the label as without it, and the model uses nothing else."""
+    place, _ = folder
+    study = place / "border.toml"
+    study.write_text(
+        '[cohort]\ntable = "cohort.csv"\n\n[labels.Nodule]\ncolumn = "nodule"\nmodel = "models/nodule"\n\n'
+        '[audit]\nshortcuts = ["border:0.10"]\nproperties = []\nreliance_map = false\nreplicates = 499\n',
+        encoding="utf-8",
+    )
+    done = command("study", study, "--out", place / "border")
+    assert done.returncode == 0, done.stderr
+    assert "RESPONDS            border:0.10: The Nodule model responds to border:0.10: replacing it with" in done.stdout
 
 
 @pytest.mark.parametrize(
