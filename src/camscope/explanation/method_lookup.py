@@ -107,6 +107,7 @@ def settings_of(function: Callable[..., Any]) -> dict[str, Any]:
 _ELSEWHERE = {
     "target": "use targets= for several images or targets",
     "targets": "use target= for one image, or explain_all() for several",
+    "method": "use methods= for several images",
     "methods": "use method= for one method, or explain_all() for several",
     "input_size": "it belongs to the model: load the model with input_size=",
     "mean": "it belongs to the model: load the model with mean=",

@@ -137,7 +137,7 @@ def explain_all(
     *,
     preprocess: AnyPreprocess | None = None,
     labels: Labels | None = None,
-    methods: Sequence[str | Method] | None = None,
+    methods: str | Method | Sequence[str | Method] | None = None,
     targets: TargetSpec | Sequence[TargetSpec] = None,
     layer: str | None = None,
     output: int | str | None = None,
@@ -161,8 +161,8 @@ def explain_all(
         preprocess: makes the input of the network from an image, a `Preprocess` or any callable that returns a tensor;
             None: the model's; else that of the network's source; else ImageNet's, with a note that says so.
         labels: class names in the order of the outputs, a dict of them, or the path of a file; None: the model's.
-        methods: names in `METHODS`, alone or in "augmented(...)", "eigensmoothed(...)" or "fused(...)"; or functions
-            of a `Trace`, or of (net, inputs, targets). None: Grad-CAM, or occlusion for a black box.
+        methods: one or several: names in `METHODS`, alone or in "augmented(...)", "eigensmoothed(...)" or
+            "fused(...)"; or functions of a `Trace`, or of (net, inputs, targets). None: Grad-CAM, or occlusion for a black box.
         targets: one target for all images, or a list of them: class names or indices, "top3" for the three highest of
             each image, target functions, None for the highest.
         layer: name of the target layer; None for the model's own, or else `default_layer`.
@@ -183,7 +183,8 @@ def explain_all(
         CamscopeError: an image, class, layer, method or setting that cannot be used.
     """
     model = as_model(model, preprocess, labels, output)
-    methods = [default_method(model.net)] if methods is None else methods
+    methods = default_method(model.net) if methods is None else methods
+    methods = [methods] if isinstance(methods, str) or callable(methods) else methods
     functions = [(method_name(m), find_method(m)) for m in methods]
     check_settings(settings, methods)
     check_count("batch_size", batch_size)
