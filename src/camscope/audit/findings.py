@@ -11,7 +11,6 @@ import polars as pl
 from camscope.audit.alignment import alignments_of, cue_alignment, direction_of
 from camscope.audit.disease import DiseasePlaces
 from camscope.audit.evidence import Alignment, Alignments, Effect, Heat, Response
-from camscope.audit.interventions import Change
 from camscope.audit.label import Measured, MeasuredProperties
 from camscope.audit.measures import (
     effects,
@@ -22,6 +21,7 @@ from camscope.audit.measures import (
     responses,
     score_for,
     spread,
+    with_effects,
 )
 from camscope.audit.properties import PREFIX, property_direction, property_facts, untestable_property, with_properties
 from camscope.audit.reliance_map import reliance_map
@@ -56,7 +56,7 @@ class LabelFindings:
         disease: the places of the disease, and the doubts about shortcuts that may cover it.
         confounded: properties that the disease may have changed.
         facts: property name -> associations with label, groups and score.
-        changes: the changes by all interventions.
+        changes: the changes by all interventions, as records with their effects.
         content: all other entries of the label in ``audit.json``.
     """
 
@@ -71,7 +71,7 @@ class LabelFindings:
     disease: DiseasePlaces
     confounded: Sequence[str]
     facts: Mapping[str, Any]
-    changes: Sequence[Change]
+    changes: Sequence[Mapping[str, Any]]
     content: dict[str, Any]
 
 
@@ -128,7 +128,7 @@ def collect(
         disease=measured.disease,
         confounded=[PREFIX + name for name in properties.confounded],
         facts=facts,
-        changes=[*changes, *measured.cell_changes],
+        changes=with_effects(rows, [*changes, *measured.cell_changes]),
         content=_content(study, section, measured, rows=rows, drawn=drawn, settings=settings)
         | {"forwards": measured.forwards + properties.forwards}
         | _of_cues(study.file.cohort.cues, unedited, alignments),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from camscope.statistics.power import detectable
 from camscope.study.grids import stacked, unit
 
 _FAR = 5  # interquartile ranges
+_NO_MEAN = ("only", "swap")  # tests without a mean effect
 _CHECKS = ("frame", "content", "norm_map", "frozen_norm")
 
 
@@ -39,7 +40,7 @@ def effects(rows: pl.DataFrame, changes: Sequence[Change], *, settings: AuditSet
     by_region: dict[str, list[Effect]] = {}
     groups: dict[tuple[str, str, str], list[Change]] = {}
     for change in changes:
-        if change.test not in ("only", "swap"):
+        if change.test not in _NO_MEAN:
             groups.setdefault((change.region, change.test, change.by), []).append(change)
     for stratum, truth in (("present", True), ("absent", False)):
         of_truth = rows.filter(pl.col("truth") == truth)
@@ -57,6 +58,31 @@ def changed_cases(rows: pl.DataFrame, changes: Sequence[Change]) -> dict[int, di
     chosen = rows.filter(pl.col("case").is_in(list({change.case for change in changes})))
     columns = chosen.select("case", "patient", "truth", "log_odds", pl.col("^(cue|property):.*$"))
     return {row["case"]: row for row in columns.iter_rows(named=True)}
+
+
+def with_effects(rows: pl.DataFrame, changes: Sequence[Change]) -> list[dict[str, Any]]:
+    """Return changes as records, with the effect of each: what a mean effect in ``audit.json`` is the mean of.
+
+    Args:
+        rows: one row per case of the label, with a column per cue and property.
+        changes: the changes of these cases.
+
+    Returns:
+        The fields of `Change`, and ``effect`` in log-odds: the change by the region minus the change by the sham, with
+        the sign of removing the cue for an exchange by a cue; NaN for "only" and "swap", which have no mean effect.
+    """
+    cases = changed_cases(rows, changes)
+    records = []
+    for change in changes:
+        moved = float("nan") if change.test in _NO_MEAN else change.region_log_odds - change.sham_log_odds
+        effect = -moved if _adds_cue(change, cases[change.case]) else moved
+        records.append(asdict(change) | {"effect": effect})
+    return records
+
+
+def _adds_cue(change: Change, case: Mapping[str, Any]) -> bool:
+    """Return whether an exchange by a cue inserts it: its effect is then minus that of removing the cue."""
+    return change.by not in ("", "label") and not case[change.by]
 
 
 def spread(rows: pl.DataFrame) -> float:
@@ -96,7 +122,7 @@ def _effect(
     clean = np.array([cases[change.case]["log_odds"] for change in changes])
     region = (np.array([change.region_log_odds for change in changes]) - clean) / sd
     sham = (np.array([change.sham_log_odds for change in changes]) - clean) / sd
-    adds_cue = np.array([by not in ("", "label") and not cases[change.case][by] for change in changes])
+    adds_cue = np.array([_adds_cue(change, cases[change.case]) for change in changes])
     moved, wider = np.where(adds_cue, sham - region, region - sham), np.abs(region) - np.abs(sham)
     order, index = np.unique(numbers, return_inverse=True)
     patients = [cases[number]["patient"] for number in order.tolist()]

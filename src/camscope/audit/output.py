@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from camscope.audit.interventions import Change
 from camscope.audit.properties import PREFIX
 from camscope.cohort.store import Store
 from camscope.files import write_atomically
@@ -52,7 +51,9 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def write_tables(store: Store, content: Mapping[str, Any], changes_of: Mapping[str, Sequence[Change]]) -> None:
+def write_tables(
+    store: Store, content: Mapping[str, Any], changes_of: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> None:
     """Write the table of effects (one row per label, region or property, stratum, test and fill-in) and of changes."""
     rows = []
     for label, findings in content["labels"].items():
@@ -70,6 +71,6 @@ def write_tables(store: Store, content: Mapping[str, Any], changes_of: Mapping[s
     table = pl.DataFrame(rows, infer_schema_length=None)
     write_atomically(store.folder / TABLE, lambda file: table.write_parquet(file, compression="zstd"))
     changes = pl.DataFrame(
-        [{"label": label} | dataclasses.asdict(change) for label, changes in changes_of.items() for change in changes]
+        [{"label": label, **change} for label, changes in changes_of.items() for change in changes],
     )
     write_atomically(store.folder / CHANGES, lambda file: changes.write_parquet(file, compression="zstd"))

@@ -29,6 +29,7 @@ from camscope.cli import (
     methods,
     models,
     report,
+    scan,
     share,
     study,
     train,
@@ -50,7 +51,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _COMMANDS = {
-    "Images": (explain.explain, layers.layers, compare.compare),
+    "Images": (explain.explain, scan.scan, layers.layers, compare.compare),
     "Cohorts": (init.init, study.study, audit.audit, report.report, share.share, demo.demo),
     "Training": (train.train, failures.failures),
     "Models and methods": (models.models, methods.methods, evaluate.evaluate, bundle.bundle),

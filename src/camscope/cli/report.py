@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +15,19 @@ if TYPE_CHECKING:
     from camscope.study.study import Study
 
 
+OtherStudy = Annotated[
+    str | None,
+    typer.Argument(metavar="DIR_B", help="Another study of these images: compare the two instead.", show_default=False),
+]
+ComparisonFolder = Annotated[
+    Path | None, typer.Option("--out", "-o", help="With DIR_B: folder for comparison.html.", show_default="DIR_B")
+]
+
+
 def report(
     folder: StudyFolder,
+    other: OtherStudy = None,
+    out: ComparisonFolder = None,
     study: StudyFileOption = None,
     pseudonyms: Annotated[
         bool, typer.Option("--pseudonyms", help="Leave out the names of patients and the paths of files.")
@@ -35,8 +47,20 @@ def report(
     The report has the cohort, the scores, the maps and every case, and the verdicts if `camscope audit` has been run.
     With more than 300 cases, the thumbnails are written to DIR/report_files.
 
+    With two studies of one cohort, such as a model before and after training against a shortcut, compare them: a
+    paired test of the AUC, of every effect of the audits, and of the heat in regions. It writes
+    DIR_B/comparison.html and comparison.json.
+
     Example: camscope report results
+    Example: camscope report before after
     """
+    if other is not None and (study is not None or as_csv or fiftyone is not None):
+        raise SettingError("--study, --csv and --fiftyone cannot be combined with two studies: name one study")
+    if other is not None:
+        _compare(folder, other, out=out, pseudonyms=pseudonyms)
+        return
+    if out is not None:
+        raise SettingError("--out is the folder of a comparison: name a second study, or leave it out")
     from camscope.study.csv_export import write_csv
     from camscope.study.study import Study
 
@@ -53,6 +77,19 @@ def report(
         print(f"{count} samples of the dataset {fiftyone!r} have the study's results")
         return
     print(reported(folder, study=opened, pseudonyms=pseudonyms))
+
+
+def _compare(folder: str, other: str, *, out: Path | None, pseudonyms: bool) -> None:
+    """Compare two studies; print one sentence per label."""
+    from camscope.study_comparison import compare_studies
+
+    with progress() as bar:
+        comparison = compare_studies(folder, other, out=out, pseudonyms=pseudonyms, progress=steps(bar))
+    for text in comparison.notes:
+        print(f"note: {text}", file=sys.stderr)
+    for label in comparison.labels:
+        print(f"{label.label}: {label.sentence}")
+    print(comparison.page)
 
 
 def reported(folder: str | Path, *, study: Study | None = None, pseudonyms: bool = False) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from camscope.cohort.columns import role_of, split_of
 from camscope.cohort.records import union
-from camscope.cohort.store import EVALUATION, STUDY
+from camscope.cohort.store import EVALUATION, SCAN, STUDY
 from camscope.errors import CamscopeError, TableError
 from camscope.images import find_pictures
 
@@ -232,7 +232,7 @@ def fitting_rows(path: Path, pattern: str) -> list[Row]:
 
 def _pictures(path: Path) -> list[Path]:
     """Return the images below a folder, relative to it, without images of results."""
-    results = [record.parent for name in (STUDY, EVALUATION) for record in path.rglob(name)]
+    results = [record.parent for name in (STUDY, EVALUATION, SCAN) for record in path.rglob(name)]
     try:
         return [file.relative_to(path) for file, _ in find_pictures([path], exclude=results)]
     except CamscopeError as error:

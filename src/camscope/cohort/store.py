@@ -38,12 +38,12 @@ Row = dict[str, Any]
 
 OK, NOT_ASKED, FAILED = "ok", "not asked", "failed"
 
-STUDY, EVALUATION = "study.json", "evaluation.json"
-"""The records of a study and of an evaluation."""
+STUDY, EVALUATION, SCAN = "study.json", "evaluation.json", "scan.json"
+"""The records of a study, an evaluation and a scan."""
 
 ROWS, FORMER, LOCK = "rows", "former", ".lock"
 
-_KINDS = {STUDY: "a study", EVALUATION: "an evaluation"}
+_KINDS = {STUDY: "a study", EVALUATION: "an evaluation", SCAN: "a scan"}
 
 _SHARD = re.compile(r"[0-9a-f]{1,8}-\d{6}\.parquet")
 _FORMER_SHARD = re.compile(rf"\d{{8}}-{_SHARD.pattern}")
@@ -54,7 +54,7 @@ _THREADS = 8  # threads that copy shards from an address
 
 
 class Store:
-    """The folder of a study or an evaluation.
+    """The folder of a study, an evaluation or a scan.
 
     Rows are in ``rows/<plan>-<number>.parquet``, where the plan is the fingerprint of table and settings. During a run,
     shards of a former plan and replaced shards are kept in ``rows/former``, so that valid results are reused. `finish`

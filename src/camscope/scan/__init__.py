@@ -1,0 +1,5 @@
+"""Scan a folder of images without labels, and rank what is odd."""
+
+from camscope.scan.run import ScanPlan, scan
+
+__all__ = ["ScanPlan", "scan"]
