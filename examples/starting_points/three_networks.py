@@ -2,8 +2,8 @@
 
     python examples/starting_points/three_networks.py OUT IMAGE
 
-Writes ``side_by_side.png``, one overlay per network, such as ``legacy_xception_output.png``, and prints the five highest
-classes of each network and how similar their maps are.
+Writes ``side_by_side.png`` and one overlay per network, such as ``timm_legacy_xception_output.png``, and prints the
+five highest classes of each network and how similar their maps are.
 """
 
 from __future__ import annotations

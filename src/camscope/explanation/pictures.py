@@ -162,7 +162,8 @@ def explain_all(
             None: the model's; else that of the network's source; else ImageNet's, with a note that says so.
         labels: class names in the order of the outputs, a dict of them, or the path of a file; None: the model's.
         methods: one or several: names in `METHODS`, alone or in "augmented(...)", "eigensmoothed(...)" or
-            "fused(...)"; or functions of a `Trace`, or of (net, inputs, targets). None: Grad-CAM, or occlusion for a black box.
+            "fused(...)"; or functions of a `Trace`, or of (net, inputs, targets). None: Grad-CAM, or occlusion for a
+            black box.
         targets: one target for all images, or a list of them: class names or indices, "top3" for the three highest of
             each image, target functions, None for the highest.
         layer: name of the target layer; None for the model's own, or else `default_layer`.

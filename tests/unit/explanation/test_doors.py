@@ -151,6 +151,7 @@ def test_the_powers_of_generalised_means_are_not_the_layer(pool):
     ("function", "name", "advice"),
     [
         (cs.explain_all, "target", "use targets="),
+        (cs.explain_all, "method", "use methods="),
         (cs.explain, "targets", "use target="),
         (cs.explain, "methods", "use method="),
         (cs.explain, "input_size", "it belongs to the model: load the model with input_size="),
