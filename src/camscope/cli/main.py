@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import os
 import re
 import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +43,7 @@ from camscope.errors import CamscopeError, TerminatedError, reason
 _UsageError: Any = typer.BadParameter.__mro__[2]
 
 _INTERRUPTED = 128 + signal.SIGINT
+_MOMENT = 0.05  # seconds
 _STOPPED = "interrupted; re-run the same command to resume"
 
 app = typer.Typer(
@@ -90,10 +93,53 @@ def _options(
 def main() -> None:
     """Run a command: exit status 0 done, 1 some rows failed, 2 wrong usage or input (one line on standard error)."""
     warnings.showwarning = functools.partial(_note, show=warnings.showwarning)
+    with _terminable() as signals:
+        status = _status(signals)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[list[int]]:
+    """Make SIGTERM interrupt the command as the interrupt key does; yields a list to which its number is added.
+
+    Python drops an exception that a handler raises inside a destructor or a callback of a weak reference: the signal is
+    then raised again, a moment later.
+    """
+    signals: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield signals  # only the main thread can set handlers
+        return
+
+    def interrupt(number: int, _: object) -> None:
+        signals.append(number)
+        raise KeyboardInterrupt
+
+    def raise_again(dropped: Any) -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            number = signals[-1] if signals else signal.SIGINT
+            threading.Timer(_MOMENT, signal.raise_signal, [number]).start()
+        else:
+            hook(dropped)
+
+    handler, hook = signal.signal(signal.SIGTERM, interrupt), sys.unraisablehook
+    sys.unraisablehook = raise_again
+    try:
+        yield signals
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        sys.unraisablehook = hook
+
+
+def _status(signals: Sequence[int]) -> Any:
+    """Run the command of the process and return its exit status; errors are printed.
+
+    Args:
+        signals: the termination signals that arrived; one of them ends the command as the interrupt key does.
+    """
     try:
         status = app(standalone_mode=False)
         if status == _INTERRUPTED:  # Typer returns this status for the interrupt key, without a message
-            _complain(_STOPPED)
+            status = _interrupted(signals)
     except TerminatedError as error:
         _complain(str(error))
         status = 128 + signal.SIGTERM
@@ -105,8 +151,7 @@ def main() -> None:
         if isinstance(cause, EOFError):
             status = _unexpected(cause)
         else:
-            _complain(_STOPPED)
-            status = _INTERRUPTED
+            status = _interrupted(signals)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
@@ -114,7 +159,12 @@ def main() -> None:
         status = _complain(error.format_message())
     except Exception as fault:
         status = _unexpected(fault)
-    sys.exit(status if isinstance(status, int) else 0)
+    return status
+
+
+def _interrupted(signals: Sequence[int]) -> int:
+    _complain(_STOPPED)
+    return 128 + (signals[-1] if signals else signal.SIGINT)
 
 
 def _note(

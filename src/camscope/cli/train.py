@@ -36,7 +36,8 @@ def train(
     weights: Annotated[
         str,
         typer.Option(
-            help="Weights: 'default' (published, or random if they cannot be reached), 'none' (random), or a file."
+            help="Weights: 'default' (published, or random if they cannot be reached), 'none' (random), or a file; "
+            "a classifier of another size in it is left out."
         ),
     ] = "default",
     label: Annotated[

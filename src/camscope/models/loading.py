@@ -62,6 +62,7 @@ def load(
     preprocess: AnyPreprocess | None = None,
     name: str | None = None,
     output: int | str | None = None,
+    new_classifier: bool = False,
 ) -> Model:
     """Load a model, on the CPU, in eval mode and in channels-last memory format.
 
@@ -88,6 +89,7 @@ def load(
             source's, or those that a module carries.
         name: name of the model in results; None: the spec, the name of a bundle's folder or of a module's class.
         output: index, key or attribute of the output with the scores; None: see `Model`.
+        new_classifier: start with a random classifier where the weights file has one of another size; False: an error.
 
     A warning and ``Model.facts["weights_note"]`` list unused tensors of a weights file, such as those of a loss.
 
@@ -113,10 +115,9 @@ def load(
     else:
         spec, weights = _network_and_weights(_with_source(spec), weights, arch)
         classes = len(names) if classes is None and names is not None else classes
-        extras = {"labels": names, "keys": KeyFilter.of(prefix, ignore), "trust": trust}
-        model = _from_source(
-            spec, weights=weights, classes=classes, input_size=size, options=options or {}, more=extras
-        )
+        keys = KeyFilter.of(prefix, ignore, new_classes=classes or 0 if new_classifier else 0)
+        extras = {"options": options or {}, "more": {"labels": names, "keys": keys, "trust": trust}}
+        model = _from_source(spec, weights=weights, classes=classes, input_size=size, **extras)
     model = _with_settings(model, preprocess=preprocess, mean=mean, std=std, fit=fit)
     for text in () if is_folder else model.assumptions:
         warnings.warn(text, stacklevel=3)
@@ -229,9 +230,9 @@ def _from_source(
     make = SOURCES[prefix]
     keys = more.get("keys", ALL)
     parameters = inspect.signature(make).parameters
-    if keys != ALL and "keys" not in parameters:
+    if keys.chooses_names and "keys" not in parameters:
         raise SettingError(f"{prefix}: takes neither ignore= nor prefix=, which choose names of a weights file")
-    if keys != ALL and not isinstance(weights, Path):
+    if keys.chooses_names and not isinstance(weights, Path):
         raise SettingError("ignore= and prefix= choose names of a weights file: give one with weights=FILE")
     arguments = {key: value for key, value in more.items() if key in parameters}
     model = make(name, weights=weights, classes=classes, input_size=input_size, options=options, **arguments)

@@ -27,6 +27,7 @@ _BOOKKEEPING = (
     *("num_batches_tracked", "total_ops", "total_params", "relative_position_index", "relative_coords_table"),
     *("attn_mask", "position_ids"),
 )
+_OLD = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12](?:\.|$))")
 _SHOWN = 4
 # Minimum share of the network's weights below a prefix; less is a coincidence.
 _LEAST_SHARE = 0.25
@@ -40,20 +41,27 @@ class KeyFilter:
     Attributes:
         prefix: the beginning of the names of the network's weights, such as "encoder"; None: detected.
         ignore: patterns of names to leave out, such as "criterion.*".
+        new_classes: number of outputs of a classifier that may stay random; 0: the file has to fill the classifier.
     """
 
     prefix: str | None = None
     ignore: tuple[str, ...] = ()
+    new_classes: int = 0
 
     @classmethod
-    def of(cls, prefix: str | None, ignore: Sequence[str] | str | None) -> KeyFilter:
+    def of(cls, prefix: str | None, ignore: Sequence[str] | str | None, *, new_classes: int = 0) -> KeyFilter:
         """Return the filter for the arguments of `load`; patterns in one string are separated by commas.
 
         >>> KeyFilter.of("net", "criterion.*, ema.*").ignore
         ('criterion.*', 'ema.*')
         """
         patterns = ignore.split(",") if isinstance(ignore, str) else ignore or ()
-        return cls(prefix, tuple(pattern.strip() for pattern in patterns))
+        return cls(prefix, tuple(pattern.strip() for pattern in patterns), new_classes)
+
+    @property
+    def chooses_names(self) -> bool:
+        """Return whether the caller chose names in the file."""
+        return self.prefix is not None or bool(self.ignore)
 
 
 ALL = KeyFilter()
@@ -71,6 +79,7 @@ class Match:
         foreign: the unused names that lie inside parts of the network.
         prefix: the beginning of the names in the file.
         notes: sentences on choices that the user should know of.
+        has_new_classifier: whether the classifier of the network is left as it was made.
     """
 
     state: State
@@ -80,6 +89,7 @@ class Match:
     foreign: list[str]
     prefix: str
     notes: list[str] = field(default_factory=list)
+    has_new_classifier: bool = False
 
     def problems(self, own: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
         """Return why the weights do not fit: kind of problem -> one phrase per weight; empty if they fit."""
@@ -120,7 +130,7 @@ def match(
     """
     tensors: dict[str, torch.Tensor] = {key: tensor for key, tensor in own.items() if isinstance(tensor, torch.Tensor)}
     selection = _without(state, keys.ignore, origin)
-    plain = _unwrapped(selection, tensors)
+    plain = _with_present_names(_unwrapped(selection, tensors), tensors)
     _refuse_adapters(plain, tensors, origin)
     counts = _counts(plain, tensors)
     notes: list[str] = []
@@ -217,6 +227,16 @@ def _unwrapped(state: State, own_state: Mapping[str, object]) -> State:
         return state
     plain = {_without_wrappers(name): tensor for name, tensor in state.items()}
     return plain if len(plain) == len(state) else state
+
+
+def _with_present_names(plain: State, own_state: Mapping[str, object]) -> State:
+    """Return the weights with names of modules that may have no dot any more: DenseNet's "norm.1" is "norm1" today.
+
+    Files that torchvision published before 2018 have the old names, and so do fine-tuned copies of them.
+    """
+    if any(_OLD.search(name) for name in own_state) or not any(_OLD.search(name) for name in plain):
+        return plain
+    return {_OLD.sub(r"\1\2", name): tensor for name, tensor in plain.items()}
 
 
 def _counts(plain: State, own_state: Mapping[str, torch.Tensor]) -> Counter[str]:

@@ -21,16 +21,9 @@ import torch
 from torch import nn
 
 from camscope.errors import ModelError
-from camscope.models.weight_names import (
-    ALL,
-    KeyFilter,
-    Match,
-    State,
-    layers_with_bias,
-    match,
-    shortened,
-    summary,
-)
+from camscope.models.classifier import match_network
+from camscope.models.untrained import NEW_HEAD
+from camscope.models.weight_names import ALL, KeyFilter, Match, State, layers_with_bias, shortened, summary
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 # Types that training scripts store next to the weights; they hold values, and loading them runs no code.
@@ -88,12 +81,12 @@ def fill(
     origin: str = "the weights",
     keys: KeyFilter | None = None,
     said: Sequence[str] = (),
-) -> dict[str, str]:
+) -> dict[str, Any]:
     """Copy weights into a network; every weight of the network must be in the file, with its shape.
 
-    The names are matched by `match`. With ``keys``, weights that the network has no part for, such as those of a loss
-    or a moving average, may be left over, and the facts that are returned name them. Further weights inside the parts
-    of the network are always an error: the file is of another, larger network. Batch counters
+    The names are matched by `match_network`. With ``keys``, weights that the network has no part for, such as those of
+    a loss or a moving average, may be left over, and the facts that are returned name them. Further weights inside the
+    parts of the network are always an error: the file is of another, larger network. Batch counters
     (``num_batches_tracked``), which files from before 2018 lack, may be missing.
 
     Args:
@@ -104,7 +97,8 @@ def fill(
         said: what else there is to note.
 
     Returns:
-        Facts for `Model.facts`: ``{"weights_note": ...}`` on what was left over or chosen, or nothing.
+        Facts for `Model.facts`: ``{"weights_note": ...}`` on what was left over or chosen, or nothing; and `NEW_HEAD`
+        where the classifier was left as it was.
 
     Raises:
         ModelError: the weights do not fit; the network is then unchanged.
@@ -117,18 +111,19 @@ def fill(
         [[1.0, 1.0]]
     """
     own_state = net.state_dict()
-    matching = match(state, own_state, keys=keys or ALL, origin=origin)
+    matching = match_network(net, state, keys=keys or ALL, origin=origin)
     if matching.problems(own_state) or (keys is None and matching.unused):
         raise ModelError(f"{origin} does not fit the network: {describe(matching, state, own_state)}")
     net.load_state_dict(_versioned(matching.state, state, own_state), strict=False)
     return note(matching, *said)
 
 
-def note(found: Match, *more: str) -> dict[str, str]:
-    """Return what a match left over or chose as a fact of the model; nothing where there is nothing to say."""
+def note(found: Match, *more: str) -> dict[str, Any]:
+    """Return what a match left over or chose as facts of the model; nothing where there is nothing to say."""
     left_over = [f"left over in the weights file: {summary(found.unused)}"] if found.unused else []
     notes = [*more, *found.notes, *left_over]
-    return {"weights_note": "; ".join(notes)} if notes else {}
+    facts: dict[str, Any] = {"weights_note": "; ".join(notes)} if notes else {}
+    return facts | ({NEW_HEAD: True} if found.has_new_classifier else {})
 
 
 def describe(found: Match, state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> str:

@@ -12,11 +12,11 @@ import torchmetrics as tm
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from camscope.models.classifier import classifier_of
 from camscope.models.model import Model
 from camscope.trace.outputs import unwrap
 from camscope.training.cue_groups import STEP, CueGroups, GroupLoss
 from camscope.training.dataset import Dataset
-from camscope.training.init_model import head_of
 from camscope.training.pictures import Pictures
 from camscope.training.right_reasons_loss import share_outside
 from camscope.training.settings import TrainingSettings
@@ -57,7 +57,7 @@ class Learner(L.LightningModule):
         self.frozen = settings.frozen_epochs(learnt=learnt)
         self.backbone_share = _BACKBONE if learnt else 1.0
         self.rate = settings.rate
-        self.heads = head_of(model.net, len(model.labels))
+        self.heads = classifier_of(model.net, len(model.labels))
         self.weights: Tensor
         self.register_buffer("weights", weights, persistent=False)
         step = 0.0 if settings.group_dro is None else STEP

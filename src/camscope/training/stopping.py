@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from types import FrameType
@@ -37,9 +38,11 @@ class Stopping(L.Callback):
             self._before = {number: signal.signal(number, self._remember) for number in _SIGNALS}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._asked is not None and isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+            kind = None  # the same signal ended the processes that read images
         if kind is _InterruptedError or (kind is None and self._asked == signal.SIGINT):
             raise KeyboardInterrupt from None
         if kind is SIGTERMException or (
@@ -58,8 +61,9 @@ class Stopping(L.Callback):
             raise KeyboardInterrupt
         self._asked = number
         handler = self._before[signal.Signals(number)]
-        if callable(handler) and handler is not signal.default_int_handler:
-            handler(number, frame)
+        with contextlib.suppress(KeyboardInterrupt):  # raised at the end of the batch instead
+            if callable(handler):
+                handler(number, frame)
 
     def _end(self) -> None:
         if self._asked == signal.SIGINT:

@@ -1,29 +1,15 @@
 import pytest
 import torch
-from torch import nn
 
 from camscope.errors import ModelError, SettingError
 from camscope.models.loading import load
 from camscope.training.dataset import read_dataset
-from camscope.training.init_model import head_of, start
+from camscope.training.init_model import start
 
 
 @pytest.fixture
 def data(class_folders):
     return read_dataset(class_folders(1))
-
-
-@pytest.mark.parametrize(
-    ("spec", "names"),
-    [("timm:resnet10t", ["fc"]), ("timm:convnext_atto", ["head.fc"]), ("torchvision:densenet121", ["classifier"])],
-)
-def test_the_classifier_is_found(spec, names):
-    assert head_of(load(spec, weights="none", classes=3).net, 3) == names
-
-
-def test_a_network_without_classifier_is_refused():
-    with pytest.raises(ModelError, match="no layer of Sequential gives 7 scores"):
-        head_of(nn.Sequential(nn.Linear(2, 3)), 7)
 
 
 def test_published_weights_out_of_reach_are_said_plainly(data, monkeypatch):
@@ -45,7 +31,8 @@ def test_the_seed_decides_random_weights(data):
 def test_a_file_fills_the_backbone_and_leaves_its_own_classifier_out(data, tmp_path):
     old = load("timm:resnet10t", weights="none", classes=7)
     torch.save(old.net.state_dict(), tmp_path / "old.pth")
-    begun = start("timm:resnet10t", data, weights=tmp_path / "old.pth")
+    with pytest.warns(UserWarning, match="classifier of the file with 7 outputs is left out"):
+        begun = start("timm:resnet10t", data, weights=tmp_path / "old.pth")
     assert begun.learnt
     assert begun.origin.startswith("old.pth, sha256 ")
     new = begun.model.net.state_dict()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from camscope.errors import ModelError
+from camscope.models.classifier import match_network
 from camscope.models.weight_names import KeyFilter, Match, State, match
 from camscope.models.weights import describe, note
 
@@ -30,7 +31,7 @@ def fill_from(
     sized: Callable[[Size], Any],
     keys: KeyFilter,
     origin: str,
-) -> tuple[Any, dict[str, str], Size | None]:
+) -> tuple[Any, dict[str, Any], Size | None]:
     """Fill a network, or the same network for the input size of the file.
 
     Args:
@@ -79,14 +80,14 @@ def fill_from(
 def _match_weights(net: Any, state: State, keys: KeyFilter, origin: str) -> tuple[Match, list[str]]:
     """Return the weights under the network's names, by timm's filter if needed, and the tables that it resized."""
     own_state = net.state_dict()
-    matching = match(state, own_state, keys=keys, origin=origin)
+    matching = match_network(net, state, keys=keys, origin=origin)
     translate = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     if translate is None or not matching.problems(own_state):
         return matching, []
     view = {**matching.state, **matching.rest}
     try:
         translated: Mapping[str, torch.Tensor] = translate(dict(view), net)
-        again = match(translated, own_state)
+        again = match_network(net, translated, keys=KeyFilter(new_classes=keys.new_classes))
     except Exception:  # a file that the filter cannot translate: errors on the original names are more helpful
         return matching, []
     if again.problems(own_state):

@@ -84,7 +84,7 @@ def make(
     net, side = build(), None
     facts: dict[str, Any] = {}
     if weights != "none":
-        state = _published(spec, entry) if weights == "default" else _modern(read_weights(weights))
+        state = _published(spec, entry) if weights == "default" else _without_second(read_weights(weights))
         side, state, notes = _positions(net, state, keys=keys, chosen=image_size)
         net = net if side is None else build(image_size=side)
         has_new_head = False
@@ -178,23 +178,18 @@ def _published(spec: str, entry: Any) -> dict[str, torch.Tensor]:
     try:
         if path.is_file() and stated and not file_sha256(path).startswith(stated[1]):
             raise ModelError(damaged)
-        return _modern(entry.get_state_dict(progress=False, check_hash=True, weights_only=True))
+        return _without_second(entry.get_state_dict(progress=False, check_hash=True, weights_only=True))
     except OSError as error:
         raise absent from error
     except (RuntimeError, UnpicklingError) as error:
         raise ModelError(damaged) from error
 
 
-def _modern(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Convert weights to the present names of the networks.
-
-    DenseNet's published files have names with a dot ("norm.1") that modules cannot have any more ("norm1"). The second
-    head of a segmentation network is of use in training alone.
-    """
-    old = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
-    if not any(old.search(name) or name.startswith(_SECOND) for name in state):
+def _without_second(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return weights without the second head of a segmentation network, which is of use in training alone."""
+    if not any(name.startswith(_SECOND) for name in state):
         return state
-    return {old.sub(r"\1\2", name): tensor for name, tensor in state.items() if not name.startswith(_SECOND)}
+    return {name: tensor for name, tensor in state.items() if not name.startswith(_SECOND)}
 
 
 def _with_own_head(state: dict[str, torch.Tensor], net: torch.nn.Module) -> tuple[dict[str, torch.Tensor], bool]:
