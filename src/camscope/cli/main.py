@@ -148,10 +148,7 @@ def _status(signals: Sequence[int]) -> Any:
     except (typer.Abort, KeyboardInterrupt) as stop:
         # Typer also aborts at the end of a file, such as a truncated weights file.
         cause = stop.__cause__ or stop.__context__
-        if isinstance(cause, EOFError):
-            status = _unexpected(cause)
-        else:
-            status = _interrupted(signals)
+        status = _unexpected(cause) if isinstance(cause, EOFError) else _interrupted(signals)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0

@@ -43,7 +43,8 @@ class Stopping(L.Callback):
             signal.signal(number, handler)
         if self._asked is not None and isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
             kind = None  # the same signal ended the processes that read images
-        if kind is _InterruptedError or (kind is None and self._asked == signal.SIGINT):
+        # Lightning ends the process at a second interrupt.
+        if kind is _InterruptedError or (kind in (None, SystemExit) and self._asked == signal.SIGINT):
             raise KeyboardInterrupt from None
         if kind is SIGTERMException or (
             kind is None and self._asked == signal.SIGTERM
