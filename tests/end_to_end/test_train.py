@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,6 +56,8 @@ def test_a_run_is_judged_written_and_says_what_it_left_out(run):
         rows = list(csv.DictReader(file))
     assert len(rows) == 24
     assert sum(row["split"] == "test" for row in rows) == said["test"]["pictures"]
+    sizes = [Image.open(out / name).size for name in ("samples.png", "samples_batch.png", "confusion_matrix.png")]
+    assert min(min(size) for size in sizes) > 200
 
 
 def test_the_page_fetches_nothing_and_escapes_names(run):
@@ -82,6 +85,16 @@ def test_the_run_goes_straight_into_explain_study_and_failures(run, folder, tmp_
     assert "not judged: " in done.stderr
     figures = json.loads(done.stdout)
     assert figures["pictures"] == 23
+    with (out / "split.csv").open(encoding="utf-8") as file:
+        used = [row for row in csv.DictReader(file) if not row["problem"]]
+    splits, splits_of_3 = [row["split"] for row in used], [row["split"] for row in used if "/3.png" in row["path"]]
+    assert figures["of_training"] == {split: splits.count(split) for split in ("train", "val", "test")}
+    sentence = f"The model was trained on {splits.count('train')} of these 23 images, and {splits.count('val')} chose"
+    assert sentence in done.stderr
+    assert sentence in (tmp_path / "failures/report.html").read_text(encoding="utf-8")
+    copies = shutil.copytree(folder, tmp_path / "copies", ignore=lambda *_: ["3.png"])
+    done = inside("failures", out, "--data", copies, "--json", "--out", tmp_path / "of_copies")
+    assert json.loads(done.stdout)["of_training"]["train"] == splits.count("train") - splits_of_3.count("train")
     with (tmp_path / "failures/failures.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     wrong = len({row["path"] for row in rows})

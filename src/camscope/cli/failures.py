@@ -64,8 +64,8 @@ def failures(
     from camscope.files import claim
     from camscope.training.dataset import SPLITS, read_dataset
     from camscope.training.evaluate import of_split, predict
-    from camscope.training.report import report
-    from camscope.training.splits import FILE
+    from camscope.training.report import report, seen_in_training
+    from camscope.training.splits import FILE, splits_of_files
 
     if split not in (*SPLITS, "all"):
         raise SettingError(f"split cannot be {split!r}; possible: {', '.join(SPLITS)}, all")
@@ -78,11 +78,14 @@ def failures(
     dataset = read_dataset(data, labels=label or (), image=image, patient=patient).for_model(loaded)
     cases = dataset.cases if split == "all" else of_split(dataset, split)
     claim(out, "failures")
+    used = splits_of_files(Path(model))
     with progress() as bar:
         predictions = predict(loaded, cases, batch_size=batch_size, progress=steps(bar))
-        figures = report(predictions, out, method=method, layer=layer, seed=seed, progress=steps(bar))
+        figures = report(predictions, out, method=method, layer=layer, seed=seed, progress=steps(bar), used=used)
     for name, reason in predictions.faults.items():
         print(f"camscope: not judged: {name}: {reason}", file=sys.stderr)
+    if text := seen_in_training(figures):
+        print(f"note: {text}", file=sys.stderr)
     if as_json:
         print(json.dumps({"folder": str(out), **figures}, ensure_ascii=False))
     else:

@@ -80,7 +80,7 @@ def _side_by_side(study: Study, out: Path) -> Path:
         cells = [Cell(Image.fromarray(original.rgb), f"truth: {', '.join(findings) or 'no finding'}")]
         for label, column in zip(FINDINGS, columns, strict=True):
             e = column[number]
-            cells.append(Cell(e.overlay(), f"{label}: p = {e.probability or 0:.2f}"))
+            cells.append(Cell(e.overlay(), f"{label}: {e.certainty}"))
         table.append(cells)
     headings = ["image", *(f"model of {label}" for label in FINDINGS)]
     path = out / "models_side_by_side.png"

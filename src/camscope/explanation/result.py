@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -335,7 +336,7 @@ def file_names(files: str, write: str | Sequence[str], fields: Mapping[str, str]
     return names
 
 
-def certainty(probability: float | None, score: float) -> str:
+def certainty(probability: float | None, score: float = math.nan) -> str:
     """Return a probability, or the score where there is none, in words.
 
     >>> certainty(0.875, 2.0), certainty(None, 2.0)

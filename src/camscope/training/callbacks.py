@@ -108,8 +108,7 @@ class LogMaps(L.Callback):
             if self.model.layer is None:
                 # Choosing the layer takes two passes, and its name stays the same.
                 self.model = replace(self.model, layer=e.layer)
-            certainty = f"p = {e.probability:.2f}" if e.probability is not None else f"score {e.score:.2g}"
-            cells.append(Cell(e.overlay(), f"{e.short_label}, {certainty}"))
+            cells.append(Cell(e.overlay(), f"{e.short_label}, {e.certainty}"))
         image = sheet([cells], title=f"epoch {epoch + 1}: {self.method} at {self.model.layer}", cell_width=200)
         self._write(image, epoch)
         for board in (getattr(logger, "experiment", None) for logger in trainer.loggers):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import hashlib
 import io
 import itertools
 from collections.abc import Iterator, Sequence
@@ -18,7 +20,7 @@ from camscope.cohort.case import Case
 from camscope.errors import CamscopeError, SettingError, check_count
 from camscope.explanation.batch import BatchExplainer, Sample
 from camscope.files import write_atomically
-from camscope.images import read
+from camscope.images import decode, fetch, read
 from camscope.models.model import Model
 from camscope.progress import Progress
 from camscope.statistics.auc import auc_interval
@@ -37,7 +39,7 @@ class Predictions:
 
     Attributes:
         model: the model.
-        cases: the images that could be read.
+        cases: the images that could be read, with the sha256 of their files.
         probabilities: (n, labels) in [0, 1].
         truth: (n, labels) 1, 0, or NaN if unknown.
         failed: name of each image without a prediction -> reason.
@@ -99,7 +101,10 @@ def predict(
             if case.problem:
                 continue
             try:
-                yield case, sample_of(model, case)
+                content = fetch(case.source)
+                sha256 = hashlib.sha256(content).hexdigest()
+                picture = decode(content, case.source)
+                yield dataclasses.replace(case, sha256=sha256), Sample.of(model, picture, source=case.source)
             except CamscopeError as error:
                 failed[case.image] = " ".join(str(error).split())
 

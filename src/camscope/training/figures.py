@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,26 +85,61 @@ def confusion_figures(predictions: Predictions, counts: npt.NDArray[np.int64], *
     ]
 
 
+def confusion_picture(predictions: Predictions, counts: npt.NDArray[np.int64], *, most: int) -> bytes:
+    """Return the confusion matrices as a PNG file: one of all classes, or one per label."""
+    labels, one = predictions.model.labels, predictions.model.outcome == "one"
+    matrices = (
+        [("Confusion matrix", counts, labels)]
+        if one
+        else [
+            (label, matrix, (f"no {short(label, 14)}", label))
+            for label, matrix in zip(labels[:most], counts, strict=False)
+        ]
+    )
+    columns = min(len(matrices), 4)
+    rows = math.ceil(len(matrices) / columns)
+    side = _side(matrices[0][2])
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=(columns * side, rows * 0.85 * side), layout="constrained")
+        for n, (title, matrix, names) in enumerate(matrices):
+            ax = figure.add_subplot(rows, columns, n + 1)
+            _draw_confusion(ax, matrix, names)
+            ax.set_title(title)
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=160)
+    return content.getvalue()
+
+
+def _side(labels: Sequence[str]) -> float:
+    """Return the width of a confusion matrix, in inches."""
+    return min(max(WIDTH, 0.62 * len(labels) + 1.2), 9)
+
+
+def _draw_confusion(ax: Axes, counts: npt.NDArray[np.int64], labels: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Draw a confusion matrix, and return its rates by row."""
+    rates: npt.NDArray[np.float64] = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    tint = mpl.colors.LinearSegmentedColormap.from_list("tint", _TINTS)
+    ax.pcolormesh(rates, cmap=tint, vmin=0, vmax=1, edgecolors="white", linewidth=1)
+    for (row, column), rate in np.ndenumerate(rates):
+        ink = "white" if rate > 0.5 else "#1b2330"
+        text = f"{counts[row, column]}\n{rate:.0%}"
+        ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=8)
+    places, names = np.arange(len(labels)) + 0.5, [short(label, 14) for label in labels]
+    turned: dict[str, Any] = {"rotation": 45, "ha": "right"} if len("".join(names)) > 24 else {}
+    ax.set_xticks(places, names, **turned)
+    ax.set_yticks(places, names)
+    ax.set(xlabel="the model says", ylabel="truth")
+    ax.invert_yaxis()
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return rates
+
+
 def _confusion(title: str, counts: npt.NDArray[np.int64], labels: Sequence[str], *, name: str) -> Drawn:
-    rates = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = min(max(WIDTH, 0.62 * len(labels) + 1.2), 9)
+    side = _side(labels)
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(side, 0.8 * side), layout="constrained")
-        ax = figure.add_subplot()
-        tint = mpl.colors.LinearSegmentedColormap.from_list("tint", _TINTS)
-        ax.pcolormesh(rates, cmap=tint, vmin=0, vmax=1, edgecolors="white", linewidth=1)
-        for (row, column), rate in np.ndenumerate(rates):
-            ink = "white" if rate > 0.5 else "#1b2330"
-            text = f"{counts[row, column]}\n{rate:.0%}"
-            ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=8)
-        places, names = np.arange(len(labels)) + 0.5, [short(label, 14) for label in labels]
-        turned: dict[str, Any] = {"rotation": 45, "ha": "right"} if len("".join(names)) > 24 else {}
-        ax.set_xticks(places, names, **turned)
-        ax.set_yticks(places, names)
-        ax.set(xlabel="the model says", ylabel="truth")
-        ax.invert_yaxis()
-        for spine in ax.spines.values():
-            spine.set_visible(False)
+        rates = _draw_confusion(figure.add_subplot(), counts, labels)
     rows = [
         (label, *(f"{n} ({rate:.0%})" for n, rate in zip(counts[k], rates[k], strict=True)))
         for k, label in enumerate(labels)

@@ -243,6 +243,12 @@ class Pictures(data.Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.numbers)
 
+    def order(self) -> list[int]:
+        """Return the places of the images in the order of the epoch, which follows from the seed."""
+        draw = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        order: list[int] = torch.randperm(len(self), generator=draw).tolist()
+        return order
+
     def __getitem__(self, place: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return an input (C, h, w), its truth (labels,), the mask of its evidence (h, w) and its groups (heads,).
 

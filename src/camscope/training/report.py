@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from PIL import Image
 
 from camscope.delimited import read_records
-from camscope.errors import CamscopeError, DelimitedError, StoreError, reason
+from camscope.errors import DelimitedError, StoreError, reason
 from camscope.explanation import Explanation
 from camscope.explanation.figures import layers
+from camscope.explanation.result import certainty
 from camscope.files import write_atomically
 from camscope.images import read
 from camscope.page.lines import Drawn
@@ -21,21 +22,22 @@ from camscope.page.pictures import data_address
 from camscope.page.shell import rendered
 from camscope.page.words import interval
 from camscope.progress import Progress
-from camscope.render import Cell, sheet
-from camscope.training.dataset import Dataset
+from camscope.training.dataset import SPLITS, Dataset
 from camscope.training.evaluate import Predictions, calibration, confusion, judge, write_predictions
 from camscope.training.failures import ExplainedFailure, explain_failures, find_failures, worst, write_failures
 from camscope.training.figures import (
     auc_figure,
     calibration_figure,
     confusion_figures,
+    confusion_picture,
     curves_figure,
     ranking_figures,
 )
+from camscope.training.samples import sample_sheet
 
-PAGE, METRICS, HISTORY = "report.html", "metrics.json", "history.csv"
+PAGE, METRICS, HISTORY, CONFUSION = "report.html", "metrics.json", "history.csv", "confusion_matrix.png"
 
-_SIDE, _SAMPLES, _MOST_LABELS = 256, 5, 24
+_SIDE, _MOST_LABELS = 256, 24
 _SMALL = 100
 """Number of patients below which a test set is called small."""
 
@@ -49,11 +51,12 @@ def report(
     layer: str | None = None,
     seed: int = 0,
     progress: Progress = lambda *_: None,
+    used: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Evaluate predictions and write the report page.
 
     Writes ``report.html``, which loads nothing from the network; ``metrics.json``; ``predictions.csv``, one row per
-    image; ``failures.csv``, one row per mistake.
+    image; ``failures.csv``, one row per mistake; ``confusion_matrix.png``.
 
     Args:
         predictions: predictions of a model on labelled images.
@@ -63,12 +66,17 @@ def report(
         layer: name of the target layer; None for the model's own, or else `default_layer`.
         seed: random seed of the confidence intervals.
         progress: called with the name of a step, the number done, and the total.
+        used: sha256 of each file of the training -> its split, from `splits_of_files`; empty or None if unknown.
 
     Returns:
-        The content of ``metrics.json``: metrics with their intervals, overall and per label.
+        The content of ``metrics.json``: metrics with their intervals, overall and per label. With ``used``,
+        "of_training" has the number of the images that are in each split of the training.
     """
     folder = Path(folder)
     figures = judge(predictions, seed=seed)
+    if used:
+        counts = Counter(used.get(case.sha256) for case in predictions.cases)
+        figures["of_training"] = {split: counts[split] for split in SPLITS}
     failures = find_failures(predictions)
     worst_failures = worst(failures, predictions.model)
     explained = list(explain_failures(predictions, worst_failures, method=method, layer=layer, progress=progress))
@@ -76,6 +84,8 @@ def report(
     text = _page(predictions, figures, explained, folder=folder, dataset=dataset, mistakes=mistakes, method=method)
     write_predictions(predictions, folder)
     write_failures(predictions, failures, folder)
+    picture = confusion_picture(predictions, confusion(predictions), most=_MOST_LABELS)
+    write_atomically(folder / CONFUSION, lambda file: file.write(picture))
     content = json.dumps(figures, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     write_atomically(folder / METRICS, lambda file: file.write(content.encode()))
     write_atomically(folder / PAGE, lambda file: file.write(text.encode("utf-8", "replace")))
@@ -95,6 +105,7 @@ def _page(
     model = predictions.model
     single = model.outcome == "one"
     history = [] if dataset is None else read_history(folder / HISTORY)
+    samples = None if dataset is None else sample_sheet(dataset)
     bins = calibration(predictions)
     content = {
         "model": model.name,
@@ -109,7 +120,7 @@ def _page(
         "calibration": _safe(calibration_figure(bins, figures["ece"], one=single)),
         "history": history,
         "curves": _safe(curves_figure(history)) if history else None,
-        "samples": _samples(dataset) if dataset is not None else "",
+        "samples": data_address(samples) if samples is not None else "",
         "splits": model.facts.get("training", {}).get("splits", {}),
         "shortcuts": _shortcuts(model.facts.get("training", {})),
         "confusion": [_safe(d) for d in confusion_figures(predictions, confusion(predictions), most=_MOST_LABELS)],
@@ -149,10 +160,26 @@ def _warnings(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]
         warnings.append(f"Only {count} {what}: the intervals are wide, and rare mistakes may be missed.")
     if figures["patients"] is None:
         warnings.append("The patients are unknown. If patients have several images, the results may be too good.")
+    if text := seen_in_training(figures):
+        warnings.append(text)
     origin = facts.get("training", {}).get("start", "")
     if origin == "random weights":
         warnings.append("Training started from random weights, not from published ones.")
     return warnings
+
+
+def seen_in_training(figures: Mapping[str, Any]) -> str:
+    """Return how many of the images the training used, as a sentence; "" if it used none or that is unknown.
+
+    >>> seen_in_training({"pictures": 9, "of_training": {"train": 6, "val": 1, "test": 2}})
+    'The model was trained on 6 of these 9 images, and 1 chose its weights: the results are too good.'
+    """
+    counts = figures.get("of_training", {})
+    train, val = counts.get("train", 0), counts.get("val", 0)
+    if not train + val:
+        return ""
+    clause = f", and {val} chose its weights" if val else ""
+    return f"The model was trained on {train} of these {figures['pictures']} images{clause}: the results are too good."
 
 
 def _shortcuts(training: Mapping[str, Any]) -> list[str]:
@@ -185,7 +212,7 @@ def _groups(explained: Sequence[ExplainedFailure]) -> list[dict[str, Any]]:
             {
                 "said": failure.said,
                 "true": failure.true,
-                "certainty": f"{failure.certainty:.0%}",
+                "certainty": certainty(failure.certainty),
                 "name": Path(mistake.said.source).name,
                 "said_map": _map(mistake.said),
                 "true_map": _map(mistake.true),
@@ -218,29 +245,10 @@ def _worst_sheet(predictions: Predictions, explained: Sequence[ExplainedFailure]
     label = predictions.model.label(target if target is not None else 0)
     image = layers(predictions.model, read(top.said.source), method=method, target=target)
     image.thumbnail((1200, 2400))
-    verdict = f"the model says {top.failure.said}, {top.failure.certainty:.0%}, and the truth is {top.failure.true}"
+    failure = top.failure
+    verdict = f"the model says {failure.said}, {certainty(failure.certainty)}, and the truth is {failure.true}"
     text = f"{Path(top.said.source).name}: {verdict}. The maps are for {label}."
     return {"sheet": data_address(image), "worst": text}
-
-
-def _samples(dataset: Dataset) -> str:
-    """Return a few training images of each label, as a data address."""
-    rows, names = [], []
-    for label in dataset.labels[:_MOST_LABELS]:
-        cells = []
-        for case in (e for e in dataset.of("train") if e.truth[label]):
-            try:
-                image = Image.fromarray(read(case.source).rgb)
-            except CamscopeError:
-                continue  # the file was removed after training
-            image.thumbnail((_SIDE, _SIDE))
-            cells.append(Cell(image))
-            if len(cells) == _SAMPLES:
-                break
-        if cells:
-            rows.append(cells)
-            names.append(label)
-    return data_address(sheet(rows, row_headings=names, cell_width=180)) if rows else ""
 
 
 def _record(facts: Mapping[str, Any], predictions: Predictions) -> list[tuple[str, str]]:

@@ -13,7 +13,8 @@ import numpy as np
 
 from camscope.array_types import Floats
 from camscope.cohort.case import Case
-from camscope.errors import SettingError
+from camscope.delimited import read_records
+from camscope.errors import DelimitedError, SettingError, StoreError, reason
 from camscope.files import write_atomically
 from camscope.images.source import is_address
 from camscope.training.dataset import SPLITS, Dataset
@@ -153,6 +154,26 @@ def conflicts(dataset: Dataset) -> list[str]:
         if case.sha256 and first_case.truth != case.truth:
             sentences.append(f"{first_case.image} and {case.image} are the same bytes with different labels")
     return sentences
+
+
+def splits_of_files(folder: Path) -> dict[str, str]:
+    """Return the split of each image of a training by the sha256 of its file; none if the folder is not of a training.
+
+    Args:
+        folder: output folder of a training.
+
+    Raises:
+        StoreError: its ``split.csv`` is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return {}
+    try:
+        header, *rows = (record.cells for record in read_records(path.read_text(encoding="utf-8")))
+        split, sha256 = header.index("split"), header.index("sha256")
+        return {row[sha256]: row[split] for row in rows if row[sha256]}
+    except (OSError, ValueError, IndexError, DelimitedError) as fault:
+        raise StoreError(f"{path} is damaged ({reason(fault)}): train the model again") from None
 
 
 def write_split(dataset: Dataset, folder: Path) -> Path:
