@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import camscope as cs
+from camscope.images import read
 from camscope.models.sources.keras_net import keras
 from running import inside
 
@@ -79,3 +81,29 @@ def test_the_example(tmp_path: Path) -> None:
     enriched = example["study"](tmp_path)
     assert enriched["Effusion"] > 1
     assert len(list((tmp_path / "results/rows").glob("*.parquet"))) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*(no patients are known|is left out)")
+@pytest.mark.parametrize("network", ["keras:MobileNetV2", "file"])
+def test_train_writes_a_bundle_and_a_keras_file_with_the_same_probabilities(
+    network: str, file: Path, tmp_path: Path
+) -> None:
+    for c, name in enumerate(("COVID", "Normal")):
+        for n in range(12):
+            pixels = np.random.default_rng([c, n]).integers(0, 90, (32, 40), np.uint8)
+            pixels[2 + 16 * c : 12 + 16 * c, 6:16] += 120
+            (tmp_path / "xrays" / name / "images").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "xrays" / name / "images" / f"{n}.png")
+    start = (network, "--weights", "none") if network != "file" else (file, "--mean", 0, "--std", 1)
+    words = ("train", tmp_path / "xrays", "--model", *start, "--input-size", 32, "--batch-size", 8, "--device", "cpu")
+    done = inside(*words, "--epochs", 2, "--split", "0.5,0.2,0.3", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    model = cs.load(tmp_path / "run")
+    reopened = K.models.load_model(tmp_path / "run/model.keras")
+    for path in (tmp_path / "xrays").rglob("1.png"):
+        e = cs.explain(model, path, target="COVID")
+        x, _ = model.preprocess(read(str(path)))
+        probabilities = reopened(x.movedim(0, -1)[None]).detach().numpy()[0]
+        assert e.probability == pytest.approx(probabilities[0], abs=1e-6)
+        assert np.isfinite(e.heatmap).all()
+    assert not model.untrained

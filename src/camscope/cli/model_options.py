@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
@@ -51,8 +51,12 @@ _OF_ALL = ("option", "ignore", "trust")
 """Options that hold for all models of a command that takes several."""
 
 
-def with_model_options(command: Callable[..., None]) -> Callable[..., None]:
+def with_model_options(command: Callable[..., None], *, names: Sequence[str] = tuple(_OPTIONS)) -> Callable[..., None]:
     """Give a command the shared options; it receives them as one dictionary in its keyword ``loading``.
+
+    Args:
+        command: the command.
+        names: the options that it takes.
 
     >>> @with_model_options
     ... def show(model: str, *, loading: dict[str, Any]) -> None:
@@ -63,11 +67,11 @@ def with_model_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*arguments: Any, **values: Any) -> None:
-        options = {name: values.pop(name) for name in _OPTIONS if name in values}
-        with command_with([*values, *_OPTIONS]):
+        options = {name: values.pop(name) for name in names if name in values}
+        with command_with([*values, *names]):
             command(*arguments, **values, loading=_arguments(options))
 
-    return _with_parameters(run, command, _OPTIONS)
+    return _with_parameters(run, command, {name: _OPTIONS[name] for name in names})
 
 
 def with_options_per_model(command: Callable[..., None]) -> Callable[..., None]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from camscope.cli.model_options import with_model_options
 from camscope.cli.options import (
     BatchSize,
     Device,
@@ -17,7 +19,6 @@ from camscope.cli.options import (
     PatientColumn,
     Seed,
     numbers,
-    pairs,
     progress,
     steps,
 )
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from camscope.training.settings import TrainingSettings
 
 
+_OF_NETWORK = ("input_size", "mean", "std", "fit", "option", "prefix", "ignore", "trust")
+
+
+@functools.partial(with_model_options, names=_OF_NETWORK)
 def train(
     data: Annotated[Path, typer.Argument(help="A folder of class folders, a table, or a study file.")],
     model: ModelName,
@@ -91,16 +96,6 @@ def train(
         ),
     ] = None,
     reasons_weight: Annotated[float, typer.Option(help="Weight of the penalty of --right-reasons.")] = 1.0,
-    input_size: Annotated[
-        str | None, typer.Option(help="Input size of the model: side in pixels, or HEIGHT,WIDTH.")
-    ] = None,
-    fit: Annotated[
-        str | None, typer.Option(help="How an image is fitted to the input size: crop, squash or pad.")
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(help="Option of the model source as name=value, such as in_chans=1; repeat for several."),
-    ] = None,
     precision: Annotated[
         str, typer.Option(help="Numerical precision: auto, 32-true, bf16-mixed or 16-mixed.")
     ] = "auto",
@@ -108,6 +103,8 @@ def train(
     devices: Annotated[int, typer.Option(min=1, help="Number of devices.")] = 1,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per model.")] = False,
+    *,
+    loading: dict[str, Any],
 ) -> None:
     """Train a model on labelled images, evaluate it, and explain its failures.
 
@@ -125,10 +122,6 @@ def train(
         fractions=tuple(shares), hide=tuple(hide or ()), exchange=tuple(exchange or ()), balance=balance,  # type: ignore[arg-type]
         group_dro=group_dro, reasons=right_reasons, reasons_weight=reasons_weight, precision=precision, seed=seed,
     )  # fmt: skip
-    size = numbers(input_size, "--input-size")
-    options: dict[str, Any] = {"options": pairs(option or [], "--option")} if option else {}
-    options |= {"input_size": (int(size[0]), int(size[-1]))} if size else {}
-    options |= {"fit": fit} if fit else {}
     all_data = read_dataset(data, labels=label or (), image=image, patient=patient, cue=settings.cue)
     datasets = {name: all_data.only(name) for name in all_data.labels} if each else {"": all_data}
     faults = 0
@@ -136,7 +129,7 @@ def train(
         place = out / unique_file_name(name) if name else out
         where: dict[str, Any] = {"device": device, "devices": devices}
         trained_model, split_dataset = _trained(
-            dataset, model, place, weights=weights, settings=settings, options=options, **where
+            dataset, model, place, weights=weights, settings=settings, options=loading, **where
         )
         faults += len(split_dataset.problems)
         _say(trained_model, place, as_json=as_json)

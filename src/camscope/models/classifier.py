@@ -62,7 +62,7 @@ def match_network(
     >>> old = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 9)).state_dict()
     >>> found = match_network(net, old, keys=KeyFilter(new_classes=2))
     >>> sorted(found.state), found.notes
-    (['0.bias', '0.weight'], ["the classifier of the file with 9 outputs is left out, and '1' of the network is new"])
+    (['0.bias', '0.weight'], ["the classifier of the file with 9 outputs is left out; new in the network: '1'"])
     """
     own = net.state_dict()
     found = match(state, own, keys=keys, origin=origin)
@@ -78,13 +78,13 @@ def match_network(
     pairs = {k: (tuple(v.shape), tuple(own[k].shape)) for k, v in found.state.items() if v.ndim and k not in fits}
     auxiliary = {k for k, (a, b) in pairs.items() if a[1:] == b[1:] and a[0] in sizes and b[0] == keys.new_classes}
     size = f" with {min(sizes)} outputs" if len(sizes) == 1 else ""
-    left_out = f"the classifier of the file{size} is left out, and {', '.join(map(repr, names))} of the network is new"
+    new = f"new in the network: {', '.join(map(repr, names))}"
     return dataclasses.replace(
         found,
         # Either all of a classifier is from the file, or nothing.
         state={k: v for k, v in found.state.items() if k not in auxiliary and not k.startswith(parts)},
         missing=[k for k in found.missing if not k.startswith(parts)],
         foreign=[name for name in found.foreign if not name.removeprefix(found.prefix).startswith(parts)],
-        notes=[*found.notes, left_out if sizes else f"the classifier {', '.join(map(repr, names))} is new"],
+        notes=[*found.notes, f"the classifier of the file{size} is left out; {new}" if sizes else new],
         has_new_classifier=True,
     )

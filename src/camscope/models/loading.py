@@ -22,7 +22,7 @@ from camscope.models.labels import Labels, read_labels
 from camscope.models.model import Model, Outcome
 from camscope.models.preprocess import NOTHING_GIVEN, Fit, Preprocess, assumed_note
 from camscope.models.sources import NAMES, SOURCES
-from camscope.models.sources.keras import FILES as KERAS_FILES
+from camscope.models.sources.keras_files import FILES as KERAS_FILES
 from camscope.models.sources.onnx import SUFFIX as ONNX_FILE
 from camscope.models.transform import Transform
 from camscope.models.untrained import marked
@@ -116,7 +116,7 @@ def load(
         spec, weights = _network_and_weights(_with_source(spec), weights, arch)
         classes = len(names) if classes is None and names is not None else classes
         keys = KeyFilter.of(prefix, ignore, new_classes=classes or 0 if new_classifier else 0)
-        extras = {"options": options or {}, "more": {"labels": names, "keys": keys, "trust": trust}}
+        extras = {"options": options or {}, "more": {"labels": names, "keys": keys, "trust": trust, "outcome": outcome}}
         model = _from_source(spec, weights=weights, classes=classes, input_size=size, **extras)
     model = _with_settings(model, preprocess=preprocess, mean=mean, std=std, fit=fit)
     for text in () if is_folder else model.assumptions:

@@ -18,6 +18,7 @@ from camscope.arguments import checked
 from camscope.errors import LayerError, ModelError
 from camscope.trace.layer_path import Address, Record
 from camscope.trace.locks import lock_of
+from camscope.trace.outputs import unwrap
 from camscope.trace.pytree import First, first_tensor
 from camscope.trace.wrappers import GraphKept, outside_inference, uncompiled, without_checkpoints
 
@@ -227,6 +228,25 @@ def _as_leaf(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     torch.set_grad_enabled(True)
     return (tensor.clone() if tensor.is_inference() else tensor).requires_grad_()
+
+
+def logits_of(net: nn.Module, inputs: Tensor) -> Tensor:
+    """Run a network as it is, in train mode or not, and return its scores before a final softmax or sigmoid.
+
+    Args:
+        net: any network.
+        inputs: (B, C, *space).
+
+    Returns:
+        (B, ...) scores in the graph of the parameters.
+
+    >>> net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Softmax(1))
+    >>> torch.equal(logits_of(net, torch.ones(1, 2)), net[0](torch.ones(1, 2)))
+    True
+    """
+    recording = Recording()
+    with _as_innermost(recording), _Watch(recording, (), lambda _, output: output, keep_graph=False):
+        return recording.logits(unwrap(net(inputs)))[0]
 
 
 @contextlib.contextmanager

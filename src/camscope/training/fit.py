@@ -15,6 +15,7 @@ from camscope.explanation.result import versions
 from camscope.files import claim, write_atomically
 from camscope.models.device import on_device
 from camscope.models.model import Model
+from camscope.models.sources.keras_net import KerasNet
 from camscope.progress import Progress
 from camscope.training.cue_groups import CueGroups
 from camscope.training.dataset import SPLITS, UNKNOWN, Dataset
@@ -22,10 +23,11 @@ from camscope.training.evaluate import count_patients, predict
 from camscope.training.init_model import Start
 from camscope.training.pictures import Pictures, Preparation, read_all
 from camscope.training.report import report
+from camscope.training.samples import write_samples
 from camscope.training.settings import TrainingSettings
 from camscope.training.splits import FILE, conflicts, split, write_split
 
-RECORD = "training.json"
+RECORD, KERAS = "training.json", "model.keras"
 
 
 def train(
@@ -47,9 +49,7 @@ def train(
     Args:
         dataset: labelled images, from `read_dataset`.
         begun: initial model, from `start`; its network is trained in place.
-        out: output folder; gets the bundle (``model.json``, ``weights.safetensors``), ``split.csv``, ``history.csv``,
-            ``training.json``, ``checkpoints``, ``logs`` for TensorBoard, ``maps`` of a few images after each epoch, and
-            the report of the test set (``report.html``, ``metrics.json``, ``predictions.csv``, ``failures.csv``).
+        out: output folder; gets the bundle, and the files that docs/train.md lists.
         settings: training settings; None for the defaults.
         device: "cpu", "cuda", "cuda:1", "mps", or "auto".
         devices: number of devices.
@@ -81,6 +81,7 @@ def train(
     identity = _identity(dataset, begun, settings)
     _same_training(out, identity)
     write_split(dataset, out)
+    write_samples(dataset, pictures["train"], out, batch_size=settings.batch_size)
     options: dict[str, Any] = {
         "learnt": begun.learnt,
         "where": Where(device, devices),
@@ -96,9 +97,16 @@ def train(
         on_device(trained_model, device)
         predictions = predict(trained_model, dataset.of("test"), batch_size=settings.batch_size, progress=progress)
         facts["test"] = report(predictions, out, dataset=dataset, seed=settings.seed, progress=progress)
-        trained_model.net.cpu()
-        trained_model.save(out)
+        _write(trained_model, out)
     return trained_model, dataset
+
+
+def _write(model: Model, out: Path) -> None:
+    """Write a model as a bundle, and a network of Keras as a .keras file too."""
+    model.net.cpu()
+    model.save(out)
+    if isinstance(model.net, KerasNet):
+        model.net.save(out / KERAS)
 
 
 def _read_and_split(

@@ -44,11 +44,12 @@ def start(
     """Create the network to train.
 
     Args:
-        spec: "timm:NAME", "torchvision:NAME", or a bundle of a network with as many outputs as the data have labels.
+        spec: "timm:NAME", "torchvision:NAME", "keras:NAME" or any other source of networks with a classifier; a Keras
+            file; or a bundle of a network with as many outputs as the data have labels.
         dataset: gives the labels.
         weights: "default" for the published weights; if they are not available, as offline, a message says so and
-            training starts from random weights. "none" for random weights. Or a weights file, whose classifier is left
-            out if its shape differs.
+            training starts from random weights. "none" for random weights. Or a weights file. A
+            classifier of another size is left out, with a warning that says so, and a new one is trained.
         seed: random seed of the weights.
         say: called with each message for the user, one line each.
         **options: options of `camscope.load`: ``input_size``, (height, width) or one number for both; ``fit``, "crop",
@@ -71,8 +72,10 @@ def start(
     def made(weights: str) -> Start:
         keywords = {"labels": dataset.labels, "outcome": dataset.outcome, **options}
         model = load(spec, weights=weights, new_classifier=True, **keywords)
-        origins = {"none": "random weights", "default": "published weights"}
-        origin = origins.get(weights) or f"{Path(weights).name}, sha256 {file_sha256(Path(weights))}"
+        file = Path(spec if weights == "default" else weights)
+        origin = "random weights" if weights == "none" else "published weights"
+        if file.is_file():
+            origin = f"{file.name}, sha256 {file_sha256(file)}"
         return Start(_named(model, dataset, spec), learnt=weights != "none", origin=origin)
 
     if weights != "default":

@@ -9,12 +9,12 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 import torchmetrics as tm
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from camscope.models.classifier import classifier_of
 from camscope.models.model import Model
-from camscope.trace.outputs import unwrap
+from camscope.trace.hooks import logits_of
 from camscope.training.cue_groups import STEP, CueGroups, GroupLoss
 from camscope.training.dataset import Dataset
 from camscope.training.pictures import Pictures
@@ -23,6 +23,8 @@ from camscope.training.settings import TrainingSettings
 
 _WARMUP = 0.1
 _MOST_WEIGHT = 20.0
+_STATISTICS = {"running_mean", "moving_mean"}
+"""Buffers of batch norms, of PyTorch and of Keras."""
 _BACKBONE = 0.1
 """Learning rate of a pretrained backbone, as a share of the head's."""
 
@@ -73,7 +75,7 @@ class Learner(L.LightningModule):
         frozen = self.current_epoch < self.frozen
         self.net.train()
         for name, module in self.net.named_modules():
-            fixed = frozen or (self.learnt and isinstance(module, nn.modules.batchnorm._BatchNorm))
+            fixed = frozen or (self.learnt and not _STATISTICS.isdisjoint(module._buffers))
             if fixed and not self._in_head(name):
                 module.training = False
         for name, parameter in self.net.named_parameters():
@@ -82,7 +84,7 @@ class Learner(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor, Tensor], _: int) -> Tensor:
         """Return the loss of a batch: cross-entropy, and the penalty on maps outside the masks."""
         x, truth, masks, groups = batch
-        loss = self._loss(unwrap(self.net(x)), truth, groups)
+        loss = self._loss(logits_of(self.net, x), truth, groups)
         if self.layer is not None:
             loss = loss + self.settings.reasons_weight * self._outside(x, truth, masks, layer=self.layer)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(x), sync_dist=True)
@@ -91,7 +93,7 @@ class Learner(L.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor, Tensor], _: int) -> None:
         """Log the loss and update the metrics on a batch of images, which are neither hidden in part nor augmented."""
         x, truth, _masks, groups = batch
-        scores = unwrap(self.net(x))
+        scores = logits_of(self.net, x)
         self.log("val_loss", self._loss(scores, truth, groups), on_epoch=True, batch_size=len(x), sync_dist=True)
         if self.outcome == "one":
             self.figures.update(scores.softmax(-1), truth.argmax(1))
@@ -162,12 +164,10 @@ class ImageDataModule(L.LightningDataModule):
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         pictures, size = self.pictures["train"], self.settings.batch_size
         pictures.epoch = epoch
-        # A list, since Lightning asks a loader for its order more than once.
-        draw = torch.Generator().manual_seed(self.settings.seed * 100_003 + epoch)
-        order = torch.randperm(len(pictures), generator=draw).tolist()
         # A last batch of one image would have no variance for batch norm.
         last = len(pictures) > size
-        return self._loader(pictures, sampler=order, drop_last=last)
+        # A list, since Lightning asks a loader for its order more than once.
+        return self._loader(pictures, sampler=pictures.order(), drop_last=last)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return a loader of the validation images."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -441,3 +442,75 @@ def test_every_application_has_a_layer_and_a_map(name: str) -> None:
     assert right > 1.1 * left or name in FAINT
     del model, seen, heat
     gc.collect()
+
+
+def test_layers_in_train_mode_compute_as_keras_does() -> None:
+    """Batch norms update their statistics, dropouts follow PyTorch's seed, and a layer in eval mode does neither."""
+    model = small()
+    own = K.models.clone_model(model)
+    own.set_weights(model.get_weights())
+    net, x = KerasNet(model), torch.rand(6, 3, 32, 32)
+    assert not any(module.training for module in net.modules())
+    dropout = next(module for module in net.modules() if type(module).__name__ == "Dropout")
+    net.train()
+    dropout.training = False
+    own.layers[3].rate = 0.0
+    assert torch.allclose(net(x), own(x.movedim(1, -1), training=True))
+    for name in ("moving_mean", "moving_variance"):
+        assert torch.allclose(net.state_dict()[f"norm.{name}"], getattr(own.get_layer("norm"), name).value)
+    dropout.training = True
+    net.get_submodule("norm").training = False
+    before = net.state_dict()["norm.moving_mean"].clone()
+    outputs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        outputs.append(net(x))
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[0], outputs[2])
+    assert torch.equal(net.state_dict()["norm.moving_mean"], before)
+    outputs[0].sum().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+    net.eval()
+    assert torch.equal(net(x), net(x))
+
+
+@pytest.mark.parametrize("outcome", ["one", "any"])
+@pytest.mark.parametrize("make", [small, nested])
+def test_the_classifier_of_a_file_is_replaced(make: Callable[..., Any], outcome: Any, tmp_path: Path) -> None:
+    path = saved(make(size=32), tmp_path)
+    with pytest.warns(UserWarning, match="is left out, and that of the network is new"):
+        model = cs.load(path, labels=["a", "b", "c"], outcome=outcome, mean=0, std=1, new_classifier=True)
+    x = torch.rand(2, 3, 32, 32)
+    scores = model.net(x)
+    assert (scores.shape, model.untrained) == ((2, 3), "random classifier")
+    assert torch.allclose(scores.sum(1), torch.ones(2)) == (outcome == "one")
+    old = load(path).net.state_dict()
+    same = [key for key, tensor in model.net.state_dict().items() if torch.equal(tensor, old[key])]
+    assert len(same) >= len(old) - 2
+    bundle = model.save(tmp_path / "bundle")
+    assert torch.equal(cs.load(bundle).net(x), scores)
+    model.net.save(tmp_path / "again.keras")
+    again = K.models.load_model(tmp_path / "again.keras")
+    assert np.allclose(again(x.movedim(1, -1)).detach(), scores.detach(), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_weights_of_keras_with_another_top_or_none_fill_the_rest(tmp_path: Path) -> None:
+    from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
+
+    options: dict[str, Any] = {"weights": None, "input_shape": (32, 32, 3)}
+    whole = K.applications.VGG16(**options, classes=5)
+    whole.save_weights(tmp_path / "new.weights.h5")
+    whole.save(tmp_path / "whole.keras")
+    for name, part in (("whole.h5", whole), ("notop.h5", K.Model(whole.inputs, whole.get_layer("block5_pool").output))):
+        with h5py.File(tmp_path / name, "w") as file:
+            save_weights_to_hdf5_group(file, part)
+    new = {"notop.h5": "'fc1', 'fc2', 'predictions'"}
+    for name in ("new.weights.h5", "whole.keras", "whole.h5", "notop.h5"):
+        with pytest.warns(UserWarning, match=f"left out; new in the network: {new.get(name, chr(39) + 'predictions')}"):
+            model = cs.load("keras:VGG16", weights=tmp_path / name, classes=2, input_size=32, new_classifier=True)
+        kernel = model.net.state_dict()["block4_conv2.kernel"]
+        assert torch.equal(kernel, whole.get_layer("block4_conv2").kernel.value)
+        assert not any(tensor.isnan().any() for tensor in model.net.state_dict().values())
+        with pytest.raises(ModelError, match="does not fit the network 'vgg19': it lacks block3_conv4"):
+            cs.load("keras:VGG19", weights=tmp_path / name, classes=2, input_size=32, new_classifier=True)

@@ -65,7 +65,7 @@ def test_a_file_without_a_classifier_and_one_with_another_kind_fill_the_rest(tmp
     state = {key: tensor for key, tensor in net.state_dict().items() if not key.startswith("classifier.")}
     for more in ({}, {"classifier.0.weight": torch.zeros(9, 1024), "classifier.2.weight": torch.zeros(7, 9)}):
         torch.save({**state, **more}, tmp_path / "old.pth")
-        with pytest.warns(UserWarning, match="classifier 'classifier' is new"):
+        with pytest.warns(UserWarning, match="new in the network: 'classifier'"):
             model = load("torchvision:densenet121", weights=tmp_path / "old.pth", classes=3, new_classifier=True)
         assert all(torch.equal(model.net.state_dict()[key], tensor) for key, tensor in state.items())
 

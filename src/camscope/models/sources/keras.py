@@ -21,7 +21,7 @@ from camscope.errors import ModelError, SettingError, first_line, nearest
 from camscope.models.model import Model, Recipe
 from camscope.models.preprocess import Order, Preprocess
 from camscope.models.pretrained import out_of_reach
-from camscope.models.sources.keras_files import check_file, read_model
+from camscope.models.sources.keras_files import FILES, read_model
 from camscope.models.sources.keras_net import (
     KerasNet,
     architecture,
@@ -31,13 +31,11 @@ from camscope.models.sources.keras_net import (
 )
 from camscope.models.sources.keras_pixels import Range, expected_range
 from camscope.models.sources.keras_tf_ops import operation_layer
+from camscope.models.sources.keras_weights import fill_from, with_classifier
 from camscope.models.sources.registry import source
 from camscope.models.untrained import NEW_HEAD
 from camscope.models.weight_names import ALL, KeyFilter
-from camscope.models.weights import SUFFIXES, file_sha256, fill, read_weights
-
-FILES = (".keras", ".h5", ".hdf5")
-"""Suffixes of Keras files: whole models, or weights only."""
+from camscope.models.weights import file_sha256
 
 # Options that would override the arguments of `load` for network, weights or preprocessing.
 _RESERVED = ("weights", "classes", "input_shape", "input_tensor", "include_top", "include_preprocessing")
@@ -73,6 +71,7 @@ def make(
     input_size: tuple[int, int] | None,
     options: Mapping[str, Any],
     keys: KeyFilter = ALL,
+    outcome: str | None = None,
 ) -> Model:
     """Return a network of keras.applications with its family's preprocessing, or the model in a file that Keras wrote.
 
@@ -88,7 +87,9 @@ def make(
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), package.device("cpu"):
         warnings.simplefilter("ignore")  # warnings about how a model was built
         build = _from_file if from_file else _application
-        model = build(name, weights=weights, classes=classes, input_size=input_size, options=options, keys=keys)
+        model = build(
+            name, weights=weights, classes=classes, input_size=input_size, options=options, keys=keys, outcome=outcome
+        )
     return (
         _with_assumption(model, "the file")
         if from_file and not {"architecture", "preprocess"} & options.keys()
@@ -166,6 +167,7 @@ def _application(
     input_size: tuple[int, int] | None,
     options: Mapping[str, Any],
     keys: KeyFilter,
+    outcome: str | None,
 ) -> Model:
     package = keras()
     spec = f"keras:{name}"
@@ -175,6 +177,8 @@ def _application(
     if reserved:
         raise SettingError(f"{reserved[0]} is not for options: weights=, classes= and input_size= set it")
     maker = getattr(package.applications, name)
+    if classes is not None and outcome == "any":
+        options = {"classifier_activation": "sigmoid", **options}
     keywords = dict(options)
     if classes is not None:
         keywords["classes"] = classes
@@ -184,7 +188,7 @@ def _application(
     net, sha256 = KerasNet(model), None
     facts: dict[str, Any] = {}
     if isinstance(weights, Path):
-        facts = _fill_from(net, weights, keys)
+        facts = fill_from(net, weights, keys)
         sha256 = file_sha256(weights)
     outputs = int(model.output_shape[-1])
     if weights == "default" and classes not in (None, len(_imagenet())):
@@ -240,24 +244,6 @@ def _published(spec: str, maker: Callable[..., Any], keywords: Mapping[str, Any]
     return model
 
 
-def _fill_from(net: KerasNet, path: Path, keys: KeyFilter) -> dict[str, str]:
-    """Fill in a file of weights, of PyTorch's kind or Keras', and return facts on it."""
-    if path.suffix.lower() in SUFFIXES:
-        return fill(net, read_weights(path), origin=str(path), keys=keys)
-    if keys != ALL:
-        raise SettingError(
-            f"ignore= and prefix= are for weights files of PyTorch, but {path} is not a weights file of PyTorch"
-        )
-    if path.suffix.lower() not in FILES:
-        raise ModelError(f"{path} is not a weights file that can be read; possible: {', '.join((*FILES, *SUFFIXES))}")
-    check_file(path)
-    try:
-        net.keras_model.load_weights(str(path))
-    except Exception as error:  # h5py and Keras raise exceptions of any type
-        raise ModelError(f"{path} does not fit the network {net.keras_model.name!r}: {first_line(error)}") from error
-    return {}
-
-
 def _from_file(
     name: str,
     *,
@@ -266,6 +252,7 @@ def _from_file(
     input_size: tuple[int, int] | None,
     options: Mapping[str, Any],
     keys: KeyFilter,
+    outcome: str | None,
 ) -> Model:
     """Return the model in a file, or the one that a bundle describes."""
     unknown = [key for key in options if key not in _OF_FILES]
@@ -276,15 +263,23 @@ def _from_file(
     model = read_model(path, custom) if whole else from_architecture(options["architecture"], custom_objects=custom)
     described = architecture(model) if whole else options["architecture"]
     net, sha256 = KerasNet(model, custom_objects=custom), None
-    facts: dict[str, str] = {}
+    facts: dict[str, Any] = {}
     if weights == "none":
         net = KerasNet(from_architecture(described, custom_objects=custom), custom_objects=custom)
-    elif isinstance(weights, Path):
-        facts = _fill_from(net, weights, keys)
+    outputs = int(model.outputs[0].shape[-1])
+    other_ending = _ends_in(model, "softmax" if outcome == "any" else "sigmoid")
+    if keys.new_classes and (outputs != classes or (other_ending and outcome is not None)):
+        activation = "sigmoid" if outcome == "any" else "softmax"
+        net = with_classifier(net, keys.new_classes, activation, custom_objects=custom)
+        note = f"the classifier of {path.name} with {outputs} outputs is left out, and that of the network is new"
+        facts = {NEW_HEAD: True, "weights_note": note}
+        model, outputs, described = net.keras_model, keys.new_classes, architecture(net.keras_model)
+    if isinstance(weights, Path):
+        facts |= fill_from(net, weights, keys)
     if weights != "none":
         weights_file = weights if isinstance(weights, Path) else path
         sha256 = file_sha256(weights_file)
-    outputs, size = int(model.outputs[0].shape[-1]), _size_of(model, input_size)
+    size = _size_of(model, input_size)
     if classes not in (None, outputs) and (classes, outputs) != (2, 1):
         raise SettingError(
             f"{path.name} has {outputs} outputs, not {classes}: pass one label per output, and leave classes out"

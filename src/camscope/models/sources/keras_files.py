@@ -22,6 +22,9 @@ _LARGEST_RATIO = 20
 _ALWAYS_ALLOWED = 256 * 2**20
 _CONFIG = "config.json"
 
+FILES = (".keras", ".h5", ".hdf5")
+"""Suffixes of Keras files: whole models, or weights only."""
+
 
 def read_model(path: Path, custom: Mapping[str, Any]) -> Any:
     """Return the whole model in a .keras or .h5 file.

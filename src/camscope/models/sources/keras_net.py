@@ -7,17 +7,22 @@ and buffers, once each; and what stands there is what the model computes with.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from camscope.errors import ModelError, require
+from camscope.files import write_atomically
 
 
 def keras() -> Any:
@@ -74,15 +79,42 @@ class KerasNet(nn.Module):
         object.__setattr__(self, "keras_model", model)
         self._states = list(_adopt(model, set()))
         self._modules, self._parameters, self._buffers = model._modules, model._parameters, model._buffers
+        self.eval()  # Keras' own default
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Compute scores (B, classes) or (B, classes, H, W) of images (B, C, H, W)."""
+        """Compute scores (B, classes) or (B, classes, H, W) of images (B, C, H, W).
+
+        Each layer is in its own mode of training, as modules of PyTorch are: a layer with ``training`` set drops units,
+        or normalises by the batch and updates its statistics. Random numbers follow from PyTorch's seed.
+        """
         package = keras()
         state = [(s.variable, s.table[s.name]) for s in self._states]
         inputs = pictures.movedim(1, -1) if self.channels_last else pictures
-        with package.device(str(pictures.device)), package.StatelessScope(state_mapping=state):
-            scores: Tensor = self.keras_model(inputs, training=False)
+        training = any(module.training for module in self.modules())
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(package.device(str(pictures.device)))
+            layers = self.keras_model._flatten_layers(include_self=False) if training else []
+            for layer in layers:
+                stack.callback(layer.register_forward_pre_hook(_in_own_mode, with_kwargs=True).remove)
+            scope = stack.enter_context(package.StatelessScope(state_mapping=state + _seeds(layers, pictures.device)))
+            scores: Tensor = self.keras_model(inputs, training=training)
+        for variable, value in state if training else ():
+            after = scope.get_current_value(variable)
+            if after is not value:
+                value.data.copy_(after.detach())
         return scores.movedim(-1, 1) if scores.ndim == 4 and self.channels_last else scores
+
+    def save(self, path: Path) -> None:
+        """Write a .keras file with the weights of this network.
+
+        Raises:
+            StoreError: it cannot be written, as on a full disk.
+        """
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+            part = Path(folder) / f"model{path.suffix}"
+            copy.deepcopy(self).cpu().keras_model.save(part)
+            content = part.read_bytes()
+        write_atomically(path, lambda file: file.write(content))
 
     def __deepcopy__(self, memo: Any) -> KerasNet:
         """Return an independent copy, built from the configuration."""
@@ -95,14 +127,30 @@ class KerasNet(nn.Module):
             value.data.copy_(state.table[state.name])
             copied.table[state.name] = value
         twin._states = [new._replace(name=state.name) for state, new in zip(self._states, twin._states, strict=True)]
-        for module, copy in zip(self.modules(), twin.modules(), strict=True):
-            children = dict(zip(module._modules, list(copy._modules.values()), strict=True))
-            copy._modules.clear()
-            copy._modules.update(children)
+        for module, copied_module in zip(self.modules(), twin.modules(), strict=True):
+            children = dict(zip(module._modules, list(copied_module._modules.values()), strict=True))
+            copied_module._modules.clear()
+            copied_module._modules.update(children)
+            copied_module.training = module.training
         device = next((tensor.device for tensor in self.state_dict().values()), torch.device("cpu"))
-        twin.to(device).train(self.training)
+        twin.to(device)
         memo[id(self)] = twin
         return twin
+
+
+def _in_own_mode(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Replace the mode that a Keras model hands on to its layers by the layer's own."""
+    return args, {**kwargs, "training": layer.training} if "training" in kwargs else kwargs
+
+
+def _seeds(layers: Sequence[Any], device: torch.device) -> list[tuple[Any, Tensor]]:
+    """Return a new state, from PyTorch's seed, for each random generator of some layers."""
+    states = {id(g.state): g.state for layer in layers for g in getattr(layer, "_seed_generators", ())}
+    draws = torch.randint(2**31 - 1, (len(states), 2))
+    return [
+        (state, draw.to(device=device, dtype=state.value.dtype))
+        for state, draw in zip(states.values(), draws, strict=True)
+    ]
 
 
 def architecture(model: Any) -> dict[str, Any]:
