@@ -1,5 +1,6 @@
 """The scripts of examples/starting_points, on small inputs."""
 
+import json
 import runpy
 from pathlib import Path
 
@@ -46,3 +47,33 @@ def test_a_cohort_of_convnext_models(tmp_path):
     assert found["Effusion"] == {"border": "NOT SHOWN", "border_and_token": "NOT SHOWN"}
     assert (tmp_path / "border" / "report.html").is_file()
     assert list((tmp_path / "border" / "AP").rglob("*_Nodule.jpg"))
+
+
+@pytest.mark.slow
+def test_a_densenet_on_the_covid_folders(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    small = {"weights": "none", "epochs": 1, "images": 10, "input_size": 64}
+    accuracy = script("densenet_covid.py")(tmp_path, **small)
+    assert 0 <= accuracy <= 1
+    for name in ("samples.png", "samples_batch.png", "confusion_matrix.png", "report.html"):
+        assert (tmp_path / "run" / name).is_file()
+    assert json.loads((tmp_path / "run" / "model.json").read_text(encoding="utf-8"))["labels"] == [
+        "COVID",
+        "Normal",
+        "Viral Pneumonia",
+    ]
+    assert len(list((tmp_path / "maps").glob("*_overlay.png"))) >= 3
+
+
+@pytest.mark.slow
+def test_a_keras_vgg16_and_its_false_positive(tmp_path, monkeypatch):
+    """A network that was hardly trained calls everything one class, so there is a false positive."""
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    pytest.importorskip("keras")
+    monkeypatch.syspath_prepend(FOLDER)
+    small = {"weights": "none", "epochs": 1, "images": 10, "input_size": 64}
+    source = script("keras_vgg16_covid.py")(tmp_path, **small)
+    assert source.is_file()
+    names = {path.name for path in (tmp_path / "false_positive").iterdir()}
+    assert names >= {"layers.png", f"{source.stem}_COVID_panel.png", f"{source.stem}_Normal_panel.png"}
+    assert (tmp_path / "run" / "model.keras").is_file()
