@@ -90,5 +90,7 @@ def start(
 
 def _named(model: Model, dataset: Dataset, spec: str | Path) -> Model:
     """Return a model named after its architecture and data."""
-    name = f"{str(spec).partition(':')[2] or Path(spec).name}-{'-'.join(dataset.labels[:3]).lower()}"
+    path = Path(spec)
+    base = str(spec).partition(":")[2] or (path.stem if path.is_file() else path.name)
+    name = f"{base}-{'-'.join(dataset.labels[:3]).lower()}"
     return dataclasses.replace(model, name=name, labels=dataset.labels, outcome=dataset.outcome, facts={})
