@@ -124,7 +124,7 @@ def _draw_confusion(ax: Axes, counts: npt.NDArray[np.int64], labels: Sequence[st
         ink = "white" if rate > 0.5 else "#1b2330"
         text = f"{counts[row, column]}\n{rate:.0%}"
         ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=8)
-    places, names = np.arange(len(labels)) + 0.5, [short(label, 14) for label in labels]
+    places, names = np.arange(len(labels)) + 0.5, [short(label, 22) for label in labels]
     turned: dict[str, Any] = {"rotation": 45, "ha": "right"} if len("".join(names)) > 24 else {}
     ax.set_xticks(places, names, **turned)
     ax.set_yticks(places, names)
