@@ -106,7 +106,8 @@ def _write(model: Model, out: Path) -> None:
     model.net.cpu()
     model.save(out)
     if isinstance(model.net, KerasNet):
-        model.net.save(out / KERAS)
+        content = model.net.keras_file()
+        write_atomically(out / KERAS, lambda file: file.write(content))
 
 
 def _read_and_split(

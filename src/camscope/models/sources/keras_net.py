@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 
 from camscope.errors import ModelError, require
-from camscope.files import write_atomically
 
 
 def keras() -> Any:
@@ -104,17 +103,12 @@ class KerasNet(nn.Module):
                 value.data.copy_(after.detach())
         return scores.movedim(-1, 1) if scores.ndim == 4 and self.channels_last else scores
 
-    def save(self, path: Path) -> None:
-        """Write a .keras file with the weights of this network.
-
-        Raises:
-            StoreError: it cannot be written, as on a full disk.
-        """
+    def keras_file(self) -> bytes:
+        """Return the content of a .keras file with the weights of this network."""
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-            part = Path(folder) / f"model{path.suffix}"
-            copy.deepcopy(self).cpu().keras_model.save(part)
-            content = part.read_bytes()
-        write_atomically(path, lambda file: file.write(content))
+            path = Path(folder) / "model.keras"
+            copy.deepcopy(self).cpu().keras_model.save(path)
+            return path.read_bytes()
 
     def __deepcopy__(self, memo: Any) -> KerasNet:
         """Return an independent copy, built from the configuration."""
