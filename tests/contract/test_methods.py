@@ -311,3 +311,16 @@ def test_no_setting_of_a_method_is_hidden_by_a_parameter(public):
     assert {
         name: found for name in [*METHODS, *made] if (found := parameters & set(settings_of(find_method(name))))
     } == {}
+
+
+@pytest.mark.parametrize("name", [*METHODS, *(f"{name}(gradcam)" for name in META)])
+def test_the_steps_of_a_map_are_drawn_or_refused_in_one_sentence(name):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 2))
+    refused = ""
+    try:
+        assert cs.steps(net, torch.rand(3, 12, 12), method=name).width > 800
+    except MethodError as error:
+        refused = str(error)
+    assert "Error" not in refused
+    assert not refused or "steps cannot be shown" in refused or "needs" in refused

@@ -34,18 +34,35 @@ def run(*arguments, cwd, status=0):
 
 
 def compared(folder):
-    return json.loads((folder / "compare.json").read_text(encoding="utf-8"))
+    (file,) = folder.rglob("compare*.json")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def drawn(folder, kind):
+    (file,) = folder.rglob(f"{kind}*.png")
+    return Image.open(file)
 
 
 def test_layers_shows_every_stage(place):
     run("layers", "p.png", "--model", "resnet10t", "--out", "stages", cwd=place)
-    assert Image.open(place / "stages/layers.png").width > 800
+    assert drawn(place / "stages/p", "layers").width > 800
+
+
+def test_a_sheet_never_replaces_a_different_one(place):
+    for layers in ("layer2", "layer4", "layer4", "layer4"):
+        more = ["--target", "cat", "--layers", layers, "--out", "kept"]
+        run("layers", "p.png", "--model", "resnet10t", *more, cwd=place)
+    for target in ("cat", "dog", "cat"):
+        run("compare", "p.png", "--model", "resnet10t", "--targets", target, "--out", "kept", cwd=place)
+    assert len(list((place / "kept/p").glob("layers*.png"))) == 2
+    assert len(list((place / "kept/p").glob("compare*.png"))) == 2
+    assert (place / "kept/index.html").read_text(encoding="utf-8").count("<img ") == 4
 
 
 def test_layers_shows_all_convolutions_or_those_that_are_named(place):
     run("layers", "p.png", "--model", "resnet10t", "--layers", "all", "--out", "all", cwd=place)
     run("layers", "p.png", "--model", "resnet10t", "--layers", "layer2,layer4", "--out", "two", cwd=place)
-    all_layers, two = (Image.open(place / name / "layers.png") for name in ("all", "two"))
+    all_layers, two = (drawn(place / name, "layers") for name in ("all", "two"))
     assert all_layers.height > 3 * two.height
     said = run("layers", "p.png", "--model", "resnet10t", "--layer", "layer2", "--out", "no", cwd=place, status=2)
     assert "name the layers to show with --layers" in said.stderr
@@ -53,11 +70,11 @@ def test_layers_shows_all_convolutions_or_those_that_are_named(place):
 
 def test_steps_shows_how_a_map_is_made_and_refuses_what_has_no_weights(place):
     run("layers", "p.png", "--model", "resnet10t", "--steps", "--out", "steps", cwd=place)
-    assert Image.open(place / "steps/steps.png").height > 900
+    assert drawn(place / "steps", "steps").height > 900
     said = run(
         "layers", "p.png", "--model", "resnet10t", "--steps", "--method", "eigencam", "--out", "no", cwd=place, status=2
     )
-    assert "gives the channels no weights" in said.stderr
+    assert "is not a weighted sum of a layer's channels" in said.stderr
 
 
 def test_compare_marks_methods_that_are_one_and_tells_how_far_maps_agree(place):
@@ -72,7 +89,7 @@ def test_compare_marks_methods_that_are_one_and_tells_how_far_maps_agree(place):
     assert table.shape == (4, 4)
     np.testing.assert_allclose(table, table.T, atol=1e-6)
     assert table[0, 1] == 1
-    assert Image.open(place / "c/compare.png").width > 600
+    assert drawn(place / "c", "compare").width > 600
 
 
 def test_compare_tells_two_checkpoints_of_one_network_apart(place):
@@ -92,7 +109,7 @@ def test_compare_takes_several_images(place):
     run("compare", "many", "-m", "resnet10t", "--targets", "top2", "--out", "several", cwd=place)
     for name in ("a", "b"):
         (folder,) = (place / "several").rglob(f"{name}*/")
-        assert (folder / "compare.png").is_file()
+        assert drawn(folder, "compare").width > 300
         assert compared(folder)["picture"].endswith(f"{name}.png")
         assert len(compared(folder)["maps"]) == 2
 
@@ -104,7 +121,7 @@ def test_the_engine_may_be_named(place):
         (made,) = compared(place / engine)["maps"]
         assert made["engine"] == engine
         run("layers", "p.png", "--model", "resnet10t", "--engine", engine, "--out", engine, cwd=place)
-        pages[engine] = np.asarray(Image.open(place / engine / "layers.png")).astype(int)
+        pages[engine] = np.asarray(drawn(place / engine, "layers")).astype(int)
     assert np.abs(pages["eager"] - pages["openvino"]).max() <= 2
     said = run("layers", "p.png", "--model", "resnet10t", "--engine", "fast", "--out", "x", cwd=place, status=2)
     assert "no engine called 'fast'" in said.stderr

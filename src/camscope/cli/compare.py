@@ -11,7 +11,8 @@ import typer
 from camscope.cli.model_loading import load_noted
 from camscope.cli.model_options import with_options_per_model
 from camscope.cli.options import MODELS, Device, Engine, Out, Precision, Seed, pairs, prepare, progress
-from camscope.cli.terminal import printed_notes
+from camscope.cli.terminal import exit_after, in_options, printed_notes
+from camscope.errors import PictureError
 
 if TYPE_CHECKING:
     from camscope.explanation import Comparison
@@ -42,55 +43,64 @@ def compare(
 ) -> None:
     """Compare models and methods on images.
 
-    Writes, for each image, compare.png, with one column per model, headed by its five highest classes, and one row
-    per method and target; and compare.json, with the agreement of each pair of maps (Spearman's rank correlation on a
-    common grid). Methods that give the same map are marked. Options of the model hold for all models, or are given
-    once per model, in their order.
+    Writes, into a folder with the name of each image, a sheet with one column per model, headed by its five highest
+    classes, and one row per method and target; and a JSON file with the agreement of each pair of maps (Spearman's rank
+    correlation on a common grid). Methods that give the same map are marked. Another comparison never replaces it;
+    index.html shows all. Options of the model hold for all models, or are given once per model, in their order.
 
     Example: camscope compare dog.jpg -m timm:resnet50 --weights a.pth -m timm:resnet50 --weights b.pth --out sheet
     """
     from camscope.explanation.comparison import compare as compared
     from camscope.explanation.method_lookup import check_settings
-    from camscope.files import MAPS, claim
-    from camscope.images import find_pictures, read
+    from camscope.gallery import MapFolder
+    from camscope.images import as_picture, find_pictures, require_one
 
     method_names = [name.strip() for name in methods.split(",")]
     settings = pairs(setting or [], "--set")
     check_settings(settings, method_names)
-    places = find_pictures(images, exclude=[out])
-    first = read(places[0][0])
+    places = dict(find_pictures(images, exclude=[out]))
+    require_one(places)
     loaded = [load_noted(name, seed=seed, **arguments) for name, arguments in zip(models, loading, strict=True)]
     for model in loaded:
         prepare(model, device, seed)
-    claim(out, MAPS)
+    folder = MapFolder(out)
+    failed: dict[str, str] = {}
     with progress() as bar:
-        for path, place in bar.track(places, description="comparing"):
+        for path, place in bar.track(places.items(), description="comparing"):
+            try:
+                picture = as_picture(path)
+            except PictureError as error:
+                failed[str(path)] = str(error)
+                continue
             found = compared(
                 loaded,
-                first if path == places[0][0] else path,
+                picture,
                 methods=method_names,
                 targets=[target.strip() for target in targets.split(";")],
                 engine=engine,
                 precision=precision,
                 **settings,
             )
-            is_alone = sum(other.with_suffix("") == place.with_suffix("") for _, other in places) == 1
-            own = out / (place.with_suffix("") if is_alone else place)
-            _write(found, own if len(places) > 1 else out, as_json=as_json)
+            maps = [e for column in found.columns for e in column]
+            _write(found, folder.reserve_sheet("compare", maps, place.parent), as_json=as_json)
+    folder.finish()
+    raise exit_after(failed, "compared")
 
 
-def _write(found: Comparison, folder: Path, *, as_json: bool) -> None:
+def _write(found: Comparison, paths: dict[str, Path], *, as_json: bool) -> None:
     from camscope.files import write_atomically
 
-    figure, content = found.sheet(), found.to_dict()
-    write_atomically(folder / "compare.png", lambda file: figure.save(file, "PNG"))
+    content = found.to_dict()
+    found.save(paths["sheet"])
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(folder / "compare.json", lambda file: file.write(text.encode("utf-8", "replace")))
+    write_atomically(paths["json"], lambda file: file.write(text.encode("utf-8", "replace")))
     if as_json:
         print(json.dumps(content, ensure_ascii=False))
         return
     _print_table(found, content["spearman"])
-    print(folder / "compare.png")
+    for note in found.notes:
+        print(f"note: {in_options(note)}")
+    print(paths["sheet"])
 
 
 def _print_table(found: Comparison, spearman: list[list[float | None]]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,7 +27,7 @@ from camscope.cli.options import (
     prepare,
     progress,
 )
-from camscope.cli.terminal import printed_notes
+from camscope.cli.terminal import exit_after, printed_notes
 from camscope.errors import SettingError
 from camscope.naming import MAP_FILES
 from camscope.prefetch import prefetch
@@ -112,7 +111,8 @@ def explain(
     places = dict(find_pictures(images, exclude=[out]))
     require_one(places)
     settings = pairs(setting or [], "--set")
-    check_settings(settings, method or ["gradcam", "occlusion"])
+    if method:
+        check_settings(settings, method)
     folder = MapFolder(out, files=files, write=write, scale=scale, cmap=cmap, opacity=opacity)
     loaded = load_noted(model, seed=seed, weights=weights, labels=class_names(labels), **loading)
     prepare(loaded, device, seed)
@@ -148,9 +148,7 @@ def explain(
             last, image_count = e.source, image_count + (e.source != last)
             bar.update(task, completed=image_count + len(failed))
     folder.finish()
-    for source, reason in failed.items():
-        print(f"camscope: not explained: {source}: {reason}", file=sys.stderr)
-    raise typer.Exit(1 if failed else 0)
+    raise exit_after(failed, "explained")
 
 
 def _say(e: Explanation, paths: dict[str, Path], *, as_json: bool) -> None:

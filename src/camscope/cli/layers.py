@@ -43,16 +43,18 @@ def layers(
 ) -> None:
     """Show the heat map at several layers of a network, or with --steps how one heat map is computed.
 
-    Writes layers.png with one map per layer, its name and its grid size. With --steps, writes steps.png: the image,
-    the 11 strongest channels with their weights, the weighted sum before and after the ReLU, the heat map at image
-    size, and the overlay.
+    Writes a sheet with one map per layer, its name and its grid size, into a folder with the image's name. With
+    --steps, the sheet has the image, the 11 strongest channels with their weights, the weighted sum before and after
+    the ReLU, the heat map at image size, and the overlay. Another sheet, as with other settings, never replaces it;
+    index.html shows all.
 
     Example: camscope layers cat.jpg --model torchvision:vgg16 --out sheet
     """
     from camscope.explanation import figures
     from camscope.explanation.method_lookup import check_settings
-    from camscope.files import MAPS, claim, write_atomically
-    from camscope.images import read
+    from camscope.files import write_atomically
+    from camscope.gallery import MapFolder
+    from camscope.images import find_pictures, read
 
     if layer is not None and not steps:
         raise SettingError("--layer is for --steps: name the layers to show with --layers")
@@ -61,14 +63,17 @@ def layers(
     picture = read(image)
     loaded = load_noted(model, seed=seed, weights=weights, **loading)
     prepare(loaded, device, seed)
-    claim(out, MAPS)
+    folder = MapFolder(out)
     request: dict[str, Any] = {"method": method, "target": target, "engine": engine, "precision": precision} | settings
     if steps:
-        page = out / "steps.png"
-        figure = figures.steps(loaded, picture, layer=layer, **request)
+        e, figure = figures.steps_of_map(loaded, picture, layer=layer, **request)
+        maps = [e]
     else:
-        page = out / "layers.png"
         names = layers.split(",") if layers not in ("stages", "all") else layers
-        figure = figures.layers(loaded, picture, layers=names, **request)
-    write_atomically(page, lambda file: figure.save(file, "PNG"))
-    print(page)
+        maps = figures.layer_maps(loaded, picture, layers=names, **request)
+        figure = figures.layer_sheet(maps, title=loaded.title)
+    ((_, place),) = find_pictures([image])
+    path = folder.reserve_sheet("steps" if steps else "layers", maps, place.parent)["sheet"]
+    write_atomically(path, lambda file: figure.save(file, "PNG"))
+    folder.finish()
+    print(path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -47,8 +49,9 @@ _OPTIONS: dict[str, Any] = {
         bool, "Load files that can run code: weights of torchxrayvision, models of Ultralytics.", "--trust"
     ),
 }
-_OF_ALL = ("option", "ignore", "trust")
-"""Options that hold for all models of a command that takes several."""
+_LISTS = ("option", "ignore")
+"""Options that are given several times for one model; of several models, 2:VALUE is for the second."""
+_NUMBERED = re.compile(r"(\d+):(.*)", re.DOTALL)
 
 
 def with_model_options(command: Callable[..., None], *, names: Sequence[str] = tuple(_OPTIONS)) -> Callable[..., None]:
@@ -77,6 +80,8 @@ def with_model_options(command: Callable[..., None], *, names: Sequence[str] = t
 def with_options_per_model(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command of several models the shared options, each for all models or once per model, in their order.
 
+    Options that one model takes several times hold for all models, or with its number for one: ``2:pad_type=same``.
+
     The command has a parameter ``models`` with their names. It receives one dictionary per model in its keyword
     ``loading``, with ``weights`` and ``labels``.
 
@@ -87,7 +92,10 @@ def with_options_per_model(command: Callable[..., None]) -> Callable[..., None]:
     [{'input_size': (64, 64), 'mean': [0.5]}, {'input_size': (32, 32), 'mean': [0.5]}]
     """
     options = {"weights": Weights, "labels": Labels, **_OPTIONS}
-    repeated = {name: hint if name in _OF_ALL else _repeated(hint) for name, hint in options.items()}
+    repeated = {
+        name: _numbered(hint) if name in _LISTS else hint if name == "trust" else _repeated(hint)
+        for name, hint in options.items()
+    }
 
     @functools.wraps(command)
     def run(*, models: list[str], **values: Any) -> None:
@@ -102,18 +110,43 @@ def with_options_per_model(command: Callable[..., None]) -> Callable[..., None]:
 def _per_model(options: dict[str, Any], count: int) -> list[dict[str, Any]]:
     """Return the arguments of `camscope.load` for each of some models."""
     for name, value in options.items():
-        if name not in _OF_ALL and len(value) not in (1, count):
+        if name in _LISTS:
+            for number in (int(found[1]) for one in value if (found := _NUMBERED.fullmatch(one))):
+                if not 1 <= number <= count:
+                    raise SettingError(f"--{name} {number}:... names model {number}, but got {count} models")
+        elif name != "trust" and len(value) not in (1, count):
             raise SettingError(
                 f"--{name.replace('_', '-')} is given {len(value)} times for {count} models: give it once for all, or "
                 "once per model"
             )
     result = []
     for n in range(count):
-        own = {name: value if name in _OF_ALL else value[n % len(value)] for name, value in options.items()}
+        own: dict[str, Any] = {
+            name: _of_model(value, n + 1) if name in _LISTS else value if name == "trust" else value[n % len(value)]
+            for name, value in options.items()
+        }
         if "labels" in own:
             own["labels"] = class_names(own["labels"])
         result.append(_arguments(own))
     return result
+
+
+def _of_model(values: list[str], number: int) -> list[str]:
+    """Return the values for all models and for the model with a number, from 1.
+
+    >>> _of_model(["in_chans=4", "2:pad_type=same"], 1), _of_model(["in_chans=4", "2:pad_type=same"], 2)
+    (['in_chans=4'], ['in_chans=4', 'pad_type=same'])
+    """
+    split = [(found, value) for value in values for found in [_NUMBERED.fullmatch(value)]]
+    return [found[2] if found else value for found, value in split if not found or int(found[1]) == number]
+
+
+def _numbered(hint: Any) -> Any:
+    """Return the annotation of an option of a list, whose help says how it is given for one model."""
+    kind, option = get_args(hint)
+    option = copy.copy(option)
+    option.help = f"{option.help} 2:VALUE is for the second model alone."
+    return Annotated[kind, option]
 
 
 def _repeated(hint: Any) -> Any:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
+
+import typer
 
 from camscope.errors import CamscopeError
 
@@ -63,6 +66,18 @@ def in_options(text: str) -> str:
         return f"--{name.replace('_', '-')}{' ' * bool(value)}{value}"
 
     return _ARGUMENT.sub(option, text)
+
+
+def exit_after(failed: Mapping[str, str], what: str) -> typer.Exit:
+    """Print the images that failed, each with its reason, and return the exit: status 1 if there are any, or 0.
+
+    Args:
+        failed: image -> reason.
+        what: participle of what was done with the others, such as "explained".
+    """
+    for source, reason in failed.items():
+        print(f"camscope: not {what}: {source}: {reason}", file=sys.stderr)
+    return typer.Exit(1 if failed else 0)
 
 
 def one_line(text: str) -> str:

@@ -166,7 +166,7 @@ class BatchExplainer:
         outputs = self.outputs.float().cpu()
         outputs = outputs[:, None] if outputs.ndim == 1 else outputs
         probabilities = self.model.probability(outputs) if outputs.ndim == 2 else None
-        repeat = _RepeatRecord(self, settings)
+        repeat = {name: _RepeatRecord(self, known(function, settings)) for name, function in functions}
         for i, sample in enumerate(self.samples):
             values = outputs[i] if probabilities is None else probabilities[i]
             top = _top(self.model, values)
@@ -197,7 +197,7 @@ class BatchExplainer:
                         picture=sample.picture,
                         window=sample.window,
                         top=top,
-                        repeat=repeat,
+                        repeat=repeat[name],
                     ),
                 )
 
@@ -339,6 +339,7 @@ class _RepeatRecord(Mapping[str, Any]):
     """Record of settings that reproduce the explanations; the weights are hashed on first use."""
 
     def __init__(self, run: BatchExplainer, settings: Mapping[str, Any]) -> None:
+        """Take a pass, and the settings that the method has."""
         self._model = model = run.model
         self._known = {
             "settings": dict(settings),

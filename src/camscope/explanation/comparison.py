@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from camscope.arguments import checked
-from camscope.errors import SettingError
+from camscope.errors import SettingError, unwritable
 from camscope.explanation.agreement import SAME_MAP, agreement
 from camscope.explanation.pictures import Source, as_model, explain_all
 from camscope.explanation.result import Explanation
@@ -36,6 +36,8 @@ class Comparison:
         columns: the explanations, one column per model; rows are methods, then targets.
         titles: of the models, each unlike the others, with what is random about their weights.
         spearman: (n, n) rank correlation of the n signed maps, column by column; NaN if a map is constant.
+
+    A notebook shows it as its sheet.
     """
 
     columns: tuple[tuple[Explanation, ...], ...]
@@ -43,6 +45,48 @@ class Comparison:
     titles: tuple[str, ...]
     spearman: npt.NDArray[np.float64] = field(repr=False)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return a note if maps of one row are of different classes, as where models predict different ones."""
+        mixed = next((cells for cells in zip(*self.columns, strict=True) if not _labels_agree(cells)), None)
+        if mixed is None:
+            return ()
+        text = "; ".join(f"{title}: {e.short_label}" for title, e in zip(self.titles, mixed, strict=True))
+        return (f"the maps of a row are of different classes ({text}); to compare maps of one class, name the class",)
+
+    @checked
+    def save(self, path: str | Path, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Path:
+        """Write the sheet as an image.
+
+        Args:
+            path: the file; its suffix is the format, such as .png, .jpg or .pdf.
+            scale: see `sheet`.
+            cmap: see `sheet`.
+            opacity: see `sheet`.
+
+        Returns:
+            The path.
+
+        Raises:
+            SettingError: a suffix that is no format of images.
+            StoreError: it cannot be written, as on a full disk.
+
+        >>> cs.compare(models, "dog.jpg").save("sheet.png")  # doctest: +SKIP
+        PosixPath('sheet.png')
+        """
+        path = Path(path)
+        image_format = Image.registered_extensions().get(path.suffix.lower())
+        if image_format not in Image.SAVE:
+            raise SettingError(f"cannot write {str(path)!r}: expected a file name that ends in .png, .jpg or .pdf")
+        figure = self.sheet(scale=scale, cmap=cmap, opacity=opacity)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.save(path, image_format)
+        except OSError as fault:
+            raise unwritable(path, fault) from None
+        return path
+
+    @checked
     def sheet(self, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Image.Image:
         """Draw the comparison: one column per model with its five highest classes, one row per method and target.
 
@@ -74,7 +118,8 @@ class Comparison:
         # JSON has no NaN, the agreement of a constant map.
         table = [[None if np.isnan(value) else round(float(value), 4) for value in row] for row in self.spearman]
         maps = [e for column in self.columns for e in column]
-        return {"picture": maps[0].source, "maps": [e.to_dict() for e in maps], "spearman": table}
+        content = {"picture": maps[0].source, "maps": [e.to_dict() for e in maps], "spearman": table}
+        return content | {"notes": list(self.notes)}
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -151,10 +196,17 @@ def distinct(models: Sequence[Model]) -> list[Model]:
     return result
 
 
+def _labels_agree(cells: Sequence[Explanation]) -> bool:
+    return len({e.label for e in cells}) == 1
+
+
 def _heading(cells: Sequence[Explanation]) -> str:
-    """Return the heading of a row: its method, and its class if that is the same for all models."""
-    labels = {e.short_label for e in cells}
-    return f"{cells[0].method}: {labels.pop() if len(labels) == 1 else 'the class of each model'}"
+    """Return the heading of a row: its method, and its class, or the rank of different classes in their models."""
+    if _labels_agree(cells):
+        return f"{cells[0].method}: {cells[0].short_label}"
+    ranks = {next((n for n, (label, _) in enumerate(e.top, 1) if label == e.label), 0) for e in cells}
+    rank = ranks.pop() if len(ranks) == 1 else 0
+    return f"{cells[0].method}: class {f'{rank} ' if rank else ''}of each model (differs)"
 
 
 def _classes(e: Explanation) -> str:
@@ -165,4 +217,4 @@ def _classes(e: Explanation) -> str:
 def _caption(e: Explanation) -> str:
     twins = [note.removeprefix(SAME_MAP).partition(":")[0] for note in e.notes if note.startswith(SAME_MAP)]
     prefix = [f"{SAME_MAP}{', '.join(twins)}"] if twins else []
-    return "; ".join([*prefix, f"{e.short_label}, {e.certainty}"])
+    return "; ".join(filter(None, [*prefix, f"{e.short_label}, {e.certainty}", e.why_empty]))

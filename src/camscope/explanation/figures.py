@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,15 @@ from PIL import Image
 from torch import nn
 
 from camscope.arguments import checked
+from camscope.errors import LayerError
 from camscope.explanation.method_lookup import check_needs, find_method, method_name
 from camscope.explanation.pictures import Source, as_model, explain
 from camscope.explanation.result import Explanation
 from camscope.explanation.target_spec import TargetSpec
 from camscope.heatmap import place
 from camscope.images import Window, as_picture
-from camscope.methods import Method
-from camscope.methods.weights import channel_weights
+from camscope.methods import Method, facts_of
+from camscope.methods.weights import channel_weights, without_steps
 from camscope.models.model import Model
 from camscope.models.stages import spatial_convolutions, stage_layers
 from camscope.render import Cell, colourise, scale, sheet
@@ -68,19 +70,35 @@ def layers(
     (1140, 617)
     """
     loaded = as_model(model)
-    check_needs(loaded.net, [find_method(method)])
+    maps = layer_maps(
+        loaded, picture, layers=layers, method=method, target=target, engine=engine, precision=precision, **settings
+    )
+    return layer_sheet(maps, title=loaded.title)
+
+
+def layer_maps(
+    model: Model, picture: Source, *, layers: str | Sequence[str], method: str | Method, **options: Any
+) -> list[Explanation]:
+    """Return the map of one target at several layers, first to last; see `layers`."""
+    check_needs(model.net, [find_method(method)])
     image = as_picture(picture)
-    parameter = next(loaded.net.parameters(), torch.empty(0))
-    x = loaded.preprocess(image)[0][None].to(parameter.device, parameter.dtype)
-    names = _layer_names(loaded, x, layers)
-    cells = [Cell(Image.fromarray(image.rgb), "image")]
-    for name in names:
-        e = explain(
-            loaded, image, method=method, target=target, layer=name, engine=engine, precision=precision, **settings
-        )
-        empty = f"; {e.notes[0]}" if e.notes and "empty" in e.notes[0] else ""
-        cells.append(Cell(e.overlay(), f"{name} {_times(e.grid)}{empty}"))
-    return sheet(_rows(cells), title=f"{loaded.title}: {e.method} for {e.short_label}", cell_width=260)
+    parameter = next(model.net.parameters(), torch.empty(0))
+    x = model.preprocess(image)[0][None].to(parameter.device, parameter.dtype)
+    return [explain(model, image, method=method, layer=name, **options) for name in _layer_names(model, x, layers)]
+
+
+def layer_sheet(maps: Sequence[Explanation], *, title: str) -> Image.Image:
+    """Draw the maps of `layer_maps`; the title names the model."""
+    first = maps[0]
+    captions = ["; ".join(filter(None, [f"{e.layer} {_times(e.grid)}", e.why_empty])) for e in maps]
+    overlays = [Cell(e.overlay(), caption) for e, caption in zip(maps, captions, strict=True)]
+    cells = [Cell(Image.fromarray(first.picture.rgb), f"image {Path(first.source).name}"), *overlays]
+    return sheet(
+        _rows(cells),
+        title=f"{title}: {first.method} for {first.short_label}, {first.source}",
+        cell_width=260,
+        caption_lines=6,
+    )
 
 
 def _layer_names(model: Model, x: torch.Tensor, wanted: str | Sequence[str]) -> list[str]:
@@ -112,7 +130,7 @@ def steps(
     Args:
         model: as in `camscope.explain`.
         picture: as in `camscope.explain`.
-        method: a method that gives each channel one weight.
+        method: a method whose map is a weighted sum of the channels of a layer.
         target: a class name or index, a target function, or None for the predicted class; for detectors and
             segmentation networks also a class at a place of the image, "dog@left,top,right,bottom" in pixels.
         layer: name of the target layer; None for the model's own, or else `default_layer`.
@@ -124,23 +142,41 @@ def steps(
         An RGB image, captioned with the terms of the formula.
 
     Raises:
-        MethodError: the method does not weight channels.
+        MethodError: the method's map is not a weighted sum of the channels of a layer.
+        LayerError: the map is the sum over several layers, and ``layer`` does not name one.
     """
-    loaded = as_model(model)
+    return steps_of_map(
+        as_model(model),
+        picture,
+        method=method,
+        target=target,
+        layer=layer,
+        engine=engine,
+        precision=precision,
+        **settings,
+    )[1]
+
+
+def steps_of_map(model: Model, picture: Source, *, method: str, **options: Any) -> tuple[Explanation, Image.Image]:
+    """Return a map, and the sheet of its steps; see `steps`."""
     function = find_method(method)
+    check_needs(model.net, [function])
+    if facts_of(function).whole_network:
+        raise without_steps(method_name(method))
     records: list[tuple[torch.Tensor, torch.Tensor]] = []
 
+    @functools.wraps(function)
     def watched(trace: Trace, **options: Any) -> torch.Tensor:
         raw, weights = channel_weights(function, trace, **options)
-        records.append((weights[0].cpu(), trace.activations[0].cpu()))
+        records.append((weights.cpu(), trace.activations[0].cpu()))
         return raw
 
-    e = explain(
-        loaded, picture, method=watched, target=target, layer=layer, engine=engine, precision=precision, **settings
-    )
-    weights, A = records[0]
+    e = explain(model, picture, method=watched, **options)
+    if len(records) > 1:
+        raise LayerError(f"steps show one layer, and this map is the sum over {e.layer}; name one of them with layer=")
+    ((weights, A),) = records
     shares = (weights[:, None] * A.flatten(1)).abs().sum(1)
-    strongest = shares.topk(min(_CHANNELS, len(shares))).indices.tolist()
+    strongest = shares.topk(min(_CHANNELS, int(weights.count_nonzero()) or len(shares))).indices.tolist()
     placed = place(A[strongest], e.window).numpy()
     channels = [
         Cell(_coloured(values, "viridis", e.window), f"A_{k}, weight w_{k} = {float(weights[k]):.3g}")
@@ -153,12 +189,13 @@ def steps(
     )
     first = f"image. Then {len(channels)} of {len(shares)} channels A_k, largest share |w_k A_k| first; {weight}"
     cells = [Cell(Image.fromarray(e.picture.rgb), first), *channels]
-    return sheet(
+    figure = sheet(
         [*_rows(cells), *_rows(_sums(e))],
-        title=f"{method}: L = ReLU(sum_k w_k A_k), {loaded.title}, {e.layer}, {e.short_label}",
+        title=f"{e.method}: L = ReLU(sum_k w_k A_k), {model.title}, {e.layer}, {e.short_label}, {e.source}",
         cell_width=260,
         caption_lines=6,
     )
+    return e, figure
 
 
 def _sums(e: Explanation) -> list[Cell]:
@@ -169,7 +206,7 @@ def _sums(e: Explanation) -> list[Cell]:
         Cell(_large(signed), f"sum_k w_k A_k, {_times(e.grid)}: blue negative, red positive, up to {reach:.3g}"),
         Cell(_large(_coloured(rectified, "byr")), f"ReLU of it, {_times(e.grid)}, up to {float(rectified.max()):.3g}"),
         Cell(_coloured(e.heatmap, "byr", e.window), f"at image size, {_times(e.heatmap)}"),
-        Cell(e.overlay(), f"overlay: {e.short_label}, score {e.score:.3g}"),
+        Cell(e.overlay(), "; ".join(filter(None, [f"overlay: {e.short_label}, score {e.score:.3g}", e.why_empty]))),
     ]
 
 

@@ -45,6 +45,8 @@ FIELDS = ("image", "method", "label", "model", "kind")
 
 _PASSED = "completeness residual below"
 """Beginning of the note on a passed check."""
+_EMPTY = ("the map is empty", "the map is flat")
+"""Beginnings of the notes on maps that show nothing."""
 _JPEG_QUALITY = 92
 _PNG_LEVEL = 3
 
@@ -109,6 +111,11 @@ class Explanation:
     def remarks(self) -> tuple[str, ...]:
         """Return the notes that a reader of the map needs: all but those on passed checks."""
         return tuple(note for note in self.notes if not note.startswith(_PASSED))
+
+    @property
+    def why_empty(self) -> str:
+        """Return the note that says why the map shows nothing; "" if there is none."""
+        return next((note for note in self.notes if note.startswith(_EMPTY)), "")
 
     def cpu(self) -> Explanation:
         """Return the same with the heatmap and the grid as NumPy arrays."""

@@ -55,7 +55,7 @@ def as_picture(source: str | Path | Picture | Image.Image | npt.NDArray[Any] | A
         return _from_array(array, channel_axis=_channel_axis(array.shape, first=False), kind="an array")
     raise PictureError(
         f"cannot read an object of type {type(source).__name__} as an image; pass a path, a NumPy array, a torch "
-        "tensor, a Pillow image or a Picture"
+        "tensor, a Pillow image or a Picture, and several images to explain_all()"
     )
 
 
@@ -75,8 +75,8 @@ def _from_tensor(tensor: Any) -> Picture:
     if len(shape) == 4:
         if shape[0] != 1:
             raise PictureError(
-                f"a tensor of shape {shape} is a batch of {shape[0]} images; pass one of them to explain(), or all "
-                "of them as a list to explain_all(model, list(x))"
+                f"a tensor of shape {shape} is a batch of {shape[0]} images; pass one of them, or all of them as a "
+                "list to explain_all(model, list(x))"
             )
         tensor = tensor[0]
     values = tensor.detach().cpu()

@@ -216,12 +216,7 @@ def _groups(explained: Sequence[ExplainedFailure]) -> list[dict[str, Any]]:
                 "name": Path(mistake.said.source).name,
                 "said_map": _map(mistake.said),
                 "true_map": _map(mistake.true),
-                "notes": [
-                    f"map for {e.label}: {text}"
-                    for e in (mistake.said, mistake.true)
-                    for text in e.notes
-                    if "empty" in text
-                ],
+                "notes": [f"map for {e.label}: {e.why_empty}" for e in (mistake.said, mistake.true) if e.why_empty],
             }
         )
     return [{"title": title, "cards": cards} for title, cards in groups.items()]

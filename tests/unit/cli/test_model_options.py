@@ -6,6 +6,8 @@ import timm
 import torch
 from PIL import Image
 
+from camscope.cli.model_options import _per_model
+from camscope.errors import SettingError
 from running import inside
 
 ARCH = "timm:test_resnet"
@@ -91,3 +93,13 @@ def test_pickles_need_trust():
     assert "which can run code when it is read" in inside(*asked).stderr
     done = inside(*asked, "--trust")
     assert "which can run code" not in done.stderr
+
+
+def test_options_of_the_source_may_be_for_one_model():
+    found = _per_model({"option": ["in_chans=1", "2:drop_rate=0.5"], "ignore": ["1:head.*"], "trust": True}, 2)
+    assert found == [
+        {"options": {"in_chans": 1}, "ignore": ["head.*"], "trust": True},
+        {"options": {"in_chans": 1, "drop_rate": 0.5}, "trust": True},
+    ]
+    with pytest.raises(SettingError, match="names model 3, but got 2 models"):
+        _per_model({"option": ["3:drop_rate=0.5"]}, 2)

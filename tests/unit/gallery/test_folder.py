@@ -21,8 +21,9 @@ def e():
 
 
 def changed(e, **changes):
-    weights = changes.pop("weights", e.repeat["weights_sha256"])
-    return dataclasses.replace(e, repeat={**e.repeat, "weights_sha256": weights}, **changes)
+    repeat = {**e.repeat, "weights_sha256": changes.pop("weights", e.repeat["weights_sha256"])}
+    repeat["settings"] = changes.pop("settings", repeat["settings"])
+    return dataclasses.replace(e, repeat=repeat, **changes)
 
 
 OTHERS = {
@@ -30,6 +31,8 @@ OTHERS = {
     "a file of another folder": {"source": "b/a.jpg"},
     "a class with the same first name": {"label": "crane, machine", "index": 1},
     "another checkpoint": {"weights": "0"},
+    "another layer": {"layer": "layer1"},
+    "another setting of the method": {"settings": {"samples": 8}},
     "a name that looks the same as a file": {"model": "timm test_resnet"},
 }
 
