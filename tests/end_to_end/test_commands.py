@@ -61,7 +61,7 @@ def test_several_targets_and_methods_get_a_folder_each(bundle, pictures, tmp_pat
     assert done.returncode == 0, done.stderr
     said = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(s["method"], s["label"]) for s in said][::2] == [(m, said[0]["label"]) for m in ("layercam", "scorecam")]
-    assert {s["settings"].get("chunk") for s in said} == {8}
+    assert {s["method"]: s["settings"] for s in said} == {"layercam": {}, "scorecam": {"chunk": 8}}
     assert all((Path(s["folder"]) / "explanation.json").is_file() for s in said)
     assert len({s["folder"] for s in said}) == 4
 

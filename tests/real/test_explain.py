@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 import camscope as cs
@@ -112,3 +113,11 @@ def test_a_vision_transformer_with_its_tokens_first():
         right += e.label == name.split("_")[0]
     assert e.layer.startswith("transformer.layers")
     assert right >= 3
+
+
+@pytest.mark.parametrize("file", ["timm_mobilenetv2_100_imagenet_coral_tf2ptq", "cxr_mobilenetv2_100_opacity_probe"])
+def test_a_trained_network_is_never_marked(file):
+    weights = torch.load(DATA / "weights" / f"{file}.pth", weights_only=True)
+    net = timm.create_model("mobilenetv2_100", num_classes=len(weights["classifier.bias"]), pad_type="same")
+    net.load_state_dict(weights)
+    assert cs.load(net).untrained == ""

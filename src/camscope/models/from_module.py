@@ -12,6 +12,7 @@ from torch import nn
 from camscope.models.labels import Labels, read_labels
 from camscope.models.model import Model, Outcome, input_channels
 from camscope.models.preprocess import IMAGENET_MEAN, Preprocess, assumed_preprocess
+from camscope.models.untrained import looks_new, marked
 
 AnyPreprocess = Preprocess | Callable[..., Any]
 """A Preprocess, or a callable that becomes a `Transform`."""
@@ -84,7 +85,7 @@ def from_module(
         preprocess, assumed = details.preprocess, details.assumed
     if preprocess is None:
         preprocess, assumed = assumed_preprocess(input_channels(bare) or len(IMAGENET_MEAN))
-    return Model(
+    model = Model(
         name or details.name or type(bare).__name__,
         net if details.wrapped is None else details.wrapped,
         preprocess=preprocess,  # type: ignore[arg-type]  # a callable becomes a Transform
@@ -93,6 +94,7 @@ def from_module(
         outcome=outcome or ("any" if len(names) == 1 else details.outcome),
         facts={"assumed": assumed} if assumed else {},
     )
+    return marked(model, weights="none") if looks_new(bare) else model
 
 
 def _of_timm(net: Any) -> _NetworkFacts | None:

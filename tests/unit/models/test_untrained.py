@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 import camscope as cs
@@ -53,3 +54,22 @@ def test_a_network_without_a_classifier_and_one_without_matrices():
     assert trunk.untrained
     bare = cs.Model("x", torch.nn.Identity(), preprocess=cs.Preprocess())
     assert marked(bare, weights="none").untrained == ""
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "mobilenetv3_small_050"])
+def test_a_network_of_the_users_own_is_marked_until_its_first_training_step(name):
+    net = timm.create_model(name)
+    assert cs.load(net).untrained == "random weights"
+    net.train()
+    net(torch.rand(2, 3, 160, 160)).square().sum().backward()
+    torch.optim.SGD(net.parameters(), lr=1e-6).step()
+    assert cs.load(net.eval()).untrained == ""
+
+
+def test_merged_norms_are_no_sign_of_random_weights():
+    net = timm.create_model("test_resnet")
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.ndim > 1:  # heavy tails, as of learned weights; the norms stay as they were made
+                parameter.pow_(3)
+    assert cs.load(net).untrained == ""
