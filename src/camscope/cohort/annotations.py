@@ -24,10 +24,11 @@ from camscope.images.photo import FORMATS
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)"
 _NUMBERS_AND_COMMAS = re.compile(rf"{_NUMBER}\s*(?:[,;]\s*(?:{_NUMBER}\s*)?)+")
-_LISTED_BOXES = re.compile(r"\[\s*\[[^][]*\](?:[\s,]*\[[^][]*\])*\s*\]")
+_BOX = r"\[[-+\d.,eE\s]*\]"
+_LISTED_BOXES = re.compile(rf"\[\s*{_BOX}(?:[\s,]*{_BOX})*\s*\]")
 _NUMBERS_AND_BLANKS = re.compile(r"\d+(?:\s+\d+)+")
 _POSSIBLE = "expected a box 'x0,y0,x1,y1', run lengths or a mask file"
-_LISTS = "a list of boxes is [[x0, y0, x1, y1], ...]; boxes in other forms are read by [cohort.boxes] with form"
+BOX_FORMS = "a list of boxes is [[x0, y0, x1, y1], ...]; boxes in other forms are read by [cohort.boxes] with form"
 _ASPECT = 0.02
 _JPEG = b"\xff\xd8\xff"
 
@@ -91,7 +92,7 @@ def read_annotation(cell: str, size: tuple[int, int], *, root: str | Path) -> Ma
     if _NUMBERS_AND_BLANKS.fullmatch(text):
         return pairs(text, size)
     if text.startswith("["):
-        raise AnnotationError(f"{shortened(text)} is no mask: {_LISTS}")
+        raise AnnotationError(f"{shortened(text)} is no mask: {BOX_FORMS}")
     return _resized(_file(text, root), size, named=text)
 
 
@@ -100,6 +101,8 @@ def is_shape(cell: str) -> bool:
 
     >>> is_shape("[[1, 2, 3, 4]]"), is_shape("331 10 363 10"), is_shape("[1. 2. 3. 4.]"), is_shape("a.png")
     (True, True, False, False)
+    >>> is_shape('[["Mass", 1, 2, 3, 4]]')
+    False
     """
     text = cell.strip()
     forms = (_LISTED_BOXES, _NUMBERS_AND_COMMAS, _NUMBERS_AND_BLANKS)
@@ -126,6 +129,8 @@ def mask_files(cell: str) -> list[str]:
     (['masks/a.png'], [], ['b.png'])
     """
     text = cell.strip()
+    if text.startswith("["):
+        return []
     if not text.startswith("{"):
         return [cell] if text.startswith("./") or re.search(r"[^\W\d_]", text) is not None else []
     try:

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from camscope.cohort.annotations import is_shape, mask_files
+from camscope.cohort.annotations import BOX_FORMS, is_shape, mask_files
 from camscope.cohort.assemble import CohortTable
 from camscope.cohort.locate import is_missing, places_by_name, searched
 from camscope.cohort.mask_columns import has_no_mask
@@ -84,7 +84,8 @@ def guessed_masks(
             notes += _several_values(name, files)
         elif cells:
             odd = next((cell for cell in cells if not is_shape(cell)), cells[0])
-            notes.append(f"{name!r} has the name of a mask, but its cells cannot be read as masks: {odd[:60]!r}")
+            hint = f"; {BOX_FORMS}" if odd.startswith("[") else ""
+            notes.append(f"{name!r} has the name of a mask, but its cells cannot be read as masks: {odd[:60]!r}{hint}")
     return masks, notes
 
 
