@@ -235,7 +235,7 @@ def judged(
             "verdict": judgement.verdict,
             "reason": judgement.reason,
             "enrichment": None if shown is None else shown.enrichment,
-            "effect": _strongest(listed),
+            "effect": judgement.effect,
             "heat": shown,
             "effects": listed,
             "responses": swapped,
@@ -293,12 +293,6 @@ def no_findings(study: Study, section: AuditSection, label: str, *, failed: int)
     }
 
 
-def _strongest(listed: Sequence[Effect]) -> Effect | None:
-    """Return the largest effect without insertions, which the verdict's sentence states."""
-    removals = [effect for effect in listed if effect.test != "insert"]
-    return max(removals, key=lambda effect: abs(effect.effect.estimate), default=None)
-
-
 def _untestable(
     region: str, measured: Measured, drawn: pl.DataFrame, unedited: Mapping[str, tuple[Alignment | None, str]]
 ) -> str:
@@ -318,7 +312,11 @@ def _untestable(
         return constant
     if most >= FEWEST:
         return f"no kind of edit was possible for {FEWEST} patients with the same label"
-    return f"images of at most {most} patients with the same label could be edited, and {FEWEST} are needed"
+    present, absent = patients[True], patients[False]
+    return (
+        f"images of {present} patients with the label present and of {absent} with it absent could be edited, and "
+        f"{FEWEST} with the same label are needed"
+    )
 
 
 def _constant(rows: pl.DataFrame, truths: Sequence[bool] = (True, False)) -> str:

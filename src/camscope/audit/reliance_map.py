@@ -144,13 +144,15 @@ def reliance_map(
     sd = {truth: spread(rows.filter(pl.col("truth") == truth)) for truth in (True, False)}
     numbers = list(dict.fromkeys(change.case for change in changes))
     patients = [cases[number]["patient"] for number in numbers]
-    few = min(
-        (len({p for p, n in zip(patients, numbers, strict=True) if cases[n]["truth"] == t}) for t in sd), default=0
+    present, absent = (
+        len({p for p, n in zip(patients, numbers, strict=True) if cases[n]["truth"] == t}) for t in (True, False)
     )
-    if few < FEWEST:
-        return RelianceMap(
-            len(numbers), len(set(patients)), reason=f"only {few} patients with or without the label have donors"
+    if min(present, absent) < FEWEST:
+        reason = (
+            f"{present} patients with the label present and {absent} with it absent have one donor with and one "
+            f"without the label, and {FEWEST} of each are needed"
         )
+        return RelianceMap(len(numbers), len(set(patients)), reason=reason)
     if not min(sd.values()) > 0:
         return RelianceMap(len(numbers), len(set(patients)), reason="the log-odds do not vary")
     place = {number: index for index, number in enumerate(numbers)}

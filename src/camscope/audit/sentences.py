@@ -153,9 +153,8 @@ def _fills(effect: Effect) -> str:
     return ", ".join(f"{fill} {interval.estimate:.2f} SD" for fill, interval in effect.by_fill.items())
 
 
-def is_artefact(label: str, region: str, heat: Heat, removals: Sequence[Effect]) -> str:
-    """Return the sentence of ARTEFACT-CONSISTENT."""
-    largest = max(removals, key=lambda effect: abs(effect.effect.estimate))
+def is_artefact(label: str, region: str, heat: Heat, largest: Effect) -> str:
+    """Return the sentence of ARTEFACT-CONSISTENT, with the largest effect."""
     why = (
         "this heat stays at the border of the input when the image is moved inwards"
         if heat.stays_at_the_frame
@@ -167,9 +166,8 @@ def is_artefact(label: str, region: str, heat: Heat, removals: Sequence[Effect])
     )
 
 
-def has_no_effect(label: str, region: str, removals: Sequence[Effect], delta: float) -> str:
-    """Return the sentence of EQUIVALENT TO NONE."""
-    largest = max(removals, key=lambda effect: abs(effect.effect.estimate))
+def has_no_effect(label: str, region: str, largest: Effect, delta: float) -> str:
+    """Return the sentence of EQUIVALENT TO NONE, with the largest effect."""
     return (
         f"The {label} model does not use {region}: {_effect(largest)}, and in every stratum tested a mean effect of "
         f"{delta:g} SD is excluded."

@@ -37,10 +37,17 @@ Role = Literal["disease", "shortcut", "property"]
 
 @dataclass(frozen=True)
 class Judgement:
-    """The verdict on one label and region, with its reason."""
+    """The verdict on one label and region, with its reason.
+
+    Attributes:
+        verdict: the verdict.
+        reason: one sentence.
+        effect: the effect that the sentence states; None if it states none.
+    """
 
     verdict: Verdict
     reason: str
+    effect: Effect | None = None
 
 
 def judge(
@@ -93,10 +100,11 @@ def judge(
     if confirmed is not None and (doubt == "disease" or (doubt == "tissue" and SAME_PLACE not in confirmed.by_fill)):
         free = next((e for e in strong if e.stratum == "absent" and alignments.confirm(e)), None)
         if role == "property" or free is None or free.effect.estimate * confirmed.effect.estimate < 0:
-            return Judgement("RESPONDS", responds_confounded(label, region, role, confirmed, alignments))
+            return Judgement("RESPONDS", responds_confounded(label, region, role, confirmed, alignments), confirmed)
         confirmed = free
     if confirmed is not None:
-        return Judgement("RELIES", relies(label, region, role, confirmed, alignments, unseen=doubt == "unseen"))
+        sentence = relies(label, region, role, confirmed, alignments, unseen=doubt == "unseen")
+        return Judgement("RELIES", sentence, confirmed)
     return _without_conviction(
         label,
         region,
@@ -125,19 +133,21 @@ def _without_conviction(
     """Return the verdict on a region whose use for the decision is not shown."""
     spread = max((e for e in removals if e.spreads(delta)), key=lambda e: e.spread.estimate, default=None)
     if strong or spread is not None:
-        return Judgement("RESPONDS", responds(label, region, strong, spread, alignments))
+        return Judgement("RESPONDS", responds(label, region, strong, spread, alignments), [*strong, spread][0])
     helps = next((e for e in removals if e.p_adjusted < LEVEL and e.agree and alignments.confirm(e)), None)
     if helps is not None and not helps.is_of_sham:
-        return Judgement("RESPONDS", responds_little(label, region, helps, alignments))
+        return Judgement("RESPONDS", responds_little(label, region, helps, alignments), helps)
+    largest = max(removals, key=lambda effect: abs(effect.effect.estimate))
     if len(responses) == len({True, False}) and all(response.is_large(delta) for response in responses):
-        return Judgement("RESPONDS", responds_in_single_cases(label, region, responses))
+        return Judgement("RESPONDS", responds_in_single_cases(label, region, responses), largest)
     none = all(effect.is_none(delta) for effect in removals) and not inserted
     none = none and all(response.change.high < delta for response in responses)
     if none and heat is not None and heat.looks and (not heat.beyond_nulls or heat.stays_at_the_frame):
-        return Judgement("ARTEFACT-CONSISTENT", is_artefact(label, region, heat, removals))
+        return Judgement("ARTEFACT-CONSISTENT", is_artefact(label, region, heat, largest), largest)
     if none:
-        return Judgement("EQUIVALENT TO NONE", has_no_effect(label, region, removals, delta))
-    return Judgement("NOT SHOWN", is_not_shown(label, region, removals, inserted, responses, delta))
+        return Judgement("EQUIVALENT TO NONE", has_no_effect(label, region, largest, delta), largest)
+    sentence = is_not_shown(label, region, removals, inserted, responses, delta)
+    return Judgement("NOT SHOWN", sentence, largest)
 
 
 def _of_unedited(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from camscope.acquisition import PROPERTIES
@@ -62,11 +62,11 @@ class Chip:
         role: "disease", "shortcut" or "property".
         verdict: verdict of the audit.
         tone: colour of the entry.
-        effect: largest effect with its interval.
+        effect: the effect that the sentence states, with its interval.
         beyond: for NOT SHOWN, the largest effect that cannot be excluded.
         reason: sentence of the audit.
-        p: adjusted p-value of the largest effect.
-        patients: number of patients of the largest effect.
+        p: adjusted p-value of that effect.
+        patients: number of patients of that effect.
         power: for NOT SHOWN, the smallest effect that this cohort could have shown.
     """
 
@@ -93,6 +93,7 @@ class Answer:
         tone: colour of the answer.
         sentence: sentence of the verdict that leads to the headline.
         chips: the entries of all regions.
+        heat: if the audit is undecided, where heat maps already stand out, which is no verdict.
     """
 
     label: str
@@ -100,6 +101,7 @@ class Answer:
     tone: Tone
     sentence: str
     chips: Sequence[Chip]
+    heat: str = ""
 
 
 def answers(results: Results) -> list[Answer]:
@@ -113,7 +115,39 @@ def answers(results: Results) -> list[Answer]:
         said = power_sentence(region, family, replicates), decisive_sentence(region, family, delta)
         return " ".join(filter(None, said))
 
-    return [_answer(label, entry, power, delta=delta) for label, entry in audit["labels"].items()]
+    found = [_answer(label, entry, power, delta=delta) for label, entry in audit["labels"].items()]
+    return [
+        replace(answer, heat=heat_sentence(answer.label, audit)) if answer.tone in ("open", "none") else answer
+        for answer in found
+    ]
+
+
+def heat_sentence(label: str, audit: Mapping[str, Any]) -> str:
+    """Return where the maps of a label have more heat than null maps, or other heat than those of another label.
+
+    The intervals must not overlap. Heat maps alone lead to no verdict.
+    """
+    parts = []
+    for region, entry in audit["labels"][label]["regions"].items():
+        heat = entry.get("heat")
+        if heat is None or None in heat["enrichment"].values():
+            continue
+        own = heat["enrichment"]
+        nulls = [value for values in heat["nulls"].values() for value in values if value is not None]
+        more = ["more than null maps"] if nulls and own["low"] > max(1.0, *nulls) else []
+        for other, content in audit["labels"].items():
+            compared = (content["regions"].get(region) or {}).get("heat")
+            if other == label or region == "mask:label" or compared is None or None in compared["enrichment"].values():
+                continue
+            theirs = compared["enrichment"]
+            if theirs["high"] < own["low"] or theirs["low"] > own["high"]:
+                than = "more" if theirs["high"] < own["low"] else "less"
+                more.append(f"{than} than those of {other} ({interval(theirs)})")
+        if more:
+            parts.append(
+                f"{interval(own)} times the heat of a uniform map in {region_words(region)}, {', '.join(more)}"
+            )
+    return f"The heat maps of {label} have {'; '.join(parts)}." if parts else ""
 
 
 def delta_of(audit: Mapping[str, Any] | None) -> float:
@@ -213,34 +247,48 @@ def _answer(
 def _headline(chips: Sequence[Chip]) -> tuple[str, Tone]:
     """Return the answer in a few words; shortcuts come first."""
     shortcuts = [item for item in chips if item.role != "disease"]
-    disease = [item for item in chips if item.role == "disease"]
-    culprits = [item.words for item in shortcuts if item.verdict == "RELIES"]
-    sees = any(item.verdict == "RELIES" for item in disease)
-    ignores = bool(disease) and all(item.verdict in _RULED_OUT for item in disease)
-    if culprits:
-        also = ", and on the disease region too" if sees else ", and not on the disease region" if ignores else ""
-        return f"Relies on a shortcut: {', '.join(culprits)}{also}", "bad"
-    responds = [item.words for item in shortcuts if item.verdict == "RESPONDS"]
-    if responds:
-        also = "relies on the disease region, and responds" if sees else "responds"
-        return f"{also.capitalize()} to a shortcut, but use of it is not shown: {', '.join(responds)}", "open"
+    disease = _use_of_disease([item.verdict for item in chips if item.role == "disease"])
+    if culprits := [item.words for item in shortcuts if item.verdict == "RELIES"]:
+        also = {
+            "relies": ", and on the disease region too",
+            "responds": "; responds to the disease region, but use of it is not shown",
+            "ignores": ", and not on the disease region",
+        }
+        return f"Relies on a shortcut: {', '.join(culprits)}{also.get(disease, '')}", "bad"
+    if responds := [item.words for item in shortcuts if item.verdict == "RESPONDS"]:
+        beginning = {
+            "relies": "Relies on the disease region, and responds to a shortcut, but use of it is not shown",
+            "responds": "Responds to the disease region and to a shortcut, but use of neither is shown",
+        }.get(disease, "Responds to a shortcut, but use of it is not shown")
+        return f"{beginning}: {', '.join(responds)}", "open"
     if all(item.verdict == "NOT TESTABLE" for item in chips):
         return "Could not be tested", "none"
-    open_shortcuts = [item.words for item in shortcuts if item.verdict not in _RULED_OUT]
-    if sees and not open_shortcuts:
-        clause = "every shortcut tested is ruled out" if shortcuts else "no shortcut was tested"
-        return f"Relies on the disease region; {clause}", "good"
-    if sees:
-        return (
-            "Relies on the disease region; no shortcut is shown, but not all are ruled out",
-            "open",
-        )
-    if ignores:
+    is_open = any(item.verdict not in _RULED_OUT for item in shortcuts)
+    clause = "no shortcut is shown" if is_open else "every shortcut tested is ruled out"
+    clause = clause if shortcuts else "no shortcut was tested"
+    if disease == "relies":
+        not_all = ", but not all are ruled out" if is_open else ""
+        return f"Relies on the disease region; {clause}{not_all}", "open" if is_open else "good"
+    if disease == "ignores":
         return "Does not use the disease region; what it uses instead is not shown", "bad"
-    if not disease:
-        clause = "no shortcut is shown" if open_shortcuts else "every shortcut tested is ruled out"
+    if disease == "undeclared":
         return f"What drives the score is not shown: {clause}, and no disease region was declared", "open"
-    return "Neither the disease region nor a shortcut is shown to drive the score", "open"
+    if disease == "responds":
+        return f"Responds to the disease region, but use of it is not shown; {clause}", "open"
+    if is_open:
+        return "Neither the disease region nor a shortcut is shown to drive the score", "open"
+    return f"The disease region is not shown to drive the score; {clause}", "open"
+
+
+def _use_of_disease(verdicts: Sequence[str]) -> Literal["undeclared", "relies", "responds", "ignores", "open"]:
+    """Return what the verdicts on the disease regions say together."""
+    if not verdicts:
+        return "undeclared"
+    if "RELIES" in verdicts:
+        return "relies"
+    if "RESPONDS" in verdicts:
+        return "responds"
+    return "ignores" if all(verdict in _RULED_OUT for verdict in verdicts) else "open"
 
 
 def chip(region: str, entry: Mapping[str, Any], *, delta: float, power: str = "") -> Chip:

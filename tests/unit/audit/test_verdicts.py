@@ -55,7 +55,10 @@ UNUSED = Alignment(GOOD, UNKNOWN, GOOD, Interval(-0.1, 0.2, 0.05), how="remove")
 def judged(effects=(), *, role="shortcut", heat=None, edited=USED, doubt="", responses=(), **alignments):
     known = Alignments({} if edited is None else {("remove", ""): edited}, **alignments)
     asked = {"effects": effects, "heat": heat, "alignments": known, "untestable": "why", "delta": 0.1, "doubt": doubt}
-    return judge("L", "border:0.10", role, responses=responses, **asked)
+    found = judge("L", "border:0.10", role, responses=responses, **asked)
+    if found.effect is not None and "single cases" not in found.reason:
+        assert f"by {found.effect.effect.estimate:.2f} SD" in found.reason  # a report states one size of one effect
+    return found
 
 
 CHANGE, EXCESS = Interval(0.8, 1.2, 1.0), Interval(0.7, 1.1, 0.9)

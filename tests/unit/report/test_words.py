@@ -14,6 +14,7 @@ from camscope.report.words import (
     decision_sentence,
     decisive_sentence,
     family_size,
+    heat_sentence,
     power_sentence,
     region_words,
 )
@@ -68,7 +69,20 @@ def answer(disease, *shortcuts, p_equivalence=0.9, detectable=None, high=0.04):
         ((NOT_SHOWN, "RESPONDS", NONE), "open", "Responds to a shortcut, but use of it is not shown: cue “1”"),
         ((NONE, "RESPONDS", RELIES), "bad", "Relies on a shortcut: cue “2”"),
         ((NOT_SHOWN, NOT_SHOWN), "open", "Neither the disease region nor a shortcut is shown"),
-        ((NOT_SHOWN, NONE), "open", "Neither the disease region nor a shortcut is shown"),
+        (
+            (NOT_SHOWN, NONE),
+            "open",
+            "The disease region is not shown to drive the score; every shortcut tested is ruled out",
+        ),
+        (
+            ("RESPONDS", NONE),
+            "open",
+            "Responds to the disease region, but use of it is not shown; every shortcut tested",
+        ),
+        (("RESPONDS", NOT_SHOWN), "open", "Responds to the disease region, but use of it is not shown; no shortcut is"),
+        (("RESPONDS",), "open", "no shortcut was tested"),
+        (("RESPONDS", RELIES), "bad", "responds to the disease region, but use of it is not shown"),
+        (("RESPONDS", "RESPONDS"), "open", "use of neither is shown: cue “1”"),
         ((NONE, NOT_SHOWN), "bad", "Does not use the disease region"),
         ((UNTESTED, UNTESTED), "none", "Could not be tested"),
     ],
@@ -192,3 +206,22 @@ def test_without_a_disease_region_the_headline_names_none(verdicts, words):
     assert (tone, "Neither" in headline) == ("open", False)
     assert words in headline
     assert "no disease region was declared" in headline
+
+
+def test_heat_maps_of_an_undecided_study_say_where_to_look_and_give_no_verdict():
+    def entry(low, high, *nulls):
+        return {"heat": {"enrichment": {"low": low, "high": high, "estimate": (low + high) / 2}, "nulls": {"n": nulls}}}
+
+    audit = {
+        "labels": {
+            "A": {"regions": {"border:0.10": entry(2.0, 3.0, 1.2, None), "mask:label": entry(0.5, 1.5, 1.0)}},
+            "B": {"regions": {"border:0.10": entry(0.8, 1.2, 1.0), "mask:label": entry(5.0, 9.0, 6.0)}},
+            "C": {"regions": {"border:0.10": entry(1.1, 2.2, 1.2), "mask:label": {"heat": None}}},
+        }
+    }
+    said = heat_sentence("A", audit)
+    assert said.startswith("The heat maps of A have 2.50 (2.00 to 3.00) times the heat of a uniform map in border")
+    assert "more than null maps, more than those of B" in said
+    assert "finding" not in said
+    assert "less than those of A" in heat_sentence("B", audit)
+    assert heat_sentence("C", audit) == ""
