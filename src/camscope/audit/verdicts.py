@@ -139,7 +139,7 @@ def _without_conviction(
         return Judgement("RESPONDS", responds_little(label, region, helps, alignments), helps)
     largest = max(removals, key=lambda effect: abs(effect.effect.estimate))
     if len(responses) == len({True, False}) and all(response.is_large(delta) for response in responses):
-        return Judgement("RESPONDS", responds_in_single_cases(label, region, responses), largest)
+        return Judgement("RESPONDS", responds_in_single_cases(label, region, responses))
     none = all(effect.is_none(delta) for effect in removals) and not inserted
     none = none and all(response.change.high < delta for response in responses)
     if none and heat is not None and heat.looks and (not heat.beyond_nulls or heat.stays_at_the_frame):

@@ -240,7 +240,8 @@ def _answer(
     carrying = [item for item in chips if item.verdict == "RELIES"]
     carrying.sort(key=lambda item: item.role == "disease")
     if not carrying:
-        carrying = [item for item in chips if item.role == "disease"] or chips
+        carrying = [item for item in chips if item.verdict == "RESPONDS" and item.role != "disease"]
+        carrying = carrying or [item for item in chips if item.role == "disease"] or chips
     return Answer(label, headline, tone, carrying[0].reason, chips)
 
 

@@ -96,6 +96,7 @@ def test_the_headline_says_no_more_than_was_shown(verdicts, tone, words):
 def test_the_sentence_is_that_of_the_shortcut_first():
     assert answer(RELIES, NOT_SHOWN, RELIES).sentence == "reason 2"
     assert answer(RELIES, NOT_SHOWN).sentence == "reason 0"
+    assert answer(NOT_SHOWN, NOT_SHOWN, "RESPONDS").sentence == "reason 2"  # the headline names this shortcut
 
 
 def test_what_is_not_shown_says_how_much_remains_possible():
