@@ -37,7 +37,10 @@ def picture_notes(picture: Picture, tensor: Tensor, window: Window) -> tuple[str
         )
     shown = view.shape[0] * view.shape[1] / max(1, picture.pixels.shape[0] * picture.pixels.shape[1])
     if not window.assumed and 0 < shown < _PART:
-        notes.append(f"the preprocessing cuts the image: the network sees {shown:.0%} of it")
+        notes.append(
+            f"the preprocessing cuts the image: the network sees {shown:.0%} of it, less than {_PART:.0%}; with "
+            "fit='squash' or 'pad' it would see all of it"
+        )
     notes += picture.notes
     brightest = float(picture.pixels.max())
     if picture.highest > _BYTE and 0 < brightest <= _DARK:

@@ -123,31 +123,31 @@ def answers(results: Results) -> list[Answer]:
 
 
 def heat_sentence(label: str, audit: Mapping[str, Any]) -> str:
-    """Return where the maps of a label have more heat than null maps, or other heat than those of another label.
+    """Return in which undecided regions the maps of a label have more heat than null maps or those of other labels.
 
-    The intervals must not overlap. Heat maps alone lead to no verdict.
+    Intervals that overlap do not count. Heat maps alone lead to no verdict.
     """
     parts = []
     for region, entry in audit["labels"][label]["regions"].items():
-        heat = entry.get("heat")
-        if heat is None or None in heat["enrichment"].values():
+        heat = _enrichment(audit, label, region)
+        if heat is None or heat["low"] <= 1 or entry["verdict"] in ("RELIES", *_RULED_OUT):
             continue
-        own = heat["enrichment"]
-        nulls = [value for values in heat["nulls"].values() for value in values if value is not None]
-        more = ["more than null maps"] if nulls and own["low"] > max(1.0, *nulls) else []
-        for other, content in audit["labels"].items():
-            compared = (content["regions"].get(region) or {}).get("heat")
-            if other == label or region == "mask:label" or compared is None or None in compared["enrichment"].values():
-                continue
-            theirs = compared["enrichment"]
-            if theirs["high"] < own["low"] or theirs["low"] > own["high"]:
-                than = "more" if theirs["high"] < own["low"] else "less"
-                more.append(f"{than} than those of {other} ({interval(theirs)})")
+        nulls = [value for values in entry["heat"]["nulls"].values() for value in values if value is not None]
+        other_heat = {other: _enrichment(audit, other, region) for other in audit["labels"] if region != "mask:label"}
+        lower = [other for other, theirs in other_heat.items() if theirs is not None and theirs["high"] < heat["low"]]
+        more = ["null maps"] if nulls and heat["low"] > max(nulls) else []
+        more += [f"those of {', '.join(lower)}"] if lower else []
         if more:
-            parts.append(
-                f"{interval(own)} times the heat of a uniform map in {region_words(region)}, {', '.join(more)}"
-            )
+            where = f"{interval(heat)} times the heat of a uniform map in {region_words(region)}"
+            parts.append(f"{where}, more than {' and '.join(more)}")
     return f"The heat maps of {label} have {'; '.join(parts)}." if parts else ""
+
+
+def _enrichment(audit: Mapping[str, Any], label: str, region: str) -> Mapping[str, float] | None:
+    """Return the enrichment of the maps of a label in a region, with its interval; None if it is not known."""
+    heat = audit["labels"][label]["regions"].get(region, {}).get("heat")
+    known = heat is not None and None not in heat["enrichment"].values()
+    return heat["enrichment"] if known else None
 
 
 def delta_of(audit: Mapping[str, Any] | None) -> float:
@@ -240,8 +240,9 @@ def _answer(
     carrying = [item for item in chips if item.verdict == "RELIES"]
     carrying.sort(key=lambda item: item.role == "disease")
     if not carrying:
-        carrying = [item for item in chips if item.verdict == "RESPONDS" and item.role != "disease"]
-        carrying = carrying or [item for item in chips if item.role == "disease"] or chips
+        responds = [item for item in chips if item.verdict == "RESPONDS"]
+        responds.sort(key=lambda item: item.role == "disease")
+        carrying = responds or [item for item in chips if item.role == "disease"] or chips
     return Answer(label, headline, tone, carrying[0].reason, chips)
 
 
