@@ -20,6 +20,7 @@ import json
 import time
 from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -175,9 +176,24 @@ def cohort(cue, patients, seed, *, images=IMAGES, prevalence=0.5, chances=(0.5, 
     return subjects
 
 
-def audited(net, cue, patients, seed, **design):
-    """The verdict on each region, and what the plain rule about heat in the border says."""
+def without_cue(subject):
+    """The subject as an audit knows it that was not told of the cue."""
+    kept = {
+        kind: {name: value for name, value in getattr(subject, kind).items() if name != "cue:token"}
+        for kind in ("masks", "declared", "shares")
+    }
+    return replace(subject, case=replace(subject.case, cues={}), **kept)
+
+
+def audited(net, cue, patients, seed, *, declared=True, **design):
+    """The verdict on each region, and what the plain rule about heat in the border says.
+
+    ``declared``: whether the audit knows of the cue.
+    """
     subjects = cohort(cue, patients, seed, **design)
+    if not declared:
+        subjects = [without_cue(subject) for subject in subjects]
+        cue = None
 
     def score(inputs):
         with torch.no_grad():
@@ -191,8 +207,8 @@ def audited(net, cue, patients, seed, **design):
             "patient": [s.case.patient for s in subjects],
             "truth": [s.truth for s in subjects],
             "log_odds": logits,
-            "cue:token": [s.case.cues["token"] for s in subjects],
         }
+        | ({"cue:token": [s.case.cues["token"] for s in subjects]} if cue else {})
     )
     regions = ("mask:label", *(SHORTCUTS if cue else SHORTCUTS[1:]))
     large = [r for r in regions if np.mean([s.masks[r].mean() for s in subjects if r in s.masks]) > LARGE]

@@ -82,7 +82,7 @@ def _faults(source: str) -> Iterator[None]:
                 f"{label} is a NIfTI volume, which is not read yet; pass one slice as an array, scaled to [0, 1], "
                 "such as nibabel.load(FILE).get_fdata()[:, :, 40]"
             ) from None
-        formats = ", ".join(FORMATS)
+        formats = ", ".join((*FORMATS, "DICOM"))
         raise PictureError(f"{label} is not an image, or damaged at its beginning; readable are {formats}") from None
     # Pillow's decoders raise many exception types for damaged files, from SyntaxError to struct.error.
     except Exception as fault:
