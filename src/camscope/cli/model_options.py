@@ -32,7 +32,10 @@ _OPTIONS: dict[str, Any] = {
     "input_size": _option(str | None, "Input size of the model: side in pixels, or HEIGHT,WIDTH."),
     "mean": _option(str | None, "Mean of the pixels in [0, 1]: one number, or one per channel."),
     "std": _option(str | None, "Standard deviation of the pixels in [0, 1]: one number, or one per channel."),
-    "fit": _option(str | None, "How an image is fitted to the input size: crop, squash or pad."),
+    "fit": _option(
+        str | None,
+        "How an image is fitted to the input size: crop, squash or pad; given, no margin of the source is cropped.",
+    ),
     "option": _option(
         list[str] | None, "Option of the model source as name=value, such as pad_type=same; repeat for several."
     ),

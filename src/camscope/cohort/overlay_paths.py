@@ -10,7 +10,15 @@ _TAKEN = ("rows", "private")  # reserved folders of the study
 
 
 def picture_name(
-    pattern: str, *, group: Sequence[str], patient: str, image: str, method: str, label: str, model: str
+    pattern: str,
+    *,
+    group: Sequence[str],
+    patient: str,
+    image: str,
+    method: str,
+    label: str,
+    model: str,
+    labels: Sequence[str] | None = None,
 ) -> str:
     """Return the relative path of an overlay; names from the data cannot lead out of the folder.
 
@@ -22,6 +30,8 @@ def picture_name(
         method: the method.
         label: the explained label.
         model: name of the model.
+        labels: all labels of the study; a label has eight digits of its own only if the name of another is the same.
+            None: if it has characters that no file name has.
 
     Returns:
         A path with "/" between the folders; folders with an empty name are left out.
@@ -30,12 +40,14 @@ def picture_name(
     >>> picture_name(pattern, group=["AP"], patient="../P1", image="x", method="cam", label="A", model="m")
     'AP/P1-.../x/cam_A.jpg'
     """
+    label_name = file_name(label)
+    is_alone = labels is not None and sum(file_name(one).lower() == label_name.lower() for one in labels) == 1
     fields = {
         "group": "/".join(unique_file_name(part) for part in group if part),
         "patient": unique_file_name(patient) if patient else "",
         "image": image,
         "method": file_name(method),
-        "label": unique_file_name(label),
+        "label": label_name if is_alone else unique_file_name(label),
         "model": file_name(model),
     }
     first, *others = filled(pattern, fields).split("/")

@@ -47,7 +47,9 @@ class Preprocess:
         fit: "crop" scales the image until it covers ``resize`` and crops the centre; "squash" scales it to ``resize``
             without keeping its aspect ratio and crops the centre; "pad" scales it to fit into ``resize`` and fills
             the rest with the mean (the nearest byte for 8-bit images), 0 after normalisation.
-        resize: (height, width) before the crop; None: the input size, so that as little as possible is cropped.
+        resize: (height, width) before the crop; None: the input size, so that as little as possible is cropped. The
+            presets of timm and torchvision resize to more, such as 235 or 256 for an input of 224, and crop a margin;
+            `camscope.load` with ``mean`` and ``std`` alone keeps the margin of its source.
         interpolation: name of a Pillow filter.
         order: of the input's channels, "rgb" or, for three channels, "bgr"; ``mean`` and ``std`` are in the same
             order.

@@ -301,6 +301,7 @@ class StudyStep:
             method=task.method,
             label=task.label,
             model=model.name,
+            labels=list(self.study.file.labels),
         )
 
     def _region_key(self, task: MapTask, work: StudyWork) -> str:

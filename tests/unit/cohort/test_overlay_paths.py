@@ -41,3 +41,14 @@ def test_a_pattern_cannot_climb_with_blank_fields():
 def test_the_own_folders_of_a_study_are_no_patient(taken):
     name = picture_name("{patient}/{image}.jpg", group=[], patient=taken, image="x", method="m", label="A", model="n")
     assert name.startswith(f"{taken}-")
+
+
+def test_a_label_is_readable_unless_another_has_its_name():
+    def name(label, labels):
+        fields = {"group": [], "patient": "", "image": "x", "method": "cam", "model": "m"}
+        return picture_name("{label}.jpg", **fields, label=label, labels=labels)
+
+    assert name("Große Läsion", ["Große Läsion", "Mass"]) == "Große_Läsion.jpg"
+    labels = ["a b", "a_b", "a/b"]
+    assert name("a_b", labels) == "a_b.jpg"
+    assert len({name(label, labels) for label in labels}) == 3
