@@ -316,11 +316,18 @@ def test_no_setting_of_a_method_is_hidden_by_a_parameter(public):
 @pytest.mark.parametrize("name", [*METHODS, *(f"{name}(gradcam)" for name in META)])
 def test_the_steps_of_a_map_are_drawn_or_refused_in_one_sentence(name):
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 2))
+    net = nn.Sequential(nn.Conv2d(3, 12, 9, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 2))
     refused = ""
     try:
-        assert cs.steps(net, torch.rand(3, 12, 12), method=name).width > 800
+        assert cs.steps(net, torch.rand(3, 64, 64), method=name).width > 800
     except MethodError as error:
         refused = str(error)
     assert "Error" not in refused
     assert not refused or "steps cannot be shown" in refused or "needs" in refused
+
+
+def test_a_grid_that_is_too_large_for_a_kernel_matrix_is_refused():
+    """Its matrix of cells by cells took 19 GB, and the process was killed."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    with pytest.raises(MethodError, match="a grid of 222 x 222 has 49,284 cells, and at most 10,000 are possible"):
+        cs.cam(net, torch.rand(1, 3, 224, 224), method="kpcacam")

@@ -7,11 +7,13 @@ import warnings
 import torch
 from torch import Tensor
 
-from camscope.errors import SettingError, nearest
+from camscope.errors import MethodError, SettingError, nearest
 from camscope.methods.noise import content_seeds, uniform
 from camscope.methods.registry import MethodFacts, method
 from camscope.methods.weights import weighted
 from camscope.trace import Trace
+
+_MOST_CELLS = 10_000  # of an image whose kernel matrix is made
 
 
 @method(
@@ -71,11 +73,18 @@ def kpcacam(trace: Trace, *, kernel: str = "sigmoid", gamma: float | None = None
 
     Raises:
         SettingError: there is no such kernel.
+        MethodError: a grid of more than 10,000 cells, whose kernel matrix would take 400 MB per image or more.
 
     Needs: the layer's activations alone.
     """
     A = trace.activations
     X = A.flatten(2).transpose(1, 2)
+    if X.shape[1] > _MOST_CELLS:
+        grid = " x ".join(map(str, A.shape[2:]))
+        raise MethodError(
+            f"kpcacam needs a matrix of cells by cells: a grid of {grid} has {X.shape[1]:,} cells, and at most "
+            f"{_MOST_CELLS:,} are possible; choose a deeper layer"
+        )
     gram = _kernel(X - X.mean(1, keepdim=True), kernel, 1 / A.shape[1] if gamma is None else gamma)
     gram = gram - gram.mean(1, keepdim=True) - gram.mean(2, keepdim=True) + gram.mean((1, 2), keepdim=True)
     values, vectors = _eigh(gram)
