@@ -125,7 +125,7 @@ def test_a_folder_without_a_study(tmp_path):
     ("was", "now"),
     [
         ('when = "all"', 'when = "all"\nlayer = "stages.1"'),
-        ('methods = ["gradcam"]', 'methods = ["fullgrad"]'),
+        pytest.param('methods = ["gradcam"]', 'methods = ["fullgrad"]', marks=pytest.mark.slow),
     ],
     ids=["another layer", "maps as large as the input"],
 )
@@ -133,7 +133,9 @@ def test_maps_of_another_grid_are_audited_too(tmp_path, was, now):
     study = write_cohort(tmp_path, patients=12, size=(64, 64))
     head, label, *_ = study.read_text(encoding="utf-8").split("\n[labels.")
     tail = study.read_text(encoding="utf-8").partition("\n[explain]")[2]
-    text = f"{head}\n[labels.{label}\n[explain]{tail}".replace("delta = 0.10", "delta = 0.10\nreplicates = 99")
+    text = f"{head}\n[labels.{label}\n[explain]{tail}".replace(
+        "delta = 0.10", "delta = 0.10\nreplicates = 99\nproperties = []"
+    )
     study.write_text(text.replace(was, now), encoding="utf-8")
     done = command("study", study, "--out", tmp_path / "results")
     assert done.returncode == 0, done.stderr

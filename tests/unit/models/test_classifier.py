@@ -60,6 +60,7 @@ def test_a_file_of_another_number_of_classes_fills_all_but_the_classifier(spec, 
             load(spec, weights=tmp_path / "old.pth", classes=3)
 
 
+@pytest.mark.slow
 def test_a_file_without_a_classifier_and_one_with_another_kind_fill_the_rest(tmp_path):
     net = load("torchvision:densenet121", weights="none", classes=7).net
     state = {key: tensor for key, tensor in net.state_dict().items() if not key.startswith("classifier.")}

@@ -50,7 +50,10 @@ def test_with_one_image_per_patient_the_test_is_delongs(draw):
     assert found.p == pytest.approx(2 * stats.t.sf(abs(areas[1] - areas[0]) / error, k - 1))
 
 
-@pytest.mark.parametrize(("patients", "positive"), [(20, 0.5), (60, 0.2), (70, 0.5)])
+@pytest.mark.parametrize(
+    ("patients", "positive"),
+    [(20, 0.5), pytest.param(60, 0.2, marks=pytest.mark.slow), pytest.param(70, 0.5, marks=pytest.mark.slow)],
+)
 def test_equal_aucs_are_called_different_in_5_percent(draw, patients, positive):
     p = [paired_auc(*two_models(draw, patients, positive=positive)).p for _ in range(400)]
     assert np.mean(np.array(p) < 0.05) < 0.075
