@@ -56,6 +56,7 @@ def looks_new(net: nn.Module) -> bool:
     Args:
         net: any network; the answer is False for one without norms that have biases or statistics.
 
+    >>> import torch
     >>> _ = torch.manual_seed(0)
     >>> looks_new(nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64))), looks_new(nn.Conv2d(3, 64, 3))
     (True, False)
