@@ -16,6 +16,7 @@ from pathlib import Path
 from covid_folders import draw
 
 import camscope as cs
+from camscope.gallery import MapFolder
 from camscope.training.dataset import read_dataset
 from camscope.training.evaluate import of_split
 from camscope.training.fit import train
@@ -42,10 +43,12 @@ def main(
         dataset, begun, out=out / "run", settings=TrainingSettings(epochs=epochs, batch_size=16), say=print
     )
     test = of_split(dataset, "test")[:SHOWN]
+    folder = MapFolder(out / "maps", files="{image}_{label}_{kind}.png", write="original,heatmap,overlay,panel")
     for case, e in zip(test, cs.explain_all(model, [case.source for case in test], targets="top1"), strict=True):
         truth = next(label for label, present in case.truth.items() if present)
         print(f"{Path(case.source).name}: {e.label} ({e.certainty}), truth {truth}")
-        e.save(out / "maps", files="{image}_{label}_{kind}.png", write="original,heatmap,overlay,panel")
+        folder.save(e, truth)  # one folder per class, in which another image of the same name replaces nothing
+    folder.finish()
     accuracy: float = model.facts["test"]["accuracy"]["estimate"]
     print(f"accuracy {accuracy:.2f} on {len(of_split(dataset, 'test'))} test images; {out / 'run' / 'report.html'}")
     return accuracy

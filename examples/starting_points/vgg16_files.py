@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import camscope as cs
+from camscope.gallery import MapFolder
 from camscope.render import Cell, sheet
 
 SCALES = {
@@ -29,12 +30,14 @@ def main(out: Path, images: Sequence[Path], *, weights: str = "default") -> list
     explanations = list(cs.explain_all(model, list(images), methods="gradcam", targets="top1", batch_size=8))
     # One scale for all images: colours can be compared, and an image with little heat stays blue.
     common = f"fixed:0,{max(float(e.heatmap.max()) for e in explanations):.3g}"
+    folder = MapFolder(out, files="{image}_{kind}.png", write="original,grayscale,heatmap,overlay")
     for e in explanations:
-        written += e.save(out, files="{image}_{kind}.png", write="original,grayscale,heatmap,overlay")
+        written += folder.save(e).values()  # never replaces the files of another image with this name
         print(f"{e.source}: {e.label} ({e.certainty}), layer {e.layer}", *e.notes, sep="\n  ")
         rows.append([Cell(e.overlay(scale=scale), e.short_label) for scale in (*SCALES, common)])
     headings = [*SCALES.values(), f"{common}: the same colours for all images"]
     sheet(rows, column_headings=headings, title="One map, four display scales").save(out / "scales.png")
+    folder.finish()
     cs.layers(model, images[0], layers="all").save(out / "layers.png")
     return written
 

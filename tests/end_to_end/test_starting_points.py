@@ -37,6 +37,11 @@ def test_the_files_of_vgg16(tmp_path, image):
     assert [path.name for path in written] == [f"cat_{kind}.png" for kind in kinds]
     assert Image.open(tmp_path / "out" / "scales.png").width > 900
     assert Image.open(tmp_path / "out" / "layers.png").height > 1000  # 13 convolutions in rows of four
+    other = tmp_path / "other" / image.name
+    other.parent.mkdir()
+    Image.fromarray(np.zeros((90, 120, 3), np.uint8)).save(other)
+    both = script("vgg16_files.py")(tmp_path / "both", [image, other], weights="none")
+    assert len({path for path in both if path.is_file()}) == 8  # an image of the same name replaces nothing
 
 
 @pytest.mark.slow
@@ -62,7 +67,7 @@ def test_a_densenet_on_the_covid_folders(tmp_path, monkeypatch):
         "Normal",
         "Viral Pneumonia",
     ]
-    assert len(list((tmp_path / "maps").glob("*_overlay.png"))) >= 3
+    assert len(list((tmp_path / "maps").glob("*/*_overlay.png"))) >= 3
 
 
 @pytest.mark.slow
