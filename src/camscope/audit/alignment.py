@@ -15,7 +15,7 @@ import polars as pl
 
 from camscope.array_types import Floats
 from camscope.audit.evidence import Alignment, Alignments
-from camscope.audit.interventions import Change
+from camscope.audit.interventions import WITHOUT_MEAN, Change
 from camscope.audit.measures import changed_cases
 from camscope.audit.settings import FEWEST, AuditSettings
 from camscope.statistics.auc import Scored, auc_difference, auc_interval
@@ -196,7 +196,7 @@ def alignments_of(
         threshold: log-odds at which the label is predicted.
         settings: settings of the statistics.
     """
-    of_region = [change for change in changes if change.region == region and change.test not in ("only", "swap")]
+    of_region = [change for change in changes if change.region == region and change.test not in WITHOUT_MEAN]
     edited, missing = {}, {}
     for test, by in dict.fromkeys((change.test, change.by) for change in of_region if change.test != "insert"):
         group = [c for c in of_region if (c.test, c.by) == (test, by) or (test == "remove" and c.test == "insert")]

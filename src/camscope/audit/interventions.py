@@ -27,6 +27,9 @@ Score = Callable[[Array], npt.NDArray[np.float64]]
 SAME_PLACE = "same place"
 """The fill-in whose sham is the same place of a patient without the region."""
 
+WITHOUT_MEAN = ("only", "swap")
+"""Tests that have no mean effect: without a sham, or of changes whose sign means nothing."""
+
 LARGE = 0.15
 """Share of the image above which a region is too large for a sham beside it."""
 
@@ -213,9 +216,11 @@ class RegionEditor:
             donor = self.donors.pick(
                 subject, lambda d: d.truth == subject.truth, role=("swap", subject.truth), turn=turn
             )
-            kept = mask if donor is None else mask & ~self._lesion(donor)
+            if donor is None:
+                return
+            kept = mask & ~self._lesion(donor)
             part = beside(kept, subject.visible)
-            if donor is None or part is None:
+            if part is None:
                 return
             region, sham_ = (
                 FILL_INS["donor"](subject.x, where, donor=donor.x, visible=subject.visible) for where in (kept, part)

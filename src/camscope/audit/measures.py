@@ -11,7 +11,7 @@ import polars as pl
 
 from camscope.array_types import Floats
 from camscope.audit.evidence import Effect, Heat, Response
-from camscope.audit.interventions import Change
+from camscope.audit.interventions import WITHOUT_MEAN, Change
 from camscope.audit.null_maps import Nulls
 from camscope.audit.settings import FEWEST, LEVEL, AuditSettings
 from camscope.statistics.auc import auc_interval
@@ -21,7 +21,6 @@ from camscope.statistics.power import detectable
 from camscope.study.grids import stacked, unit
 
 _FAR = 5  # interquartile ranges
-_NO_MEAN = ("only", "swap")  # tests without a mean effect
 _CHECKS = ("frame", "content", "norm_map", "frozen_norm")
 
 
@@ -40,7 +39,7 @@ def effects(rows: pl.DataFrame, changes: Sequence[Change], *, settings: AuditSet
     by_region: dict[str, list[Effect]] = {}
     groups: dict[tuple[str, str, str], list[Change]] = {}
     for change in changes:
-        if change.test not in _NO_MEAN:
+        if change.test not in WITHOUT_MEAN:
             groups.setdefault((change.region, change.test, change.by), []).append(change)
     for stratum, truth in (("present", True), ("absent", False)):
         of_truth = rows.filter(pl.col("truth") == truth)
@@ -74,7 +73,7 @@ def with_effects(rows: pl.DataFrame, changes: Sequence[Change]) -> list[dict[str
     cases = changed_cases(rows, changes)
     records = []
     for change in changes:
-        moved = float("nan") if change.test in _NO_MEAN else change.region_log_odds - change.sham_log_odds
+        moved = float("nan") if change.test in WITHOUT_MEAN else change.region_log_odds - change.sham_log_odds
         effect = -moved if _adds_cue(change, cases[change.case]) else moved
         records.append(asdict(change) | {"effect": effect})
     return records

@@ -138,7 +138,8 @@ def _without_conviction(
     if helps is not None and not helps.is_of_sham:
         return Judgement("RESPONDS", responds_little(label, region, helps, alignments), helps)
     largest = max(removals, key=lambda effect: abs(effect.effect.estimate))
-    if len(responses) == len({True, False}) and all(response.is_large(delta) for response in responses):
+    strata = {response.stratum for response in responses}
+    if strata == {"present", "absent"} and all(response.is_large(delta) for response in responses):
         return Judgement("RESPONDS", responds_in_single_cases(label, region, responses))
     none = all(effect.is_none(delta) for effect in removals) and not inserted
     none = none and all(response.change.high < delta for response in responses)

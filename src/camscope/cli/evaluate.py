@@ -21,6 +21,7 @@ from camscope.cli.options import (
     PatientColumn,
     Seed,
     Weights,
+    messages,
     pairs,
     prepare,
     progress,
@@ -123,10 +124,7 @@ def _run(plan: EvaluationPlan, out: Path) -> int:
         def show(method: str, count: int, total: int) -> None:
             bar.update(task, completed=count, total=total, description=f"evaluating {method}")
 
-        def say(text: str) -> None:
-            bar.console.print(f"camscope: {text}", markup=False, highlight=False, soft_wrap=True)
-
-        for row in rows_of(plan, out, progress=show, say=say):
+        for row in rows_of(plan, out, progress=show, say=messages(bar)):
             if row["status"] == FAILED:
                 failed += 1
                 reason = one_line(f"{row['image']}: {row['message']}")

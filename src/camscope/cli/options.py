@@ -20,6 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from camscope.cli.terminal import one_line
 from camscope.errors import SettingError, shortened
 
 if TYPE_CHECKING:
@@ -92,6 +93,15 @@ def steps(bar: Progress) -> Callable[[str, int, int], None]:
         bar.update(tasks[what], completed=count)
 
     return show
+
+
+def messages(bar: Progress) -> Callable[[str], None]:
+    """Return a function that prints a message for the user on a line above a progress bar."""
+
+    def say(text: str) -> None:
+        bar.console.print(f"camscope: {one_line(text)}", markup=False, highlight=False, soft_wrap=True)
+
+    return say
 
 
 def pairs(items: Iterable[str], option: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from camscope.cli.options import StudyFileOption, StudyFolder, progress, steps
+from camscope.cli.terminal import one_line
 from camscope.errors import SettingError
 
 if TYPE_CHECKING:
@@ -86,9 +87,9 @@ def _compare(folder: str, other: str, *, out: Path | None, pseudonyms: bool) -> 
     with progress() as bar:
         comparison = compare_studies(folder, other, out=out, pseudonyms=pseudonyms, progress=steps(bar))
     for text in comparison.notes:
-        print(f"note: {text}", file=sys.stderr)
+        print(f"note: {one_line(text)}", file=sys.stderr)
     for label in comparison.labels:
-        print(f"{label.label}: {label.sentence}")
+        print(one_line(f"{label.label}: {label.sentence}"))
     print(comparison.page)
 
 

@@ -19,10 +19,12 @@ from camscope.cli.options import (
     Seed,
     Weights,
     class_names,
+    messages,
     prepare,
     progress,
     steps,
 )
+from camscope.cli.terminal import one_line
 
 
 @with_model_options
@@ -62,12 +64,8 @@ def scan(
     prepare(loaded, device, seed)
     plan = ScanPlan(loaded, data, method=method, batch_size=batch_size, seed=seed, most=most)
     with progress() as bar:
-
-        def say(text: str) -> None:
-            bar.console.print(f"camscope: {text}", markup=False, highlight=False, soft_wrap=True)
-
-        table = run(plan, out, progress=steps(bar), say=say)
+        table = run(plan, out, progress=steps(bar), say=messages(bar))
     for row in table.filter(table["oddness"] > 0).head(10).iter_rows(named=True):
-        print(f"{row['oddness']:5.1f}  {row['image']}: {'; '.join(row['reasons'])}")
+        print(f"{row['oddness']:5.1f}  {one_line(row['image'] + ': ' + '; '.join(row['reasons']))}")
     print(out / PAGE)
     raise typer.Exit(int((table["status"] == FAILED).any()))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from camscope.cli.audit import audited, summary
-from camscope.cli.options import BatchSize, Device, Precision, Seed, progress
+from camscope.cli.options import BatchSize, Device, Precision, Seed, messages, progress
 from camscope.cli.report import reported
 from camscope.cli.terminal import one_line
 from camscope.errors import CamscopeError, SettingError, StudyError, reason
@@ -125,10 +125,7 @@ def _run(study: Study, out: str, *, as_json: bool, **options: Any) -> int:
             failures = f", {state.failed} failed" if state.failed else ""
             bar.update(task, completed=state.done, description=f"explaining {state.label}{speed}{failures}")
 
-        def say(text: str) -> None:
-            bar.console.print(f"camscope: {one_line(text)}", markup=False, highlight=False, soft_wrap=True)
-
-        for row in run(study, out, **options, progress=show, say=say):
+        for row in run(study, out, **options, progress=show, say=messages(bar)):
             counts[row["status"]] += 1
             if row["status"] == FAILED and last_failure != (row["line"], row["message"]):
                 last_failure = row["line"], row["message"]

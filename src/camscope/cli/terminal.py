@@ -76,7 +76,7 @@ def exit_after(failed: Mapping[str, str], what: str) -> typer.Exit:
         what: participle of what was done with the others, such as "explained".
     """
     for source, reason in failed.items():
-        print(f"camscope: not {what}: {source}: {reason}", file=sys.stderr)
+        print(one_line(f"camscope: not {what}: {source}: {reason}"), file=sys.stderr)
     return typer.Exit(1 if failed else 0)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from camscope.cohort.case import Case
@@ -18,6 +17,7 @@ from camscope.evaluation.rows import SCHEMA_VERSION
 from camscope.explanation.batch import ResolvedTarget, Sample, goals_of
 from camscope.explanation.method_lookup import check_settings
 from camscope.images import decode
+from camscope.models.device import device_of
 from camscope.models.model import Model
 
 FEW = 4
@@ -65,8 +65,8 @@ class EvaluationPlan:
     def made_with(self) -> tuple[Any, ...]:
         """Return everything that a number depends on, except the image, its annotation and the method."""
         model = self.model
-        device = next(model.net.parameters(), torch.empty(0)).device.type
-        facts = (model.digest, model.preprocess.to_dict(), model.outcome, self.layer or model.layer, device)
+        layer = self.layer or model.layer
+        facts = (model.digest, model.preprocess.to_dict(), model.outcome, layer, device_of(model))
         return (SCHEMA_VERSION, facts, list(self.metrics), self.seed, self.engine)
 
     @property

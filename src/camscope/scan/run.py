@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 
 from camscope.cohort.store import SCAN, Store, key_of
 from camscope.errors import check_count
 from camscope.evaluation.data import EvaluationData
 from camscope.explanation.result import versions
 from camscope.files import write_atomically
+from camscope.models.device import device_of
 from camscope.models.model import Model
 from camscope.naming import method_spelling
 from camscope.progress import Progress
 from camscope.scan.page import contact_sheet, page_text
 from camscope.scan.ranking import ranked
 from camscope.scan.step import SCHEMA, ScanStep
+from camscope.study.csv_export import for_spreadsheets
 
 SCHEMA_VERSION = 1
 PAGE, SHEET, TABLE, CSV = "scan.html", "contact_sheet.jpg", "scan.parquet", "scan.csv"
@@ -51,9 +52,9 @@ class ScanPlan:
     @property
     def made_with(self) -> tuple[Any, ...]:
         """Return everything that a row depends on, except the image."""
-        model, device = self.model, next(self.model.net.parameters(), torch.empty(0)).device.type
-        facts = (model.digest, model.preprocess.to_dict(), model.outcome, model.layer, list(model.labels), device)
-        return (SCHEMA_VERSION, facts, method_spelling(self.method))
+        model = self.model
+        facts = (model.digest, model.preprocess.to_dict(), model.outcome, model.layer, list(model.labels))
+        return (SCHEMA_VERSION, (*facts, device_of(model)), method_spelling(self.method))
 
     @property
     def fingerprint(self) -> str:
@@ -130,9 +131,7 @@ def _write(plan: ScanPlan, folder: Path, table: pl.DataFrame, shards: list[Path]
     pictures = dict(overlays.collect().iter_rows())
     text = page_text(table, shown, pictures, model=plan.model.name, data=plan.data.path, method=plan.method)
     numbers = table.drop(_LARGE, strict=False)
-    texts = numbers.with_columns(pl.col("reasons").list.join("; "))
-    texts = texts.with_columns(pl.col(pl.String).str.replace(r"^([=+\-@\t\r])", "'$1"))  # a spreadsheet's formulas
-    csv = texts.write_csv(include_bom=True).encode("utf-8", "replace")
+    csv = for_spreadsheets(numbers.with_columns(pl.col("reasons").list.join("; ")))
     write_atomically(folder / TABLE, lambda file: numbers.write_parquet(file, compression="zstd"))
     write_atomically(folder / CSV, lambda file: file.write(csv))
     write_atomically(folder / SHEET, lambda file: contact_sheet(shown, pictures).save(file, "JPEG", quality=88))

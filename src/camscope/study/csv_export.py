@@ -44,11 +44,16 @@ def write_csv(folder: str | Path, *, out: Path | None = None, pseudonyms: bool =
     rows = rows.with_columns(pl.col("notes").list.join("; "))
     if pseudonyms:
         rows = _without_names(rows.drop(_NAMING, strict=False))
-    rows = rows.with_columns(pl.col(pl.String).str.replace(_FORMULA, "'$1"))
     path = (store.folder if out is None else out) / CSV
     with writing(path):
-        write_atomically(path, lambda file: file.write(rows.write_csv(include_bom=True).encode("utf-8")))
+        write_atomically(path, lambda file: file.write(for_spreadsheets(rows)))
     return path
+
+
+def for_spreadsheets(rows: pl.DataFrame) -> bytes:
+    """Return a table as the content of a CSV file that a spreadsheet opens as it is; see `write_csv`."""
+    texts = rows.with_columns(pl.col(pl.String).str.replace(_FORMULA, "'$1"))
+    return texts.write_csv(include_bom=True).encode("utf-8")
 
 
 def _without_names(rows: pl.DataFrame) -> pl.DataFrame:

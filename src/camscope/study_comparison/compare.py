@@ -196,7 +196,7 @@ def _compared(
     """Compare one label; the p-values of all labels are adjusted later."""
     matched = match_label(*studies, label, images=images, method=method)
     effects: list[EffectDifference] = []
-    notes = row_notes(*studies, label, matched)
+    notes = list(row_notes(*studies, label, matched))
     if changes is not None:
         first, second = (table.filter(pl.col("label") == label) for table in changes)
         effects, few = effect_differences(matched, first, second)

@@ -21,12 +21,8 @@ _SETTINGS = {
 }
 
 
-def study_notes(first: Results, second: Results, images: MatchedImages, method: str | None) -> list[str]:
-    """Return what is left out, or differs, for all labels."""
-    return list(_study_notes(first, second, images, method))
-
-
-def _study_notes(first: Results, second: Results, images: MatchedImages, method: str | None) -> Iterator[str]:
+def study_notes(first: Results, second: Results, images: MatchedImages, method: str | None) -> Iterator[str]:
+    """Yield what is left out, or differs, for all labels."""
     for name, results, count in (("A", first, images.only_a), ("B", second, images.only_b)):
         yield from (f"{name}: {text}" for text in results.warnings)
         if count:
@@ -70,12 +66,8 @@ def _disease(audit: Mapping[str, Any] | None) -> set[str]:
     return {name for e in labels.values() for name, entry in e["regions"].items() if entry["role"] == "disease"}
 
 
-def row_notes(first: Results, second: Results, label: str, matched: MatchedLabel) -> list[str]:
-    """Return which rows of a label are left out, and what differs between its models and maps."""
-    return list(_row_notes(first, second, label, matched))
-
-
-def _row_notes(first: Results, second: Results, label: str, matched: MatchedLabel) -> Iterator[str]:
+def row_notes(first: Results, second: Results, label: str, matched: MatchedLabel) -> Iterator[str]:
+    """Yield which rows of a label are left out, and what differs between its models and maps."""
     weights = [results.record["models"][label]["weights_sha256"] for results in (first, second)]
     if weights[0] == weights[1]:
         yield "Both studies used the same weights."
@@ -97,8 +89,8 @@ def _row_notes(first: Results, second: Results, label: str, matched: MatchedLabe
 
 def edit_notes(
     effects: Sequence[EffectDifference], first: pl.DataFrame, second: pl.DataFrame, *, few: int
-) -> list[str]:
-    """Return which effects of a label are left out, and what differs between its interventions.
+) -> Iterator[str]:
+    """Yield which effects of a label are left out, and what differs between its interventions.
 
     Args:
         effects: the compared effects of regions and properties.
@@ -106,12 +98,6 @@ def edit_notes(
         second: changes of the label in study B.
         few: number of effects that too few patients have in both audits.
     """
-    return list(_edit_notes(effects, first, second, few=few))
-
-
-def _edit_notes(
-    effects: Sequence[EffectDifference], first: pl.DataFrame, second: pl.DataFrame, *, few: int
-) -> Iterator[str]:
     tested = [set(table.filter(pl.col("effect").is_finite())["region"].unique()) for table in (first, second)]
     for name, alone in (("A", tested[0] - tested[1]), ("B", tested[1] - tested[0])):
         if alone:
