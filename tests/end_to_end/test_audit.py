@@ -64,7 +64,7 @@ def test_the_tables_hold_what_the_json_says(folder):
                     & (pl.col("fill_in") == "all")
                 )["effect_estimate"]
                 assert estimate == pytest.approx(effect["effect"]["estimate"])
-    assert set(changes["test"]) <= {"remove", "exchange", "insert", "only", "swap"}
+    assert set(changes["test"]) <= {"remove", "exchange", "insert", "only", "swap", "blur"}
     assert changes["region_log_odds"].is_finite().all()
 
 

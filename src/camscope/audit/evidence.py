@@ -104,25 +104,30 @@ class Effect:
 
 @dataclass(frozen=True)
 class Response:
-    """The changes of single cases by swapping a region with that of another patient with the same label.
+    """The changes of single cases by swapping a region with that of another patient, or by blurring it out.
 
-    An object in the region that is as frequent with the label as without it changes single cases, but no mean.
+    An object in the region that is as frequent with the label as without it changes single cases by a swap, but no
+    mean. An object that all images have is seen by a blur alone: an exchange replaces it with itself.
 
     Attributes:
         stratum: "present" or "absent" cases of the label.
+        test: "swap" (with the region of a patient with the same label) or "blur".
         cases: number of changed cases.
         patients: number of patients of these cases.
         change: mean absolute change of the log-odds over patients, in SD, with its interval.
-        excess: the same minus the absolute change by swapping the equally large part beside the region.
-        p: p-value of the sign-flip test of the excess, adjusted by Holm over all responses of the study.
+        excess: the same minus the absolute change by swapping the equally large part beside the region; NaN for a blur,
+            and if there is no such part.
+        p: p-value of the sign-flip test of the excess, adjusted by Holm over all swaps of the study; NaN if there
+            is no excess.
     """
 
     stratum: str
+    test: str
     cases: int
     patients: int
     change: Interval
-    excess: Interval
-    p: float
+    excess: Interval = UNKNOWN
+    p: float = float("nan")
 
     def is_large(self, delta: float) -> bool:
         """Return whether the region changes single cases more than the part beside it, by more than delta."""

@@ -3,7 +3,8 @@
 T1 and T2 remove a region or a cue. T3, the sham, removes a region of the same shape elsewhere. The effect is the
 difference of the two changes. A region at the same position in every image is also exchanged between patients: with the
 region of a donor with the other label, and with the region of a donor with the other value of a cue. Further tests
-insert a cue, hide everything but a region, and swap a region with that of any patient with the same label.
+insert a cue, hide everything but a region, swap a region with that of any patient with the same label, and blur out a
+region that is exchanged.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Score = Callable[[Array], npt.NDArray[np.float64]]
 SAME_PLACE = "same place"
 """The fill-in whose sham is the same place of a patient without the region."""
 
-WITHOUT_MEAN = ("only", "swap")
+WITHOUT_MEAN = ("only", "swap", "blur")
 """Tests that have no mean effect: without a sham, or of changes whose sign means nothing."""
 
 LARGE = 0.15
@@ -42,15 +43,15 @@ class Change:
         case: number of the case.
         region: name of the changed region.
         test: "remove", "exchange" (with the region of a donor), "insert" (a cue), "only" (everything but the region is
-            hidden) or "swap" (with the region of a donor with the same label).
+            hidden), "swap" (with the region of a donor with the same label) or "blur" (the region is blurred out).
         by: what differs between the donors of an exchange: "label", or a column such as "cue:token" or
             "property:contrast"; "" for other tests.
         fill_in: name of the fill-in, or the number of the donor; "same place" for an imputation whose sham is the same
             place of another patient.
         region_log_odds: the log-odds with the region changed.
         sham_log_odds: the log-odds with the sham: the same change elsewhere (for "swap", of the equally large part
-            beside the region), or for an exchange the region of a donor who does not differ; NaN for "only". For "same
-            place", the log-odds of the case plus the change of the other patient's.
+            beside the region, NaN if there is none), or for an exchange the region of a donor who does not differ; NaN
+            for "only" and "blur". For "same place", the log-odds of the case plus the change of the other patient's.
     """
 
     case: int
@@ -63,7 +64,7 @@ class Change:
 
 
 class Edit(NamedTuple):
-    """One edit of an input, with ``test``, ``by`` and ``fill_in`` of its `Change`; ``sham`` is None for "only".
+    """One edit of an input, with ``test``, ``by`` and ``fill_in`` of its `Change`; ``sham`` is None if there is none.
 
     ``lender`` is the number of the case whose image the sham edits; None for the same case.
     """
@@ -120,7 +121,10 @@ class RegionEditor:
                 yield from ((case, name, edit) for edit in self._exchanged(subject, name, mask))
             if not is_drawn(name):
                 yield from ((case, name, edit) for edit in self._swapped(subject, mask))
-            if name not in self.large:
+            if name in self.large:  # an exchange replaces what all images have there with itself
+                blurred = FILL_INS["blur"](subject.x, mask, visible=subject.visible)
+                yield case, name, Edit("blur", "", "blur", blurred, None)
+            else:
                 yield from ((case, name, edit) for edit in self._removed(subject, name, mask, self.seed + number))
             alone = FILL_INS["mean"](subject.x, rest, mean=self.mean, visible=subject.visible)
             yield case, name, Edit("only", "", "mean", alone, None)
@@ -219,13 +223,11 @@ class RegionEditor:
             if donor is None:
                 return
             kept = mask & ~self._lesion(donor)
+            if not kept.any():
+                continue
+            lend = partial(FILL_INS["donor"], subject.x, donor=donor.x, visible=subject.visible)
             part = beside(kept, subject.visible)
-            if part is None:
-                return
-            region, sham_ = (
-                FILL_INS["donor"](subject.x, where, donor=donor.x, visible=subject.visible) for where in (kept, part)
-            )
-            yield Edit("swap", "", f"donor {turn + 1}", region, sham_)
+            yield Edit("swap", "", f"donor {turn + 1}", lend(kept), None if part is None else lend(part))
 
     def _inserted(self, subject: AuditSample, name: str) -> Iterator[Edit]:
         """Yield the input with the cue of another patient; the sham inserts the same part of a patient without it."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from camscope.array_types import Floats
@@ -184,7 +185,7 @@ def adjusted(effects_by_label: Mapping[str, Mapping[str, Sequence[Effect]]]) -> 
 
 
 def responses(rows: pl.DataFrame, changes: Sequence[Change], *, settings: AuditSettings) -> dict[str, list[Response]]:
-    """Compute the changes of single cases by swapping regions, with p-values that are not adjusted yet.
+    """Compute the changes of single cases by swaps and blurs, with p-values that are not adjusted yet.
 
     Args:
         rows: one row per case of the label: case, patient, truth, log_odds.
@@ -192,40 +193,53 @@ def responses(rows: pl.DataFrame, changes: Sequence[Change], *, settings: AuditS
         settings: settings of the statistics.
 
     Returns:
-        Region -> one response per stratum; strata with too few patients are left out.
+        Region -> one response per test and stratum; strata with too few patients are left out.
     """
     cases = changed_cases(rows, changes)
-    found: dict[str, list[Response]] = {}
+    by_region: dict[str, list[Response]] = {}
     for stratum, truth in (("present", True), ("absent", False)):
         sd = spread(rows.filter(pl.col("truth") == truth))
-        moved: dict[str, dict[int, list[tuple[float, float]]]] = {}
+        moved: dict[tuple[str, str], dict[int, list[tuple[float, float]]]] = {}
         for change in changes:
             case = cases[change.case]
-            if change.test == "swap" and case["truth"] == truth:
-                pair = (abs(x - case["log_odds"]) / sd for x in (change.region_log_odds, change.sham_log_odds))
-                moved.setdefault(change.region, {}).setdefault(change.case, []).append(tuple(pair))
-        for region, pairs in moved.items():
-            patients = [cases[number]["patient"] for number in pairs]
-            if len(set(patients)) < FEWEST or not sd > 0:
-                continue
-            own, beside = np.array([np.mean(values, axis=0) for values in pairs.values()]).T
-            sampling: dict[str, Any] = {"seed": settings.seed, "replicates": settings.replicates}
-            change_, excess = (bootstrap(values, patients, **sampling) for values in (own, own - beside))
-            p = sign_flip(patient_means(own - beside, patients), **sampling)
-            found.setdefault(region, []).append(
-                Response(stratum, len(pairs), len(set(patients)), change=change_, excess=excess, p=p)
-            )
-    return found
+            if change.test in ("swap", "blur") and case["truth"] == truth and sd > 0:
+                own, beside = (abs(x - case["log_odds"]) / sd for x in (change.region_log_odds, change.sham_log_odds))
+                moved.setdefault((change.region, change.test), {}).setdefault(change.case, []).append((own, beside))
+        for (region, test), pairs in moved.items():
+            owners = np.array([cases[number]["patient"] for number in pairs])
+            if len(set(owners)) >= FEWEST:
+                values = np.array([np.mean(pair, axis=0) for pair in pairs.values()])
+                response = _response(values, owners, stratum=stratum, test=test, settings=settings)
+                by_region.setdefault(region, []).append(response)
+    return by_region
+
+
+def _response(
+    values: Floats, owners: npt.NDArray[Any], *, stratum: str, test: str, settings: AuditSettings
+) -> Response:
+    """Compute a response from (cases, 2) absolute changes by the region and beside it (NaN where nothing is beside)."""
+    sampling: dict[str, Any] = {"seed": settings.seed, "replicates": settings.replicates}
+    own, excess = values[:, 0], values[:, 0] - values[:, 1]
+    response = Response(stratum, test, len(own), len(set(owners)), change=bootstrap(own, owners.tolist(), **sampling))
+    compared = ~np.isnan(excess)
+    excess, owners = excess[compared], owners[compared]
+    if len(set(owners)) < FEWEST:
+        return response
+    p = sign_flip(patient_means(excess, owners.tolist()), **sampling)
+    return replace(response, excess=bootstrap(excess, owners.tolist(), **sampling), p=p)
 
 
 def adjusted_responses(
     responses_by_label: Mapping[str, Mapping[str, Sequence[Response]]],
 ) -> dict[str, dict[str, list[Response]]]:
-    """Adjust p-values by Holm's method over every label, region and stratum."""
-    family = [r for regions in responses_by_label.values() for listed in regions.values() for r in listed]
-    remaining = iter(holm([response.p for response in family]).tolist())
+    """Adjust p-values by Holm's method over every label, region and stratum; responses without one keep NaN."""
+    tests = [r for regions in responses_by_label.values() for listed in regions.values() for r in listed if r.p >= 0]
+    adjusted_p = dict(zip(map(id, tests), holm([response.p for response in tests]).tolist(), strict=True))
     return {
-        label: {region: [replace(r, p=next(remaining)) for r in listed] for region, listed in regions.items()}
+        label: {
+            region: [replace(r, p=adjusted_p.get(id(r), float("nan"))) for r in listed]
+            for region, listed in regions.items()
+        }
         for label, regions in responses_by_label.items()
     }
 

@@ -59,18 +59,20 @@ def responds_in_single_cases(label: str, region: str, responses: Sequence[Respon
     """Return the sentence of RESPONDS for a region whose swap changes single cases, with and without the label."""
     least = min(responses, key=lambda response: response.excess.estimate)
     return (
-        f"The {label} model responds to {region}: {_swapped(least)}, {least.excess.estimate:.2f} SD "
+        f"The {label} model responds to {region}: {_changed(least)}, {least.excess.estimate:.2f} SD "
         f"({_interval(least.excess)}; adjusted p {_p(least.p)}) more than an equally large part beside it does, "
         "and this holds with and without the label. It is not shown that this helps to separate the classes. If an "
         "object in it may be the cause, declare it as a cue."
     )
 
 
-def _swapped(response: Response) -> str:
+def _changed(response: Response) -> str:
+    """Return the clause on the changes of single cases by a swap or a blur."""
+    swap = response.test == "swap"
+    what = "replacing it with that of another patient with the same label" if swap else "blurring it out"
     return (
-        "replacing it with that of another patient with the same label changes the log-odds of single cases by "
-        f"{response.change.estimate:.2f} SD ({_interval(response.change)}; {response.patients} patients, label "
-        f"{response.stratum})"
+        f"{what} changes the log-odds of single cases by {response.change.estimate:.2f} SD "
+        f"({_interval(response.change)}; {response.patients} patients, label {response.stratum})"
     )
 
 
@@ -166,12 +168,16 @@ def is_artefact(label: str, region: str, heat: Heat, largest: Effect) -> str:
     )
 
 
-def has_no_effect(label: str, region: str, largest: Effect, delta: float) -> str:
+def has_no_effect(label: str, region: str, removals: Sequence[Effect], delta: float) -> str:
     """Return the sentence of EQUIVALENT TO NONE, with the largest effect."""
-    return (
-        f"The {label} model does not use {region}: {_effect(largest)}, and in every stratum tested a mean effect of "
-        f"{delta:g} SD is excluded."
-    )
+    largest = max(removals, key=lambda effect: abs(effect.effect.estimate))
+    if largest.by.startswith("property:"):
+        beginning = f"The {label} model does not use the differences in {region} between these images"
+    elif any(effect.test == "remove" and abs(effect.own) > delta for effect in removals):
+        beginning = f"The {label} model uses {region} no more than other parts of the image"
+    else:
+        beginning = f"The {label} model does not use {region}"
+    return f"{beginning}: {_effect(largest)}, and in every stratum tested a mean effect of {delta:g} SD is excluded."
 
 
 def is_not_shown(
@@ -194,14 +200,19 @@ def is_not_shown(
         why = f"but this is the change by the sham, {largest.sham:.2f} SD; {own}"
     elif largest.p_adjusted < LEVEL and not largest.agree:
         why = f"but the fill-ins do not agree ({_fills(largest)})"
+        donor = largest.by_fill.get("donor")
+        if donor is not None and 2 * abs(donor.estimate) < abs(largest.effect.estimate):
+            why += ": what all images have in common there stays the same with a donor"
     elif inserted and all(effect.is_small(delta) for effect in removals):
         why = "although inserting it has an effect"
     elif all(effect.is_small(delta) for effect in removals):
         single = max(effect.spread.high for effect in removals)
         why = f"a mean shown to be small, but single cases may change by {single:.2f} SD more than by the sham"
         if responses and single < delta:
-            swap = max(responses, key=lambda response: response.change.estimate)
-            why = f"a mean shown to be small, but {_swapped(swap)}"
+            response = max(responses, key=lambda response: response.change.estimate)
+            why = f"a mean shown to be small, but {_changed(response)}"
+            if response.test == "blur":
+                why += ", and what all images have in common there is replaced with itself by an exchange"
     else:
         why = f"and a mean effect of up to {limit:.2f} SD cannot be excluded"
     return f"Whether the {label} model relies on {region} is not shown: {_effect(largest)}, {why}.{remark}"

@@ -77,7 +77,7 @@ def judge(
         effects: the effects in all testable strata, with adjusted p-values.
         heat: the heat of the maps in the region; None if there are no maps, or if the disease may lie in the region.
         alignments: the tests whether the region helps to separate the classes.
-        responses: the changes of single cases by swapping the region, with adjusted p-values.
+        responses: the changes of single cases by swapping the region or blurring it out, with adjusted p-values.
         untestable: the reason why no stratum could be tested; "" if one could.
         delta: the smallest effect that matters, in SD of the log-odds.
         doubt: whether the disease itself may have changed the property, or may lie in the region. Of "disease", and of
@@ -138,15 +138,16 @@ def _without_conviction(
     if helps is not None and not helps.is_of_sham:
         return Judgement("RESPONDS", responds_little(label, region, helps, alignments), helps)
     largest = max(removals, key=lambda effect: abs(effect.effect.estimate))
-    strata = {response.stratum for response in responses}
-    if strata == {"present", "absent"} and all(response.is_large(delta) for response in responses):
-        return Judgement("RESPONDS", responds_in_single_cases(label, region, responses))
+    swaps = [response for response in responses if response.test == "swap"]
+    strata = {response.stratum for response in swaps}
+    if strata == {"present", "absent"} and all(response.is_large(delta) for response in swaps):
+        return Judgement("RESPONDS", responds_in_single_cases(label, region, swaps))
     none = all(effect.is_none(delta) for effect in removals) and not inserted
     none = none and all(response.change.high < delta for response in responses)
     if none and heat is not None and heat.looks and (not heat.beyond_nulls or heat.stays_at_the_frame):
         return Judgement("ARTEFACT-CONSISTENT", is_artefact(label, region, heat, largest), largest)
     if none:
-        return Judgement("EQUIVALENT TO NONE", has_no_effect(label, region, largest, delta), largest)
+        return Judgement("EQUIVALENT TO NONE", has_no_effect(label, region, removals, delta), largest)
     sentence = is_not_shown(label, region, removals, inserted, responses, delta)
     return Judgement("NOT SHOWN", sentence, largest)
 

@@ -60,6 +60,21 @@ def test_responses_are_adjusted_over_all_labels():
     assert [r.p for r in found["B"]["corner:0.15"]] == pytest.approx([0.06])
 
 
+def test_a_response_without_a_part_beside_has_no_p_and_leaves_the_others_alone():
+    cases = rows([float(n % 3) for n in range(12)]).with_columns(
+        patient=pl.Series([f"P{n}" for n in range(12)]), case=pl.int_range(12), truth=True
+    )
+    alone = [Change(n, "border:0.20", "swap", "", "donor 1", 5.0, float("nan")) for n in range(12)]
+    blurred = [Change(n, "border:0.20", "blur", "", "blur", 5.0, float("nan")) for n in range(12)]
+    found = responses(cases, alone + blurred, settings=AuditSettings(replicates=99))["border:0.20"]
+    assert [r.test for r in found] == ["swap", "blur"]
+    assert all(r.change.low > 0 and np.isnan(r.excess.estimate) and np.isnan(r.p) for r in found)
+    partly = [Change(n, "border:0.20", "swap", "", "donor 2", 5.0, 4.0) for n in range(4)]
+    assert np.isnan(responses(cases, alone[4:] + partly, settings=AuditSettings(replicates=99))["border:0.20"][0].p)
+    listed = adjusted_responses({"A": {"border:0.20": [*found, *responses_of([0.03])]}})["A"]["border:0.20"]
+    assert [r.p for r in listed] == pytest.approx([np.nan, np.nan, 0.03], nan_ok=True)
+
+
 def responses_of(p_values):
     unknown = Interval(0.0, 1.0, 0.5)
-    return [Response("present", 10, 10, change=unknown, excess=unknown, p=p) for p in p_values]
+    return [Response("present", "swap", 10, 10, change=unknown, excess=unknown, p=p) for p in p_values]

@@ -64,8 +64,8 @@ def judged(effects=(), *, role="shortcut", heat=None, edited=USED, doubt="", res
 CHANGE, EXCESS = Interval(0.8, 1.2, 1.0), Interval(0.7, 1.1, 0.9)
 
 
-def response(stratum, change=CHANGE, excess=EXCESS, p=0.001):
-    return Response(stratum, 60, 30, change=change, excess=excess, p=p)
+def response(stratum, change=CHANGE, excess=EXCESS, p=0.001, test="swap"):
+    return Response(stratum, test, 60, 30, change=change, excess=excess, p=p)
 
 
 HOT = heat(Interval(1.4, 1.8, 1.6), {"random weights": [1.0, 1.1]})
@@ -380,3 +380,42 @@ def test_a_region_whose_swap_changes_single_cases_is_not_unused():
     found = judged([small], responses=[still, moves])
     assert found.verdict == "NOT SHOWN"
     assert "same label changes the log-odds of single cases by 0.30 SD" in found.reason
+
+
+def test_a_blur_that_changes_single_cases_excludes_no_effect_but_convicts_nothing():
+    """Only a blur removes what all images have in a region; and the blur itself may be the cause."""
+    small = effect(NONE, p=0.9, equivalence=0.001, test="exchange", by="label")
+    blurred = [response(stratum, excess=UNKNOWN, p=math.nan, test="blur") for stratum in ("present", "absent")]
+    for hot in (None, WARM):
+        found = judged([small], responses=blurred, heat=hot)
+        assert found.verdict == "NOT SHOWN"
+        assert "but blurring it out changes the log-odds of single cases by 1.00 SD" in found.reason
+        assert "what all images have in common there" in found.reason
+
+
+def test_donors_that_have_the_same_there_are_named():
+    """An imputation removes a mark that all images have; a donor has it too."""
+    half = effect(STRONG, fills={"impute": Interval(-2.4, -1.6, -2.0), "donor": NONE})
+    found = judged([half])
+    assert found.verdict == "NOT SHOWN"
+    assert "what all images have in common there stays the same with a donor" in found.reason
+
+
+def test_a_patch_that_counts_as_much_as_any_other_is_not_called_unused():
+    small = dataclasses.replace(effect(NONE, p=0.9, equivalence=0.001), sham=-0.8)
+    assert judged([small]).reason.startswith("The L model uses border:0.10 no more than other parts of the image:")
+
+
+def test_a_property_is_unused_only_as_far_as_it_differs():
+    small = effect(NONE, p=0.9, equivalence=0.001, test="exchange", by="property:contrast")
+    known = Alignments({("exchange", "property:contrast"): UNUSED})
+    found = judge(
+        *("L", "property:contrast", "property"),
+        effects=[small],
+        heat=None,
+        alignments=known,
+        untestable="why",
+        delta=0.1,
+    )
+    assert found.verdict == "EQUIVALENT TO NONE"
+    assert "does not use the differences in the contrast between these images" in found.reason
