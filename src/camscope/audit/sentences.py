@@ -218,6 +218,8 @@ def is_not_shown(
     return f"Whether the {label} model relies on {region} is not shown: {_effect(largest)}, {why}.{remark}"
 
 
+_HUGE = 10
+"""Effect in SD above which the sentence says that the log-odds of the patients hardly differ."""
 _DONE = {
     "remove": "removing it, rather than a patch of the same shape elsewhere,",
     "exchange": "replacing it with that of another patient",
@@ -235,9 +237,10 @@ def _effect(effect: Effect) -> str:
         what = f"replacing it with that of a patient without {effect.by}, rather than a patient with it,"
     size = effect.effect.estimate
     p = "" if np.isnan(effect.p_adjusted) else f", adjusted p {_p(effect.p_adjusted)}"
+    alike = f"; their log-odds hardly differ, SD {effect.sd:.2g}" if abs(size) > _HUGE else ""
     return (
         f"{what} changes the log-odds by {size:.2f} SD on average ({_interval(effect.effect)}; {effect.patients} "
-        f"patients, label {effect.stratum}{p})"
+        f"patients, label {effect.stratum}{p}{alike})"
     )
 
 

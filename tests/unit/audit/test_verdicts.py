@@ -401,6 +401,12 @@ def test_donors_that_have_the_same_there_are_named():
     assert "what all images have in common there stays the same with a donor" in found.reason
 
 
+def test_an_effect_of_many_sd_is_explained_by_the_sd():
+    huge = dataclasses.replace(effect(Interval(-120.0, -90.0, -100.0)), sd=0.031)
+    assert "; their log-odds hardly differ, SD 0.031)" in judged([huge]).reason
+    assert "hardly differ" not in judged([effect(STRONG)]).reason
+
+
 def test_a_patch_that_counts_as_much_as_any_other_is_not_called_unused():
     small = dataclasses.replace(effect(NONE, p=0.9, equivalence=0.001), sham=-0.8)
     assert judged([small]).reason.startswith("The L model uses border:0.10 no more than other parts of the image:")
