@@ -19,6 +19,7 @@ from camscope.statistics.auc import auc_interval
 from camscope.statistics.hypotheses import holm, max_statistic, patient_means, sign_flip, tost
 from camscope.statistics.intervals import Interval, bootstrap, ratio
 from camscope.statistics.power import detectable
+from camscope.statistics.ties import all_tied
 from camscope.study.grids import stacked, unit
 
 _FAR = 5  # interquartile ranges
@@ -86,9 +87,9 @@ def _adds_cue(change: Change, case: Mapping[str, Any]) -> bool:
 
 
 def spread(rows: pl.DataFrame) -> float:
-    """Compute the standard deviation of the unedited log-odds over patient means."""
+    """Compute the standard deviation of the unedited log-odds over patient means; 0 if only rounding differs."""
     means = patient_means(rows["log_odds"].to_numpy(), rows["patient"].to_list())
-    return float(means.std(ddof=1)) if len(means) > 1 else float("nan")
+    return _deviation(means)
 
 
 def typical_spread(rows: pl.DataFrame) -> float:
@@ -102,7 +103,13 @@ def typical_spread(rows: pl.DataFrame) -> float:
         return float("nan")
     low, middle, high = np.quantile(means, [0.25, 0.5, 0.75])
     near = means[np.abs(means - middle) <= _FAR * (high - low)]
-    return float(near.std(ddof=1)) if high > low else float(means.std(ddof=1))
+    return _deviation(means if all_tied([low, high]) else near)
+
+
+def _deviation(means: Floats) -> float:
+    if len(means) < 2:
+        return float("nan")
+    return 0.0 if all_tied(means) else float(means.std(ddof=1))
 
 
 def _effect(

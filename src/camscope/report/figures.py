@@ -29,6 +29,7 @@ from camscope.page.words import interval, number, short
 from camscope.report.performance import LabelPerformance
 from camscope.report.tables import Slice
 from camscope.report.words import region_words
+from camscope.statistics.ties import all_tied, tied
 
 _MOST_POINTS = 1500
 
@@ -274,9 +275,9 @@ def mass_figure(label: str, rows: pl.DataFrame, regions: Sequence[str], *, name:
 def _rank_correlation(scores: Any, masses: Any) -> float:
     from scipy.stats import spearmanr
 
-    if len(scores) < 3 or np.ptp(scores) == 0 or np.ptp(masses) == 0:
+    if len(scores) < 3 or all_tied(scores) or np.ptp(masses) == 0:
         return float("nan")
-    return float(spearmanr(scores, masses).statistic)
+    return float(spearmanr(tied(scores), masses).statistic)
 
 
 _FLOOR = 0.02

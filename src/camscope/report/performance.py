@@ -25,6 +25,7 @@ from camscope.statistics.decision import DecisionCurve, decision_curve
 from camscope.statistics.hypotheses import Indices, patient_index
 from camscope.statistics.intervals import Interval
 from camscope.statistics.performance import Rates, rates
+from camscope.statistics.ties import all_tied
 
 REPLICATES, SEED = 2000, 0
 _GROUPS = 2000
@@ -62,6 +63,7 @@ class LabelPerformance:
         positive: number of these images with the label.
         patients: number of patients of these images.
         left_out: the images that are left out, in words; "" if none.
+        constant: whether the outputs are the same for all images.
         threshold: threshold of the probability, or of the value of a model without probabilities.
         auc: area under the ROC curve.
         rates: sensitivity, specificity and predictive values at the threshold.
@@ -75,6 +77,7 @@ class LabelPerformance:
     positive: int
     patients: int
     left_out: str
+    constant: bool
     threshold: float
     auc: Interval
     rates: Rates
@@ -114,6 +117,7 @@ def label_performance(results: Results, label: str, *, shown: Callable[[str | No
         positive=int(truth.sum()),
         patients=int(patients.max(initial=-1)) + 1,
         left_out=" and ".join(f"{count:,} image{'s' if count != 1 else ''} {why}" for count, why in losses if count),
+        constant=all_tied(log_odds),
         threshold=results.file.labels[label].threshold,
         auc=clustered_auc(log_odds, truth, patients).interval(),
         rates=rates(predicted, truth, patients),

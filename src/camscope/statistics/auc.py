@@ -15,6 +15,7 @@ from camscope.errors import SettingError
 from camscope.statistics.clustered import ClusteredEstimate, no_limits, number_of_patients
 from camscope.statistics.hypotheses import Indices, patient_index
 from camscope.statistics.intervals import Interval, exact_interval, resampled
+from camscope.statistics.ties import tied
 
 Truth = npt.NDArray[np.bool_]
 
@@ -29,6 +30,8 @@ class Scored(NamedTuple):
 
 def auc(scores: npt.ArrayLike, truth: npt.ArrayLike) -> float:
     """Compute P(score of a positive case > score of a negative case); ties count half.
+
+    Scores that differ by the rounding of a network alone are ties, here and in the intervals below: see ``tied``.
 
     >>> auc([0.1, 0.4, 0.4, 0.8], [False, False, True, True])
     0.875
@@ -108,7 +111,7 @@ def clustered_auc(
     """
     total = int(patients.max(initial=-1)) + 1
     mask = np.ones(len(scores), bool) if cases is None else np.asarray(cases, bool)
-    values, positive, index = scores[mask], truth[mask], patients[mask]
+    values, positive, index = tied(scores)[mask], truth[mask], patients[mask]
     area = float(_areas(values, positive, np.arange(len(values)))(np.ones((1, len(values))))[0])
     i1, i0, i = (number_of_patients(index[of]) for of in (positive, ~positive, slice(None)))
     if np.isnan(area):
@@ -222,4 +225,4 @@ def _known(scores: npt.ArrayLike, truth: npt.ArrayLike, patients: Iterable[Hasha
         counts = f"{len(values)} scores, {len(labels)} truths and {len(index)} patient ids"
         raise SettingError(f"{counts}: give one of each per case")
     valid = ~np.isnan(values) & ~np.isnan(labels)
-    return values[valid], labels[valid] > 0, patient_index(index[valid].tolist())
+    return tied(values[valid]), labels[valid] > 0, patient_index(index[valid].tolist())

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize, stats
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from camscope.array_types import Floats
 from camscope.errors import SettingError
 from camscope.statistics.clustered import share
 from camscope.statistics.hypotheses import ELEMENTS, Indices, at_least_one
 from camscope.statistics.intervals import UNKNOWN, Interval, draws, resampled
+from camscope.statistics.ties import all_tied, tied
 
 BINS, PER_BIN = 10, 10
 """Bins of the reliability curve, and the images per bin below which there are fewer bins."""
@@ -106,13 +107,13 @@ def brier(
 def bin_index(probabilities: Floats) -> Indices:
     """Return the bin of each image: bins of equal mass, at most 10, with about 10 images each or more.
 
-    Images of one probability share a bin.
+    Images of one probability share a bin, also if it differs by rounding alone (see ``tied``).
 
     >>> bin_index(np.repeat([0.1, 0.9], 10)).tolist() == [0] * 10 + [1] * 10
     True
     """
     count = int(np.clip(len(probabilities) // PER_BIN, 1, BINS))
-    places = (stats.rankdata(probabilities) - 0.5) / max(1, len(probabilities))
+    places = (stats.rankdata(tied(logit(probabilities))) - 0.5) / max(1, len(probabilities))
     # Ties leave bins empty; these are numbered away.
     return np.unique((places * count).astype(np.intp), return_inverse=True)[1].reshape(-1).astype(np.intp)
 
@@ -268,7 +269,7 @@ def recalibration(
     slope = UNKNOWN
     lows, highs = (np.array([x[y == a].max(), x[y == b].min()]) for a, b in ((0, 1), (1, 0)))
     # Separated classes, either way round, have no finite slope.
-    if lows[0] > lows[1] and highs[0] > highs[1]:
+    if lows[0] > lows[1] and highs[0] > highs[1] and not all_tied(x):
         slope = _fitted(np.column_stack([ones, x]), y, np.zeros_like(x), index, level)
     return Recalibration(slope, _fitted(ones[:, None], y, x, index, level))
 

@@ -20,6 +20,7 @@ from camscope.statistics.clustered import (
 )
 from camscope.statistics.hypotheses import Indices
 from camscope.statistics.intervals import Interval
+from camscope.statistics.ties import tied
 
 _ZERO = 1e-9  # relative size below which a difference is a rounding error
 
@@ -109,7 +110,7 @@ def paired_auc(
     """
     one, other = clustered_auc(first, truth, patients), clustered_auc(second, truth, patients)
     fewest = min(number_of_patients(patients[truth]), number_of_patients(patients[~truth]))
-    same = np.array_equal(stats.rankdata(first), stats.rankdata(second))
+    same = np.array_equal(stats.rankdata(tied(first)), stats.rankdata(tied(second)))
     if same or not {one.estimate, other.estimate} & {0.0, 1.0}:
         return paired_difference(one, other, fewest=fewest, level=level)
     interval = difference(other, one, level=level)

@@ -10,6 +10,7 @@ import polars as pl
 from camscope.audit.settings import FEWEST
 from camscope.report.results import Results
 from camscope.report.words import region_words
+from camscope.statistics.ties import all_tied
 from camscope.study_comparison.differences import EffectDifference
 from camscope.study_comparison.matching import MatchedImages, MatchedLabel
 
@@ -68,6 +69,9 @@ def _disease(audit: Mapping[str, Any] | None) -> set[str]:
 
 def row_notes(first: Results, second: Results, label: str, matched: MatchedLabel) -> Iterator[str]:
     """Yield which rows of a label are left out, and what differs between its models and maps."""
+    for name, end in (("A", "a"), ("B", "b")):
+        if all_tied(matched.rows[f"log_odds_{end}"]):
+            yield f"In {name}, the outputs are the same for all images."
     weights = [results.record["models"][label]["weights_sha256"] for results in (first, second)]
     if weights[0] == weights[1]:
         yield "Both studies used the same weights."
