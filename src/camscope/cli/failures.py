@@ -84,7 +84,7 @@ def failures(
         figures = report(predictions, out, method=method, layer=layer, seed=seed, progress=steps(bar), used=used)
     for name, reason in predictions.faults.items():
         print(f"camscope: not judged: {name}: {reason}", file=sys.stderr)
-    if text := seen_in_training(figures):
+    for text in filter(None, (*figures["notes"], seen_in_training(figures))):
         print(f"note: {text}", file=sys.stderr)
     if as_json:
         print(json.dumps({"folder": str(out), **figures}, ensure_ascii=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -181,4 +182,6 @@ def _say(model: Model, out: Path, *, as_json: bool) -> None:
     print(f"{figures['pictures']} test images of {people(figures)}: right {interval(figures['accuracy'])}")
     for label, entry in figures["labels"].items():
         print(f"  {label}: AUC {interval(entry['auc'])}, F1 {interval(entry['f1'])}")
+    for text in figures["notes"]:
+        print(f"note: {text}", file=sys.stderr)
     print(out / "report.html")

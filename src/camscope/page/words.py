@@ -19,16 +19,19 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def interval(content: Mapping[str, Any] | None, digits: int = 2) -> str:
-    """Return an estimate and its interval as text.
+    """Return an estimate and its interval as text, or the "reason" why it is not defined.
 
     >>> interval({"estimate": 0.5, "low": 0.25, "high": 0.75}), interval(None)
     ('0.50 (0.25 to 0.75)', 'unknown')
+    >>> interval({"estimate": None, "low": None, "high": None, "reason": "no image"})
+    'undefined (no image)'
     """
     if content is None or content["estimate"] is None or content["estimate"] != content["estimate"]:
-        return "unknown"
+        why = (content or {}).get("reason")
+        return f"undefined ({why})" if why else "unknown"
     low, high = content["low"], content["high"]
     if low is None or high is None or low + high != low + high:
-        return f"{number(content['estimate'], digits)} (no interval: too few patients)"
+        return f"{number(content['estimate'], digits)} (no interval: {content.get('reason') or 'too few patients'})"
     return f"{number(content['estimate'], digits)} ({number(low, digits)} to {number(high, digits)})"
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit, logit
 
 from camscope.array_types import Floats
 from camscope.cohort.case import Case
@@ -25,12 +26,16 @@ from camscope.models.model import Model
 from camscope.progress import Progress
 from camscope.statistics.auc import auc_interval
 from camscope.statistics.intervals import Interval, bootstrap, exact_interval, mean
+from camscope.statistics.ties import all_tied, tied
 from camscope.training.dataset import UNKNOWN, Dataset, truth_of
 
 THRESHOLD = 0.5
 REPLICATES = 2000
 PREDICTIONS = "predictions.csv"
 _BINS = 10
+_NO_PRESENT, _NO_ABSENT = "no image with the label", "no image without the label"
+
+Figure = dict[str, float | str | None]
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Predictions:
     Attributes:
         model: the model.
         cases: the images that could be read, with the sha256 of their files.
-        probabilities: (n, labels) in [0, 1].
+        probabilities: (n, labels) in [0, 1]; those of a label that differ by the rounding of a pass alone are equal.
         truth: (n, labels) 1, 0, or NaN if unknown.
         failed: name of each image without a prediction -> reason.
     """
@@ -54,11 +59,7 @@ class Predictions:
     @property
     def said(self) -> npt.NDArray[np.bool_]:
         """Return (n, labels), true for predicted labels: the most probable class, or all labels from 0.5 on."""
-        if self.model.outcome == "one":
-            highest: npt.NDArray[np.bool_] = np.arange(self.truth.shape[1]) == self.probabilities.argmax(1)[:, None]
-            return highest
-        above: npt.NDArray[np.bool_] = self.probabilities >= THRESHOLD
-        return above
+        return answers_of(self.probabilities, one=self.model.outcome == "one")
 
     @property
     def faults(self) -> dict[str, str]:
@@ -69,6 +70,19 @@ class Predictions:
     def patients(self) -> list[str]:
         """Return the patient of each image; unknown patients have the names of their images."""
         return [case.patient for case in self.cases]
+
+
+def answers_of(probabilities: Floats, *, one: bool) -> npt.NDArray[np.bool_]:
+    """Return (n, labels), true for predicted labels: the most probable class, or all labels from 0.5 on.
+
+    >>> answers_of(np.array([[0.6, 0.4]]), one=True).tolist()
+    [[True, False]]
+    """
+    if one:
+        highest: npt.NDArray[np.bool_] = np.arange(probabilities.shape[1]) == probabilities.argmax(1)[:, None]
+        return highest
+    above: npt.NDArray[np.bool_] = probabilities >= THRESHOLD
+    return above
 
 
 def predict(
@@ -119,7 +133,8 @@ def predict(
     if not usable_cases:
         raise SettingError("none of the images can be read, so that there is nothing to judge")
     truth = truth_of(usable_cases, model.labels)
-    return Predictions(model, tuple(usable_cases), np.concatenate(probabilities), truth, failed)
+    columns = [expit(tied(logit(column))) for column in np.concatenate(probabilities).T]
+    return Predictions(model, tuple(usable_cases), np.stack(columns, 1), truth, failed)
 
 
 def sample_of(model: Model, case: Case) -> Sample:
@@ -148,37 +163,55 @@ def judge(predictions: Predictions, *, seed: int = 0) -> dict[str, Any]:
     Returns:
         Plain JSON values: "pictures" and "patients" (numbers, None for unknown patients), "accuracy", "f1" (macro),
         "ece" (expected calibration error) and, for each label under "labels": "present", "absent", "auc", "f1",
-        "sensitivity", "specificity". An interval is {"estimate", "low", "high"}, with None for undefined values.
+        "sensitivity", "specificity". An interval is {"estimate", "low", "high"}, with None for undefined values and
+        the "reason". "notes" are sentences: labels without an image, which are left out of the macro F1, and labels
+        with the same output for all images.
     """
     truth, answers, patients = predictions.truth, predictions.said, predictions.patients
-    mask = ~np.isnan(truth)
+    mask, single = ~np.isnan(truth), predictions.model.outcome == "one"
     right = np.where(mask, answers == (truth == 1), np.nan)
-    correct = right.min(1) if predictions.model.outcome == "one" else np.nanmean(right, 1)
+    correct = right.min(1) if single else np.nanmean(right, 1)
+    counts = f1_counts(answers, truth)
     labels = {}
     for n, label in enumerate(predictions.model.labels):
-        present, positive, p = truth[:, n] == 1, answers[:, n], predictions.probabilities[:, n]
-        ok, label_patients = mask[:, n], [patient for patient, k in zip(patients, mask[:, n], strict=True) if k]
-        counts = np.column_stack([present & positive, ~present & positive, present & ~positive])[ok].astype(np.float64)
+        present, absent = truth[:, n] == 1, truth[:, n] == 0
+        known = [patients[i] for i in np.flatnonzero(mask[:, n])]
+        no_present, no_absent = "" if present.any() else _NO_PRESENT, "" if absent.any() else _NO_ABSENT
+
+        def shared(values: npt.NDArray[np.bool_], among: npt.NDArray[np.bool_], why: str) -> Figure:
+            return _share(values[among], [patients[i] for i in np.flatnonzero(among)], seed, why=why)
+
+        area = auc_interval(logit(predictions.probabilities[:, n]), truth[:, n], patients=patients)
         labels[label] = {
-            "present": int((present & ok).sum()),
-            "absent": int((~present & ok).sum()),
-            "auc": _plain(auc_interval(p[ok], present[ok], patients=label_patients)),
-            "f1": _f1_interval(counts, label_patients, seed),
-            "sensitivity": _share(positive[ok & present], [patients[i] for i in np.flatnonzero(ok & present)], seed),
-            "specificity": _share(~positive[ok & ~present], [patients[i] for i in np.flatnonzero(ok & ~present)], seed),
+            "present": int(present.sum()),
+            "absent": int(absent.sum()),
+            "auc": _plain(area, why=no_present or no_absent),
+            "f1": _f1_interval(counts[mask[:, n], n : n + 1], known, seed, why=no_present),
+            "sensitivity": shared(answers[:, n], present, no_present),
+            "specificity": shared(~answers[:, n], absent, no_absent),
         }
-    all_counts = np.where(
-        mask[:, :, None], np.stack([(truth == 1) & answers, (truth == 0) & answers, (truth == 1) & ~answers], 2), 0
-    )
-    all_counts = all_counts.reshape(len(truth), -1).astype(np.float64)
     return {
         "pictures": len(truth),
         "patients": count_patients(predictions.cases),
         "accuracy": _share(correct, patients, seed),
-        "f1": _f1_interval(all_counts, patients, seed),
+        "f1": _f1_interval(counts, patients, seed, why="no image with a label"),
         "ece": calibration_error(calibration(predictions)),
         "labels": labels,
+        "notes": list(_notes(predictions)),
     }
+
+
+def _notes(predictions: Predictions) -> Iterator[str]:
+    """Yield sentences on what the metrics cannot say."""
+    labels = predictions.model.labels
+    if missing := [label for label, truth in zip(labels, predictions.truth.T, strict=True) if not (truth == 1).any()]:
+        counted = f"macro F1 is the mean of {len(labels) - len(missing)} of {len(labels)} labels"
+        yield f"No image has {', '.join(missing)}: F1 and AUC are not defined, and {counted}."
+    columns = zip(labels, predictions.probabilities.T, strict=True)
+    constant = [label for label, p in columns if all_tied(logit(p))]
+    if constant:
+        whose = "" if len(constant) == len(labels) else f" of {', '.join(constant)}"
+        yield f"The outputs{whose} are the same for all images."
 
 
 @dataclass(frozen=True)
@@ -244,7 +277,7 @@ def write_predictions(predictions: Predictions, folder: Path) -> Path:
     ):
         names = "|".join(label for label, answer in zip(labels, answers, strict=True) if answer)
         cells = ["" if value != value else f"{value:.0f}" for value in truth]
-        writer.writerow([e.source, e.patient, e.split, *cells, *(f"{v:.6f}" for v in p), names, ""])
+        writer.writerow([e.source, e.patient, e.split, *cells, *map(str, p.tolist()), names, ""])
     for name, problem in predictions.failed.items():
         writer.writerow([name, "", "", *[""] * (2 * len(labels)), "", problem])
     path = folder / PREDICTIONS
@@ -266,7 +299,45 @@ def of_split(dataset: Dataset, split: str) -> tuple[Case, ...]:
     return cases
 
 
-def _share(values: npt.ArrayLike, patients: Sequence[str], seed: int) -> dict[str, float | None]:
+def f1_counts(answers: npt.NDArray[np.bool_], truth: Floats) -> Floats:
+    """Return (n, labels, 3): true positive, false positive and false negative, 1 or 0; 0 for unknown truth."""
+    return np.stack([(truth == 1) & answers, (truth == 0) & answers, (truth == 1) & ~answers], 2).astype(np.float64)
+
+
+def macro_f1(counts: Floats, weights: Floats) -> Floats:
+    """Compute the mean of the labels' F1, 2 TP / (2 TP + FP + FN).
+
+    The F1 of a label that no image has is not defined, since its sensitivity is not, and it is left out of the mean.
+
+    >>> macro_f1(np.array([[[1, 0, 0], [0, 0, 0]], [[0, 1, 0], [0, 1, 0]]]), np.ones((1, 2))).round(2).tolist()
+    [0.67]
+
+    Args:
+        counts: (n, labels, 3), from `f1_counts`.
+        weights: (B, n) weights of the images.
+
+    Returns:
+        (B,) in [0, 1]; NaN where no label is defined.
+    """
+    tp, fp, fn = (weights @ counts.reshape(len(counts), -1)).reshape(len(weights), -1, 3).transpose(2, 0, 1)
+    with np.errstate(invalid="ignore"):
+        scores = 2 * tp / np.where(tp + fn > 0, 2 * tp + fp + fn, 0.0)
+        defined = ~np.isnan(scores)
+        result: Floats = np.where(defined, scores, 0.0).sum(1) / defined.sum(1)
+    return result
+
+
+def _f1_interval(counts: Floats, patients: Sequence[str], seed: int, *, why: str) -> Figure:
+    """Return the macro F1 of (n, labels, 3) counts; without limits if it is 0 or 1, which resampling cannot change."""
+    result = bootstrap(counts, patients, statistic=macro_f1, weigh="cases", seed=seed, replicates=REPLICATES)
+    if result.estimate in (0, 1):
+        return _plain(
+            Interval(float("nan"), float("nan"), result.estimate), why=f"resampling keeps {result.estimate:.0f}"
+        )
+    return _plain(result, why=why)
+
+
+def _share(values: npt.ArrayLike, patients: Sequence[str], seed: int, *, why: str = "") -> Figure:
     """Return the mean over images, with its interval by resampling patients.
 
     If all images agree, resampling shows no variation: the interval is then the exact one of as many patients.
@@ -275,31 +346,10 @@ def _share(values: npt.ArrayLike, patients: Sequence[str], seed: int) -> dict[st
     if len(array) and array.min() == array.max() in (0, 1):
         count = len(set(patients))
         return _plain(exact_interval(count * int(array[0]), count))
-    return _plain(bootstrap(array, patients, statistic=mean, weigh="cases", seed=seed, replicates=REPLICATES))
+    return _plain(bootstrap(array, patients, statistic=mean, weigh="cases", seed=seed, replicates=REPLICATES), why=why)
 
 
-def _f1_interval(counts: Floats, patients: Sequence[str], seed: int) -> dict[str, float | None]:
-    """Return the macro F1 of (n, 3 labels) counts; without limits if it is 0 or 1, which resampling cannot change."""
-    result = bootstrap(counts, patients, statistic=_macro_f1, weigh="cases", seed=seed, replicates=REPLICATES)
-    if result.estimate in (0, 1):
-        return {"low": None, "high": None, "estimate": result.estimate}
-    return _plain(result)
-
-
-def _f1(counts: Floats, weights: Floats) -> Floats:
-    """Compute 2 TP / (2 TP + FP + FN) of (n, 3) counts for each row of weights; 0 / 0 counts as 0."""
-    tp, fp, fn = (weights @ counts).T
-    whole = 2 * tp + fp + fn
-    result: Floats = np.where(whole > 0, 2 * tp / np.where(whole > 0, whole, 1), 0)
-    return result
-
-
-def _macro_f1(counts: Floats, weights: Floats) -> Floats:
-    """Compute the mean of the labels' F1 from three columns per label."""
-    scores = [_f1(counts[:, k : k + 3], weights) for k in range(0, counts.shape[1], 3)]
-    result: Floats = np.mean(scores, axis=0)
-    return result
-
-
-def _plain(interval: Interval) -> dict[str, float | None]:
-    return {name: None if np.isnan(value) else float(value) for name, value in asdict(interval).items()}
+def _plain(interval: Interval, *, why: str = "") -> Figure:
+    """Return an interval as JSON, with the reason if it is not defined."""
+    values: Figure = {name: None if np.isnan(value) else float(value) for name, value in asdict(interval).items()}
+    return values | ({"reason": why} if why and None in values.values() else {})

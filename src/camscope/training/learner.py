@@ -6,17 +6,22 @@ import math
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 import torch.nn.functional as F
-import torchmetrics as tm
+from scipy.special import logit
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from camscope.models.classifier import classifier_of
 from camscope.models.model import Model
+from camscope.statistics.auc import auc
 from camscope.trace.hooks import logits_of
 from camscope.training.cue_groups import STEP, CueGroups, GroupLoss
 from camscope.training.dataset import Dataset
+from camscope.training.evaluate import answers_of, f1_counts, macro_f1
 from camscope.training.pictures import Pictures
 from camscope.training.right_reasons_loss import share_outside
 from camscope.training.settings import TrainingSettings
@@ -27,8 +32,6 @@ _STATISTICS = {"running_mean", "moving_mean"}
 """Buffers of batch norms, of PyTorch and of Keras."""
 _BACKBONE = 0.1
 """Learning rate of a pretrained backbone, as a share of the head's."""
-
-UNKNOWN = -1
 
 
 class Learner(L.LightningModule):
@@ -64,7 +67,7 @@ class Learner(L.LightningModule):
         self.register_buffer("weights", weights, persistent=False)
         step = 0.0 if settings.group_dro is None else STEP
         self.group_loss = None if groups is None else GroupLoss(torch.from_numpy(groups.shares), step=step)
-        self.figures = _figures(model, "val_")
+        self.figures = ValidationMetrics(one=model.outcome == "one")
 
     def on_train_epoch_start(self) -> None:
         """Set train mode, freeze or unfreeze the backbone, and set the random seed from the seed and the epoch alone.
@@ -95,10 +98,8 @@ class Learner(L.LightningModule):
         x, truth, _masks, groups = batch
         scores = logits_of(self.net, x)
         self.log("val_loss", self._loss(scores, truth, groups), on_epoch=True, batch_size=len(x), sync_dist=True)
-        if self.outcome == "one":
-            self.figures.update(scores.softmax(-1), truth.argmax(1))
-        else:
-            self.figures.update(scores.sigmoid(), truth.nan_to_num(UNKNOWN).int())
+        scores = scores.double()
+        self.figures.update(scores.softmax(-1) if self.outcome == "one" else scores.sigmoid(), truth)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the epoch."""
@@ -177,6 +178,43 @@ class ImageDataModule(L.LightningDataModule):
         return DataLoader(pictures, batch_size=self.settings.batch_size, num_workers=self.workers, **options)
 
 
+class ValidationMetrics(Metric):
+    """Compute the AUC and F1, each the mean of the labels for which it is defined, and the accuracy of an epoch.
+
+    Args:
+        one: whether one class is right per image, or any number of labels.
+    """
+
+    full_state_update = False
+    probabilities: list[Tensor]
+    truth: list[Tensor]
+
+    def __init__(self, *, one: bool) -> None:
+        super().__init__()
+        self.one = one
+        for name in ("probabilities", "truth"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, probabilities: Tensor, truth: Tensor) -> None:
+        """Add a batch: (B, labels) probabilities, and truth as 1, 0 or NaN."""
+        self.probabilities.append(probabilities)
+        self.truth.append(truth)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return "val_auc", "val_f1" and "val_accuracy"; one that is not defined is left out."""
+        p, truth = (dim_zero_cat(values).cpu().numpy() for values in (self.probabilities, self.truth))
+        answers, known = answers_of(p, one=self.one), ~np.isnan(truth)
+        aucs = np.array([auc(logit(column), true) for column, true in zip(p.T, truth.T, strict=True)])
+        hits = (answers == (truth == 1)).all(1) if self.one else (answers == (truth == 1))[known]
+        counts = f1_counts(answers, truth)
+        values = {
+            "val_auc": aucs[~np.isnan(aucs)].mean() if not np.isnan(aucs).all() else np.nan,
+            "val_f1": macro_f1(counts, np.ones((1, len(counts))))[0],
+            "val_accuracy": hits.mean() if hits.size else np.nan,
+        }
+        return {name: torch.tensor(float(value)) for name, value in values.items() if not np.isnan(value)}
+
+
 def label_weights(dataset: Dataset) -> Tensor:
     """Compute weights of the loss that make rare labels count as much as common ones, from the training set.
 
@@ -193,19 +231,3 @@ def label_weights(dataset: Dataset) -> Tensor:
     else:
         weights = absent.clamp_min(1) / present.clamp_min(1)
     return weights.float().clamp(1 / _MOST_WEIGHT, _MOST_WEIGHT)
-
-
-def _figures(model: Model, prefix: str) -> tm.MetricCollection:
-    count, single = len(model.labels), model.outcome == "one"
-    options: dict[str, Any] = {
-        "task": "multiclass" if single else "binary" if count == 1 else "multilabel",
-        "num_classes": count,
-        "num_labels": count,
-        "ignore_index": None if single else UNKNOWN,
-    }
-    metrics: dict[str, Any] = {
-        "auc": tm.AUROC(**options),
-        "f1": tm.F1Score(**options, average="macro"),
-        "accuracy": tm.Accuracy(**options, average="micro"),
-    }
-    return tm.MetricCollection(metrics, prefix=prefix)

@@ -154,7 +154,7 @@ def people(figures: Mapping[str, Any]) -> str:
 
 
 def _warnings(figures: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
-    warnings = []
+    warnings = list(figures["notes"])
     count, what = (figures["pictures"], "images") if figures["patients"] is None else (figures["patients"], "patients")
     if count < _SMALL:
         warnings.append(f"Only {count} {what}: the intervals are wide, and rare mistakes may be missed.")

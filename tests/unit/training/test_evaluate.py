@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch import nn
 
@@ -11,6 +12,7 @@ from camscope.cohort.case import Case
 from camscope.errors import SettingError
 from camscope.models.model import Model
 from camscope.models.preprocess import Preprocess
+from camscope.page.words import interval
 from camscope.training import report
 from camscope.training.dataset import read_dataset
 from camscope.training.evaluate import Predictions, calibration, confusion, judge, predict, write_predictions
@@ -42,7 +44,7 @@ def test_figures_of_one_of_several_classes_by_hand():
     assert found["labels"]["b"]["f1"]["estimate"] == pytest.approx(0.5)
     assert found["labels"]["a"]["auc"]["estimate"] == 1
     assert found["labels"]["c"]["auc"]["estimate"] is None
-    assert found["f1"]["estimate"] == pytest.approx((2 / 3 + 0.5 + 0) / 3)
+    assert found["f1"]["estimate"] == pytest.approx((2 / 3 + 0.5) / 2)  # no image has c
 
 
 def test_figures_of_any_number_of_labels_leave_the_unknown_out():
@@ -64,7 +66,44 @@ def test_an_interval_counts_patients_and_not_pictures():
 def test_perfection_on_few_patients_is_no_certainty():
     perfect = judge(predictions([[0.9, 0.1], [0.1, 0.9]] * 3, [[1, 0], [0, 1]] * 3))
     assert perfect["accuracy"]["low"] == pytest.approx(0.541, abs=1e-3)
-    assert perfect["f1"] == {"low": None, "high": None, "estimate": 1.0}
+    assert perfect["f1"] == {"low": None, "high": None, "estimate": 1.0, "reason": "resampling keeps 1"}
+
+
+def test_a_label_without_an_image_is_not_defined_and_left_out_of_the_mean():
+    found = judge(predictions([[0.9, 0.2], [0.4, 0.6], [0.7, 0.1]], [[1, 0], [1, 0], [0, 0]], outcome="any"))
+    undefined = {"low": None, "high": None, "estimate": None, "reason": "no image with the label"}
+    b = found["labels"]["b"]
+    assert [b[name] for name in ("auc", "f1", "sensitivity")] == [undefined] * 3
+    assert b["specificity"]["estimate"] == pytest.approx(2 / 3)
+    assert found["f1"]["estimate"] == found["labels"]["a"]["f1"]["estimate"] == 0.5
+    assert found["notes"] == ["No image has b: F1 and AUC are not defined, and macro F1 is the mean of 1 of 2 labels."]
+    assert interval(b["f1"]) == "undefined (no image with the label)"
+
+
+@pytest.mark.parametrize("outcome", ["one", "any"])
+def test_a_model_that_cannot_tell_images_apart_has_no_ranking(class_folders, tmp_path, outcome):
+    """Outputs that differ by rounding alone are ties in the metrics and in the table."""
+
+    class Constant(nn.Module):
+        def forward(self, x):
+            order = torch.arange(2) * 2e-7 + 0.2
+            return order + 3e-7 * x.mean((1, 2, 3))[:, None].sign() * torch.tensor([1, -1])
+
+    model = Model("tiny", Constant(), labels=("cat", "dog"), outcome=outcome, preprocess=Preprocess(input_size=(8, 8)))
+    data = read_dataset(class_folders(3)).for_model(model)
+    for n, case in enumerate(data.cases):
+        Image.new("L", (8, 8), 255 * (n < 3)).save(case.source)
+    found = predict(model, data.cases)
+    assert judge(found)["labels"]["cat"]["auc"]["estimate"] == 0.5
+    assert judge(found)["notes"] == ["The outputs are the same for all images."]
+    rows = csv.DictReader(write_predictions(found, tmp_path).open(encoding="utf-8"))
+    assert len({row["p:cat"] for row in rows}) == 1
+
+
+def test_predictions_keep_the_order_of_certain_answers(tmp_path):
+    certain = predictions([[1 - 1e-9, 1e-9], [1 - 1e-12, 1e-12]], [[1, 0], [0, 1]])
+    rows = csv.DictReader(write_predictions(certain, tmp_path).open(encoding="utf-8"))
+    assert [float(row["p:b"]) for row in rows] == [1e-9, 1e-12]
 
 
 def test_calibration_bins_by_hand():
