@@ -9,6 +9,7 @@
         PictureError         an image
         AnnotationError      a mask or a box
         ModelError           a model and its weights
+            OutputError      a model whose outputs do not fit a command, whatever the image
         LayerError           a layer
         TargetError          a class or target
         MethodError          a method
@@ -90,6 +91,10 @@ class AnnotationError(CamscopeError):
 
 class ModelError(CamscopeError):
     """A model that cannot be found, built or filled with its weights."""
+
+
+class OutputError(ModelError):
+    """A model whose outputs do not fit a command: no image of a run can be used."""
 
 
 class LayerError(CamscopeError):

@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 
 from camscope.cohort.case import Case
 from camscope.cohort.store import Row
-from camscope.errors import CamscopeError, StoreError
+from camscope.errors import CamscopeError, OutputError, StoreError
 from camscope.explanation.batch import Sample
 from camscope.images import fetch
 from camscope.prefetch import prefetch
@@ -130,6 +130,7 @@ def attempt(
 
     Raises:
         StoreError: the results cannot be written.
+        OutputError: the outputs of the model do not fit.
 
     >>> def total(numbers):
     ...     return sum(1 / n for n in numbers)
@@ -141,7 +142,7 @@ def attempt(
         return
     try:
         result = compute(items)
-    except StoreError:
+    except (StoreError, OutputError):
         raise
     except Exception as error:  # any failure of an image, model or method must not stop the other items
         if len(items) == 1:

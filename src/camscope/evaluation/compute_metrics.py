@@ -164,7 +164,7 @@ def _scorer(subject: MapBatch, scale: str, *, engine: str = "eager") -> tuple[Sc
 
     def scaled(output: Tensor, rows: Tensor) -> Tensor:
         output = output.detach().float()
-        values = model.probability(output) if scale == "probability" else output
+        values = model.probability(output) if scale == "probability" else model.class_scores(output)
         if values is None:
             raise CamscopeError(f"{model.name} returns values, no probabilities")
         return values.gather(1, index[rows].to(values.device)[:, None])[:, 0]

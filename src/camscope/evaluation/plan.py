@@ -91,9 +91,7 @@ def sample_of(model: Model, case: Case, content: bytes) -> Sample:
 
 
 def goal_of(model: Model, case: Case, output: Tensor) -> ResolvedTarget:
-    """Return the target of an image: its own, or the predicted class."""
-    if output.ndim != 1:
-        raise CamscopeError(f"{model.name} returns {tuple(output.shape)} values per image, not one for each class")
+    """Return the target of an image, its own or the predicted class, by its scores (classes,)."""
     goals = goals_of(model, [case.target or None], output)
     if len(goals) != 1:
         raise CamscopeError(f"the target {case.target!r} asks for {len(goals)} classes: name one")

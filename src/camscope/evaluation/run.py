@@ -11,7 +11,7 @@ import torch
 
 from camscope.cohort.case import Case
 from camscope.cohort.store import EVALUATION, Row, Store, as_written
-from camscope.errors import CamscopeError, PictureError
+from camscope.errors import CamscopeError, OutputError, PictureError
 from camscope.evaluation.candidates import EvaluatedMethod, try_method
 from camscope.evaluation.plan import EvaluationPlan, goal_of, sample_of
 from camscope.evaluation.rows import SCHEMA_VERSION, schema
@@ -46,6 +46,7 @@ def evaluate(
     Raises:
         StoreError: another process uses ``out``, or it cannot be written.
         PictureError: no image can be read.
+        OutputError: the model returns no score per class.
     """
     store = Store(Path(out), record=EVALUATION)
     with store.locked():
@@ -127,7 +128,9 @@ def _try_methods(plan: EvaluationPlan, progress: Progress) -> list[EvaluatedMeth
             if case.problem:
                 raise PictureError(case.problem)
             sample = sample_of(plan.model, case, fetch(case.source))
-            goal = goal_of(plan.model, case, BatchExplainer.over(plan.model, [sample]).outputs[0])
+            goal = goal_of(plan.model, case, BatchExplainer.over(plan.model, [sample]).scores[0])
+        except OutputError:
+            raise
         except CamscopeError as error:
             fault = fault or error
             continue

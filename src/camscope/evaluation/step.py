@@ -161,7 +161,7 @@ class EvaluationStep:
         start = time.perf_counter()
         run = BatchExplainer.over(self.plan.model, samples, functions=functions, layer=self._layer)
         self._layer = self._layer or (run.recorded.layer if run.recorded else None)
-        for work, output in zip(works, run.outputs.cpu(), strict=True):
+        for work, output in zip(works, run.scores.cpu(), strict=True):
             try:
                 work.goal = goal_of(self.plan.model, work.case, output)
                 if not output.isfinite().all():
@@ -181,7 +181,7 @@ class EvaluationStep:
             run.model,
             samples,
             list(goals.values()),
-            run.outputs[places],
+            run.scores[places],
             result.maps.float(),
             [work.mask for work in works],
             self._draw(contestant, result.maps.float(), samples),
@@ -190,14 +190,14 @@ class EvaluationStep:
             self.plan.engine,
         )
         columns = judged(subject, self.plan.metrics, batch_size=self.plan.batch_size, seed=self.plan.seed)
-        probabilities = run.model.probability(run.outputs.float())
+        scores, probabilities = run.model.class_scores(run.scores), run.model.probability(run.scores)
         rows = []
         for k, (i, work) in enumerate(zip(places, works, strict=True)):
             goal, grid = goals[i], result.maps[k]
             values = {
                 "class": goal.label,
                 "index": goal.index,
-                "score": float(run.outputs[i, goal.index]),
+                "score": float(scores[i, goal.index]),
                 "probability": None if probabilities is None else float(probabilities[i, goal.index]),
                 "layer": result.layer,
                 "grid_height": grid.shape[0],

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from camscope.errors import OutputError
 from camscope.explanation.agreement import SAME_MAP, same_map
 from camscope.explanation.apply import apply_method, run_pass
 from camscope.explanation.diagnosis import network_notes, notes
@@ -120,6 +121,23 @@ class BatchExplainer:
     def outputs(self) -> Tensor:
         """Return the scores (B, ...) before a final softmax or sigmoid."""
         return self.forward.outputs.detach()
+
+    @property
+    def scores(self) -> Tensor:
+        """Return the scores (B, classes) in float32 before a final softmax or sigmoid, on their device.
+
+        Raises:
+            OutputError: the network returns a map of scores or boxes.
+        """
+        outputs = self.outputs.float()
+        if self.model.outcome == "boxes" or outputs.ndim > 2:
+            shape = " x ".join(map(str, outputs.shape[1:]))
+            what = "boxes" if self.model.outcome == "boxes" else f"{shape} values per image"
+            raise OutputError(
+                f"{self.model.name} returns {what}, where one score per class is needed: use a classifier (`camscope "
+                "explain` takes detectors and segmentation networks too)"
+            )
+        return outputs[:, None] if outputs.ndim == 1 else outputs
 
     @property
     def _model_notes(self) -> tuple[str, ...]:

@@ -156,8 +156,12 @@ class Model:
         if self.outcome in ("value", "boxes") or self.is_unclear(logits.shape[-1]):
             return None
         if self.has_opposite(logits.shape[-1]):
-            return torch.cat([-logits, logits], -1).sigmoid()
+            return self.class_scores(logits).sigmoid()
         return logits.softmax(-1) if self.outcome == "one" and logits.shape[-1] > 1 else logits.sigmoid()
+
+    def class_scores(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the score of each class (..., classes); of a lone logit with two class names, -logit and logit."""
+        return torch.cat([-logits, logits], -1) if self.has_opposite(logits.shape[-1]) else logits
 
     def log_odds(self, logits: torch.Tensor, index: int) -> torch.Tensor:
         """Return log p / (1 - p) of a class, p its probability; for values, the output itself.

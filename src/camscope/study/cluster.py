@@ -17,7 +17,7 @@ import torch
 
 from camscope.cohort.cohort import Cohort
 from camscope.cohort.store import Known, Row, Store
-from camscope.errors import ClusterError, StoreError, require
+from camscope.errors import ClusterError, OutputError, StoreError, require
 from camscope.files import read_parquet
 from camscope.study.dicom_identity import Identities
 from camscope.study.rows import schema
@@ -263,7 +263,7 @@ class Worker:
         """Explain the cases of a block (one shard), and write their rows.
 
         Returns:
-            An Arrow table of one row: "shard", and "fault" ("" unless the store cannot be written).
+            An Arrow table of one row: "shard", and "fault": why the study cannot go on, or "".
         """
         table = pl.DataFrame(pl.from_arrow(block))
         cases = list(self.study.cohort.part(table).cases())
@@ -272,7 +272,7 @@ class Worker:
         try:
             rows = list(self.step.rows(cases, known=Known([path], before=self.former)))
             self.store.write(self.plan, number, rows=rows, columns=schema(self.study.file))
-        except StoreError as error:
+        except (OutputError, StoreError) as error:
             fault = str(error)
         return pl.DataFrame({"shard": [number], "fault": [fault]}).to_arrow()
 

@@ -91,6 +91,7 @@ class StudyStep:
 
         Raises:
             StoreError: an overlay cannot be written.
+            OutputError: a model returns no score per class.
         """
         self.known = known
         works = read_cases(self, cases, ahead=self.batch_size)
@@ -191,10 +192,7 @@ class StudyStep:
             engine=self.engine,
             precision=self.precision,
         )
-        outputs = run.outputs.float()
-        if outputs.ndim != 2:
-            shape = tuple(outputs.shape[1:])
-            raise CamscopeError(f"{run.model.name} returns {shape} values per image; a study needs one for each class")
+        outputs = run.scores
         probabilities = run.model.probability(outputs)
         for i, work in enumerate(members):
             for task in work.of(self._classes[key]):

@@ -102,6 +102,7 @@ def predict(
 
     Raises:
         SettingError: a model that returns values and not classes, or no image that can be read.
+        OutputError: a model that returns maps of scores or boxes.
     """
     check_count("batch_size", batch_size)
     if model.outcome == "value":
@@ -125,7 +126,7 @@ def predict(
     stream = samples()
     while batch := list(itertools.islice(stream, batch_size)):
         run = BatchExplainer.over(model, [sample for _, sample in batch])
-        batch_probabilities = run.model.probability(run.outputs.double())
+        batch_probabilities = run.model.probability(run.scores.double())
         assert batch_probabilities is not None  # of a value, which was refused
         probabilities.append(batch_probabilities.cpu().numpy())
         usable_cases += [case for case, _ in batch]

@@ -6,7 +6,7 @@ import pytest
 
 from camscope.cohort.case import Case
 from camscope.cohort.runner import Task, Work, attempt, noted, read_cases
-from camscope.errors import PictureError, StoreError
+from camscope.errors import OutputError, PictureError, StoreError
 
 
 class Recorder:
@@ -104,11 +104,12 @@ def test_each_single_result_is_made_when_it_is_asked_for():
     assert seen == [[1, 2], [1]]
 
 
-def test_a_folder_that_cannot_be_written_is_no_fault_of_a_row():
+@pytest.mark.parametrize("error", [StoreError, OutputError])
+def test_a_folder_that_cannot_be_written_and_a_model_of_another_kind_are_no_fault_of_a_row(error):
     def compute(_):
-        raise StoreError("full")
+        raise error("full")
 
-    with pytest.raises(StoreError):
+    with pytest.raises(error):
         list(attempt(compute, [1, 2], fail=lambda *_: pytest.fail("not the item's")))
     with pytest.raises(StoreError), noted([Task("a")]):
         raise StoreError("full")

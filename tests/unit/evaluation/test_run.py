@@ -2,12 +2,14 @@
 
 import dataclasses
 import itertools
+import math
 import re
 from pathlib import Path
 
 import polars as pl
 import pytest
 import torch
+from torch import nn
 
 from camscope.cohort.store import FAILED, NOT_ASKED, OK
 from camscope.errors import PictureError
@@ -36,6 +38,19 @@ def rows_in(out):
 
 def same(one, other):
     return one.drop("seconds").equals(other.drop("seconds"))
+
+
+@pytest.mark.parametrize("target", ["not red", "red"])
+def test_a_lone_logit_with_two_class_names(model, folder, tmp_path, target):
+    """The first class is the opposite of the logit, which is the second."""
+    net = nn.Sequential(*model.net[:5], nn.Linear(4, 1).requires_grad_(False))
+    model = dataclasses.replace(model, net=net.eval(), labels=("not red", "red"))
+    items = read_data(folder / "pictures.csv", boxes="box", target=target)
+    plan = EvaluationPlan(model, items, chosen_methods("gradcam"), ("pointing", "average_drop"), few=1)
+    rows = [row for row in evaluate(plan, tmp_path / "out") if row["method"] == "gradcam"]
+    assert [row["status"] for row in rows] == [OK] * 6
+    for row in rows:
+        assert row["score"] == pytest.approx(math.log(row["probability"] / (1 - row["probability"])), abs=1e-4)
 
 
 def test_a_red_square_is_found_and_the_score_depends_on_it(plan, tmp_path):

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from camscope.cohort.case import Case
-from camscope.errors import SettingError
+from camscope.errors import OutputError, SettingError
 from camscope.models.model import Model
 from camscope.models.preprocess import Preprocess
 from camscope.page.words import interval
@@ -153,6 +153,14 @@ def test_every_picture_is_predicted_or_says_why(class_folders, tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == 4
     assert "cat/1.png" in rows[-1]["problem"]
+
+
+def test_a_model_without_a_score_per_class_cannot_be_judged(class_folders):
+    net, preprocess = nn.Conv2d(1, 2, 1), Preprocess(input_size=(8, 8), mean=(0.5,), std=(1.0,))
+    for outcome in ("one", "boxes"):
+        model = Model("tiny", net, labels=("cat", "dog"), outcome=outcome, preprocess=preprocess)
+        with pytest.raises(OutputError, match="one score per class is needed"):
+            predict(model, read_dataset(class_folders(1)).cases)
 
 
 def test_a_model_of_values_cannot_be_judged():
