@@ -84,6 +84,8 @@ def read_table(
         table = _of_records(rows, path)
     elif path.lower().endswith(".xml"):
         table = _of_records(xml_records(path, each=each, columns=columns or {}), path)
+    elif path.lower().endswith(_IMAGES):
+        raise TableError("is an image, where a folder or a table of images is expected: give its folder", path)
     else:
         content, name = _content(path)
         if name.endswith((".parquet", ".pq")):

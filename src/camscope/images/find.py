@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -48,6 +49,20 @@ def find_pictures(arguments: Iterable[str | Path], *, exclude: Iterable[Path] = 
     if not all(place.is_relative_to(base) for place in paths):
         base = Path(os.path.commonpath([*map(_root, names), *(place.parent for place in paths)]))
     return [(path, place.relative_to(base)) for place, path in paths.items()]
+
+
+def other_files(folder: Path, *, exclude: Iterable[Path] = ()) -> Counter[str]:
+    """Count the files of a folder that `find_pictures` passes over, by suffix ("" for none); hidden ones do not count.
+
+    >>> other_files(Path("no/such/folder"))
+    Counter()
+    """
+    skipped, suffixes = {_absolute(place) for place in exclude}, Counter[str]()
+    for place, folders, names in os.walk(folder):
+        folders[:] = [] if _inside(Path(place), skipped) else [name for name in folders if not name.startswith(".")]
+        files = (Path(place, name) for name in names if not name.startswith(".") and not _inside(Path(place), skipped))
+        suffixes.update(file.suffix.lower() for file in files if not _is_picture(file))
+    return suffixes
 
 
 def require_one(paths: Iterable[Path]) -> None:

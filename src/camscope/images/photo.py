@@ -26,6 +26,7 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 _VOLUMES = (".nii", ".nii.gz")
 _SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 
+_HALF, _VISIBLE = 128, 0.005  # alpha below which a pixel is transparent, and the share of them that is worth a note
 _PHOTOMETRIC, _BITS_PER_SAMPLE, _WHITE_IS_ZERO = 262, 258, 0  # tags of the TIFF standard
 
 
@@ -43,9 +44,9 @@ def read(content: bytes, source: str) -> Picture:
     """Read a JPEG, PNG, TIFF, BMP, WebP or GIF file; of several frames the first, or the one that ``#index`` names.
 
     The EXIF orientation is applied. Pixels are those of Pillow's ``convert("RGB")``, as in the input pipelines of
-    torchvision and timm: alpha is dropped, not blended, and colour profiles are ignored. Grey files stay one channel
-    and keep 16 bits or float; Pillow reduces 16-bit *colour* files to 8 bits. TIFF files with more bands than RGB, or
-    with a fourth that is not declared as alpha, are read whole (see `read_bands`).
+    torchvision and timm: alpha is dropped, not blended (a note says how much is transparent), and colour profiles are
+    ignored. Grey files stay one channel and keep 16 bits or float; Pillow reduces 16-bit *colour* files to 8 bits. TIFF
+    files with more bands than RGB, or with a fourth that is not declared as alpha, are read whole (see `read_bands`).
 
     Args:
         content: the whole file; its content determines the format, not its suffix.
@@ -63,7 +64,8 @@ def read(content: bytes, source: str) -> Picture:
         return read_bands(file, source, tags)
     with _faults(source), _open(file, source) as image:
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a phone's preview is not a frame
-        return replace(from_pillow(image, source=source), notes=frame_notes(source, frames))
+        picture = from_pillow(image, source=source)
+        return replace(picture, notes=(*frame_notes(source, frames), *picture.notes))
 
 
 @contextmanager
@@ -138,9 +140,20 @@ def from_pillow(image: Image.Image, *, source: str) -> Picture:
         raise PictureError(
             f"{source!r} holds signed or 32-bit whole numbers of unknown range; save it as 8 or 16 bits unsigned"
         )
+    notes = _transparency(image)
     image.info.pop("transparency", None)  # dropped anyway, and Pillow warns about it
     image = image.convert("L" if image.mode in {"1", "L", "LA"} else "RGB")
-    return Picture(unit(np.asarray(image), 255), source)
+    return Picture(unit(np.asarray(image), 255), source, notes=notes)
+
+
+def _transparency(image: Image.Image) -> tuple[str, ...]:
+    if not image.has_transparency_data:
+        return ()
+    hidden = float((np.asarray(image.convert("RGBA").getchannel("A")) < _HALF).mean())
+    if hidden < _VISIBLE:
+        return ()
+    share = f"{hidden:.0%}".replace("%", " %")
+    return (f"{share} of the pixels are transparent: the colours that the file has there are used",)
 
 
 def _upright(image: Image.Image) -> Image.Image:

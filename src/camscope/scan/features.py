@@ -25,12 +25,13 @@ IMAGE: dict[str, Any] = {
     "colour": pl.Boolean,
     "brightness": pl.Float64,
     "spread": pl.Float64,
+    "notes": pl.List(pl.String),
     "perceptual_hash": pl.UInt64,
     "look": pl.List(pl.Float32),
     "pattern": pl.List(pl.Float32),
 }
-"""Columns of an image: size, whether it has colours, mean and standard deviation of its grey values, the perceptual
-hash, a thumbnail of 16 x 16 grey values, and the pattern by which inverted images are found."""
+"""Columns of an image: size, whether it has colours, mean and standard deviation of its grey values, notes of the
+reader, the perceptual hash, a thumbnail of 16 x 16 grey values, and the pattern by which inverted images are found."""
 
 MAP: dict[str, Any] = {
     "grid": pl.List(pl.Float32),
@@ -57,6 +58,7 @@ def image_values(picture: Picture) -> Row:
         "colour": picture.channels == 3 and float(np.ptp(small.pixels, axis=2).mean()) > _COLOURED,
         "brightness": float(values.mean()),
         "spread": float(values.std()),
+        "notes": list(picture.notes),
         "perceptual_hash": perceptual_hash(values),
         "look": resized(values, (_LOOK, _LOOK)).ravel().tolist(),
         "pattern": PROPERTIES["inversion"].measure(small).tolist(),

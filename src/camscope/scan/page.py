@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 from PIL import Image
@@ -24,6 +24,7 @@ def page_text(
     model: str,
     data: str,
     method: str,
+    left_out: Sequence[str],
 ) -> str:
     """Return the page of a scan.
 
@@ -34,8 +35,9 @@ def page_text(
         model: name of the model.
         data: path of the images.
         method: name of the method.
+        left_out: sentences on files that were not scanned.
     """
-    names = ("case", "image", "status", "class", "probability", "oddness", "reasons", "height", "width")
+    names = ("case", "image", "status", "class", "predicted", "probability", "oddness", "reasons", "height", "width")
     cards = [
         row | {"picture": _address(pictures.get(row["case"]))}
         for row in shown.filter(pl.col("oddness") > 0).select(names).iter_rows(named=True)
@@ -48,6 +50,8 @@ def page_text(
         "model": model,
         "data": data,
         "method": method,
+        "left_out": left_out,
+        "labels": table["class"].drop_nulls().n_unique() > 1,
     }
     return rendered("scan.html.j2", content, package="camscope.scan")
 

@@ -2,7 +2,8 @@
 
 A finding is worth up to 10 points, and the oddness of an image is their sum. Measurements are compared with those of
 all images of the scan: z is the distance from the median in robust standard deviations (1.4826 times the median
-absolute deviation), and a finding from 3.5 on (Iglewicz and Hoaglin 1993) is worth min(z, 10) points.
+absolute deviation), and a finding from 3.5 on (Iglewicz and Hoaglin 1993) is worth min(z, 10) points. Findings on the
+image itself need no model, so images on which the model fails have them too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import polars as pl
 
 from camscope.acquisition import PROPERTIES
 from camscope.array_types import Floats
-from camscope.cohort.store import FAILED
+from camscope.cohort.store import FAILED, OK
+from camscope.images.source import split
 from camscope.page.words import number
 from camscope.scan.features import REGIONS
 from camscope.study.clusters import cluster_maps
@@ -32,6 +34,7 @@ _SAME_LOOK = 0.98
 _OPPOSITE = -0.7  # correlation; a rotated image of the same kind is above it
 _CONCENTRATED = 1.5  # share of the heat by share of the area
 _FEW, _USUAL = 0.05, 0.9
+_UNSURE = 0.02  # log-odds: below it, margins do not differ
 _FEWEST = 10  # images: of fewer, none is odd among the others
 _CLUSTERED, _COMPARED = 1500, 5000
 _NEIGHBOURS = 5
@@ -46,12 +49,14 @@ def ranked(rows: pl.DataFrame, *, seed: int) -> pl.DataFrame:
         seed: random seed of the clusters of maps.
     """
     reasons: list[list[tuple[float, str]]] = [[] for _ in range(len(rows))]
-    failed = (rows["status"] == FAILED).to_numpy()
-    for i in np.flatnonzero(failed).tolist():
+    for i in np.flatnonzero(rows["status"] == FAILED).tolist():
         reasons[i].append((MOST, f"cannot be used: {rows['message'][i]}"))
-    places, usable = np.flatnonzero(~failed), rows.filter(~pl.Series(failed))
-    if len(usable):
-        for i, points, reason in _findings(usable, seed):
+    for kept, findings in (
+        (rows["spread"].is_not_null(), _image_findings),
+        (rows["status"] == OK, lambda part: _model_findings(part, seed)),
+    ):
+        places = np.flatnonzero(kept)
+        for i, points, reason in findings(rows.filter(kept)) if len(places) else ():
             reasons[int(places[i])].append((points, reason))
     for listed in reasons:
         listed.sort(key=lambda pair: -pair[0])
@@ -62,8 +67,8 @@ def ranked(rows: pl.DataFrame, *, seed: int) -> pl.DataFrame:
     return rows.with_columns(**columns).sort("oddness", "case", descending=[True, False])
 
 
-def _findings(rows: pl.DataFrame, seed: int) -> Iterator[Finding]:
-    """Yield all findings on images that could be read."""
+def _image_findings(rows: pl.DataFrame) -> Iterator[Finding]:
+    """Yield the findings on images that could be read."""
     blank = (rows["spread"] < _BLANK).to_numpy()
     for i in np.flatnonzero(blank).tolist():
         yield i, MOST, f"blank: the standard deviation of the grey values is {rows['spread'][i]:.3f} of the range"
@@ -71,22 +76,29 @@ def _findings(rows: pl.DataFrame, seed: int) -> Iterator[Finding]:
     if len(rows) < _FEWEST:
         return
     yield from _kinds(rows)
+    yield from _notes(rows)
     yield from _tones(rows, blank)
     yield from _looks(rows, blank)
-    yield from _confidence(rows)
-    yield from _heat(rows, seed)
+
+
+def _model_findings(rows: pl.DataFrame, seed: int) -> Iterator[Finding]:
+    """Yield the findings on predictions and maps."""
+    if len(rows) >= _FEWEST:
+        yield from _confidence(rows)
+        yield from _heat(rows, seed)
 
 
 def _copies(rows: pl.DataFrame, blank: npt.NDArray[np.bool_]) -> Iterator[Finding]:
     """Yield images of the same file, and images that look the same."""
     names = rows["image"].to_list()
-    groups: dict[str, list[int]] = {}
+    groups: dict[tuple[str, int | None], list[int]] = {}
     for i, sha in enumerate(rows["image_sha256"].to_list()):
-        groups.setdefault(sha, []).append(i)
+        groups.setdefault((sha, split(names[i])[1]), []).append(i)  # frames of one file are different images
     for members in groups.values():
         for i in members if members[1:] else ():
             j = members[members[0] == i]  # the first, and of the first the second
-            yield i, 8.0, f"duplicate: the same file as {names[j]}"
+            same = f"the same file as {names[j]}" if names[j] != names[i] else "it is listed more than once"
+            yield i, 8.0, f"duplicate: {same}"
     distinct = np.array([members[0] for members in groups.values() if not blank[members[0]]], np.intp)
     bits = rows["perceptual_hash"].to_numpy()
     looks = _standardised(np.stack(rows["look"].to_list()))
@@ -110,17 +122,26 @@ def _kinds(rows: pl.DataFrame) -> Iterator[Finding]:
     if count >= _USUAL * len(rows):
         for i, size in enumerate(sizes):
             if size != usual:
-                share = f"{count / len(rows):.0%}".replace("%", " %")
-                yield i, 5.0, f"other size: {size[0]} x {size[1]} pixels, where {share} have {usual[0]} x {usual[1]}"
+                others = f"{count} of {len(rows)} images have {usual[0]} x {usual[1]}"
+                yield i, 5.0, f"other size: {size[0]} x {size[1]} pixels, where {others}"
     else:
         shape = np.log2(np.array([height / width for height, width in sizes]))
-        for i, z in _far(shape, both=True, least=0.1):
-            yield i, z, f"other shape: {sizes[i][0]} x {sizes[i][1]} pixels (z = {number(z, 1)})"
-    colours = rows["colour"].to_numpy()
-    if 0 < colours.mean() < _FEW or 0 < 1 - colours.mean() < _FEW:
-        odd, what = (True, "has colours") if colours.mean() < 0.5 else (False, "is grey")
-        for i in np.flatnonzero(colours == odd).tolist():
-            yield i, 6.0, f"{what}, as {int((colours == odd).sum())} of {len(rows)} images do"
+        for i, points, z in _far(shape, both=True, least=0.1):
+            yield i, points, f"other shape: {sizes[i][0]} x {sizes[i][1]} pixels ({z})"
+    coloured = rows["colour"].to_numpy()
+    for members, words in ((coloured, "colours: {} of {} images have them"), (~coloured, "grey: {} of {} images are")):
+        if _is_few(members):
+            for i in np.flatnonzero(members).tolist():
+                yield i, 6.0, words.format(int(members.sum()), len(rows))
+
+
+def _notes(rows: pl.DataFrame) -> Iterator[Finding]:
+    """Yield what the reader says about images, unless it says something about most of them."""
+    notes = rows["notes"].to_list()
+    if 2 * sum(map(bool, notes)) <= len(rows):
+        for i, texts in enumerate(notes):
+            for text in texts:
+                yield i, 6.0, text
 
 
 def _tones(rows: pl.DataFrame, blank: npt.NDArray[np.bool_]) -> Iterator[Finding]:
@@ -128,7 +149,7 @@ def _tones(rows: pl.DataFrame, blank: npt.NDArray[np.bool_]) -> Iterator[Finding
     patterns = np.stack(rows["pattern"].to_list()).astype(float)
     values = PROPERTIES["inversion"].compare(list(patterns))[1]
     inverted = np.flatnonzero((values > 0) & ~blank)
-    if 0 < len(inverted) <= _FEW * len(rows) + 1:
+    if _is_few(values > 0) and ((values == 0) & ~blank).any():
         mean = _lengthened(patterns[(values == 0) & ~blank].mean(0, keepdims=True))[0]
         for i in inverted.tolist():
             r = float(patterns[i] @ mean)  # both have mean 0 and length 1
@@ -136,9 +157,9 @@ def _tones(rows: pl.DataFrame, blank: npt.NDArray[np.bool_]) -> Iterator[Finding
                 yield i, 8.0, f"perhaps inverted: correlation {number(r)} with the mean image"
     for name, words in (("brightness", "mean grey value"), ("spread", "standard deviation of the grey values")):
         column = np.where(blank, np.nan, rows[name].to_numpy())
-        for i, z in _far(column, both=True, least=0.02):
+        for i, points, z in _far(column, both=True, least=0.02):
             middle = number(float(np.nanmedian(column)))
-            yield i, z, f"{words} {number(float(column[i]))}, median {middle} (z = {number(z, 1)})"
+            yield i, points, f"{words} {number(float(column[i]))}, median {middle} ({z})"
 
 
 def _looks(rows: pl.DataFrame, blank: npt.NDArray[np.bool_]) -> Iterator[Finding]:
@@ -147,15 +168,17 @@ def _looks(rows: pl.DataFrame, blank: npt.NDArray[np.bool_]) -> Iterator[Finding
     if len(kept) < _FEWEST:
         return
     looks = _standardised(np.stack(rows["look"].to_list()))[kept]
-    compared = looks[:: -(-len(looks) // _COMPARED)]
+    compared = np.arange(0, len(looks), -(-len(looks) // _COMPARED))
     distances = np.empty(len(looks))
     for start in range(0, len(looks), 1000):
-        alike = np.sort(looks[start : start + 1000] @ compared.T, axis=1)[:, ::-1]
-        distances[start : start + 1000] = 1 - alike[:, 1 : _NEIGHBOURS + 1].mean(1)  # the first is the image itself
+        part = np.arange(start, min(start + 1000, len(looks)))
+        alike = looks[part] @ looks[compared].T
+        alike[part[:, None] == compared] = -np.inf  # the image itself, if it is one of the compared
+        distances[part] = 1 - np.sort(alike, axis=1)[:, -_NEIGHBOURS:].mean(1)
     middle = number(float(np.median(distances)))
-    for i, z in _far(distances, least=0.02):
+    for i, points, z in _far(distances, least=0.02):
         text = f"unlike the others: distance {number(float(distances[i]))} to the {_NEIGHBOURS} most similar images"
-        yield int(kept[i]), z, f"{text}, median {middle} (z = {number(z, 1)})"
+        yield int(kept[i]), points, f"{text}, median {middle} ({z})"
 
 
 def _confidence(rows: pl.DataFrame) -> Iterator[Finding]:
@@ -163,11 +186,11 @@ def _confidence(rows: pl.DataFrame) -> Iterator[Finding]:
     margins = rows["margin"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
     if np.isnan(margins).any():
         return
-    values = np.log(np.maximum(margins, 1e-6))  # margins are skewed: their logarithms are compared
-    middle = number(float(np.median(margins)), 1)
-    for i, z in _far(-values, least=0.2):
+    values = np.log(np.maximum(margins, _UNSURE))  # margins are skewed: their logarithms are compared
+    middle = number(float(np.median(margins)))
+    for i, points, z in _far(-values, least=0.2):
         p = f"p = {number(rows['probability'][i])} for {rows['class'][i]!r}"
-        yield i, z, f"low confidence: {p}, margin {number(float(margins[i]))}, median {middle} (z = {number(z, 1)})"
+        yield i, points, f"low confidence: {p}, margin {number(float(margins[i]))}, median margin {middle} ({z})"
 
 
 def _heat(rows: pl.DataFrame, seed: int) -> Iterator[Finding]:
@@ -176,34 +199,34 @@ def _heat(rows: pl.DataFrame, seed: int) -> Iterator[Finding]:
         mass, area = (
             rows[f"{what}:{name}"].cast(pl.Float64).fill_null(float("nan")).to_numpy() for what in ("mass", "area")
         )
-        for i, z in _far(mass - area, least=0.02):
+        for i, points, z in _far(mass - area, least=0.02):
             if mass[i] > _CONCENTRATED * area[i]:
                 shares = f"{mass[i]:.0%} of the heat is in {_WORDS[name]}, {area[i]:.0%} of the area"
-                yield i, z, f"{shares.replace('%', ' %').replace('  %', ' %')} (z = {number(z, 1)})"
-    shapes = rows.select("grid_height", "grid_width").unique()
-    if len(shapes) > 1:  # maps of different grids cannot be compared cell by cell
-        return
-    maps = unit(stacked(rows)).reshape(len(rows), -1)
-    empty = ~maps.any(1)
+                yield i, points, f"{shares.replace('%', ' %').replace('  %', ' %')} ({z})"
+    empty = ~rows["grid"].list.eval(pl.element().is_finite() & (pl.element() > 0)).list.any().to_numpy()
     for i in np.flatnonzero(empty).tolist():
         yield i, 3.5, "the heat map is empty"
+    shapes = rows.select("grid_height", "grid_width").unique()
+    if len(shapes) > 1 or empty.all():  # maps of different grids cannot be compared cell by cell
+        return
+    maps = unit(stacked(rows)).reshape(len(rows), -1)
     shape = (rows["grid_height"][0], rows["grid_width"][0])
     clusters = cluster_maps(maps.reshape(-1, *shape), range(len(rows)), seed=seed, limit=_CLUSTERED)
-    labels = range(clusters.number)
-    means = np.stack([maps[clusters.labels == label].mean(0) for label in labels]) if clusters.number else maps[:1]
+    means = np.stack([maps[clusters.labels == label].mean(0) for label in range(clusters.number)])
     distances = np.where(empty, np.nan, 1 - (_lengthened(maps) @ _lengthened(means).T).max(1))
     middle = number(float(np.nanmedian(distances)))
     what = f"the nearest of {clusters.number} clusters of maps" if clusters.number > 1 else "the mean map"
-    for i, z in _far(distances, least=0.02):
-        yield (
-            i,
-            z,
-            f"unusual map: distance {number(float(distances[i]))} to {what}, median {middle} (z = {number(z, 1)})",
-        )
+    for i, points, z in _far(distances, least=0.02):
+        yield i, points, f"unusual map: distance {number(float(distances[i]))} to {what}, median {middle} ({z})"
 
 
-def _far(values: Floats, *, least: float, both: bool = False) -> Iterator[tuple[int, float]]:
-    """Yield the position and z of values far above the median (or far from it), z at most 10.
+def _is_few(members: npt.NDArray[np.bool_]) -> bool:
+    """Return whether some images are a small part of all: 5 % or one more, but not all that there are."""
+    return 0 < int(members.sum()) <= _FEW * len(members) + 1
+
+
+def _far(values: Floats, *, least: float, both: bool = False) -> Iterator[tuple[int, float, str]]:
+    """Yield the position of values far above the median (or far from it), their points and z as text.
 
     Args:
         values: (n,) NaN is left out.
@@ -216,7 +239,7 @@ def _far(values: Floats, *, least: float, both: bool = False) -> Iterator[tuple[
     z = off / max(1.4826 * float(np.nanmedian(np.abs(off))), least)
     z = np.abs(z) if both else z
     for i in np.flatnonzero(z >= FAR).tolist():
-        yield i, float(min(z[i], MOST))
+        yield i, float(min(z[i], MOST)), f"z = {number(float(z[i]), 1)}" if z[i] < MOST else "z above 10"
 
 
 def _standardised(values: Floats) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from camscope.errors import check_count
 from camscope.evaluation.data import EvaluationData
 from camscope.explanation.result import versions
 from camscope.files import write_atomically
+from camscope.images import find_pictures
+from camscope.images.find import other_files
 from camscope.models.device import device_of
 from camscope.models.model import Model
 from camscope.naming import method_spelling
@@ -24,7 +27,7 @@ from camscope.scan.ranking import ranked
 from camscope.scan.step import SCHEMA, ScanStep
 from camscope.study.csv_export import for_spreadsheets
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PAGE, SHEET, TABLE, CSV = "scan.html", "contact_sheet.jpg", "scan.parquet", "scan.csv"
 _LARGE = ("grid", "look", "pattern", "overlay")
 
@@ -86,13 +89,17 @@ def scan(
 
     Raises:
         StoreError: another process uses ``out``, or it cannot be written.
+        OutputError: the model returns no score per class.
     """
     check_count("batch_size", plan.batch_size)
     check_count("most", plan.most)
     store, total, done = Store(Path(out), record=SCAN), len(plan.data.cases), 0
     with store.locked():
         store.begin(plan.fingerprint)
-        record = _record(plan)
+        left_out = _left_out(plan, store.folder)
+        for text in left_out:
+            say(text)
+        record = _record(plan) | {"left_out": left_out}
         store.record(record | {"finished": False})
         known = store.known()
         for text in known.damaged:
@@ -107,7 +114,7 @@ def scan(
         store.finish()
         shards = store.copies(plan.fingerprint)
         table = ranked(pl.scan_parquet(shards).drop("overlay").collect(), seed=plan.seed)
-        _write(plan, store.folder, table, shards)
+        _write(plan, store.folder, table, shards, left_out)
         store.record(record | {"finished": True})
     return table
 
@@ -124,14 +131,40 @@ def _record(plan: ScanPlan) -> dict[str, Any]:
     }
 
 
-def _write(plan: ScanPlan, folder: Path, table: pl.DataFrame, shards: list[Path]) -> None:
+def _left_out(plan: ScanPlan, out: Path) -> list[str]:
+    """Return sentences on the files of the folder that are not scanned."""
+    folder = Path(plan.data.path)
+    if not os.path.isdir(folder):  # noqa: PTH112  Path.is_dir() raises on names that are too long
+        return []
+    suffixes = other_files(folder, exclude=[out])
+    kinds = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in suffixes.most_common(5))
+    scanned = {os.path.abspath(case.source) for case in plan.data.cases}  # noqa: PTH100  links keep their own place
+    pictures = [path for path, _ in find_pictures([folder], exclude=[out])]
+    masks = sum(os.path.abspath(path) not in scanned for path in pictures)  # noqa: PTH100
+    return [
+        f"{_files(count)} of the folder {'is' if count == 1 else 'are'} left out: {why}"
+        for count, why in (
+            (suffixes.total(), f"no images by their names ({kinds})"),
+            (masks, "masks of other images, or results"),
+        )
+        if count
+    ]
+
+
+def _files(count: int) -> str:
+    return f"{count:,} file{'s' if count != 1 else ''}"
+
+
+def _write(plan: ScanPlan, folder: Path, table: pl.DataFrame, shards: list[Path], left_out: list[str]) -> None:
     """Write the page, the contact sheet and the tables."""
     shown = table.head(plan.most)
     overlays = pl.scan_parquet(shards).filter(pl.col("case").is_in(shown["case"].to_list())).select("case", "overlay")
     pictures = dict(overlays.collect().iter_rows())
-    text = page_text(table, shown, pictures, model=plan.model.name, data=plan.data.path, method=plan.method)
+    text = page_text(
+        table, shown, pictures, model=plan.model.name, data=plan.data.path, method=plan.method, left_out=left_out
+    )
     numbers = table.drop(_LARGE, strict=False)
-    csv = for_spreadsheets(numbers.with_columns(pl.col("reasons").list.join("; ")))
+    csv = for_spreadsheets(numbers.with_columns(pl.col("reasons", "notes").list.join("; ")))
     write_atomically(folder / TABLE, lambda file: numbers.write_parquet(file, compression="zstd"))
     write_atomically(folder / CSV, lambda file: file.write(csv))
     write_atomically(folder / SHEET, lambda file: contact_sheet(shown, pictures).save(file, "JPEG", quality=88))

@@ -15,10 +15,11 @@ from camscope.cohort.case import Case
 from camscope.cohort.runner import Task, Work, attempt, read_cases
 from camscope.cohort.store import FAILED, OK, Known, Row, key_of
 from camscope.errors import CamscopeError
-from camscope.evaluation.plan import goal_of, sample_of
+from camscope.evaluation.plan import goal_of
 from camscope.evaluation.step import thumbnail
-from camscope.explanation.batch import BatchExplainer
+from camscope.explanation.batch import BatchExplainer, Sample
 from camscope.explanation.method_lookup import find_method
+from camscope.images import decode
 from camscope.images.source import split
 from camscope.models.model import Model
 from camscope.naming import method_spelling
@@ -31,6 +32,7 @@ SCHEMA: dict[str, Any] = (
         "status": pl.String,
         "message": pl.String,
         "class": pl.String,
+        "predicted": pl.Boolean,
         "score": pl.Float64,
         "probability": pl.Float64,
         "margin": pl.Float64,
@@ -40,11 +42,14 @@ SCHEMA: dict[str, Any] = (
     | {"overlay": pl.Binary, "image_sha256": pl.String, "key": pl.String}
 )
 
+_THRESHOLD = 0.5
+
 
 @dataclass
 class _ScanTask(Task):
-    """The row of an image; ``values`` holds what was computed."""
+    """The row of an image; ``image`` has the measurements of the image, ``values`` what the model adds."""
 
+    image: Row | None = None
     values: Row | None = None
 
 
@@ -78,11 +83,12 @@ class ScanStep:
                 "image_sha256": work.sha256,
                 "key": task.key or None,
             }
-            result = task.values if task.cached is None else task.cached
-            if task.fault or result is None:
-                yield row | {"status": FAILED, "message": task.fault}
+            if task.cached is not None:
+                yield task.cached | row | {"status": OK, "message": None}
+            elif task.fault or task.values is None:
+                yield (task.image or {}) | row | {"status": FAILED, "message": task.fault}
             else:
-                yield result | row | {"status": OK, "message": None}
+                yield (task.image or {}) | task.values | row | {"status": OK, "message": None}
 
     def begin(self, case: Case) -> Work[_ScanTask]:
         """Return the row of an image, before its file is read."""
@@ -96,31 +102,35 @@ class ScanStep:
         return task.cached is None
 
     def prepare(self, work: Work[_ScanTask], content: bytes) -> None:
-        """Decode the image."""
-        work.samples[self.model.name] = sample_of(self.model, work.case, content)
+        """Decode and measure the image; what is odd about it does not depend on the model."""
+        picture = decode(content, work.case.source)
+        work.tasks[0].image = image_values(picture)
+        work.samples[self.model.name] = Sample.of(self.model, picture, source=work.case.source)
 
     def _explained(self, works: Sequence[Work[_ScanTask]]) -> list[Row]:
         """Return the values of some images from one forward pass: the predicted class, its map, and measurements."""
         samples = [work.samples[self.model.name] for work in works]
         run = BatchExplainer.over(self.model, samples, functions=[self._function], layer=self._layer)
         self._layer = self._layer or (run.recorded.layer if run.recorded else None)
-        outputs = run.outputs.float().cpu()
-        outputs = outputs[:, None] if outputs.ndim == 1 else outputs
+        outputs = run.scores.cpu()
         if not outputs.isfinite().all():
             raise CamscopeError("the model returns values that are not finite on this image")
         goals = [goal_of(self.model, work.case, output) for work, output in zip(works, outputs, strict=True)]
         maps = run.maps(self._name, self._function, goals=dict(enumerate(goals)), settings={})
-        probabilities = self.model.probability(outputs)
+        scores, probabilities = run.model.class_scores(outputs), run.model.probability(outputs)
         rows = []
         for k, (sample, goal, grid) in enumerate(zip(samples, goals, maps.raw.cpu(), strict=True)):
+            index, several = goal.index or 0, outputs.shape[1] > 1
+            p = None if probabilities is None else float(probabilities[k, index])
             score = {
                 "class": goal.label,
-                "score": float(outputs[k, goal.index or 0]),
-                "probability": None if probabilities is None else float(probabilities[k, goal.index or 0]),
+                "predicted": None if p is None else (run.model.outcome == "one" and several) or p >= _THRESHOLD,
+                "score": float(scores[k, index]),
+                "probability": p,
                 "margin": _margin(outputs[k], None if probabilities is None else probabilities[k]),
                 "overlay": thumbnail(sample, grid),
             }
-            rows.append(score | image_values(sample.picture) | map_values(grid.numpy(), sample.window))
+            rows.append(score | map_values(grid.numpy(), sample.window))
         return rows
 
 

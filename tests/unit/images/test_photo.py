@@ -68,6 +68,15 @@ def test_alpha_is_dropped_not_blended(tmp_path):
     assert_bytes(read(saved(tmp_path / "b.png", np.concatenate([GREY[..., None], ALPHA], -1))), GREY)
 
 
+def test_a_note_says_how_much_is_transparent(tmp_path):
+    image = Image.new("RGBA", (8, 4), (200, 20, 20, 255))
+    assert read(saved(tmp_path / "opaque.png", image)).notes == ()
+    image.paste((0, 0, 0, 0), (0, 0, 2, 4))
+    text = "25 % of the pixels are transparent: the colours that the file has there are used"
+    assert read(saved(tmp_path / "clear.png", image)).notes == (text,)
+    assert read(saved(tmp_path / "palette.png", Image.new("P", (4, 4)), transparency=0)).notes[0].startswith("100 %")
+
+
 def test_palettes_become_rgb_with_and_without_transparency(tmp_path):
     image = Image.fromarray(RGB).quantize(16)
     expected = np.asarray(image.convert("RGB"))

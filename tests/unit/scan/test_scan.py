@@ -4,11 +4,18 @@ import shutil
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from PIL import Image, ImageOps
 from scipy import ndimage
+from torch import nn
 
 from camscope.cohort.store import FAILED
+from camscope.errors import OutputError, SettingError
+from camscope.evaluation.data import read_data
 from camscope.images import Picture
+from camscope.models.model import Model
+from camscope.models.preprocess import Preprocess
+from camscope.scan import ScanPlan, scan
 from camscope.scan.features import image_values, perceptual_hash
 from camscope.scan.ranking import ranked
 from running import inside
@@ -102,11 +109,114 @@ def test_low_confidence_heat_at_the_border_and_unusual_maps_are_told_with_number
     table = ranked(pl.DataFrame(rows, infer_schema_length=None), seed=0)
     reasons = {row["image"]: row["reasons"] for row in table.iter_rows(named=True)}
     assert reasons["3.png"][0].startswith("low confidence: p = 0.90 for 'cat', margin 0.01, median ")
-    assert reasons["5.png"][0].startswith("90 % of the heat is in the outer 10 % of the image, 30 % of the area (z = ")
+    assert reasons["5.png"][0].startswith(
+        "90 % of the heat is in the outer 10 % of the image, 30 % of the area (z above 10)"
+    )
     assert reasons["7.png"][0].startswith("unusual map: distance 0.")
     assert reasons["9.png"] == ["the heat map is empty"]
     assert set(table["image"].head(4)) == {"3.png", "5.png", "7.png", "9.png"}
     assert table["oddness"][-1] == 0
+
+
+def test_numbers_of_a_reason_differ_as_they_read():
+    """Margins of a model that is unsure of every image are all as good as 0."""
+    rows = rows_of(20)
+    for n, row in enumerate(rows):
+        row |= {"margin": 1e-6 if n == 4 else 0.004 + 1e-5 * n}
+    reasons = ranked(pl.DataFrame(rows, infer_schema_length=None), seed=0)["reasons"].explode().drop_nulls()
+    assert not reasons.str.contains("confidence").any()
+
+
+def test_one_odd_kind_of_image_is_found_among_few():
+    rows = rows_of(12)
+    rows[2]["colour"] = True
+    rows[4]["notes"] = ["half of it is transparent"]
+    rows[6] |= {"height": 50, "width": 60}
+    table = ranked(pl.DataFrame(rows, infer_schema_length=None), seed=0)
+    reasons = {row["image"]: row["reasons"] for row in table.iter_rows(named=True)}
+    assert reasons["2.png"] == ["colours: 1 of 12 images have them"]
+    assert reasons["4.png"] == ["half of it is transparent"]
+    assert reasons["6.png"] == ["other size: 50 x 60 pixels, where 11 of 12 images have 96 x 96"]
+
+
+def test_frames_of_one_file_are_no_duplicates_and_a_repeated_row_is():
+    rows = rows_of(4)
+    for row, name in zip(rows, ("a.dcm#0", "a.dcm#1", "b.dcm", "b.dcm"), strict=True):
+        row |= {"image": name, "image_sha256": name[0]}
+    reasons = ranked(pl.DataFrame(rows, infer_schema_length=None), seed=0).sort("case")["reasons"].to_list()
+    assert reasons == [[], [], ["duplicate: it is listed more than once"], ["duplicate: it is listed more than once"]]
+
+
+def test_each_image_is_compared_with_others_alone(monkeypatch):
+    """Also if only every second image is compared with, so that 1.png is not among them, and its twin 0.png is."""
+    rows = rows_of(20)
+    monkeypatch.setattr("camscope.scan.ranking._COMPARED", 10)
+    for row in rows[:2]:
+        row["look"] = (np.arange(256) % 7).tolist()
+    looks = np.array([row["look"] for row in rows])
+    alike = np.sort(np.corrcoef(looks)[1, ::2])[-5:]
+    table = ranked(pl.DataFrame(rows, infer_schema_length=None), seed=0)
+    (text,) = (text for text in table.filter(image="1.png")["reasons"][0] if text.startswith("unlike"))
+    assert f"distance {1 - alike.mean():.2f} to the 5 most similar" in text
+
+
+PREPROCESS = Preprocess(input_size=(8, 8), mean=(0.5,), std=(0.5,))
+
+
+class Spoilt(nn.Module):
+    """A network of one logit, which is not finite for dark images."""
+
+    def __init__(self, bias=-2.0):
+        super().__init__()
+        self.layer = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU())
+        self.bias = bias
+
+    def forward(self, x):
+        dark = (x.amax((1, 2, 3)) < -0.5)[:, None]
+        return self.bias + 1e-3 * self.layer(x).mean((1, 2, 3))[:, None] + torch.where(dark, torch.inf, 0.0)
+
+
+def test_what_is_odd_about_an_image_needs_no_model(folder, tmp_path):
+    shutil.copy(folder / "blank.png", folder / "blank_too.png")
+    model = Model("tiny", Spoilt(), labels=("Effusion",), outcome="any", preprocess=PREPROCESS)
+    said = []
+    (folder / "notes.txt").write_text("no image")
+    table = scan(ScanPlan(model, read_data(folder)), tmp_path / "out", say=said.append)
+    rows = {row["image"]: row for row in table.iter_rows(named=True)}
+    assert rows["blank.png"]["status"] == FAILED
+    starts = [text.split(":")[0] for text in rows["blank.png"]["reasons"]]
+    assert starts == ["cannot be used", "blank", "duplicate"]
+    assert (rows["image_01.png"]["class"], rows["image_01.png"]["predicted"]) == ("Effusion", False)
+    assert rows["image_01.png"]["probability"] == pytest.approx(0.12, abs=0.01)
+    assert said == ["1 file of the folder is left out: no images by their names (1 .txt)"]
+    page = (tmp_path / "out/scan.html").read_text(encoding="utf-8")
+    assert said[0] in page
+    assert "no Effusion<br>" in page
+
+
+class Places(nn.Module):
+    """A segmentation network that counts its passes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.passes = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)), 0
+
+    def forward(self, x):
+        self.passes += 1
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("outcome", ["one", "boxes"])
+def test_a_model_without_a_score_per_class_is_refused_at_once(folder, tmp_path, outcome):
+    model = Model("tiny", Places(), labels=("a", "b"), preprocess=PREPROCESS, layer="layer.1", outcome=outcome)
+    with pytest.raises(OutputError, match=r"tiny returns .*, where one score per class is needed: use a classifier"):
+        scan(ScanPlan(model, read_data(folder), batch_size=4), tmp_path / "out")
+    assert model.net.passes == 1
+
+
+def test_an_image_is_no_folder(folder):
+    with pytest.raises(SettingError, match=r"blank\.png: is an image, where a folder or a table of images is expected"):
+        read_data(folder / "blank.png")
 
 
 def test_images_alone_have_no_others_to_be_unlike():
