@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from scipy.stats import rankdata
 
 from camscope.acquisition import PROPERTIES
 from camscope.acquisition.property import Trait, reduced, resized, without
@@ -240,13 +241,14 @@ def property_facts(rows: pl.DataFrame, name: str, values: PropertyValues) -> dic
     """
     measured_rows = rows.filter(pl.col("case").is_in(list(values.values)))
     numbers = np.array([values.values[case] for case in measured_rows["case"].to_list()])
+    ranks = rankdata(numbers)  # an AUC takes values that differ by 1e-6 as ties: those of a network do by rounding
     patients, truth = measured_rows["patient"].to_list(), measured_rows["truth"].to_numpy().astype(bool)
     groups = measured_rows["group"].value_counts(sort=True)["group"].to_list()[:_GROUPS]
     return {
         "value": dict(zip(("low", "median", "high"), np.quantile(numbers, [0.05, 0.5, 0.95]).tolist(), strict=True)),
-        "label": auc_interval(numbers, truth, patients=patients),
+        "label": auc_interval(ranks, truth, patients=patients),
         "groups": {
-            group: auc_interval(numbers, (measured_rows["group"] == group).to_numpy(), patients=patients)
+            group: auc_interval(ranks, (measured_rows["group"] == group).to_numpy(), patients=patients)
             for group in (groups if len(groups) > 2 else groups[1:])
         },
         "score": score_for(measured_rows, PREFIX + name) if values.high else {},

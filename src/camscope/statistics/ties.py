@@ -36,9 +36,10 @@ def tied(scores: npt.ArrayLike) -> Floats:
     # A chain of neighbours is one group, unless its ends are further apart than rounding.
     starts = np.flatnonzero(np.concatenate([[True], known[1:] > reach[:-1]]))
     ends = np.append(starts[1:], len(known))
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True) if len(starts) < len(known) else ():
+    chains = ends - starts > 1
+    for start, end in zip(starts[chains].tolist(), ends[chains].tolist(), strict=True):
         while start < end:
-            stop = min(int(np.searchsorted(known, reach[start], side="right")), end)
+            stop = start + int(np.searchsorted(known[start:end], reach[start], side="right"))
             known[start:stop] = known[start]
             start = stop
     values[order] = known

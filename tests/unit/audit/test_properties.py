@@ -119,6 +119,10 @@ def test_a_model_of_the_contrast_relies_on_it_where_it_goes_with_the_label(tmp_p
     assert facts["label"].high < 0.5  # flat images go with the label
     assert facts["score"]["absent"].high < 0.5
     assert set(facts["groups"]) == {"PA"} or set(facts["groups"]) == {"AP"}
+    tiny = dataclasses.replace(
+        values["contrast"], values={case: 1e-9 * value for case, value in values["contrast"].values.items()}
+    )
+    assert property_facts(rows, "contrast", tiny)["label"] == facts["label"]  # no rounding of a network
     confounded, *_ = audited(cases, {}, flatness, confounded=True)
     assert confounded["contrast"].verdict == "RESPONDS"
     assert "The disease itself can change this property" in confounded["contrast"].reason
