@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from camscope.cohort.columns import find_column
 from camscope.cohort.open_table import open_table, with_header_patients
 from camscope.cohort.sections import LabelRule
 from camscope.cohort.tables import LINE, read_table
-from camscope.cohort.truth import read_truth, values_of
+from camscope.cohort.truth import lists_of, read_truth, values_of
 from camscope.errors import SettingError, nearest
 from camscope.models.model import Model
 from camscope.study.study import Study
@@ -120,15 +121,16 @@ def read_dataset(
 
     Args:
         path: folder, table or study file.
-        labels: columns of a table, or labels of a study; none: ``label`` or ``class``, or else all columns of 1 and 0.
+        labels: columns of a table, or labels of a study; none: ``label`` or ``class``, or else all columns of 1 and 0,
+            or the only column of lists of names.
         image: column of images, or a template such as ``"{id}.png"``; None: recognised by its name (see `find_column`).
         patient: column of patients; None: recognised by its name.
         cue: column of a table, or cue or stratum of a study, whose cells become ``strata[cue]`` of the cases; such a
             column is no label unless ``labels`` names it.
 
     Raises:
-        SettingError: a column or label that does not exist, several columns that could hold the images or patients,
-            or a split other than train, val and test.
+        SettingError: a column or label that does not exist, several columns that could hold the images, patients or
+            labels, or a split other than train, val and test.
         StudyError: a table or study file that cannot be read.
     """
     path = Path(path)
@@ -248,10 +250,23 @@ def _label_rules(
 def _label_columns(table: pl.DataFrame, columns: Sequence[str], path: Path) -> tuple[str, ...]:
     """Return the columns that hold labels, if none was named."""
     class_column = find_column(columns, "class", option="--label", table=str(path))
-    label_columns = (class_column,) if class_column else tuple(c for c in columns if _is_truth(table[c]))
-    if not label_columns:
+    if class_column:
+        return (class_column,)
+    of_truth = tuple(c for c in columns if _is_truth(table[c]))
+    of_lists = tuple(c for c in columns if _is_lists(table[c]))
+    if not of_truth + of_lists:
         raise SettingError(f"{path} has no column of labels: name it with --label; columns are {', '.join(columns)}")
-    return label_columns
+    if of_lists[1:] or (of_lists and of_truth):
+        names = ", ".join([*(f"{name} (lists of names)" for name in of_lists), *(f"{c} (1 and 0)" for c in of_truth)])
+        raise SettingError(f"{path} has several columns that could be labels: choose with --label from {names}")
+    return of_truth or of_lists
+
+
+def _is_lists(column: pl.Series) -> bool:
+    """Return whether a column holds lists of names, which recur as those of files do not."""
+    lists, joined = lists_of(column)
+    names = [name for cell in column for name in lists.get(cell.strip(), ())]
+    return joined and len(set(names)) < len(names) and all(re.search(r"[^\W\d_]", name) for name in names)
 
 
 def _is_truth(column: pl.Series) -> bool:

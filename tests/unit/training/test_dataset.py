@@ -61,6 +61,13 @@ def test_columns_of_ones_and_noughts_make_labels(table):
     assert data.only("Mass").cases[0].problem == UNKNOWN
 
 
+def test_the_only_column_of_lists_of_names_holds_the_labels(table):
+    cells = ("Effusion|Mass", "", "Mass", "No Finding")
+    data = read_dataset(table([{"patient": n, "age": 40 + n, "findings": cell} for n, cell in enumerate(cells)]))
+    assert (data.labels, data.outcome) == (("Effusion", "Mass"), "any")
+    assert data.truth(data.cases)[[0, 2, 3]].tolist() == [[1, 1], [0, 1], [0, 0]]
+
+
 def test_one_named_column_makes_a_binary_model(table):
     data = read_dataset(table([{"a": 1, "b": 0}, {"a": 0, "b": 1}]), labels=["b"])
     assert (data.labels, data.outcome, data.truth(data.cases).tolist()) == (("b",), "any", [[0], [1]])
@@ -80,6 +87,13 @@ def test_a_study_file_gives_its_labels_masks_and_patients(make_study):
     [
         ([{"label": "a"}, {"label": "a"}], {}, "one class in 'label', a"),
         ([{"age": 3}], {}, "no column of labels"),
+        ([{"boxes": "1 2 3 4|5 6 7 8"}, {"boxes": "1 2 3 4"}], {}, "no column of labels"),
+        ([{"masks": "a1.png|b1.png"}, {"masks": "a2.png|b2.png"}], {}, "no column of labels"),
+        (
+            [{"findings": "Mass|Effusion", "urgent": 1}, {"findings": "Mass", "urgent": 0}],
+            {},
+            r"choose with --label from findings \(lists of names\), urgent \(1 and 0\)",
+        ),
         ([{"cat": 1}, {"cat": 0}], {"labels": ["cta"]}, "no column called 'cta'; nearest: 'cat'"),
         ([{"cat": 1}], {"patient": "pat"}, "no column called 'pat'"),
         ([{"cat": 1, "split": "tset"}], {}, "no split called 'tset'"),
