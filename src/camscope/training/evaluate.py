@@ -333,7 +333,7 @@ def _f1_interval(counts: Floats, patients: Sequence[str], seed: int, *, why: str
     result = bootstrap(counts, patients, statistic=macro_f1, weigh="cases", seed=seed, replicates=REPLICATES)
     if result.estimate in (0, 1):
         return _plain(
-            Interval(float("nan"), float("nan"), result.estimate), why=f"resampling keeps {result.estimate:.0f}"
+            Interval(float("nan"), float("nan"), result.estimate), why=f"resampling cannot change {result.estimate:.0f}"
         )
     return _plain(result, why=why)
 

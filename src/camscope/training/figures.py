@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,8 @@ from camscope.page.svg import SETTINGS, svg
 from camscope.page.words import interval, short
 from camscope.training.evaluate import Bin, Predictions
 
-_TINTS = ("#ffffff", "#0072b2")
+_TINTS, _INK = ("#ffffff", "#0072b2"), "#1b2330"
+_TITLE = 32  # letters of a line of a title
 _MANY = 400  # points of a curve; more cannot be seen
 
 Rows = Sequence[Mapping[str, float]]
@@ -87,27 +89,31 @@ def confusion_figures(predictions: Predictions, counts: npt.NDArray[np.int64], *
 
 def confusion_picture(predictions: Predictions, counts: npt.NDArray[np.int64], *, most: int) -> bytes:
     """Return the confusion matrices as a PNG file: one of all classes, or one per label."""
-    labels, one = predictions.model.labels, predictions.model.outcome == "one"
-    matrices = (
-        [("Confusion matrix", counts, labels)]
-        if one
-        else [
-            (label, matrix, (f"no {short(label, 14)}", label))
-            for label, matrix in zip(labels[:most], counts, strict=False)
-        ]
-    )
+    labels, title = predictions.model.labels, ""
+    if predictions.model.outcome == "one":
+        matrices = [("Confusion matrix", counts, labels)]
+    else:
+        pairs = zip(labels[:most], counts, strict=False)
+        matrices = [("\n".join(_wrapped(label)), matrix, ("absent", "present")) for label, matrix in pairs]
+        title = f"the first {most} of {len(labels)} labels" if len(labels) > most else ""
     columns = min(len(matrices), 4)
     rows = math.ceil(len(matrices) / columns)
     side = _side(matrices[0][2])
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(columns * side, rows * 0.85 * side), layout="constrained")
-        for n, (title, matrix, names) in enumerate(matrices):
+        for n, (name, matrix, names) in enumerate(matrices):
             ax = figure.add_subplot(rows, columns, n + 1)
             _draw_confusion(ax, matrix, names)
-            ax.set_title(title)
+            ax.set_title(name)
+        figure.suptitle(title)
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=160)
     return content.getvalue()
+
+
+def _wrapped(title: str) -> list[str]:
+    """Return the lines of a title above a matrix, two at most."""
+    return textwrap.wrap(" ".join(title.split()), _TITLE, max_lines=2, placeholder="…")
 
 
 def _side(labels: Sequence[str]) -> float:
@@ -116,14 +122,17 @@ def _side(labels: Sequence[str]) -> float:
 
 
 def _draw_confusion(ax: Axes, counts: npt.NDArray[np.int64], labels: Sequence[str]) -> npt.NDArray[np.float64]:
-    """Draw a confusion matrix, and return its rates by row."""
-    rates: npt.NDArray[np.float64] = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    """Draw a confusion matrix, and return its rates by row; NaN for a row without images."""
+    totals = counts.sum(1, keepdims=True)
+    rates: npt.NDArray[np.float64] = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
     tint = mpl.colors.LinearSegmentedColormap.from_list("tint", _TINTS)
     ax.pcolormesh(rates, cmap=tint, vmin=0, vmax=1, edgecolors="white", linewidth=1)
     for (row, column), rate in np.ndenumerate(rates):
-        ink = "white" if rate > 0.5 else "#1b2330"
-        text = f"{counts[row, column]}\n{rate:.0%}"
+        ink = "white" if rate > 0.5 else _INK
+        text = f"{counts[row, column]}\n{rate:.0%}" if rate == rate else ""
         ax.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=8)
+    for row in np.flatnonzero(totals[:, 0] == 0).tolist():
+        ax.text(len(labels) / 2, row + 0.5, "no images", ha="center", va="center", color=_INK, fontsize=8)
     places, names = np.arange(len(labels)) + 0.5, [short(label, 22) for label in labels]
     turned: dict[str, Any] = {"rotation": 45, "ha": "right"} if len("".join(names)) > 24 else {}
     ax.set_xticks(places, names, **turned)
@@ -141,7 +150,13 @@ def _confusion(title: str, counts: npt.NDArray[np.int64], labels: Sequence[str],
         figure = Figure(figsize=(side, 0.8 * side), layout="constrained")
         rates = _draw_confusion(figure.add_subplot(), counts, labels)
     rows = [
-        (label, *(f"{n} ({rate:.0%})" for n, rate in zip(counts[k], rates[k], strict=True)))
+        (
+            label,
+            *(
+                f"{n} ({rate:.0%})" if rate == rate else "no images"
+                for n, rate in zip(counts[k], rates[k], strict=True)
+            ),
+        )
         for k, label in enumerate(labels)
     ]
     text = f"{title}: {int(np.trace(counts))} of {int(counts.sum())} on the diagonal."

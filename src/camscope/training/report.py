@@ -33,11 +33,10 @@ from camscope.training.figures import (
     curves_figure,
     ranking_figures,
 )
-from camscope.training.samples import sample_sheet
+from camscope.training.samples import MOST_LABELS, SIDE, sample_sheet
 
 PAGE, METRICS, HISTORY, CONFUSION = "report.html", "metrics.json", "history.csv", "confusion_matrix.png"
 
-_SIDE, _MOST_LABELS = 256, 24
 _SMALL = 100
 """Number of patients below which a test set is called small."""
 
@@ -84,7 +83,7 @@ def report(
     text = _page(predictions, figures, explained, folder=folder, dataset=dataset, mistakes=mistakes, method=method)
     write_predictions(predictions, folder)
     write_failures(predictions, failures, folder)
-    picture = confusion_picture(predictions, confusion(predictions), most=_MOST_LABELS)
+    picture = confusion_picture(predictions, confusion(predictions), most=MOST_LABELS)
     write_atomically(folder / CONFUSION, lambda file: file.write(picture))
     content = json.dumps(figures, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     write_atomically(folder / METRICS, lambda file: file.write(content.encode()))
@@ -123,8 +122,9 @@ def _page(
         "samples": data_address(samples) if samples is not None else "",
         "splits": model.facts.get("training", {}).get("splits", {}),
         "shortcuts": _shortcuts(model.facts.get("training", {})),
-        "confusion": [_safe(d) for d in confusion_figures(predictions, confusion(predictions), most=_MOST_LABELS)],
-        "ranking": [_safe(d) for d in ranking_figures(predictions, figures, most=_MOST_LABELS)],
+        "confusion": [_safe(d) for d in confusion_figures(predictions, confusion(predictions), most=MOST_LABELS)],
+        "ranking": [_safe(d) for d in ranking_figures(predictions, figures, most=MOST_LABELS)],
+        "first": "" if single or len(model.labels) <= MOST_LABELS else f" The first {MOST_LABELS} labels are shown.",
         "against": not single,
         "groups": _groups(explained),
         **_worst_sheet(predictions, explained, method=method),
@@ -224,7 +224,7 @@ def _groups(explained: Sequence[ExplainedFailure]) -> list[dict[str, Any]]:
 
 def _map(e: Explanation) -> str:
     image = e.overlay()
-    image.thumbnail((_SIDE, _SIDE))
+    image.thumbnail((SIDE, SIDE))
     return data_address(image)
 
 

@@ -19,7 +19,10 @@ from camscope.training.pictures import Pictures
 
 SAMPLES, BATCH = "samples.png", "samples_batch.png"
 
-_SIDE, _PER_LABEL, _MOST_LABELS = 256, 5, 24
+SIDE, MOST_LABELS = 256, 24
+"""Longest side of an image on the page, in pixels, and largest number of labels with pictures of their own."""
+
+_PER_LABEL = 5
 _PER_ROW, _MOST = 8, 32
 
 
@@ -40,22 +43,24 @@ def write_samples(dataset: Dataset, pictures: Pictures, folder: Path, *, batch_s
 
 def sample_sheet(dataset: Dataset) -> Image.Image | None:
     """Draw a few training images of each label, one row per label; None if no label has any."""
-    rows, names = [], []
-    for label in dataset.labels[:_MOST_LABELS]:
-        cells = []
+    rows = []
+    for label in dataset.labels[:MOST_LABELS]:
+        cells: list[Cell] = []
         for case in (e for e in dataset.of("train") if e.truth[label]):
             try:
                 image = Image.fromarray(read(case.source).rgb)
             except CamscopeError:
                 continue  # the file was removed after training
-            image.thumbnail((_SIDE, _SIDE))
+            image.thumbnail((SIDE, SIDE))
             cells.append(Cell(image))
             if len(cells) == _PER_LABEL:
                 break
-        if cells:
-            rows.append(cells)
-            names.append(label)
-    return sheet(rows, row_headings=names, cell_width=180) if rows else None
+        rows.append(cells or [Cell(None, "no training image")])
+    if not any(cell.image for cells in rows for cell in cells):
+        return None
+    count = len(dataset.labels)
+    title = f"the first {MOST_LABELS} of {count} labels" if count > MOST_LABELS else ""
+    return sheet(rows, row_headings=dataset.labels[:MOST_LABELS], title=title, cell_width=180)
 
 
 def batch_sheet(pictures: Pictures, labels: Sequence[str], *, batch_size: int) -> Image.Image:

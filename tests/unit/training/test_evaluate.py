@@ -66,7 +66,7 @@ def test_an_interval_counts_patients_and_not_pictures():
 def test_perfection_on_few_patients_is_no_certainty():
     perfect = judge(predictions([[0.9, 0.1], [0.1, 0.9]] * 3, [[1, 0], [0, 1]] * 3))
     assert perfect["accuracy"]["low"] == pytest.approx(0.541, abs=1e-3)
-    assert perfect["f1"] == {"low": None, "high": None, "estimate": 1.0, "reason": "resampling keeps 1"}
+    assert perfect["f1"] == {"low": None, "high": None, "estimate": 1.0, "reason": "resampling cannot change 1"}
 
 
 def test_a_label_without_an_image_is_not_defined_and_left_out_of_the_mean():
