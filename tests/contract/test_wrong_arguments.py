@@ -79,6 +79,9 @@ CALLS = {
     "explain_all": (lambda **given: list(cs.explain_all(**given)), lambda: {"model": model(), "pictures": [image()]}),
     "load": (cs.load, lambda: {"spec": net(), "input_size": 32}),
     "black_box": (cs.black_box, lambda: {"function": scores, "input_size": 32}),
+    "compare": (cs.compare, lambda: {"models": [model()], "picture": image()}),
+    "layers": (cs.layers, lambda: {"model": model(), "picture": image()}),
+    "steps": (cs.steps, lambda: {"model": model(), "picture": image()}),
     "default_layer": (cs.default_layer, lambda: {"net": net(), "x": x()}),
     "record": (cs.record, lambda: {"net": net(), "inputs": x(), "layers": ["1"]}),
     "tracing": (traced, lambda: {"layers": ["1"]}),
@@ -106,6 +109,7 @@ PASSED_ON = {
     ("sanity", "method", "module"),
 }
 SIGNATURES = {"explain_all": cs.explain_all, "run": cs.run, "tracing": cs.tracing}
+MADE_BY_CAMSCOPE = {"CamscopeError", "Explanation", "Layout", "Trace", "Window"}
 EXPLAINED = ("scaled", "overlay", "panel", "figure", "save")
 OF_MODEL = ("index", "label", "save")
 
@@ -134,6 +138,13 @@ def tried(function, valid, parameters, what=""):
         fault = call(function, given)
         if fault is not None:
             yield name, kind, f"{type(fault).__name__}: {fault}"
+
+
+def test_every_public_function_is_tried():
+    public = {name for name in cs.__all__ if callable(getattr(cs, name))} - MADE_BY_CAMSCOPE
+    functions = {name: value for name, value in vars(targets).items() if inspect.isfunction(value)}
+    public |= {name for name, function in functions.items() if function.__annotations__.get("return") == "Target"}
+    assert public - {name.partition(".")[0] for name in CALLS} == set()
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from camscope.arguments import checked
-from camscope.errors import LayerError
+from camscope.errors import LayerError, SettingError, shortened
 from camscope.explanation.method_lookup import check_needs, find_method, method_name
 from camscope.explanation.pictures import Source, as_model, explain
 from camscope.explanation.result import Explanation
@@ -103,8 +103,12 @@ def layer_sheet(maps: Sequence[Explanation], *, title: str) -> Image.Image:
 
 def _layer_names(model: Model, x: torch.Tensor, wanted: str | Sequence[str]) -> list[str]:
     """Return the names of the layers to draw, in the order in which they run."""
-    if wanted != "stages" and wanted != "all":
-        return [wanted] if isinstance(wanted, str) else list(wanted)
+    if not isinstance(wanted, str):
+        if not isinstance(wanted, Sequence) or not wanted:
+            raise SettingError(f"layers must be 'stages', 'all' or a list of names, but got {shortened(wanted)}")
+        return list(wanted)
+    if wanted not in ("stages", "all"):
+        return [wanted]
     stages = stage_layers(model.net, x, output=model.output)
     own = [model.layer] if model.layer and model.layer not in stages else []
     if wanted == "stages":
