@@ -141,7 +141,11 @@ def choice_of(probe: Probe) -> LayerChoice:
     """Choose the layer to explain by a probing pass; see `default_layer`."""
     candidates = _find(probe)
     if not candidates or _is_stem(probe, candidates[0]):
-        best = [f"{probe.name(candidate)!r} {candidate.grid}" for candidate in probe.candidates[::-1]][:5]
+        best = [
+            f"{probe.name(candidate)!r} {candidate.grid}"
+            for candidate in probe.candidates[::-1]
+            if probe.is_readable(candidate)
+        ][:5]
         options = ", ".join(best) if best else "none has a grid of the image's shape"
         moved = probe.candidates and not any(candidate.keeps_places for candidate in probe.candidates)
         why = ", since none keeps the places of the image where they are" if moved else ""

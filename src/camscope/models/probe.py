@@ -24,7 +24,7 @@ from camscope.models.stand_ins import StandIns, probe_inputs
 from camscope.models.watch import Event, version_of, watch
 from camscope.trace import tensors
 from camscope.trace.graph_paths import Paths, nodes_from, place_of, reaches
-from camscope.trace.layout import fits, is_last, possible_layouts
+from camscope.trace.layout import find_layout, fits, is_last, possible_layouts
 from camscope.trace.pytree import map_tensors, picture_of
 from camscope.trace.replica import replicate
 
@@ -251,6 +251,14 @@ class Probe:
     def is_cut(self, event: Event) -> bool:
         """Return whether every path from the images to the scores leads through a tensor."""
         return self._paths.through(event.tensor) == self._paths.all
+
+    def is_readable(self, candidate: Candidate) -> bool:
+        """Return whether a user who names a layer gets its map: its shape says where its axes lie."""
+        try:
+            find_layout(candidate.tensor.shape, self.images.shape, layer=candidate.name, last=self._last)
+        except LayerError:
+            return False
+        return True
 
     def share(self, event: Event) -> float:
         """Return the share of the paths from the images to the scores that leads through a tensor, in [0, 1]."""

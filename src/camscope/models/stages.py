@@ -21,6 +21,7 @@ from camscope.models.probe import Probe
 from camscope.models.probe_cache import Cache, probed_once
 from camscope.trace.hooks import unchanged
 from camscope.trace.layer_path import JOINT
+from camscope.trace.layout import fits
 from camscope.trace.pytree import Input
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -87,11 +88,17 @@ def _stages_of(probe: Probe) -> list[str]:
     last = choice_of(probe).name
     first = last.partition(JOINT)[0]
     cuts, grid = _cuts(probe, until=first)
+    if _is_even(grid, probe):  # attention, (B, heads, tokens, width), may pass for a grid with a stride per axis
+        cuts = [cut for cut in cuts if _is_even(cut[1], probe)]
     sizes = _by_size([*cuts, (first, grid)])
     if len(sizes) == 1:
         return [*_blocks([name for name, _ in cuts]), last]
     before = (_end_of(size, following, cuts) for size, following in itertools.pairwise(sizes))
     return [*before, last]
+
+
+def _is_even(grid: tuple[int, ...], probe: Probe) -> bool:
+    return len(grid) == len(probe.space) and fits(grid, probe.space)
 
 
 def _by_size(cuts: list[_Cut]) -> list[list[_Cut]]:
@@ -109,17 +116,24 @@ def _by_size(cuts: list[_Cut]) -> list[list[_Cut]]:
 def _end_of(size: list[_Cut], following: list[_Cut], cuts: list[_Cut]) -> str:
     """Return the last cut of a size; the last before the module that leads to the next size, where it lies within that.
 
+    An item of a numbered list is a stage by itself.
+
     >>> wide, narrow = [("a.0", (8, 8)), ("a.1.conv", (8, 8))], [("a.1", (4, 4)), ("a.2", (4, 4))]
     >>> _end_of(wide, narrow, [*wide, *narrow, ("a.3", (2, 2))])
     'a.0'
+    >>> _end_of([("stem", (8, 8)), ("stages.0", (8, 8))], [("stages.1", (4, 4))], [])
+    'stages.0'
     """
     last, first = size[-1][0], following[0][0]
+    parent, _, item = last.rpartition(".")
     pairs = zip(last.split("."), first.split("."), strict=False)
     shared = [part for part, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
     for depth in range(1, len(shared) + 1):
         module = ".".join(shared[:depth])
         inside = {name for name, _ in cuts if (name + ".").startswith(module + ".")}
         before = [name for name, _ in size if name not in inside]
+        if module == parent and item.isdigit():
+            break
         if before and len(_by_size([cut for cut in cuts if cut[0] in inside])) <= 2:
             return before[-1]
     return last
@@ -132,7 +146,7 @@ def _cuts(probe: Probe, *, until: str) -> tuple[list[_Cut], tuple[int, ...]]:
         name = probe.name(candidate)
         if until in (name, candidate.name):
             return list(cuts.items()), candidate.grid
-        if probe.is_cut(candidate):
+        if probe.is_cut(candidate) and probe.is_readable(candidate):
             cuts.setdefault(name, candidate.grid)
     return list(cuts.items()), ()
 

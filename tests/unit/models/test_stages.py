@@ -1,9 +1,12 @@
+import math
+
 import pytest
 import timm
 import torch
 from torch import nn
 
 from camscope.errors import LayerError
+from camscope.explanation import cam
 from camscope.models.layer_choice import default_layer
 from camscope.models.stages import stage_layers
 
@@ -56,6 +59,35 @@ def test_paths_around_a_branch_are_no_stage(pictures):
 
     stages = stage_layers(Branches().double(), pictures(1, 3, 33, 33))
     assert stages == ["relu()#1", "relu()"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["levit_128s", "coatnet_nano_rw_224", "pit_ti_224", "crossvit_9_240"])
+def test_every_stage_can_be_explained(name):
+    """The attention of LeViT, (B, heads, tokens, width), is a cut, but no map can be read from its shape."""
+    net = timm.create_model(name).eval()
+    side = net.default_cfg["input_size"][-1]
+    x = torch.randn(1, 3, side, side)
+    for stage in stage_layers(net, x):
+        assert math.prod(cam(net, x, layer=stage).shape[1:]) > 1
+
+
+def test_attention_whose_axes_no_shape_tells_is_no_stage(pictures):
+    class Attention(nn.Module):
+        """Eight heads of 16 tokens with 3 values each; after it, a grid of 4 x 4 again."""
+
+        def forward(self, x):
+            tokens = x.flatten(2).unflatten(1, (8, 3)).movedim(2, 3)
+            return torch.matmul(tokens.softmax(2), torch.eye(3, dtype=x.dtype)).movedim(3, 2).reshape(x.shape)
+
+    net = nn.Sequential(
+        nn.Conv2d(3, 24, 4, 4), nn.ReLU(), nn.Conv2d(24, 24, 2, 2), Attention(), nn.Conv2d(24, 24, 1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 3),
+    ).double()  # fmt: skip
+    x = pictures(1, 3, 32, 32)
+    stages = stage_layers(net, x)
+    assert stages == ["1", "5"]
+    assert [cam(net, x, layer=name).shape[1:] for name in stages] == [(8, 8), (4, 4)]
 
 
 def test_the_network_is_left_as_it_was(make_net, pictures, snapshot):
