@@ -22,11 +22,11 @@ from camscope.images import decode, fetch
 from camscope.page.pictures import data_address
 from camscope.prefetch import prefetch
 from camscope.progress import Progress
-from camscope.render import colourise
 from camscope.report.choice import Shown
 from camscope.report.mean_maps import MeanPictures
 from camscope.report.results import Case, Results
 from camscope.report.words import region_words
+from camscope.viewer import colour_tables
 
 FOLDER = "report_files"
 INSIDE = 300
@@ -171,7 +171,7 @@ def gallery_data(
         "regions": [{"name": name, "words": region_words(name)} for name in regions],
         "verdicts": verdicts,
         "display": {"cmap": results.file.explain.cmap, "opacity": results.file.explain.opacity},
-        "colours": {name: _colours(name) for name in dict.fromkeys((results.file.explain.cmap, *_COLOURS))},
+        "colours": colour_tables(dict.fromkeys((results.file.explain.cmap, *_COLOURS))),
         "cases": _cases(cases, names, results) | {"thumbnail": list(addresses), "missing": list(reasons)},
         "rows": {
             "case": [place[case] for case in rows["case"].to_list()],
@@ -248,11 +248,6 @@ def _coded(grid: Any) -> tuple[str, float]:
     values = np.nan_to_num(grid, posinf=0.0, neginf=0.0)
     step = float(np.abs(values).max()) / _LEVELS or 1.0
     return base64.b64encode(np.rint(values / step).astype("<i2").tobytes()).decode(), step
-
-
-def _colours(name: str) -> str:
-    """Return the 256 colours of a colour map as base64, three bytes per colour."""
-    return base64.b64encode(colourise(np.linspace(0, 1, 256)[None], name).tobytes()).decode()
 
 
 def rounded(column: pl.Series) -> list[float | None]:

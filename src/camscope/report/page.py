@@ -47,6 +47,7 @@ from camscope.report.subgroups import MEASURES
 from camscope.report.tables import Slice, areas, flow, make_up, number_of, outcomes
 from camscope.report.words import MEANINGS, answers, decision_sentence, region_words
 from camscope.study.study import Study
+from camscope.viewer import module
 
 PAGE = "report.html"
 
@@ -106,7 +107,9 @@ def write_page(
     data = gallery_data(results, selection, names=names, addresses=addresses, reasons=reasons)
     content = _content(results, selection, names=names, maps=maps, performance=performance, means=means)
     content |= {"data": Markup(script_json(data))}
-    text = rendered("page.html.j2", content, package="camscope.report", script=_SCRIPT.read_text("utf-8"))
+    text = rendered(
+        "page.html.j2", content, package="camscope.report", script=module(["heat"]) + _SCRIPT.read_text("utf-8")
+    )
     path = out / PAGE
     write_atomically(path, lambda file: file.write(text.encode("utf-8", "replace")))
     return path

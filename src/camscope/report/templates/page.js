@@ -1,53 +1,18 @@
-"use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const { rows, cases, regions, labels, methods } = data;
   const PAGE = 24;
   const $ = (id) => document.getElementById(id);
-  const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   const colours = Object.fromEntries(Object.entries(data.colours).map(([name, text]) => [name, bytes(text)]));
   const state = { order: [], page: 0, open: -1 };
 
-  // Raw maps, placed on the picture as the overlays are: linear, cells share the window equally, 0 outside.
-  function grid(row) {
-    const raw = bytes(rows.grid[row]);
-    const view = new DataView(raw.buffer);
-    const values = new Float32Array(raw.length / 2);
-    for (let i = 0; i < values.length; i++) values[i] = Math.max(view.getInt16(2 * i, true) * rows.step[row], 0);
-    return values;
-  }
-
-  function weights(cells, pixels, whole, start, extent) {
-    const lower = new Int32Array(pixels), fraction = new Float32Array(pixels), inside = new Uint8Array(pixels);
-    for (let i = 0; i < pixels; i++) {
-      const centre = ((i + 0.5) * whole) / pixels - start;
-      const position = Math.min(Math.max((centre / extent) * cells - 0.5, 0), cells - 1);
-      lower[i] = Math.min(Math.floor(position), Math.max(cells - 2, 0));
-      fraction[i] = cells > 1 ? position - lower[i] : 0;
-      inside[i] = centre >= 0 && centre < extent ? 1 : 0;
-    }
-    return { lower, fraction, inside };
-  }
-
-  function place(row, width, height) {
-    const [top, left, tall, wide] = rows.windows[rows.window[row]];
-    const c = rows.case[row], h = rows.height[row], w = rows.width[row], values = grid(row);
-    const y = weights(h, height, cases.height[c] || tall, top, tall);
-    const x = weights(w, width, cases.width[c] || wide, left, wide);
-    const heat = new Float32Array(width * height), seen = new Uint8Array(width * height);
-    const stepX = w > 1 ? 1 : 0, stepY = h > 1 ? w : 0;
-    for (let i = 0; i < height; i++) {
-      if (!y.inside[i]) continue;
-      for (let j = 0; j < width; j++) {
-        if (!x.inside[j]) continue;
-        const at = y.lower[i] * w + x.lower[j], f = x.fraction[j], g = y.fraction[i];
-        const above = values[at] * (1 - f) + values[at + stepX] * f;
-        const below = values[at + stepY] * (1 - f) + values[at + stepY + stepX] * f;
-        heat[i * width + j] = above * (1 - g) + below * g;
-        seen[i * width + j] = 1;
-      }
-    }
-    return { heat, seen };
+  // The raw map of a row, placed on its picture as the overlays are.
+  function placed(row, width, height) {
+    const raw = bytes(rows.grid[row]), view = new DataView(raw.buffer), values = new Float32Array(raw.length / 2);
+    for (let i = 0; i < values.length; i++) values[i] = view.getInt16(2 * i, true) * rows.step[row];
+    const [top, left, tall, wide] = rows.windows[rows.window[row]], c = rows.case[row];
+    const window = { picture: [cases.height[c] || tall, cases.width[c] || wide], start: [top, left], extent: [tall, wide] };
+    return place({ values, height: rows.height[row], width: rows.width[row], window }, width, height);
   }
 
   const common = new Map();
@@ -57,25 +22,12 @@
     common.set(key, Math.max(common.get(key) || 0, rows.top[row]));
   }
 
-  function limits(row, { heat, seen }) {
-    if ($("d-scale").value === "common") return [0, common.get(`${rows.label[row]} ${rows.method[row]}`) || 0];
-    let low = Infinity, high = -Infinity;
-    for (let i = 0; i < heat.length; i++) if (seen[i]) { low = Math.min(low, heat[i]); high = Math.max(high, heat[i]); }
-    return high - low <= 1e-5 * Math.abs(high) ? [0, 0] : [low, high];
-  }
-
   function draw(canvas) {
-    const row = Number(canvas.dataset.row), { width, height } = canvas;
-    const placed = place(row, width, height), [low, high] = limits(row, placed);
-    const table = colours[$("d-colours").value], threshold = Number($("d-threshold").value);
-    const image = new ImageData(width, height);
-    for (let i = 0; i < placed.heat.length; i++) {
-      const value = high > low ? Math.min(Math.max((placed.heat[i] - low) / (high - low), 0), 1) : 0;
-      const at = 3 * Math.round(255 * value);
-      image.data[4 * i] = table[at]; image.data[4 * i + 1] = table[at + 1]; image.data[4 * i + 2] = table[at + 2];
-      image.data[4 * i + 3] = placed.seen[i] && value >= threshold ? 255 : 0;
-    }
-    canvas.getContext("2d").putImageData(image, 0, 0);
+    const row = Number(canvas.dataset.row), map = placed(row, canvas.width, canvas.height);
+    const alike = $("d-scale").value === "common";
+    const [low, high] = alike ? [0, common.get(`${rows.label[row]} ${rows.method[row]}`) || 0] : limits(map);
+    const options = { table: colours[$("d-colours").value], low, high, threshold: Number($("d-threshold").value) };
+    canvas.getContext("2d").putImageData(paint(map, options), 0, 0);
     canvas.style.opacity = $("d-opacity").value;
   }
 
@@ -86,7 +38,7 @@
     return element;
   }
 
-  const number = (value, digits = 3) => (value === null ? "unknown" : value.toFixed(digits).replace("-", "\u2212"));
+  const decimal = (value, digits = 3) => (value === null ? "unknown" : value.toFixed(digits).replace("-", "\u2212"));
   const TRUTH = new Map([[true, "present"], [false, "absent"], [null, "unknown"]]);
   const address = (row) => `#case-${cases.number[rows.case[row]]}/${encodeURIComponent(labels[rows.label[row]])}/${encodeURIComponent(methods[rows.method[row]])}`;
 
@@ -136,7 +88,7 @@
     const outcome = rows.status[row] === "failed" ? "failed" : rows.outcome[row] || "truth unknown";
     facts.append(line(labels[rows.label[row]], make("span", `tag ${outcome}`, outcome), "name"));
     const whose = [cases.patient[c], cases.group[c]].filter(Boolean).join(" · ");
-    facts.append(line(whose || cases.image[c], make("span", "soft", `${measure === "score" ? "score" : "p"} ${number(rows[measure][row])}`), "soft"));
+    facts.append(line(whose || cases.image[c], make("span", "soft", `${measure === "score" ? "score" : "p"} ${decimal(rows[measure][row])}`), "soft"));
     facts.append(line(cases.image[c], make("span", "soft", methods.length > 1 ? methods[rows.method[row]] : ""), "soft"));
     button.append(facts);
     if (rows.status[row] === "failed") button.append(make("span", "reason", rows.message[row] || "no reason given"));
@@ -233,26 +185,22 @@
     document.querySelector("output[for=d-opacity]").textContent = Number($("d-opacity").value).toFixed(2);
     const threshold = Number($("d-threshold").value);
     document.querySelector("output[for=d-threshold]").textContent = threshold.toFixed(2);
-    const bar = $("d-bar"), image = new ImageData(bar.width, bar.height), table = colours[$("d-colours").value];
-    for (let i = 0; i < bar.width * bar.height; i++) {
-      const value = (i % bar.width) / (bar.width - 1), at = 3 * Math.round(255 * value);
-      image.data.set([table[at], table[at + 1], table[at + 2], value >= threshold ? 255 : 0], 4 * i);
-    }
-    bar.getContext("2d").putImageData(image, 0, 0);
+    const scale = $("d-bar"), options = { table: colours[$("d-colours").value], threshold };
+    scale.getContext("2d").putImageData(bar(scale.width, scale.height, options), 0, 0);
   }
 
   function facts(row) {
     const c = rows.case[row], listed = [
       ["Label", labels[rows.label[row]]], ["Method", methods[rows.method[row]]], ["Patient", cases.patient[c]], ["Group", cases.group[c]],
       ["Image", cases.image[c]], ["Line of the table", String(cases.line[c])], ["Truth", TRUTH.get(rows.truth[row])],
-      ["Logit", number(rows.score[row], 4)], ["Probability", number(rows.probability[row], 4)], ["Outcome", rows.outcome[row] || "unknown"],
+      ["Logit", decimal(rows.score[row], 4)], ["Probability", decimal(rows.probability[row], 4)], ["Outcome", rows.outcome[row] || "unknown"],
       ["Status", rows.status[row] + (rows.message[row] ? `: ${rows.message[row]}` : "")],
     ];
     Object.entries(cases.facts).forEach(([name, values]) => listed.push([name, values[c]]));
     regions.forEach((region, i) => {
       if (rows.mass[i][row] === null) return;
       const peak = rows.peak[i][row] ? ", highest point inside" : "";
-      listed.push([`Heat in ${region.words}`, `${number(rows.mass[i][row], 4)}, ${number(rows.enrichment[i][row], 2)} times its share of the picture${peak}`]);
+      listed.push([`Heat in ${region.words}`, `${decimal(rows.mass[i][row], 4)}, ${decimal(rows.enrichment[i][row], 2)} times its share of the picture${peak}`]);
     });
     (rows.notes[rows.note[row]] || []).forEach((text) => listed.push(["Note", text]));
     const table = make("table"), body = make("tbody");
