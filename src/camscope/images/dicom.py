@@ -237,38 +237,83 @@ def _colour(stored: npt.NDArray[Any], dataset: Any, source: str) -> tuple[Pixels
 
 
 def _grey(stored: npt.NDArray[Any], dataset: Any, source: str) -> tuple[Pixels, int, tuple[str, ...]]:
-    """Return one frame after modality transform, VOI transform and inversion: (H, W, 1), its bits, notes."""
+    """Return one frame after modality transform, VOI transform and inversion: (H, W, 1), its bits, notes.
+
+    Each different stored value is transformed once.
+    """
     inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
     bits = int(dataset.get("BitsStored") or 32)
     processing = _pydicom("pydicom.pixels", source)
-    values = processing.apply_modality_lut(stored, dataset)
+    levels, counts = _levels(stored)
+    values = processing.apply_modality_lut(levels, dataset)
     if not np.isfinite(values).all():
         raise PictureError(f"{source!r} has values that are not finite (NaN or infinite)")
+    padding = _padding(levels, dataset)
     if dataset.get("VOILUTSequence"):
         table = processing.apply_voi(np.rint(values).astype(np.int64), dataset)
         grey = table / (2.0 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1)
     elif dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
         grey = _window(values, dataset, source)
-    elif bits <= 8 and stored.dtype == np.uint8 and np.array_equal(values, stored):
+    elif bits <= 8 and stored.dtype == np.uint8 and np.array_equal(values, levels):
         grey = values / (2.0**bits - 1)
     else:
-        grey = _spread(values, ~_padding(stored, dataset))
-    notes = _window_notes(grey, values, dataset, counted=~_padding(stored, dataset))
+        grey = _spread(values, ~padding)
+    notes = _window_notes(grey, values, dataset, counts=np.where(padding, 0, counts))
     grey = np.clip(1 - grey if inverted else grey, 0, 1)
     bytes_ = np.rint(255 * grey)
     if bits <= 8 and np.allclose(bytes_, 255 * grey, rtol=0, atol=1e-6):
-        return unit(bytes_.astype(np.uint8), 255), 8, notes
-    return grey.astype(np.float32)[..., None], bits if bits > 8 else 32, notes
+        return _placed(unit(bytes_.astype(np.uint8)[None], 255)[0, :, 0], levels, stored), 8, notes
+    return _placed(grey.astype(np.float32), levels, stored), bits if bits > 8 else 32, notes
+
+
+def _levels(stored: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
+    """Return the different values of a frame (H, W) in order, and how many pixels have each."""
+    if not _is_narrow(stored):
+        return np.unique(stored, return_counts=True)
+    low, high = int(stored.min()), int(stored.max())
+    counts = np.zeros(high - low + 1, np.intp)
+    for row in stored:
+        counts += np.bincount(row.astype(np.intp) - low, minlength=len(counts))
+    present = np.flatnonzero(counts)
+    return (present + low).astype(stored.dtype), counts[present]
+
+
+def _placed(grey: npt.NDArray[np.float32], levels: npt.NDArray[Any], stored: npt.NDArray[Any]) -> Pixels:
+    """Return the image (H, W, 1) of a frame, from the grey value of each of its levels."""
+    pixels = np.empty((*stored.shape, 1), np.float32)
+    if not _is_narrow(stored):
+        for row, into in zip(stored, pixels[..., 0], strict=True):
+            into[:] = grey[np.searchsorted(levels, row)]
+        return pixels
+    low = int(levels[0])
+    table = np.zeros(int(levels[-1]) - low + 1, np.float32)
+    table[levels.astype(np.intp) - low] = grey
+    for row, into in zip(stored, pixels[..., 0], strict=True):
+        into[:] = table[row.astype(np.intp) - low]
+    return pixels
+
+
+def _is_narrow(stored: npt.NDArray[Any]) -> bool:
+    """Return whether values are whole numbers of at most 16 bits, of which a table can be made."""
+    return stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2
 
 
 def _window_notes(
-    grey: npt.NDArray[Any], values: npt.NDArray[Any], dataset: Any, *, counted: npt.NDArray[np.bool_]
+    grey: npt.NDArray[Any], values: npt.NDArray[Any], dataset: Any, *, counts: npt.NDArray[np.intp]
 ) -> tuple[str, ...]:
-    """Return a note if the file's window or lookup table leaves hardly any grey levels of different values."""
+    """Return a note if the file's window or lookup table leaves hardly any grey levels of different values.
+
+    Args:
+        grey: (n,) grey values of the levels of the frame; not yet cut to [0, 1].
+        values: (n,) the levels after the modality transform.
+        dataset: the header.
+        counts: (n,) pixels of each level, 0 for padding.
+    """
+    counted = counts > 0
     if not counted.any() or values[counted].min() == values[counted].max():
         return ()
     inside = counted & (grey > 0) & (grey < 1)
-    between = float(inside.sum() / counted.sum())
+    between = float(counts[inside].sum() / counts.sum())
     if between >= _LEVELS or not (dataset.get("VOILUTSequence") or dataset.get("WindowWidth")):
         return ()
     levels = len(np.unique(values[inside]))

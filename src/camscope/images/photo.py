@@ -26,6 +26,8 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 _VOLUMES = (".nii", ".nii.gz")
 _SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 
+_STRIP = 1 << 24
+"""Pixels that are converted at once."""
 _HALF, _VISIBLE = 128, 0.005  # alpha below which a pixel is transparent, and the share of them that is worth a note
 _PHOTOMETRIC, _BITS_PER_SAMPLE, _WHITE_IS_ZERO = 262, 258, 0  # tags of the TIFF standard
 
@@ -141,15 +143,27 @@ def from_pillow(image: Image.Image, *, source: str) -> Picture:
             f"{source!r} holds signed or 32-bit whole numbers of unknown range; save it as 8 or 16 bits unsigned"
         )
     notes = _transparency(image)
-    image.info.pop("transparency", None)  # dropped anyway, and Pillow warns about it
-    image = image.convert("L" if image.mode in {"1", "L", "LA"} else "RGB")
-    return Picture(unit(np.asarray(image), 255), source, notes=notes)
+    mode, channels = ("L", 1) if image.mode in {"1", "L", "LA"} else ("RGB", 3)
+    pixels = np.empty((image.height, image.width, channels), np.float32)
+    for part, rows in _strips(image):
+        part.info.pop("transparency", None)  # dropped anyway, and Pillow warns about it
+        pixels[rows] = unit(np.asarray(part.convert(mode)), 255)
+    return Picture(pixels, source, notes=notes)
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[Image.Image, slice]]:
+    """Yield copies of parts of an image and their rows, so that no second copy of a large image is needed."""
+    step = max(1, _STRIP // image.width)
+    for top in range(0, image.height, step):
+        bottom = min(top + step, image.height)
+        yield image.crop((0, top, image.width, bottom)), slice(top, bottom)
 
 
 def _transparency(image: Image.Image) -> tuple[str, ...]:
     if not image.has_transparency_data:
         return ()
-    hidden = float((np.asarray(image.convert("RGBA").getchannel("A")) < _HALF).mean())
+    alpha = (np.asarray(part.convert("RGBA").getchannel("A")) for part, _ in _strips(image))
+    hidden = sum(int((values < _HALF).sum()) for values in alpha) / (image.width * image.height)
     if hidden < _VISIBLE:
         return ()
     share = f"{hidden:.0%}".replace("%", " %")
@@ -157,12 +171,13 @@ def _transparency(image: Image.Image) -> tuple[str, ...]:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Return a copy with its EXIF orientation applied."""
+    """Return the image with its EXIF orientation applied; a copy if that changes it."""
     image.load()  # so damaged pixels raise an error, and damaged EXIF data below do not
     try:
-        return ImageOps.exif_transpose(image)
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image
     except Exception:
-        return image.copy()
+        return image
 
 
 def _sixteen_bits(image: Image.Image, tags: Mapping[int, Any]) -> tuple[npt.NDArray[np.uint16], int, int]:

@@ -15,7 +15,8 @@ def unit(values: npt.NDArray[np.integer], highest: int) -> npt.NDArray[np.float3
     array([[0. , 0.2, 1. ]], dtype=float32)
     """
     values = values[..., None] if values.ndim == 2 else values
-    return values.astype(np.float32) / np.float32(highest)
+    pixels: npt.NDArray[np.float32] = np.divide(values, np.float32(highest), dtype=np.float32)
+    return pixels
 
 
 def unit_float(values: npt.NDArray[np.floating], *, source: str) -> npt.NDArray[np.float32]:
