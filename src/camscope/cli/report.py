@@ -89,6 +89,8 @@ def _compare(folder: str, other: str, *, out: Path | None, pseudonyms: bool) -> 
     for text in comparison.notes:
         print(f"note: {one_line(text)}", file=sys.stderr)
     for label in comparison.labels:
+        for text in label.notes:
+            print(f"note: {one_line(f'{label.label}: {text}')}", file=sys.stderr)
         print(one_line(f"{label.label}: {label.sentence}"))
     print(comparison.page)
 

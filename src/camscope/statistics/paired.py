@@ -43,6 +43,13 @@ class PairedDifference:
     p: float
     patients: int
 
+    @property
+    def why_no_interval(self) -> str:
+        """Return why a difference has no interval; "" if it has one, or is not defined itself."""
+        if self.difference.low == self.difference.low or self.difference.estimate != self.difference.estimate:
+            return ""
+        return "too few patients" if self.patients < 2 else "all patients differ by the same amount"
+
 
 def paired_difference(
     first: ClusteredEstimate, second: ClusteredEstimate, *, fewest: int, level: float = 0.95
@@ -64,7 +71,8 @@ def paired_difference(
         level: of confidence.
 
     Returns:
-        The difference; NaN where one of the estimates is undefined, and NaN ends and p for fewer than two patients.
+        The difference; NaN where one of the estimates is undefined, and NaN ends and p for fewer than two patients, and
+        where all patients differ by the same amount, which has no variance to judge it by.
 
     Reference:
         DeLong, DeLong and Clarke-Pearson, Comparing the areas under two or more correlated ROC curves, Biometrics
@@ -78,7 +86,7 @@ def paired_difference(
     scale = max(abs(a.estimate), abs(b.estimate), float(np.abs(first.influence).max(initial=0)))
     if max(abs(d), error) <= _ZERO * scale:
         return PairedDifference(a, b, Interval(0.0, 0.0, 0.0), 1.0, fewest)
-    if error <= _ZERO * scale:  # every patient differs by the same amount: there is no variance to judge it by
+    if error <= _ZERO * scale:  # every patient differs by the same amount
         return PairedDifference(a, b, Interval(float("nan"), float("nan"), d), float("nan"), fewest)
     reach = float(stats.t.ppf((1 + level) / 2, fewest - 1) * error)
     p = float(2 * stats.t.sf(abs(d) / error, fewest - 1))

@@ -135,18 +135,18 @@ def compare_studies(
         )
     images = match_images(a, b)
     method = next((name for name in a.methods if name in b.methods), None)
-    changes, reasons = _changes((a, b))
+    folders = [Path(str(folder)).name if pseudonyms else str(folder) for folder in (first, second)]
+    changes, reasons = _changes((a, b), folders)
     comparisons = []
     for count, label in enumerate(labels, 1):
         comparisons.append(_compared((a, b), label, images=images, method=method, changes=changes))
         progress("comparing labels", count, len(labels))
-    folders = (Path(str(folder)).name if pseudonyms else str(folder) for folder in (first, second))
     out = b.folder if out is None else out
     comparison = StudyComparison(
-        folders=(next(folders), next(folders)),
+        folders=(folders[0], folders[1]),
         images=images,
         method=method,
-        notes=[*study_notes(a, b, images, method), *reasons],
+        notes=[*study_notes(a, b, images, method, named=not pseudonyms), *reasons],
         labels=_finished(comparisons),
         page=out / PAGE,
     )
@@ -157,7 +157,7 @@ def compare_studies(
 def _write(comparison: StudyComparison, out: Path, html: str) -> None:
     """Write the page and its numbers."""
     numbers: dict[str, Any] = plain(replace(comparison, images=replace(comparison.images, pairs=pl.DataFrame())))
-    del numbers["page"], numbers["images"]["pairs"]
+    del numbers["page"], numbers["images"]["pairs"], numbers["images"]["changed"]
     text = json.dumps({"version": VERSION} | numbers, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(out / PAGE, lambda file: file.write(html.encode("utf-8", "replace")))
     write_atomically(out / JSON, lambda file: file.write(text.encode("utf-8", "replace")))
@@ -168,12 +168,13 @@ def _read(folder: str | Path) -> Results:
         return read_results(folder)
 
 
-def _changes(studies: Sequence[Results]) -> tuple[Changes | None, list[str]]:
+def _changes(studies: Sequence[Results], folders: Sequence[str]) -> tuple[Changes | None, list[str]]:
     """Return the changes by all interventions of the audits, and why effects cannot be compared."""
     tables = []
-    for name, results in zip("AB", studies, strict=True):
+    for name, results, folder in zip("AB", studies, folders, strict=True):
         if results.audit is None:
-            return None, [f"Effects are not compared: {name} has no audit of its rows. Run `camscope audit` first."]
+            text = f"Effects are not compared: {name} has no audit of its rows. Run `camscope audit {folder}` first."
+            return None, [text]
         try:
             with (results.folder / CHANGES).open("rb") as file:
                 table = pl.read_parquet(file)
@@ -181,7 +182,7 @@ def _changes(studies: Sequence[Results]) -> tuple[Changes | None, list[str]]:
         except (OSError, pl.exceptions.PolarsError) as fault:
             old = isinstance(fault, pl.exceptions.ColumnNotFoundError)
             why = "is of an earlier version" if old else f"cannot be read: {reason(fault)}"
-            return None, [f"Effects are not compared: {CHANGES} of {name} {why}. Run `camscope audit` again."]
+            return None, [f"Effects are not compared: {CHANGES} of {name} {why}. Run `camscope audit {folder}` again."]
     return (tables[0], tables[1]), []
 
 

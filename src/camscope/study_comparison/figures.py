@@ -96,7 +96,11 @@ def _ends(*estimates: Interval) -> list[float]:
 
 
 def _numbers(entry: PairedDifference) -> tuple[str, str, str]:
-    return interval(vars(entry.first)), interval(vars(entry.second)), interval(vars(entry.difference))
+    return interval(vars(entry.first)), interval(vars(entry.second)), _difference(entry)
+
+
+def _difference(entry: PairedDifference) -> str:
+    return interval(vars(entry.difference) | {"reason": entry.why_no_interval})
 
 
 def _words(effect: EffectDifference) -> str:
@@ -114,11 +118,11 @@ def effect_rows(label: str, effects: Sequence[EffectDifference]) -> list[tuple[s
             str(effect.sd.patients),
             number(effect.sd.first.estimate),
             number(effect.sd.second.estimate),
-            interval(vars(effect.sd.difference)),
+            _difference(effect.sd),
             p_value(effect.p_adjusted),
             number(effect.log_odds.first.estimate),
             number(effect.log_odds.second.estimate),
-            interval(vars(effect.log_odds.difference)),
+            _difference(effect.log_odds),
         )
         for effect in effects
     ]

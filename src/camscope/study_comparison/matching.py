@@ -29,6 +29,7 @@ class MatchedImages:
         unread: number of images of both studies that could not be read, so that they have no hash.
         patients: number of patients of the shared images; images that share a patient in either study share one here.
         patients_differ: whether the studies assign the shared images to different patients.
+        changed: names of the images that both studies have by their path alone: their files differ.
     """
 
     pairs: pl.DataFrame = field(repr=False)
@@ -37,6 +38,7 @@ class MatchedImages:
     unread: int
     patients: int
     patients_differ: bool
+    changed: tuple[str, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,13 @@ def match_images(first: Results, second: Results) -> MatchedImages:
     """
     a, b = _images(first), _images(second)
     pairs = a.join(b, on=_IMAGE, how="inner", suffix="_b", nulls_equal=True).rename({"case": "case_a"}).sort("case_a")
+    left_a, left_b = a.filter(~pl.col("case").is_in(pairs["case_a"])), b.filter(~pl.col("case").is_in(pairs["case_b"]))
+    changed = tuple(sorted(set(left_a["image"]) & set(left_b["image"])))
     if not len(pairs):
+        same = f", and {len(changed)} images with the same path have other files" if changed else ""
         raise StoreError(
             f"{first.folder} and {second.folder} have no image in common (images are matched by the hash of their "
-            "files): name two studies of one cohort"
+            f"files{same}): name two studies of one cohort"
         )
     of_a, of_b = patient_index(pairs["patient"].to_list()), patient_index(pairs["patient_b"].to_list())
     shape = (int(of_a.max()) + 1, int(of_b.max()) + 1)
@@ -90,6 +95,7 @@ def match_images(first: Results, second: Results) -> MatchedImages:
         unread=len(first.cases) + len(second.cases) - len(a) - len(b),
         patients=int(number),
         patients_differ=not number == shape[0] == shape[1],
+        changed=changed,
     )
 
 
@@ -97,7 +103,7 @@ def _images(results: Results) -> pl.DataFrame:
     """Return one row per image with a hash; ``turn`` counts rows with the same image."""
     frame = pl.col("image").str.extract(r"#(\d+)$").alias("frame")
     cases = results.named.filter(pl.col("image_sha256").is_not_null())
-    images = cases.select("case", "patient", "image_sha256", frame).sort("case")
+    images = cases.select("case", "patient", "image", "image_sha256", frame).sort("case")
     return images.with_columns(turn=pl.int_range(pl.len()).over("image_sha256", "frame"))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from camscope.audit.interventions import SAME_PLACE
 from camscope.audit.settings import FEWEST
 from camscope.report.results import Results
 from camscope.report.words import region_words
@@ -21,13 +22,23 @@ _SETTINGS = {
     "replicates": "the number of replicates, which changes verdicts alone",
 }
 
+_SHOWN = 3
+_SAME_PATHS = "have the same path in both studies, but other files"
 
-def study_notes(first: Results, second: Results, images: MatchedImages, method: str | None) -> Iterator[str]:
-    """Yield what is left out, or differs, for all labels."""
+
+def study_notes(
+    first: Results, second: Results, images: MatchedImages, method: str | None, *, named: bool
+) -> Iterator[str]:
+    """Yield what is left out, or differs, for all labels; ``named`` says whether images may be named."""
     for name, results, count in (("A", first, images.only_a), ("B", second, images.only_b)):
         yield from (f"{name}: {text}" for text in results.warnings)
         if count:
             yield f"{_images(count)} {_is(count)} only in {name} and left out."
+    if count := len(images.changed):
+        more = [f"and {count - _SHOWN} more"] if count > _SHOWN else []
+        names = f": {', '.join([*images.changed[:_SHOWN], *more])}" if named else ""
+        have = "has the same path in both studies, but another file" if count == 1 else _SAME_PATHS
+        yield f"Of these, {_images(count)} {have}{names}."
     if images.unread:
         yield f"{_images(images.unread)} could not be read in one of the studies and {_is(images.unread)} left out."
     if images.patients_differ:
@@ -106,7 +117,11 @@ def edit_notes(
     for name, alone in (("A", tested[0] - tested[1]), ("B", tested[1] - tested[0])):
         if alone:
             yield f"Only {name} tested {', '.join(map(region_words, sorted(alone)))}."
-    fill_ins = [set(table.filter(pl.col("test") == "remove")["fill_in"].unique()) for table in (first, second)]
+    removals = [set(table.filter(pl.col("test") == "remove")["fill_in"].unique()) for table in (first, second)]
+    for name, alone in (("A", removals[0] - removals[1]), ("B", removals[1] - removals[0])):
+        if SAME_PLACE in alone:
+            yield f"Only {name} has shams at the same place of other patients: these removals are not compared."
+    fill_ins = [names - {SAME_PLACE} for names in removals]
     if fill_ins[0] and fill_ins[1] and fill_ins[0] != fill_ins[1]:
         a, b = (", ".join(sorted(names)) for names in fill_ins)
         shared = ", ".join(sorted(fill_ins[0] & fill_ins[1]))

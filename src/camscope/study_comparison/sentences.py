@@ -99,7 +99,9 @@ def _test(difference: PairedDifference, unit: str, p: float) -> str:
     'difference 0.00 SD, 95 % CI 0.00 to 0.00, p = 1.000'
     """
     d = difference.difference
-    if d.low != d.low:
-        return f"difference {number(d.estimate)}{unit}, no interval: too few patients"
+    if d.estimate != d.estimate:
+        return "the difference is not defined"
+    if difference.why_no_interval:
+        return f"difference {number(d.estimate)}{unit}, no interval: {difference.why_no_interval}"
     p_text = p_value(p) if p < 0.001 else f"= {p_value(p)}"
     return f"difference {number(d.estimate)}{unit}, 95 % CI {number(d.low)} to {number(d.high)}, p {p_text}"

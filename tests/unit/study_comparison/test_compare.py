@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -13,7 +14,9 @@ from camscope.study.run import run
 from camscope.study.study import Study
 from camscope.study_comparison import compare_studies
 from camscope.study_comparison.differences import AucDifference, EffectDifference, effect_differences
+from camscope.study_comparison.figures import effect_rows
 from camscope.study_comparison.matching import MatchedLabel
+from camscope.study_comparison.notes import edit_notes
 from camscope.study_comparison.sentences import answer
 from running import inside
 
@@ -70,7 +73,7 @@ def test_equal_models_have_no_difference_and_others_a_paired_test(studies):
     masses = present["mass:border:0.10"].mean() / present["area:border:0.10"].mean()
     assert effusion.heat[1].enrichment.first.estimate == pytest.approx(masses)
     text = (b / "comparison.html").read_text(encoding="utf-8")
-    assert "Effects are not compared: A has no audit of its rows. Run `camscope audit` first." in text
+    assert f"Effects are not compared: A has no audit of its rows. Run `camscope audit {a}` first." in text
     content = json.loads((b / "comparison.json").read_text(encoding="utf-8"))
     assert content["labels"][0]["auc"]["auc"]["p"] == expected.p
     assert [entry["p_adjusted"] for entry in content["labels"][0]["heat"]] != [1, 1]
@@ -95,6 +98,28 @@ def test_images_of_one_study_and_other_truths_are_counted_and_left_out(studies):
     assert nodule.same
     assert "1 image has another truth in A than in B and is left out." in effusion.notes
     assert "1 image has no known truth in one of the studies and is left out." in effusion.notes
+
+
+def test_images_of_one_path_with_other_files_are_named(studies, tmp_path):
+    a, b = studies
+    sha = pl.when(pl.col("case") < 5).then(pl.col("case").cast(pl.String)).otherwise("image_sha256")
+    edited(b, lambda rows: rows.with_columns(image_sha256=sha))
+    text = "Of these, 5 images have the same path in both studies, but other files"
+    names = ": P000/AP.png, P000/PA.png, P001/AP.png, and 2 more."
+    assert f"{text}{names}" in compare_studies(a, b).notes
+    assert f"{text}." in compare_studies(a, b, out=tmp_path, pseudonyms=True).notes
+    assert "P001/AP" not in (tmp_path / "comparison.json").read_text() + (tmp_path / "comparison.html").read_text()
+    edited(b, lambda rows: rows.with_columns(image_sha256=pl.lit("0")))
+    with pytest.raises(StoreError, match="and 24 images with the same path have other files"):
+        compare_studies(a, b)
+
+
+def test_outputs_that_are_the_same_are_told(studies):
+    a, b = studies
+    edited(b, lambda rows: rows.with_columns(log_odds=0.5 + 1e-8 * pl.col("case")))
+    effusion, _ = compare_studies(a, b).labels
+    assert "In B, the outputs are the same for all images." in effusion.notes
+    assert effusion.auc.auc.second.estimate == 0.5
 
 
 def test_a_region_with_another_mask_is_left_out(studies):
@@ -123,6 +148,7 @@ def test_the_command_prints_the_answers_and_refuses_options_of_one_study(studies
     a, b = studies
     done = inside("report", a, b, "--out", tmp_path / "new", "--pseudonyms")
     assert done.returncode == 0
+    assert "note: Nodule: Both studies used the same weights." in done.stderr.splitlines()
     assert done.stdout.splitlines()[1].startswith("Nodule: There is no difference")
     text = (tmp_path / "new/comparison.html").read_text(encoding="utf-8")
     assert str(tmp_path) not in text
@@ -172,6 +198,13 @@ def test_effects_are_means_over_the_fill_ins_that_both_audits_used():
     assert found[0].sd.first.estimate == pytest.approx(means[0].mean() / sds[0])
 
 
+def test_a_sham_at_the_same_place_is_no_fill_in():
+    first = changes_of(range(20), np.zeros(20), fill_ins=("donor", "same place"))
+    second = changes_of(range(20), np.zeros(20), fill_ins=("donor",))
+    notes = list(edit_notes([effect_of(1.0, 0.5)], first, second, few=0))
+    assert notes == ["Only A has shams at the same place of other patients: these removals are not compared."]
+
+
 def test_effects_of_few_patients_are_counted():
     matched = label_of(10)
     changes = changes_of(matched.rows["case_a"], np.zeros(20))
@@ -209,6 +242,21 @@ def test_the_sentence_says_what_changed_in_which_unit():
     text = answer(auc, [effect_of(0.5, 0.5, p=0.8)], same=False)
     assert text.startswith("No effect is shown to differ; the largest difference is that of the border")
     assert answer(auc, [], same=False).startswith("The AUC is ")
+
+
+def test_a_difference_without_an_interval_says_why():
+    truth, scores = np.arange(30) % 2 == 0, np.random.default_rng(3).normal(size=30)
+    auc = AucDifference(60, 30, paired_auc(scores, scores, truth, np.arange(30)), 1.0)
+    values = np.random.default_rng(4).normal(size=30)
+    alike = paired_difference(mean_of(values), mean_of(values + 0.5), fewest=30)
+    effect = dataclasses.replace(effect_of(1.0, 1.0), sd=alike, p_adjusted=float("nan"))
+    assert "difference 0.50 SD, no interval: all patients differ by the same amount" in answer(
+        auc, [effect], same=False
+    )
+    assert effect_rows("Mass", [effect])[0][6] == "0.50 (no interval: all patients differ by the same amount)"
+    undefined = paired_difference(mean_of(values, within=np.zeros(30)), mean_of(values), fewest=30)
+    effect = dataclasses.replace(effect, sd=undefined)
+    assert "the difference is not defined" in answer(auc, [effect], same=False)
 
 
 @pytest.mark.slow
