@@ -21,6 +21,7 @@ from PIL import Image
 from camscope import render
 from camscope.arguments import checked
 from camscope.errors import SettingError, nearest, unwritable
+from camscope.explanation.replaced_files import warn_if_replaced
 from camscope.images import Picture, Window
 from camscope.naming import IMAGE_SUFFIXES, fields_of, file_name, filled
 
@@ -210,6 +211,8 @@ class Explanation:
     ) -> list[Path]:
         """Write the explanation into a folder.
 
+        Files of the same explanation are replaced; a warning says if they are those of another one.
+
         Args:
             folder: output folder; created if missing.
             write: kinds of file, see `FILES`, as a list or with commas: the original, the map as an 8-bit grey
@@ -231,6 +234,7 @@ class Explanation:
         """
         folder = Path(folder)
         paths = {kind: folder / name for kind, name in file_names(files, write, self.name_fields()).items()}
+        warn_if_replaced(paths, self.to_dict(), self.picture.pixels)
         self.write_files(paths, scale=scale, cmap=cmap, opacity=opacity)
         return list(paths.values())
 
