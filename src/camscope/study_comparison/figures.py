@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -75,7 +76,9 @@ def _dumbbells(entries: Sequence[tuple[str, PairedDifference]], *, xlabel: str, 
     """Return a figure with A and B of each entry on one line."""
     figure, ax = lines(len(entries), height=0.5)
     for y, (text, entry) in enumerate(entries):
-        ax.text(0, y - 0.3, short(text, 62), transform=ax.get_yaxis_transform(), fontsize=8, va="bottom")
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # the dashed line does not cross the words
+        words: dict[str, Any] = {"fontsize": 8, "va": "bottom", "bbox": behind}
+        ax.text(0, y - 0.3, short(text, 62), transform=ax.get_yaxis_transform(), **words)
         for offset, estimate, colour in zip((-0.13, 0.13), (entry.first, entry.second), _AB.values(), strict=True):
             whisker(ax, y + 0.12 + offset, *_limits(estimate), colour=colour)
     ax.axvline(zero, color=ORANGE, lw=1, ls=(0, (4, 3)))
