@@ -13,7 +13,7 @@ from camscope.images.picture import Picture, Pixels
 
 _GAMMA = 8.0
 _THUMBNAIL = 16
-_CERTAIN = 0.3
+_CERTAIN, _ALIKE = 0.3, 0.8
 _COARSE = 8
 _SMOOTH = 24
 
@@ -66,14 +66,16 @@ def compare_inversion(traits: Sequence[Trait]) -> tuple[list[Trait], Floats]:
     """Return the traits, and 1 for inverted images, else 0.
 
     An image is inverted if its coefficient on the first principal component of the thumbnails has the sign of the
-    minority and its absolute correlation with the component is above .3.
+    minority and its absolute correlation with the component is above .3. In a cohort in which fewer than 80 % of the
+    images have such a correlation, images are too different to tell, and none counts as inverted.
     """
     thumbnails = np.stack(traits)
     component = np.linalg.svd(thumbnails, full_matrices=False)[2][0]
     agreement = thumbnails @ component
     if np.count_nonzero(agreement < -_CERTAIN) > np.count_nonzero(agreement > _CERTAIN):
         agreement = -agreement
-    inverted = (agreement < -_CERTAIN).astype(float)
+    alike = np.mean(np.abs(agreement) > _CERTAIN) >= _ALIKE
+    inverted = ((agreement < -_CERTAIN) & alike).astype(float)
     return [np.array([value]) for value in inverted], inverted
 
 

@@ -201,6 +201,10 @@ def alignments_of(
     for test, by in dict.fromkeys((change.test, change.by) for change in of_region if change.test != "insert"):
         group = [c for c in of_region if (c.test, c.by) == (test, by) or (test == "remove" and c.test == "insert")]
         direction = directions.get(region if region.startswith("property:") else by or region, 1)
+        column = by or region
+        if direction == 0 and column in directions and (why := _constant(rows, column)):
+            missing[test, by] = why
+            continue
         options: dict[str, Any] = {"direction": direction, "as_cue": region in directions, "threshold": threshold}
         alignment, why = counterfactual(rows, group, **options, settings=settings)
         if alignment is None:
@@ -209,6 +213,16 @@ def alignments_of(
             edited[test, by] = alignment
     is_read = region in unedited and (directions[region] != 0 or not region.startswith("property:"))
     return Alignments(edited, missing, unedited[region][0] if is_read else None)
+
+
+def _constant(rows: pl.DataFrame, column: str) -> str:
+    """Return the reason why a cue cannot separate the classes: nearly all images have it, or lack it; "" if not so."""
+    known = _with_cue(rows, column)
+    for side, verb in ((False, "lack"), (True, "have")):
+        patients = known.filter(pl.col(column) == side)["patient"].n_unique()
+        if patients < FEWEST:
+            return f"images of {patients} patients {verb} it, and {FEWEST} are needed"
+    return ""
 
 
 Set = tuple[bool, float, float, float, str]

@@ -26,7 +26,7 @@ from camscope.study.config import AuditSection
 from camscope.study.run import study_record
 from camscope.study.study import Study
 
-AUDIT_VERSION = 5
+AUDIT_VERSION = 6
 
 _ROWS = ("case", "patient", "group", "truth", "model", "log_odds", "outcome", "status")
 _MAPS = ("case", "grid", "grid_height", "grid_width")

@@ -35,6 +35,10 @@ class Effect:
             opposite changes, which cancel in the effect.
         p_spread: p-value of the sign-flip test of the spread, adjusted by Holm over all spreads of the study.
         detectable: the smallest mean effect that a single test detects with a power of 80 %.
+        spread_by_fill: the spread per fill-in or donor.
+        own: mean over patients of the change by the region alone, with its interval.
+        margin: delta is this much smaller in equivalence tests: the spread of the log-odds without patients far from
+            the others, as a share of ``sd``, at most 1.
     """
 
     stratum: str
@@ -54,6 +58,8 @@ class Effect:
     p_spread: float = float("nan")
     detectable: float = float("nan")
     spread_by_fill: Mapping[str, Interval] = field(default_factory=dict)
+    own: Interval = UNKNOWN
+    margin: float = 1.0
 
     def beyond(self, delta: float) -> bool:
         """Return whether the whole interval lies outside -delta to delta."""
@@ -65,33 +71,34 @@ class Effect:
         The effect of a removal is the change by the region less that by the sham. If the region itself changes nothing,
         the sham alone makes the effect.
         """
-        return self.beyond(delta) and self.p_adjusted < LEVEL and self.agree and not self.is_of_sham
+        return self.beyond(delta) and self.p_adjusted < LEVEL and self.agree and not self.is_of_sham(delta)
 
-    @property
-    def own(self) -> float:
-        """Return the mean change by a removal of the region alone, in SD."""
-        return self.effect.estimate + self.sham
-
-    @property
-    def is_of_sham(self) -> bool:
-        """Return whether less than half of the effect of a removal is the change by the region itself."""
-        return self.test == "remove" and self.effect.estimate != 0 and self.own / self.effect.estimate < 0.5
+    def is_of_sham(self, delta: float) -> bool:
+        """Return whether an effect of a removal is the sham's: the region alone has none beyond delta of its sign."""
+        if self.test != "remove":
+            return False
+        return not (self.own.low > delta if self.effect.estimate > 0 else self.own.high < -delta)
 
     def spreads(self, delta: float) -> bool:
         """Return whether absolute changes are significantly larger than by the sham, by every fill-in."""
-        agree = all(interval.low > 0 for interval in self.spread_by_fill.values())
-        return self.spread.low > delta and self.p_spread < LEVEL and agree
+        return self.spread.low > delta and self.p_spread < LEVEL and self.spreads_agree
+
+    @property
+    def spreads_agree(self) -> bool:
+        """Return whether absolute changes are larger than by the sham by every fill-in."""
+        return all(interval.low > 0 for interval in self.spread_by_fill.values())
 
     def is_small(self, delta: float) -> bool:
         """Return whether a mean effect as large as delta is excluded: by the two one-sided tests and by the interval.
 
         The tests assume normal means. The interval, from the bootstrap, also sees that a few patients change much.
         """
-        return self.p_equivalence < LEVEL and -delta < self.effect.low and self.effect.high < delta
+        most = delta * self.margin
+        return self.p_equivalence < LEVEL and -most < self.effect.low and self.effect.high < most
 
     def is_none(self, delta: float) -> bool:
         """Return whether a mean effect and a spread as large as delta are both excluded."""
-        return self.is_small(delta) and self.spread.high < delta
+        return self.is_small(delta) and self.spread.high < delta * self.margin
 
     @property
     def agree(self) -> bool:
@@ -119,6 +126,7 @@ class Response:
             and if there is no such part.
         p: p-value of the sign-flip test of the excess, adjusted by Holm over all swaps of the study; NaN if there
             is no excess.
+        margin: delta is this much smaller in equivalence tests, see `Effect`.
     """
 
     stratum: str
@@ -128,10 +136,15 @@ class Response:
     change: Interval
     excess: Interval = UNKNOWN
     p: float = float("nan")
+    margin: float = 1.0
 
     def is_large(self, delta: float) -> bool:
         """Return whether the region changes single cases more than the part beside it, by more than delta."""
         return self.excess.low > delta and self.p < LEVEL
+
+    def is_none(self, delta: float) -> bool:
+        """Return whether changes of single cases as large as delta are excluded."""
+        return self.change.high < delta * self.margin
 
 
 @dataclass(frozen=True)
@@ -163,6 +176,15 @@ class Alignment:
     def at_ceiling(self) -> bool:
         """Return whether the aligned AUC is above `CEILING`, so that differences of AUC are small."""
         return self.aligned.estimate > CEILING
+
+    @property
+    def overshoots(self) -> bool:
+        """Return whether a removal takes away more than what separates the classes.
+
+        Without the region, images with the label then score lower than those without it, by more than they scored
+        higher before. Other images may have the same, such as anatomy under a mask that is drawn in some images alone.
+        """
+        return self.how == "remove" and self.aligned.high + self.anti.high < 1
 
     @property
     def is_reliance(self) -> bool:
@@ -240,7 +262,7 @@ class Alignments:
     def confirm(self, effect: Effect) -> bool:
         """Return whether the region of an effect also helps to separate the classes."""
         edited = self.of(effect)
-        return edited is not None and edited.is_reliance and not self.unedited_denies
+        return edited is not None and edited.is_reliance and not edited.overshoots and not self.unedited_denies
 
     @property
     def unedited_denies(self) -> bool:

@@ -53,6 +53,7 @@ class LabelFindings:
         alignments: region or property -> alignments.
         hidden: region -> AUC with the region hidden and with the region alone.
         by_cue: "cue:NAME" -> stratum -> AUC of the log-odds for the cue; only cues with an AUC in both strata.
+        holders: region -> strata in which some case has it.
         disease: the places of the disease, and the doubts about shortcuts that may cover it.
         confounded: properties that the disease may have changed.
         facts: property name -> associations with label, groups and score.
@@ -68,6 +69,7 @@ class LabelFindings:
     alignments: Mapping[str, Alignments]
     hidden: Mapping[str, Any]
     by_cue: Mapping[str, Mapping[str, Interval]]
+    holders: Mapping[str, set[str]]
     disease: DiseasePlaces
     confounded: Sequence[str]
     facts: Mapping[str, Any]
@@ -125,6 +127,7 @@ def collect(
         alignments=alignments,
         hidden=hidden_and_alone(drawn, measured.changes),
         by_cue=_by_cue(rows, [region for region in section.regions if region in unedited]),
+        holders=measured.holders,
         disease=measured.disease,
         confounded=[PREFIX + name for name in properties.confounded],
         facts=facts,
@@ -225,6 +228,9 @@ def judged(
             alignments=findings.alignments[name],
             responses=swapped,
             untestable=findings.untestable[name],
+            untested=sorted(
+                findings.holders.get(name, set(_STRATA)) - {e.stratum for e in listed if e.test != "insert"}
+            ),
             delta=section.delta,
             doubt="disease" if name in findings.confounded else findings.disease.doubts.get(name, ""),
             by_cue=findings.by_cue.get(name),

@@ -120,7 +120,7 @@ class RegionEditor:
             if name in self.large or not is_drawn(name):
                 yield from ((case, name, edit) for edit in self._exchanged(subject, name, mask))
             if not is_drawn(name):
-                yield from ((case, name, edit) for edit in self._swapped(subject, mask))
+                yield from ((case, name, edit) for edit in self._swapped(subject, name, mask))
             if name in self.large:  # an exchange replaces what all images have there with itself
                 blurred = FILL_INS["blur"](subject.x, mask, visible=subject.visible)
                 yield case, name, Edit("blur", "", "blur", blurred, None)
@@ -148,11 +148,10 @@ class RegionEditor:
         """Yield the input with the region filled in; the sham fills in the same shape elsewhere.
 
         A drawn region is also compared with a sham at the same place of a patient with the same label without it:
-        tissue that lies under the region in all patients then changes both log-odds.
+        tissue that lies under the region in all patients then changes both log-odds. This is the only sham of a region
+        that fits nowhere else.
         """
         place = _elsewhere(subject, name, mask, seed=seed + 1000 * subject.case.number)
-        if place is None:
-            return
         settings: dict[str, Any] = {"mean": self.mean, "seed": seed, "visible": subject.visible}
         drawn = is_drawn(name)
 
@@ -165,16 +164,18 @@ class RegionEditor:
         role = name, subject.truth
         equal = self.donors.pick(subject, partial(lends, equal=True), role=("remove, equal", *role)) if drawn else None
         lender = equal or self.donors.pick(subject, lends, role=("remove", *role))
-        for fill in self.fill_ins:
+        for fill in self.fill_ins if place is not None else ():
             fill = fill if fill != "donor" or lender is not None else "blur"
             region, other = (
                 FILL_INS[fill](subject.x, where, donor=None if lender is None else lender.x, **settings)
                 for where in (mask, place)
             )
             yield Edit("remove", "", fill, region, other)
-        if equal is not None:  # of the other label, the disease itself would differ
-            region, other = (FILL_INS["impute"](x, mask, **settings) for x in (subject.x, equal.x))
-            yield Edit("remove", "", SAME_PLACE, region, other, equal.case.number)
+        # Of the other label, the disease itself would differ: this is right for a lesion alone.
+        healthy = equal or (lender if place is None and name in self.lesions else None)
+        if healthy is not None:
+            region, other = (FILL_INS["impute"](x, mask, **settings) for x in (subject.x, healthy.x))
+            yield Edit("remove", "", SAME_PLACE, region, other, healthy.case.number)
 
     def _exchanged(self, subject: AuditSample, name: str, mask: Mask) -> Iterator[Edit]:
         """Yield the input with the region of a donor who differs in the label or in a cue.
@@ -199,10 +200,8 @@ class RegionEditor:
                 same = self.donors.pick(subject, partial(lends, differs=False), role=("same", *role), turn=turn)
                 if other is None or same is None:
                     break
-                kept = mask if name in self.lesions else mask & ~self._lesion(other) & ~self._lesion(same)
-                if name in self.disease:
-                    kept = kept & ~self._objects(other, kept) & ~self._objects(same, kept)
-                if not kept.any():
+                kept = self._shared(name, mask, subject, other, same)
+                if 2 * kept.sum() < mask.sum() or not kept.any():
                     continue
                 region, sham_ = (
                     FILL_INS["donor"](subject.x, kept, donor=lender.x, visible=subject.visible)
@@ -210,7 +209,20 @@ class RegionEditor:
                 )
                 yield Edit("exchange", by, f"donor {turn + 1}", region, sham_)
 
-    def _swapped(self, subject: AuditSample, mask: Mask) -> Iterator[Edit]:
+    def _shared(self, name: str, mask: Mask, *samples: AuditSample) -> Mask:
+        """Return the part of a mask that the region covers in all samples, without what they have there beside it.
+
+        The outside of the lungs of one patient holds some of the lungs of another.
+        """
+        for sample in samples:
+            mask = mask & sample.masks.get(name, mask)
+            if name not in self.lesions:
+                mask = mask & ~self._lesion(sample)
+            if name in self.disease:
+                mask = mask & ~self._objects(sample, mask)
+        return mask
+
+    def _swapped(self, subject: AuditSample, name: str, mask: Mask) -> Iterator[Edit]:
         """Yield the input with the region of a donor with the same label; the sham has the donor's part beside it.
 
         An object in the region that is as frequent with the label as without it changes single cases, although no
@@ -222,11 +234,11 @@ class RegionEditor:
             )
             if donor is None:
                 return
-            kept = mask & ~self._lesion(donor)
-            if not kept.any():
+            kept = self._shared(name, mask, donor)
+            if 2 * kept.sum() < mask.sum() or not kept.any():
                 continue
             lend = partial(FILL_INS["donor"], subject.x, donor=donor.x, visible=subject.visible)
-            part = beside(kept, subject.visible)
+            part = beside(kept, subject.visible & ~self._lesion(subject) & ~self._lesion(donor))
             yield Edit("swap", "", f"donor {turn + 1}", lend(kept), None if part is None else lend(part))
 
     def _inserted(self, subject: AuditSample, name: str) -> Iterator[Edit]:

@@ -20,7 +20,7 @@ from camscope.audit.interventions import LARGE, Change, RegionEditor, Score, sco
 from camscope.audit.null_maps import MapRecipe, Nulls, nulls
 from camscope.audit.properties import PropertyValues, TraitReader, property_cases, property_edits
 from camscope.audit.reliance_map import cell_edits, cells_of
-from camscope.audit.samples import Array, AuditSample, PatchDonors, batch_for, one_per_patient, subjects
+from camscope.audit.samples import Array, AuditSample, PatchDonors, batch_for, is_drawn, one_per_patient, subjects
 from camscope.audit.selftest import SelfTest, self_test
 from camscope.cohort.case import Case
 from camscope.cohort.fill_ins import sham
@@ -64,6 +64,7 @@ class Measured:
         large: regions that were exchanged instead of removed.
         disease: the places of the disease.
         present: drawn shortcut other than a cue -> number of a case -> whether it has it; only if some lack it.
+        holders: region -> strata ("present", "absent") in which some case has it.
         forwards: number of inputs that passed through a network.
         threshold: log-odds at which the label is predicted.
     """
@@ -77,6 +78,7 @@ class Measured:
     large: tuple[str, ...]
     disease: DiseasePlaces
     present: dict[str, dict[int, bool]]
+    holders: dict[str, set[str]]
     forwards: int
     threshold: float
 
@@ -144,7 +146,8 @@ def measure(
     disease = disease_places(pool, section)
     editor = _editor(section, pool, donors=donors, large=large, disease=disease)
     present: dict[str, dict[int, bool]] = {name: {} for name in editor.objects if not name.startswith("cue:")}
-    counted = _watched(_counted(samples, len(numbers), f"intervening on {label}", progress), present)
+    holders: dict[str, set[str]] = {name: set() for name in regions}
+    counted = _watched(_counted(samples, len(numbers), f"intervening on {label}", progress), present, holders)
     edits = (edit for sample in counted for edit in editor.edits(sample))
     log_odds = dict(zip(numbers, rows["log_odds"].to_list(), strict=True))
     changes, forwards = scored(edits, score=score, log_odds=log_odds, batch_size=batch_size)
@@ -164,6 +167,7 @@ def measure(
         large=large,
         disease=disease,
         present={name: cases for name, cases in present.items() if len(set(cases.values())) > 1},
+        holders=holders,
         forwards=forwards + of_cells + of_nulls + test.forwards,
         threshold=_threshold(study.file.labels[label].threshold, model),
     )
@@ -190,11 +194,15 @@ def _editor(
     )
 
 
-def _watched(samples: Iterable[AuditSample], present: dict[str, dict[int, bool]]) -> Iterator[AuditSample]:
-    """Yield samples; record in ``present`` whether each has a region."""
+def _watched(
+    samples: Iterable[AuditSample], present: dict[str, dict[int, bool]], holders: dict[str, set[str]]
+) -> Iterator[AuditSample]:
+    """Yield samples; record in ``present`` and ``holders`` whether each has a region."""
     for sample in samples:
         for name, cases in present.items():
             cases[sample.case.number] = name in sample.masks
+        for name in sample.masks:
+            holders[name].add("present" if sample.truth else "absent")
         yield sample
 
 
@@ -301,9 +309,14 @@ def cases_of(study: Study, rows: pl.DataFrame, numbers: Sequence[int]) -> Iterat
 
 
 def _large(pool: Sequence[AuditSample], regions: Sequence[str]) -> tuple[str, ...]:
-    """Return the regions that usually are too large for a sham of their size and shape beside them."""
+    """Return the regions that usually are too large for a sham of their size and shape beside them.
+
+    A drawn region that some cases lack is not among them: in the same place, its donors would have something else.
+    """
     large = []
     for name in regions:
+        if is_drawn(name) and any(subject.lacks(name) for subject in pool):
+            continue
         tested = [subject for subject in pool if name in subject.masks][:_TESTED]
         areas = [subject.masks[name][subject.visible].mean() for subject in tested]
         placed = [sham(subject.masks[name], ~subject.visible) is not None for subject in tested]

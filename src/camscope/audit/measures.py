@@ -148,7 +148,8 @@ def _effect(
         if len(set(owners)) >= FEWEST:
             by_fill[fill] = bootstrap(moved[of_fill], owners, **sampling)
             spread_by_fill[fill] = bootstrap(wider[of_fill], owners, **sampling)
-    equivalence = tost(means, delta=settings.delta * min(1.0, typical / sd))
+    margin = min(1.0, typical / sd)
+    equivalence = tost(means, delta=settings.delta * margin)
     return Effect(
         stratum=stratum,
         test=kind,
@@ -166,6 +167,8 @@ def _effect(
         spread=bootstrap(per_case(wider), patients, **sampling),
         p_spread=sign_flip(wider_means, **sampling),
         spread_by_fill=spread_by_fill,
+        own=bootstrap(per_case(region), patients, **sampling),
+        margin=margin,
     )
 
 
@@ -205,7 +208,8 @@ def responses(rows: pl.DataFrame, changes: Sequence[Change], *, settings: AuditS
     cases = changed_cases(rows, changes)
     by_region: dict[str, list[Response]] = {}
     for stratum, truth in (("present", True), ("absent", False)):
-        sd = spread(rows.filter(pl.col("truth") == truth))
+        of_truth = rows.filter(pl.col("truth") == truth)
+        sd, typical = spread(of_truth), typical_spread(of_truth)
         moved: dict[tuple[str, str], dict[int, list[tuple[float, float]]]] = {}
         for change in changes:
             case = cases[change.case]
@@ -217,7 +221,7 @@ def responses(rows: pl.DataFrame, changes: Sequence[Change], *, settings: AuditS
             if len(set(owners)) >= FEWEST:
                 values = np.array([np.mean(pair, axis=0) for pair in pairs.values()])
                 response = _response(values, owners, stratum=stratum, test=test, settings=settings)
-                by_region.setdefault(region, []).append(response)
+                by_region.setdefault(region, []).append(replace(response, margin=min(1.0, typical / sd)))
     return by_region
 
 

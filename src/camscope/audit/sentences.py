@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from camscope.audit.evidence import Alignment, Alignments, Effect, Heat, Response
-from camscope.audit.settings import ALIGNED, LEVEL
+from camscope.audit.settings import ALIGNED, FEWEST, LEVEL
 from camscope.statistics.intervals import Interval
 
 
@@ -102,6 +102,11 @@ def responds(label: str, region: str, strong: Sequence[Effect], spread: Effect |
                 "its sign is the opposite of the association with the label in these images, so that it does not help "
                 f"to separate the classes here: {_aligned(edited, region)}"
             )
+        elif edited.overshoots:
+            why = (
+                "removing it takes away more than what separates the classes, so that images without it may have the "
+                f"same: {_aligned(edited, region)}"
+            )
         elif not edited.is_reliance:
             why = f"it is not shown that this helps to separate the classes: {_aligned(edited, region)}"
         else:  # unedited images contradict the edited ones
@@ -114,7 +119,7 @@ def responds(label: str, region: str, strong: Sequence[Effect], spread: Effect |
     mean = spread.effect.estimate
     cancels = abs(mean) < spread.spread.estimate / 2
     average = "the changes cancel on average" if cancels else f"by {mean:.2f} SD on average"
-    if not cancels and len(spread.by_fill) > 1:
+    if not cancels and not spread.agree:
         average += f", on which the fill-ins do not agree ({_fills(spread)})"
     return (
         f"The {label} model responds to {region}: {_DONE[spread.test]} changes the log-odds of single cases by {size}; "
@@ -173,7 +178,7 @@ def has_no_effect(label: str, region: str, removals: Sequence[Effect], delta: fl
     largest = max(removals, key=lambda effect: abs(effect.effect.estimate))
     if largest.by.startswith("property:"):
         beginning = f"The {label} model does not use the differences in {region} between these images"
-    elif any(effect.test == "remove" and abs(effect.own) > delta for effect in removals):
+    elif any(effect.test == "remove" and abs(effect.own.estimate) > delta for effect in removals):
         beginning = f"The {label} model uses {region} no more than other parts of the image"
     else:
         beginning = f"The {label} model does not use {region}"
@@ -186,6 +191,7 @@ def is_not_shown(
     removals: Sequence[Effect],
     inserted: Sequence[Effect],
     responses: Sequence[Response],
+    untested: Sequence[str],
     delta: float,
 ) -> str:
     """Return the sentence of NOT SHOWN, with the largest effect that cannot be excluded."""
@@ -195,8 +201,8 @@ def is_not_shown(
     if inserted:
         put_in = _effect(inserted[0])
         remark = f" {put_in[0].upper()}{put_in[1:]}: in images that have it, something else may do the same."
-    if largest.p_adjusted < LEVEL and largest.is_of_sham:
-        own = f"the region itself changes it by {largest.own:.2f} SD"
+    if largest.p_adjusted < LEVEL and largest.is_of_sham(delta):
+        own = f"the region itself changes it by {largest.own.estimate:.2f} SD"
         why = f"but this is the change by the sham, {largest.sham:.2f} SD; {own}"
     elif largest.p_adjusted < LEVEL and not largest.agree:
         why = f"but the fill-ins do not agree ({_fills(largest)})"
@@ -206,18 +212,43 @@ def is_not_shown(
     elif inserted and all(effect.is_small(delta) for effect in removals):
         why = "although inserting it has an effect"
     elif all(effect.is_small(delta) for effect in removals):
-        single = max(effect.spread.high for effect in removals)
-        why = f"a mean shown to be small, but single cases may change by {single:.2f} SD more than by the sham"
-        if responses and single < delta:
-            response = max(responses, key=lambda response: response.change.estimate)
-            why = f"a mean shown to be small, but {_changed(response)}"
-            if response.test == "blur":
-                why += ", and what all images have in common there is replaced with itself by an exchange"
+        why = f"a mean shown to be small, but {_excludes_not(removals, responses, untested, delta)}"
     else:
         why = f"and a mean effect of up to {limit:.2f} SD cannot be excluded"
+        remark += _in_single_cases(responses, delta)
+    margin = min(effect.margin for effect in removals)
+    if margin < _FEW_APART:
+        remark += f" Without a few patients far from the others, the SD is {margin:.2f} times as large."
     return f"Whether the {label} model relies on {region} is not shown: {_effect(largest)}, {why}.{remark}"
 
 
+def _excludes_not(
+    removals: Sequence[Effect], responses: Sequence[Response], untested: Sequence[str], delta: float
+) -> str:
+    """Return the clause on why small mean effects do not exclude that the region is used."""
+    single = max(removals, key=lambda effect: effect.spread.high / effect.margin)
+    response = max(responses, key=lambda response: response.change.high / response.margin, default=None)
+    if not single.is_none(delta):
+        return f"single cases may change by {single.spread.high:.2f} SD more than by the sham"
+    if response is None or response.is_none(delta):
+        return f"with the label {untested[0]}, fewer than {FEWEST} patients could be tested"
+    shared = ", and what all images have in common there is replaced with itself by an exchange"
+    return _changed(response) + shared * (response.test == "blur")
+
+
+def _in_single_cases(responses: Sequence[Response], delta: float) -> str:
+    """Return the sentence on a swap that changes single cases in one stratum, or has nothing to compare it with."""
+    swaps = [r for r in responses if r.test == "swap" and (r.is_large(delta) or np.isnan(r.p)) and r.change.low > delta]
+    if not swaps:
+        return ""
+    swap = max(swaps, key=lambda response: response.change.low)
+    compared = "no equally large part lies beside it" if np.isnan(swap.p) else "more than the part beside it"
+    clause = _changed(swap)
+    return f" {clause[0].upper()}{clause[1:]}; {compared}."
+
+
+_FEW_APART = 0.9
+"""SD without outlying patients, as a share of the SD, below which NOT SHOWN says so."""
 _HUGE = 10
 """Effect in SD above which the sentence says that the log-odds of the patients hardly differ."""
 _DONE = {

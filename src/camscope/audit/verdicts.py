@@ -61,6 +61,7 @@ def judge(
     responses: Sequence[Response] = (),
     untestable: str,
     delta: float,
+    untested: Sequence[str] = (),
     doubt: Doubt = "",
     by_cue: Mapping[str, Interval] | None = None,
 ) -> Judgement:
@@ -80,6 +81,7 @@ def judge(
         responses: the changes of single cases by swapping the region or blurring it out, with adjusted p-values.
         untestable: the reason why no stratum could be tested; "" if one could.
         delta: the smallest effect that matters, in SD of the log-odds.
+        untested: the strata that have the region, but too few patients for a test.
         doubt: whether the disease itself may have changed the property, or may lie in the region. Of "disease", and of
             "tissue" unless the same place of other patients was compared, the verdict is at most RESPONDS, except for a
             region with the same effect in cases without the label. Of "unseen", the sentence says so.
@@ -98,7 +100,7 @@ def judge(
     strong = sorted((e for e in removals if e.is_strong(delta)), key=lambda e: -abs(e.effect.estimate))
     confirmed = next(filter(alignments.confirm, strong), None)
     if confirmed is not None and (doubt == "disease" or (doubt == "tissue" and SAME_PLACE not in confirmed.by_fill)):
-        free = next((e for e in strong if e.stratum == "absent" and alignments.confirm(e)), None)
+        free = next((e for e in strong if _is_free_of_disease(e) and alignments.confirm(e)), None)
         if role == "property" or free is None or free.effect.estimate * confirmed.effect.estimate < 0:
             return Judgement("RESPONDS", responds_confounded(label, region, role, confirmed, alignments), confirmed)
         confirmed = free
@@ -114,8 +116,14 @@ def judge(
         responses=responses,
         heat=heat,
         alignments=alignments,
+        untested=untested,
         delta=delta,
     )
+
+
+def _is_free_of_disease(effect: Effect) -> bool:
+    """Return whether no disease takes part in an effect: in an exchange by the label, donors with it bring theirs."""
+    return effect.stratum == "absent" and effect.by != "label"
 
 
 def _without_conviction(
@@ -128,14 +136,16 @@ def _without_conviction(
     responses: Sequence[Response],
     heat: Heat | None,
     alignments: Alignments,
+    untested: Sequence[str],
     delta: float,
 ) -> Judgement:
     """Return the verdict on a region whose use for the decision is not shown."""
     spread = max((e for e in removals if e.spreads(delta)), key=lambda e: e.spread.estimate, default=None)
     if strong or spread is not None:
         return Judgement("RESPONDS", responds(label, region, strong, spread, alignments), [*strong, spread][0])
-    helps = next((e for e in removals if e.p_adjusted < LEVEL and e.agree and alignments.confirm(e)), None)
-    if helps is not None and not helps.is_of_sham:
+    small = (e for e in removals if not e.beyond(delta) and e.p_adjusted < LEVEL and e.agree and not e.is_of_sham(0.0))
+    helps = next(filter(alignments.confirm, small), None)
+    if helps is not None:
         return Judgement("RESPONDS", responds_little(label, region, helps, alignments), helps)
     largest = max(removals, key=lambda effect: abs(effect.effect.estimate))
     swaps = [response for response in responses if response.test == "swap"]
@@ -143,12 +153,12 @@ def _without_conviction(
     if strata == {"present", "absent"} and all(response.is_large(delta) for response in swaps):
         return Judgement("RESPONDS", responds_in_single_cases(label, region, swaps))
     none = all(effect.is_none(delta) for effect in removals) and not inserted
-    none = none and all(response.change.high < delta for response in responses)
+    none = none and not untested and all(response.is_none(delta) for response in responses)
     if none and heat is not None and heat.looks and (not heat.beyond_nulls or heat.stays_at_the_frame):
         return Judgement("ARTEFACT-CONSISTENT", is_artefact(label, region, heat, largest), largest)
     if none:
         return Judgement("EQUIVALENT TO NONE", has_no_effect(label, region, removals, delta), largest)
-    sentence = is_not_shown(label, region, removals, inserted, responses, delta)
+    sentence = is_not_shown(label, region, removals, inserted, responses, untested, delta)
     return Judgement("NOT SHOWN", sentence, largest)
 
 

@@ -430,3 +430,60 @@ def test_a_mark_in_every_image_that_decides_is_not_called_unused(name):
     assert shared.verdict == "NOT SHOWN"
     assert "blurring it out changes the log-odds" in shared.reason
     assert verdicts(all_or_none(token=False), token_score, (name,), large=(name,))[name].verdict == "EQUIVALENT TO NONE"
+
+
+def test_the_outside_of_one_mask_is_not_filled_with_the_inside_of_another():
+    """Every patient's lungs lie elsewhere: their outsides are exchanged only where both are outside."""
+    own, others = known.box(4, 4, 8, 8), known.box(12, 12, 8, 8)
+    subjects = [
+        dataclasses.replace(s, masks={"outside:lung": ~(own if s.case.number % 4 < 2 else others)}, declared={})
+        for s in known.make_subjects()
+    ]
+    marked = [
+        dataclasses.replace(s, x=np.where(s.masks["outside:lung"], 9.0, 0).astype(np.float32)[None]) for s in subjects
+    ]
+
+    def dark(inputs):
+        return (inputs == 0).sum((1, 2, 3)).astype(float)
+
+    changes, _ = intervene(marked, dark, ("outside:lung",), large=("outside:lung",))
+    assert {c.region_log_odds for c in changes if c.test in ("exchange", "swap")} == {64.0}
+
+
+def test_a_large_lesion_is_compared_with_the_same_place_of_patients_without_it():
+    """Most donors with the same label have no lesion there, so that an exchange in place would say little."""
+    wide = known.box(4, 4, 15, 15)
+    subjects = [
+        dataclasses.replace(
+            s,
+            x=s.x + np.where(wide, float(s.truth), 0).astype(np.float32),
+            masks={"mask:label": wide} if s.truth else {},
+            declared={"mask:label": wide} if s.truth else {},
+        )
+        for s in known.make_subjects(carries=lambda truth, draw: False)
+    ]
+
+    def score(inputs):
+        return inputs[:, 0][:, wide].mean(1).astype(float)
+
+    changes, _ = intervene(subjects, score, ("mask:label",))
+    assert {(c.test, c.fill_in) for c in changes} == {("remove", "same place"), ("only", "mean")}
+    assert verdicts(subjects, score, ("mask:label",))["mask:label"].verdict == "RELIES"
+
+
+def test_a_swap_is_not_compared_with_a_part_that_holds_the_lesion():
+    """The lesion lies just inside of the border: swapping it would hide what swapping the border does."""
+    ring = ~known.box(6, 6, 12, 12)
+    subjects = [
+        dataclasses.replace(s, masks=s.masks | {"border:0.25": ring}, declared=dict(s.declared))
+        for s in moved(known.make_subjects(), "mask:label", known.box(6, 6, 4, 12))
+    ]
+    inside = known.REGIONS["mask:label"]
+    changes, _ = intervene(
+        subjects, lambda x: x[:, 0][:, known.box(6, 6, 4, 12)].mean(1).astype(float), ("border:0.25",)
+    )
+    assert inside.any()
+    swaps = [c for c in changes if c.test == "swap" and subjects[c.case].truth]
+    clean = [float(s.x[0][known.box(6, 6, 4, 12)].mean()) for s in subjects]
+    assert swaps
+    assert all(np.isnan(c.sham_log_odds) or abs(c.sham_log_odds - clean[c.case]) < 1e-6 for c in swaps)

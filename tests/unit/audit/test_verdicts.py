@@ -12,8 +12,11 @@ from camscope.statistics.intervals import Interval
 STRONG, NONE, WIDE = Interval(-1.2, -0.8, -1.0), Interval(-0.03, 0.03, 0.0), Interval(-0.5, 0.5, 0.0)
 
 
-def effect(size, *, test="remove", by="", fills=None, p=0.001, equivalence=0.9, stratum="present", spread=NONE):
+def effect(
+    size, *, test="remove", by="", fills=None, p=0.001, equivalence=0.9, stratum="present", spread=NONE, own=None
+):
     return Effect(
+        own=own or size,
         stratum=stratum,
         test=test,
         cases=60,
@@ -52,10 +55,10 @@ USED = Alignment(GOOD, UNKNOWN, BAD, Interval(0.5, 0.9, 0.7), how="remove")
 UNUSED = Alignment(GOOD, UNKNOWN, GOOD, Interval(-0.1, 0.2, 0.05), how="remove")
 
 
-def judged(effects=(), *, role="shortcut", heat=None, edited=USED, doubt="", responses=(), **alignments):
+def judged(effects=(), *, role="shortcut", heat=None, edited=USED, doubt="", responses=(), untested=(), **alignments):
     known = Alignments({} if edited is None else {("remove", ""): edited}, **alignments)
     asked = {"effects": effects, "heat": heat, "alignments": known, "untestable": "why", "delta": 0.1, "doubt": doubt}
-    found = judge("L", "border:0.10", role, responses=responses, **asked)
+    found = judge("L", "border:0.10", role, responses=responses, untested=untested, **asked)
     if found.effect is not None and "single cases" not in found.reason:
         assert f"by {found.effect.effect.estimate:.2f} SD" in found.reason  # a report states one size of one effect
     return found
@@ -211,14 +214,79 @@ def test_a_spread_with_a_mean_does_not_cancel():
 
 
 @pytest.mark.parametrize(
-    ("sham", "verdict"), [(1.0, "NOT SHOWN"), (0.8, "NOT SHOWN"), (0.3, "RELIES"), (-2.0, "RELIES")]
+    ("sham", "verdict"), [(1.0, "NOT SHOWN"), (0.9, "NOT SHOWN"), (0.8, "RELIES"), (-2.0, "RELIES")]
 )
 def test_an_effect_that_the_sham_alone_makes_convicts_nobody(sham, verdict):
-    found = judged([dataclasses.replace(effect(STRONG), sham=sham)])
+    """The region alone must change the log-odds by more than delta, in the same direction."""
+    own = Interval(sham - 1.05, sham - 0.95, sham - 1)
+    found = judged([dataclasses.replace(effect(STRONG, own=own), sham=sham)])
     assert found.verdict == verdict
     if verdict == "NOT SHOWN":
         text = f"this is the change by the sham, {sham:.2f} SD; the region itself changes it by {sham - 1:.2f} SD"
         assert text in found.reason
+
+
+@pytest.mark.parametrize(
+    ("stratum", "test", "by", "verdict"),
+    [
+        ("absent", "exchange", "label", "RESPONDS"),  # donors with the label bring their disease
+        ("absent", "exchange", "cue:token", "RELIES"),
+        ("present", "exchange", "cue:token", "RESPONDS"),
+    ],
+)
+def test_only_edits_without_disease_convict_where_disease_may_lie(stratum, test, by, verdict):
+    one = effect(STRONG, stratum=stratum, test=test, by=by)
+    found = judge(
+        *("L", "border:0.10", "shortcut"),
+        effects=[one],
+        heat=None,
+        alignments=Alignments({(test, by): dataclasses.replace(USED, how=by)}),
+        untestable="why",
+        delta=0.1,
+        doubt="disease",
+    )
+    assert found.verdict == verdict
+
+
+def test_a_stratum_that_could_not_be_tested_excludes_nothing():
+    small = effect(NONE, p=0.9, equivalence=0.001, stratum="absent")
+    for hot in (None, WARM):
+        found = judged([small], heat=hot, untested=["present"])
+        assert found.verdict == "NOT SHOWN"
+        assert "with the label present, fewer than 8 patients could be tested" in found.reason
+
+
+def test_a_removal_that_takes_away_more_than_the_label_brings_is_no_reliance():
+    """Removing what all images have, in images with the label alone, makes them score lower than the others."""
+    below = dataclasses.replace(USED, aligned=Interval(0.7, 0.85, 0.78), anti=Interval(0.0, 0.06, 0.02))
+    found = judged([effect(STRONG)], role="disease", edited=below)
+    assert found.verdict == "RESPONDS"
+    assert "takes away more than what separates the classes" in found.reason
+
+
+def test_patients_far_from_the_others_do_not_shrink_an_effect_below_delta():
+    """0.05 of a spread that outliers make ten times as large is half of the usual spread."""
+    near = Interval(0.03, 0.07, 0.05)
+    small = dataclasses.replace(effect(NONE, p=0.9, equivalence=0.001, spread=near), margin=0.1)
+    found = judged([small])
+    assert found.verdict == "NOT SHOWN"
+    assert "Without a few patients far from the others, the SD is 0.10 times as large." in found.reason
+    swapped = [dataclasses.replace(response(stratum, change=near, excess=NONE), margin=0.1) for stratum in _BOTH]
+    still = dataclasses.replace(small, effect=Interval(-0.003, 0.003, 0.0), spread=Interval(0.0, 0.002, 0.001))
+    assert judged([still]).verdict == "EQUIVALENT TO NONE"
+    assert judged([still], responses=swapped).verdict == "NOT SHOWN"
+
+
+def test_a_swap_that_acts_in_one_stratum_or_cannot_be_compared_is_told():
+    wide = effect(WIDE, p=0.9)
+    alone = judged([wide], responses=[response("present"), response("absent", change=NONE, excess=NONE, p=0.9)])
+    assert "log-odds of single cases by 1.00 SD" in alone.reason
+    assert alone.reason.endswith("more than the part beside it.")
+    bare = judged([wide], responses=[response(stratum, excess=UNKNOWN, p=math.nan) for stratum in _BOTH])
+    assert (bare.verdict, bare.reason.endswith("no equally large part lies beside it.")) == ("NOT SHOWN", True)
+
+
+_BOTH = ("present", "absent")
 
 
 def test_heat_alone_never_convicts():
@@ -408,7 +476,7 @@ def test_an_effect_of_many_sd_is_explained_by_the_sd():
 
 
 def test_a_patch_that_counts_as_much_as_any_other_is_not_called_unused():
-    small = dataclasses.replace(effect(NONE, p=0.9, equivalence=0.001), sham=-0.8)
+    small = effect(NONE, p=0.9, equivalence=0.001, own=STRONG)
     assert judged([small]).reason.startswith("The L model uses border:0.10 no more than other parts of the image:")
 
 
