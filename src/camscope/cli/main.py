@@ -36,6 +36,7 @@ from camscope.cli import (
     study,
     train,
 )
+from camscope.cli.app import app as web_app
 from camscope.cli.terminal import in_options, one_line
 from camscope.errors import CamscopeError, TerminatedError, reason
 
@@ -54,7 +55,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _COMMANDS = {
-    "Images": (explain.explain, scan.scan, layers.layers, compare.compare),
+    "Images": (explain.explain, web_app, scan.scan, layers.layers, compare.compare),
     "Cohorts": (init.init, study.study, audit.audit, report.report, share.share, demo.demo),
     "Training": (train.train, failures.failures),
     "Models and methods": (models.models, methods.methods, evaluate.evaluate, bundle.bundle),

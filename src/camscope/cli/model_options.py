@@ -101,9 +101,11 @@ def with_options_per_model(command: Callable[..., None]) -> Callable[..., None]:
     }
 
     @functools.wraps(command)
-    def run(*, models: list[str], **values: Any) -> None:
+    def run(*, models: list[str] | None, **values: Any) -> None:
         given = {name: value for name in repeated if (value := values.pop(name, None))}
-        names = [name.strip() for one in models for name in one.split(",")]
+        names = [name.strip() for one in models or [] for name in one.split(",")]
+        if given and not names:
+            raise SettingError(f"--{next(iter(given)).replace('_', '-')} is an option of a model: name the model too")
         with command_with([*values, *repeated]):
             command(models=names, **values, loading=_per_model(given, len(names)))
 

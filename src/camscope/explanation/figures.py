@@ -20,7 +20,7 @@ from camscope.explanation.pictures import Source, as_model, explain
 from camscope.explanation.result import Explanation
 from camscope.explanation.target_spec import TargetSpec
 from camscope.heatmap import place
-from camscope.images import Window, as_picture
+from camscope.images import Picture, Window, as_picture
 from camscope.methods import Method, facts_of
 from camscope.methods.weights import channel_weights, without_steps
 from camscope.models.model import Model
@@ -82,9 +82,7 @@ def layer_maps(
     """Return the map of one target at several layers, first to last; see `layers`."""
     check_needs(model.net, [find_method(method)])
     image = as_picture(picture)
-    parameter = next(model.net.parameters(), torch.empty(0))
-    x = model.preprocess(image)[0][None].to(parameter.device, parameter.dtype)
-    return [explain(model, image, method=method, layer=name, **options) for name in _layer_names(model, x, layers)]
+    return [explain(model, image, method=method, layer=name, **options) for name in layer_names(model, image, layers)]
 
 
 def layer_sheet(maps: Sequence[Explanation], *, title: str) -> Image.Image:
@@ -101,14 +99,16 @@ def layer_sheet(maps: Sequence[Explanation], *, title: str) -> Image.Image:
     )
 
 
-def _layer_names(model: Model, x: torch.Tensor, wanted: str | Sequence[str]) -> list[str]:
-    """Return the names of the layers to draw, in the order in which they run."""
+def layer_names(model: Model, picture: Picture, wanted: str | Sequence[str] = "stages") -> list[str]:
+    """Return the names of the layers that `layers` draws, in the order in which they run."""
     if not isinstance(wanted, str):
         if not isinstance(wanted, Sequence) or not wanted:
             raise SettingError(f"layers must be 'stages', 'all' or a list of names, but got {shortened(wanted)}")
         return list(wanted)
     if wanted not in ("stages", "all"):
         return [wanted]
+    parameter = next(model.net.parameters(), torch.empty(0))
+    x = model.preprocess(picture)[0][None].to(parameter.device, parameter.dtype)
     stages = stage_layers(model.net, x, output=model.output)
     own = [model.layer] if model.layer and model.layer not in stages else []
     if wanted == "stages":

@@ -198,7 +198,7 @@ def explain_all(
     with ThreadPoolExecutor(_READERS) as readers:
         samples = _read(prefetch(readers, partial(_open, model), pictures, depth=2 * batch_size), on_error)
         for batch in _batches(samples, batch_size):
-            with _speaking(model):
+            with speaking(model):
                 run = _pass_over(
                     model, batch, functions=[f for _, f in functions], layer=layer, engine=engine, precision=precision
                 )
@@ -255,7 +255,7 @@ def _pass_over(model: Model, batch: list[Sample], **options: Any) -> BatchExplai
 
 
 @contextmanager
-def _speaking(model: Model) -> Iterator[None]:
+def speaking(model: Model) -> Iterator[None]:
     """Turn any exception of a network or a method, such as for integer weights, into a one-sentence error."""
     try:
         with torch.inference_mode(mode=False):
@@ -267,7 +267,7 @@ def _speaking(model: Model) -> Iterator[None]:
 
 
 def _next(model: Model, explained: Iterator[tuple[int, Explanation]]) -> Explanation | None:
-    with _speaking(model):
+    with speaking(model):
         return next((e for _, e in explained), None)
 
 

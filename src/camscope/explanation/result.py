@@ -20,29 +20,14 @@ from PIL import Image
 
 from camscope import render
 from camscope.arguments import checked
-from camscope.errors import SettingError, nearest, unwritable
+from camscope.errors import unwritable
+from camscope.explanation.file_kinds import FIGURES, FILES, file_names, kinds
 from camscope.explanation.replaced_files import warn_if_replaced
 from camscope.images import Picture, Window
-from camscope.naming import IMAGE_SUFFIXES, fields_of, file_name, filled
+from camscope.naming import file_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-FILES = {
-    "original": "original.png",
-    "grayscale": "grayscale.png",
-    "heatmap": "heatmap.png",
-    "overlay": "overlay.jpg",
-    "panel": "panel.png",
-    "npy": "map.npy",
-    "json": "explanation.json",
-    "svg": "figure.svg",
-    "pdf": "figure.pdf",
-}
-"""Kind of file -> file name."""
-_FIGURES = ("svg", "pdf")
-FIELDS = ("image", "method", "label", "model", "kind")
-"""Fields of the patterns of file names."""
 
 _PASSED = "completeness residual below"
 """Beginning of the note on a passed check."""
@@ -249,31 +234,70 @@ class Explanation:
     ) -> None:
         """Write kinds of file, each to its path; see `save`."""
         scaled_map = functools.cache(functools.partial(self.scaled, scale))
+        display = {"scale": scale, "cmap": cmap, "opacity": opacity}
         for kind, path in paths.items():
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._write(kind, path, scaled_map, display={"scale": scale, "cmap": cmap, "opacity": opacity})
+                path.write_bytes(self._content(kind, path.suffix, scaled_map, display, _file_hash))
             except OSError as fault:
                 raise unwritable(path, fault) from None
 
-    def _write(self, kind: str, path: Path, scaled_map: Callable[[], Shown], *, display: Mapping[str, Any]) -> None:
-        if kind in _FIGURES:
-            self.figure(**display).savefig(path, format=kind)
+    @checked
+    def content(
+        self,
+        kind: str,
+        *,
+        scale: str = "minmax",
+        cmap: str = "byr",
+        opacity: float = 0.5,
+        picture_sha256: str | None = None,
+    ) -> bytes:
+        """Return the bytes of one kind of file, as `save` writes it, without touching any file.
+
+        Args:
+            kind: in `FILES`, such as "panel" or "pdf".
+            scale: for display, see `save`.
+            cmap: colour map, see `save`.
+            opacity: of the map in the overlay, 0 to 1.
+            picture_sha256: hash of the file of the image, for "json".
+
+        Raises:
+            SettingError: an unknown kind, scale or colour map.
+        """
+        (kind,) = kinds([kind])
+        scaled_map = functools.cache(functools.partial(self.scaled, scale))
+        display = {"scale": scale, "cmap": cmap, "opacity": opacity}
+        return self._content(kind, PurePosixPath(FILES[kind]).suffix, scaled_map, display, lambda _: picture_sha256)
+
+    def _content(
+        self,
+        kind: str,
+        suffix: str,
+        scaled_map: Callable[[], Shown],
+        display: Mapping[str, Any],
+        hash_of: Callable[[str], str | None],
+    ) -> bytes:
+        """Return the bytes of a kind of file; ``hash_of`` returns the sha256 of the source."""
+        buffer = io.BytesIO()
+        if kind in FIGURES:
+            self.figure(**display).savefig(buffer, format=kind)
         elif kind == "npy":
-            np.save(path, _array(self.grid))
+            np.save(buffer, _array(self.grid))
         elif kind == "json":
             low, high = scaled_map()[1]
             content = self.to_dict() | {"display": {**display, "low": low, "high": high}}
-            text = json.dumps(content | {"picture_sha256": _file_hash(self.source)}, indent=2, ensure_ascii=False)
+            text = json.dumps(content | {"picture_sha256": hash_of(self.source)}, indent=2, ensure_ascii=False)
             # File names that are not UTF-8 contain characters that JSON must escape.
-            path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+            return (text + "\n").encode("utf-8", "backslashreplace")
         else:
             colours = {"cmap": display["cmap"], "opacity": display["opacity"]}
             image = (
                 Image.fromarray(self.picture.rgb) if kind == "original" else self._image(kind, scaled_map(), **colours)
             )
             # Each format ignores the option of the other.
-            image.save(path, quality=_JPEG_QUALITY, compress_level=_PNG_LEVEL)
+            image_format = Image.registered_extensions()[suffix.lower()]
+            image.save(buffer, image_format, quality=_JPEG_QUALITY, compress_level=_PNG_LEVEL)
+        return buffer.getvalue()
 
     def _image(self, kind: str, scaled_map: Shown, *, cmap: str, opacity: float) -> Image.Image:
         """Return a kind of image of a scaled map."""
@@ -301,50 +325,6 @@ class Explanation:
             opacity=opacity,
             window=self.window,
         )
-
-
-def kinds(write: str | Sequence[str]) -> list[str]:
-    """Return the requested kinds of file, each in `FILES`; "all" for all but the figures as svg and pdf.
-
-    Raises:
-        SettingError: an unknown kind.
-
-    >>> kinds("overlay,npy")
-    ['overlay', 'npy']
-    """
-    names = [kind.strip() for kind in write.split(",")] if isinstance(write, str) else list(write)
-    names = [kind for kind in FILES if kind not in _FIGURES] if names == ["all"] else names
-    for kind in names:
-        if kind not in FILES:
-            raise SettingError(nearest("kind of file", kind, FILES))
-    return names
-
-
-def file_names(files: str, write: str | Sequence[str], fields: Mapping[str, str]) -> dict[str, str]:
-    """Return the relative path of each kind of file.
-
-    Args:
-        files: pattern of their paths, see `Explanation.save`.
-        write: kinds of file.
-        fields: names for the fields of the pattern.
-
-    Raises:
-        SettingError: an unknown kind, a pattern that cannot be used, or one name for several kinds.
-
-    >>> file_names("{image}_{kind}.png", "overlay,npy", {"image": "cat"})
-    {'overlay': 'cat_overlay.png', 'npy': 'cat_map.npy'}
-    """
-    write = kinds(write)
-    if "kind" not in fields_of(files, FIELDS) and len(write) > 1:
-        raise SettingError(f"{files!r} gives several files one name: it needs {{kind}}")
-    suffix = PurePosixPath(files).suffix
-    suffix = suffix if suffix.lower() in IMAGE_SUFFIXES else ""
-    names = {}
-    for kind in write:
-        stem, dot, usual = FILES[kind].partition(".")
-        ending = suffix if suffix and f".{usual}" in IMAGE_SUFFIXES else dot + usual
-        names[kind] = filled(files.removesuffix(suffix), {**dict.fromkeys(FIELDS, ""), **fields, "kind": stem}) + ending
-    return names
 
 
 def certainty(probability: float | None, score: float = math.nan) -> str:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from camscope.errors import SettingError, StoreError, first_line
 from camscope.explanation import Explanation
-from camscope.explanation.result import FIELDS, certainty, file_names
+from camscope.explanation.file_kinds import FIELDS, file_names
+from camscope.explanation.result import certainty
 from camscope.files import MAPS, claim, write_atomically
 from camscope.naming import MAP_FILES, fields_of, filled, fingerprint
 from camscope.page.shell import rendered

@@ -128,11 +128,16 @@ def peek(source: str | Path) -> Peek:
     camscope.errors.PictureError: there is no file 'no/such/file.png'
     """
     with opened(source) as file:
-        suffix = _format(file.read(_BEGINNING), str(source))
-        file.seek(0)
-        if suffix in _PEEKERS:
-            return _PEEKERS[suffix](file, str(source))
-        return Peek(READERS[suffix](file.read(), str(source)).size)
+        return peek_open(file, str(source))
+
+
+def peek_open(file: BinaryIO, source: str) -> Peek:
+    """Read the header of an open image file; see `peek`."""
+    suffix = _format(file.read(_BEGINNING), source)
+    file.seek(0)
+    if suffix in _PEEKERS:
+        return _PEEKERS[suffix](file, source)
+    return Peek(READERS[suffix](file.read(), source).size)
 
 
 def _format(beginning: bytes, source: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from camscope.explanation.result import FILES
+from camscope.explanation.file_kinds import FILES
 from camscope.render.scaling import SCALES
 
 PAGE = (Path(__file__).parents[3] / "docs" / "explain.md").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from torch import nn
 import camscope as cs
 from camscope.errors import SettingError
 from camscope.explanation import replaced_files
-from camscope.explanation.result import FILES
+from camscope.explanation.file_kinds import FILES
 from camscope.images import Picture, Window
 
 

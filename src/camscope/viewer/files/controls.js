@@ -1,7 +1,7 @@
 import { spread } from "./picture.js";
 import { element, MODES } from "./viewer.js";
 
-const TOOLS = { move: "Move", window: "Brightness", brush: "Brush", hot: "Take hot area" };
+const TOOLS = { move: "Move", window: "Window / level", brush: "Brush", hot: "Take hot area" };
 const TONES = { full: "all tones", usual: "without extremes", dark: "dark parts", bright: "bright parts", inverted: "inverted" };
 
 function tones(name, look, picture) {
@@ -22,7 +22,7 @@ export function controls(host, look, names, { tools = ["move", "window"], pictur
     list("colours", "Colours", names, (event) => look.set({ colours: event.target.value })),
     slider("opacity", "Opacity"),
     slider("threshold", "Hide below"),
-    list("tones", "Tones", TONES, (event) => { const [low, high] = tones(event.target.value, look, picture()); look.set({ low, high }); }),
+    list("tones", "Window", TONES, (event) => { const [low, high] = tones(event.target.value, look, picture()); look.set({ low, high }); }),
     tick("fade", "fade where the map is low"),
     tick("outlines", "outlines"),
   );
