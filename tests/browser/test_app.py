@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -31,15 +32,15 @@ def models():
     return {"pneumothorax": load(BUNDLES / "pneumothorax"), "animals": several}
 
 
-@pytest.fixture(scope="module")
-def address(models):
-    """The app on a free port, in a thread."""
+@contextlib.contextmanager
+def served(models, **options):
+    """The app on a free port, in a thread; yields its address."""
     import uvicorn
 
     from camscope.app.server import bound, create_app
 
     listening = bound("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(create_app(models, demo=True), log_level="warning", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(create_app(models, **options), log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     while not server.started:
@@ -47,6 +48,12 @@ def address(models):
     yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture(scope="module")
+def address(models):
+    with served(models, demo=True) as found:
+        yield found
 
 
 @pytest.fixture
@@ -304,4 +311,66 @@ def test_axe_finds_nothing_and_no_tab_is_wider_than_the_screen(opened):
         idle(opened)
         found += axe.run(opened).response["violations"]
         assert opened.evaluate("document.documentElement.scrollWidth") <= width, tab
+    assert [(v["id"], v["nodes"][0]["html"]) for v in found] == []
+
+
+@pytest.fixture(scope="module")
+def study_address(tmp_path_factory):
+    """The app with a study of twelve patients, on a free port."""
+    from camscope.app.study_cases import StudyCases
+    from camscope.phantoms.cohort import write_cohort
+    from camscope.study.run import run
+    from camscope.study.study import Study
+
+    place = tmp_path_factory.mktemp("study")
+    study = Study.read(write_cohort(place, patients=10, size=(64, 64)))
+    for _ in run(study, place / "results"):
+        pass
+    with served({}, study=StudyCases(place / "results")) as found:
+        yield found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opened", VIEWS, indirect=True, ids=lambda view: f"{view['width']} {view['scheme']}")
+def test_two_readers_review_a_study(opened, study_address):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    page, reader = opened.context.new_page(), f"Ann {opened.viewport_size['width']}"
+    page.set_viewport_size(opened.viewport_size)
+    page.goto(study_address)
+    page.locator("#study-rows tr").first.wait_for(timeout=BUSY)
+    idle(page)
+    page.locator("#study-filters [name=sort]").select_option("probability")
+    idle(page)
+    shown = page.locator("#study-rows tr td:nth-child(4)").all_text_contents()
+    values = [float(text.split()[0]) for text in shown]
+    assert values == sorted(values, reverse=True)
+    page.locator("#study-rows button").nth(2).click()
+    page.locator("#study-view .viewer-bar:not([hidden])").wait_for(timeout=BUSY)
+    case = page.locator("#study-title").inner_text()
+    for name, rating in ((reader, "yes"), (f"{reader} again", "yes")):
+        page.fill("#review [name=reader]", name)
+        page.locator("#review [name=reader]").blur()
+        idle(page)
+        page.check(f"#review [name=rating][value={rating}]")
+        page.check("#review [name=flag]")
+        page.click("#review [type=submit]")
+        idle(page)
+    assert page.locator("#study-rows .done").inner_text().strip() == "flagged"
+    assert f"{reader} and {reader} again: 1 rated by both, 100.0 % equal" in page.locator("#agreement").inner_text()
+    page.select_option("#study-method", "hirescam")
+    idle(page)
+    assert "hirescam" in page.locator("#study-view").inner_text()
+    found = axe.run(page).response["violations"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+    with page.expect_download() as download:
+        page.click("#study-csv")
+    with open(download.value.path(), encoding="utf-8-sig") as file:  # noqa: PTH123
+        assert reader in file.read()
+    page.click("#study-next")
+    idle(page)
+    assert page.locator("#study-title").inner_text() != case
+    page.check("#study-filters [name=blinded]")
+    idle(page)
+    cells = page.locator("#study-rows tr td:nth-child(4), #study-rows tr td:nth-child(3)").all_text_contents()
+    assert set(cells) == {"hidden"}
     assert [(v["id"], v["nodes"][0]["html"]) for v in found] == []

@@ -55,10 +55,11 @@ class Api:
     Args:
         models: name -> model.
         demo: whether the models are those of the demo, so that example pictures are offered.
+        study: whether the cases of a study are offered too.
     """
 
-    def __init__(self, models: Mapping[str, Model], *, demo: bool) -> None:
-        self._models, self._demo = dict(models), demo
+    def __init__(self, models: Mapping[str, Model], *, demo: bool, study: bool = False) -> None:
+        self._models, self._demo, self._study = dict(models), demo, study
         self.uploads = Uploads()
         self._answering = anyio.CapacityLimiter(_ANSWERS_AT_ONCE)
         self._uploading = anyio.Semaphore(_UPLOADS_AT_ONCE)
@@ -83,6 +84,7 @@ class Api:
                 "methods": method_list(),
                 "colours": {"tables": colour_tables(), "names": COLOURS},
                 "fill_ins": FILLS,
+                "study": self._study,
                 "examples": len(_EXAMPLES) if self._demo else 0,
                 "limits": {"upload_bytes": MOST_UPLOAD},
             }
@@ -94,9 +96,9 @@ class Api:
         if frame is not None and not (frame.isascii() and frame.isdigit() and len(frame) < 7):
             return _error("frame must be a whole number from 0", 422)
         async with self._uploading:
-            content = await _body(request, MOST_UPLOAD)
+            content = await read_body(request, MOST_UPLOAD)
             number = None if frame is None else int(frame)
-            upload = await self._in_thread(lambda: self.uploads.add(content, name, frame=number))
+            upload = await self.in_thread(lambda: self.uploads.add(content, name, frame=number))
         return JSONResponse(upload.facts(), 201)
 
     async def example(self, request: Request) -> Response:
@@ -113,7 +115,7 @@ class Api:
             name = f"example {number + 1}, {findings}{', letters AP' if spec.token else ''}.png"
             return self.uploads.add(buffer.getvalue(), name).facts()
 
-        return JSONResponse(await self._in_thread(draw), 201)
+        return JSONResponse(await self.in_thread(draw), 201)
 
     async def picture(self, request: Request) -> Response:
         """Return the facts of a picture."""
@@ -162,9 +164,9 @@ class Api:
 
     async def _computed(self, request: Request, body: type[AnyBody], compute: Callable[..., Any]) -> Any:
         """Read a body and answer it in a thread; at most two answers are computed at once."""
-        wanted: Any = body.model_validate_json(await _body(request, MOST_JSON))
+        wanted: Any = body.model_validate_json(await read_body(request, MOST_JSON))
         model, upload = ask.find_model(self._models, wanted.model), self._upload(wanted.picture)
-        return await self._in_thread(lambda: compute(model, upload, wanted))
+        return await self.in_thread(lambda: compute(model, upload, wanted))
 
     def _upload(self, key: str) -> Upload:
         try:
@@ -172,7 +174,8 @@ class Api:
         except PictureError as error:
             raise HTTPException(404, str(error)) from None
 
-    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+    async def in_thread(self, work: Callable[[], Any]) -> Any:
+        """Do some work in one of the threads that answer."""
         return await anyio.to_thread.run_sync(work, limiter=self._answering)
 
 
@@ -212,7 +215,7 @@ def spoken(handler: Handler) -> Handler:
     return answer
 
 
-async def _body(request: Request, most: int) -> bytes:
+async def read_body(request: Request, most: int) -> bytes:
     """Read a body of limited size.
 
     Raises:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Text = Annotated[str, Field(max_length=300)]
 Key = Annotated[str, Field(pattern="^[0-9a-f]{24}$", description="Key of a picture, from POST /api/pictures.")]
 Class = Annotated[int, Field(ge=0, le=10**6)] | Text
 MethodName = Annotated[str, Field(max_length=60, pattern=r"^[\w+ -]+(\([\w+ -]+\))?$")]
+Reader = Annotated[str, StringConstraints(min_length=1, max_length=60, strip_whitespace=True)]
 Seed = Annotated[int, Field(ge=0, le=2**31)]
 
 MOST_MAPS = 6
@@ -86,3 +87,38 @@ class RegionBody(_Body):
     fill_ins: list[Literal["impute", "blur", "mean"]] = Field(["impute", "blur"], min_length=1, max_length=3)
     places: int = Field(20, ge=0, le=100, description="How many patches of the same shape elsewhere.")
     seed: Seed = 0
+
+
+class CaseBody(BaseModel):
+    """Ask for the picture of a case."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    case: int = Field(ge=0, le=10**9, description="Number of the case, from GET /api/study/cases.")
+
+
+class ReviewBody(CaseBody):
+    """Write the review of one reader; it replaces an earlier one of this reader."""
+
+    label: str = Field(max_length=300)
+    reader: Reader
+    rating: Literal["", "yes", "partly", "no", "unclear"] = ""
+    flag: bool = False
+    comment: str = Field("", max_length=4000)
+    blinded: bool = False
+
+
+class Selection(BaseModel):
+    """Filters of a study's cases, as in the report."""
+
+    model_config = ConfigDict(extra="forbid")
+    label: str | None = Field(None, max_length=300)
+    group: str | None = Field(None, max_length=300)
+    outcome: Literal["TP", "FP", "FN", "TN"] | None = None
+    status: Literal["ok", "not asked", "failed"] | None = None
+    text: str = Field("", max_length=300, description="Part of the name of a patient or image.")
+    low: float | None = Field(None, description="Least probability.")
+    high: float | None = Field(None, description="Largest probability.")
+    sort: str = Field("case", max_length=300, description="case, surprise, probability, or mass:REGION.")
+    down: bool = Field(True, description="Largest first.")
+    page: int = Field(0, ge=0, le=10**6)
+    blinded: bool = Field(False, description="Leave out the truth and what the model answers.")

@@ -30,8 +30,14 @@ POSTS: dict[str, tuple[type[BaseModel], str, str]] = {
 """Address -> body, summary, and media type of the answer."""
 
 
-def document() -> dict[str, Any]:
-    """Return the description of the API.
+_STUDY_POSTS: dict[str, tuple[type[BaseModel], str, str]] = {
+    "/api/study/open": (bodies.CaseBody, "Read the picture of a case.", "application/json"),
+    "/api/study/review": (bodies.ReviewBody, "Write the review of one reader.", "application/json"),
+}
+
+
+def document(*, study: bool = False) -> dict[str, Any]:
+    """Return the description of the API, with a study or without one.
 
     >>> sorted(document()["paths"])[:3]
     ['/api/examples/{number}', '/api/explain', '/api/files']
@@ -51,7 +57,11 @@ def document() -> dict[str, Any]:
         "/api/examples/{number}": {"post": _operation("Add an example picture of the demo.", ["number"])},
         "/api/openapi.json": {"get": _operation("Return this document.")},
     }
-    for address, (body, summary, media) in POSTS.items():
+    posts = POSTS
+    if study:
+        posts = {**POSTS, **_STUDY_POSTS}
+        paths |= _study_gets()
+    for address, (body, summary, media) in posts.items():
         schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {})
         schemas[body.__name__] = schema
@@ -89,3 +99,19 @@ def _upload() -> dict[str, Any]:
     operation["requestBody"] = {"required": True, "content": {"application/octet-stream": {}}}
     operation["responses"]["201"] = operation["responses"].pop("200")
     return operation
+
+
+def _study_gets() -> dict[str, Any]:
+    """Return the addresses that read a study."""
+    fields = bodies.Selection.model_json_schema()["properties"]
+    filters = [{"name": name, "in": "query", "schema": schema} for name, schema in fields.items()]
+    reader = [{"name": "reader", "in": "query", "schema": {"type": "string"}}]
+    operations = {
+        "/api/study": _operation("Return labels, methods, groups and regions of the study."),
+        "/api/study/cases": _operation("Return one page of the chosen cases.") | {"parameters": filters},
+        "/api/study/selection.csv": _operation("Return the chosen cases with their reviews.", media="text/csv")
+        | {"parameters": filters},
+        "/api/study/reviews": _operation("Return the reviews of one reader.") | {"parameters": reader},
+        "/api/study/agreement": _operation("Return the agreement of the readers."),
+    }
+    return {address: {"get": operation} for address, operation in operations.items()}

@@ -19,6 +19,8 @@ from starlette.types import ASGIApp
 from camscope.app import openapi
 from camscope.app.api import Api, spoken
 from camscope.app.guard import LOOPBACK, Guard
+from camscope.app.study_api import StudyApi
+from camscope.app.study_cases import StudyCases
 from camscope.errors import SettingError, reason
 from camscope.models.model import Model
 from camscope.viewer import module, style
@@ -26,7 +28,7 @@ from camscope.viewer import module, style
 _SHORTEST_TOKEN = 12
 _AT_ONCE = 64
 _FILES = importlib.resources.files("camscope.app").joinpath("files")
-_PAGE_PARTS = ("app.js", "ask.js", "test.js", "layers.js", "server.js")
+_PAGE_PARTS = ("app.js", "ask.js", "test.js", "layers.js", "study.js", "server.js")
 
 
 def is_loopback(host: str) -> bool:
@@ -44,13 +46,19 @@ def is_loopback(host: str) -> bool:
 
 
 def create_app(
-    models: Mapping[str, Model], *, demo: bool = False, host: str = "127.0.0.1", token: str | None = None
+    models: Mapping[str, Model],
+    *,
+    demo: bool = False,
+    study: StudyCases | None = None,
+    host: str = "127.0.0.1",
+    token: str | None = None,
 ) -> ASGIApp:
     """Return the application.
 
     Args:
         models: name -> model; each is locked while it answers a request.
         demo: offer example pictures.
+        study: a study whose cases are offered too, with its models.
         host: the address that it will be bound to.
         token: what each request must know; needed for an address that other machines can reach.
 
@@ -61,8 +69,10 @@ def create_app(
         raise SettingError(f"other machines can reach the app at {host}: protect it, --token SECRET")
     if token is not None and not (len(token) >= _SHORTEST_TOKEN and token.isascii() and token.isalnum()):
         raise SettingError(f"--token must be {_SHORTEST_TOKEN} or more letters and digits")
-    api = Api(models, demo=demo)
-    texts = _contents() | {"/api/openapi.json": (json.dumps(openapi.document()), "application/json")}
+    api = Api({**(study.models if study else {}), **models}, demo=demo, study=study is not None)
+    texts = _contents() | {
+        "/api/openapi.json": (json.dumps(openapi.document(study=study is not None)), "application/json")
+    }
     routes = [Route(address, _file(*content), methods=["GET"]) for address, content in texts.items()]
     handlers = {
         "/api/info": ("GET", api.info),
@@ -78,6 +88,17 @@ def create_app(
         "/api/region": ("POST", api.region),
         "/api/files": ("POST", api.files),
     }
+    if study is not None:
+        reader = StudyApi(study, api)
+        handlers |= {
+            "/api/study": ("GET", reader.facts),
+            "/api/study/cases": ("GET", reader.cases),
+            "/api/study/agreement": ("GET", reader.agreement),
+            "/api/study/selection.csv": ("GET", reader.csv),
+            "/api/study/open": ("POST", reader.open),
+            "/api/study/reviews": ("GET", reader.reviews),
+            "/api/study/review": ("POST", reader.write),
+        }
     routes += [Route(address, spoken(handler), methods=[verb]) for address, (verb, handler) in handlers.items()]
     application = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
     hosts = {*LOOPBACK, host.lower()} if is_loopback(host) else None

@@ -2,10 +2,11 @@ import { bytes, controls, element, Look } from "/viewer.js";
 import { get, pixels, post, upload } from "/server.js";
 import { ask } from "/ask.js";
 import { layers } from "/layers.js";
+import { study } from "/study.js";
 import { test } from "/test.js";
 
 const $ = (id) => document.getElementById(id);
-const TABS = ["ask", "test", "layers"], TOOLS = { ask: ["move", "window"], test: ["brush", "hot", "move", "window"], layers: ["move", "window"] };
+const TABS = ["ask", "test", "layers"], TOOLS = { study: ["move", "window"], ask: ["move", "window"], test: ["brush", "hot", "move", "window"], layers: ["move", "window"] };
 
 // What all tabs share: the model, the picture, its classes, how maps are drawn.
 const app = { info: null, tables: {}, look: new Look(), pictures: [], picture: null, pixels: null, classes: [], layers: [], tab: "ask", wanted: {}, turn: 0 };
@@ -43,7 +44,8 @@ function choose(tab) {
   controls($("controls"), app.look, app.info.colours.names, { tools: TOOLS[tab], picture: () => app.pixels });
   app.look.set({ tool: TOOLS[tab][0] });
   app.remember({});
-  if (app.picture) parts[tab].show();
+  document.querySelector(".pick").hidden = tab === "study";
+  if (tab === "study" || app.picture) parts[tab].show();
 }
 
 function listPictures() {
@@ -122,12 +124,17 @@ async function start() {
   $("about").hidden = !app.info.examples;
   $("about").textContent = "No model was given, so these are the five small models of camscope demo. They know nothing but computer-generated chest radiographs: take an example. Two of the five were taught a shortcut, the letters AP. Which?";
   Object.assign(parts, { ask: ask(app), test: test(app), layers: layers(app) });
+  if (app.info.study) {
+    TABS.push("study");
+    parts.study = study(app);
+    $("tab-study").hidden = false;
+  }
   listen();
   const wanted = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
   if (app.info.models.some((one) => one.name === wanted.model)) $("model").value = wanted.model;
   const { tab, model, picture, name, ...others } = wanted;
   app.wanted = others;
-  choose(TABS.includes(tab) ? tab : "ask");
+  choose(TABS.includes(tab) ? tab : app.info.study ? "study" : "ask");
   if (/^[0-9a-f]{24}$/.test(picture || "")) {
     try { await open(await get(`/api/pictures/${picture}`)); } catch { app.fail(new Error(`This link shows ${name || "a picture"} that the app no longer has. Open its file again.`)); }
   }
