@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from camscope.trace import Trace as Trace
     from camscope.trace import record as record
     from camscope.trace import tracing as tracing
+    from camscope.viewer.widget import view as view
 
 __version__ = "0.1.0"
 
@@ -67,6 +68,7 @@ _HOMES = {
     "steps": "explanation",
     "targets": "",
     "tracing": "trace",
+    "view": "viewer.widget",
 }
 
 __all__ = [*_HOMES, "__version__"]

@@ -195,3 +195,33 @@ def test_axe_finds_nothing_and_the_page_fits(shown, width):
     found = axe.run(shown).response["violations"]
     assert [(v["id"], v["nodes"][0]["html"]) for v in found] == []
     assert shown.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.slow
+def test_the_widget_of_notebooks_draws_its_maps(page, tmp_path):
+    from camscope.explanation import explain_all
+    from camscope.models.loading import load
+    from camscope.viewer.widget import view
+
+    pytest.importorskip("anywidget", reason="needs the extra notebook")
+    model = load("timm:test_resnet", weights="none")
+    shown = view(explain_all(model, [PIXELS], methods=["gradcam", "layercam"]))
+    start = """
+    const data = JSON.parse(document.getElementById("data").textContent);
+    window.closing = [render({ model: { get: () => data }, el: document.getElementById("cell") })];"""
+    html = f"""<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>widget</title>
+    <style>{viewer.style()}</style></head><body><main><h1>Notebook</h1><div id="cell"></div></main>
+    <script type="application/json" id="data">{script_json(shown.data)}</script>
+    <script type="module">{shown._esm}{start}</script></body></html>"""
+    path = tmp_path / "widget.html"
+    path.write_text(html, encoding="utf-8")
+    page.goto(path.as_uri())
+    page.wait_for_function("window.closing")
+    assert page.locator(".viewer").count() == 2
+    units = page.locator(".viewer-bar .unit").all_inner_texts()
+    assert [text.split()[0] for text in units] == ["gradcam", "layercam"]
+    page.locator("[data-name=mode]").select_option("side")
+    page.wait_for_timeout(100)
+    wide = page.locator("#cell .viewer-stage canvas").first.evaluate("c => c.width / c.height")
+    assert wide > 2
+    page.evaluate("window.closing[0]()")

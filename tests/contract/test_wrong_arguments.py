@@ -82,6 +82,7 @@ CALLS = {
     "compare": (cs.compare, lambda: {"models": [model()], "picture": image()}),
     "layers": (cs.layers, lambda: {"model": model(), "picture": image()}),
     "steps": (cs.steps, lambda: {"model": model(), "picture": image()}),
+    "view": (cs.view, lambda: {"explanations": cs.explain(model(), image())}),
     "default_layer": (cs.default_layer, lambda: {"net": net(), "x": x()}),
     "record": (cs.record, lambda: {"net": net(), "inputs": x(), "layers": ["1"]}),
     "tracing": (traced, lambda: {"layers": ["1"]}),
@@ -110,7 +111,7 @@ PASSED_ON = {
 }
 SIGNATURES = {"explain_all": cs.explain_all, "run": cs.run, "tracing": cs.tracing}
 MADE_BY_CAMSCOPE = {"CamscopeError", "Explanation", "Layout", "Trace", "Window"}
-EXPLAINED = ("scaled", "overlay", "panel", "figure", "save")
+EXPLAINED = ("scaled", "overlay", "panel", "figure", "content", "save")
 OF_MODEL = ("index", "label", "save")
 
 

@@ -29,6 +29,7 @@ from camscope.app.bodies import (
 from camscope.app.region_effect import FILLS, region_effect
 from camscope.app.uploads import MOST_UPLOAD, Upload, Uploads
 from camscope.errors import CamscopeError, PictureError, first_line
+from camscope.explanation.method_lookup import default_method
 from camscope.methods import METHODS, facts_of
 from camscope.models.model import Model
 from camscope.phantoms.cohort import plan_cohort
@@ -71,6 +72,7 @@ class Api:
                 "name": name,
                 "title": model.title,
                 "outcome": model.outcome,
+                "method": default_method(model.net),
                 "labels": list(model.labels),
                 "input": list(model.preprocess.input_size),
                 "notes": list(model.notes),

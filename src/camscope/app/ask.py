@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 import zipfile
@@ -10,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from camscope.app.bodies import MOST_MAPS, Contrast, ExplainBody, FilesBody, LayersBody, PredictBody, StepsBody
@@ -25,6 +23,7 @@ from camscope.explanation.target_spec import TargetSpec, class_target, goals_of
 from camscope.models.model import Model
 from camscope.naming import file_name
 from camscope.trace.locks import lock_of
+from camscope.viewer.data import grid_data
 
 _ENDINGS = {"svg": "image/svg+xml", "pdf": "application/pdf", "json": "application/json", "zip": "application/zip"}
 _ENDINGS |= {"png": "image/png", "jpg": "image/jpeg", "npy": "application/octet-stream"}
@@ -137,7 +136,6 @@ def map_facts(e: Explanation) -> dict[str, Any]:
         label, index, score, probability, method, layer, notes, window (the part of the picture that the network saw)
         and grid: height, width, and values, the raw signed map as little-endian float32 in base64.
     """
-    cells = np.nan_to_num(np.asarray(e.grid, "<f4"))
     return {
         "label": e.label,
         "index": e.index,
@@ -148,11 +146,7 @@ def map_facts(e: Explanation) -> dict[str, Any]:
         "layer": e.layer,
         "notes": list(e.remarks),
         "window": e.window.to_dict(),
-        "grid": {
-            "height": cells.shape[0],
-            "width": cells.shape[1],
-            "values": base64.b64encode(cells.tobytes()).decode(),
-        },
+        "grid": grid_data(e),
     }
 
 

@@ -10,20 +10,18 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from camscope.errors import PictureError
 from camscope.images import Picture, decode, peek_open
+from camscope.viewer.data import shown_facts, shown_pixels
 
 MOST_UPLOAD = 64 << 20
 """Bytes of the largest file that is taken."""
 MOST_PIXELS = 20_000_000
 """Pixels of the largest picture that is taken."""
 
-_KEPT = 1 << 30
-_LONGEST = 1600
+_KEPT = 512 << 20
 _NAME = 100
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")
 
@@ -58,12 +56,7 @@ class Upload:
             "height": height,
             "width": width,
             "notes": list(self.picture.notes),
-            "shown": {
-                "height": self.shown.shape[0],
-                "width": self.shown.shape[1],
-                "channels": 1 if self.shown.ndim == 2 else 3,
-                "bits": 8 * self.shown.itemsize,
-            },
+            "shown": shown_facts(self.shown),
         }
 
 
@@ -132,7 +125,7 @@ def _decoded(content: bytes, name: str, frame: int | None) -> tuple[Picture, npt
     picture = replace(decode(content, source), source=shown_name)
     if picture.pixels.shape[0] * picture.pixels.shape[1] > MOST_PIXELS:
         raise PictureError(f"{shown_name!r} has more than {MOST_PIXELS:,} pixels; reduce or crop it first")
-    return picture, _shown(picture)
+    return picture, shown_pixels(picture)
 
 
 def _harmless(name: str) -> str:
@@ -143,14 +136,3 @@ def _harmless(name: str) -> str:
     """
     last = re.split(r"[/\\]", name)[-1].encode("utf-8", "ignore").decode()
     return "".join(letter for letter in last if letter.isprintable())[-_NAME:].strip() or "picture"
-
-
-def _shown(picture: Picture) -> npt.NDArray[Any]:
-    factor = min(1.0, _LONGEST / max(picture.size))
-    size = max(round(picture.size[1] * factor), 1), max(round(picture.size[0] * factor), 1)
-    if picture.channels >= 3:
-        return np.asarray(Image.fromarray(picture.rgb).resize(size, Image.Resampling.BOX, reducing_gap=2.0))
-    grey = np.asarray(Image.fromarray(picture.pixels[..., 0]).resize(size, Image.Resampling.BOX))
-    kind, top = (np.uint16, 65535) if picture.bits > 8 else (np.uint8, 255)
-    shown: npt.NDArray[Any] = np.rint(np.clip(grey, 0, 1) * np.float32(top)).astype(kind)
-    return shown

@@ -16,6 +16,7 @@ app.model = () => $("model").value;
 app.body = (more = {}) => ({ model: app.model(), picture: app.picture.id, ...more });
 app.label = (index) => app.labels()[index] ?? app.classes.find((one) => one.index === index)?.label ?? `class ${index}`;
 app.labels = () => app.info.models.find((one) => one.name === app.model()).labels;
+app.method = () => app.info.models.find((one) => one.name === app.model()).method;
 
 // Run a question: say that it runs, and show its error. Answers that are no longer wanted are dropped.
 app.run = async (text, work) => {
@@ -69,7 +70,7 @@ async function open(facts) {
 async function question() {
   const turn = ++app.turn, body = app.body();
   app.say("Asking the model …");
-  const [answer, stages] = await Promise.all([post("/api/predict", { ...body, count: 5 }), post("/api/layer-names", body).catch(() => ({ layers: [] }))]);
+  const [answer, stages] = await Promise.all([post("/api/predict", { ...body, count: app.labels().length ? 5 : 1000 }), post("/api/layer-names", body).catch(() => ({ layers: [] }))]);
   if (turn !== app.turn) return;
   Object.assign(app, { classes: answer.classes, outcome: answer.outcome, layers: stages.layers, notes: answer.notes });
   document.querySelectorAll(".empty").forEach((one) => { one.hidden = true; });

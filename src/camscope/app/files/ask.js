@@ -4,6 +4,8 @@ import { post, postForFile } from "/server.js";
 const $ = (id) => document.getElementById(id);
 const SAVES = { zip: "everything (ZIP)", overlay: "overlay", panel: "panel", svg: "figure (SVG)", pdf: "figure (PDF)", npy: "raw map", json: "record (JSON)" };
 
+const SHOWN = 5;
+
 // A map as the viewer takes it.
 export function forViewer(map) {
   return { values: floats(map.grid.values), height: map.grid.height, width: map.grid.width, window: map.window, unit: `${map.method} at ${map.layer}, raw values` };
@@ -11,7 +13,7 @@ export function forViewer(map) {
 
 export function fillClasses(select, app, chosen) {
   const labels = app.labels(), few = app.classes.map((one) => one.index).filter((index) => index !== null);
-  const others = labels.length <= 200 ? labels.map((_, i) => i).filter((i) => !few.includes(i)) : [];
+  const others = labels.map((_, i) => i).filter((i) => !few.includes(i));
   select.replaceChildren(...[...few, ...others].map((index) => element("option", { value: index, text: app.label(index) })));
   if (chosen !== undefined && chosen !== null) select.value = chosen;
   if (select.selectedIndex < 0) select.selectedIndex = 0;
@@ -29,7 +31,7 @@ export function ask(app) {
     views.splice(0).forEach((view) => view.viewer.close());
     current = 0;
     $("views").replaceChildren();
-    const shown = app.classes.map((one) => element("li", {}, element("button", { type: "button", data: { index: one.index }, onclick: () => { $("class").value = one.index; changed(); } },
+    const shown = app.classes.slice(0, SHOWN).map((one) => element("li", {}, element("button", { type: "button", data: { index: one.index }, onclick: () => { $("class").value = one.index; changed(); } },
       element("span", { text: one.label }), element("span", { text: one.probability === null ? (one.score === null ? "" : number(one.score)) : `${(100 * one.probability).toFixed(1)} %` }),
       one.probability === null ? null : element("meter", { min: 0, max: 1, value: one.probability, "aria-label": `Probability of ${one.label}` }))));
     $("classes").replaceChildren(...shown);
@@ -41,8 +43,8 @@ export function ask(app) {
     if ($("against").selectedIndex < 0) $("against").value = "";
     $("against").closest("label").hidden = $("class").options.length < 2;
     $("method").replaceChildren(...app.info.methods.map((one) => element("option", { value: one.name, text: one.name })));
-    $("method").value = wanted.method || "gradcam";
-    if ($("method").selectedIndex < 0) $("method").value = "gradcam";
+    $("method").value = wanted.method || app.method();
+    if ($("method").selectedIndex < 0) $("method").value = app.method();
     $("layer").replaceChildren(element("option", { value: "", text: "the usual one" }), ...app.layers.map((name) => element("option", { value: name, text: name })));
     $("layer").value = wanted.layer || "";
     if ($("layer").selectedIndex < 0) $("layer").value = "";

@@ -49,7 +49,7 @@ export function test(app) {
   }
 
   async function map() {
-    const target = Number($("test-class").value), { maps: [found] } = await post("/api/explain", app.body({ targets: [target] }));
+    const target = Number($("test-class").value), { maps: [found] } = await post("/api/explain", app.body({ targets: [target], methods: [app.method()] }));
     viewer?.setMap(forViewer(found));
   }
 
