@@ -161,7 +161,7 @@ def test_a_wrong_argument_ends_in_a_sentence(name, tmp_path, monkeypatch):
 def test_a_wrong_argument_of_an_explanation(method, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     bound = getattr(cs.explain(model(), image()), method)
-    valid = {"folder": "out"} if method == "save" else {}
+    valid = {"save": {"folder": "out"}, "content": {"kind": "overlay"}}.get(method, {})
     assert list(tried(bound, lambda: valid, inspect.signature(bound).parameters)) == []
 
 

@@ -247,3 +247,38 @@ def test_the_document_describes_the_addresses_of_the_study(client):
             (verb,) = operations
             assert "Not Found" not in client.request(verb, address).text
     assert {one["name"] for one in paths["/api/study/cases"]["get"]["parameters"]} > {"label", "blinded", "sort"}
+
+
+def test_hostile_filters_and_reviews_end_in_a_sentence(client, folder, tmp_path, monkeypatch):
+    from camscope.app.bodies import ReviewBody, Selection
+
+    monkeypatch.chdir(tmp_path)
+    before = sorted(path.name for path in folder.iterdir())
+    wrong = [
+        "../../etc/passwd",
+        "\x00",
+        "NaN",
+        "inf",
+        "-1",
+        "1e400",
+        "9" * 400,
+        "%",
+        "(?P<a",
+        "'; drop table reviews; --",
+    ]
+    for field in (*Selection.model_fields, "path"):
+        for value in wrong:
+            for address in ("/api/study/cases", "/api/study/selection.csv"):
+                answer = client.get(address, params={field: value})
+                assert answer.status_code < 500, (field, value)
+                assert "Traceback" not in answer.text
+    for field in ReviewBody.model_fields:
+        for value in (*wrong, None, [], {}, 10**30, -1, 1.5, True):
+            body = {"case": 0, "label": "Effusion", "reader": "Ann"} | {field: value}
+            answer = client.post("/api/study/review", json=body)
+            assert answer.status_code < 500, (field, value)
+    for value in wrong:
+        assert client.get("/api/study/reviews", params={"reader": value}).json() is not None
+        assert client.post("/api/study/open", json={"case": value}).status_code == 422
+    assert sorted(path.name for path in folder.iterdir()) in (before, sorted([*before, "reviews.sqlite"]))
+    assert list(tmp_path.iterdir()) == []
