@@ -369,6 +369,11 @@ def test_two_readers_review_a_study(opened, study_address):
     page.click("#study-next")
     idle(page)
     assert page.locator("#study-title").inner_text() != case
+    page.click("#study-ask")
+    page.locator("#views .viewer-bar:not([hidden])").wait_for(timeout=BUSY)
+    assert page.locator(".view h2").inner_text().startswith(page.locator("#study-title").text_content().split(": ")[1])
+    page.click("#tab-study")
+    idle(page)
     page.check("#study-filters [name=blinded]")
     idle(page)
     cells = page.locator("#study-rows tr td:nth-child(4), #study-rows tr td:nth-child(3)").all_text_contents()

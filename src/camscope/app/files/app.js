@@ -81,6 +81,9 @@ async function question() {
   app.remember({});
 }
 
+app.open = open;
+app.choose = choose;
+
 async function take(files) {
   for (const file of files) {
     let facts = null;

@@ -7,7 +7,7 @@ const TRUTH = new Map([[true, "present"], [false, "absent"], [null, "unknown"], 
 
 export function study(app) {
   const filters = $("study-filters"), review = $("review");
-  let facts = null, rows = [], total = 0, page = 0, size = 1, open = -1, viewer = null, reviews = [], turn = 0;
+  let facts = null, rows = [], total = 0, page = 0, size = 1, open = -1, viewer = null, reviews = [], turn = 0, opened = null;
 
   const query = () => {
     const chosen = new URLSearchParams();
@@ -76,6 +76,7 @@ export function study(app) {
       viewer = new Viewer($("study-view"), app.look, app.tables, { label: picture.name });
       viewer.setPicture(shown);
       viewer.key_ = picture.id;
+      opened = picture;
       app.pixels = shown;
       $("controls").hidden = false;
       $("study-title").scrollIntoView({ block: "nearest" });
@@ -117,6 +118,13 @@ export function study(app) {
   $("study-back").addEventListener("click", () => { open = -1; list(page - 1); });
   $("study-on").addEventListener("click", () => { open = -1; list(page + 1); });
   $("study-next").addEventListener("click", next);
+  $("study-ask").addEventListener("click", async () => {
+    const answer = facts.labels[$("study-class").value];
+    $("model").value = answer.model;
+    app.wanted = { class: answer.class };
+    await app.open(opened);
+    app.choose("ask");
+  });
   for (const id of ["study-class", "study-method"]) $(id).addEventListener("change", () => app.run("Computing the map …", map));
   review.elements.reader.addEventListener("change", () => app.run("Reading your reviews …", async () => {
     reviews = reader() ? await get(`/api/study/reviews?reader=${encodeURIComponent(reader())}`) : [];
