@@ -2,6 +2,7 @@
 
 import csv
 import html
+import importlib
 import json
 import re
 
@@ -10,6 +11,9 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from camscope.errors import CamscopeError
+from camscope.evaluation.baselines import BASELINES
+from camscope.methods import METHODS
 from camscope.models.loading import load
 from running import inside
 
@@ -76,6 +80,41 @@ def test_the_same_command_again_changes_nothing_and_prints_json(place):
     content = json.loads(done.stdout)
     assert content["data"] == {"path": str(place / "pictures.csv"), "pictures": 5, "annotated": 4, "patients": True}
     assert content["table"]["reference"] == "gradcam"
+
+
+def test_first_results_before_the_end(place, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("camscope.cli.evaluate"), "_FIRST_RESULTS", 0.0)
+    pages = []
+    page = importlib.import_module("camscope.evaluation.page")
+    written = page.write_atomically
+    monkeypatch.setattr(
+        page, "write_atomically", lambda path, write: (written(path, write), pages.append(path.read_text()))
+    )
+    done = run(place, "--batch-size", "2", out="first")
+    assert re.search(r"first results in \S+evaluation.html: \d+ of 35 maps, about \d+\.\d minutes to go", done.stderr)
+    assert "First results: 2 of 35 maps are done" in pages[0]
+    assert "First results" not in pages[-1]
+
+
+def test_by_default_fast_methods_and_metrics_and_with_thorough_all(place, monkeypatch):
+    plans = []
+
+    def stop(plan, _):
+        plans.append(plan)
+        raise CamscopeError("far enough")
+
+    monkeypatch.setattr(importlib.import_module("camscope.cli.evaluate"), "_run", stop)
+    for more in ((), ("--thorough",), ("--thorough", "--methods", "fem")):
+        data = ("--data", place / "pictures.csv", "--boxes", "box", "--out", place / "none")
+        assert "far enough" in inside("evaluate", "--model", place / "model", *data, *more).stderr
+    fast, thorough, one = plans
+    assert set(METHODS) < set(thorough.methods)
+    assert set(fast.methods) < set(thorough.methods)
+    assert "gradcam" in fast.methods
+    assert "scorecam" not in fast.methods
+    assert set(fast.metrics) < set(thorough.metrics)
+    assert "deletion" not in fast.metrics
+    assert (one.methods, one.metrics) == ((*BASELINES, "fem"), thorough.metrics)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +32,9 @@ from camscope.cli.terminal import one_line
 if TYPE_CHECKING:
     from camscope.evaluation.plan import EvaluationPlan
 
+_FIRST_RESULTS = 30.0
+"""Seconds until the page is written for the first time; then whenever the time has doubled."""
+
 
 @with_model_options
 def evaluate(
@@ -48,9 +52,19 @@ def evaluate(
     image: ImageColumn = None,
     patient: PatientColumn = None,
     methods: Annotated[
-        str, typer.Option(help="Methods, separated by commas, or all; `camscope methods` lists them.")
-    ] = "all",
-    metrics: Annotated[str, typer.Option(help="Metrics, separated by commas, or all.")] = "all",
+        str | None,
+        typer.Option(
+            help="Methods, separated by commas, or all; `camscope methods` lists them.",
+            show_default="six methods of one pass",
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="Metrics, separated by commas, or all.", show_default="those of at most one further pass"),
+    ] = None,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="All methods and all metrics, unless --methods or --metrics name some.")
+    ] = False,
     layer: Annotated[str | None, typer.Option(help="Target layer.", show_default="detected automatically")] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="Method setting as name=value; repeat for several.")
@@ -72,22 +86,23 @@ def evaluate(
 
     Writes one row per image and method, with one column per metric, into DIR/rows/*.parquet; the table with confidence
     intervals and comparisons into DIR/evaluation.json; and DIR/evaluation.html with figures. Four baselines are always
-    included: a uniform map, a centre prior, the average mask and random channel weights. Re-run the same command to
-    resume.
+    included: a uniform map, a centre prior, the average mask and random channel weights. The page shows first results
+    after half a minute, and then again and again. Re-run the same command to resume.
 
     Example: camscope evaluate -m timm:resnet50 --data birds.csv --boxes box --methods gradcam,layercam --out results
     """
     from camscope.evaluation.baselines import MAPLESS
-    from camscope.evaluation.candidates import chosen_methods
+    from camscope.evaluation.candidates import FAST_METHODS, chosen_methods
     from camscope.evaluation.data import read_data
     from camscope.evaluation.page import evaluated
     from camscope.evaluation.plan import EvaluationPlan
-    from camscope.evaluation.rows import chosen_metrics
+    from camscope.evaluation.rows import FAST_METRICS, chosen_metrics
     from camscope.explanation.method_lookup import check_settings
     from camscope.models.device import device_of
     from camscope.models.engines import EDITS, resolve
 
-    method_names, metric_names = chosen_methods(methods), chosen_metrics(metrics)
+    method_names = chosen_methods(methods or ("all" if thorough else FAST_METHODS))
+    metric_names = chosen_metrics(metrics or ("all" if thorough else FAST_METRICS))
     settings = pairs(setting or [], "--set")
     check_settings(settings, [name for name in method_names if name not in MAPLESS])
     cases = read_data(data, masks=masks, boxes=boxes, target=target, image=image, patient=patient, exclude=[out])
@@ -113,18 +128,27 @@ def evaluate(
 
 
 def _run(plan: EvaluationPlan, out: Path) -> int:
-    """Run the evaluation with a progress display; return the number of failed rows."""
+    """Run the evaluation with a progress display and first results; return the number of failed rows."""
     from camscope.cohort.store import FAILED
+    from camscope.evaluation.page import PAGE, evaluated
     from camscope.evaluation.run import evaluate as rows_of
 
     failed, reasons = 0, set()
+    begin, due, rows_total = time.monotonic(), _FIRST_RESULTS, len(plan.data.cases) * len(plan.methods)
     with progress() as bar:
         task = bar.add_task("evaluating", total=None)
 
         def show(method: str, count: int, total: int) -> None:
             bar.update(task, completed=count, total=total, description=f"evaluating {method}")
 
-        for row in rows_of(plan, out, progress=show, say=messages(bar)):
+        say = messages(bar)
+        for count, row in enumerate(rows_of(plan, out, progress=show, say=say), 1):
+            elapsed = time.monotonic() - begin
+            if elapsed > due and count < rows_total:
+                evaluated(out)
+                minutes = elapsed / 60 * (rows_total / count - 1)
+                say(f"first results in {out / PAGE}: {count} of {rows_total} maps, about {minutes:.1f} minutes to go")
+                due = 2 * elapsed
             if row["status"] == FAILED:
                 failed += 1
                 reason = one_line(f"{row['image']}: {row['message']}")

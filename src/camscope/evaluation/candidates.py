@@ -23,6 +23,8 @@ from camscope.models.model import Model
 from camscope.naming import method_spelling
 from camscope.trace import tensors
 
+FAST_METHODS = "gradcam,hirescam,gradcampp,xgradcam,layercam,eigencam"
+"""Well-known methods of one pass each, that are compared by default."""
 AFFORDABLE = 400
 """Maximum number of forward passes for one further map of each of the few images."""
 

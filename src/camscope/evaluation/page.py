@@ -76,6 +76,8 @@ def _content(content: Mapping[str, Any], rows: pl.DataFrame) -> dict[str, Any]:
             "pictures": content["data"]["pictures"],
             "annotated": content["data"]["annotated"],
             "methods": sum(not entry["baseline"] and bool(entry["pictures"]) for entry in methods),
+            "rows": len(rows),
+            "total": content["data"]["pictures"] * len(content["contestants"]),
             "maps": sum(entry["pictures"] for entry in methods),
         },
         "patients": rows["patient"].n_unique() if content["data"]["patients"] else None,

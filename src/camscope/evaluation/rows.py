@@ -38,6 +38,11 @@ MAP: dict[str, Any] = {
 }
 FILES: dict[str, Any] = {"overlay": pl.Binary, "image_sha256": pl.String, "key": pl.String}
 
+FAST_METRICS = (
+    "pointing,mass_accuracy,enrichment,rank_accuracy,auprc,iou,"
+    "average_drop,increase,average_gain,cascading_randomisation,gini,entropy,complexity"
+)
+"""Metrics of at most one further pass per image, and the sanity check on few images; computed by default."""
 CURVE = "cascade"
 """Column with the rank correlations of the cascade, from its first step to its last."""
 
