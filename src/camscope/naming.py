@@ -19,12 +19,15 @@ MAP_FILES = "{image}/{method}_{label}_{model}/{kind}"
 
 
 def file_name(text: str) -> str:
-    """Return a text as a harmless name of a file: letters and digits of any script, dashes, underscores; 80 characters.
+    """Return a text as a harmless name of a file, of at most 80 characters.
 
-    >>> file_name("gradcam_tiger shark, Galeocerdo/../cuvieri")
-    'gradcam_tiger_shark_Galeocerdo_cuvieri'
+    Letters and digits of any script, single spaces, ``-_(),`` and the dots of "v2.1" and "No. 3" stay; whatever means
+    something to a file system, a spreadsheet or an address becomes an underscore.
+
+    >>> file_name("Mein Modell (v2.1)"), file_name("gradcam_tiger shark/../report.html")
+    ('Mein Modell (v2.1)', 'gradcam_tiger shark_report_html')
     """
-    return re.sub(r"[^\w-]+", "_", text).strip("_")[:_LONGEST] or "_"
+    return re.sub(r"([^\w (),.-]|\.(?![\d ])|  )+", "_", text).strip("_ .")[:_LONGEST].rstrip(" .") or "_"
 
 
 def unique_file_name(text: str) -> str:

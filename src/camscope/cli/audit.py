@@ -42,7 +42,7 @@ def audit(
 
     options = {"device": device, "batch_size": batch_size, "engine": engine}
     content, ran = audited(study_of(folder, study), folder, again=again, **options)
-    print(json.dumps(content, ensure_ascii=False) if as_json else summary(content))
+    print(json.dumps(content, ensure_ascii=False) if as_json else summary(content, ran=ran))
     if ran and (page := Store(folder).folder / PAGE).exists():
         print(f"note: {page} was written before this audit: run `camscope report {folder}`", file=sys.stderr)
 
@@ -64,8 +64,13 @@ def audited(study: Study, folder: str | Path, *, again: bool = False, **options:
         return run_audit(study, folder, progress=steps(bar), **options), True
 
 
-def summary(content: dict[str, Any]) -> str:
-    """Return, per label, the self-test and the verdicts on regions and on properties to which the model responds."""
+def summary(content: dict[str, Any], *, ran: bool) -> str:
+    """Return, per label, the self-test and the verdicts on regions and on properties to which the model responds.
+
+    Args:
+        content: of ``audit.json``.
+        ran: whether the audit was run now, and not read from the folder.
+    """
     lines = []
     known = content["patient_source"] != "none"
     if not known:
@@ -80,7 +85,7 @@ def summary(content: dict[str, Any]) -> str:
         lines += [f"  {r['verdict']:<19} {region}: {r['reason']}" for region, r in (result["regions"] | shown).items()]
         if result["reliance_map"]:
             lines.append(f"  reliance map: {result['reliance_map']['sentence']}")
-    lines.append(f"{content['forwards']} inputs passed through the models")
+    lines += [f"{content['forwards']} inputs passed through the models"] if ran else []
     return "\n".join(lines)
 
 

@@ -86,9 +86,9 @@ def study(
         cohort_study = Study.read(file)
         failed = _run(cohort_study, out, as_json=as_json, engine="auto" if cluster else engine, **options)
         if cohort_study.file.audit is not None:
-            content, _ = audited(cohort_study, out, device=device)
+            content, ran = audited(cohort_study, out, device=device)
             if not as_json:
-                print(summary(content))
+                print(summary(content, ran=ran))
         page = reported(out, study=cohort_study)
         if not as_json:
             print(page)

@@ -16,7 +16,7 @@ def test_the_summary_has_every_region_and_the_properties_that_matter():
         "reliance_map": {"sentence": "Each cell."},
     }
     bare = result | {"auc": {"estimate": None}, "properties": {}, "reliance_map": None}
-    text = summary({"labels": {"A": result, "B": bare}, "forwards": 12, "patient_source": "column"})
+    text = summary({"labels": {"A": result, "B": bare}, "forwards": 12, "patient_source": "column"}, ran=True)
     assert text.count("border:0.10: Because NOT SHOWN.") == 2
     assert "RELIES              property:jpeg: Because RELIES." in text
     assert "RESPONDS            property:contrast" in text
@@ -25,6 +25,6 @@ def test_the_summary_has_every_region_and_the_properties_that_matter():
     assert "AUC unknown" in text
     assert text.count("on 7 patients") == 2
     assert "no patients are known" not in text
-    text = summary({"labels": {"A": result, "B": bare}, "forwards": 12, "patient_source": "none"})
+    text = summary({"labels": {"A": result, "B": bare}, "forwards": 12, "patient_source": "none"}, ran=True)
     assert text.count("no patients are known") == 1
     assert text.count("on 7 images") == 2

@@ -122,7 +122,7 @@ def test_names_of_images_are_kept_and_cannot_leave_the_folder(tmp_path):
     part = datasets.Dataset.from_dict({"image": images}, features=datasets.Features({"image": datasets.Image()}))
     part.save_to_disk(str(tmp_path / "saved"))
     files = [Path(name) for name in read_table(f"datasets:{tmp_path / 'saved'}")[0]["image"]]
-    assert [file.name for file in files] == ["P1_a.png", "up.png", "b_c.png", "_"]
+    assert [file.name for file in files] == ["P1_a.png", "up.png", "b c.png", "_"]
     assert {file.parent.parent for file in files} == {tmp_path / "cache" / "datasets"}
 
 
