@@ -311,6 +311,6 @@ def _adapted(
         if len(numbers) != preprocess.channels:
             raise SettingError(f"{key} has {len(numbers)} numbers and the network takes {preprocess.channels} channels")
         preprocess = replace(preprocess, **{key: numbers})
-    if fit is not None and fit != preprocess.fit:
+    if fit is not None:
         preprocess = replace(preprocess, fit=fit, resize=None)
     return preprocess

@@ -3,6 +3,7 @@ import torch
 
 from camscope.errors import ModelError, SettingError
 from camscope.models.loading import load
+from camscope.models.preprocess import Preprocess
 
 
 def test_nets_are_ready_for_pictures():
@@ -52,7 +53,8 @@ def test_preprocessing_of_the_caller():
     assert (model.preprocess.mean, model.preprocess.std) == ((0.5,) * 3, (0.25,) * 3)
     assert model.preprocess.input_size == (128, 128)
     assert (model.preprocess.fit, model.preprocess.interpolation) == (own.fit, own.interpolation)
-    assert load("timm:test_resnet", weights="none", fit=own.fit).preprocess == own
+    alone = load("timm:test_resnet", weights="none", mean=0.5, std=0.5, fit=own.fit).preprocess
+    assert alone == Preprocess(own.input_size, mean=0.5, std=0.5, fit=own.fit, interpolation=own.interpolation)
     assert load("timm:test_resnet", weights="none", fit="squash").preprocess.resize is None
 
 
