@@ -1,4 +1,4 @@
-"""Compute results in threads ahead of their use, in order and with a limited number of waiting results."""
+"""Compute results in threads ahead of their use, in order, with limits on the number and the memory of what waits."""
 
 from __future__ import annotations
 
@@ -11,8 +11,18 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
+LIMIT = 1 << 30
+"""Bytes of results that may wait, or be in one batch; a larger result waits alone."""
+
+
 def prefetch(
-    pool: ThreadPoolExecutor, function: Callable[[In], Out], items: Iterable[In], *, depth: int
+    pool: ThreadPoolExecutor,
+    function: Callable[[In], Out],
+    items: Iterable[In],
+    *,
+    depth: int,
+    weigh: Callable[[In], int] = lambda _: 0,
+    limit: int = LIMIT,
 ) -> Iterator[Out]:
     """Apply a function in threads, in order; items are taken in the thread of the caller.
 
@@ -21,6 +31,8 @@ def prefetch(
         function: applied to each item.
         items: taken as far ahead as results may wait.
         depth: how many results may wait, or be worked on.
+        weigh: bytes that the result of an item takes.
+        limit: how many bytes may wait, or be worked on; an item of more is worked on alone.
 
     Yields:
         The results in the order of the items; an error of the function is raised where its result would be.
@@ -29,14 +41,40 @@ def prefetch(
     ...     list(prefetch(pool, abs, [-1, -2, 3], depth=2))
     [1, 2, 3]
     """
-    waiting: deque[Future[Out]] = deque()
+    waiting: deque[tuple[Future[Out], int]] = deque()
+    total = 0
     try:
         for item in items:
-            waiting.append(pool.submit(function, item))
+            weight = weigh(item)
+            while waiting and total + weight > limit:
+                total -= waiting[0][1]
+                yield waiting.popleft()[0].result()
+            waiting.append((pool.submit(function, item), weight))
+            total += weight
             if len(waiting) >= depth:
-                yield waiting.popleft().result()
+                total -= waiting[0][1]
+                yield waiting.popleft()[0].result()
         while waiting:
-            yield waiting.popleft().result()
+            yield waiting.popleft()[0].result()
     finally:
-        for future in waiting:
+        for future, _ in waiting:
             future.cancel()
+
+
+def batched(items: Iterable[In], size: int, *, weigh: Callable[[In], int], limit: int = LIMIT) -> Iterator[list[In]]:
+    """Yield successive items in lists of a size, of fewer if they weigh more than a limit together.
+
+    >>> list(batched([5, 1, 1, 9, 1], 3, weigh=lambda item: item, limit=4))
+    [[5], [1, 1], [9], [1]]
+    """
+    batch: list[In] = []
+    total = 0
+    for item in items:
+        weight = weigh(item)
+        if batch and (len(batch) == size or total + weight > limit):
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += weight
+    if batch:
+        yield batch

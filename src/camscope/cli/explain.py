@@ -143,12 +143,17 @@ def explain(
 
         last, image_count = "", 0
         writers = stack.enter_context(ThreadPoolExecutor(_WRITERS))
-        for e, paths in prefetch(writers, save, named, depth=batch_size):
+        for e, paths in prefetch(writers, save, named, depth=batch_size, weigh=_bytes):
             _say(e, paths, as_json=as_json)
             last, image_count = e.source, image_count + (e.source != last)
             bar.update(task, completed=image_count + len(failed))
     folder.finish()
     raise exit_after(failed, "explained")
+
+
+def _bytes(one: tuple[Explanation, dict[str, Path]]) -> int:
+    """Return the memory of an explanation."""
+    return one[0].picture.pixels.nbytes + one[0].heatmap.nbytes
 
 
 def _say(e: Explanation, paths: dict[str, Path], *, as_json: bool) -> None:

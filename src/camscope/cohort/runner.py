@@ -16,7 +16,7 @@ from camscope.cohort.case import Case
 from camscope.cohort.store import Row
 from camscope.errors import CamscopeError, OutputError, StoreError
 from camscope.explanation.batch import Sample
-from camscope.images import fetch
+from camscope.images import decoded_bytes, fetch
 from camscope.prefetch import prefetch
 
 _READERS = 2
@@ -91,6 +91,11 @@ class Step(Protocol[WorkT]):
         ...
 
 
+def case_bytes(case: Case) -> int:
+    """Return the memory that the image of a case takes; 0 if it is unknown."""
+    return 0 if case.problem else decoded_bytes(case.source)
+
+
 def read_cases(step: Step[WorkT], cases: Iterable[Case], *, ahead: int) -> Iterator[WorkT]:
     """Read the files of cases in threads, in order; if a case cannot be read, its rows have the reason.
 
@@ -112,7 +117,7 @@ def read_cases(step: Step[WorkT], cases: Iterable[Case], *, ahead: int) -> Itera
         return work
 
     with ThreadPoolExecutor(_READERS) as readers:
-        yield from prefetch(readers, read, cases, depth=ahead)
+        yield from prefetch(readers, read, cases, depth=ahead, weigh=case_bytes)
 
 
 def attempt(

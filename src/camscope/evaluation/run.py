@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from camscope.cohort.case import Case
+from camscope.cohort.runner import case_bytes
 from camscope.cohort.store import EVALUATION, Row, Store, as_written
 from camscope.errors import CamscopeError, OutputError, PictureError
 from camscope.evaluation.candidates import EvaluatedMethod, try_method
@@ -19,6 +19,7 @@ from camscope.evaluation.step import EvaluationStep
 from camscope.explanation.batch import BatchExplainer
 from camscope.explanation.result import versions
 from camscope.images import fetch
+from camscope.prefetch import batched
 from camscope.progress import Progress
 
 
@@ -66,7 +67,7 @@ def evaluate(
         step = EvaluationStep(plan, contestants, cached_rows)
         columns, total, row_count = schema(plan.metrics), len(plan.data.cases) * len(contestants), 0
         numbers = itertools.count()
-        for batch in _batches(plan):
+        for batch in batched(plan.data.cases, plan.batch_size, weigh=case_bytes):
             for contestant, rows in step.rows(batch):
                 progress(contestant.name, row_count, total)
                 new_rows = list(rows())
@@ -76,12 +77,6 @@ def evaluate(
         progress("", row_count, total)
         store.finish()
         store.record(content | {"finished": True})
-
-
-def _batches(plan: EvaluationPlan) -> Iterator[list[Case]]:
-    cases = iter(plan.data.cases)
-    while batch := list(itertools.islice(cases, plan.batch_size)):
-        yield batch
 
 
 def recorded(plan: EvaluationPlan, contestants: Sequence[EvaluatedMethod]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from camscope.explanation.method_lookup import (
 )
 from camscope.explanation.result import Explanation
 from camscope.explanation.target_spec import TargetSpec
-from camscope.images import Picture, as_picture
+from camscope.images import Picture, as_picture, decoded_bytes
 from camscope.methods import Method
 from camscope.models.device import device_of
 from camscope.models.engines import resolve, resolve_precision
@@ -45,7 +45,7 @@ from camscope.models.from_module import AnyPreprocess
 from camscope.models.labels import Labels, read_labels
 from camscope.models.loading import load
 from camscope.models.model import Model, input_channels
-from camscope.prefetch import prefetch
+from camscope.prefetch import batched, prefetch
 
 Unread = tuple[str, CamscopeError]
 """A source that cannot be read, and its error."""
@@ -196,7 +196,8 @@ def explain_all(
     engine = resolve(engine, coming, device=device_of(model))
     resolve_precision(precision)
     with ThreadPoolExecutor(_READERS) as readers:
-        samples = _read(prefetch(readers, partial(_open, model), pictures, depth=2 * batch_size), on_error)
+        coming_samples = prefetch(readers, partial(_open, model), pictures, depth=2 * batch_size, weigh=decoded_bytes)
+        samples = _read(coming_samples, on_error)
         for batch in _batches(samples, batch_size):
             with speaking(model):
                 run = _pass_over(
@@ -205,6 +206,7 @@ def explain_all(
                 explained = run.explain(functions, run.goals(specs), settings=settings, to=to)
             while (e := _next(model, explained)) is not None:
                 yield e
+            del batch, run, explained  # their images are large; the next ones are read now
 
 
 def as_model(
@@ -228,8 +230,7 @@ def as_model(
 def _batches(samples: Iterator[Sample], batch_size: int) -> Iterator[list[Sample]]:
     """Yield successive samples in batches, each of inputs of one size: a callable may keep the size of the image."""
     for _, alike in itertools.groupby(samples, key=lambda sample: sample.tensor.shape):
-        while batch := list(itertools.islice(alike, batch_size)):
-            yield batch
+        yield from batched(alike, batch_size, weigh=lambda sample: sample.picture.pixels.nbytes)
 
 
 def _pass_over(model: Model, batch: list[Sample], **options: Any) -> BatchExplainer:

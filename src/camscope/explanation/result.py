@@ -196,7 +196,7 @@ class Explanation:
     ) -> list[Path]:
         """Write the explanation into a folder.
 
-        Files of the same explanation are replaced; a warning says if they are those of another one.
+        Files of the same names are replaced; a warning says if the record is that of another explanation.
 
         Args:
             folder: output folder; created if missing.
@@ -219,7 +219,7 @@ class Explanation:
         """
         folder = Path(folder)
         paths = {kind: folder / name for kind, name in file_names(files, write, self.name_fields()).items()}
-        warn_if_replaced(paths, self.to_dict(), self.picture.pixels)
+        warn_if_replaced(paths, self.to_dict)
         self.write_files(paths, scale=scale, cmap=cmap, opacity=opacity)
         return list(paths.values())
 

@@ -5,7 +5,7 @@ from camscope.images import photo as photo
 from camscope.images.find import find_pictures, require_one
 from camscope.images.memory import as_picture
 from camscope.images.picture import Peek, Picture, Window
-from camscope.images.registry import READERS, decode, peek, peek_open, read, reader
+from camscope.images.registry import READERS, decode, decoded_bytes, peek, peek_open, read, reader
 from camscope.images.source import fetch
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Window",
     "as_picture",
     "decode",
+    "decoded_bytes",
     "fetch",
     "find_pictures",
     "peek",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from camscope.errors import PictureError
+from camscope.errors import CamscopeError, PictureError
 from camscope.images.picture import Peek, Picture
 from camscope.images.source import fetch, opened, split
 
@@ -21,6 +21,7 @@ READERS: dict[str, Reader] = {}
 
 _PEEKERS: dict[str, Peeker] = {}
 _SIGNATURES: dict[str, Sequence[tuple[int, bytes]]] = {}
+_PIXEL = 3 * 4  # bytes
 _BEGINNING = 1024  # bytes; all signatures lie within them
 
 
@@ -129,6 +130,24 @@ def peek(source: str | Path) -> Peek:
     """
     with opened(source) as file:
         return peek_open(file, str(source))
+
+
+def decoded_bytes(source: object) -> int:
+    """Return the memory that an image file takes as float32 RGB, by its header; 0 if it is unknown.
+
+    Args:
+        source: a path; of an address, or of an image in memory, nothing is known.
+
+    >>> decoded_bytes("no/such/file.png")
+    0
+    """
+    if not isinstance(source, (str, Path)) or "://" in str(source):
+        return 0
+    try:
+        height, width = peek(source).size
+    except (CamscopeError, OSError, ValueError):  # it is told when it is read
+        return 0
+    return _PIXEL * height * width
 
 
 def peek_open(file: BinaryIO, source: str) -> Peek:

@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from camscope.cohort.runner import case_bytes
 from camscope.cohort.store import SCAN, Store, key_of
 from camscope.errors import check_count
 from camscope.evaluation.data import EvaluationData
@@ -21,6 +22,7 @@ from camscope.images.find import other_files
 from camscope.models.device import device_of
 from camscope.models.model import Model
 from camscope.naming import method_spelling
+from camscope.prefetch import batched
 from camscope.progress import Progress
 from camscope.scan.page import contact_sheet, page_text
 from camscope.scan.ranking import ranked
@@ -104,9 +106,9 @@ def scan(
         known = store.known()
         for text in known.damaged:
             say(f"{text}: its rows are computed again")
-        step, cases = ScanStep(plan.model, plan.method, known, plan.made_with), iter(plan.data.cases)
+        step = ScanStep(plan.model, plan.method, known, plan.made_with)
         numbers = itertools.count()
-        while batch := list(itertools.islice(cases, plan.batch_size)):
+        for batch in batched(plan.data.cases, plan.batch_size, weigh=case_bytes):
             rows = list(step.rows(batch))
             store.write(plan.fingerprint, next(numbers), rows=rows, columns=SCHEMA)
             done += len(rows)

@@ -23,6 +23,7 @@ from camscope.images import decode
 from camscope.images.source import split
 from camscope.methods import Method, NetworkMethod
 from camscope.models.device import device_of, on_device
+from camscope.prefetch import batched
 from camscope.study.dicom_identity import Identities
 from camscope.study.measure import Places, drawn, measured
 from camscope.study.rows import FILES, SCHEMA_VERSION, is_region, region_names
@@ -97,7 +98,7 @@ class StudyStep:
         works = read_cases(self, cases, ahead=self.batch_size)
         with ThreadPoolExecutor(_WRITERS) as writers:
             finished: deque[Future[list[Row]]] = deque()
-            while batch := list(itertools.islice(works, self.batch_size)):
+            for batch in batched(works, self.batch_size, weigh=_bytes):
                 for key in self._classes:
                     if members := [work for work in batch if key in work.samples]:
                         self.watch(", ".join(self._classes[key]))
@@ -105,7 +106,7 @@ class StudyStep:
                 for work in batch:
                     work.samples.clear()
                 finished.extend(writers.submit(self._finish, work) for work in batch)
-                while len(finished) > self.batch_size:
+                while len(finished) > len(batch):
                     yield from finished.popleft().result()
             for rows in finished:
                 yield from rows.result()
@@ -310,3 +311,8 @@ class StudyStep:
         if self.study.file.explain.when == "predicted":
             return "not predicted"
         return "the label is blank or uncertain" if truth is None else "not present"
+
+
+def _bytes(work: StudyWork) -> int:
+    """Return the memory of the image of a case, if it was read."""
+    return 0 if work.picture is None else work.picture.pixels.nbytes

@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import hashlib
 import io
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from camscope.explanation.batch import BatchExplainer, Sample
 from camscope.files import write_atomically
 from camscope.images import decode, fetch, read
 from camscope.models.model import Model
+from camscope.prefetch import batched
 from camscope.progress import Progress
 from camscope.statistics.auc import auc_interval
 from camscope.statistics.intervals import Interval, bootstrap, exact_interval, mean
@@ -123,8 +123,7 @@ def predict(
             except CamscopeError as error:
                 failed[case.image] = " ".join(str(error).split())
 
-    stream = samples()
-    while batch := list(itertools.islice(stream, batch_size)):
+    for batch in batched(samples(), batch_size, weigh=lambda pair: pair[1].picture.pixels.nbytes):
         run = BatchExplainer.over(model, [sample for _, sample in batch])
         batch_probabilities = run.model.probability(run.scores.double())
         assert batch_probabilities is not None  # of a value, which was refused

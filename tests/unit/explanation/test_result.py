@@ -13,7 +13,6 @@ from torch import nn
 
 import camscope as cs
 from camscope.errors import SettingError
-from camscope.explanation import replaced_files
 from camscope.explanation.file_kinds import FILES
 from camscope.images import Picture, Window
 
@@ -145,29 +144,17 @@ def test_patterns_that_cannot_be_used(e, tmp_path, pattern):
     assert not (tmp_path / "out").exists()
 
 
-def test_files_of_another_explanation_are_not_replaced_in_silence(e, tmp_path, recwarn):
+def test_the_record_of_another_explanation_is_not_replaced_in_silence(e, tmp_path, recwarn):
     e.save(tmp_path)
     e.save(tmp_path, write="overlay")
+    e.save(tmp_path)
     assert not recwarn  # the same again
     other = replace(e, label="dog", index=1)
-    with pytest.warns(
-        UserWarning, match=r"overlay.jpg of .* is replaced by that of .*\(dog, .*MapFolder never"
-    ) as told:
-        other.save(tmp_path, write="overlay")
-    assert told[0].filename == __file__
     other.save(tmp_path, files="{label}_{kind}.png", write="overlay")
     assert not recwarn
-    replaced_files._WRITTEN.clear()  # as in another process, which has the record alone
-    with pytest.warns(UserWarning, match=r"explanation.json of .* is replaced by that of .*\(dog, "):
+    with pytest.warns(UserWarning, match=r"explanation.json of .* is replaced by that of .*\(dog, .*MapFolder") as told:
         other.save(tmp_path)
+    assert told[0].filename == __file__
     (tmp_path / "explanation.json").write_text("damaged")
-    replaced_files._WRITTEN.clear()
     other.save(tmp_path)
     assert not recwarn
-
-
-def test_images_without_a_file_are_told_apart(e, tmp_path):
-    e.save(tmp_path, write="npy")
-    other = replace(e, picture=Picture(1 - e.picture.pixels, e.picture.source))
-    with pytest.warns(UserWarning, match="is replaced"):
-        other.save(tmp_path, write="npy")
