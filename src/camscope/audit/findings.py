@@ -307,10 +307,15 @@ def _untestable(
     if not changed:
         if region in measured.large:
             return "no case has a donor with the other label"
-        if region in unedited:
-            why = unedited[region][1]
-            return "no mask of it could be removed" + (f", and of unedited images, {why}" if why else "")
-        return "no case has the region, the disease covers most of it, or a sham of its shape does not fit beside it"
+        if not measured.holders.get(region):
+            why = "no image has it in the part that the network sees"
+        else:
+            why = "where an image has it, the disease covers most of it, or a sham of its shape does not fit beside it"
+        return (
+            f"{why}, and of unedited images, {unedited[region][1]}"
+            if region in unedited and unedited[region][1]
+            else why
+        )
     tested = drawn.filter(pl.col("case").is_in(list(changed)))
     patients = {truth: tested.filter(pl.col("truth") == truth)["patient"].n_unique() for truth in (True, False)}
     most = max(patients.values())
