@@ -11,8 +11,13 @@ from camscope.training.dataset import read_dataset
 from layout_folders import LAYOUTS
 from running import inside
 
+QUICK = ("class_folders", "dicom_folder", "nih", "coco", "open_i")
+"""Data sets, one per kind of reader, that run without `make test-all`."""
 
-@pytest.fixture(params=LAYOUTS, ids=str)
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in LAYOUTS], ids=str
+)
 def data(request, tmp_path):
     (tmp_path / "data").mkdir()
     return LAYOUTS[request.param](tmp_path / "data"), tmp_path
