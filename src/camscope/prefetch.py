@@ -51,7 +51,7 @@ def prefetch(
                 yield waiting.popleft()[0].result()
             waiting.append((pool.submit(function, item), weight))
             total += weight
-            if len(waiting) >= depth:
+            while len(waiting) >= depth or (waiting and total > limit):  # before the next item takes memory
                 total -= waiting[0][1]
                 yield waiting.popleft()[0].result()
         while waiting:
@@ -71,10 +71,13 @@ def batched(items: Iterable[In], size: int, *, weigh: Callable[[In], int], limit
     total = 0
     for item in items:
         weight = weigh(item)
-        if batch and (len(batch) == size or total + weight > limit):
+        if batch and total + weight > limit:
             yield batch
             batch, total = [], 0
         batch.append(item)
         total += weight
+        if len(batch) == size or total >= limit:  # before the next item takes memory
+            yield batch
+            batch, total = [], 0
     if batch:
         yield batch

@@ -147,6 +147,7 @@ def explain(
             _say(e, paths, as_json=as_json)
             last, image_count = e.source, image_count + (e.source != last)
             bar.update(task, completed=image_count + len(failed))
+            del e  # its image may be large, and the next one is read now
     folder.finish()
     raise exit_after(failed, "explained")
 

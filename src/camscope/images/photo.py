@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from camscope.errors import MissingExtraError, PictureError
 from camscope.images.bands import band_size, band_tags, read_bands
 from camscope.images.limits import max_pixels
-from camscope.images.picture import Peek, Picture
+from camscope.images.picture import Peek, Picture, strips
 from camscope.images.pixels import unit, unit_float
 from camscope.images.quiet import quiet
 from camscope.images.registry import reader
@@ -26,8 +26,6 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 _VOLUMES = (".nii", ".nii.gz")
 _SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 
-_STRIP = 1 << 24
-"""Pixels that are converted at once."""
 _HALF, _VISIBLE = 128, 0.005  # alpha below which a pixel is transparent, and the share of them that is worth a note
 _PHOTOMETRIC, _BITS_PER_SAMPLE, _WHITE_IS_ZERO = 262, 258, 0  # tags of the TIFF standard
 
@@ -153,10 +151,8 @@ def from_pillow(image: Image.Image, *, source: str) -> Picture:
 
 def _strips(image: Image.Image) -> Iterator[tuple[Image.Image, slice]]:
     """Yield copies of parts of an image and their rows, so that no second copy of a large image is needed."""
-    step = max(1, _STRIP // image.width)
-    for top in range(0, image.height, step):
-        bottom = min(top + step, image.height)
-        yield image.crop((0, top, image.width, bottom)), slice(top, bottom)
+    for rows in strips((image.height, image.width)):
+        yield image.crop((0, rows.start, image.width, rows.stop)), rows
 
 
 def _transparency(image: Image.Image) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -57,8 +57,26 @@ class Picture:
     def bytes(self) -> npt.NDArray[np.uint8]:
         """Return the displayed channels as bytes: (H, W, 1) of one or two channels, (H, W, 3) of three or more."""
         display = self.pixels[..., : 3 if self.channels >= 3 else 1]
-        levels: npt.NDArray[np.uint8] = np.rint(display * np.float32(255)).astype(np.uint8)
+        levels = np.empty(display.shape, np.uint8)
+        for rows in strips(self.size):
+            levels[rows] = np.rint(display[rows] * np.float32(255))
         return levels
+
+
+def strips(size: tuple[int, int], *, pixels: int = 1 << 22) -> Iterator[slice]:
+    """Yield the rows of parts of an image, so that what is computed on the way takes little memory.
+
+    Args:
+        size: (height, width).
+        pixels: of each part, about.
+
+    >>> [(rows.start, rows.stop) for rows in strips((5, 2), pixels=4)]
+    [(0, 2), (2, 4), (4, 5)]
+    """
+    height, width = size
+    step = max(1, pixels // max(1, width))
+    for top in range(0, height, step):
+        yield slice(top, min(top + step, height))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from camscope.array_types import Bytes
 from camscope.errors import SettingError, nearest
-from camscope.images.picture import Picture, Window
+from camscope.images.picture import Picture, Window, strips
 from camscope.render.text import BLANK
 
 COLOUR_MAPS = ("byr", "jet", "turbo", "viridis", "inferno", "magma", "plasma", "cividis", "hot", "coolwarm", "gray")
@@ -95,18 +95,21 @@ def overlay(
         raise SettingError(f"opacity {opacity} is not possible; it lies in 0 (image alone) to 1 (map alone)")
     pixels, table = picture.bytes, _blended(cmap, float(opacity))
     view = (window or Window.whole(picture.size)).visible()
-    levels = _bytes(values[view]).astype(np.uint16) << 8
-    if pixels.shape[2] == 1:  # one lookup of whole pixels
-        seen = np.take(table, levels | pixels[view][..., 0])
-        drawn = Image.frombytes("RGB", seen.shape[::-1], seen.tobytes(), "raw", "RGBX")
+    seen, seen_values = pixels[view], values[view]
+    if seen.shape == pixels.shape:
+        laid = Image.new("RGB", picture.size[::-1])
     else:
-        channels = table.view(np.uint8).reshape(-1, 4)
-        parts = [np.take(channels[:, k], levels | pixels[view][..., k]) for k in range(3)]
-        drawn = Image.fromarray(np.stack(parts, axis=2))
-    if drawn.size == picture.size[::-1]:
-        return drawn
-    laid = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
-    laid.paste(drawn, (view[1].start, view[0].start))
+        laid = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
+    channels = table.view(np.uint8).reshape(-1, 4)
+    for rows in strips((seen.shape[0], seen.shape[1])):
+        levels = _bytes(seen_values[rows]).astype(np.uint16) << 8
+        if pixels.shape[2] == 1:  # one lookup of whole pixels
+            colours = np.take(table, levels | seen[rows][..., 0])
+            drawn = Image.frombytes("RGB", colours.shape[::-1], colours.tobytes(), "raw", "RGBX")
+        else:
+            parts = [np.take(channels[:, k], levels | seen[rows][..., k]) for k in range(3)]
+            drawn = Image.fromarray(np.stack(parts, axis=2))
+        laid.paste(drawn, (view[1].start, view[0].start + rows.start))
     return laid
 
 
