@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from camscope.errors import MissingExtraError, PictureError, require
-from camscope.images.limits import MAX_BYTES, check_size
+from camscope.errors import PictureError
+from camscope.images.dicom_file import (
+    BARE,
+    check_decodable,
+    dicom_faults,
+    numbers,
+    pydicom_module,
+    read_dataset,
+)
+from camscope.images.limits import check_size
 from camscope.images.picture import Peek, Picture, Pixels
 from camscope.images.pixels import unit
 from camscope.images.quiet import quiet
 from camscope.images.registry import reader
-from camscope.images.source import frame_notes, no_frame, reason, split
+from camscope.images.source import frame_notes, no_frame, split
 
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _HEADER = ["Rows", "Columns", "NumberOfFrames", "SOPClassUID", "PatientID", "ViewPosition", "SpecificCharacterSet"]
 _HEADER += ["StudyInstanceUID", "ImageLaterality", "Laterality", "StudyDate", "Modality"]
 _HEADER += ["FileSetID"]  # tags of DICOMDIR files, which have none of the others
-_FIRST = {2: (0, 1, 2, 3, 16), 8: (0, 1, 5, 8, 18, 20, 22, 24)}
 _LEVELS = 0.1
 """Share of pixels between black and white, below which a window is noted."""
-_DEFLATED = b"1.2.840.10008.1.2.1.99"
-_CHUNK = 1 << 16
 _FACTS = {
     "patient": ("PatientID",),
     "view": ("ViewPosition",),
@@ -48,8 +48,8 @@ def peek(file: BinaryIO, source: str) -> Peek:
 
     Facts are "patient", "view", "study", "laterality", "date" and "modality".
     """
-    with quiet(), _faults(source):
-        dataset = _dataset(file, source, stop_before_pixels=True, specific_tags=_HEADER)
+    with quiet(), dicom_faults(source):
+        dataset = read_dataset(file, source, stop_before_pixels=True, specific_tags=_HEADER)
         size, _ = _size_and_frame(dataset, source)
         facts = {
             fact: next((words for name in names if (words := str(dataset.get(name) or "").strip())), "")
@@ -58,11 +58,7 @@ def peek(file: BinaryIO, source: str) -> Peek:
     return Peek(size, {fact: words for fact, words in facts.items() if words})
 
 
-# The first elements of files without the preamble that PS3.10 asks for: of groups 2 and 8.
-_BARE = tuple((0, bytes([group, 0, element, 0])) for group, elements in _FIRST.items() for element in elements)
-
-
-@reader(".dcm", ".dicom", peeker=peek, signatures=((128, b"DICM"), *_BARE))
+@reader(".dcm", ".dicom", peeker=peek, signatures=((128, b"DICM"), *BARE))
 def read(content: bytes, source: str) -> Picture:
     """Read one frame of a DICOM file as it is meant to be seen; needs the extra ``dicom``.
 
@@ -91,17 +87,17 @@ def read(content: bytes, source: str) -> Picture:
     Reference:
         DICOM PS3.3, C.7.6.3 (pixels), C.11.1 (modality LUT), C.11.2 (VOI LUT).
     """
-    with quiet(), _faults(source):
-        dataset = _dataset(BytesIO(content), source)
+    with quiet(), dicom_faults(source):
+        dataset = read_dataset(BytesIO(content), source)
         _, frame = _size_and_frame(dataset, source)
         if not any(element in dataset for element in _PIXELS):
             raise PictureError(
                 f"{source!r} is damaged or truncated: its header tells of an image, but no pixels follow"
             )
-        _decodable(dataset, source)
+        check_decodable(dataset, source)
         _raise_groups(dataset, frame)
         _size_and_frame(dataset, source)  # again, since a group may hold another size
-        stored = _pydicom("pydicom.pixels", source).pixel_array(dataset, index=frame)
+        stored = pydicom_module("pydicom.pixels", source).pixel_array(dataset, index=frame)
         if dataset.PhotometricInterpretation in _COLOURS:
             pixels, bits = _colour(stored, dataset, source)
             notes: tuple[str, ...] = ()
@@ -113,76 +109,6 @@ def read(content: bytes, source: str) -> Picture:
             )
         notes = (*frame_notes(source, int(dataset.get("NumberOfFrames") or 1)), *notes)
         return Picture(pixels, source, spacing=_spacing(dataset), bits=bits, notes=notes)
-
-
-def _pydicom(module: str, source: str) -> Any:
-    return require(module, f"reading {split(source)[0]}", "dicom")
-
-
-@contextmanager
-def _faults(source: str) -> Iterator[None]:
-    """Turn any exception of pydicom and its decoders into a one-sentence error."""
-    try:
-        yield
-    except (PictureError, MissingExtraError, MemoryError):
-        raise
-    except RuntimeError as fault:  # every installed decoder has given up
-        raise PictureError(f"{source!r} is damaged, or of a kind that no decoder takes: {reason(fault)}") from None
-    except BaseException as fault:
-        # A decoder written in Rust panics on damaged data, and its panic is no Exception.
-        if not isinstance(fault, Exception) and type(fault).__name__ != "PanicException":
-            raise
-        # Quoted words may be a patient's, where a damaged header shifts its values.
-        words = re.sub(r"'[^']*'|\"[^\"]*\"", "...", reason(fault))
-        raise PictureError(f"{source!r} is damaged or truncated: {words}") from None
-
-
-def _dataset(file: BinaryIO, source: str, **options: Any) -> Any:
-    pydicom = _pydicom("pydicom", source)
-    start = file.tell()
-    beginning = file.read(1024)
-    file.seek(start)
-    if _DEFLATED in beginning:
-        _check_deflated(file, source)
-    try:
-        dataset = pydicom.dcmread(file, **options)
-    except pydicom.errors.InvalidDicomError:
-        absent = PictureError(f"{source!r} is not a DICOM file, or damaged at its beginning")
-        if not beginning.startswith(tuple(mark for _, mark in _BARE)):
-            raise absent from None
-        file.seek(start)
-        dataset = pydicom.dcmread(file, force=True, **options)
-        if "Rows" not in dataset or "Columns" not in dataset:
-            raise absent from None
-        _state_syntax(dataset)
-    if not len(dataset):  # so pydicom returns files that end within an element of unknown length
-        raise PictureError(f"{source!r} is damaged or truncated: it ends too early")
-    return dataset
-
-
-def _state_syntax(dataset: Any) -> None:
-    """Name the encoding of a file without a file meta header, where it is not compressed."""
-    from pydicom import uid
-
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        implicit, little = dataset.original_encoding
-        plain = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
-        dataset.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else plain
-
-
-def _check_deflated(file: BinaryIO, source: str) -> None:
-    """Raise a PictureError for a deflated file that unpacks to more than `MAX_BYTES`; the place in the file is kept."""
-    start = file.tell()
-    header = file.read(144)
-    if header[128:136] == b"DICM\x02\0\0\0":
-        file.seek(start + 144 + int.from_bytes(header[140:144], "little"))
-        unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        with contextlib.suppress(zlib.error):  # the reader reports damage
-            while size <= MAX_BYTES and (chunk := unpacker.unconsumed_tail or file.read(_CHUNK)):
-                size += len(unpacker.decompress(chunk, 64 * _CHUNK))
-        if size > MAX_BYTES:
-            raise PictureError(f"{source!r} unpacks to more than {MAX_BYTES:,} bytes; store it uncompressed by frame")
-    file.seek(start)
 
 
 def _size_and_frame(dataset: Any, source: str) -> tuple[tuple[int, int], int]:
@@ -203,20 +129,6 @@ def _no_picture(dataset: Any, source: str) -> PictureError:
     return PictureError(f"{source!r} is a DICOM file without an image ({kind}), or its header is cut off")
 
 
-def _decodable(dataset: Any, source: str) -> None:
-    """Raise an error that names the compression where nothing installed can undo it."""
-    syntax = dataset.file_meta.TransferSyntaxUID
-    try:
-        available = _pydicom("pydicom.pixels", source).get_decoder(syntax).is_available
-    except NotImplementedError:
-        available = False
-    if not available:
-        raise PictureError(
-            f"{source!r} is compressed as {syntax.name}, which nothing installed decodes; "
-            "try pip install 'camscope[dicom]', or store it uncompressed"
-        )
-
-
 def _raise_groups(dataset: Any, frame: int) -> None:
     """Put what enhanced multi-frame files say of this frame where other files say it: at the top of the header."""
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
@@ -231,7 +143,7 @@ def _colour(stored: npt.NDArray[Any], dataset: Any, source: str) -> tuple[Pixels
     """Return a decoded frame as RGB (H, W, 3), and its bits."""
     bits = int(dataset.BitsStored)
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
-        stored = _pydicom("pydicom.pixels", source).apply_color_lut(stored, dataset)
+        stored = pydicom_module("pydicom.pixels", source).apply_color_lut(stored, dataset)
         bits = 8 * stored.dtype.itemsize
     return unit(stored, 2**bits - 1), bits if bits >= 8 else 32
 
@@ -243,7 +155,7 @@ def _grey(stored: npt.NDArray[Any], dataset: Any, source: str) -> tuple[Pixels, 
     """
     inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
     bits = int(dataset.get("BitsStored") or 32)
-    processing = _pydicom("pydicom.pixels", source)
+    processing = pydicom_module("pydicom.pixels", source)
     levels, counts = _levels(stored)
     values = processing.apply_modality_lut(levels, dataset)
     if not np.isfinite(values).all():
@@ -322,7 +234,7 @@ def _window_notes(
     if dataset.get("VOILUTSequence"):
         cause = "lookup table"
     else:
-        centre, width = (_numbers(dataset.get(element))[0] for element in ("WindowCenter", "WindowWidth"))
+        centre, width = (numbers(dataset.get(element))[0] for element in ("WindowCenter", "WindowWidth"))
         cause = f"window (centre {centre:g}, width {width:g})"
     low, high = values[counted].min(), values[counted].max()
     note = (
@@ -334,7 +246,7 @@ def _window_notes(
 
 def _window(values: npt.NDArray[Any], dataset: Any, source: str) -> npt.NDArray[np.float64]:
     """Return the first window of the file, as PS3.3 C.11.2.1.2 and C.11.2.1.3 define it; not yet cut to [0, 1]."""
-    centre, width = (_numbers(dataset.get(element))[0] for element in ("WindowCenter", "WindowWidth"))
+    centre, width = (numbers(dataset.get(element))[0] for element in ("WindowCenter", "WindowWidth"))
     function = str(dataset.get("VOILUTFunction") or "LINEAR")
     if function == "LINEAR" and width >= 1:
         # At width 1 the ramp is a step between two values.
@@ -365,12 +277,7 @@ def _padding(stored: npt.NDArray[Any], dataset: Any) -> npt.NDArray[np.bool_]:
 def _spacing(dataset: Any) -> tuple[float, float] | None:
     """Return millimetres per pixel (row, column)."""
     for element in ("PixelSpacing", "ImagerPixelSpacing"):
-        spacing = _numbers(dataset.get(element))
+        spacing = numbers(dataset.get(element))
         if len(spacing) == 2 and min(spacing) > 0:
             return spacing[0], spacing[1]
     return None
-
-
-def _numbers(value: Any) -> list[float]:
-    """Return the numbers of an element of none, one or several values."""
-    return [float(number) for number in ([] if value is None else np.atleast_1d(value))]

@@ -468,7 +468,7 @@ def test_a_deflated_file_is_read_and_a_bomb_is_not(tmp_path, monkeypatch):
     bomb = dataset(np.zeros((2000, 2000), np.uint16))
     bomb.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
     assert len(content(bomb)) < 50_000
-    monkeypatch.setattr("camscope.images.dicom.MAX_BYTES", 1_000_000)
+    monkeypatch.setattr("camscope.images.dicom_file.MAX_BYTES", 1_000_000)
     assert_refused(tmp_path, content(bomb), "unpacks to more than 1,000,000 bytes")
 
 
