@@ -1,4 +1,4 @@
-"""Read images: the type `Picture`, and one reader per file format. Nothing here imports torch."""
+"""Read images and volumes: the types `Picture` and `Volume`, one reader per format. Nothing here imports torch."""
 
 from camscope.images import dicom as dicom  # importing a reader registers it
 from camscope.images import photo as photo
@@ -7,13 +7,19 @@ from camscope.images.memory import as_picture
 from camscope.images.picture import Peek, Picture, Window
 from camscope.images.registry import READERS, decode, decoded_bytes, peek, peek_open, read, reader
 from camscope.images.source import fetch
+from camscope.images.volume import Turn, Volume
+from camscope.images.volume_registry import VOLUME_READERS, as_volume, read_volume, volume_suffix
 
 __all__ = [
     "READERS",
+    "VOLUME_READERS",
     "Peek",
     "Picture",
+    "Turn",
+    "Volume",
     "Window",
     "as_picture",
+    "as_volume",
     "decode",
     "decoded_bytes",
     "fetch",
@@ -21,6 +27,8 @@ __all__ = [
     "peek",
     "peek_open",
     "read",
+    "read_volume",
     "reader",
     "require_one",
+    "volume_suffix",
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from PIL import Image
 
 from camscope.errors import PictureError
@@ -43,3 +46,19 @@ def check_size(size: tuple[int, int], source: str, *, channels: int = 1) -> None
             f"{source!r} says it has {pixels:,} pixels of {channels} channels, more than {_CHANNELS * limit:,} values; "
             "reduce or crop it first"
         )
+
+
+def check_voxels(size: Sequence[int], source: str) -> None:
+    """Raise a PictureError for a volume that is too large by what its header states.
+
+    Args:
+        size: voxels along each axis.
+        source: what to call it; the limit is three times `max_pixels`, as for the values of an image.
+
+    >>> check_voxels((4096, 4096, 4096), "large.nii")
+    Traceback (most recent call last):
+    camscope.errors.PictureError: 'large.nii' says it has more than 536,870,910 voxels; crop or resample it first
+    """
+    limit = max_pixels()
+    if limit is not None and math.prod(map(int, size)) > _CHANNELS * limit:
+        raise PictureError(f"{source!r} says it has more than {_CHANNELS * limit:,} voxels; crop or resample it first")

@@ -23,7 +23,7 @@ from camscope.images.source import frame_notes, no_frame, reason, split
 
 # A closed list: other formats of Pillow are rare, untested here, or start programs (EPS runs Ghostscript).
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
-_VOLUMES = (".nii", ".nii.gz")
+_VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha")
 _SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 
 _HALF, _VISIBLE = 128, 0.005  # alpha below which a pixel is transparent, and the share of them that is worth a note
@@ -81,8 +81,8 @@ def _faults(source: str) -> Iterator[None]:
     except UnidentifiedImageError:
         if split(source)[0].lower().endswith(_VOLUMES):
             raise PictureError(
-                f"{label} is a NIfTI volume, which is not read yet; pass one slice as an array, scaled to [0, 1], "
-                "such as nibabel.load(FILE).get_fdata()[:, :, 40]"
+                f"{label} is a volume, and this model takes images: use a network of volumes, or pass one slice as an "
+                "array, scaled to [0, 1]"
             ) from None
         formats = ", ".join((*FORMATS, "DICOM"))
         raise PictureError(f"{label} is not an image, or damaged at its beginning; readable are {formats}") from None
