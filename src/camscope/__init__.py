@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from camscope.explanation import layers as layers
     from camscope.explanation import steps as steps
     from camscope.images import Picture as Picture
+    from camscope.images import Volume as Volume
     from camscope.images import Window as Window
     from camscope.methods import METHODS as METHODS
     from camscope.metrics import METRICS as METRICS
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from camscope.models.loading import load as load
     from camscope.models.model import Model as Model
     from camscope.models.preprocess import Preprocess as Preprocess
+    from camscope.models.volume_preprocess import VolumePreprocess as VolumePreprocess
     from camscope.study.cluster import Cluster as Cluster
     from camscope.study.run import run as run
     from camscope.study.study import Study as Study
@@ -51,6 +53,8 @@ _HOMES = {
     "Picture": "images",
     "Preprocess": "models.preprocess",
     "Trace": "trace",
+    "Volume": "images",
+    "VolumePreprocess": "models.volume_preprocess",
     "Window": "images",
     "black_box": "models.black_box",
     "cam": "explanation",

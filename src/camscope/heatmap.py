@@ -16,7 +16,7 @@ def place(maps: Tensor, window: Window) -> Tensor:
     """Lay grid maps over the image, where the network saw it; what it did not see is 0.
 
     Linear interpolation with ``align_corners=False`` (a grid cell covers an equal share of the window), one matrix
-    per axis, so that crops, letterboxes and fractional boxes are exact.
+    per axis, so that crops, letterboxes and fractional boxes are exact. Axes of a reoriented volume are put back.
 
     Args:
         maps: (..., *grid), any number of leading axes.
@@ -30,6 +30,9 @@ def place(maps: Tensor, window: Window) -> Tensor:
             [0.0000, 0.2500, 0.7500, 1.0000]])
     """
     axes = len(window.picture)
+    if window.order:
+        maps = maps.flip([axis - axes for axis, flip in enumerate(window.flipped) if flip])
+        maps = maps.movedim([axis - axes for axis in range(axes)], [axis - axes for axis in window.order])
     for axis in range(-axes, 0):
         cells = maps.shape[axis]
         weights = _interpolation(cells, window.picture[axis], window.start[axis], window.extent[axis], like=maps)

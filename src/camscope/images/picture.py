@@ -105,12 +105,16 @@ class Window:
         start: first edge of the box on each axis, (top, left); negative where the image was padded.
         extent: length of the box on each axis, (height, width).
         assumed: whether it is not known what the network saw, so that this is a guess.
+        order: of a volume that was reoriented: the axis of the volume that each axis of the input is; (): the same.
+        flipped: whether each axis of the input runs backwards along it.
     """
 
     picture: tuple[int, ...]
     start: tuple[float, ...]
     extent: tuple[float, ...]
     assumed: bool = False
+    order: tuple[int, ...] = ()
+    flipped: tuple[bool, ...] = ()
 
     @classmethod
     def whole(cls, size: tuple[int, ...]) -> Window:
@@ -121,7 +125,7 @@ class Window:
         """Return the window on the image at another size.
 
         >>> Window((8, 8), (0.0, 2.0), (8.0, 4.0)).resized((4, 16))
-        Window(picture=(4, 16), start=(0.0, 4.0), extent=(4.0, 8.0), assumed=False)
+        Window(picture=(4, 16), start=(0.0, 4.0), extent=(4.0, 8.0), assumed=False, order=(), flipped=())
         """
         factors = [new / old for new, old in zip(size, self.picture, strict=True)]
         start = tuple(edge * factor for edge, factor in zip(self.start, factors, strict=True))
@@ -139,4 +143,5 @@ class Window:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, for JSON."""
-        return {"picture": list(self.picture), "start": list(self.start), "extent": list(self.extent)}
+        box = {"picture": list(self.picture), "start": list(self.start), "extent": list(self.extent)}
+        return box | ({"order": list(self.order), "flipped": list(self.flipped)} if self.order else {})

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from camscope.models.labels import Labels, read_labels
-from camscope.models.model import Model, Outcome, input_channels
+from camscope.models.model import Model, Outcome, assumed_for, input_channels
 from camscope.models.preprocess import IMAGENET_MEAN, Preprocess, assumed_preprocess
 from camscope.models.untrained import looks_new, marked
 
@@ -48,10 +48,11 @@ def from_module(
     of transformers, return one tensor of boxes or score maps, as models from `camscope.load` do. A Keras model is
     copied.
     Otherwise ImageNet's normalisation at 224 x 224 is assumed, with the number of channels of the first convolution,
-    and every explanation has a note about it (``facts["assumed"]``).
+    or, if that is of volumes, the preprocessing of `assumed_volume_preprocess`; and every explanation has a note about
+    it (``facts["assumed"]``).
 
     Args:
-        net: any network that takes (B, C, h, w).
+        net: any network that takes (B, C, h, w), or volumes (B, C, *size).
         preprocess: a Preprocess, or a callable (see `Transform`).
         labels: class names, or the path of a file with them.
         name: name of the model in results; None: the name of the network's class.
@@ -84,7 +85,7 @@ def from_module(
     if preprocess is None:
         preprocess, assumed = details.preprocess, details.assumed
     if preprocess is None:
-        preprocess, assumed = assumed_preprocess(input_channels(bare) or len(IMAGENET_MEAN))
+        preprocess, assumed = assumed_for(bare)
     model = Model(
         name or details.name or type(bare).__name__,
         net if details.wrapped is None else details.wrapped,

@@ -20,12 +20,13 @@ from camscope.models import bundle
 from camscope.models.from_module import AnyPreprocess, from_module
 from camscope.models.labels import Labels, read_labels
 from camscope.models.model import Model, Outcome
-from camscope.models.preprocess import NOTHING_GIVEN, Fit, Preprocess, assumed_note
+from camscope.models.preprocess import NOTHING_GIVEN, Fit, assumed_note
 from camscope.models.sources import NAMES, SOURCES
 from camscope.models.sources.keras_files import FILES as KERAS_FILES
 from camscope.models.sources.onnx import SUFFIX as ONNX_FILE
 from camscope.models.transform import Transform
 from camscope.models.untrained import marked
+from camscope.models.volume_preprocess import VolumePreprocess, assumed_volume_note, preprocess_from_dict
 from camscope.models.weight_names import ALL, KeyFilter
 from camscope.models.weights import SUFFIXES, read_weights
 
@@ -160,8 +161,10 @@ def _with_settings(
     if preprocess is not None or (mean is not None and std is not None):
         facts.pop("assumed", None)
     elif str(facts.get("assumed", "")).startswith(NOTHING_GIVEN):
-        facts["assumed"] = assumed_note(
-            adapted.input_size, mean="mean" if mean is None else "", std="std" if std is None else ""
+        names = {"mean": "mean" if mean is None else "", "std": "std" if std is None else ""}
+        is_volume = isinstance(adapted, VolumePreprocess)
+        facts["assumed"] = (
+            assumed_volume_note(adapted.input_size) if is_volume else assumed_note(adapted.input_size, **names)
         )
     return replace(model, preprocess=adapted, facts=facts)
 
@@ -252,7 +255,7 @@ def _from_bundle(folder: Path, input_size: tuple[int, int] | None, *, is_bare: b
             "prefix"
         )
     card = bundle.read(folder)
-    preprocess = Preprocess.from_dict(card["preprocess"])
+    preprocess = preprocess_from_dict(card["preprocess"])
     if input_size is not None:
         preprocess = preprocess.at(input_size)
     model = _from_source(
@@ -311,6 +314,9 @@ def _adapted(
         if len(numbers) != preprocess.channels:
             raise SettingError(f"{key} has {len(numbers)} numbers and the network takes {preprocess.channels} channels")
         preprocess = replace(preprocess, **{key: numbers})
+        if isinstance(preprocess, VolumePreprocess):
+            preprocess = replace(preprocess, zscore=False)
     if fit is not None:
-        preprocess = replace(preprocess, fit=fit, resize=None)
+        margin = {} if isinstance(preprocess, VolumePreprocess) else {"resize": None}
+        preprocess = replace(preprocess, fit=fit, **margin)
     return preprocess

@@ -19,6 +19,7 @@ from camscope.models.preprocess import Preprocess, assumed_preprocess
 from camscope.models.transform import Transform
 from camscope.models.untrained import note as untrained_note
 from camscope.models.untrained import untrained
+from camscope.models.volume_preprocess import assumed_volume_preprocess
 from camscope.models.weights import digest
 
 if TYPE_CHECKING:
@@ -55,9 +56,11 @@ class Model:
 
     Attributes:
         name: name of the model in results.
-        net: the network; inputs (B, C, h, w), outputs (B, classes) before any softmax or sigmoid.
+        net: the network; inputs (B, C, h, w), or (B, C, *size) of volumes; outputs (B, classes) before any softmax or
+            sigmoid.
         preprocess: a Preprocess, or any callable from a Pillow image or an array to a tensor, such as a Compose of
-            torchvision (see `Transform`). None: ImageNet's normalisation at 224 x 224 is assumed, and a note says so.
+            torchvision (see `Transform`); of volumes a VolumePreprocess. None: it is assumed (ImageNet's normalisation
+            at 224 x 224), and a note says so.
         labels: class names in the order of the outputs; may be empty. With two names for a single logit, the second
             is the class of the logit, and the first the opposite.
         layer: name of the target layer; None: chosen at first use.
@@ -97,7 +100,7 @@ class Model:
             raise ModelError(f"net must be a torch.nn.Module, but got {shortened(self.net)}")
         preprocess: Any = self.preprocess
         if preprocess is None:
-            preprocess, note = assumed_preprocess(input_channels(self.net) or 3)
+            preprocess, note = assumed_for(self.net)
             object.__setattr__(self, "preprocess", preprocess)
             object.__setattr__(self, "facts", {"assumed": note, **self.facts})
         if not isinstance(preprocess, Preprocess):
@@ -105,6 +108,11 @@ class Model:
                 raise SettingError(
                     f"preprocess must be a camscope.Preprocess or a callable, but got an object of type "
                     f"{type(preprocess).__name__}; use {INSTEAD}"
+                )
+            if takes_volumes(self.net):
+                raise SettingError(
+                    f"{self.name} takes volumes, for which preprocess must be a camscope.VolumePreprocess, but got "
+                    f"{shortened(preprocess)}"
                 )
             preprocess = Transform.of(preprocess, channels=input_channels(self.net))
             object.__setattr__(self, "preprocess", preprocess)
@@ -258,11 +266,30 @@ class Model:
         return digest(self.net)
 
 
+def assumed_for(net: nn.Module) -> tuple[Preprocess, str]:
+    """Return the preprocessing that is assumed for a network of images or volumes, and the note on it."""
+    channels = input_channels(net)
+    return assumed_volume_preprocess(channels or 1) if takes_volumes(net) else assumed_preprocess(channels or 3)
+
+
+def takes_volumes(net: nn.Module) -> bool:
+    """Return whether the first convolution of a network is one of volumes.
+
+    >>> takes_volumes(nn.Sequential(nn.Conv3d(1, 2, 3))), takes_volumes(nn.Conv2d(1, 2, 3))
+    (True, False)
+    """
+    return isinstance(_first_convolution(net), nn.Conv3d)
+
+
 def input_channels(net: nn.Module) -> int | None:
     """Return the number of channels that a network takes by its first convolution; None where that is not known.
 
     >>> input_channels(nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 2, 3)))
     4
     """
-    first = next((module for module in net.modules() if isinstance(module, nn.Conv2d)), None)
+    first = _first_convolution(net)
     return None if first is None else first.in_channels or None
+
+
+def _first_convolution(net: nn.Module) -> nn.Conv2d | nn.Conv3d | None:
+    return next((module for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Conv3d))), None)
