@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from camscope.errors import CamscopeError as CamscopeError
     from camscope.evaluation.sanity import sanity as sanity
     from camscope.explanation import Explanation as Explanation
+    from camscope.explanation import VolumeExplanation as VolumeExplanation
     from camscope.explanation import cam as cam
     from camscope.explanation import cams as cams
     from camscope.explanation import compare as compare
@@ -54,6 +55,7 @@ _HOMES = {
     "Preprocess": "models.preprocess",
     "Trace": "trace",
     "Volume": "images",
+    "VolumeExplanation": "explanation",
     "VolumePreprocess": "models.volume_preprocess",
     "Window": "images",
     "black_box": "models.black_box",

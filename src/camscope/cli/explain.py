@@ -28,19 +28,23 @@ from camscope.cli.options import (
     progress,
 )
 from camscope.cli.terminal import exit_after, printed_notes
-from camscope.errors import SettingError
+from camscope.errors import PictureError, SettingError
 from camscope.naming import MAP_FILES
 from camscope.prefetch import prefetch
 
 if TYPE_CHECKING:
     from camscope.explanation import Explanation
+    from camscope.models.model import Model
 
 _WRITERS = 2
 
 
 @with_model_options
 def explain(
-    images: Annotated[list[str], typer.Argument(help="Image files, folders or patterns such as 'photos/*.jpg'.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(help="Image files, folders or patterns such as 'photos/*.jpg'; volumes for a 3-D model."),
+    ],
     model: ModelName,
     out: Out,
     weights: Weights = "default",
@@ -66,8 +70,8 @@ def explain(
     write: Annotated[
         str,
         typer.Option(
-            help="Files to write, separated by commas: original, grayscale, heatmap, overlay, panel, npy, json; all "
-            "for these; svg or pdf for a figure."
+            help="Files to write, separated by commas: original, grayscale, heatmap, overlay, panel, npy, json, of "
+            "volumes also montage and nii; all for these; svg or pdf for a figure."
         ),
     ] = "all",
     files: Annotated[
@@ -96,26 +100,27 @@ def explain(
     map (.npy) and explanation.json; and for all of them index.html and contact_sheet.jpg. Low values are blue, medium
     values yellow, high values red.
 
+    Volumes are NIfTI, NRRD and MHA files, and folders with a DICOM series each; map.nii.gz is the map on their grid.
+
     Example: camscope explain cat.jpg --model timm:convnext_base --target tabby --out maps
     """
     from camscope.explanation import explain_all
     from camscope.explanation.method_lookup import check_settings
     from camscope.gallery import MapFolder
-    from camscope.images import find_pictures, require_one
     from camscope.methods.passes import reporting
     from camscope.render import check_display
 
     if not 0 <= opacity <= 1:  # NaN passes the option's own limits
         raise SettingError(f"--opacity must be from 0 to 1, but got {opacity}")
     check_display(scale, cmap)
-    places = dict(find_pictures(images, exclude=[out]))
-    require_one(places)
+    places = _found(images, out)
     settings = pairs(setting or [], "--set")
     if method:
         check_settings(settings, method)
     folder = MapFolder(out, files=files, write=write, scale=scale, cmap=cmap, opacity=opacity)
     loaded = load_noted(model, seed=seed, weights=weights, labels=class_names(labels), **loading)
     prepare(loaded, device, seed)
+    places = _volumes(loaded, images, out) or places
     failed: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(progress())
@@ -155,6 +160,33 @@ def explain(
 def _bytes(one: tuple[Explanation, dict[str, Path]]) -> int:
     """Return the memory of an explanation."""
     return one[0].picture.pixels.nbytes + one[0].heatmap.nbytes
+
+
+def _found(images: list[str], out: Path) -> dict[Path, Path]:
+    """Return the images of arguments, or where there are none the volumes, each with a relative path for its results.
+
+    Which of them the model takes is not known before it is loaded.
+    """
+    from camscope.images import find_pictures, find_volumes, require_one
+
+    places: dict[Path, Path] = {}
+    try:
+        places = dict(find_pictures(images, exclude=[out]))
+    except PictureError:
+        with contextlib.suppress(PictureError):
+            places = dict(find_volumes(images, exclude=[out]))
+        if not places:
+            raise
+    require_one(places)
+    return places
+
+
+def _volumes(model: Model, images: list[str], out: Path) -> dict[Path, Path]:
+    """Return the volumes of arguments; none for a model that takes images."""
+    from camscope.images import find_volumes
+    from camscope.models.volume_preprocess import is_of_volumes
+
+    return dict(find_volumes(images, exclude=[out])) if is_of_volumes(model.preprocess) else {}
 
 
 def _say(e: Explanation, paths: dict[str, Path], *, as_json: bool) -> None:

@@ -18,14 +18,15 @@ from camscope.explanation.agreement import SAME_MAP, same_map
 from camscope.explanation.apply import apply_method, run_pass
 from camscope.explanation.diagnosis import network_notes, notes
 from camscope.explanation.method_lookup import check_needs, known
-from camscope.explanation.picture_notes import picture_notes
+from camscope.explanation.picture_notes import picture_notes, volume_notes
 from camscope.explanation.recorded_layer import RecordedLayer, carried_share
 from camscope.explanation.result import Explanation
 from camscope.explanation.target_spec import ResolvedTarget as ResolvedTarget
 from camscope.explanation.target_spec import TargetSpec
 from camscope.explanation.target_spec import goals_of as goals_of
+from camscope.explanation.volume_result import VolumeExplanation
 from camscope.heatmap import place
-from camscope.images import Picture, Window
+from camscope.images import Volume, Window
 from camscope.methods import Method, NetworkMethod, facts_of
 from camscope.methods.joint import without_autocast
 from camscope.models.device import stacked
@@ -45,16 +46,19 @@ class Sample(NamedTuple):
     """An image prepared for a model."""
 
     source: str
-    picture: Picture
+    picture: Any  # a Picture or a Volume
     tensor: Tensor
     window: Window
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, model: Model, picture: Picture, *, source: str | None = None) -> Sample:
-        """Prepare an image for a model, with the notes on it."""
+    def of(cls, model: Model, picture: Any, *, source: str | None = None) -> Sample:
+        """Prepare an image (a Picture or a Volume) for a model, with the notes on it."""
         tensor, window = model.preprocess(picture)
-        notes = (*picture_notes(picture, tensor, window), *model.preprocess.notes(picture))
+        if isinstance(picture, Volume):
+            notes = volume_notes(picture, tensor, window)
+        else:
+            notes = (*picture_notes(picture, tensor, window), *model.preprocess.notes(picture))
         return cls(picture.source if source is None else source, picture, tensor, window, notes)
 
 
@@ -194,7 +198,7 @@ class BatchExplainer:
                 goal, image_map = goals[i][n], maps[i]
                 yield (
                     i,
-                    Explanation(
+                    (VolumeExplanation if isinstance(sample.picture, Volume) else Explanation)(
                         heatmap=image_map.heatmap,
                         grid=image_map.grid,
                         label=goal.label,

@@ -18,15 +18,24 @@ FILES = {
     "json": "explanation.json",
     "svg": "figure.svg",
     "pdf": "figure.pdf",
+    "montage": "montage.png",
+    "nii": "map.nii.gz",
 }
 """Kind of file -> file name."""
 FIGURES = ("svg", "pdf")
+"""Kinds that "all" leaves out."""
+OF_VOLUMES = ("montage", "nii")
+"""Kinds of volumes alone."""
 FIELDS = ("image", "method", "label", "model", "kind")
 """Fields of the patterns of file names."""
 
 
-def kinds(write: str | Sequence[str]) -> list[str]:
+def kinds(write: str | Sequence[str], *, volume: bool = False) -> list[str]:
     """Return the requested kinds of file, each in `FILES`; "all" for all but the figures as svg and pdf.
+
+    Args:
+        write: kinds, as a list or with commas.
+        volume: whether they are of a volume; "all" of an image leaves out the kinds of volumes.
 
     Raises:
         SettingError: an unknown kind.
@@ -35,20 +44,24 @@ def kinds(write: str | Sequence[str]) -> list[str]:
     ['overlay', 'npy']
     """
     names = [kind.strip() for kind in write.split(",")] if isinstance(write, str) else list(write)
-    names = [kind for kind in FILES if kind not in FIGURES] if names == ["all"] else names
+    if names == ["all"]:
+        return [kind for kind in FILES if kind not in FIGURES and (volume or kind not in OF_VOLUMES)]
     for kind in names:
         if kind not in FILES:
             raise SettingError(nearest("kind of file", kind, FILES))
     return names
 
 
-def file_names(files: str, write: str | Sequence[str], fields: Mapping[str, str]) -> dict[str, str]:
+def file_names(
+    files: str, write: str | Sequence[str], fields: Mapping[str, str], *, volume: bool = False
+) -> dict[str, str]:
     """Return the relative path of each kind of file.
 
     Args:
         files: pattern of their paths, see `Explanation.save`.
         write: kinds of file.
         fields: names for the fields of the pattern.
+        volume: whether they are of a volume.
 
     Raises:
         SettingError: an unknown kind, a pattern that cannot be used, or one name for several kinds.
@@ -56,7 +69,7 @@ def file_names(files: str, write: str | Sequence[str], fields: Mapping[str, str]
     >>> file_names("{image}_{kind}.png", "overlay,npy", {"image": "cat"})
     {'overlay': 'cat_overlay.png', 'npy': 'cat_map.npy'}
     """
-    write = kinds(write)
+    write = kinds(write, volume=volume)
     if "kind" not in fields_of(files, FIELDS) and len(write) > 1:
         raise SettingError(f"{files!r} gives several files one name: it needs {{kind}}")
     suffix = PurePosixPath(files).suffix

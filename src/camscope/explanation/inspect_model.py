@@ -11,12 +11,13 @@ from camscope.errors import CamscopeError
 from camscope.explanation.agreement import same_map
 from camscope.explanation.batch import BatchExplainer, Sample, goals_of
 from camscope.explanation.method_lookup import methods_of_scores
-from camscope.images import Picture
+from camscope.images import Picture, Volume
 from camscope.methods import METHODS
 from camscope.methods.heads import frozen_sums, linear_levels
 from camscope.models.black_box import BlackBox
 from camscope.models.model import Model
 from camscope.models.untrained import FACT
+from camscope.models.volume_preprocess import is_of_volumes
 from camscope.trace import Layout, Trace
 
 # Methods that coincide for simple heads, and need one pass.
@@ -119,6 +120,9 @@ def axes(layout: Layout, count: int) -> str:
 
 
 def _random_sample(model: Model) -> Sample:
+    if is_of_volumes(model.preprocess):
+        values = np.random.default_rng(0).random(model.preprocess.input_size).astype(np.float32)
+        return Sample.of(model, Volume(values, source="random"))
     height, width = model.preprocess.input_size
     channels = model.preprocess.channels
     shape = (height, width, 3 if channels == 1 else channels)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from camscope.images import Picture, Window
+from camscope.images import Picture, Volume, Window
 
 _SHOWN = (1, 3)
 _BYTE = 255
 _PART = 0.6
 """Share of the image below which a note says how much of it the network sees."""
+_FLAT_INPUT = "the network's input has the same value everywhere: its preprocessing leaves nothing to look at"
 _DARK = 1 / 8
 """Share of the 16-bit range that values of up to 13 bits stay below."""
 
@@ -29,7 +30,7 @@ def picture_notes(picture: Picture, tensor: Tensor, window: Window) -> tuple[str
         values = ", ".join(f"{value:.3g}" for value in view[0, 0][:3])
         notes.append(f"every pixel that the network sees has the same value ({values}): there is nothing to look at")
     elif bool((flat.amax(1) == flat.amin(1)).all()):
-        notes.append("the network's input has the same value everywhere: its preprocessing leaves nothing to look at")
+        notes.append(_FLAT_INPUT)
     if window.assumed:
         notes.append(
             "which part of the image the preprocessing shows to the network could not be measured: the map is laid "
@@ -52,3 +53,27 @@ def picture_notes(picture: Picture, tensor: Tensor, window: Window) -> tuple[str
         display = "the first three are shown as red, green and blue" if picture.channels > 3 else "the first is shown"
         notes.append(f"the image has {picture.channels} channels, of which {display}")
     return tuple(notes)
+
+
+def volume_notes(volume: Volume, tensor: Tensor, window: Window) -> tuple[str, ...]:
+    """Return the notes that every explanation of a volume has.
+
+    Args:
+        volume: the volume.
+        tensor: (C, *size) the input of the network.
+        window: the part of the volume that the input shows.
+    """
+    notes: list[str] = []
+    view = volume.values[window.visible()]
+    flat = tensor.flatten(1)
+    if view.size and view.min() == view.max():
+        notes.append(f"every voxel that the network sees has the same value ({view.min():.3g}): nothing is to be seen")
+    elif bool((flat.amax(1) == flat.amin(1)).all()):
+        notes.append(_FLAT_INPUT)
+    shown = view.size / volume.values.size
+    if shown < _PART:
+        notes.append(
+            f"the preprocessing cuts the volume: the network sees {shown:.0%} of it, less than {_PART:.0%}; with "
+            "fit='pad' or 'squash' it would see all of it"
+        )
+    return (*notes, *volume.notes)

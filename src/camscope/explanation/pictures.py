@@ -37,7 +37,7 @@ from camscope.explanation.method_lookup import (
 )
 from camscope.explanation.result import Explanation
 from camscope.explanation.target_spec import TargetSpec
-from camscope.images import Picture, as_picture, decoded_bytes
+from camscope.images import Picture, Volume, as_picture, as_volume, decoded_bytes
 from camscope.methods import Method
 from camscope.models.device import device_of
 from camscope.models.engines import resolve, resolve_precision
@@ -45,6 +45,7 @@ from camscope.models.from_module import AnyPreprocess
 from camscope.models.labels import Labels, read_labels
 from camscope.models.loading import load
 from camscope.models.model import Model, input_channels
+from camscope.models.volume_preprocess import is_of_volumes
 from camscope.prefetch import batched, prefetch
 
 Unread = tuple[str, CamscopeError]
@@ -52,7 +53,7 @@ Unread = tuple[str, CamscopeError]
 
 _READERS = 2
 
-Source = str | Path | Picture | Image.Image | npt.NDArray[Any] | Tensor
+Source = str | Path | Picture | Volume | Image.Image | npt.NDArray[Any] | Tensor
 
 
 @checked
@@ -76,7 +77,8 @@ def explain(
         model: from `load`, a `Model` around a network of your own, the network itself, or a spec such as
             "timm:resnet18" or the path of a bundle folder.
         picture: a path or address, a `Picture`, a Pillow image, an array (H, W), (H, W, C) or (C, H, W), or a torch
-            tensor (C, H, W) or (1, C, H, W) of pixels (uint8 or float in [0, 1]).
+            tensor (C, H, W) or (1, C, H, W) of pixels (uint8 or float in [0, 1]). For a network of volumes: the path of
+            a NIfTI, NRRD or MHA file or of the folder of a DICOM series, a `Volume`, or an array (I, J, K).
         preprocess: makes the input of the network from an image, a `Preprocess` or any callable that returns a tensor;
             None: the model's; else that of the network's source; else ImageNet's, with a note that says so.
         labels: class names in the order of the outputs, a dict of them, or the path of a file; None: the model's.
@@ -96,7 +98,7 @@ def explain(
         **settings: the method's own keyword arguments, such as ``window=32`` of occlusion.
 
     Returns:
-        The explanation; its heat map has the image's size.
+        The explanation; its heat map has the image's size. Of a volume a `VolumeExplanation`.
 
     Raises:
         PictureError: an image that cannot be read.
@@ -157,7 +159,7 @@ def explain_all(
         model: from `load`, a `Model` around a network of your own, the network itself, or a spec such as
             "timm:resnet18" or the path of a bundle folder.
         pictures: paths, addresses, `Picture`s, Pillow images, arrays (H, W), (H, W, C) or (C, H, W), or torch tensors
-            (C, H, W) or (1, C, H, W) of pixels (uint8 or float in [0, 1]).
+            (C, H, W) or (1, C, H, W) of pixels (uint8 or float in [0, 1]); or volumes, see `explain`.
         preprocess: makes the input of the network from an image, a `Preprocess` or any callable that returns a tensor;
             None: the model's; else that of the network's source; else ImageNet's, with a note that says so.
         labels: class names in the order of the outputs, a dict of them, or the path of a file; None: the model's.
@@ -168,7 +170,7 @@ def explain_all(
             each image, target functions, None for the highest.
         layer: name of the target layer; None for the model's own, or else `default_layer`.
         output: which of several outputs of the network holds the scores, as in `explain`.
-        batch_size: images per forward pass.
+        batch_size: images per forward pass; volumes are explained one by one.
         engine: backend for the part of the network before the layer: "eager" (PyTorch), "openvino", or "auto" for
             "openvino" with 400 images or more on the CPU, if it is installed, and "eager" otherwise.
         precision: of that part, as in `explain`.
@@ -192,6 +194,7 @@ def explain_all(
     specs: list[TargetSpec] = list(targets) if isinstance(targets, (list, tuple)) else [targets]  # type: ignore[list-item]
     if to not in ("cpu", "device"):
         raise SettingError(nearest("place for maps", to, ("cpu", "device")))
+    batch_size = 1 if is_of_volumes(model.preprocess) else batch_size  # a volume is as large as a batch of images
     coming = len(pictures) if isinstance(pictures, Sized) else None
     engine = resolve(engine, coming, device=device_of(model))
     resolve_precision(precision)
@@ -275,7 +278,7 @@ def _next(model: Model, explained: Iterator[tuple[int, Explanation]]) -> Explana
 def _open(model: Model, source: Source) -> Sample | Unread:
     """Read an image and prepare it; its error is returned, so that it is raised in order and not in a thread."""
     try:
-        picture = as_picture(source)
+        picture = (as_volume if is_of_volumes(model.preprocess) else as_picture)(source)
         return Sample.of(model, picture)
     except (CamscopeError, MemoryError) as error:
         name = str(source) if isinstance(source, (str, Path)) else "image in memory"

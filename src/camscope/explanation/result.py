@@ -20,8 +20,8 @@ from PIL import Image
 
 from camscope import render
 from camscope.arguments import checked
-from camscope.errors import unwritable
-from camscope.explanation.file_kinds import FIGURES, FILES, file_names, kinds
+from camscope.errors import SettingError, unwritable
+from camscope.explanation.file_kinds import FIGURES, FILES, OF_VOLUMES, file_names
 from camscope.explanation.replaced_files import warn_if_replaced
 from camscope.images import Picture, Window
 from camscope.naming import file_name
@@ -126,12 +126,12 @@ class Explanation:
     @checked
     def overlay(self, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Image.Image:
         """Return the heatmap laid over the image, at image size; what the network did not see stays uncoloured."""
-        return self._image("overlay", self.scaled(scale), cmap=cmap, opacity=opacity)
+        return self._image("overlay", lambda: self.scaled(scale), cmap=cmap, opacity=opacity)
 
     @checked
     def panel(self, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Image.Image:
         """Draw original, heat map and overlay side by side, labelled, with a colour bar in real values."""
-        return self._image("panel", self.scaled(scale), cmap=cmap, opacity=opacity)
+        return self._image("panel", lambda: self.scaled(scale), cmap=cmap, opacity=opacity)
 
     @checked
     def figure(self, *, scale: str = "minmax", cmap: str = "byr", opacity: float = 0.5) -> Figure:
@@ -218,10 +218,17 @@ class Explanation:
             StoreError: it cannot be written, as on a full disk.
         """
         folder = Path(folder)
-        paths = {kind: folder / name for kind, name in file_names(files, write, self.name_fields()).items()}
+        paths = {kind: folder / name for kind, name in self.file_names(files, write, self.name_fields()).items()}
         warn_if_replaced(paths, self.to_dict)
         self.write_files(paths, scale=scale, cmap=cmap, opacity=opacity)
         return list(paths.values())
+
+    def file_names(self, files: str, write: str | Sequence[str], fields: Mapping[str, str]) -> dict[str, str]:
+        """Return the relative path of each kind of file, by the names for the fields of a pattern; see `save`."""
+        names = file_names(files, write, fields)
+        if wrong := next((kind for kind in names if kind in OF_VOLUMES), None):
+            raise SettingError(f"{wrong!r} is a file of volumes, and {self.source!r} is an image")
+        return names
 
     def name_fields(self) -> dict[str, str]:
         """Return the harmless names for the fields of a pattern of file names, but for the kind."""
@@ -264,7 +271,7 @@ class Explanation:
         Raises:
             SettingError: an unknown kind, scale or colour map.
         """
-        (kind,) = kinds([kind])
+        (kind,) = self.file_names("{kind}", [kind], {})
         scaled_map = functools.cache(functools.partial(self.scaled, scale))
         display = {"scale": scale, "cmap": cmap, "opacity": opacity}
         return self._content(kind, PurePosixPath(FILES[kind]).suffix, scaled_map, display, lambda _: picture_sha256)
@@ -291,40 +298,42 @@ class Explanation:
             return (text + "\n").encode("utf-8", "backslashreplace")
         else:
             colours = {"cmap": display["cmap"], "opacity": display["opacity"]}
-            image = (
-                Image.fromarray(self.picture.rgb) if kind == "original" else self._image(kind, scaled_map(), **colours)
-            )
             # Each format ignores the option of the other.
+            image = self._image(kind, scaled_map, **colours)
             image_format = Image.registered_extensions()[suffix.lower()]
             image.save(buffer, image_format, quality=_JPEG_QUALITY, compress_level=_PNG_LEVEL)
         return buffer.getvalue()
 
-    def _image(self, kind: str, scaled_map: Shown, *, cmap: str, opacity: float) -> Image.Image:
+    def _image(self, kind: str, scaled_map: Callable[[], Shown], *, cmap: str, opacity: float) -> Image.Image:
         """Return a kind of image of a scaled map."""
-        values, limits = scaled_map
+        if kind == "original":
+            return Image.fromarray(self.picture.rgb)
+        values, limits = scaled_map()
         if kind == "grayscale":
             return render.grey(values)
         if kind == "heatmap":
             return Image.fromarray(render.colourise(values, cmap, window=self.window))
         if kind == "overlay":
             return render.overlay(self.picture, values, cmap=cmap, opacity=opacity, window=self.window)
-        facts = {"score": f"{self.score:.3g}"}
-        if self.probability is not None:
-            facts["probability"] = f"{self.probability:.3f}"
-        if self.top:
-            facts["highest"] = ", ".join(f"{label.partition(',')[0]} {value:.3f}" for label, value in self.top)
-        facts |= {"model": self.model, "method": self.method, "layer": self.layer, "image": self.source}
         return render.panel(
             self.picture,
             values,
             limits=limits,
             title=self.label,
-            facts=facts,
+            facts=self._panel_facts(),
             notes=self.remarks,
             cmap=cmap,
             opacity=opacity,
             window=self.window,
         )
+
+    def _panel_facts(self) -> dict[str, str]:
+        facts = {"score": f"{self.score:.3g}"}
+        if self.probability is not None:
+            facts["probability"] = f"{self.probability:.3f}"
+        if self.top:
+            facts["highest"] = ", ".join(f"{label.partition(',')[0]} {value:.3f}" for label, value in self.top)
+        return facts | {"model": self.model, "method": self.method, "layer": self.layer, "image": self.source}
 
 
 def certainty(probability: float | None, score: float = math.nan) -> str:

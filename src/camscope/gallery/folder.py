@@ -94,7 +94,7 @@ class MapFolder:
                 differing = [field for key, field in _FIELDS.items() if record[key] != other[key]]
                 field = next((field for field in [*differing, "method"] if field in used), "image")
                 fields[field] += f"-{record['id']}"
-            names = file_names(self._files, self._write, fields)
+            names = e.file_names(self._files, self._write, fields)
             return {kind: (folder / name).as_posix() for kind, name in names.items()}
 
         return self._reserve(record, named)

@@ -2,7 +2,7 @@
 
 from camscope.images import dicom as dicom  # importing a reader registers it
 from camscope.images import photo as photo
-from camscope.images.find import find_pictures, require_one
+from camscope.images.find import find_pictures, find_volumes, require_one
 from camscope.images.memory import as_picture
 from camscope.images.picture import Peek, Picture, Window
 from camscope.images.registry import READERS, decode, decoded_bytes, peek, peek_open, read, reader
@@ -24,6 +24,7 @@ __all__ = [
     "decoded_bytes",
     "fetch",
     "find_pictures",
+    "find_volumes",
     "peek",
     "peek_open",
     "read",

@@ -6,12 +6,16 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from camscope.errors import PictureError, reason
 from camscope.images.registry import READERS
 from camscope.images.source import is_address, opened
+from camscope.images.volume_registry import VOLUME_READERS, volume_suffix
+
+Finder = Callable[[Path, list[str]], Iterable[Path]]
+"""(folder, names of files in it) -> what is to be read."""
 
 _DICOM = (".ima", ".img")  # suffixes of DICOM files that other formats have too
 
@@ -37,13 +41,43 @@ def find_pictures(arguments: Iterable[str | Path], *, exclude: Iterable[Path] = 
     Raises:
         PictureError: no argument at all, an address, or a folder or pattern without images.
     """
+    looked_for = f"images in {{!r}}; looked for files ending in {', '.join(sorted(filter(None, READERS)))}"
+    return _find(arguments, exclude, finder=_pictures_in, looked_for=looked_for)
+
+
+def find_volumes(arguments: Iterable[str | Path], *, exclude: Iterable[Path] = ()) -> list[tuple[Path, Path]]:
+    """Find the volumes of files, folders and glob patterns, as `find_pictures` finds images.
+
+    Of folders, files with a volume's suffix count, and each folder with DICOM files in it, which is one series.
+
+    Args:
+        arguments: paths and patterns.
+        exclude: folders not to search.
+
+    Returns:
+        Pairs of the file or folder and a relative path for its results.
+
+    Raises:
+        PictureError: no argument at all, an address, or a folder or pattern without volumes.
+    """
+    looked_for = f"volumes in {{!r}}; looked for files ending in {', '.join(VOLUME_READERS)}, and for DICOM files"
+    return _find(arguments, exclude, finder=_volumes_in, looked_for=looked_for)
+
+
+def _find(
+    arguments: Iterable[str | Path], exclude: Iterable[Path], *, finder: Finder, looked_for: str
+) -> list[tuple[Path, Path]]:
+    """Return what `find_pictures` does of the files that ``finder`` finds."""
     names = [str(argument) for argument in arguments]
     if not names:
         raise PictureError("no image given; name files, folders or patterns such as 'photos/*.jpg'")
     skipped = {_absolute(folder) for folder in exclude}
     paths: dict[Path, Path] = {}
     for argument in names:
-        for path in _expand(argument, skipped):
+        found = _expand(argument, skipped, finder)
+        if not found:
+            raise PictureError(f"no {looked_for.format(argument)}")
+        for path in found:
             paths.setdefault(_absolute(path), path)
     base = _absolute(".")
     if not all(place.is_relative_to(base) for place in paths):
@@ -75,6 +109,8 @@ def require_one(paths: Iterable[Path]) -> None:
     first: PictureError | None = None
     for path in paths:
         try:
+            if path.is_dir():
+                return
             with opened(path):
                 return
         except PictureError as error:
@@ -98,36 +134,43 @@ def _root(argument: str) -> Path:
     return _absolute(fixed)
 
 
-def _expand(argument: str, skipped: set[Path]) -> list[Path]:
-    """Return the files of one argument, in natural order; never none."""
+def _expand(argument: str, skipped: set[Path], finder: Finder) -> list[Path]:
+    """Return the files of one argument, in natural order."""
     path = Path(argument)
     if is_address(argument):
         raise PictureError(f"{argument!r} is an address; only files of this machine can be listed and searched")
     if os.path.isdir(path):  # noqa: PTH112  Path.is_dir() raises on names that are too long
-        files = sorted(_walk(path, skipped), key=_natural)
-    elif _is_pattern(argument):
-        files = []
+        return sorted(_walk(path, skipped, finder), key=_natural)
+    if _is_pattern(argument):
+        files: list[Path] = []
         # Not Path.glob(): it takes no absolute patterns.
         for match in sorted(map(Path, glob.glob(argument, recursive=True)), key=_natural):  # noqa: PTH207
             if match.is_dir():
-                files += sorted(_walk(match, skipped), key=_natural)
-            elif _is_picture(match) and not _inside(match, skipped):
-                files.append(match)
-    else:
-        return [path]
-    if not files:
-        suffixes = ", ".join(sorted(filter(None, READERS)))
-        raise PictureError(f"no images in {argument!r}; looked for files ending in {suffixes}")
-    return files
+                files += sorted(_walk(match, skipped, finder), key=_natural)
+            elif not _inside(match, skipped):
+                files += finder(match.parent, [match.name])
+        return files
+    return [path]
 
 
-def _walk(folder: Path, skipped: set[Path]) -> Iterator[Path]:
+def _pictures_in(folder: Path, names: list[str]) -> Iterator[Path]:
+    return (file for name in names if _is_picture(file := folder / name))
+
+
+def _volumes_in(folder: Path, names: list[str]) -> Iterator[Path]:
+    shown = [name for name in names if not name.startswith(".")]
+    yield from (folder / name for name in shown if volume_suffix(name))
+    if any(name.lower().endswith((".dcm", ".dicom")) or _is_dicom(folder / name) for name in shown):
+        yield folder
+
+
+def _walk(folder: Path, skipped: set[Path], finder: Finder) -> Iterator[Path]:
     for place, folders, names in os.walk(folder, onerror=_unsearched):
         if _inside(Path(place), skipped):
             folders.clear()
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (file for name in names if _is_picture(file := Path(place, name)))
+        yield from finder(Path(place), names)
 
 
 def _unsearched(fault: OSError) -> None:

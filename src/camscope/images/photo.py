@@ -81,8 +81,8 @@ def _faults(source: str) -> Iterator[None]:
     except UnidentifiedImageError:
         if split(source)[0].lower().endswith(_VOLUMES):
             raise PictureError(
-                f"{label} is a volume, and this model takes images: use a network of volumes, or pass one slice as an "
-                "array, scaled to [0, 1]"
+                f"{label} is a volume, which explain() reads for a network of volumes; for one of images pass one "
+                "slice as an array, scaled to [0, 1]"
             ) from None
         formats = ", ".join((*FORMATS, "DICOM"))
         raise PictureError(f"{label} is not an image, or damaged at its beginning; readable are {formats}") from None

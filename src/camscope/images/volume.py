@@ -58,6 +58,11 @@ class Volume:
         object.__setattr__(self, "affine", affine)
 
     @property
+    def pixels(self) -> Voxels:
+        """Return the values, by the name that those of a Picture have."""
+        return self.values
+
+    @property
     def size(self) -> tuple[int, int, int]:
         """Return the number of voxels along each axis."""
         return self.values.shape[0], self.values.shape[1], self.values.shape[2]

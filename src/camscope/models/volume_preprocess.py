@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, TypeGuard, get_args
 
 import numpy as np
 import torch
@@ -179,8 +179,9 @@ class VolumePreprocess(Preprocess):
 
     def _normalised(self, volume: Volume, values: Voxels) -> Voxels:
         """Return sampled values after the steps before mean and std; statistics are those of the whole volume."""
-        whole, values = self._ranged(volume.values), self._ranged(values)
+        values = self._ranged(values)
         if self.zscore:
+            whole = self._ranged(volume.values)
             mean, std = float(whole.mean(dtype=np.float64)), float(whole.std(dtype=np.float64))
             values = (values - np.float32(mean)) / np.float32(std or 1.0)
         return values
@@ -222,6 +223,11 @@ def _sampled(volume: Volume, window: Window, input_size: Sequence[int]) -> Voxel
             below += above
         values = below
     return np.ascontiguousarray(Turn(window.order, window.flipped)(values))
+
+
+def is_of_volumes(preprocess: Preprocess) -> TypeGuard[VolumePreprocess]:
+    """Return whether a preprocessing takes volumes."""
+    return isinstance(preprocess, VolumePreprocess)
 
 
 def preprocess_from_dict(values: Mapping[str, Any]) -> Preprocess:

@@ -66,12 +66,44 @@ def panel(
         "heatmap": Image.fromarray(colourise(values, cmap, window=window)),
         "overlay": overlay(display, values, cmap=cmap, opacity=opacity, window=window),
     }
-    across = 1 if stacked else 3
-    font_size = int(np.clip((across * size[1] + 160) / 80, 13, 20))
+    facts, across = facts or {}, 1 if stacked else 3
+    return framed(tiles, limits=limits, across=across, title=title, facts=facts, notes=notes, cmap=cmap)
+
+
+def framed(
+    tiles: Mapping[str, Image.Image],
+    *,
+    limits: Limits,
+    across: int = 3,
+    title: str = "",
+    facts: Mapping[str, str],
+    notes: Sequence[str] = (),
+    cmap: str = "byr",
+) -> Image.Image:
+    """Draw images of one size under their names, with a title, facts, colour bar and notes.
+
+    Args:
+        tiles: name -> image.
+        limits: the raw values of the lowest and the highest colour.
+        across: images per row.
+        title: the largest line.
+        facts: what else to say above the images.
+        notes: sentences to put below.
+        cmap: see `colourise`.
+
+    Returns:
+        An RGB image.
+
+    >>> tiles = {name: Image.new("RGB", (200, 200)) for name in ("axial", "coronal", "sagittal")}
+    >>> framed(tiles, limits=(0, 1), facts={"score": "2"}).width > 600
+    True
+    """
+    tile_width = next(iter(tiles.values())).width
+    font_size = int(np.clip((across * tile_width + 160) / 80, 13, 20))
     body = _body(tiles, limits, across=across, cmap=cmap, font_size=font_size)
     margin = round(1.5 * font_size)
     width = max(body.width + 2 * margin, _NARROWEST)
-    words, top = _header(title, facts or {}, font_size=font_size, left=margin, right=width - margin)
+    words, top = _header(title, facts, font_size=font_size, left=margin, right=width - margin)
     below, bottom = _notes(notes, face(font_size), left=margin, right=width - margin, top=top + body.height + font_size)
     canvas = Image.new("RGB", (width, bottom + font_size // 2), PAPER)
     canvas.paste(body, (margin, top))

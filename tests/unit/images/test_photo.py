@@ -385,7 +385,7 @@ def test_what_is_no_picture(array, says):
 @pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz", "scan.NII.GZ"])
 def test_a_volume_is_refused_with_what_to_do(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x1f\x8b" + bytes(600))
-    with pytest.raises(PictureError, match=r"is a volume, and this model takes images: .* pass one slice as an"):
+    with pytest.raises(PictureError, match=r"is a volume, .* for one of images pass one slice as an array"):
         read(tmp_path / name)
 
 

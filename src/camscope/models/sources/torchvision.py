@@ -1,4 +1,4 @@
-"""Image classifiers, segmentation networks and detectors of torchvision."""
+"""Image classifiers, segmentation networks, detectors and video classifiers of torchvision."""
 
 from __future__ import annotations
 
@@ -19,21 +19,28 @@ from camscope.models.pretrained import out_of_reach, reachable, torch_cache
 from camscope.models.sources import torchvision_boxes
 from camscope.models.sources.registry import source
 from camscope.models.untrained import NEW_HEAD
+from camscope.models.volume_preprocess import VolumePreprocess
 from camscope.models.weight_names import ALL, KeyFilter, match
 from camscope.models.weights import file_sha256, fill, read_weights
 
 # The published weights of these two expect the input normalised once more inside the network. Their makers' other
 # initialisation takes a minute and is overwritten anyway.
 _DEFAULTS = {name: {"transform_input": True, "init_weights": False} for name in ("inception_v3", "googlenet")}
+_FRAMES = 16  # of the clips that video networks were trained on
+_OF_VIDEOS = (
+    "the network is one of videos: slices are taken for frames, scaled as a whole to its input size, and normalised by "
+    "their own mean and standard deviation, which is an assumption; pass preprocess=VolumePreprocess(...) as in the "
+    "training"
+)
 _SECOND = "aux_classifier."
 _POSITIONS = "encoder.pos_embedding"
 
 
 def names() -> list[str]:
-    """Return every network of torchvision for single images."""
+    """Return every network of torchvision for images and videos, but optical flow."""
     from torchvision import models
 
-    return [name for module in (models, *_dense()) for name in models.list_models(module=module)]
+    return [name for module in (models, *_dense(), models.video) for name in models.list_models(module=module)]
 
 
 def _dense() -> tuple[Any, Any]:
@@ -56,7 +63,8 @@ def make(
     """Return a network of torchvision; ``resnet50.IMAGENET1K_V1`` names one of its published weights.
 
     Preprocessing and class names are those of the published weights. A segmentation network's outputs are maps of
-    scores (B, classes, h, w), a detector's are boxes (see ``Boxes``); both see the whole image, with a margin.
+    scores (B, classes, h, w), a detector's are boxes (see ``Boxes``); both see the whole image, with a margin. A video
+    network takes volumes, whose slices are its frames.
     """
     from torchvision import models
 
@@ -98,6 +106,8 @@ def make(
     is_detector = dense[1]
     preprocess = torchvision_boxes.preprocess_of(net) if is_detector else preprocess_of(entry.transforms())
     size = input_size if side is None else (side, side)
+    if isinstance(preprocess, VolumePreprocess):
+        facts["assumed"] = _OF_VIDEOS
     return Model(
         spec,
         torchvision_boxes.TorchvisionDetector(net) if is_detector else net,
@@ -204,9 +214,16 @@ def _with_own_head(state: dict[str, torch.Tensor], net: torch.nn.Module) -> tupl
 
 
 def preprocess_of(preset: Any) -> Preprocess:
-    """Convert torchvision's evaluation preset; presets without a crop (segmentation) use the whole image."""
+    """Convert torchvision's evaluation preset; presets without a crop (segmentation) use the whole image.
+
+    Volumes have no colours whose mean and standard deviation were known; video networks get z-scores.
+    """
     mean, std, interpolation = tuple(preset.mean), tuple(preset.std), preset.interpolation.value
     resize = (preset.resize_size[0], preset.resize_size[-1])
+    if type(preset).__name__ == "VideoClassification":
+        clip, channels = (_FRAMES, preset.crop_size[0], preset.crop_size[-1]), len(mean)
+        options: dict[str, Any] = {"fit": "squash", "orientation": "SPL", "zscore": True}
+        return VolumePreprocess(clip, (0.0,) * channels, (1.0,) * channels, **options)
     if not hasattr(preset, "crop_size"):
         return Preprocess(input_size=resize, mean=mean, std=std, fit="pad", interpolation=interpolation)
     size = (preset.crop_size[0], preset.crop_size[-1])

@@ -12,6 +12,7 @@ from camscope.images import Picture
 from camscope.models.loading import load
 from camscope.models.sources import NAMES
 from camscope.models.sources import torchvision as source
+from camscope.models.volume_preprocess import VolumePreprocess
 from camscope.targets import region
 
 
@@ -100,8 +101,8 @@ def test_unknown_names():
         load("torchvision:resnt18")
     with pytest.raises(ModelError, match=r"called 'resnet18\.V1'; nearest: 'resnet18\.IMAGENET1K_V1'"):
         load("torchvision:resnet18.V1")
-    with pytest.raises(ModelError, match="no torchvision model called 'r3d_18'"):
-        load("torchvision:r3d_18")
+    with pytest.raises(ModelError, match="no torchvision model called 'raft_large'"):
+        load("torchvision:raft_large")
     assert {"vgg16", "lraspp_mobilenet_v3_large", "fcos_resnet50_fpn"} <= {*NAMES["torchvision"]()}
 
 
@@ -248,3 +249,17 @@ def test_a_transformer_has_the_size_of_its_weights():
     assert model.net.image_size == 64
     model = load("torchvision:vit_b_16.IMAGENET1K_SWAG_E2E_V1", weights="none")
     assert model.net.image_size == model.preprocess.input_size[0] == 384
+
+
+def test_video_networks_take_volumes_whose_slices_are_frames(tmp_path):
+    with pytest.warns(UserWarning, match="slices are taken for frames"):
+        model = load("torchvision:mc3_18", weights="none", labels=["a", "b"])
+    assert model.preprocess.input_size == (16, 112, 112)
+    assert (model.preprocess.orientation, model.preprocess.fit, model.preprocess.channels) == ("SPL", "squash", 3)
+    preprocess = VolumePreprocess((4, 16, 16), mean=(0.0,) * 3, std=(1.0,) * 3, value_range=(-160, 240))
+    model = load("torchvision:mc3_18", weights="none", labels=["a", "b"], preprocess=preprocess)
+    assert model.facts.get("assumed") is None
+    assert model.net(torch.zeros(1, 3, *preprocess.input_size)).shape == (1, 2)
+    again = load(model.save(tmp_path))
+    assert again.preprocess == preprocess
+    assert again.digest == model.digest
