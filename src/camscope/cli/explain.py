@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,6 +35,7 @@ from camscope.prefetch import prefetch
 
 if TYPE_CHECKING:
     from camscope.explanation import Explanation
+    from camscope.gallery import MapFolder
     from camscope.models.model import Model
 
 _WRITERS = 2
@@ -141,14 +143,9 @@ def explain(
         )
 
         named = ((e, folder.reserve(e, places[Path(e.source)].parent)) for e in explanations)
-
-        def save(one: tuple[Explanation, dict[str, Path]]) -> tuple[Explanation, dict[str, Path]]:
-            folder.write(*one)
-            return one
-
         last, image_count = "", 0
         writers = stack.enter_context(ThreadPoolExecutor(_WRITERS))
-        for e, paths in prefetch(writers, save, named, depth=batch_size, weigh=_bytes):
+        for e, paths in prefetch(writers, functools.partial(_saved, folder), named, depth=batch_size, weigh=_bytes):
             _say(e, paths, as_json=as_json)
             last, image_count = e.source, image_count + (e.source != last)
             bar.update(task, completed=image_count + len(failed))
@@ -157,9 +154,14 @@ def explain(
     raise exit_after(failed, "explained")
 
 
+def _saved(folder: MapFolder, one: tuple[Explanation, dict[str, Path]]) -> tuple[Explanation, dict[str, Path]]:
+    folder.write(*one)
+    return one
+
+
 def _bytes(one: tuple[Explanation, dict[str, Path]]) -> int:
     """Return the memory of an explanation."""
-    return one[0].picture.pixels.nbytes + one[0].heatmap.nbytes
+    return one[0].nbytes
 
 
 def _found(images: list[str], out: Path) -> dict[Path, Path]:
