@@ -17,7 +17,7 @@ from camscope.errors import SettingError, nearest
 from camscope.explanation import Explanation, explain, explain_all
 from camscope.explanation.batch import BatchExplainer, Sample
 from camscope.explanation.figures import layer_maps, layer_names, steps_of_map
-from camscope.explanation.file_kinds import FILES
+from camscope.explanation.file_kinds import FIGURES, FILES, kinds
 from camscope.explanation.pictures import speaking
 from camscope.explanation.target_spec import TargetSpec, class_target, goals_of
 from camscope.models.model import Model
@@ -189,7 +189,8 @@ def files(model: Model, upload: Upload, body: FilesBody) -> tuple[bytes, str, st
     if body.kind != "zip":
         name = f"{stem}_{FILES[body.kind]}"
         return e.content(body.kind, **display), _media_type(name), name
-    return _zipped({name: e.content(kind, **display) for kind, name in FILES.items()}), _ENDINGS["zip"], f"{stem}.zip"
+    contents = {FILES[kind]: e.content(kind, **display) for kind in (*kinds("all"), *FIGURES)}
+    return _zipped(contents), _ENDINGS["zip"], f"{stem}.zip"
 
 
 def _media_type(name: str) -> str:
