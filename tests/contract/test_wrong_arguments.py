@@ -84,6 +84,8 @@ CALLS = {
     "steps": (cs.steps, lambda: {"model": model(), "picture": image()}),
     "view": (cs.view, lambda: {"explanations": cs.explain(model(), image())}),
     "default_layer": (cs.default_layer, lambda: {"net": net(), "x": x()}),
+    "VolumePreprocess": (cs.VolumePreprocess, lambda: {"input_size": (8, 8, 8)}),
+    "Volume": (cs.Volume, lambda: {"values": np.zeros((4, 5, 6), np.float32)}),
     "record": (cs.record, lambda: {"net": net(), "inputs": x(), "layers": ["1"]}),
     "tracing": (traced, lambda: {"layers": ["1"]}),
     "sanity": (cs.sanity, lambda: {"model": model(), "pictures": [image()], "steps": 1, "networks": 1}),
@@ -110,7 +112,7 @@ PASSED_ON = {
     ("sanity", "method", "module"),
 }
 SIGNATURES = {"explain_all": cs.explain_all, "run": cs.run, "tracing": cs.tracing}
-MADE_BY_CAMSCOPE = {"CamscopeError", "Explanation", "Layout", "Trace", "Window"}
+MADE_BY_CAMSCOPE = {"CamscopeError", "Explanation", "Layout", "Trace", "VolumeExplanation", "Window"}
 EXPLAINED = ("scaled", "overlay", "panel", "figure", "content", "save")
 OF_MODEL = ("index", "label", "save")
 

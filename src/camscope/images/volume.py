@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from camscope.arguments import check_fields
 from camscope.errors import PictureError, SettingError
 
 Voxels = npt.NDArray[np.float32]
@@ -47,9 +48,14 @@ class Volume:
 
     def __post_init__(self) -> None:
         """Refuse values and affines that are no volume."""
-        if self.values.ndim != 3 or not self.values.size:
-            raise PictureError(f"a volume has three axes of at least one voxel each, but got {self.values.shape}")
-        affine = np.asarray(self.affine, np.float64)
+        check_fields(self, but=("values", "affine"))
+        if not isinstance(self.values, np.ndarray) or self.values.ndim != 3 or not self.values.size:
+            got = getattr(self.values, "shape", type(self.values).__name__)
+            raise PictureError(f"a volume is an array with three axes of at least one voxel each, but got {got}")
+        try:
+            affine = np.asarray(self.affine, np.float64)
+        except (TypeError, ValueError):
+            raise PictureError(f"{self.source!r} has an affine that is no matrix of numbers") from None
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or not (affine[3] == (0, 0, 0, 1)).all():
             raise PictureError(f"{self.source!r} has an affine that is no 4 x 4 matrix with the last row 0, 0, 0, 1")
         edges = np.linalg.norm(affine[:3, :3], axis=0)
