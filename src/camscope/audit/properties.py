@@ -24,6 +24,7 @@ from camscope.audit.measures import score_for
 from camscope.audit.samples import PatchDonors
 from camscope.audit.settings import FEWEST
 from camscope.cohort.case import Case
+from camscope.cohort.runner import case_bytes
 from camscope.images import read
 from camscope.images.picture import Picture
 from camscope.models.preprocess import Preprocess
@@ -102,9 +103,9 @@ class TraitReader:
         unread = [case for case in cases if case.number not in self._traits]
         with ThreadPoolExecutor(_THREADS) as pool:
             if self.disease is not None:
-                regions = prefetch(pool, self._region, unread, depth=2 * _THREADS)
+                regions = prefetch(pool, self._region, unread, depth=2 * _THREADS, weigh=case_bytes)
                 self._regions |= {case.number: region for case, region in zip(unread, regions, strict=True)}
-            measured = prefetch(pool, self._measured, unread, depth=2 * _THREADS)
+            measured = prefetch(pool, self._measured, unread, depth=2 * _THREADS, weigh=case_bytes)
             for done, (case, traits) in enumerate(zip(unread, measured, strict=True), 1):
                 self._traits[case.number] = traits
                 progress(len(cases) - len(unread) + done)

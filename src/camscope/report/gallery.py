@@ -18,7 +18,7 @@ from camscope.cohort.shown_names import ShownNames
 from camscope.cohort.tables import located
 from camscope.errors import CamscopeError
 from camscope.files import MARKER, is_remote, write_atomically, writing
-from camscope.images import decode, fetch
+from camscope.images import decode, decoded_bytes, fetch
 from camscope.page.pictures import data_address
 from camscope.prefetch import prefetch
 from camscope.progress import Progress
@@ -95,7 +95,11 @@ def _thumbnails(
     """Yield each case with its thumbnail, or the reason why it has none; images are read ahead in threads."""
     with ThreadPoolExecutor(_THREADS) as pool:
         for case, (image, reason) in prefetch(
-            pool, lambda case: (case, _thumbnail(case, results.root)), cases, depth=_AHEAD
+            pool,
+            lambda case: (case, _thumbnail(case, results.root)),
+            cases,
+            depth=_AHEAD,
+            weigh=lambda case: decoded_bytes(located(case["image"], results.root)) if case["image"] else 0,
         ):
             yield case, image, reason
 

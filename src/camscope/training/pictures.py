@@ -20,9 +20,11 @@ from camscope.acquisition.property import Trait
 from camscope.array_types import Mask
 from camscope.cohort.case import Case
 from camscope.cohort.regions import Scene, Source, at_input, check_spec, region, visible_shares
+from camscope.cohort.runner import case_bytes
 from camscope.errors import CamscopeError, SettingError, nearest
 from camscope.images import decode, fetch, read
 from camscope.models.preprocess import Preprocess
+from camscope.prefetch import prefetch
 from camscope.progress import Progress
 from camscope.training.cue_groups import CueGroups
 from camscope.training.dataset import Dataset
@@ -177,8 +179,10 @@ def read_all(
         except CamscopeError as error:
             return dataclasses.replace(case, problems={"": " ".join(str(error).split())}), None
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for number, (case, image) in enumerate(pool.map(read, dataset.cases)):
+    threads = min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        read_ahead = prefetch(pool, read, dataset.cases, depth=2 * threads, weigh=case_bytes)
+        for number, (case, image) in enumerate(read_ahead):
             cases.append(case)
             if image is not None:
                 memory -= image.x.numel() * image.x.element_size()
