@@ -23,7 +23,7 @@ class _Body(BaseModel):
 
 
 class Contrast(BaseModel):
-    """Why one class and not another: the difference of their scores."""
+    """Explain a contrast of two classes: the difference of their scores."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     of: Class = Field(description="Class whose score counts for the map.")

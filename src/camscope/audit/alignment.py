@@ -202,7 +202,7 @@ def alignments_of(
         group = [c for c in of_region if (c.test, c.by) == (test, by) or (test == "remove" and c.test == "insert")]
         direction = directions.get(region if region.startswith("property:") else by or region, 1)
         column = by or region
-        if direction == 0 and column in directions and (why := _constant(rows, column)):
+        if direction == 0 and column in directions and (why := _hardly_varies(rows, column)):
             missing[test, by] = why
             continue
         options: dict[str, Any] = {"direction": direction, "as_cue": region in directions, "threshold": threshold}
@@ -215,7 +215,7 @@ def alignments_of(
     return Alignments(edited, missing, unedited[region][0] if is_read else None)
 
 
-def _constant(rows: pl.DataFrame, column: str) -> str:
+def _hardly_varies(rows: pl.DataFrame, column: str) -> str:
     """Return the reason why a cue cannot separate the classes: nearly all images have it, or lack it; "" if not so."""
     known = _with_cue(rows, column)
     for side, verb in ((False, "lack"), (True, "have")):

@@ -212,7 +212,7 @@ def is_not_shown(
     elif inserted and all(effect.is_small(delta) for effect in removals):
         why = "although inserting it has an effect"
     elif all(effect.is_small(delta) for effect in removals):
-        why = f"a mean shown to be small, but {_excludes_not(removals, responses, untested, delta)}"
+        why = f"a mean shown to be small, but {_what_remains_possible(removals, responses, untested, delta)}"
     else:
         why = f"and a mean effect of up to {limit:.2f} SD cannot be excluded"
         remark += _in_single_cases(responses, delta)
@@ -222,7 +222,7 @@ def is_not_shown(
     return f"Whether the {label} model relies on {region} is not shown: {_effect(largest)}, {why}.{remark}"
 
 
-def _excludes_not(
+def _what_remains_possible(
     removals: Sequence[Effect], responses: Sequence[Response], untested: Sequence[str], delta: float
 ) -> str:
     """Return the clause on why small mean effects do not exclude that the region is used."""

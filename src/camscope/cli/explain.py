@@ -161,7 +161,7 @@ def _saved(folder: MapFolder, one: tuple[Explanation, dict[str, Path]]) -> tuple
 
 def _bytes(one: tuple[Explanation, dict[str, Path]]) -> int:
     """Return the memory of an explanation."""
-    return one[0].nbytes
+    return one[0].picture.pixels.nbytes + one[0].heatmap.nbytes
 
 
 def _found(images: list[str], out: Path) -> dict[Path, Path]:

@@ -233,7 +233,7 @@ def as_model(
 def _batches(samples: Iterator[Sample], batch_size: int) -> Iterator[list[Sample]]:
     """Yield successive samples in batches, each of inputs of one size: a callable may keep the size of the image."""
     for _, alike in itertools.groupby(samples, key=lambda sample: sample.tensor.shape):
-        yield from batched(alike, batch_size, weigh=lambda sample: sample.picture.nbytes)
+        yield from batched(alike, batch_size, weigh=lambda sample: sample.picture.pixels.nbytes)
 
 
 def _pass_over(model: Model, batch: list[Sample], **options: Any) -> BatchExplainer:

@@ -84,11 +84,6 @@ class Explanation:
     repeat: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
-    def nbytes(self) -> int:
-        """Return the bytes of the image and of the heat map."""
-        return self.picture.nbytes + self.heatmap.nbytes
-
-    @property
     def short_label(self) -> str:
         """Return the first synonym of a label: "tabby" of "tabby, tabby cat"."""
         return self.label.partition(",")[0]

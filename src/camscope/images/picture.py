@@ -40,11 +40,6 @@ class Picture:
         return self.pixels.shape[0], self.pixels.shape[1]
 
     @property
-    def nbytes(self) -> int:
-        """Return the bytes of the pixels."""
-        return self.pixels.nbytes
-
-    @property
     def channels(self) -> int:
         """Return the number of channels."""
         return int(self.pixels.shape[2])

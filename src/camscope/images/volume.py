@@ -69,11 +69,6 @@ class Volume:
         return self.values
 
     @property
-    def nbytes(self) -> int:
-        """Return the bytes of the voxels."""
-        return self.values.nbytes
-
-    @property
     def size(self) -> tuple[int, int, int]:
         """Return the number of voxels along each axis."""
         return self.values.shape[0], self.values.shape[1], self.values.shape[2]
